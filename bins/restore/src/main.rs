@@ -1,0 +1,2 @@
+//! Restores snapshots and looks into them.
+fn main() {}

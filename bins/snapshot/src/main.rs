@@ -1,0 +1,2 @@
+//! Saves, lists, forgets and verifies snapshots.
+fn main() {}

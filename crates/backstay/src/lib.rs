@@ -1,0 +1,1 @@
+//! Facade for programs that embed the engine.

@@ -1,0 +1,189 @@
+//! Where a source, a target or a sink is: a URL whose scheme names the plug-in.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+/// A text that is not a location.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a location: {why}")]
+pub struct ParseLocationError {
+    /// The text, without any password in it.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: &'static str,
+}
+
+/// A location: `scheme://authority/path?option=value` or a plain path, which is of the scheme
+/// `file`. `scheme:rest` without slashes keeps `rest` as its path.
+///
+/// Displayed and debugged without the password of its authority.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Location {
+    scheme: String,
+    authority: String,
+    path: String,
+    options: BTreeMap<String, String>,
+}
+
+impl Location {
+    /// The location of a plain path.
+    #[must_use]
+    pub fn of_path(path: &str) -> Self {
+        Self {
+            scheme: "file".into(),
+            authority: String::new(),
+            path: path.into(),
+            options: BTreeMap::new(),
+        }
+    }
+
+    /// The plug-in's name.
+    #[must_use]
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// User, host and port as written; may hold a password, so never show it.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The path, percent escapes resolved.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// An option behind the `?`.
+    #[must_use]
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.get(name).map(String::as_str)
+    }
+
+    /// All options, sorted by name.
+    pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.options.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+fn unescape(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let high = char::from(bytes.next()?).to_digit(16)?;
+            let low = char::from(bytes.next()?).to_digit(16)?;
+            out.push(u8::try_from(high * 16 + low).ok()?);
+        } else {
+            out.push(byte);
+        }
+    }
+    String::from_utf8(out).ok()
+}
+
+fn without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    match authority.rsplit_once('@') {
+        Some((user, host)) => {
+            let name = user.split_once(':').map_or(user, |(name, _)| name);
+            format!("{scheme}://{name}@{host}{tail}")
+        }
+        None => text.to_owned(),
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    // One letter before a colon is a drive of another system, not a scheme.
+    text.len() > 1
+        && text.starts_with(|first: char| first.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
+}
+
+impl FromStr for Location {
+    type Err = ParseLocationError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let wrong = |why| ParseLocationError { text: without_password(text), why };
+        if text.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        let Some((scheme, rest)) = text.split_once(':').filter(|(scheme, _)| is_scheme(scheme))
+        else {
+            return Ok(Self::of_path(text));
+        };
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = match rest.strip_prefix("//") {
+            Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
+            None => ("", rest),
+        };
+        let mut options = BTreeMap::new();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = unescape(name).ok_or_else(|| wrong("a % escape is malformed"))?;
+            let value = unescape(value).ok_or_else(|| wrong("a % escape is malformed"))?;
+            if options.insert(name, value).is_some() {
+                return Err(wrong("an option is given twice"));
+            }
+        }
+        let path = unescape(path).ok_or_else(|| wrong("a % escape is malformed"))?;
+        Ok(Self { scheme: scheme.into(), authority: authority.into(), path, options })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.scheme == "file" && self.authority.is_empty() && self.options.is_empty() {
+            return f.write_str(&self.path);
+        }
+        let full = format!("{}://{}{}", self.scheme, self.authority, self.path);
+        f.write_str(&without_password(&full))
+    }
+}
+
+impl fmt::Debug for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Location({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_path_is_a_file_location() {
+        for text in ["/srv/backup", "backup", "./a:b", "C:thing"] {
+            let location: Location = text.parse().unwrap();
+            assert_eq!((location.scheme(), location.path()), ("file", text));
+        }
+    }
+
+    #[test]
+    fn a_url_is_taken_apart() {
+        let text = "postgres://me:secret@db:5432/app,billing?mode=logical&host=%2Ftmp";
+        let location: Location = text.parse().unwrap();
+        assert_eq!(location.scheme(), "postgres");
+        assert_eq!(location.authority(), "me:secret@db:5432");
+        assert_eq!(location.path(), "/app,billing");
+        assert_eq!(location.option("host"), Some("/tmp"));
+    }
+
+    #[test]
+    fn a_password_is_never_shown() {
+        let location: Location = "s3://key:secret@host/bucket".parse().unwrap();
+        assert_eq!(format!("{location} {location:?}").matches("secret").count(), 0);
+        let error = "s3://key:secret@host/%zz".parse::<Location>().unwrap_err();
+        assert!(!error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn malformed_locations_are_refused() {
+        for text in ["", "s3://b/%2", "s3://b/?a=1&a=2"] {
+            assert!(text.parse::<Location>().is_err(), "{text}");
+        }
+    }
+}

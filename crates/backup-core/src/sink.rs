@@ -1,0 +1,218 @@
+//! Sinks: where objects are kept. A tier needs only create, read, list and delete; objects are
+//! bounded, so a `put` takes whole bytes and can be tried again.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::context::OpContext;
+use crate::error::SinkError;
+
+/// A key that cannot name an object.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} cannot name an object: keys are `/`-separated parts of lower-case letters, upper-case letters, digits, `-`, `_` and `.`, none of them empty or led by a dot")]
+pub struct KeyError(pub String);
+
+/// The name of an object on a tier: parts of `[A-Za-z0-9_.-]`, separated by `/`, none empty or led
+/// by a dot. That is safe on every file system and in every URL.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// Longest key in bytes.
+    pub const MAX_BYTES: usize = 512;
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the text is not a key.
+    pub fn new(key: impl Into<String>) -> Result<Self, KeyError> {
+        let key = key.into();
+        let good = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        };
+        if key.len() > Self::MAX_BYTES || !key.split('/').all(good) {
+            return Err(KeyError(key));
+        }
+        Ok(Self(key))
+    }
+
+    /// The key as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ObjectKey({})", self.0)
+    }
+}
+
+/// A version of an object as the tier names it (an ETag), for conditional replacement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version(pub String);
+
+/// What a put does with an object of the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutMode {
+    /// Fails with [`crate::ErrorKind::Conflict`] if there is one (where the tier can tell; see
+    /// [`SinkCaps::atomic_create`]).
+    Create,
+    /// Replaces just this version of it.
+    ReplaceIf(Version),
+    /// Replaces it.
+    Replace,
+}
+
+/// A range of bytes of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByteRange {
+    /// All of it.
+    Full,
+    /// `length` bytes from `offset` on. If the object is shorter, that is an error.
+    Span {
+        /// First byte.
+        offset: u64,
+        /// Number of bytes.
+        length: u64,
+    },
+    /// The last bytes; all of a shorter object.
+    Suffix(u64),
+}
+
+/// What a tier says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its version, where the tier has versions.
+    pub version: Option<Version>,
+}
+
+/// What a sink can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SinkCaps {
+    /// `PutMode::Create` has exactly one winner.
+    pub atomic_create: bool,
+    /// `PutMode::ReplaceIf` works.
+    pub replace_if: bool,
+    /// The largest object it takes, in bytes.
+    pub max_put_bytes: u64,
+    /// Objects may have to be warmed before they can be read.
+    pub cold: bool,
+    /// How many requests at once do it good.
+    pub connections: usize,
+    /// How long a listing may lag behind a write; zero: a list shows every finished put.
+    pub settle: Duration,
+}
+
+/// Who a sink is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkInfo {
+    /// The plug-in: `local`, `s3`.
+    pub scheme: &'static str,
+    /// Where it is, without secrets.
+    pub location: String,
+    /// What it can do.
+    pub caps: SinkCaps,
+}
+
+/// Whether objects can be read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Warmth {
+    /// Now.
+    Ready,
+    /// After about so long.
+    ReadyIn(Duration),
+}
+
+/// A place where objects are kept. Making a sink does no I/O.
+///
+/// Promises: a put that returns `Ok` is durable and whole; a put that fails or is killed leaves
+/// either nothing or the whole object under its key, never a part. A get returns exactly the
+/// bytes asked for or fails.
+#[async_trait]
+pub trait Sink: fmt::Debug + Send + Sync {
+    /// Who it is and what it can do.
+    fn info(&self) -> SinkInfo;
+
+    /// Stores an object.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `Conflict` when the mode forbids it, `NoSpace`, `Denied`, ….
+    async fn put(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, SinkError>;
+
+    /// Reads an object or a part of it.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `NotFound`; `Damaged` when fewer bytes are there than asked for.
+    async fn get(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        range: ByteRange,
+    ) -> Result<Bytes, SinkError>;
+
+    /// What the tier says of an object.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `NotFound` and others.
+    async fn head(&self, cx: &OpContext, key: &ObjectKey) -> Result<ObjectMeta, SinkError>;
+
+    /// The objects whose key begins with `prefix` (empty, or whole parts ending in `/`), in any
+    /// order, those after `after` only. What is not an object of ours (temporary files) is left
+    /// out. A prefix under which there is nothing is an empty list.
+    fn list(
+        &self,
+        cx: &OpContext,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, SinkError>>;
+
+    /// Deletes an object; a missing one is success.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError>;
+
+    /// Asks for objects to be made readable.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_safe_on_every_tier() {
+        assert!(ObjectKey::new("data/ab/0123-x_y.z").is_ok());
+        for bad in ["", "/a", "a/", "a//b", "../a", "a/.hidden", "a b", "ä"] {
+            assert!(ObjectKey::new(bad).is_err(), "{bad}");
+        }
+        assert!(ObjectKey::new("a".repeat(513)).is_err());
+    }
+}

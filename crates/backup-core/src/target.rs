@@ -1,0 +1,189 @@
+//! Targets: the way back, in the same plug-in that made the snapshot.
+//!
+//! The engine fetches each part of the repository once and hands content over in whatever way the
+//! target can take it: positioned writes out of order and in parallel, or one stream in order.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::context::OpContext;
+use crate::entry::EntryMeta;
+use crate::error::TargetError;
+use crate::finding::Finding;
+use crate::path::EntryPath;
+use crate::plan::{Outcome, SizeHint};
+use crate::snapshot::{ComponentMeta, SnapshotMeta};
+
+/// What a restore is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreMode {
+    /// Files below a folder.
+    Files,
+    /// Beside what runs, under another name.
+    Beside,
+    /// In the place of what runs.
+    Replace,
+    /// Into a private instance, to be proved and thrown away.
+    Drill,
+}
+
+/// What a restore is asked to do.
+#[derive(Debug, Clone)]
+pub struct RestoreRequest {
+    /// The snapshot.
+    pub snapshot: SnapshotMeta,
+    /// The component of it.
+    pub component: ComponentMeta,
+    /// What for.
+    pub mode: RestoreMode,
+    /// The folder to write below, for targets that write files.
+    pub folder: Option<PathBuf>,
+}
+
+/// What a restore will do; showing it is the dry run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestorePlan {
+    /// Where it will write, for people.
+    pub into: String,
+    /// How much, as far as known.
+    pub total: SizeHint,
+    /// What was noticed while planning.
+    pub notes: Vec<Finding>,
+}
+
+/// An entry to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreEntry {
+    /// Its path below the place of the restore.
+    pub path: EntryPath,
+    /// Its metadata.
+    pub meta: EntryMeta,
+    /// Size of its content in bytes.
+    pub size: u64,
+    /// SHA-256 of its content, where the snapshot has it.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// Takes the content of one entry at positions, out of order, from several threads.
+pub trait PositionalWriter: fmt::Debug + Send + Sync {
+    /// Writes at an offset. Ranges never written read as zeros.
+    ///
+    /// # Errors
+    /// [`TargetError`]: this entry fails, the others go on.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError>;
+
+    /// Reads what the entry holds now, so that content that is there already is not written
+    /// again. Returns how many bytes were read, fewer than asked for at the end.
+    ///
+    /// # Errors
+    /// [`TargetError`]; the range is then simply written.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError>;
+
+    /// Whether the entry held content before the restore that may be reused.
+    fn had_content(&self) -> bool;
+}
+
+/// Takes the content of one entry in order.
+#[async_trait]
+pub trait StreamWriter: fmt::Debug + Send {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// [`TargetError`]: this entry fails.
+    async fn write(&mut self, bytes: Bytes) -> Result<(), TargetError>;
+}
+
+/// How an entry wants its content.
+#[derive(Debug)]
+pub enum EntryWriter {
+    /// Not at all: it has none, it is a further link to a file, or it is not to be overwritten.
+    None,
+    /// At positions, out of order.
+    Positional(std::sync::Arc<dyn PositionalWriter>),
+    /// In order.
+    Stream(Box<dyn StreamWriter>),
+}
+
+/// How the content of an entry came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EntryOutcome {
+    /// All of it was written or was there already.
+    Whole,
+    /// Some of it could not be had or written: mark it or leave it out.
+    Failed,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// Entries written or updated.
+    pub written: u64,
+    /// Entries that were there already, or were not to be overwritten.
+    pub skipped: u64,
+    /// Entries that stood in the folder and not in the snapshot, and were deleted.
+    pub deleted: u64,
+    /// What could not be restored, or not wholly.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that a component of a snapshot can be restored into. Making it does no I/O.
+#[async_trait]
+pub trait Target: fmt::Debug + Send + Sync {
+    /// Finds out what a restore would do; only reads.
+    ///
+    /// # Errors
+    /// [`TargetError`] when it cannot be done.
+    async fn plan(
+        &self,
+        cx: &OpContext,
+        request: &RestoreRequest,
+    ) -> Result<RestorePlan, TargetError>;
+
+    /// Starts.
+    ///
+    /// # Errors
+    /// [`TargetError`]; then nothing is left behind.
+    async fn begin(
+        &self,
+        cx: &OpContext,
+        plan: RestorePlan,
+    ) -> Result<Box<dyn Restore>, TargetError>;
+}
+
+/// A restore under way. `start` is called in ascending order of path, from one place; `finish`
+/// once for each started entry, in any order, from several threads.
+#[async_trait]
+pub trait Restore: fmt::Debug + Send + Sync {
+    /// Makes ready for an entry: creates the folder, the link, the file.
+    ///
+    /// # Errors
+    /// [`TargetError`]: this entry fails (a finding), the others go on.
+    fn start(&self, cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError>;
+
+    /// Ends an entry whose content is written: sets its metadata.
+    ///
+    /// # Errors
+    /// [`TargetError`]: a finding.
+    fn finish(
+        &self,
+        cx: &OpContext,
+        entry: &RestoreEntry,
+        writer: EntryWriter,
+        outcome: EntryOutcome,
+    ) -> Result<(), TargetError>;
+
+    /// Ends the restore: metadata of folders, swapping in, probing.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    async fn close(
+        self: Box<Self>,
+        cx: &OpContext,
+        outcome: Outcome,
+    ) -> Result<RestoreReport, TargetError>;
+}

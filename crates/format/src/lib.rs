@@ -1,0 +1,1 @@
+//! The repository format: pure functions between values and bytes.

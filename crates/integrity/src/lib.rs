@@ -1,0 +1,1 @@
+//! Evidence: Merkle trees, signatures, proofs, the ledger, verifiers.

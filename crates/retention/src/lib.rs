@@ -1,0 +1,1 @@
+//! Retention policies: pure functions from snapshots to verdicts.

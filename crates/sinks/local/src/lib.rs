@@ -1,0 +1,1 @@
+//! A folder on a local disk or NAS as a tier.

@@ -1,0 +1,1 @@
+//! The output of a command or standard input as one stream.

@@ -1,0 +1,1 @@
+//! Files and folders: capture and restore.

@@ -1,0 +1,1 @@
+//! Suites that every source and sink must pass; sinks that fail on purpose.

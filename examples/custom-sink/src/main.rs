@@ -1,0 +1,2 @@
+//! A sink of one's own.
+fn main() {}

@@ -1,0 +1,2 @@
+//! A source of one's own.
+fn main() {}

@@ -1,0 +1,2 @@
+//! Backup and restore from another program.
+fn main() {}
