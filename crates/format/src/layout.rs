@@ -1,0 +1,127 @@
+//! The names of objects on a tier.
+//!
+//! ```text
+//! config/<n>                create-only; what the repository is
+//! keys/<sha256>             key slots
+//! sessions/<ulid>           a writing session and its wrapped data key
+//! data/<aa>/<sha256>        packs of content
+//! meta/<aa>/<sha256>        packs of pages and lineage
+//! index/<sha256>            index runs
+//! refs/<ulid>               what a snapshot uses
+//! snap/<yyyymm>/<ulid>      snapshots: the only commit point
+//! ledger/<n>                records of the ledger, n of 12 digits
+//! ```
+//!
+//! `<aa>` are the first two digits of the name. What no snapshot names does not exist.
+
+use backup_core::sink::KeyError;
+use backup_core::{ObjectKey, PackId, SessionId, SnapshotId};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use sha2::{Digest, Sha256};
+
+/// Hexadecimal digits of bytes, in lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+            let _ = write!(out, "{byte:02x}");
+            out
+        })
+}
+
+fn key(name: String) -> Result<ObjectKey, KeyError> {
+    ObjectKey::new(name)
+}
+
+/// `config/<n>`.
+///
+/// # Errors
+/// Never for these names; the type of key checks all names alike. So with the functions below.
+pub fn config(number: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("config/{number}"))
+}
+
+/// `keys/<sha256 of the slot's bytes>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn slot(bytes: &[u8]) -> Result<ObjectKey, KeyError> {
+    key(format!("keys/{}", hex(&Sha256::digest(bytes))))
+}
+
+/// `sessions/<ulid>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn session(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("sessions/{id}"))
+}
+
+/// `sessions/<ulid>.done`.
+///
+/// # Errors
+/// As [`config`].
+pub fn session_done(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("sessions/{id}.done"))
+}
+
+/// `data/<aa>/<sha256>` or `meta/<aa>/<sha256>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn pack(id: PackId, is_meta: bool) -> Result<ObjectKey, KeyError> {
+    let folder = if is_meta { "meta" } else { "data" };
+    key(format!("{folder}/{:02x}/{id}", id.0[0]))
+}
+
+/// `index/<sha256 of the run's sealed bytes>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn index(bytes: &[u8]) -> Result<ObjectKey, KeyError> {
+    key(format!("index/{}", hex(&Sha256::digest(bytes))))
+}
+
+/// `refs/<ulid>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn refs(id: SnapshotId) -> Result<ObjectKey, KeyError> {
+    key(format!("refs/{id}"))
+}
+
+/// `snap/<yyyymm>/<ulid>`, the month (UTC) being that of the id.
+///
+/// # Errors
+/// As [`config`].
+pub fn snapshot(id: SnapshotId) -> Result<ObjectKey, KeyError> {
+    let millis = i64::try_from(id.millis()).unwrap_or(i64::MAX);
+    let time = Timestamp::from_millisecond(millis).unwrap_or(Timestamp::UNIX_EPOCH);
+    let date = time.to_zoned(TimeZone::UTC);
+    key(format!("snap/{:04}{:02}/{id}", date.year(), date.month()))
+}
+
+/// `ledger/<n>`, 12 digits.
+///
+/// # Errors
+/// As [`config`].
+pub fn ledger(number: u64) -> Result<ObjectKey, KeyError> {
+    key(format!("ledger/{number:012}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_format() {
+        let id = SnapshotId::from_parts(1_795_219_200_000, [0; 10]);
+        assert!(snapshot(id).unwrap().as_str().starts_with("snap/202611/"));
+        let id = PackId([0xab; 32]);
+        assert_eq!(pack(id, false).unwrap().as_str(), format!("data/ab/{id}"));
+        assert_eq!(ledger(7).unwrap().as_str(), "ledger/000000000007");
+    }
+}

@@ -1,0 +1,467 @@
+//! Trees of sorted pages: manifests (path → record) and lineage directories (stream → lineage).
+//!
+//! A page is a blob: `level(1) ‖ varint entries { varint shared ‖ bytes suffix ‖ bytes value }`. Keys
+//! ascend strictly; `shared` bytes are those of the key before. On level 0 the values are the
+//! caller's; above, a value is `child id(32) ‖ varint entries below` and the key is the first key
+//! of the child.
+//!
+//! Pages end where a key's own hash says so (the lottery of [`crate::chunk::gather`], with the
+//! BLAKE3 hash of the key and the entry's size), so the same entries give the same pages in every
+//! snapshot, and a change touches the pages on its way to the root only. Listing one folder of a
+//! large snapshot reads a few pages.
+
+use backup_core::ChunkId;
+
+use crate::wire::{Put, Take, WireError};
+
+/// Trees are at most so high; a stored tree that is higher is damaged.
+pub const MAX_HEIGHT: u8 = 12;
+/// A page ends at the latest at so many bytes (a single larger entry has a page of its own).
+const MAX: usize = 64 << 10;
+
+/// Wanted bytes of a page before compression.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageSizes {
+    /// No page but the last ends before.
+    pub min: usize,
+    /// The wanted average.
+    pub target: usize,
+}
+
+/// The root of a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct TreeRoot {
+    /// The root page.
+    pub id: ChunkId,
+    /// Its level.
+    pub height: u8,
+    /// Entries of the whole tree.
+    pub entries: u64,
+}
+
+#[derive(Debug, Default)]
+struct OpenPage {
+    body: Vec<u8>,
+    count: u64,
+    below: u64,
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl OpenPage {
+    fn push(&mut self, key: &[u8], value: &[u8], below: u64) {
+        let shared = key
+            .iter()
+            .zip(&self.last)
+            .take_while(|(a, b)| a == b)
+            .count();
+        let shared = if self.count == 0 { 0 } else { shared };
+        if self.count == 0 {
+            self.first = key.to_vec();
+        }
+        self.body.put_varint(shared as u64);
+        self.body.put_bytes(&key[shared..]);
+        self.body.put_bytes(value);
+        self.count += 1;
+        self.below += below;
+        self.last.clear();
+        self.last.extend_from_slice(key);
+    }
+
+    fn finish(&mut self, level: u8) -> (Vec<u8>, Vec<u8>, u64) {
+        let mut page = Vec::with_capacity(self.body.len() + 10);
+        page.push(level);
+        page.put_varint(self.count);
+        page.append(&mut self.body);
+        let done = (page, std::mem::take(&mut self.first), self.below);
+        (self.count, self.below) = (0, 0);
+        done
+    }
+}
+
+/// Builds a tree from entries in ascending order of key, with one open page for each level.
+#[derive(Debug)]
+pub struct TreeBuilder {
+    sizes: PageSizes,
+    levels: Vec<OpenPage>,
+}
+
+impl TreeBuilder {
+    /// An empty tree.
+    #[must_use]
+    pub fn new(sizes: PageSizes) -> Self {
+        Self {
+            sizes,
+            levels: vec![OpenPage::default()],
+        }
+    }
+
+    /// Adds an entry. Finished pages go to `store`, which returns their ids.
+    ///
+    /// # Errors
+    /// Those of `store`.
+    pub fn push<E>(
+        &mut self,
+        key: &[u8],
+        value: &[u8],
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
+        self.push_at(0, key, value, 1, store)
+    }
+
+    fn push_at<E>(
+        &mut self,
+        level: usize,
+        key: &[u8],
+        value: &[u8],
+        below: u64,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
+        if self.levels.len() <= level {
+            self.levels.push(OpenPage::default());
+        }
+        let before = self.levels[level].body.len();
+        self.levels[level].push(key, value, below);
+        let length = self.levels[level].body.len();
+        if length >= MAX || (length >= self.sizes.min && self.draws(level, key, length - before)) {
+            self.close(level, store)?;
+        }
+        Ok(())
+    }
+
+    /// The lottery: does the page end behind an entry of `length` bytes with this key?
+    fn draws(&self, level: usize, key: &[u8], length: usize) -> bool {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[level as u8]);
+        hasher.update(key);
+        let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
+        let span = (self.sizes.target - self.sizes.min).max(1) as u64;
+        u64::from(u32::from_le_bytes([a, b, c, d])) * span < (length as u64) << 32
+    }
+
+    fn close<E>(
+        &mut self,
+        level: usize,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
+    ) -> Result<(), E> {
+        let (page, first, below) = self.levels[level].finish(level as u8);
+        let value = child(store(page)?, below);
+        self.push_at(level + 1, &first, &value, below, store)
+    }
+
+    /// Ends the tree; `None` if it has no entry.
+    ///
+    /// # Errors
+    /// Those of `store`.
+    pub fn finish<E>(
+        mut self,
+        store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
+    ) -> Result<Option<TreeRoot>, E> {
+        let mut level = 0;
+        loop {
+            let is_top = level + 1 == self.levels.len();
+            let open = &mut self.levels[level];
+            if is_top && open.count == 0 {
+                return Ok(None);
+            }
+            // A single child needs no page above it: it is the root itself.
+            if is_top && level > 0 && open.count == 1 {
+                let only = open.body.len().checked_sub(open.value_length());
+                let value = only.and_then(|at| open.body.get(at..));
+                if let Some(Ok((id, entries))) = value.map(read_child) {
+                    return Ok(Some(TreeRoot {
+                        id,
+                        height: level as u8 - 1,
+                        entries,
+                    }));
+                }
+            }
+            if is_top {
+                let (page, _, entries) = open.finish(level as u8);
+                return Ok(Some(TreeRoot {
+                    id: store(page)?,
+                    height: level as u8,
+                    entries,
+                }));
+            }
+            if open.count > 0 {
+                self.close(level, store)?;
+            }
+            level += 1;
+        }
+    }
+}
+
+impl OpenPage {
+    /// Length of the value of the only entry of an inner page.
+    fn value_length(&self) -> usize {
+        child(ChunkId([0; 32]), self.below).len()
+    }
+}
+
+fn child(id: ChunkId, below: u64) -> Vec<u8> {
+    let mut value = id.as_bytes().to_vec();
+    value.put_varint(below);
+    value
+}
+
+fn read_child(value: &[u8]) -> Result<(ChunkId, u64), WireError> {
+    let mut take = Take::new(value);
+    let id = ChunkId(take.array()?);
+    let below = take.varint()?;
+    take.end()?;
+    Ok((id, below))
+}
+
+/// A page, read.
+#[derive(Debug, Clone)]
+pub struct Page {
+    level: u8,
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Page {
+    /// Reads a page of the given level.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is not one.
+    pub fn parse(bytes: &[u8], level: u8) -> Result<Self, WireError> {
+        let mut take = Take::new(bytes);
+        if take.u8()? != level || level > MAX_HEIGHT {
+            return Err(WireError::Range("the level of a page"));
+        }
+        let count = take.count(3)?;
+        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let shared = usize::try_from(take.varint()?).unwrap_or(usize::MAX);
+            let suffix = take.bytes()?;
+            let last = entries.last().map_or(&[][..], |(key, _)| key);
+            let head = last
+                .get(..shared)
+                .ok_or(WireError::Range("a shared length of a page"))?;
+            // Prefixes could make a small page grow without bound.
+            if head.len() + suffix.len() > backup_core::EntryPath::MAX_BYTES + 16 {
+                return Err(WireError::Range("the length of a key"));
+            }
+            let key = [head, suffix].concat();
+            if !entries.is_empty() && key.as_slice() <= last {
+                return Err(WireError::Range("the order of a page"));
+            }
+            entries.push((key, take.bytes()?.to_vec()));
+        }
+        take.end()?;
+        Ok(Self { level, entries })
+    }
+}
+
+/// Walks a tree in order of key from any key on. It does no I/O: it says which page it needs.
+#[derive(Debug)]
+pub struct TreeCursor {
+    from: Vec<u8>,
+    // The pages from the root down, each with the number of its next entry.
+    stack: Vec<(Page, usize)>,
+    wanted: Option<(ChunkId, u8)>,
+}
+
+/// The next step of a walk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Read this blob (of kind page or lineage, as the tree is) and hand it to
+    /// [`TreeCursor::supply`].
+    Need(ChunkId),
+    /// An entry: key and value.
+    Entry(Vec<u8>, Vec<u8>),
+    /// There are no more entries.
+    End,
+}
+
+impl TreeCursor {
+    /// A walk of the entries whose key is at least `from`.
+    #[must_use]
+    pub fn new(root: &TreeRoot, from: &[u8]) -> Self {
+        Self {
+            from: from.to_vec(),
+            stack: Vec::new(),
+            wanted: Some((root.id, root.height)),
+        }
+    }
+
+    /// Hands over the page that was needed.
+    ///
+    /// # Errors
+    /// [`WireError`] when it is not a page of the right level, or none was needed.
+    pub fn supply(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+        let (_, level) = self
+            .wanted
+            .take()
+            .ok_or(WireError::Decode("a page nobody asked for"))?;
+        let page = Page::parse(bytes, level)?;
+        let at = page
+            .entries
+            .partition_point(|(key, _)| key.as_slice() < self.from.as_slice());
+        let at = if level == 0
+            || page
+                .entries
+                .get(at)
+                .is_some_and(|(key, _)| *key == self.from)
+        {
+            at
+        } else {
+            // The key may lie below the child before.
+            at.saturating_sub(1)
+        };
+        self.stack.push((page, at));
+        Ok(())
+    }
+
+    /// The next step.
+    ///
+    /// # Errors
+    /// [`WireError`] when an inner page is malformed.
+    pub fn step(&mut self) -> Result<Step, WireError> {
+        if let Some((id, _)) = self.wanted {
+            return Ok(Step::Need(id));
+        }
+        while let Some((page, next)) = self.stack.last_mut() {
+            let Some((key, value)) = page.entries.get_mut(*next) else {
+                self.stack.pop();
+                continue;
+            };
+            *next += 1;
+            if page.level == 0 {
+                return Ok(Step::Entry(std::mem::take(key), std::mem::take(value)));
+            }
+            let (id, _) = read_child(value)?;
+            self.wanted = Some((id, page.level - 1));
+            return Ok(Step::Need(id));
+        }
+        Ok(Step::End)
+    }
+
+    /// Passes over everything below keys that begin with `prefix` and a NUL byte: the rest of a
+    /// folder's content. The walk goes on behind it.
+    pub fn skip_below(&mut self, root: &TreeRoot, prefix: &[u8]) {
+        // Behind every key `prefix ‖ 0 ‖ …` and before `prefix ‖ 1`.
+        let from = [prefix, &[1]].concat();
+        let inside = self.stack.last().is_some_and(|(page, next)| {
+            page.entries.get(*next).is_some_and(|(key, _)| *key >= from)
+        });
+        if !inside {
+            *self = Self::new(root, &from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::convert::Infallible;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIZES: PageSizes = PageSizes {
+        min: 200,
+        target: 800,
+    };
+
+    type Store = HashMap<ChunkId, Vec<u8>>;
+
+    fn build(entries: &BTreeMap<Vec<u8>, Vec<u8>>, store: &mut Store) -> Option<TreeRoot> {
+        let mut keep = |page: Vec<u8>| {
+            let id = ChunkId(*blake3::hash(&page).as_bytes());
+            store.insert(id, page);
+            Ok::<_, Infallible>(id)
+        };
+        let mut builder = TreeBuilder::new(SIZES);
+        for (key, value) in entries {
+            builder.push(key, value, &mut keep).unwrap();
+        }
+        builder.finish(&mut keep).unwrap()
+    }
+
+    fn walk(root: &TreeRoot, from: &[u8], store: &Store) -> (Vec<(Vec<u8>, Vec<u8>)>, usize) {
+        let mut cursor = TreeCursor::new(root, from);
+        let (mut out, mut reads) = (Vec::new(), 0);
+        loop {
+            match cursor.step().unwrap() {
+                Step::Need(id) => {
+                    reads += 1;
+                    cursor.supply(&store[&id]).unwrap();
+                }
+                Step::Entry(key, value) => out.push((key, value)),
+                Step::End => return (out, reads),
+            }
+        }
+    }
+
+    fn numbered(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        (0..count)
+            .map(|n| (format!("key{n:06}").into_bytes(), vec![n as u8; 40]))
+            .collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_walk_gives_the_entries_back_from_any_key_on(
+            entries in prop::collection::btree_map(
+                prop::collection::vec(1u8..4, 1..12), prop::collection::vec(any::<u8>(), 0..60), 1..400),
+            from in prop::collection::vec(1u8..4, 0..12),
+        ) {
+            let mut store = Store::new();
+            let root = build(&entries, &mut store).unwrap();
+            prop_assert_eq!(root.entries, entries.len() as u64);
+            let wanted: Vec<_> = entries.range(from.clone()..).map(|(k, v)| (k.clone(), v.clone())).collect();
+            prop_assert_eq!(walk(&root, &from, &store).0, wanted);
+        }
+
+        #[test]
+        fn any_bytes_are_a_page_or_refused(bytes: Vec<u8>) {
+            let _ = Page::parse(&bytes, 0);
+        }
+    }
+
+    #[test]
+    fn no_entries_no_tree() {
+        assert_eq!(build(&BTreeMap::new(), &mut Store::new()), None);
+    }
+
+    #[test]
+    fn one_change_stores_only_the_pages_on_its_way() {
+        let mut store = Store::new();
+        let mut entries = numbered(20_000);
+        build(&entries, &mut store);
+        let before = store.len();
+        entries.insert(b"key010000x".to_vec(), vec![1]);
+        let root = build(&entries, &mut store).unwrap();
+        assert!(
+            store.len() - before <= usize::from(root.height) + 3,
+            "{}",
+            store.len() - before
+        );
+    }
+
+    #[test]
+    fn a_range_reads_few_pages() {
+        let mut store = Store::new();
+        let root = build(&numbered(20_000), &mut store).unwrap();
+        let mut cursor = TreeCursor::new(&root, b"key012345");
+        let mut reads = 0;
+        loop {
+            match cursor.step().unwrap() {
+                Step::Need(id) => {
+                    reads += 1;
+                    cursor.supply(&store[&id]).unwrap();
+                }
+                Step::Entry(key, _) => {
+                    assert_eq!(key, b"key012345");
+                    break;
+                }
+                Step::End => panic!("not found"),
+            }
+        }
+        assert!(reads <= usize::from(root.height) + 1);
+    }
+}

@@ -1,0 +1,602 @@
+//! Sealing: blobs of a pack, and the small objects beside the packs.
+//!
+//! **Blob.** `session(16) ‖ nonce(12) ‖ ciphertext ‖ tag(16)`. The plaintext is one codec byte
+//! (0: stored as it is, 1: one zstd frame) and the body. The cipher is AES-256-GCM (NIST SP
+//! 800-38D); its key is `HKDF-Expand(PRK, "backstay v1 blob" ‖ kind ‖ id)` (RFC 5869) where PRK is
+//! `HKDF-Extract(salt = repository id, ikm = secret)` and the secret is the session's data key, or
+//! for kinds that writers read the repository's lineage key (then `session` is all zeros). Since
+//! every (session, kind, id) has a key of its own, the random nonce is never used twice with one
+//! key. Additional data: `repository id ‖ kind ‖ id ‖ raw length (u32)`. A blob stands for itself:
+//! it can be moved to another pack, or another tier, without any data key.
+//!
+//! **Object.** `"BKSY" ‖ kind(1) ‖ version(1) ‖ flags(1) ‖ 0 ‖ raw length(u32) ‖ nonce(12) ‖
+//! ciphertext ‖ tag(16)` under `HKDF(index key, "backstay v1 object" ‖ kind)`; additional data is
+//! the 12-byte header and the repository id. Flag 1: the plaintext is one zstd frame.
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use aws_lc_rs::rand;
+use backup_core::{ChunkId, RepoId, SessionId};
+
+use crate::wire::{Take, WireError};
+
+/// Bytes that sealing adds to the body of a blob.
+pub const BLOB_OVERHEAD: usize = 16 + 12 + 1 + 16;
+/// Largest raw length of a blob, in bytes.
+pub const MAX_RAW: usize = (1 << 24) - 1;
+/// Largest raw length of an object beside the packs, in bytes.
+pub const MAX_OBJECT: usize = 256 << 20;
+
+const NONCE_AT: usize = 16;
+const BODY_AT: usize = 28;
+const TAG: usize = 16;
+const OBJECT_HEADER: usize = 12;
+
+/// What a blob holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum BlobKind {
+    /// Content of entries. Sealed under the session's data key: for readers.
+    Data = 0,
+    /// A page of a manifest. Sealed under the session's data key: for readers.
+    Page = 1,
+    /// Piece digests, extents: what a writer needs to build on a parent. Sealed under the lineage
+    /// key: for writers and readers.
+    Lineage = 2,
+}
+
+impl BlobKind {
+    /// The kind of a stored number.
+    ///
+    /// # Errors
+    /// [`WireError::Range`] for a number that stands for no kind.
+    pub const fn from_number(number: u8) -> Result<Self, WireError> {
+        match number {
+            0 => Ok(Self::Data),
+            1 => Ok(Self::Page),
+            2 => Ok(Self::Lineage),
+            _ => Err(WireError::Range("a kind of blob")),
+        }
+    }
+
+    /// Whether blobs of this kind stand in packs below `meta/` (the others: `data/`).
+    #[must_use]
+    pub const fn is_meta(self) -> bool {
+        matches!(self, Self::Page | Self::Lineage)
+    }
+}
+
+/// What an object beside the packs is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ObjectKind {
+    /// `sessions/…`
+    Session = 1,
+    /// `index/…`
+    IndexRun = 2,
+    /// `refs/…`
+    Refs = 3,
+    /// `snap/…`
+    Snapshot = 4,
+    /// `ledger/…`
+    Ledger = 5,
+    /// A file of the local cache.
+    Cache = 6,
+    /// The header at the end of a pack.
+    PackHeader = 7,
+}
+
+/// Why something could not be sealed or opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// It was changed, belongs to something else, or the key is another one.
+    #[error(
+        "it does not authenticate: it is damaged, was swapped for another, or belongs to another key"
+    )]
+    Authentication,
+    /// Its layout is wrong.
+    #[error(transparent)]
+    Wire(#[from] WireError),
+    /// Its compressed body does not decompress to what its header says.
+    #[error("its compressed body does not decompress")]
+    Decompress,
+    /// It could not be compressed.
+    #[error("it could not be compressed: {0}")]
+    Compress(String),
+    /// It is too large to be sealed.
+    #[error("{0} bytes are too many for one blob")]
+    TooLarge(usize),
+    /// What was sealed does not open to what was given: the memory or processor is not to be
+    /// trusted.
+    #[error(
+        "what was just sealed does not open to what was given: this machine's memory or processor is faulty; test its memory before you trust it with backups"
+    )]
+    SelfCheck,
+    /// The system gave no randomness.
+    #[error("the system gave no randomness")]
+    Randomness,
+}
+
+/// A 256-bit key for [`hkdf::expand`].
+#[derive(Clone, Copy)]
+struct Key256;
+
+impl aws_lc_rs::hkdf::KeyType for Key256 {
+    fn len(&self) -> usize {
+        32
+    }
+}
+
+fn expand(prk: &Prk, info: &[&[u8]]) -> Result<LessSafeKey, SealError> {
+    let mut key = [0u8; 32];
+    prk.expand(info, Key256)
+        .and_then(|okm| okm.fill(&mut key))
+        .map_err(|_| SealError::Authentication)?;
+    let unbound = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| SealError::Authentication);
+    zeroize::Zeroize::zeroize(&mut key);
+    Ok(LessSafeKey::new(unbound?))
+}
+
+fn random_nonce() -> Result<[u8; 12], SealError> {
+    let mut nonce = [0u8; 12];
+    rand::fill(&mut nonce).map_err(|_| SealError::Randomness)?;
+    Ok(nonce)
+}
+
+/// The secret that blobs are sealed under, ready for use.
+#[derive(Clone)]
+pub struct BlobKey {
+    repo: RepoId,
+    session: SessionId,
+    prk: Prk,
+}
+
+impl std::fmt::Debug for BlobKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobKey({:?})", self.session)
+    }
+}
+
+impl BlobKey {
+    /// The key of a session, from its data key.
+    #[must_use]
+    pub fn of_session(repo: RepoId, session: SessionId, data_key: &[u8; 32]) -> Self {
+        let prk = Salt::new(HKDF_SHA256, repo.as_bytes()).extract(data_key);
+        Self { repo, session, prk }
+    }
+
+    /// The key of what writers read, from the lineage key.
+    #[must_use]
+    pub fn of_lineage(repo: RepoId, lineage_key: &[u8; 32]) -> Self {
+        Self::of_session(repo, SessionId(0), lineage_key)
+    }
+
+    /// The session whose blobs this key opens; zero for what writers read.
+    #[must_use]
+    pub const fn session(&self) -> SessionId {
+        self.session
+    }
+
+    fn cipher(&self, kind: BlobKind, id: &ChunkId) -> Result<LessSafeKey, SealError> {
+        expand(
+            &self.prk,
+            &[b"backstay v1 blob", &[kind as u8], id.as_bytes()],
+        )
+    }
+
+    fn aad(&self, kind: BlobKind, id: &ChunkId, raw: usize) -> [u8; 53] {
+        let mut aad = [0u8; 53];
+        aad[..16].copy_from_slice(self.repo.as_bytes());
+        aad[16] = kind as u8;
+        aad[17..49].copy_from_slice(id.as_bytes());
+        // Raw lengths are below 2^24.
+        aad[49..].copy_from_slice(&(raw as u32).to_le_bytes());
+        aad
+    }
+}
+
+/// The session that a sealed blob names in front.
+///
+/// # Errors
+/// [`SealError::Wire`] when the blob is too short.
+pub fn blob_session(sealed: &[u8]) -> Result<SessionId, SealError> {
+    Ok(SessionId::from_bytes(Take::new(sealed).array()?))
+}
+
+/// Seals and opens blobs with its own compression contexts; one for each thread.
+pub struct BlobCodec {
+    compressor: zstd::bulk::Compressor<'static>,
+    decompressor: zstd::bulk::Decompressor<'static>,
+    scratch: Vec<u8>,
+    plain: Vec<u8>,
+}
+
+impl std::fmt::Debug for BlobCodec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BlobCodec")
+    }
+}
+
+impl BlobCodec {
+    /// A codec that compresses at the given zstd level (negative ones are faster than 1).
+    ///
+    /// # Errors
+    /// [`SealError::Compress`] for a level that zstd does not have.
+    pub fn new(level: i32) -> Result<Self, SealError> {
+        let wrong = |error: std::io::Error| SealError::Compress(error.to_string());
+        Ok(Self {
+            compressor: zstd::bulk::Compressor::new(level).map_err(wrong)?,
+            decompressor: zstd::bulk::Decompressor::new().map_err(wrong)?,
+            scratch: Vec::new(),
+            plain: Vec::new(),
+        })
+    }
+
+    /// Compresses, seals and checks one blob; `out` is overwritten with the sealed bytes. The
+    /// check opens what was sealed and compares it with `raw`, byte by byte.
+    ///
+    /// # Errors
+    /// [`SealError`]; [`SealError::SelfCheck`] when the check fails.
+    pub fn seal(
+        &mut self,
+        key: &BlobKey,
+        kind: BlobKind,
+        id: &ChunkId,
+        raw: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        if raw.len() > MAX_RAW {
+            return Err(SealError::TooLarge(raw.len()));
+        }
+        let room = zstd::zstd_safe::compress_bound(raw.len()).max(raw.len());
+        let most = BLOB_OVERHEAD + room;
+        if out.len() < most {
+            out.resize(most, 0);
+        }
+        let body_at = BODY_AT + 1;
+        let packed = if looks_random(raw) {
+            raw.len()
+        } else {
+            self.compressor
+                .compress_to_buffer(raw, &mut out[body_at..])
+                .map_err(|error| SealError::Compress(error.to_string()))?
+        };
+        // Less than 3 % gained is not worth decompressing for.
+        let body = if packed < raw.len() - raw.len() / 32 {
+            out[BODY_AT] = 1;
+            packed
+        } else {
+            out[BODY_AT] = 0;
+            out[body_at..body_at + raw.len()].copy_from_slice(raw);
+            raw.len()
+        };
+        let nonce = random_nonce()?;
+        out[..NONCE_AT].copy_from_slice(&key.session.to_bytes());
+        out[NONCE_AT..BODY_AT].copy_from_slice(&nonce);
+        let end = body_at + body;
+        let tag = key
+            .cipher(kind, id)?
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(key.aad(kind, id, raw.len())),
+                &mut out[BODY_AT..end],
+            )
+            .map_err(|_| SealError::Authentication)?;
+        out.truncate(end);
+        out.extend_from_slice(tag.as_ref());
+        let mut plain = std::mem::take(&mut self.plain);
+        let opened = self.open(key, kind, id, raw.len(), out, &mut plain);
+        let same = opened.is_ok() && plain == raw;
+        self.plain = plain;
+        if same {
+            Ok(())
+        } else {
+            Err(SealError::SelfCheck)
+        }
+    }
+
+    /// Opens a sealed blob of known raw length into `out`, which is overwritten.
+    ///
+    /// # Errors
+    /// [`SealError`] when it does not authenticate or decompress; `out` is then empty.
+    pub fn open(
+        &mut self,
+        key: &BlobKey,
+        kind: BlobKind,
+        id: &ChunkId,
+        raw_len: usize,
+        sealed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        out.clear();
+        if raw_len > MAX_RAW {
+            return Err(SealError::TooLarge(raw_len));
+        }
+        let mut take = Take::new(sealed);
+        let session = SessionId::from_bytes(take.array()?);
+        let nonce: [u8; 12] = take.array()?;
+        if session != key.session || take.left() < TAG + 1 {
+            return Err(SealError::Authentication);
+        }
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&sealed[BODY_AT..]);
+        let plain = key
+            .cipher(kind, id)?
+            .open_in_place(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(key.aad(kind, id, raw_len)),
+                &mut self.scratch,
+            )
+            .map_err(|_| SealError::Authentication)?;
+        match plain.split_first() {
+            Some((0, body)) if body.len() == raw_len => out.extend_from_slice(body),
+            Some((1, body)) => {
+                out.reserve(raw_len);
+                let got = self.decompressor.decompress_to_buffer(body, out);
+                if !matches!(got, Ok(length) if length == raw_len) {
+                    out.clear();
+                    return Err(SealError::Decompress);
+                }
+            }
+            _ => return Err(SealError::Decompress),
+        }
+        Ok(())
+    }
+}
+
+/// Whether four samples of 1 KiB look like noise: over 7.9 bits of entropy a byte (uniform noise
+/// reaches 7.95 with 4,096 samples), so compressing them would be time lost.
+fn looks_random(raw: &[u8]) -> bool {
+    const SAMPLE: usize = 1024;
+    if raw.len() < 16 * SAMPLE {
+        return false;
+    }
+    let mut counts = [0u16; 256];
+    for part in 0..4 {
+        let at = part * (raw.len() - SAMPLE) / 3;
+        for &byte in &raw[at..at + SAMPLE] {
+            counts[usize::from(byte)] += 1;
+        }
+    }
+    let total = (4 * SAMPLE) as f64;
+    let bits: f64 = counts
+        .iter()
+        .filter(|&&count| count > 0)
+        .map(|&count| {
+            let share = f64::from(count) / total;
+            -share * share.log2()
+        })
+        .sum();
+    bits > 7.9
+}
+
+/// Seals and opens the objects beside the packs with the index key.
+#[derive(Clone)]
+pub struct ObjectKeyring {
+    repo: RepoId,
+    prk: Prk,
+}
+
+impl std::fmt::Debug for ObjectKeyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ObjectKeyring({})", self.repo)
+    }
+}
+
+impl ObjectKeyring {
+    /// The keyring of a repository from its index key (or, for caches, its state key).
+    #[must_use]
+    pub fn new(repo: RepoId, index_key: &[u8; 32]) -> Self {
+        Self {
+            repo,
+            prk: Salt::new(HKDF_SHA256, repo.as_bytes()).extract(index_key),
+        }
+    }
+
+    fn cipher(&self, kind: ObjectKind) -> Result<LessSafeKey, SealError> {
+        expand(&self.prk, &[b"backstay v1 object", &[kind as u8]])
+    }
+
+    fn aad(&self, header: &[u8]) -> Vec<u8> {
+        [header, self.repo.as_bytes()].concat()
+    }
+
+    /// Seals an object, compressed where that saves an eighth.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn seal(&self, kind: ObjectKind, plain: &[u8]) -> Result<Vec<u8>, SealError> {
+        if plain.len() > MAX_OBJECT {
+            return Err(SealError::TooLarge(plain.len()));
+        }
+        let packed = zstd::bulk::compress(plain, 3)
+            .map_err(|error| SealError::Compress(error.to_string()))?;
+        let small = packed.len() + plain.len() / 8 < plain.len();
+        let body = if small { packed.as_slice() } else { plain };
+        let mut out = Vec::with_capacity(OBJECT_HEADER + 12 + body.len() + TAG);
+        out.extend_from_slice(b"BKSY");
+        out.extend_from_slice(&[kind as u8, 1, u8::from(small), 0]);
+        out.extend_from_slice(&(plain.len() as u32).to_le_bytes());
+        let nonce = random_nonce()?;
+        let aad = self.aad(&out);
+        out.extend_from_slice(&nonce);
+        let start = out.len();
+        out.extend_from_slice(body);
+        let tag = self
+            .cipher(kind)?
+            .seal_in_place_separate_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(aad),
+                &mut out[start..],
+            )
+            .map_err(|_| SealError::Authentication)?;
+        out.extend_from_slice(tag.as_ref());
+        Ok(out)
+    }
+
+    /// Opens an object of the given kind.
+    ///
+    /// # Errors
+    /// [`SealError`] when it is of another kind, a newer version, or does not authenticate.
+    pub fn open(&self, kind: ObjectKind, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let mut take = Take::new(sealed);
+        let header = take.slice(OBJECT_HEADER)?;
+        let nonce: [u8; 12] = take.array()?;
+        let mut head = Take::new(header);
+        if head.slice(4)? != b"BKSY" || head.u8()? != kind as u8 {
+            return Err(WireError::Magic("Backstay object of this kind").into());
+        }
+        let version = head.u8()?;
+        if version != 1 {
+            let found = u32::from(version);
+            return Err(WireError::Version {
+                what: "object",
+                found,
+                known: 1,
+            }
+            .into());
+        }
+        let flags = head.u8()?;
+        head.u8()?;
+        let raw_len = head.u32()? as usize;
+        if raw_len > MAX_OBJECT {
+            return Err(SealError::TooLarge(raw_len));
+        }
+        let mut body = take.slice(take.left())?.to_vec();
+        let aad = Aad::from(self.aad(header));
+        let plain = self
+            .cipher(kind)?
+            .open_in_place(Nonce::assume_unique_for_key(nonce), aad, &mut body)
+            .map_err(|_| SealError::Authentication)?
+            .len();
+        body.truncate(plain);
+        let plain = match flags {
+            0 => body,
+            1 => zstd::bulk::decompress(&body, raw_len).map_err(|_| SealError::Decompress)?,
+            _ => return Err(WireError::Range("the flags of an object").into()),
+        };
+        if plain.len() != raw_len {
+            return Err(SealError::Decompress);
+        }
+        Ok(plain)
+    }
+}
+
+/// The id of a blob's plain content: `BLAKE3 keyed(id key, kind ‖ content)`, so that equal bytes
+/// of different kinds are different blobs.
+#[must_use]
+pub fn blob_id(id_key: &[u8; 32], kind: BlobKind, raw: &[u8]) -> ChunkId {
+    let mut hasher = blake3::Hasher::new_keyed(id_key);
+    hasher.update(&[kind as u8]);
+    hasher.update(raw);
+    ChunkId(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REPO: RepoId = RepoId([7; 16]);
+
+    fn key() -> BlobKey {
+        BlobKey::of_session(REPO, SessionId(5), &[9; 32])
+    }
+
+    fn sealed(raw: &[u8]) -> (ChunkId, Vec<u8>) {
+        let id = blob_id(&[1; 32], BlobKind::Data, raw);
+        let mut out = Vec::new();
+        let mut codec = BlobCodec::new(3).unwrap();
+        codec
+            .seal(&key(), BlobKind::Data, &id, raw, &mut out)
+            .unwrap();
+        (id, out)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_sealed_opens_to_the_same(raw in prop::collection::vec(0u8..8, 0..50_000)) {
+            let (id, bytes) = sealed(&raw);
+            let mut plain = vec![1, 2, 3];
+            let mut codec = BlobCodec::new(3).unwrap();
+            codec.open(&key(), BlobKind::Data, &id, raw.len(), &bytes, &mut plain).unwrap();
+            prop_assert_eq!(plain, raw);
+            prop_assert_eq!(blob_session(&bytes), Ok(SessionId(5)));
+        }
+
+        #[test]
+        fn a_flipped_bit_anywhere_is_found(at in 0usize..300, bit in 0u8..8) {
+            let (id, mut bytes) = sealed(&[b'x'; 5000]);
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let mut plain = Vec::new();
+            let mut codec = BlobCodec::new(3).unwrap();
+            let got = codec.open(&key(), BlobKind::Data, &id, 5000, &bytes, &mut plain);
+            prop_assert!(got.is_err() && plain.is_empty());
+        }
+
+        #[test]
+        fn objects_round_trip_and_damage_is_found(plain: Vec<u8>, at: usize, bit in 0u8..8) {
+            let ring = ObjectKeyring::new(REPO, &[3; 32]);
+            let mut bytes = ring.seal(ObjectKind::Refs, &plain).unwrap();
+            prop_assert_eq!(ring.open(ObjectKind::Refs, &bytes).unwrap(), plain);
+            prop_assert!(ring.open(ObjectKind::Session, &bytes).is_err());
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            prop_assert!(ring.open(ObjectKind::Refs, &bytes).is_err());
+            prop_assert!(ring.open(ObjectKind::Refs, &bytes[..at]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_blob_under_another_id_kind_length_or_repository_does_not_open() {
+        let raw = vec![5u8; 100_000];
+        let (id, bytes) = sealed(&raw);
+        let mut codec = BlobCodec::new(3).unwrap();
+        let mut plain = Vec::new();
+        let other = BlobKey::of_session(RepoId([8; 16]), SessionId(5), &[9; 32]);
+        let length = raw.len();
+        assert!(
+            codec
+                .open(&other, BlobKind::Data, &id, length, &bytes, &mut plain)
+                .is_err()
+        );
+        assert!(
+            codec
+                .open(&key(), BlobKind::Page, &id, length, &bytes, &mut plain)
+                .is_err()
+        );
+        assert!(
+            codec
+                .open(&key(), BlobKind::Data, &id, length - 1, &bytes, &mut plain)
+                .is_err()
+        );
+        let wrong = ChunkId([0; 32]);
+        assert!(
+            codec
+                .open(&key(), BlobKind::Data, &wrong, length, &bytes, &mut plain)
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn noise_is_stored_as_it_is_and_text_is_compressed() {
+        let mut noise = vec![0u8; 1 << 20];
+        rand::fill(&mut noise).unwrap();
+        assert_eq!(sealed(&noise).1.len(), noise.len() + BLOB_OVERHEAD);
+        let text = b"all work and no play ".repeat(50_000);
+        assert!(sealed(&text).1.len() < text.len() / 50);
+    }
+
+    #[test]
+    fn vectors_of_version_1() {
+        let id = blob_id(&[1; 32], BlobKind::Data, b"backstay");
+        assert_eq!(
+            id.to_string(),
+            blake3::keyed_hash(&[1; 32], b"\0backstay")
+                .to_hex()
+                .to_string()
+        );
+    }
+}
