@@ -20,6 +20,8 @@ pub const MAX_ENTRIES: usize = 4 << 20;
 /// Where a chunk lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Located {
+    /// The number of the entry within its run.
+    pub entry: u32,
     /// The pack, as a number within the run or set that answered.
     pub pack: u32,
     /// What it holds.
@@ -190,16 +192,16 @@ impl IndexRun {
         if low >= self.count || self.entry(low)[..16] != prefix {
             return None;
         }
-        decode(self.entry(low)).ok().map(|(_, located)| located)
+        decode(low, self.entry(low)).ok().map(|(_, located)| located)
     }
 
     /// All entries: the first 16 bytes of the id and where the chunk lies.
     pub fn iter(&self) -> impl Iterator<Item = ([u8; 16], Located)> + '_ {
-        (0..self.count).filter_map(|number| decode(self.entry(number)).ok())
+        (0..self.count).filter_map(|number| decode(number, self.entry(number)).ok())
     }
 }
 
-fn decode(entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), WireError> {
+fn decode(number: usize, entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), WireError> {
     let mut take = Take::new(entry);
     let id = take.array()?;
     let pack = take.u32()?;
@@ -225,8 +227,8 @@ fn decode(entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), WireError> {
 fn check_entries(entries: &[u8], packs: usize) -> Result<(), WireError> {
     let (entries, _) = entries.as_chunks::<ENTRY>();
     let mut last: Option<&[u8; ENTRY]> = None;
-    for entry in entries {
-        let (_, located) = decode(entry)?;
+    for (number, entry) in entries.iter().enumerate() {
+        let (_, located) = decode(number, entry)?;
         if located.pack as usize >= packs {
             return Err(WireError::Range("a pack number of an index run"));
         }

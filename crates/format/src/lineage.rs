@@ -8,8 +8,8 @@
 //! no chain grows, whatever the number of backups.
 //!
 //! * head (the value in the lineage directory): `cut kind(1: 0 pages, 1 content) ‖ varint piece ‖
-//!   varint size ‖ varint pieces ‖ varint layers { id(32) ‖ varint bytes } ‖ content` (see
-//!   [`crate::extent`]);
+//!   varint size ‖ varint pieces ‖ varint layers { varint bytes ‖ varint parts {
+//!   id(32) } } ‖ content` (see [`crate::extent`]); a layer is cut into blobs of [`PART`] bytes;
 //! * base layer: `0 ‖ varint pieces ‖ [content: varint length each] ‖ digest(16) each`;
 //! * edit layer: `1 ‖ varint runs { varint count·2 + new ‖ (new) [lengths] ‖ digests, (else) varint
 //!   first piece of the state before }`. Runs put together are the new state.
@@ -27,13 +27,16 @@ pub const MAX_EDITS: usize = 12;
 /// Most pieces of a stream that are kept.
 pub const MAX_PIECES: usize = 8 << 20;
 
+/// Bytes of a layer in one blob.
+pub const PART: usize = 8 << 20;
+
 /// A layer of digests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layer {
-    /// The blob.
-    pub id: ChunkId,
     /// Its plain length in bytes.
-    pub bytes: u32,
+    pub bytes: u64,
+    /// The blobs that hold it, each but the last of [`PART`] bytes.
+    pub parts: Vec<ChunkId>,
 }
 
 /// The head of a stream's lineage.
@@ -65,8 +68,9 @@ impl LineageHead {
         out.put_varint(self.pieces);
         out.put_varint(self.layers.len() as u64);
         for layer in &self.layers {
-            out.extend_from_slice(layer.id.as_bytes());
-            out.put_varint(u64::from(layer.bytes));
+            out.put_varint(layer.bytes);
+            out.put_varint(layer.parts.len() as u64);
+            layer.parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
         }
         self.content.encode(&mut out);
         out
@@ -89,15 +93,19 @@ impl LineageHead {
         };
         let size = take.varint()?;
         let pieces = take.varint()?;
-        let count = take.count(33)?;
+        let count = take.count(2)?;
         if count > MAX_EDITS + 1 || pieces > MAX_PIECES as u64 {
             return Err(WireError::Range("the size of a lineage"));
         }
         let mut layers = Vec::with_capacity(count);
         for _ in 0..count {
-            let id = ChunkId(take.array()?);
-            let bytes = u32::try_from(take.varint()?).map_err(|_| WireError::Range("a layer"))?;
-            layers.push(Layer { id, bytes });
+            let bytes = take.varint()?;
+            let parts = take.count(32)?;
+            if bytes > (MAX_PIECES * 24) as u64 || parts as u64 != bytes.div_ceil(PART as u64) {
+                return Err(WireError::Range("the parts of a layer"));
+            }
+            let parts = (0..parts).map(|_| take.array().map(ChunkId));
+            layers.push(Layer { bytes, parts: parts.collect::<Result<_, _>>()? });
         }
         let content = Content::decode(&mut take)?;
         take.end()?;
@@ -265,8 +273,8 @@ pub fn base_is_due(layers: &[Layer], bytes: usize) -> bool {
     let Some((base, edits)) = layers.split_first() else {
         return true;
     };
-    let weight: u64 = edits.iter().map(|layer| u64::from(layer.bytes)).sum();
-    edits.len() >= MAX_EDITS || (weight + bytes as u64) * 2 > u64::from(base.bytes)
+    let weight: u64 = edits.iter().map(|layer| layer.bytes).sum();
+    edits.len() >= MAX_EDITS || (weight + bytes as u64) * 2 > base.bytes
 }
 
 #[cfg(test)]
