@@ -192,7 +192,9 @@ impl IndexRun {
         if low >= self.count || self.entry(low)[..16] != prefix {
             return None;
         }
-        decode(low, self.entry(low)).ok().map(|(_, located)| located)
+        decode(low, self.entry(low))
+            .ok()
+            .map(|(_, located)| located)
     }
 
     /// All entries: the first 16 bytes of the id and where the chunk lies.
@@ -212,9 +214,11 @@ fn decode(number: usize, entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), Wir
     if raw >> 24 != 0 {
         return Err(WireError::Range("the flags of an index entry"));
     }
+    let entry = number as u32;
     Ok((
         id,
         Located {
+            entry,
             pack,
             kind,
             offset,

@@ -70,7 +70,10 @@ impl LineageHead {
         for layer in &self.layers {
             out.put_varint(layer.bytes);
             out.put_varint(layer.parts.len() as u64);
-            layer.parts.iter().for_each(|part| out.extend_from_slice(part.as_bytes()));
+            layer
+                .parts
+                .iter()
+                .for_each(|part| out.extend_from_slice(part.as_bytes()));
         }
         self.content.encode(&mut out);
         out
@@ -105,7 +108,10 @@ impl LineageHead {
                 return Err(WireError::Range("the parts of a layer"));
             }
             let parts = (0..parts).map(|_| take.array().map(ChunkId));
-            layers.push(Layer { bytes, parts: parts.collect::<Result<_, _>>()? });
+            layers.push(Layer {
+                bytes,
+                parts: parts.collect::<Result<_, _>>()?,
+            });
         }
         let content = Content::decode(&mut take)?;
         take.end()?;
@@ -322,8 +328,8 @@ mod tests {
             size: 1 << 30,
             pieces: 131_072,
             layers: vec![Layer {
-                id: ChunkId([1; 32]),
-                bytes: 2 << 20,
+                bytes: 9 << 20,
+                parts: vec![ChunkId([1; 32]); 2],
             }],
             content: Content::Spilled(vec![ChunkId([2; 32]); 4]),
         };
