@@ -18,6 +18,7 @@ mod hexbytes;
 pub mod canonical;
 pub mod digest;
 pub mod merkle;
+pub mod proof;
 pub mod sign;
 pub mod statement;
 mod wire;

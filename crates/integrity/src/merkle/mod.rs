@@ -68,6 +68,12 @@ hex_bytes!(
     32
 );
 
+hex_bytes!(
+    /// A hash or a salt within a tree, as a proof file spells it.
+    TreeBytes,
+    32
+);
+
 /// Why a tree or a proof cannot be built, or a proof does not hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MerkleError {
