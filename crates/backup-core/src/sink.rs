@@ -13,17 +13,20 @@ use crate::error::SinkError;
 
 /// A key that cannot name an object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot name an object: keys are `/`-separated parts of lower-case letters, upper-case letters, digits, `-`, `_` and `.`, none of them empty or led by a dot")]
+#[error("{0:?} cannot name an object: keys are `/`-separated parts of lower-case letters, upper-case letters, digits, `-`, `_` and `.`, none of them empty, led by a dot or longer than 255")]
 pub struct KeyError(pub String);
 
-/// The name of an object on a tier: parts of `[A-Za-z0-9_.-]`, separated by `/`, none empty or led
-/// by a dot. That is safe on every file system and in every URL.
+/// The name of an object on a tier: parts of `[A-Za-z0-9_.-]`, separated by `/`, none empty, led
+/// by a dot or longer than 255 bytes. That is safe on every file system and in every URL.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey(String);
 
 impl ObjectKey {
     /// Longest key in bytes.
     pub const MAX_BYTES: usize = 512;
+
+    /// Longest part of a key in bytes: the longest name that file systems take.
+    pub const MAX_PART_BYTES: usize = 255;
 
     /// Reads a key.
     ///
@@ -33,6 +36,7 @@ impl ObjectKey {
         let key = key.into();
         let good = |part: &str| {
             !part.is_empty()
+                && part.len() <= Self::MAX_PART_BYTES
                 && !part.starts_with('.')
                 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
@@ -213,6 +217,8 @@ mod tests {
         for bad in ["", "/a", "a/", "a//b", "../a", "a/.hidden", "a b", "ä"] {
             assert!(ObjectKey::new(bad).is_err(), "{bad}");
         }
-        assert!(ObjectKey::new("a".repeat(513)).is_err());
+        assert!(ObjectKey::new("a".repeat(255)).is_ok());
+        assert!(ObjectKey::new("a".repeat(256)).is_err());
+        assert!(ObjectKey::new("a/".repeat(256) + "b").is_err());
     }
 }
