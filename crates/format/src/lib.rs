@@ -17,6 +17,7 @@
 pub mod chunk;
 pub mod extent;
 pub mod index;
+pub mod keys;
 pub mod layout;
 pub mod lineage;
 pub mod pack;
@@ -24,5 +25,6 @@ pub mod page;
 pub mod record;
 pub mod refs;
 pub mod seal;
+pub mod session;
 pub mod snapshot;
 pub mod wire;

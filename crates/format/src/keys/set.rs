@@ -1,0 +1,344 @@
+//! The keys of one holder.
+
+use std::fmt;
+
+use backup_core::{HostId, RepoId};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use super::agefile::{Identity, Recipient};
+use super::error::KeyError;
+use super::role::{Need, Role};
+use super::secret::{Secret, derive};
+
+/// The keys by which one host signs its snapshots, derived from the sign key and the host's name.
+/// Wiped when dropped, never printed.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct HostKeys {
+    /// Key of the HMAC-SHA256 signature.
+    pub hmac: [u8; 32],
+    /// Seed of the Ed25519 key pair (RFC 8032's 32-byte secret key).
+    pub ed25519_seed: [u8; 32],
+}
+
+impl fmt::Debug for HostKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HostKeys(…)")
+    }
+}
+
+/// The keys that one holder has of one repository; which ones depends on its [`Role`].
+///
+/// | key | full | writer | reader | maintenance | verifier |
+/// |---|---|---|---|---|---|
+/// | root, sign | yes | | | | |
+/// | id | yes | yes | yes | | |
+/// | cut, lineage, state | yes | yes | | | |
+/// | index | yes | yes | yes | yes | yes |
+/// | host keys | of any host | of its own host | | | |
+/// | identities | yes | | yes | | |
+/// | recipients | yes | yes | yes | | |
+#[derive(Clone)]
+pub struct KeySet {
+    pub(super) repo: RepoId,
+    pub(super) role: Role,
+    pub(super) root: Option<Secret>,
+    pub(super) id: Option<Secret>,
+    pub(super) cut: Option<Secret>,
+    pub(super) index: Option<Secret>,
+    pub(super) lineage: Option<Secret>,
+    pub(super) state: Option<Secret>,
+    pub(super) sign: Option<Secret>,
+    pub(super) host: Option<(HostId, HostKeys)>,
+    pub(super) identities: Vec<Identity>,
+    pub(super) recipients: Vec<Recipient>,
+}
+
+impl fmt::Debug for KeySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeySet")
+            .field("repo", &self.repo)
+            .field("role", &self.role)
+            .field("host", &self.host())
+            .field("recipients", &self.recipients)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KeySet {
+    /// The keys of a new repository, with one identity of epoch 0.
+    ///
+    /// # Errors
+    /// [`KeyError::Crypto`] when the system gives no randomness.
+    pub fn generate(repo: RepoId) -> Result<Self, KeyError> {
+        let identity = Identity::generate(0);
+        let recipient = identity.recipient();
+        Self::from_root(repo, Secret::random()?, vec![identity], vec![recipient])
+    }
+
+    /// A full set from its root key and its identities.
+    pub(super) fn from_root(
+        repo: RepoId,
+        root: Secret,
+        identities: Vec<Identity>,
+        recipients: Vec<Recipient>,
+    ) -> Result<Self, KeyError> {
+        let sub = |info: &[u8]| derive(repo.as_bytes(), &root, &[info]).map(Some);
+        Ok(Self {
+            id: sub(b"backstay v1 id")?,
+            cut: sub(b"backstay v1 cut")?,
+            index: sub(b"backstay v1 index")?,
+            lineage: sub(b"backstay v1 lineage")?,
+            state: sub(b"backstay v1 state")?,
+            sign: sub(b"backstay v1 sign")?,
+            repo,
+            role: Role::Full,
+            root: Some(root),
+            host: None,
+            identities,
+            recipients,
+        })
+    }
+
+    /// The keys of this set that `role` may have; a writer's are for one host.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] when this set lacks a key of that role, [`KeyError::HostNeeded`] for a
+    /// writer without a host, [`KeyError::OtherHost`] when a writer set is asked for another host's.
+    pub fn subset(&self, role: Role, host: Option<&HostId>) -> Result<Self, KeyError> {
+        let mut subset = Self::empty(self.repo, role);
+        subset.index = Some(self.need(self.index.as_ref(), Need::Index)?.clone());
+        match role {
+            Role::Full => {
+                self.need(self.root.as_ref(), Need::Root)?;
+                return Ok(self.clone());
+            }
+            Role::Writer => {
+                let host = host.ok_or(KeyError::HostNeeded)?;
+                subset.id = Some(self.need(self.id.as_ref(), Need::Id)?.clone());
+                subset.cut = Some(self.need(self.cut.as_ref(), Need::Cut)?.clone());
+                subset.lineage = Some(self.need(self.lineage.as_ref(), Need::Lineage)?.clone());
+                subset.state = Some(self.need(self.state.as_ref(), Need::State)?.clone());
+                subset.host = Some((host.clone(), self.host_keys(host)?));
+                self.recipients()?;
+                subset.recipients = self.recipients.clone();
+            }
+            Role::Reader => {
+                subset.id = Some(self.need(self.id.as_ref(), Need::Id)?.clone());
+                subset.identities = self.identities()?.to_vec();
+                subset.recipients = self.recipients.clone();
+            }
+            Role::Maintenance | Role::Verifier => {}
+        }
+        Ok(subset)
+    }
+
+    pub(super) const fn empty(repo: RepoId, role: Role) -> Self {
+        Self {
+            repo,
+            role,
+            root: None,
+            id: None,
+            cut: None,
+            index: None,
+            lineage: None,
+            state: None,
+            sign: None,
+            host: None,
+            identities: Vec::new(),
+            recipients: Vec::new(),
+        }
+    }
+
+    /// The same full set with a fresh identity of the next epoch: what is stored from now on is
+    /// wrapped to that one, and what was stored before can still be read.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] when this is not a full set; [`KeyError::TooLarge`] after four billion
+    /// epochs.
+    pub fn with_next_epoch(&self) -> Result<Self, KeyError> {
+        self.need(self.root.as_ref(), Need::Root)?;
+        let epoch = self
+            .newest_epoch()
+            .map_or(Some(0), |epoch| epoch.checked_add(1));
+        let epoch = epoch.ok_or(KeyError::TooLarge {
+            what: "key set",
+            limit: super::wire::MAX_SET_BYTES,
+        })?;
+        let mut next = self.clone();
+        let identity = Identity::generate(epoch);
+        next.recipients.push(identity.recipient());
+        next.identities.push(identity);
+        Ok(next)
+    }
+
+    /// The repository that the keys belong to.
+    #[must_use]
+    pub const fn repo(&self) -> RepoId {
+        self.repo
+    }
+
+    /// The role of the holder.
+    #[must_use]
+    pub const fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The host that a writer set was made for.
+    #[must_use]
+    pub fn host(&self) -> Option<&HostId> {
+        self.host.as_ref().map(|(host, _)| host)
+    }
+
+    /// Key of chunk ids.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles maintenance and verifier.
+    pub fn id_key(&self) -> Result<&[u8; 32], KeyError> {
+        self.need(self.id.as_ref(), Need::Id).map(Secret::expose)
+    }
+
+    /// Key of the chunker's cut points and of piece digests.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles reader, maintenance and verifier.
+    pub fn cut_key(&self) -> Result<&[u8; 32], KeyError> {
+        self.need(self.cut.as_ref(), Need::Cut).map(Secret::expose)
+    }
+
+    /// Key of the objects that every role reads: pack headers, index runs, outer snapshot headers,
+    /// references, sessions.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for none of today's roles.
+    pub fn index_key(&self) -> Result<&[u8; 32], KeyError> {
+        self.index_secret().map(Secret::expose)
+    }
+
+    pub(crate) fn index_secret(&self) -> Result<&Secret, KeyError> {
+        self.need(self.index.as_ref(), Need::Index)
+    }
+
+    /// Key of the lineage objects that writers read.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles reader, maintenance and verifier.
+    pub fn lineage_key(&self) -> Result<&[u8; 32], KeyError> {
+        self.need(self.lineage.as_ref(), Need::Lineage)
+            .map(Secret::expose)
+    }
+
+    /// Key of local caches.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles reader, maintenance and verifier.
+    pub fn state_key(&self) -> Result<&[u8; 32], KeyError> {
+        self.need(self.state.as_ref(), Need::State)
+            .map(Secret::expose)
+    }
+
+    /// The keys by which `host` signs.
+    ///
+    /// # Errors
+    /// [`KeyError::OtherHost`] when this is the writer set of another host, [`KeyError::Missing`]
+    /// for the roles reader, maintenance and verifier, [`KeyError::BadHost`].
+    pub fn host_keys(&self, host: &HostId) -> Result<HostKeys, KeyError> {
+        check_host(host)?;
+        if let Some((own, keys)) = &self.host {
+            if own == host {
+                return Ok(keys.clone());
+            }
+            return Err(KeyError::OtherHost {
+                has: own.clone(),
+                wanted: host.clone(),
+            });
+        }
+        let sign = self.need(self.sign.as_ref(), Need::HostKeys)?;
+        let name = host.0.as_bytes();
+        let of = |info: &[u8]| derive(self.repo.as_bytes(), sign, &[info, name]);
+        Ok(HostKeys {
+            hmac: *of(b"backstay v1 host hmac")?.expose(),
+            ed25519_seed: *of(b"backstay v1 host ed25519")?.expose(),
+        })
+    }
+
+    /// Whether data can be read with this set.
+    #[must_use]
+    pub const fn can_read(&self) -> bool {
+        !self.identities.is_empty()
+    }
+
+    /// The identities that open session keys, oldest epoch first; never empty.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles writer, maintenance and verifier.
+    pub fn identities(&self) -> Result<&[Identity], KeyError> {
+        if self.identities.is_empty() {
+            return Err(KeyError::Missing {
+                needed: Need::Identities,
+                role: self.role,
+            });
+        }
+        Ok(&self.identities)
+    }
+
+    /// The recipients that a new session's key is wrapped to: those of the newest epoch only, so
+    /// that whoever holds no more than an older identity cannot read what is written from now on.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles maintenance and verifier.
+    pub fn recipients(&self) -> Result<&[Recipient], KeyError> {
+        let newest = self.newest_epoch();
+        let start = self
+            .recipients
+            .partition_point(|other| Some(other.epoch()) < newest);
+        match self.recipients.get(start..) {
+            Some(current) if !current.is_empty() => Ok(current),
+            _ => Err(KeyError::Missing {
+                needed: Need::Recipients,
+                role: self.role,
+            }),
+        }
+    }
+
+    /// The recipients of every epoch, oldest first; what `config/<n>` lists.
+    #[must_use]
+    pub fn all_recipients(&self) -> &[Recipient] {
+        &self.recipients
+    }
+
+    /// Eight bytes that are the same in every set of one repository and in no other: the first of
+    /// `HKDF-SHA256(salt = repository id, index key, "backstay v1 key check")`. They may be shown
+    /// and stored; a client that remembers them notices when a tier serves another repository's
+    /// keys in the place of its own.
+    ///
+    /// # Errors
+    /// [`KeyError::Crypto`].
+    pub fn fingerprint(&self) -> Result<[u8; 8], KeyError> {
+        let index = self.index_secret()?;
+        let full = derive(self.repo.as_bytes(), index, &[b"backstay v1 key check"])?;
+        let mut out = [0; 8];
+        out.copy_from_slice(&full.expose()[..8]);
+        Ok(out)
+    }
+
+    fn newest_epoch(&self) -> Option<u32> {
+        self.recipients.last().map(Recipient::epoch)
+    }
+
+    fn need<'a, T>(&self, key: Option<&'a T>, needed: Need) -> Result<&'a T, KeyError> {
+        key.ok_or(KeyError::Missing {
+            needed,
+            role: self.role,
+        })
+    }
+}
+
+/// Refuses host names that cannot stand in a key or a session.
+pub(crate) fn check_host(host: &HostId) -> Result<(), KeyError> {
+    let fits = !host.0.is_empty() && host.0.len() <= 255;
+    if fits && !host.0.chars().any(char::is_control) {
+        Ok(())
+    } else {
+        Err(KeyError::BadHost)
+    }
+}
