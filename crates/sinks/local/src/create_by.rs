@@ -130,3 +130,26 @@ pub(crate) fn replace(temporary: &mut Temporary<'_>, name: &str) -> Outcome<()> 
     temporary.renamed();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_link_whose_answer_was_lost_is_known_as_our_own() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let root = folder::open_root(folder.path()).unwrap();
+        let temporary = Temporary::holding(root.as_fd(), b"ours").unwrap();
+        assert!(matches!(by_link(&temporary, "name"), Some(Ok(()))));
+        // The second call is told that the name is taken, as a repeated one would be.
+        assert!(matches!(by_link(&temporary, "name"), Some(Ok(()))));
+        let other = Temporary::holding(root.as_fd(), b"another's").unwrap();
+        let Some(Err(Fault::System(error))) = by_link(&other, "name") else {
+            panic!("two won")
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(folder.path().join("name")).unwrap(), b"ours");
+    }
+}

@@ -50,6 +50,23 @@ impl<'a> Temporary<'a> {
         Ok((temporary, file.into()))
     }
 
+    /// Writes and syncs a temporary file with this content and makes sure that all of it is there.
+    pub(crate) fn holding(folder: BorrowedFd<'a>, body: &[u8]) -> Outcome<Self> {
+        let (temporary, mut file) = Self::make(folder)?;
+        file.write_all(body)?;
+        file.sync_all()?;
+        drop(file);
+        let stat = folder::stat(folder, &temporary.name)?;
+        let (found, wanted) = (folder::size_of(&stat), body.len() as u64);
+        if found != wanted {
+            return Err(Fault::Ours(
+                ErrorKind::Damaged,
+                Wrong::Arrived { found, wanted },
+            ));
+        }
+        Ok(temporary)
+    }
+
     /// The folder that it is in.
     pub(crate) fn folder(&self) -> BorrowedFd<'a> {
         self.folder
@@ -109,7 +126,7 @@ pub(crate) fn put(place: &Place, key: &ObjectKey, body: &[u8], mode: &PutMode) -
         // Saves writing what would be refused in the end.
         vacant(&folder, name)?;
     }
-    let mut temporary = fill(folder.as_fd(), body)?;
+    let mut temporary = Temporary::holding(folder.as_fd(), body)?;
     let named = match mode {
         PutMode::Create => {
             create_by::create(place.create_by(), lock_at.as_fd(), &mut temporary, name)
@@ -143,25 +160,6 @@ fn vacant(folder: &OwnedFd, name: &str) -> Outcome<()> {
         Err(Errno::NOENT) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
-}
-
-/// Writes and syncs a temporary file and makes sure that all of it is there.
-fn fill<'a>(folder: BorrowedFd<'a>, body: &[u8]) -> Outcome<Temporary<'a>> {
-    let (temporary, mut file) = Temporary::make(folder)?;
-    file.write_all(body)?;
-    file.sync_all()?;
-    drop(file);
-    let (found, wanted) = (
-        folder::size_of(&folder::stat(folder, &temporary.name)?),
-        body.len() as u64,
-    );
-    if found != wanted {
-        return Err(Fault::Ours(
-            ErrorKind::Damaged,
-            Wrong::Arrived { found, wanted },
-        ));
-    }
-    Ok(temporary)
 }
 
 /// Deletes an object; one that is not there is success.

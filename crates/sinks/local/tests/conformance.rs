@@ -1,4 +1,10 @@
 //! A local folder passes the suite, whichever way it keeps writers apart.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 use std::sync::{Arc, Mutex};
 

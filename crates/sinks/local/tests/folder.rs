@@ -1,4 +1,10 @@
 //! The folder as a folder: roots, links, other file systems, what is not ours.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -1,4 +1,10 @@
 //! A disk that is full at any point of a put: one clear error, and nothing is left.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 use std::fs;
 

@@ -1,4 +1,10 @@
 //! Modes whatever the umask. A test of its own, because a process has but one umask.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
