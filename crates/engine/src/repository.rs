@@ -14,7 +14,7 @@ use backup_core::{
     Sink, SnapshotId, SnapshotMeta,
 };
 use backup_format::chunk::{ChunkSizes, CutKeys};
-use backup_format::config::{Config, Operation};
+use backup_format::config::{Config, ConfigError, Operation, UnverifiedConfig};
 use backup_format::index::IndexRun;
 use backup_format::keys::{KeySet, Slot};
 use backup_format::layout;
@@ -28,6 +28,9 @@ use futures::{StreamExt, TryStreamExt};
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+
+/// The chunk profile of a config that this engine uses.
+pub const PROFILE: &str = "default";
 
 /// Sizes and limits that a repository's config records.
 #[derive(Debug, Clone, Copy)]
@@ -125,7 +128,7 @@ impl Repository {
             let key = name(layout::slot(slot))?;
             put_new(cx, &*sink, &key, slot.clone().into()).await?;
         }
-        let bytes = config.encode(keys.index_key()?)?;
+        let bytes = config.seal(&keys).map_err(|error| EngineError::Invalid(error.to_string()))?;
         match sink.put(cx, &key, bytes.into(), PutMode::Create).await {
             Ok(_) => {}
             Err(error) if error.kind == ErrorKind::Conflict => {
@@ -160,12 +163,10 @@ impl Repository {
         cache_dir: Option<PathBuf>,
         operation: Operation,
     ) -> Result<Self> {
-        let config = read_config(cx, &*sink).await?;
-        config.check_features(operation).map_err(|error| EngineError::Newer(error.to_string()))?;
-        let keys = open_keys(cx, &*sink, &config, unlock).await?;
-        config
-            .verify_mac(keys.index_key()?)
-            .map_err(|error| EngineError::damaged("config/0", error))?;
+        let unverified = read_config(cx, &*sink).await?;
+        unverified.check_features(operation).map_err(config_error)?;
+        let keys = open_keys(cx, &*sink, unverified.repo(), unlock).await?;
+        let config = unverified.verify_mac(0, &keys).map_err(config_error)?;
         Self::assemble(cx, sink, config, keys, cache_dir).await
     }
 
@@ -260,7 +261,17 @@ impl Repository {
     /// The sizes that the config records.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        Sizes::default()
+        let default = Sizes::default();
+        let Some(profile) = self.config.profile(PROFILE) else { return default };
+        Sizes {
+            chunks: ChunkSizes {
+                min: profile.chunk_min as usize,
+                target: profile.chunk_target as usize,
+                max: profile.chunk_max as usize,
+            },
+            bundle_limit: u64::from(profile.bundle_limit),
+            ..default
+        }
     }
 
     /// Seals and opens what every role reads.
@@ -483,7 +494,16 @@ pub(crate) async fn put_new(
     }
 }
 
-async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<Config> {
+fn config_error(error: ConfigError) -> EngineError {
+    match error {
+        ConfigError::Newer { .. } | ConfigError::Unsupported { .. } => {
+            EngineError::Newer(error.to_string())
+        }
+        other => EngineError::damaged("config/0", other),
+    }
+}
+
+async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<UnverifiedConfig> {
     let key = name(layout::config(0))?;
     let bytes = match sink.get(cx, &key, ByteRange::Full).await {
         Ok(bytes) => bytes,
@@ -492,7 +512,7 @@ async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<Config> {
         }
         Err(error) => return Err(error.into()),
     };
-    Config::parse(&bytes).map_err(|error| EngineError::damaged(&key, error))
+    Config::parse(&bytes).map_err(config_error)
 }
 
 async fn read_slots(
@@ -519,14 +539,14 @@ async fn read_slots(
 async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
-    config: &Config,
+    repo: RepoId,
     unlock: &Unlock,
 ) -> Result<KeySet> {
     use backup_format::keys::Credential;
     use backup_format::keys::keyfile::KeyFile;
 
     if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
-        return check_repo(keys.clone(), config, sink);
+        return check_repo(keys.clone(), repo, sink);
     }
     let credential = match unlock {
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
@@ -543,7 +563,7 @@ async fn open_keys(
         match slot {
             Ok(slot) if slot.kind() == credential.opens() => {
                 if let Ok(keys) = slot.open(credential) {
-                    return check_repo(keys, config, sink);
+                    return check_repo(keys, repo, sink);
                 }
             }
             Ok(_) => {}
@@ -553,8 +573,8 @@ async fn open_keys(
     Err(damaged.unwrap_or_else(wrong))
 }
 
-fn check_repo(keys: KeySet, config: &Config, sink: &dyn Sink) -> Result<KeySet> {
-    if keys.repo() == config.repo {
+fn check_repo(keys: KeySet, repo: RepoId, sink: &dyn Sink) -> Result<KeySet> {
+    if keys.repo() == repo {
         return Ok(keys);
     }
     Err(EngineError::WrongKey { credential: "key file", repository: sink.info().location })
