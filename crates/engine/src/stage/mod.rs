@@ -18,4 +18,4 @@ mod assemble;
 mod read;
 mod stream;
 
-pub use assemble::CheckpointRule;
+pub use assemble::{CheckpointRule, canonical};
