@@ -106,7 +106,12 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { memory_bytes: 96 << 20, cpu_threads: 0, readers: 0, connections: 0 }
+        Self {
+            memory_bytes: 96 << 20,
+            cpu_threads: 0,
+            readers: 0,
+            connections: 0,
+        }
     }
 }
 

@@ -15,7 +15,9 @@ use crate::error::SourceError;
 use crate::path::EntryPath;
 
 /// A time of a file: seconds since 1970 (negative before) and nanoseconds within the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct FileTime {
     /// Seconds since 1970-01-01T00:00:00Z.
     pub seconds: i64,

@@ -82,7 +82,12 @@ impl Finding {
         subject: impl Into<String>,
         detail: impl Into<String>,
     ) -> Self {
-        Self { severity, kind, subject: subject.into(), detail: detail.into() }
+        Self {
+            severity,
+            kind,
+            subject: subject.into(),
+            detail: detail.into(),
+        }
     }
 
     /// An error about an entry of a snapshot.

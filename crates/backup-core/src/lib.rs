@@ -39,10 +39,12 @@ pub use path::EntryPath;
 pub use plan::{CaptureMode, CapturePlan, CaptureReport, Outcome, PlannedEntry, SizeHint};
 pub use registry::Registry;
 pub use retention::{Decision, Reason, RetentionInput, RetentionPolicy, Verdict};
-pub use sink::{ByteRange, ObjectKey, ObjectMeta, PutMode, Sink, SinkCaps, SinkInfo, Version, Warmth};
+pub use sink::{
+    ByteRange, ObjectKey, ObjectMeta, PutMode, Sink, SinkCaps, SinkInfo, Version, Warmth,
+};
 pub use snapshot::{ComponentMeta, SnapshotMeta, SnapshotStats};
 pub use source::{
-    Capture, CaptureRequest, ConsistentPoint, Consistency, ParentHint, Source, SourceCaps,
+    Capture, CaptureRequest, Consistency, ConsistentPoint, ParentHint, Source, SourceCaps,
     SourceInfo,
 };
 pub use target::{

@@ -64,7 +64,9 @@ impl Location {
 
     /// All options, sorted by name.
     pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.options.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.options
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 }
 
@@ -84,7 +86,9 @@ fn unescape(text: &str) -> Option<String> {
 }
 
 fn without_password(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, tail) = rest.split_at(end);
     match authority.rsplit_once('@') {
@@ -100,14 +104,19 @@ fn is_scheme(text: &str) -> bool {
     // One letter before a colon is a drive of another system, not a scheme.
     text.len() > 1
         && text.starts_with(|first: char| first.is_ascii_lowercase())
-        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c))
 }
 
 impl FromStr for Location {
     type Err = ParseLocationError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = |why| ParseLocationError { text: without_password(text), why };
+        let wrong = |why| ParseLocationError {
+            text: without_password(text),
+            why,
+        };
         if text.is_empty() {
             return Err(wrong("it is empty"));
         }
@@ -130,7 +139,12 @@ impl FromStr for Location {
             }
         }
         let path = unescape(path).ok_or_else(|| wrong("a % escape is malformed"))?;
-        Ok(Self { scheme: scheme.into(), authority: authority.into(), path, options })
+        Ok(Self {
+            scheme: scheme.into(),
+            authority: authority.into(),
+            path,
+            options,
+        })
     }
 }
 
@@ -175,7 +189,10 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         let location: Location = "s3://key:secret@host/bucket".parse().unwrap();
-        assert_eq!(format!("{location} {location:?}").matches("secret").count(), 0);
+        assert_eq!(
+            format!("{location} {location:?}").matches("secret").count(),
+            0
+        );
         let error = "s3://key:secret@host/%zz".parse::<Location>().unwrap_err();
         assert!(!error.to_string().contains("secret"));
     }

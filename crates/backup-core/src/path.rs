@@ -39,7 +39,10 @@ impl EntryPath {
     /// [`PathError`] when a component is `.` or `..`, holds a NUL byte, or the path is too long.
     pub fn from_slashed(path: &[u8]) -> Result<Self, PathError> {
         let mut out = Self::root();
-        for component in path.split(|&byte| byte == b'/').filter(|part| !part.is_empty()) {
+        for component in path
+            .split(|&byte| byte == b'/')
+            .filter(|part| !part.is_empty())
+        {
             out.push(component)?;
         }
         Ok(out)
@@ -56,7 +59,9 @@ impl EntryPath {
         if stored.len() > Self::MAX_BYTES {
             return Err(PathError::TooLong(stored.len()));
         }
-        stored.split(|&byte| byte == 0).try_for_each(check_component)?;
+        stored
+            .split(|&byte| byte == 0)
+            .try_for_each(check_component)?;
         Ok(Self(stored.to_vec()))
     }
 
@@ -96,7 +101,9 @@ impl EntryPath {
 
     /// The components in order.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.0.split(|&byte| byte == 0).filter(|part| !part.is_empty())
+        self.0
+            .split(|&byte| byte == 0)
+            .filter(|part| !part.is_empty())
     }
 
     /// The last component; `None` for the root.
@@ -132,7 +139,10 @@ impl EntryPath {
     /// The path with `/` between components and none in front.
     #[must_use]
     pub fn to_slashed(&self) -> Vec<u8> {
-        self.0.iter().map(|&byte| if byte == 0 { b'/' } else { byte }).collect()
+        self.0
+            .iter()
+            .map(|&byte| if byte == 0 { b'/' } else { byte })
+            .collect()
     }
 }
 
@@ -140,7 +150,9 @@ fn check_component(component: &[u8]) -> Result<(), PathError> {
     let forbidden = matches!(component, b"" | b"." | b"..")
         || component.iter().any(|&byte| byte == 0 || byte == b'/');
     if forbidden {
-        return Err(PathError::Component(String::from_utf8_lossy(component).into_owned()));
+        return Err(PathError::Component(
+            String::from_utf8_lossy(component).into_owned(),
+        ));
     }
     Ok(())
 }
@@ -156,7 +168,10 @@ impl fmt::Display for EntryPath {
                     other => write!(f, "{other}")?,
                 }
             }
-            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+            chunk
+                .invalid()
+                .iter()
+                .try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
         }
         Ok(())
     }
@@ -180,7 +195,10 @@ mod tests {
     fn a_folder_sorts_before_its_content_and_its_content_before_the_next_sibling() {
         let mut paths = ["a-b", "a/b", "a", "a/b/c", "a.txt"].map(path);
         paths.sort();
-        assert_eq!(paths.map(|p| p.to_string()), ["a", "a/b", "a/b/c", "a-b", "a.txt"]);
+        assert_eq!(
+            paths.map(|p| p.to_string()),
+            ["a", "a/b", "a/b/c", "a-b", "a.txt"]
+        );
     }
 
     #[test]

@@ -44,7 +44,10 @@ impl RegistryError {
     /// A location that a plug-in cannot use.
     #[must_use]
     pub fn config(location: &Location, why: impl Into<String>) -> Self {
-        Self::Config { location: location.to_string(), why: why.into() }
+        Self::Config {
+            location: location.to_string(),
+            why: why.into(),
+        }
     }
 }
 
@@ -65,7 +68,10 @@ fn add<T: ?Sized>(
     open: Open<T>,
 ) -> Result<(), RegistryError> {
     if table.insert(kind.to_owned(), open).is_some() {
-        return Err(RegistryError::Twice { role, kind: kind.to_owned() });
+        return Err(RegistryError::Twice {
+            role,
+            kind: kind.to_owned(),
+        });
     }
     Ok(())
 }
@@ -79,7 +85,11 @@ fn open<T: ?Sized>(
     let open = table.get(kind).ok_or_else(|| RegistryError::Unknown {
         role,
         kind: kind.to_owned(),
-        available: table.keys().map(String::as_str).collect::<Vec<_>>().join(", "),
+        available: table
+            .keys()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join(", "),
     })?;
     open(location)
 }

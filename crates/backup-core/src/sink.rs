@@ -13,7 +13,9 @@ use crate::error::SinkError;
 
 /// A key that cannot name an object.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} cannot name an object: keys are `/`-separated parts of lower-case letters, upper-case letters, digits, `-`, `_` and `.`, none of them empty, led by a dot or longer than 255")]
+#[error(
+    "{0:?} cannot name an object: keys are `/`-separated parts of lower-case letters, upper-case letters, digits, `-`, `_` and `.`, none of them empty, led by a dot or longer than 255"
+)]
 pub struct KeyError(pub String);
 
 /// The name of an object on a tier: parts of `[A-Za-z0-9_.-]`, separated by `/`, none empty, led
@@ -38,7 +40,9 @@ impl ObjectKey {
             !part.is_empty()
                 && part.len() <= Self::MAX_PART_BYTES
                 && !part.starts_with('.')
-                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
         };
         if key.len() > Self::MAX_BYTES || !key.split('/').all(good) {
             return Err(KeyError(key));

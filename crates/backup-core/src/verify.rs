@@ -59,12 +59,17 @@ impl Sample {
         let point = u64::from_be_bytes(head);
         match *self {
             Self::All => true,
-            Self::Slice { n, of } => of > 0 && point % u64::from(of) == u64::from(n) % u64::from(of),
+            Self::Slice { n, of } => {
+                of > 0 && point % u64::from(of) == u64::from(n) % u64::from(of)
+            }
             Self::Share { seed, percent } => {
                 // Fibonacci hashing spreads the seed over the whole range.
                 let mixed = (point ^ seed).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 let mixed = (mixed ^ (mixed >> 29)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                #[allow(clippy::cast_precision_loss, reason = "a share needs no more precision")]
+                #[allow(
+                    clippy::cast_precision_loss,
+                    reason = "a share needs no more precision"
+                )]
                 let at = (mixed >> 11) as f64 / (1u64 << 53) as f64;
                 at * 100.0 < percent
             }
@@ -143,15 +148,22 @@ mod tests {
     fn slices_cover_everything_exactly_once() {
         for point in 0..1000u64 {
             let name = point.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes();
-            let hits = (1..=7).filter(|&n| Sample::Slice { n, of: 7 }.takes(&name)).count();
+            let hits = (1..=7)
+                .filter(|&n| Sample::Slice { n, of: 7 }.takes(&name))
+                .count();
             assert_eq!(hits, 1);
         }
     }
 
     #[test]
     fn a_share_takes_about_its_percentage() {
-        let sample = Sample::Share { seed: 42, percent: 10.0 };
-        let hits = (0..10_000u64).filter(|n| sample.takes(&n.to_be_bytes())).count();
+        let sample = Sample::Share {
+            seed: 42,
+            percent: 10.0,
+        };
+        let hits = (0..10_000u64)
+            .filter(|n| sample.takes(&n.to_be_bytes()))
+            .count();
         assert!((800..1200).contains(&hits), "{hits}");
     }
 }

@@ -1,4 +1,10 @@
 //! The sink in memory passes the suite, and the suite finds what is wrong with a sink.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a test"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,67 @@
+//! The local cache: sealed copies of small objects, and the state of earlier runs. It may be lost
+//! or damaged at any time; nothing but time is lost with it. A cache that cannot be written (a full
+//! disk) is simply not used.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// A folder of cached files, or none.
+#[derive(Debug, Clone)]
+pub struct Cache {
+    folder: Option<PathBuf>,
+}
+
+impl Cache {
+    /// A cache in a folder, which is made when it is first needed; `None`: nothing is cached.
+    #[must_use]
+    pub const fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder }
+    }
+
+    /// The path of a file of the cache, its folder made; `None` without a usable cache.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        let path = self.folder.as_ref()?.join(name);
+        make_folder(path.parent()?).ok()?;
+        Some(path)
+    }
+
+    /// The bytes of a cached file.
+    #[must_use]
+    pub fn read(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.folder.as_ref()?.join(name)).ok()
+    }
+
+    /// Keeps a file; does nothing when that fails.
+    pub fn write(&self, name: &str, bytes: &[u8]) {
+        let Some(path) = self.path(name) else { return };
+        if path.exists() {
+            return;
+        }
+        if write_whole(&path, bytes).is_err() {
+            let _ = fs::remove_file(path.with_extension("new"));
+        }
+    }
+
+    /// Forgets a file.
+    pub fn remove(&self, name: &str) {
+        if let Some(folder) = &self.folder {
+            let _ = fs::remove_file(folder.join(name));
+        }
+    }
+}
+
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(bytes)?;
+    drop(file);
+    fs::rename(new, path)
+}

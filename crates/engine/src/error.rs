@@ -1,0 +1,144 @@
+//! What can go wrong with a whole operation. What is wrong with single entries or objects is a
+//! finding in a report.
+
+use std::io;
+use std::path::PathBuf;
+
+use backup_core::{ErrorKind, SinkError, SourceError, TargetError};
+use backup_format::keys::KeyError;
+use backup_format::seal::SealError;
+use backup_format::wire::WireError;
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The tier could not do what it was asked.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    /// The source could not be captured.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The target could not be written.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// A key does not open the repository, or lacks what the operation needs.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// There is no repository at the place.
+    #[error("there is no repository at {0}: make one with `snapshot init --repo {0}`, or check the path and that the disk is mounted")]
+    NoRepository(String),
+    /// There is one already.
+    #[error("there is a repository at {0} already; nothing was changed")]
+    RepositoryExists(String),
+    /// No key slot opens with what was given.
+    #[error("no key slot of the repository opens with this {credential}; is it the right one for {repository}?")]
+    WrongKey {
+        /// What was given: `passphrase`, `key file`.
+        credential: &'static str,
+        /// Where the repository is.
+        repository: String,
+    },
+    /// An object is damaged.
+    #[error("{object} is damaged: {why}")]
+    Damaged {
+        /// The object's key.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An object that must be there is not.
+    #[error("{object} is missing: {why}")]
+    Missing {
+        /// The object's key, or the chunk.
+        object: String,
+        /// What needed it.
+        why: String,
+    },
+    /// The repository needs a newer program.
+    #[error("{0}")]
+    Newer(String),
+    /// No snapshot is meant by a text.
+    #[error("no snapshot matches `{0}`; `snapshot list` shows what there is")]
+    NoSnapshot(String),
+    /// Several snapshots are meant by a text.
+    #[error("`{spec}` matches {count} snapshots; give more characters of the id")]
+    Ambiguous {
+        /// The text.
+        spec: String,
+        /// How many.
+        count: usize,
+    },
+    /// A path is not in a snapshot.
+    #[error("{path} is not in snapshot {snapshot}; `restore ls {snapshot}` shows what is")]
+    NoPath {
+        /// The path.
+        path: String,
+        /// The snapshot.
+        snapshot: String,
+    },
+    /// A local file of the cache or the ledger could not be used.
+    #[error("{path}: {source}")]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Something could not be sealed; see [`SealError::SelfCheck`].
+    #[error(transparent)]
+    Seal(SealError),
+    /// Something could not be signed or recorded.
+    #[error("{0}")]
+    Evidence(String),
+    /// A request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Cancelled on request.
+    #[error("cancelled; what was stored so far is reused by the next run")]
+    Cancelled,
+    /// A thread ended by a panic: an error of this program.
+    #[error("an internal error in {0}; please report it with the log")]
+    Panicked(&'static str),
+}
+
+impl EngineError {
+    /// An object that does not authenticate or decode.
+    pub fn damaged(object: impl ToString, why: impl ToString) -> Self {
+        Self::Damaged { object: object.to_string(), why: why.to_string() }
+    }
+
+    /// An object whose layout is wrong: a newer version, or damage.
+    pub fn wire(object: impl ToString, error: &WireError) -> Self {
+        match error {
+            WireError::Version { .. } => Self::Newer(format!("{}: {error}", object.to_string())),
+            other => Self::damaged(object, other),
+        }
+    }
+
+    /// An object that does not open.
+    pub fn sealed(object: impl ToString, error: &SealError) -> Self {
+        match error {
+            SealError::Wire(wire) => Self::wire(object, wire),
+            other => Self::damaged(object, other),
+        }
+    }
+
+    /// A local file.
+    pub fn local(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Local { path: path.into(), source }
+    }
+
+    /// Whether the error says that stored data is damaged or missing.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Missing { .. } => true,
+            Self::Sink(error) => error.kind == ErrorKind::Damaged,
+            _ => false,
+        }
+    }
+}
+
+/// The result of an operation.
+pub type Result<T, E = EngineError> = std::result::Result<T, E>;

@@ -1,0 +1,561 @@
+//! An open repository: a tier, the keys, the index.
+//!
+//! Making one ([`Repository::create`]) writes the key slots first and `config/0` last, so a killed
+//! `init` leaves no repository. Opening one ([`Repository::open`]) reads the config, opens a slot
+//! with what the caller has, checks that the config is authentic and that this program knows all
+//! features that are mandatory, and loads the index runs (from the local cache where it has them).
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use backup_core::{
+    ByteRange, ChunkId, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, RepoId, SessionId,
+    Sink, SnapshotId, SnapshotMeta,
+};
+use backup_format::chunk::{ChunkSizes, CutKeys};
+use backup_format::config::{Config, Operation};
+use backup_format::index::IndexRun;
+use backup_format::keys::{KeySet, Slot};
+use backup_format::layout;
+use backup_format::page::PageSizes;
+use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
+use backup_format::session;
+use backup_format::snapshot::{Outer, SnapshotObject};
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::cache::Cache;
+use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
+
+/// Sizes and limits that a repository's config records.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Chunks of streams and bundles.
+    pub chunks: ChunkSizes,
+    /// Files up to this size in bytes are laid together in bundles.
+    pub bundle_limit: u64,
+    /// Streams from this size in bytes on have a lineage.
+    pub lineage_from: u64,
+    /// Pages of manifests.
+    pub pages: PageSizes,
+    /// Packs of content, in bytes.
+    pub data_pack: usize,
+    /// Packs of pages and lineage, in bytes.
+    pub meta_pack: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            chunks: ChunkSizes { min: 512 << 10, target: 1 << 20, max: 2 << 20 },
+            bundle_limit: 256 << 10,
+            lineage_from: 1 << 20,
+            pages: PageSizes { min: 2 << 10, target: 6 << 10 },
+            data_pack: 16 << 20,
+            meta_pack: 4 << 20,
+        }
+    }
+}
+
+/// What opens a repository.
+#[derive(Debug)]
+pub enum Unlock {
+    /// A passphrase.
+    Passphrase(zeroize::Zeroizing<Vec<u8>>),
+    /// A key file, read.
+    KeyFile(backup_format::keys::keyfile::KeyFile),
+}
+
+/// An open repository.
+pub struct Repository {
+    sink: Arc<dyn Sink>,
+    config: Config,
+    keys: KeySet,
+    ring: ObjectKeyring,
+    cache: Cache,
+    index: RwLock<Arc<IndexSet>>,
+    opened: Mutex<HashMap<SessionId, BlobKey>>,
+    wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
+}
+
+impl std::fmt::Debug for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Repository({} at {})", self.config.repo, self.sink.info().location)
+    }
+}
+
+/// A snapshot's head, read and authenticated.
+#[derive(Debug, Clone)]
+pub struct SnapshotHead {
+    /// What is known of it.
+    pub meta: SnapshotMeta,
+    /// The outer part.
+    pub outer: Outer,
+    /// The object.
+    pub object: SnapshotObject,
+}
+
+fn unpoison<T>(error: PoisonError<T>) -> T {
+    error.into_inner()
+}
+
+impl Repository {
+    /// Makes a repository with these keys and key slots (already sealed).
+    ///
+    /// # Errors
+    /// [`EngineError::RepositoryExists`] when there is one; errors of the tier.
+    pub async fn create(
+        cx: &OpContext,
+        sink: Arc<dyn Sink>,
+        config: Config,
+        keys: KeySet,
+        slots: &[Vec<u8>],
+        cache_dir: Option<PathBuf>,
+    ) -> Result<Self> {
+        let place = sink.info().location;
+        let key = name(layout::config(0))?;
+        match sink.head(cx, &key).await {
+            Ok(_) => return Err(EngineError::RepositoryExists(place)),
+            Err(error) if error.kind == ErrorKind::NotFound => {}
+            Err(error) => return Err(error.into()),
+        }
+        for slot in slots {
+            let key = name(layout::slot(slot))?;
+            put_new(cx, &*sink, &key, slot.clone().into()).await?;
+        }
+        let bytes = config.encode(keys.index_key()?)?;
+        match sink.put(cx, &key, bytes.into(), PutMode::Create).await {
+            Ok(_) => {}
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                return Err(EngineError::RepositoryExists(place));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Self::assemble(cx, sink, config, keys, cache_dir).await
+    }
+
+    /// Whether there is a repository at a tier.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn exists(cx: &OpContext, sink: &dyn Sink) -> Result<bool> {
+        match sink.head(cx, &name(layout::config(0))?).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens the repository at a tier.
+    ///
+    /// # Errors
+    /// [`EngineError::NoRepository`], [`EngineError::WrongKey`], [`EngineError::Newer`],
+    /// [`EngineError::Damaged`], errors of the tier.
+    pub async fn open(
+        cx: &OpContext,
+        sink: Arc<dyn Sink>,
+        unlock: &Unlock,
+        cache_dir: Option<PathBuf>,
+        operation: Operation,
+    ) -> Result<Self> {
+        let config = read_config(cx, &*sink).await?;
+        config.check_features(operation).map_err(|error| EngineError::Newer(error.to_string()))?;
+        let keys = open_keys(cx, &*sink, &config, unlock).await?;
+        config
+            .verify_mac(keys.index_key()?)
+            .map_err(|error| EngineError::damaged("config/0", error))?;
+        Self::assemble(cx, sink, config, keys, cache_dir).await
+    }
+
+    async fn assemble(
+        cx: &OpContext,
+        sink: Arc<dyn Sink>,
+        config: Config,
+        keys: KeySet,
+        cache_dir: Option<PathBuf>,
+    ) -> Result<Self> {
+        let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
+        let cache = Cache::new(cache_dir.map(|dir| dir.join(config.repo.to_string())));
+        let out = Self {
+            sink,
+            config,
+            keys,
+            ring,
+            cache,
+            index: RwLock::default(),
+            opened: Mutex::default(),
+            wraps: Mutex::default(),
+        };
+        out.reload_index(cx).await?;
+        Ok(out)
+    }
+
+    /// Loads the index runs anew.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] for a run that does not open; errors of the tier.
+    pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
+        let listed: Vec<ObjectMeta> =
+            self.sink.list(cx, "index/", None).try_collect().await.map_err(EngineError::from)?;
+        let runs: Vec<IndexRun> = futures::stream::iter(listed)
+            .map(|meta| self.load_run(cx, meta.key))
+            .buffered(self.connections(cx))
+            .try_collect()
+            .await?;
+        let set = IndexSet::new(runs);
+        self.wraps.lock().unwrap_or_else(unpoison).extend(set.wraps());
+        *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
+        Ok(())
+    }
+
+    async fn load_run(&self, cx: &OpContext, key: ObjectKey) -> Result<IndexRun> {
+        let parse = |sealed: &[u8]| -> Result<IndexRun> {
+            let plain = self
+                .ring
+                .open(ObjectKind::IndexRun, sealed)
+                .map_err(|error| EngineError::sealed(&key, &error))?;
+            IndexRun::parse(plain).map_err(|error| EngineError::wire(&key, &error))
+        };
+        if let Some(run) = self.cache.read(key.as_str()).and_then(|bytes| parse(&bytes).ok()) {
+            return Ok(run);
+        }
+        let sealed = self.sink.get(cx, &key, ByteRange::Full).await?;
+        let run = parse(&sealed)?;
+        self.cache.write(key.as_str(), &sealed);
+        Ok(run)
+    }
+
+    /// Who the repository is.
+    #[must_use]
+    pub const fn id(&self) -> RepoId {
+        self.config.repo
+    }
+
+    /// Where it is, without secrets.
+    #[must_use]
+    pub fn location(&self) -> String {
+        self.sink.info().location
+    }
+
+    /// The tier.
+    #[must_use]
+    pub const fn sink(&self) -> &Arc<dyn Sink> {
+        &self.sink
+    }
+
+    /// The keys.
+    #[must_use]
+    pub const fn keys(&self) -> &KeySet {
+        &self.keys
+    }
+
+    /// The config.
+    #[must_use]
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The sizes that the config records.
+    #[must_use]
+    pub fn sizes(&self) -> Sizes {
+        Sizes::default()
+    }
+
+    /// Seals and opens what every role reads.
+    #[must_use]
+    pub const fn ring(&self) -> &ObjectKeyring {
+        &self.ring
+    }
+
+    /// The local cache.
+    #[must_use]
+    pub const fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// The index as loaded.
+    #[must_use]
+    pub fn index(&self) -> Arc<IndexSet> {
+        self.index.read().unwrap_or_else(unpoison).clone()
+    }
+
+    /// The keys of cutting.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot write.
+    pub fn cut_keys(&self) -> Result<CutKeys> {
+        Ok(CutKeys::new(self.keys.cut_key()?))
+    }
+
+    /// How many requests at once do the tier good.
+    #[must_use]
+    pub fn connections(&self, cx: &OpContext) -> usize {
+        match cx.limits.connections {
+            0 => self.sink.info().caps.connections.max(1),
+            given => given,
+        }
+    }
+
+    /// Makes the wrapped data key of a session known, so that its blobs can be opened.
+    pub fn learn_wrap(&self, session: SessionId, wrap: Vec<u8>) {
+        self.wraps.lock().unwrap_or_else(unpoison).insert(session, wrap);
+    }
+
+    /// The key of a session's blobs.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Missing`] when the wrapped
+    /// data key is not known.
+    pub fn session_key(&self, session: SessionId) -> Result<BlobKey> {
+        if session.0 == 0 {
+            return Ok(BlobKey::of_lineage(self.id(), self.keys.lineage_key()?));
+        }
+        if let Some(key) = self.opened.lock().unwrap_or_else(unpoison).get(&session) {
+            return Ok(key.clone());
+        }
+        let wrap = self.wraps.lock().unwrap_or_else(unpoison).get(&session).cloned();
+        let wrap = wrap.ok_or_else(|| EngineError::Missing {
+            object: format!("the data key of session {session}"),
+            why: "no index run names it".into(),
+        })?;
+        let secret = session::unwrap(&wrap, self.keys.identities()?)?;
+        let key = BlobKey::of_session(self.id(), session, secret.expose());
+        self.opened.lock().unwrap_or_else(unpoison).insert(session, key.clone());
+        Ok(key)
+    }
+
+    /// The key of the tier under which the pack of a place lies.
+    ///
+    /// # Errors
+    /// Never for a pack's name.
+    pub fn pack_key(place: &crate::index_set::Place) -> Result<ObjectKey> {
+        name(layout::pack(place.pack, place.located.kind.is_meta()))
+    }
+
+    /// Opens a sealed blob and checks it against its id.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`].
+    pub fn open_blob(
+        &self,
+        codec: &mut BlobCodec,
+        kind: BlobKind,
+        id: &ChunkId,
+        raw: usize,
+        sealed: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
+        let damaged = |why: String| EngineError::damaged(format!("chunk {id}"), why);
+        let session = backup_format::seal::blob_session(sealed).map_err(|e| damaged(e.to_string()))?;
+        let key = self.session_key(session)?;
+        codec.open(&key, kind, id, raw, sealed, out).map_err(|e| damaged(e.to_string()))?;
+        if blob_id(self.keys.id_key()?, kind, out) != *id {
+            return Err(damaged("its content does not hash to its id".into()));
+        }
+        Ok(())
+    }
+
+    /// Reads one blob.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`], [`EngineError::Damaged`], errors of the tier.
+    pub async fn read_blob(&self, cx: &OpContext, kind: BlobKind, id: &ChunkId) -> Result<Vec<u8>> {
+        let place = self.index().find(id).ok_or_else(|| EngineError::Missing {
+            object: format!("chunk {id}"),
+            why: "no index run knows it; `snapshot verify` tells what it hurts".into(),
+        })?;
+        let key = Self::pack_key(&place)?;
+        let (offset, length) = (u64::from(place.located.offset), u64::from(place.located.stored));
+        let sealed = self
+            .sink
+            .get(cx, &key, ByteRange::Span { offset, length })
+            .await
+            .map_err(|error| match error.kind {
+                ErrorKind::NotFound => EngineError::Missing {
+                    object: key.to_string(),
+                    why: format!("it holds chunk {id}"),
+                },
+                _ => error.into(),
+            })?;
+        let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+        let mut out = Vec::new();
+        self.open_blob(&mut codec, kind, id, place.located.raw as usize, &sealed, &mut out)?;
+        Ok(out)
+    }
+
+    /// The keys of all snapshot objects.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn snapshot_keys(&self, cx: &OpContext) -> Result<Vec<(SnapshotId, ObjectKey)>> {
+        let listed: Vec<ObjectMeta> = self.sink.list(cx, "snap/", None).try_collect().await?;
+        let mut out: Vec<_> = listed
+            .into_iter()
+            .filter_map(|meta| {
+                let id = meta.key.as_str().rsplit('/').next()?.parse().ok()?;
+                Some((id, meta.key))
+            })
+            .collect();
+        out.sort();
+        Ok(out)
+    }
+
+    /// Reads the head of a snapshot.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`], errors of the tier.
+    pub async fn head(
+        &self,
+        cx: &OpContext,
+        id: SnapshotId,
+        key: &ObjectKey,
+    ) -> Result<SnapshotHead> {
+        let sealed = match self.cache.read(key.as_str()) {
+            Some(bytes) => Bytes::from(bytes),
+            None => self.sink.get(cx, key, ByteRange::Full).await?,
+        };
+        let plain = self
+            .ring
+            .open(ObjectKind::Snapshot, &sealed)
+            .map_err(|error| EngineError::sealed(key, &error))?;
+        let object =
+            SnapshotObject::decode(&plain).map_err(|error| EngineError::wire(key, &error))?;
+        let outer: Outer = backup_format::snapshot::decode(&object.outer, "snapshot")
+            .map_err(|error| EngineError::wire(key, &error))?;
+        let meta = outer.meta();
+        if meta.id != id {
+            return Err(EngineError::damaged(key, format!("it holds snapshot {} instead", meta.id)));
+        }
+        self.learn_wrap(SessionId::from_bytes(outer.session), outer.wrap.clone());
+        self.cache.write(key.as_str(), &sealed);
+        Ok(SnapshotHead { meta, outer, object })
+    }
+
+    /// The heads of all snapshots, oldest first, and the errors of those that cannot be read.
+    ///
+    /// # Errors
+    /// Those of the tier's list.
+    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<EngineError>)> {
+        let keys = self.snapshot_keys(cx).await?;
+        let results: Vec<Result<SnapshotHead>> = futures::stream::iter(keys)
+            .map(|(id, key)| async move { self.head(cx, id, &key).await })
+            .buffered(self.connections(cx))
+            .collect()
+            .await;
+        let (mut heads, mut errors) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(head) => heads.push(head),
+                Err(error) => errors.push(error),
+            }
+        }
+        heads.sort_by_key(|head| (head.meta.time, head.meta.id));
+        Ok((heads, errors))
+    }
+
+    /// The key slots: their keys on the tier and what they say of themselves.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn slots(&self, cx: &OpContext) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
+        read_slots(cx, &*self.sink).await
+    }
+}
+
+/// A key of the tier whose name is well formed by construction.
+pub(crate) fn name(key: Result<ObjectKey, backup_core::sink::KeyError>) -> Result<ObjectKey> {
+    key.map_err(|error| EngineError::Invalid(error.to_string()))
+}
+
+/// Puts an object whose name tells its content: that it is there already is success.
+pub(crate) async fn put_new(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    key: &ObjectKey,
+    body: Bytes,
+) -> Result<()> {
+    match sink.put(cx, key, body, PutMode::Create).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<Config> {
+    let key = name(layout::config(0))?;
+    let bytes = match sink.get(cx, &key, ByteRange::Full).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            return Err(EngineError::NoRepository(sink.info().location));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    Config::parse(&bytes).map_err(|error| EngineError::damaged(&key, error))
+}
+
+async fn read_slots(
+    cx: &OpContext,
+    sink: &dyn Sink,
+) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
+    let listed: Vec<ObjectMeta> = sink.list(cx, "keys/", None).try_collect().await?;
+    let mut out = BTreeMap::new();
+    for meta in listed {
+        let slot = match sink.get(cx, &meta.key, ByteRange::Full).await {
+            Ok(bytes) if name(layout::slot(&bytes))? != meta.key => {
+                Err(EngineError::damaged(&meta.key, "its bytes do not hash to its name"))
+            }
+            Ok(bytes) => {
+                Slot::parse(&bytes).map_err(|error| EngineError::damaged(&meta.key, error))
+            }
+            Err(error) => Err(error.into()),
+        };
+        out.insert(meta.key, slot);
+    }
+    Ok(out)
+}
+
+async fn open_keys(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    config: &Config,
+    unlock: &Unlock,
+) -> Result<KeySet> {
+    use backup_format::keys::Credential;
+    use backup_format::keys::keyfile::KeyFile;
+
+    if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
+        return check_repo(keys.clone(), config, sink);
+    }
+    let credential = match unlock {
+        Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
+        Unlock::KeyFile(file) => file.credential(),
+    };
+    let what = match unlock {
+        Unlock::Passphrase(_) => "passphrase",
+        Unlock::KeyFile(_) => "key file",
+    };
+    let wrong = || EngineError::WrongKey { credential: what, repository: sink.info().location };
+    let credential = credential.ok_or_else(wrong)?;
+    let mut damaged = None;
+    for slot in read_slots(cx, sink).await?.into_values() {
+        match slot {
+            Ok(slot) if slot.kind() == credential.opens() => {
+                if let Ok(keys) = slot.open(credential) {
+                    return check_repo(keys, config, sink);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => damaged = Some(error),
+        }
+    }
+    Err(damaged.unwrap_or_else(wrong))
+}
+
+fn check_repo(keys: KeySet, config: &Config, sink: &dyn Sink) -> Result<KeySet> {
+    if keys.repo() == config.repo {
+        return Ok(keys);
+    }
+    Err(EngineError::WrongKey { credential: "key file", repository: sink.info().location })
+}

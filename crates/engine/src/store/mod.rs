@@ -1,0 +1,416 @@
+//! Storing blobs: deduplicated against the index and against what this session stored already,
+//! compressed, sealed and checked on the processor's threads, laid into packs, written to the tier.
+//!
+//! Blobs come from any thread through [`BlobStore::put`]; the queue before the sealing threads, the
+//! open packs and the packs under way are bounded, so whoever puts waits when the tier is slow. A
+//! failure anywhere stops everything: the first error is kept and returned to all.
+
+mod pending;
+mod session;
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use backup_core::{
+    CancellationToken, ChunkId, Event, ObjectKey, OpContext, PackId, Retry, Sink, Stage,
+};
+use backup_format::index::{MAX_ENTRIES, RunBuilder};
+use backup_format::layout;
+use backup_format::pack::{Pack, PackBlob, PackBuilder};
+use backup_format::seal::{BlobCodec, BlobKind, ObjectKeyring, ObjectKind, blob_id};
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::runtime::Handle;
+
+use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
+use crate::repository::{Repository, Sizes, name, put_new};
+
+pub use pending::Pending;
+pub use session::Session;
+
+/// How often a put is tried again before it fails.
+const ATTEMPTS: u32 = 5;
+
+/// A pack that is on the tier.
+#[derive(Debug, Clone)]
+pub struct StoredPack {
+    /// Its name.
+    pub id: PackId,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is in it.
+    pub blobs: Vec<PackBlob>,
+}
+
+struct Job {
+    kind: BlobKind,
+    id: ChunkId,
+    raw: Vec<u8>,
+}
+
+/// What all threads of a store share.
+struct Shared {
+    cx: OpContext,
+    handle: Handle,
+    sink: Arc<dyn Sink>,
+    ring: ObjectKeyring,
+    session: Session,
+    sizes: Sizes,
+    id_key: [u8; 32],
+    index: Arc<IndexSet>,
+    seen: Vec<Mutex<HashSet<[u8; 16]>>>,
+    open: [Mutex<PackBuilder>; 2],
+    pending: Pending,
+    failure: Mutex<Option<EngineError>>,
+    stop: CancellationToken,
+    fresh: Mutex<Vec<StoredPack>>,
+    stored: Mutex<Vec<StoredPack>>,
+    bytes_new: AtomicU64,
+    bytes_added: AtomicU64,
+}
+
+/// Stores blobs of one session.
+pub struct BlobStore {
+    shared: Arc<Shared>,
+    jobs: Option<Sender<Job>>,
+    uploads: Option<Sender<(Pack, bool)>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for BlobStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BlobStore({:?})", self.shared.session.id)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl BlobStore {
+    /// Starts the threads of a store. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
+    /// refuses threads.
+    pub fn start(
+        repo: &Repository,
+        cx: &OpContext,
+        session: Session,
+        level: i32,
+    ) -> Result<Self> {
+        let sizes = repo.sizes();
+        let shared = Arc::new(Shared {
+            cx: cx.clone(),
+            handle: Handle::current(),
+            sink: repo.sink().clone(),
+            ring: repo.ring().clone(),
+            session,
+            sizes,
+            id_key: *repo.keys().id_key()?,
+            index: repo.index(),
+            seen: (0..64).map(|_| Mutex::default()).collect(),
+            open: [new_pack(sizes.data_pack), new_pack(sizes.meta_pack)],
+            pending: Pending::default(),
+            failure: Mutex::default(),
+            stop: cx.cancel.child_token(),
+            fresh: Mutex::default(),
+            stored: Mutex::default(),
+            bytes_new: AtomicU64::new(0),
+            bytes_added: AtomicU64::new(0),
+        });
+        let cpus = cpu_threads(cx);
+        let (jobs, job_source) = bounded::<Job>(cpus * 2);
+        let uploaders = repo.connections(cx).clamp(1, 8).min(cx.limits.memory_bytes / (48 << 20)).max(1);
+        let (uploads, upload_source) = bounded::<(Pack, bool)>(1);
+        let mut store =
+            Self { shared, jobs: Some(jobs), uploads: Some(uploads.clone()), threads: Vec::new() };
+        for number in 0..cpus {
+            let (shared, source) = (store.shared.clone(), job_source.clone());
+            let uploads = uploads.clone();
+            store.spawn(format!("seal-{number}"), move || {
+                seal_loop(&shared, level, &source, &uploads);
+            })?;
+        }
+        for number in 0..uploaders {
+            let (shared, source) = (store.shared.clone(), upload_source.clone());
+            store.spawn(format!("store-{number}"), move || upload_loop(&shared, &source))?;
+        }
+        Ok(store)
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = std::thread::Builder::new().name(name).spawn(run);
+        let thread = thread.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+        self.threads.push(thread);
+        Ok(())
+    }
+
+    /// Whether a chunk is in the repository or on its way there.
+    #[must_use]
+    pub fn has(&self, id: &ChunkId) -> bool {
+        let prefix = id.prefix();
+        self.shared.index.find(id).is_some() || lock(self.shared.shard(&prefix)).contains(&prefix)
+    }
+
+    /// The index that is deduplicated against.
+    #[must_use]
+    pub fn index(&self) -> &IndexSet {
+        &self.shared.index
+    }
+
+    /// Stores a blob unless it is there, and says its id.
+    ///
+    /// # Errors
+    /// The first failure of any thread; [`EngineError::Cancelled`].
+    pub fn put(&self, kind: BlobKind, raw: Vec<u8>) -> Result<ChunkId> {
+        let id = blob_id(&self.shared.id_key, kind, &raw);
+        if self.shared.index.find(&id).is_some() {
+            return Ok(id);
+        }
+        let prefix = id.prefix();
+        if !lock(self.shared.shard(&prefix)).insert(prefix) {
+            return Ok(id);
+        }
+        self.shared.bytes_new.fetch_add(raw.len() as u64, Ordering::Relaxed);
+        self.shared.pending.add(1);
+        let sent = self.jobs.as_ref().map(|jobs| jobs.send(Job { kind, id, raw }));
+        if !matches!(sent, Some(Ok(()))) {
+            self.shared.pending.done(1);
+        }
+        self.check()?;
+        Ok(id)
+    }
+
+    /// The first failure of any thread, or that the operation was cancelled.
+    ///
+    /// # Errors
+    /// That failure; the error itself goes to the first who asks, the others hear `Cancelled`.
+    pub fn check(&self) -> Result<()> {
+        if !self.shared.stop.is_cancelled() {
+            return Ok(());
+        }
+        Err(lock(&self.shared.failure).take().unwrap_or(EngineError::Cancelled))
+    }
+
+    /// Ends the store's work with an error from outside.
+    pub fn fail(&self, error: EngineError) {
+        self.shared.fail(error);
+    }
+
+    /// Waits until all that was put is on the tier and in an index run.
+    ///
+    /// # Errors
+    /// The first failure of any thread.
+    pub fn flush(&self) -> Result<()> {
+        self.shared.pending.wait(&self.shared.stop);
+        self.check()?;
+        for (number, open) in self.shared.open.iter().enumerate() {
+            let capacity = if number == 1 { self.shared.sizes.meta_pack } else { self.shared.sizes.data_pack };
+            let builder = std::mem::replace(&mut *lock(open), PackBuilder::new(0));
+            drop(capacity);
+            if !builder.is_empty() {
+                let uploads = self.uploads.as_ref().ok_or(EngineError::Cancelled)?;
+                self.shared.send_pack(builder, number == 1, uploads);
+            }
+        }
+        self.shared.pending.wait(&self.shared.stop);
+        self.check()?;
+        self.shared.write_runs()
+    }
+
+    /// Ends the store: everything is on the tier and indexed. Returns all packs of the session.
+    ///
+    /// # Errors
+    /// The first failure of any thread.
+    pub fn finish(mut self) -> Result<Vec<StoredPack>> {
+        self.flush()?;
+        self.close()?;
+        Ok(std::mem::take(&mut *lock(&self.shared.stored)))
+    }
+
+    /// Plain bytes of the blobs that were new, and bytes that were added to the tier.
+    #[must_use]
+    pub fn totals(&self) -> (u64, u64) {
+        let get = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        (get(&self.shared.bytes_new), get(&self.shared.bytes_added))
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.jobs = None;
+        self.uploads = None;
+        let mut panicked = false;
+        for thread in self.threads.drain(..) {
+            panicked |= thread.join().is_err();
+        }
+        if panicked { Err(EngineError::Panicked("the store")) } else { self.check() }
+    }
+}
+
+impl Drop for BlobStore {
+    fn drop(&mut self) {
+        // An abandoned store must not leave threads that wait for ever.
+        if !self.threads.is_empty() {
+            self.shared.stop.cancel();
+            let _ = self.close();
+        }
+    }
+}
+
+fn new_pack(_target: usize) -> Mutex<PackBuilder> {
+    // Room is taken when the first blob comes: many runs store nothing.
+    Mutex::new(PackBuilder::new(0))
+}
+
+/// Threads for work that keeps a processor busy.
+#[must_use]
+pub fn cpu_threads(cx: &OpContext) -> usize {
+    match cx.limits.cpu_threads {
+        0 => std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        given => given,
+    }
+}
+
+impl Shared {
+    fn shard(&self, prefix: &[u8; 16]) -> &Mutex<HashSet<[u8; 16]>> {
+        &self.seen[usize::from(prefix[15]) % self.seen.len()]
+    }
+
+    fn fail(&self, error: EngineError) {
+        lock(&self.failure).get_or_insert(error);
+        self.stop.cancel();
+        self.pending.wake();
+    }
+
+    fn add(
+        &self,
+        job: &Job,
+        sealed: &[u8],
+        uploads: &Sender<(Pack, bool)>,
+    ) {
+        let is_meta = job.kind.is_meta();
+        let target = if is_meta { self.sizes.meta_pack } else { self.sizes.data_pack };
+        let full = {
+            let mut open = lock(&self.open[usize::from(is_meta)]);
+            let full = open
+                .is_full_for(sealed.len(), target)
+                .then(|| std::mem::replace(&mut *open, PackBuilder::new(0)));
+            if open.is_empty() {
+                *open = PackBuilder::new(target + (1 << 16));
+            }
+            open.push(job.kind, job.id, job.raw.len(), sealed);
+            full
+        };
+        if let Some(builder) = full {
+            self.send_pack(builder, is_meta, uploads);
+        }
+    }
+
+    fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<(Pack, bool)>) {
+        match builder.finish(&self.ring, &[self.session.wrap()]) {
+            Ok(pack) => {
+                self.pending.add(1);
+                if uploads.send((pack, is_meta)).is_err() {
+                    self.pending.done(1);
+                }
+            }
+            Err(error) => self.fail(EngineError::Seal(error)),
+        }
+    }
+
+    fn put_object(&self, key: &ObjectKey, body: &Bytes) -> Result<()> {
+        let mut attempt = 1;
+        loop {
+            if self.stop.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let put = put_new(&self.cx, &*self.sink, key, body.clone());
+            let pause = match self.handle.block_on(put) {
+                Err(EngineError::Sink(error)) if attempt < ATTEMPTS => match error.retry {
+                    Retry::Never => return Err(error.into()),
+                    Retry::Now => std::time::Duration::ZERO,
+                    Retry::After(pause) => pause * (1 << (attempt - 1)),
+                },
+                other => return other,
+            };
+            std::thread::sleep(pause);
+            attempt += 1;
+        }
+    }
+
+    fn upload(&self, pack: Pack, is_meta: bool) -> Result<()> {
+        let key = name(layout::pack(pack.id, is_meta))?;
+        let size = pack.bytes.len() as u64;
+        self.put_object(&key, &pack.bytes.into())?;
+        self.bytes_added.fetch_add(size, Ordering::Relaxed);
+        self.cx.tell(Event::Advanced { stage: Stage::Store, entries: 1, bytes: size });
+        lock(&self.fresh).push(StoredPack { id: pack.id, size, blobs: pack.blobs });
+        Ok(())
+    }
+
+    /// Writes index runs for all packs that are on the tier and in no run yet.
+    fn write_runs(&self) -> Result<()> {
+        let fresh = std::mem::take(&mut *lock(&self.fresh));
+        let mut builder = RunBuilder::default();
+        let write = |builder: RunBuilder| -> Result<()> {
+            let plain = builder.finish(&[self.session.wrap()]);
+            let sealed =
+                self.ring.seal(ObjectKind::IndexRun, &plain).map_err(EngineError::Seal)?;
+            let key = name(layout::index(&sealed))?;
+            self.bytes_added.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+            self.put_object(&key, &sealed.into())
+        };
+        for pack in &fresh {
+            if builder.len() + pack.blobs.len() > MAX_ENTRIES {
+                write(std::mem::take(&mut builder))?;
+            }
+            builder.add_pack(pack.id, pack.size, &pack.blobs);
+        }
+        if !builder.is_empty() {
+            write(builder)?;
+        }
+        lock(&self.stored).extend(fresh);
+        Ok(())
+    }
+}
+
+fn seal_loop(
+    shared: &Shared,
+    level: i32,
+    source: &Receiver<Job>,
+    uploads: &Sender<(Pack, bool)>,
+) {
+    let mut codec = match BlobCodec::new(level) {
+        Ok(codec) => Some(codec),
+        Err(error) => {
+            shared.fail(EngineError::Seal(error));
+            None
+        }
+    };
+    let mut sealed = Vec::new();
+    // After a failure the queue is still drained, so that nobody waits at it.
+    for job in source {
+        if let Some(codec) = codec.as_mut().filter(|_| !shared.stop.is_cancelled()) {
+            let key = shared.session.key_of(job.kind);
+            match codec.seal(key, job.kind, &job.id, &job.raw, &mut sealed) {
+                Ok(()) => shared.add(&job, &sealed, uploads),
+                Err(error) => shared.fail(EngineError::Seal(error)),
+            }
+        }
+        shared.pending.done(1);
+    }
+}
+
+fn upload_loop(shared: &Shared, source: &Receiver<(Pack, bool)>) {
+    for (pack, is_meta) in source {
+        if !shared.stop.is_cancelled()
+            && let Err(error) = shared.upload(pack, is_meta)
+        {
+            shared.fail(error);
+        }
+        shared.pending.done(1);
+    }
+}

@@ -1,0 +1,346 @@
+//! The sink itself: the contract's calls, each as one piece of work on a blocking thread.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkCaps, SinkError,
+    SinkInfo, Warmth,
+};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+
+use crate::create_by::CreateBy;
+use crate::fault::{Fault, Outcome, Wrong};
+use crate::walk::Walk;
+use crate::{folder, read, write};
+
+/// The largest object in bytes: the largest file that FAT takes, 4 GiB less one byte.
+pub const MAX_PUT_BYTES: u64 = u32::MAX as u64;
+
+/// How many objects are asked for at once while listing.
+const LIST_BATCH: usize = 512;
+
+/// How many folders are remembered as synced. Beyond it all are forgotten, which costs some syncs.
+const MAX_REMEMBERED: usize = 1 << 16;
+
+/// A folder as a tier. Making one does no I/O; clones share what they know of the folder.
+///
+/// See the [crate's page](crate) for what a put does and what a crash leaves.
+#[derive(Debug, Clone)]
+pub struct LocalSink {
+    place: Arc<Place>,
+}
+
+/// What [`LocalSink::sweep_temporaries`] removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Files.
+    pub files: u64,
+    /// Their sizes together.
+    pub bytes: u64,
+}
+
+impl LocalSink {
+    /// The folder `root` as a tier. It has to be there when it is used; see
+    /// [`create`](Self::create).
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        let place = Place {
+            root: root.into(),
+            makes_root: false,
+            create_by: CreateBy::default(),
+            synced: Mutex::default(),
+        };
+        Self {
+            place: Arc::new(place),
+        }
+    }
+
+    /// The same sink, which makes its root with the first put if it is missing. Otherwise that is
+    /// an error: a disk that is not mounted must not become a folder on the system's own disk.
+    #[must_use]
+    pub fn making_root(self, makes_root: bool) -> Self {
+        self.with(|place| place.makes_root = makes_root)
+    }
+
+    /// The same sink, which begins with another way of keeping writers apart. For file systems
+    /// that say they can do what they cannot; all writers have to be told the same.
+    #[must_use]
+    pub fn creating_by(self, first: CreateBy) -> Self {
+        self.with(|place| place.create_by = first)
+    }
+
+    fn with(self, change: impl FnOnce(&mut Place)) -> Self {
+        let old = &self.place;
+        let mut place = Place {
+            root: old.root.clone(),
+            makes_root: old.makes_root,
+            create_by: old.create_by,
+            synced: Mutex::default(),
+        };
+        change(&mut place);
+        Self {
+            place: Arc::new(place),
+        }
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.place.root
+    }
+
+    /// Makes the root and the folders above it as far as they are missing, with mode 0700. A
+    /// folder that is there is left as it is.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `Invalid` when something that is no folder is in the way, `Denied`,
+    /// `NoSpace`, ….
+    pub async fn create(&self, cx: &OpContext) -> Result<(), SinkError> {
+        let root = self.root().display().to_string();
+        self.blocking(cx, "create", root, |place| folder::make_root(&place.root))
+            .await
+    }
+
+    /// Removes temporary files that no put has written to for `older_than`: what killed puts have
+    /// left. Ages are told by the clock of `cx` and the times of the files, which a server may
+    /// have set by its own clock; choose hours rather than minutes.
+    ///
+    /// # Errors
+    /// [`SinkError`] when the folder cannot be read or a file not be removed.
+    pub async fn sweep_temporaries(
+        &self,
+        cx: &OpContext,
+        older_than: Duration,
+    ) -> Result<Swept, SinkError> {
+        let now = cx.clock.now().as_second();
+        let age = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
+        let root = self.root().display().to_string();
+        self.blocking(cx, "sweep", root, move |place| {
+            sweep(place, now.saturating_sub(age))
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        cx: &OpContext,
+        op: &'static str,
+        subject: String,
+        work: impl FnOnce(&Place) -> Outcome<T> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        let cancelled = |subject: &str| SinkError::new(ErrorKind::Cancelled, op, subject);
+        if cx.cancel.is_cancelled() {
+            return Err(cancelled(&subject));
+        }
+        let place = self.place.clone();
+        match tokio::task::spawn_blocking(move || work(&place)).await {
+            Ok(outcome) => outcome.map_err(|fault| fault.at(op, &subject)),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime was shut down before the work began.
+                Err(_) => Err(cancelled(&subject)),
+            },
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Sink for LocalSink {
+    fn info(&self) -> SinkInfo {
+        SinkInfo {
+            scheme: "local",
+            location: self.root().display().to_string(),
+            caps: SinkCaps {
+                atomic_create: true,
+                replace_if: false,
+                max_put_bytes: MAX_PUT_BYTES,
+                cold: false,
+                connections: 4,
+                settle: Duration::ZERO,
+            },
+        }
+    }
+
+    async fn put(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, SinkError> {
+        let size = body.len() as u64;
+        if size > MAX_PUT_BYTES {
+            let wrong = Wrong::TooLarge {
+                size,
+                limit: MAX_PUT_BYTES,
+            };
+            return Err(Fault::Ours(ErrorKind::Invalid, wrong).at("put", key.as_str()));
+        }
+        if matches!(mode, PutMode::ReplaceIf(_)) {
+            let fault = Fault::Ours(ErrorKind::Unsupported, Wrong::NoVersions);
+            return Err(fault.at("put", key.as_str()));
+        }
+        let work_key = key.clone();
+        self.blocking(cx, "put", key.to_string(), move |place| {
+            write::put(place, &work_key, &body, &mode)
+        })
+        .await?;
+        Ok(ObjectMeta {
+            key: key.clone(),
+            size,
+            version: None,
+        })
+    }
+
+    async fn get(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        range: ByteRange,
+    ) -> Result<Bytes, SinkError> {
+        let work_key = key.clone();
+        self.blocking(cx, "get", key.to_string(), move |place| {
+            read::get(place, &work_key, range)
+        })
+        .await
+    }
+
+    async fn head(&self, cx: &OpContext, key: &ObjectKey) -> Result<ObjectMeta, SinkError> {
+        let work_key = key.clone();
+        let size = self
+            .blocking(cx, "head", key.to_string(), move |place| {
+                read::head(place, &work_key)
+            })
+            .await?;
+        Ok(ObjectMeta {
+            key: key.clone(),
+            size,
+            version: None,
+        })
+    }
+
+    fn list(
+        &self,
+        cx: &OpContext,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
+        let begin = (prefix.to_owned(), after.cloned());
+        let state = (self.clone(), cx.clone(), prefix.to_owned(), begin, None);
+        let batches = stream::try_unfold(state, |(sink, cx, subject, begin, walk)| async move {
+            let (at, (prefix, after)) = (subject.clone(), begin.clone());
+            let (walk, found) = sink
+                .blocking(&cx, "list", at, move |place| {
+                    let mut walk = match walk {
+                        Some(walk) => walk,
+                        None => Walk::begin(place, &prefix, after)?,
+                    };
+                    let found = walk.objects(LIST_BATCH)?;
+                    Ok((walk, found))
+                })
+                .await?;
+            let over = found.is_empty();
+            let next = (sink, cx, subject, begin, Some(walk));
+            let batch = stream::iter(found.into_iter().map(Ok));
+            Ok::<_, SinkError>((!over).then_some((batch, next)))
+        });
+        batches.try_flatten().boxed()
+    }
+
+    async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
+        let work_key = key.clone();
+        self.blocking(cx, "delete", key.to_string(), move |place| {
+            write::delete(place, &work_key)
+        })
+        .await
+    }
+
+    async fn warm(&self, _cx: &OpContext, _keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
+        Ok(Warmth::Ready)
+    }
+}
+
+/// Removes temporary files last written to before `before`, in seconds since 1970.
+fn sweep(place: &Place, before: i64) -> Outcome<Swept> {
+    let mut swept = Swept::default();
+    Walk::begin(place, "", None)?.temporaries(|folder, name| {
+        let stat = match folder::stat(folder, name) {
+            Ok(stat) => stat,
+            // Its put has ended just now.
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno.into()),
+        };
+        if stat.st_mtime >= before {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) => {
+                swept.files += 1;
+                swept.bytes += folder::size_of(&stat);
+                Ok(())
+            }
+            Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    })?;
+    Ok(swept)
+}
+
+/// The folder with its settings, as the blocking work sees it.
+#[derive(Debug)]
+pub(crate) struct Place {
+    root: PathBuf,
+    makes_root: bool,
+    create_by: CreateBy,
+    /// Folders whose names are known to last.
+    synced: Mutex<HashSet<String>>,
+}
+
+impl Place {
+    /// Opens the root.
+    pub(crate) fn open(&self) -> Outcome<OwnedFd> {
+        folder::open_root(&self.root)
+    }
+
+    /// Opens the root for a put, made if that is wanted.
+    pub(crate) fn open_or_make(&self) -> Outcome<OwnedFd> {
+        match self.open() {
+            Err(Fault::Ours(_, Wrong::NoRoot(_))) if self.makes_root => {
+                folder::make_root(&self.root)?;
+                self.open()
+            }
+            answer => answer,
+        }
+    }
+
+    /// The way of keeping writers apart that is tried first.
+    pub(crate) const fn create_by(&self) -> CreateBy {
+        self.create_by
+    }
+
+    /// Whether the folder above was synced since the folder `path` was there.
+    pub(crate) fn remembers(&self, path: &str) -> bool {
+        self.synced().contains(path)
+    }
+
+    /// Notes that the folder above `path` has been synced.
+    pub(crate) fn remember(&self, path: &str) {
+        let mut synced = self.synced();
+        if synced.len() >= MAX_REMEMBERED {
+            synced.clear();
+        }
+        synced.insert(path.to_owned());
+    }
+
+    fn synced(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.synced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
