@@ -240,10 +240,8 @@ fn an_age_file_with_an_endless_header_is_refused_at_once() {
     }
     let slot = Slot::parse(&bytes).unwrap();
     let refused = slot.open_with_age_identity(IDENTITY);
-    assert!(
-        matches!(refused, Err(KeyError::Damaged { .. })),
-        "{refused:?}"
-    );
+    // By its length: without the cap, the parser takes many seconds to come to the same end.
+    assert!(refused.unwrap_err().to_string().contains("much too long"));
 }
 
 /// Every single change of a byte is found: by the parser or by the seal.
