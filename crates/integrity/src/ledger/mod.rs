@@ -67,7 +67,11 @@ pub enum LedgerError {
     #[error("the ledger {path} has been locked by another process for 30 seconds", path = .0.display())]
     Locked(PathBuf),
     /// The file ends in something that this release cannot continue.
-    #[error("the last line of the ledger {path} cannot be continued: {cause}", path = .path.display())]
+    #[error(
+        "the last line of the ledger {path} cannot be continued: {cause}; verify the ledger, then \
+         move it away, and the next record begins a new one",
+        path = .path.display()
+    )]
     Tail {
         /// The file.
         path: PathBuf,

@@ -43,7 +43,10 @@ fn a_line_torn_at_any_byte_is_set_aside_and_the_chain_goes_on() {
             .collect();
         let last = chain(records as u64).pop().unwrap();
         let start = whole.len() - last.len() - 1;
-        for cut in (start + 1)..whole.len() {
+        for cut in ((start + 1)..whole.len())
+            .step_by(7)
+            .chain([whole.len() - 1])
+        {
             let folder = tempfile::tempdir().unwrap();
             let ledger = LedgerFile::open(folder.path().join("ledger.jsonl"));
             std::fs::write(ledger.path(), &whole[..cut]).unwrap();
