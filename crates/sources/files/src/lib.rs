@@ -6,24 +6,28 @@
 //! to the nanosecond, extended attributes and with them POSIX ACLs and file capabilities, names of
 //! any bytes. Content is not read here: the engine's readers open what they need.
 //!
+//! [`FilesTarget`] is the way back into a folder ([`FilesTargetConfig`] says how).
+//!
 //! An entry's path is the absolute path of the file, so `/etc/hosts` is `etc/hosts`; the folders
 //! on the way to a root are entries too, with their own metadata and [`CONTENT_ATTR`] set to
 //! [`CONTENT_ANCESTOR`].
-
-#![cfg_attr(test, allow(clippy::print_stdout))]
 
 mod config;
 mod content;
 mod exclude;
 mod findings;
 mod handle;
+mod register;
 mod roots;
 mod source;
+mod target;
 mod walk;
 
 pub use config::FilesConfig;
 pub use findings::MAX_FINDINGS;
+pub use register::register;
 pub use source::FilesSource;
+pub use target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
 
 /// The kind that manifests name, and the scheme of locations.
 pub const KIND: &str = "files";

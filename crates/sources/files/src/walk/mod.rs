@@ -11,7 +11,7 @@
 
 mod choose;
 mod emit;
-mod listing;
+pub(crate) mod listing;
 pub(crate) mod meta;
 mod scan;
 mod xattr;
