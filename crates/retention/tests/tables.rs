@@ -318,6 +318,17 @@ fn a_checkpoint_goes_when_a_complete_snapshot_is_as_new() {
 }
 
 #[test]
+fn the_checkpoint_of_a_run_goes_with_the_complete_snapshot_of_the_same_run() {
+    let mut snapshots = at(&["2026-11-21 04:00", "2026-11-21 04:00"]);
+    snapshots[1].partial = true;
+    let wanted = "2026-11-21 04:00: superseded checkpoint\n";
+    for id in [0, u128::MAX] {
+        snapshots[1].id = backup_core::SnapshotId(id);
+        assert_eq!(forgotten(&rules!(forever: true), &snapshots), wanted);
+    }
+}
+
+#[test]
 fn what_is_held_stays_and_takes_no_slot() {
     let mut snapshots = twice_a_day();
     snapshots[4].held = true;
