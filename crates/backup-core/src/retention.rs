@@ -53,6 +53,10 @@ pub enum Reason {
     Tagged(String),
     /// It was named by its id.
     Named,
+    /// It is a checkpoint that no complete snapshot has followed yet.
+    Checkpoint,
+    /// No rule is for snapshots like it, so none lets it go.
+    Ungoverned,
     /// No rule keeps it.
     Expired,
     /// It is a checkpoint that a complete snapshot has replaced.
@@ -69,6 +73,8 @@ impl fmt::Display for Reason {
             Self::Held => f.write_str("held"),
             Self::Tagged(tag) => write!(f, "tag {tag}"),
             Self::Named => f.write_str("named"),
+            Self::Checkpoint => f.write_str("checkpoint"),
+            Self::Ungoverned => f.write_str("no rule for it"),
             Self::Expired => f.write_str("expired"),
             Self::Superseded => f.write_str("superseded checkpoint"),
         }
