@@ -16,7 +16,7 @@ use backup_core::{
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::MerkleRoot;
+use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::ledger::{
     Draft, Expect, LedgerHead, LedgerKeys, LedgerReport, LedgerVerifier, Line, Op, RecordOutcome,
     append,

@@ -164,8 +164,8 @@ impl Repository {
         operation: Operation,
     ) -> Result<Self> {
         let unverified = read_config(cx, &*sink).await?;
-        unverified.check_features(operation).map_err(config_error)?;
-        let keys = open_keys(cx, &*sink, unverified.repo(), unlock).await?;
+        unverified.peek().check_features(operation).map_err(config_error)?;
+        let keys = open_keys(cx, &*sink, unverified.peek().repo, unlock).await?;
         let config = unverified.verify_mac(0, &keys).map_err(config_error)?;
         Self::assemble(cx, sink, config, keys, cache_dir).await
     }
@@ -546,7 +546,7 @@ async fn open_keys(
     use backup_format::keys::keyfile::KeyFile;
 
     if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
-        return check_repo(keys.clone(), repo, sink);
+        return check_repo((**keys).clone(), repo, sink);
     }
     let credential = match unlock {
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),

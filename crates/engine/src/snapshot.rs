@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use backup_core::{Finding, HostId, OpContext, SnapshotMeta, Source};
-use backup_integrity::MerkleRoot;
+use backup_integrity::merkle::MerkleRoot;
 
 use crate::error::Result;
 use crate::repository::Repository;

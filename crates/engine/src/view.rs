@@ -7,7 +7,7 @@ use backup_format::extent::Extents;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_format::snapshot::{Inner, InnerComponent};
-use backup_integrity::MerkleRoot;
+use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{
     Ed25519Signature, HmacKey, HmacTag, PublicKey, Signatures,
 };

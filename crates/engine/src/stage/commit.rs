@@ -7,7 +7,7 @@ use backup_core::{
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
 use backup_format::snapshot::{Inner, InnerComponent, Outer, Roots, SnapshotObject, encode};
-use backup_integrity::MerkleRoot;
+use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_integrity::statement::SignedStatement;
 use zeroize::Zeroizing;

@@ -29,7 +29,7 @@ use crate::index_set::IndexSet;
 use crate::repository::{Repository, Sizes, name, put_new};
 
 pub use pending::Pending;
-pub use session::Session;
+pub use session::{Session, random};
 
 /// How often a put is tried again before it fails.
 const ATTEMPTS: u32 = 5;
