@@ -36,7 +36,11 @@ impl ForgetPlan {
         let decisions = lines
             .into_values()
             .flat_map(|line| {
-                let decided = policy.decide(&RetentionInput { snapshots: &line, now, tz });
+                let decided = policy.decide(&RetentionInput {
+                    snapshots: &line,
+                    now,
+                    tz,
+                });
                 line.into_iter().zip(decided).collect::<Vec<_>>()
             })
             .collect();
@@ -48,9 +52,18 @@ impl ForgetPlan {
     pub fn by_id(snapshots: Vec<SnapshotMeta>) -> Self {
         let named = |meta: SnapshotMeta| {
             let (id, reasons) = (meta.id, vec![Reason::Named]);
-            (meta, Decision { id, verdict: Verdict::Forget, reasons })
+            (
+                meta,
+                Decision {
+                    id,
+                    verdict: Verdict::Forget,
+                    reasons,
+                },
+            )
         };
-        Self { decisions: snapshots.into_iter().map(named).collect() }
+        Self {
+            decisions: snapshots.into_iter().map(named).collect(),
+        }
     }
 
     /// The snapshots that would be forgotten.
@@ -87,7 +100,9 @@ pub async fn forget(
         record_operation(repo, cx, host, user, draft).await?;
         let key = name(layout::snapshot(meta.id))?;
         repo.sink().delete(cx, &key).await?;
-        repo.sink().delete(cx, &name(layout::refs(meta.id))?).await?;
+        repo.sink()
+            .delete(cx, &name(layout::refs(meta.id))?)
+            .await?;
         repo.cache().remove(key.as_str());
         removed += 1;
     }

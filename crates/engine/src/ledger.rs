@@ -16,11 +16,11 @@ use backup_core::{
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::ledger::{
     Draft, Expect, LedgerHead, LedgerKeys, LedgerReport, LedgerVerifier, Line, Op, RecordOutcome,
     append,
 };
+use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt;
 
@@ -70,7 +70,10 @@ pub async fn record_operation(
 ) -> Result<()> {
     let evidence = |error: &dyn std::fmt::Display| EngineError::Evidence(error.to_string());
     let key = HmacKey::new(repo.keys().host_keys(host)?.hmac);
-    let has_findings = draft.counts.iter().any(|(name, count)| *name == "findings" && *count > 0);
+    let has_findings = draft
+        .counts
+        .iter()
+        .any(|(name, count)| *name == "findings" && *count > 0);
     let op: Op = draft.op.parse().map_err(|error| evidence(&error))?;
     let draft = Draft {
         time: cx.clock.now(),
@@ -80,8 +83,16 @@ pub async fn record_operation(
         repo: repo.id(),
         snapshot: draft.snapshot,
         root: draft.root,
-        counts: draft.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect(),
-        outcome: if has_findings { RecordOutcome::Findings } else { RecordOutcome::Ok },
+        counts: draft
+            .counts
+            .iter()
+            .map(|(name, count)| ((*name).to_owned(), *count))
+            .collect(),
+        outcome: if has_findings {
+            RecordOutcome::Findings
+        } else {
+            RecordOutcome::Ok
+        },
         note: (!draft.note.is_empty()).then_some(draft.note),
     };
     for _ in 0..ATTEMPTS {
@@ -99,17 +110,29 @@ pub async fn record_operation(
             Err(error) => return Err(error.into()),
         }
     }
-    Err(EngineError::Evidence("the ledger is written by too many at once".into()))
+    Err(EngineError::Evidence(
+        "the ledger is written by too many at once".into(),
+    ))
 }
 
 /// Brings this host's copy up to date and says where the ledger ends.
 async fn catch_up(repo: &Repository, cx: &OpContext) -> Result<Option<LedgerHead>> {
-    let mut head = copied_lines(repo).last().and_then(|line| Line::parse(line).ok()).map(|l| l.head());
-    let after = head.map(|head| layout::ledger(head.seq)).map(name).transpose()?;
+    let mut head = copied_lines(repo)
+        .last()
+        .and_then(|line| Line::parse(line).ok())
+        .map(|l| l.head());
+    let after = head
+        .map(|head| layout::ledger(head.seq))
+        .map(name)
+        .transpose()?;
     let mut news = Vec::new();
     for key in keys_after(repo, cx, after.as_ref()).await? {
         let line = read_line(repo, cx, &key).await?;
-        head = Some(Line::parse(&line).map_err(|error| EngineError::damaged(&key, error))?.head());
+        head = Some(
+            Line::parse(&line)
+                .map_err(|error| EngineError::damaged(&key, error))?
+                .head(),
+        );
         news.push(line);
     }
     copy_lines(repo, &news);
@@ -136,16 +159,28 @@ async fn read_line(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result
 
 fn copied_lines(repo: &Repository) -> Vec<Vec<u8>> {
     let bytes = repo.cache().read(COPY).unwrap_or_default();
-    let mut lines: Vec<Vec<u8>> = bytes.split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+    let mut lines: Vec<Vec<u8>> = bytes
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect();
     // What stands behind the last line end was not written whole.
     lines.pop();
     lines
 }
 
 fn copy_lines(repo: &Repository, lines: &[Vec<u8>]) {
-    let (Some(path), false) = (repo.cache().path(COPY), lines.is_empty()) else { return };
-    let bytes: Vec<u8> = lines.iter().flat_map(|line| [&line[..], b"\n"].concat()).collect();
-    let file = fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    let (Some(path), false) = (repo.cache().path(COPY), lines.is_empty()) else {
+        return;
+    };
+    let bytes: Vec<u8> = lines
+        .iter()
+        .flat_map(|line| [&line[..], b"\n"].concat())
+        .collect();
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path);
     // A copy that cannot be written is as if there were none; the ledger itself is on the tier.
     let _ = file.and_then(|mut file| file.write_all(&bytes));
 }
@@ -156,8 +191,16 @@ fn copy_lines(repo: &Repository, lines: &[Vec<u8>]) {
 /// # Errors
 /// Errors of the tier; what is wrong with the ledger is in the findings.
 pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCheck> {
-    let key_of = |host: &HostId| repo.keys().host_keys(host).ok().map(|keys| HmacKey::new(keys.hmac));
-    let expect = Expect { head: None, repo: Some(repo.id()) };
+    let key_of = |host: &HostId| {
+        repo.keys()
+            .host_keys(host)
+            .ok()
+            .map(|keys| HmacKey::new(keys.hmac))
+    };
+    let expect = Expect {
+        head: None,
+        repo: Some(repo.id()),
+    };
     let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
     let copied = copied_lines(repo);
     let mut copies = copied.iter();
@@ -173,12 +216,20 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
                 verifier.push(b"");
                 copies.next();
                 let why = error.to_string();
-                findings.push(Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), why));
+                findings.push(Finding::new(
+                    Severity::Error,
+                    FindingKind::Damaged,
+                    key.as_str(),
+                    why,
+                ));
                 continue;
             }
         };
         if copies.next().is_some_and(|copy| *copy != line) {
-            findings.push(mismatch(key.to_string(), "it is not what this host's copy says"));
+            findings.push(mismatch(
+                key.to_string(),
+                "it is not what this host's copy says",
+            ));
         }
         if let Ok(line) = Line::parse(&line)
             && line.record().op.as_str() == "snapshot"
@@ -194,10 +245,17 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     }
     for (id, key) in repo.snapshot_keys(cx).await? {
         if !known.contains(&id) {
-            findings.push(mismatch(key.to_string(), "the ledger does not know this snapshot"));
+            findings.push(mismatch(
+                key.to_string(),
+                "the ledger does not know this snapshot",
+            ));
         }
     }
     let report = verifier.finish();
     findings.extend(report.findings.iter().map(|finding| finding.to_finding()));
-    Ok(LedgerCheck { report, findings, copied: copied.len() as u64 })
+    Ok(LedgerCheck {
+        report,
+        findings,
+        copied: copied.len() as u64,
+    })
 }

@@ -13,6 +13,7 @@ pub mod cache;
 pub mod error;
 pub mod forget;
 pub mod index_set;
+pub mod init;
 pub mod ledger;
 pub mod lineage;
 pub mod repository;
@@ -30,6 +31,7 @@ mod past;
 
 pub use error::{EngineError, Result};
 pub use forget::{ForgetPlan, forget};
+pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};
 pub use snapshot::{SnapshotJob, SnapshotReport, snapshot};

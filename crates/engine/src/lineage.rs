@@ -9,8 +9,8 @@ use backup_format::seal::BlobKind;
 use backup_format::wire::Take;
 
 use crate::error::{EngineError, Result};
-use crate::repository::Repository;
 use crate::past::Past;
+use crate::repository::Repository;
 use crate::state::StateEntry;
 use crate::tree::TreeReader;
 
@@ -29,7 +29,11 @@ impl<'a> Lineages<'a> {
     /// [`EngineError::Key`] for a key that cannot write.
     pub fn new(repo: &'a Repository, parent: Option<TreeRoot>) -> Result<Self> {
         let key = blake3::keyed_hash(repo.keys().cut_key()?, b"backstay v1 stream name");
-        Ok(Self { repo, parent, key: *key.as_bytes() })
+        Ok(Self {
+            repo,
+            parent,
+            key: *key.as_bytes(),
+        })
     }
 
     /// The name of a stream in the lineage directory: a keyed hash of its key in the manifest, so
@@ -63,10 +67,14 @@ impl<'a> Lineages<'a> {
                 (head, extents)
             }
             None => {
-                let Some(root) = self.parent else { return Ok(None) };
+                let Some(root) = self.parent else {
+                    return Ok(None);
+                };
                 let name = self.stream_name(key);
                 let tree = TreeReader::new(self.repo, root, BlobKind::Lineage);
-                let Some(stored) = tree.get(cx, &name).await? else { return Ok(None) };
+                let Some(stored) = tree.get(cx, &name).await? else {
+                    return Ok(None);
+                };
                 let head = decode(&stored)?;
                 let extents = resolve(self.repo, cx, &head.content).await?;
                 (head, extents)
@@ -82,7 +90,10 @@ impl<'a> Lineages<'a> {
                 .map_err(|error| EngineError::wire("a lineage layer", &error))?;
         }
         if pieces.digests.len() as u64 != head.pieces || extents.length() != head.size {
-            return Err(EngineError::damaged("a lineage", "its parts do not fit together"));
+            return Err(EngineError::damaged(
+                "a lineage",
+                "its parts do not fit together",
+            ));
         }
         Ok(Some(Past::new(head, pieces, &extents, &self.repo.index())))
     }

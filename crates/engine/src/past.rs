@@ -71,20 +71,39 @@ impl Past {
         let mut by_digest = HashMap::new();
         let mut starts = Vec::new();
         if matches!(head.cut, PieceCut::Content(_)) {
-            starts = pieces.lengths.iter().map(|length| u64::from(*length)).scan(0, begin).collect();
+            starts = pieces
+                .lengths
+                .iter()
+                .map(|length| u64::from(*length))
+                .scan(0, begin)
+                .collect();
             by_digest.reserve(pieces.digests.len());
             for (number, digest) in (0u32..).zip(&pieces.digests) {
                 by_digest.entry(short(digest)).or_insert(number);
             }
         }
         let extents = extents.as_slice().to_vec();
-        Self { head, pieces, starts, extents, extent_starts, sound, by_digest }
+        Self {
+            head,
+            pieces,
+            starts,
+            extents,
+            extent_starts,
+            sound,
+            by_digest,
+        }
     }
 
     /// The piece that equals one with this digest and length: for pages only that of the same
     /// number, for content-defined pieces preferably the one behind the last match.
     #[must_use]
-    pub fn find(&self, digest: &PieceDigest, length: usize, number: u32, expected: u32) -> Option<u32> {
+    pub fn find(
+        &self,
+        digest: &PieceDigest,
+        length: usize,
+        number: u32,
+        expected: u32,
+    ) -> Option<u32> {
         let equals = |candidate: u32| {
             let at = candidate as usize;
             self.pieces.digests.get(at) == Some(digest) && self.length(candidate) == length as u64
@@ -106,12 +125,16 @@ impl Past {
 
     fn length(&self, piece: u32) -> u64 {
         match self.head.cut {
-            PieceCut::Pages(size) => {
-                self.head.size.saturating_sub(self.start(piece)).min(u64::from(size))
-            }
-            PieceCut::Content(_) => {
-                self.pieces.lengths.get(piece as usize).map_or(0, |length| u64::from(*length))
-            }
+            PieceCut::Pages(size) => self
+                .head
+                .size
+                .saturating_sub(self.start(piece))
+                .min(u64::from(size)),
+            PieceCut::Content(_) => self
+                .pieces
+                .lengths
+                .get(piece as usize)
+                .map_or(0, |length| u64::from(*length)),
         }
     }
 
@@ -134,7 +157,10 @@ impl Past {
     }
 
     fn overlapping(&self, start: u64, length: u64) -> impl Iterator<Item = (usize, bool)> + '_ {
-        let first = self.extent_starts.partition_point(|at| *at <= start).saturating_sub(1);
+        let first = self
+            .extent_starts
+            .partition_point(|at| *at <= start)
+            .saturating_sub(1);
         let end = start.saturating_add(length);
         (first..self.extents.len())
             .take_while(move |at| self.extent_starts[*at] < end)
@@ -155,7 +181,11 @@ impl Past {
             push(match self.extents[at] {
                 Extent::Zero { .. } => Extent::Zero { length: part },
                 // Parts of an extent are no longer than it, and its length has 32 bits.
-                Extent::Data { chunk, offset, length } => Extent::Data {
+                Extent::Data {
+                    chunk,
+                    offset,
+                    length,
+                } => Extent::Data {
                     chunk,
                     offset: offset.saturating_add(u32::try_from(skip).unwrap_or(u32::MAX)),
                     length: u32::try_from(part).unwrap_or(length),

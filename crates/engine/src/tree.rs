@@ -32,7 +32,10 @@ impl<'a> TreeReader<'a> {
     /// A walk of the entries whose key is at least `from`.
     #[must_use]
     pub fn walk(self, from: &[u8]) -> Walk<'a> {
-        Walk { cursor: TreeCursor::new(&self.root, from), reader: self }
+        Walk {
+            cursor: TreeCursor::new(&self.root, from),
+            reader: self,
+        }
     }
 
     /// The value of one key.
@@ -41,7 +44,9 @@ impl<'a> TreeReader<'a> {
     /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier.
     pub async fn get(self, cx: &OpContext, key: &[u8]) -> Result<Option<Vec<u8>>> {
         let found = self.walk(key).next(cx).await?;
-        Ok(found.filter(|(found, _)| found == key).map(|(_, value)| value))
+        Ok(found
+            .filter(|(found, _)| found == key)
+            .map(|(_, value)| value))
     }
 }
 
@@ -61,7 +66,11 @@ impl Walk<'_> {
                     if cx.cancel.is_cancelled() {
                         return Err(EngineError::Cancelled);
                     }
-                    let page = self.reader.repo.read_blob(cx, self.reader.kind, &id).await?;
+                    let page = self
+                        .reader
+                        .repo
+                        .read_blob(cx, self.reader.kind, &id)
+                        .await?;
                     self.cursor.supply(&page).map_err(wrong)?;
                 }
             }

@@ -20,7 +20,11 @@ impl Usage {
     /// Nothing is used yet.
     #[must_use]
     pub fn new(index: &IndexSet) -> Self {
-        let runs = index.runs().iter().map(|run| vec![0; run.len().div_ceil(64)]).collect();
+        let runs = index
+            .runs()
+            .iter()
+            .map(|run| vec![0; run.len().div_ceil(64)])
+            .collect();
         Self { runs, last: None }
     }
 
@@ -30,7 +34,9 @@ impl Usage {
         if self.last == Some(*id) {
             return true;
         }
-        let Some(place) = index.find(id) else { return false };
+        let Some(place) = index.find(id) else {
+            return false;
+        };
         self.mark_place(&place);
         self.last = Some(*id);
         true
@@ -54,7 +60,10 @@ impl Usage {
     }
 
     fn is_marked(&self, run: usize, entry: u32) -> bool {
-        let word = self.runs.get(run).and_then(|words| words.get(entry as usize / 64));
+        let word = self
+            .runs
+            .get(run)
+            .and_then(|words| words.get(entry as usize / 64));
         word.is_some_and(|word| word >> (entry % 64) & 1 == 1)
     }
 
@@ -81,16 +90,37 @@ impl Usage {
                 else {
                     continue;
                 };
-                let used = (0u32..).zip(pack).filter(|(_, slot)| slot.2).map(|(n, _)| n).collect();
+                let used = (0u32..)
+                    .zip(pack)
+                    .filter(|(_, slot)| slot.2)
+                    .map(|(n, _)| n)
+                    .collect();
                 let slots = u32::try_from(pack.len()).unwrap_or(u32::MAX);
-                packs.insert(known.id, PackUse { pack: known.id, slots, used });
+                packs.insert(
+                    known.id,
+                    PackUse {
+                        pack: known.id,
+                        slots,
+                        used,
+                    },
+                );
             }
         }
         for pack in stored {
             let slots = u32::try_from(pack.blobs.len()).unwrap_or(u32::MAX);
             let used = (0..slots).collect();
-            packs.insert(pack.id, PackUse { pack: pack.id, slots, used });
+            packs.insert(
+                pack.id,
+                PackUse {
+                    pack: pack.id,
+                    slots,
+                    used,
+                },
+            );
         }
-        Refs { snapshot, packs: packs.into_values().collect() }
+        Refs {
+            snapshot,
+            packs: packs.into_values().collect(),
+        }
     }
 }

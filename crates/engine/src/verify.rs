@@ -75,13 +75,21 @@ pub async fn verify(
             return Err(EngineError::Cancelled);
         }
         if let Err(error) = check_signatures(repo, head) {
-            run.found(FindingKind::Mismatch, &format!("snapshot {}", head.meta.id), &error.to_string());
+            run.found(
+                FindingKind::Mismatch,
+                &format!("snapshot {}", head.meta.id),
+                &error.to_string(),
+            );
         }
         if read_manifests {
             run.manifest(head, level, sample).await?;
         }
     }
-    Ok(VerifyOutcome { report: run.report, snapshots: heads.len() as u64, read_manifests })
+    Ok(VerifyOutcome {
+        report: run.report,
+        snapshots: heads.len() as u64,
+        read_manifests,
+    })
 }
 
 struct Run<'a> {
@@ -122,7 +130,12 @@ impl Run<'_> {
             let key = name(layout::pack(id, facts.is_meta))?;
             self.report.objects += 1;
             match on_tier.get(key.as_str()) {
-                None => self.bad_pack(id, FindingKind::Missing, key.as_str(), "it is not on the tier"),
+                None => self.bad_pack(
+                    id,
+                    FindingKind::Missing,
+                    key.as_str(),
+                    "it is not on the tier",
+                ),
                 Some(size) if *size != facts.size => {
                     let why = format!("it has {size} bytes instead of {}", facts.size);
                     self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
@@ -149,7 +162,11 @@ impl Run<'_> {
         let mut done = Vec::new();
         while let Some(check) = checks.next().await {
             let check = check?;
-            cx.tell(Event::Advanced { stage: Stage::Verify, entries: 1, bytes: check.bytes });
+            cx.tell(Event::Advanced {
+                stage: Stage::Verify,
+                entries: 1,
+                bytes: check.bytes,
+            });
             done.push(check);
         }
         drop(checks);
@@ -160,7 +177,11 @@ impl Run<'_> {
                 self.bad_pack(check.id, kind, &format!("pack {}", check.id), &why);
             }
             for (chunk, why) in check.chunk_faults {
-                self.found(FindingKind::Damaged, &format!("chunk {chunk} in pack {}", check.id), &why);
+                self.found(
+                    FindingKind::Damaged,
+                    &format!("chunk {chunk} in pack {}", check.id),
+                    &why,
+                );
                 self.bad_chunks.insert(chunk.prefix(), why);
             }
         }
@@ -208,9 +229,13 @@ impl Run<'_> {
         while let Some(entry) = walk.next(self.cx).await? {
             self.report.entries += 1;
             canonical_bytes.clear();
-            canonical(view.component_name(entry.component), &entry.path, &entry.record)
-                .encode(&mut canonical_bytes)
-                .map_err(|error| EngineError::damaged(&entry.path, error))?;
+            canonical(
+                view.component_name(entry.component),
+                &entry.path,
+                &entry.record,
+            )
+            .encode(&mut canonical_bytes)
+            .map_err(|error| EngineError::damaged(&entry.path, error))?;
             tree.push(&canonical_bytes);
             if !entry.record.meta.kind.has_content() {
                 continue;
@@ -225,7 +250,9 @@ impl Run<'_> {
             };
             let mut bad = None;
             for extent in extents.as_slice() {
-                let Extent::Data { chunk, .. } = extent else { continue };
+                let Extent::Data { chunk, .. } = extent else {
+                    continue;
+                };
                 match index.find(chunk) {
                     None => bad = Some(format!("chunk {chunk} is in no index run")),
                     Some(place) => {
@@ -251,16 +278,31 @@ impl Run<'_> {
             }
         }
         if !hurt.is_empty() {
-            let shown = hurt.iter().take(MOST_PATHS).map(String::as_str).collect::<Vec<_>>().join("; ");
+            let shown = hurt
+                .iter()
+                .take(MOST_PATHS)
+                .map(String::as_str)
+                .collect::<Vec<_>>()
+                .join("; ");
             let more = hurt.len().saturating_sub(MOST_PATHS);
-            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            let more = if more > 0 {
+                format!("; and {more} more")
+            } else {
+                String::new()
+            };
             let count = hurt.len();
             let detail = format!("{count} entries cannot be restored whole: {shown}{more}");
-            self.found(FindingKind::Damaged, &format!("snapshot {}", head.meta.id), &detail);
+            self.found(
+                FindingKind::Damaged,
+                &format!("snapshot {}", head.meta.id),
+                &detail,
+            );
         }
         let made = tree.finish();
         if made.root != view.root() || made.leaf_count != head.outer.leaves {
-            return Ok(Some("the Merkle root over its entries is not the signed one".into()));
+            return Ok(Some(
+                "the Merkle root over its entries is not the signed one".into(),
+            ));
         }
         Ok(None)
     }
@@ -300,7 +342,13 @@ async fn check_pack(
     reads: bool,
 ) -> Result<PackCheck> {
     let key = name(layout::pack(id, facts.is_meta))?;
-    let mut check = PackCheck { id, bytes: 0, chunks: 0, whole: None, chunk_faults: Vec::new() };
+    let mut check = PackCheck {
+        id,
+        bytes: 0,
+        chunks: 0,
+        whole: None,
+        chunk_faults: Vec::new(),
+    };
     let bytes = match repo.sink().get(cx, &key, ByteRange::Full).await {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -315,7 +363,10 @@ async fn check_pack(
     check.bytes = bytes.len() as u64;
     let work = || {
         if ContentDigest::of(&bytes).0 != id.0 {
-            check.whole = Some((FindingKind::Damaged, "its bytes do not hash to its name".into()));
+            check.whole = Some((
+                FindingKind::Damaged,
+                "its bytes do not hash to its name".into(),
+            ));
         }
         if level >= VerifyLevel::FullRead {
             open_all(repo, &bytes, reads, &mut check)
@@ -351,8 +402,14 @@ fn open_all(repo: &Repository, bytes: &[u8], reads: bool, check: &mut PackCheck)
         check.chunks += 1;
         let (start, length) = (blob.offset as usize, blob.stored as usize);
         let sealed = bytes.get(start..start + length).unwrap_or_default();
-        let opened =
-            repo.open_blob(&mut codec, blob.kind, &blob.id, blob.raw as usize, sealed, &mut plain);
+        let opened = repo.open_blob(
+            &mut codec,
+            blob.kind,
+            &blob.id,
+            blob.raw as usize,
+            sealed,
+            &mut plain,
+        );
         match opened {
             Ok(()) => {}
             Err(error) if error.is_damage() => {

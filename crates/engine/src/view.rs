@@ -1,16 +1,12 @@
 //! Looking into a snapshot: its components and entries.
 
-use backup_core::{
-    ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta,
-};
+use backup_core::{ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::extent::Extents;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_format::snapshot::{Inner, InnerComponent};
 use backup_integrity::merkle::MerkleRoot;
-use backup_integrity::sign::{
-    Ed25519Signature, HmacKey, HmacTag, PublicKey, Signatures,
-};
+use backup_integrity::sign::{Ed25519Signature, HmacKey, HmacTag, PublicKey, Signatures};
 use backup_integrity::statement::{
     SignedStatement, verify_statement_ed25519, verify_statement_hmac,
 };
@@ -56,7 +52,14 @@ impl<'a> SnapshotView<'a> {
         let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
         let mut plain = Vec::new();
         let (id, raw) = (head.object.inner_id, head.object.inner_raw as usize);
-        repo.open_blob(&mut codec, BlobKind::Page, &id, raw, &head.object.inner, &mut plain)?;
+        repo.open_blob(
+            &mut codec,
+            BlobKind::Page,
+            &id,
+            raw,
+            &head.object.inner,
+            &mut plain,
+        )?;
         let inner = backup_format::snapshot::decode(&plain, "snapshot")
             .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
         Ok(Self { repo, head, inner })
@@ -83,13 +86,20 @@ impl<'a> SnapshotView<'a> {
     /// Its components in the order of their numbers.
     #[must_use]
     pub fn components(&self) -> Vec<ComponentMeta> {
-        self.inner.components.iter().map(InnerComponent::meta).collect()
+        self.inner
+            .components
+            .iter()
+            .map(InnerComponent::meta)
+            .collect()
     }
 
     /// The name of a component.
     #[must_use]
     pub fn component_name(&self, number: u8) -> &str {
-        self.inner.components.get(usize::from(number)).map_or("", |component| &component.name)
+        self.inner
+            .components
+            .get(usize::from(number))
+            .map_or("", |component| &component.name)
     }
 
     /// The salt of its Merkle leaves.
@@ -138,7 +148,11 @@ impl<'a> SnapshotView<'a> {
         let key = manifest_key(component, below);
         let root = self.head.outer.manifest;
         let walk = root.map(|root| TreeReader::new(self.repo, root, BlobKind::Page).walk(&key));
-        Entries { walk, below: key, exact: false }
+        Entries {
+            walk,
+            below: key,
+            exact: false,
+        }
     }
 
     /// Every entry of every component, in order.
@@ -146,7 +160,11 @@ impl<'a> SnapshotView<'a> {
     pub fn all(&self) -> Entries<'a> {
         let root = self.head.outer.manifest;
         let walk = root.map(|root| TreeReader::new(self.repo, root, BlobKind::Page).walk(&[]));
-        Entries { walk, below: Vec::new(), exact: true }
+        Entries {
+            walk,
+            below: Vec::new(),
+            exact: true,
+        }
     }
 
     /// One entry.
@@ -160,10 +178,12 @@ impl<'a> SnapshotView<'a> {
         path: &EntryPath,
     ) -> Result<ViewEntry> {
         let found = self.entries(component, path).next(cx).await?;
-        found.filter(|entry| entry.path == *path).ok_or_else(|| EngineError::NoPath {
-            path: path.to_string(),
-            snapshot: self.meta().id.short(),
-        })
+        found
+            .filter(|entry| entry.path == *path)
+            .ok_or_else(|| EngineError::NoPath {
+                path: path.to_string(),
+                snapshot: self.meta().id.short(),
+            })
     }
 
     /// Where the content of an entry lies.
@@ -173,7 +193,10 @@ impl<'a> SnapshotView<'a> {
     pub async fn extents(&self, cx: &OpContext, record: &Record) -> Result<Extents> {
         let extents = resolve(self.repo, cx, &record.content).await?;
         if extents.length() != record.size {
-            return Err(EngineError::damaged("a list of extents", "its length is not the file's"));
+            return Err(EngineError::damaged(
+                "a list of extents",
+                "its length is not the file's",
+            ));
         }
         Ok(extents)
     }
@@ -191,8 +214,12 @@ impl Entries<'_> {
     /// # Errors
     /// Damage, errors of the tier, [`EngineError::Cancelled`].
     pub async fn next(&mut self, cx: &OpContext) -> Result<Option<ViewEntry>> {
-        let Some(walk) = &mut self.walk else { return Ok(None) };
-        let Some((key, value)) = walk.next(cx).await? else { return Ok(None) };
+        let Some(walk) = &mut self.walk else {
+            return Ok(None);
+        };
+        let Some((key, value)) = walk.next(cx).await? else {
+            return Ok(None);
+        };
         let wrong = |why: &dyn std::fmt::Display| EngineError::damaged("the manifest", why);
         let (component, stored) = key.split_first().ok_or_else(|| wrong(&"an empty key"))?;
         let inside = self.exact
@@ -205,7 +232,11 @@ impl Entries<'_> {
         }
         let path = EntryPath::from_stored(stored).map_err(|error| wrong(&error))?;
         let record = Record::decode(&value).map_err(|error| wrong(&error))?;
-        Ok(Some(ViewEntry { component: *component, path, record }))
+        Ok(Some(ViewEntry {
+            component: *component,
+            path,
+            record,
+        }))
     }
 
     /// Passes over everything below an entry that was just returned.
@@ -235,12 +266,13 @@ pub fn statement_of(head: &SnapshotHead) -> Result<(SignedStatement, [u8; 32], S
         && statement.bytes == head.meta.stats.bytes
         && statement.parent == head.meta.parent;
     if !agrees {
-        return Err(EngineError::damaged(object, "its signed statement contradicts it"));
+        return Err(EngineError::damaged(
+            object,
+            "its signed statement contradicts it",
+        ));
     }
-    let digest = backup_format::snapshot::SnapshotObject::digest(
-        &head.object.outer,
-        &head.object.inner,
-    );
+    let digest =
+        backup_format::snapshot::SnapshotObject::digest(&head.object.outer, &head.object.inner);
     let (low, high) = head.object.signature;
     let mut signature = [0u8; 64];
     signature[..32].copy_from_slice(&low);
@@ -261,17 +293,25 @@ pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<bool> 
     let object = format!("snapshot {}", head.meta.id);
     let (statement, digest, signatures) = statement_of(head)?;
     if statement.repo != repo.id() {
-        return Err(EngineError::damaged(object, "it belongs to another repository"));
+        return Err(EngineError::damaged(
+            object,
+            "it belongs to another repository",
+        ));
     }
     let bytes = &head.object.statement;
     verify_statement_ed25519(bytes, &digest, &signatures)
         .map_err(|error| EngineError::damaged(&object, error))?;
-    let Ok(keys) = repo.keys().host_keys(&head.meta.host) else { return Ok(false) };
+    let Ok(keys) = repo.keys().host_keys(&head.meta.host) else {
+        return Ok(false);
+    };
     verify_statement_hmac(&HmacKey::new(keys.hmac), bytes, &digest, &signatures)
         .map_err(|error| EngineError::damaged(&object, error))?;
     let signer = crate::stage::commit::host_signer(repo, &head.meta.host)?;
     if signer.public_key() != signatures.public_key {
-        return Err(EngineError::damaged(object, "it is signed with a key that is not its host's"));
+        return Err(EngineError::damaged(
+            object,
+            "it is signed with a key that is not its host's",
+        ));
     }
     Ok(true)
 }
@@ -288,10 +328,15 @@ pub fn select<'a>(heads: &'a [SnapshotHead], spec: &str) -> Result<&'a SnapshotH
         return complete().next().ok_or_else(none);
     }
     if let Some(line) = spec.strip_prefix("latest:") {
-        return complete().find(|head| head.meta.name == line).ok_or_else(none);
+        return complete()
+            .find(|head| head.meta.name == line)
+            .ok_or_else(none);
     }
     if let Ok(id) = spec.parse::<SnapshotId>() {
-        return heads.iter().find(|head| head.meta.id == id).ok_or_else(none);
+        return heads
+            .iter()
+            .find(|head| head.meta.id == id)
+            .ok_or_else(none);
     }
     let wanted = spec.to_ascii_uppercase();
     let matches: Vec<_> = heads
@@ -304,10 +349,17 @@ pub fn select<'a>(heads: &'a [SnapshotHead], spec: &str) -> Result<&'a SnapshotH
     match matches[..] {
         [one] => return Ok(one),
         [] => {}
-        _ => return Err(EngineError::Ambiguous { spec: spec.to_owned(), count: matches.len() }),
+        _ => {
+            return Err(EngineError::Ambiguous {
+                spec: spec.to_owned(),
+                count: matches.len(),
+            });
+        }
     }
     if let Ok(time) = spec.parse::<jiff::Timestamp>() {
-        return complete().find(|head| head.meta.time <= time).ok_or_else(none);
+        return complete()
+            .find(|head| head.meta.time <= time)
+            .ok_or_else(none);
     }
     Err(none())
 }
@@ -327,7 +379,13 @@ impl<'a> ContentReader<'a> {
     /// A reader of that content.
     #[must_use]
     pub const fn new(repo: &'a Repository, extents: Extents) -> Self {
-        Self { repo, extents, next: 0, zeros_done: 0, last: None }
+        Self {
+            repo,
+            extents,
+            next: 0,
+            zeros_done: 0,
+            last: None,
+        }
     }
 
     /// The next bytes; `None` at the end. Zeros come in parts of at most 1 MiB.
@@ -336,7 +394,9 @@ impl<'a> ContentReader<'a> {
     /// Damage, errors of the tier.
     pub async fn next(&mut self, cx: &OpContext) -> Result<Option<Vec<u8>>> {
         use backup_format::extent::Extent;
-        let Some(extent) = self.extents.as_slice().get(self.next).copied() else { return Ok(None) };
+        let Some(extent) = self.extents.as_slice().get(self.next).copied() else {
+            return Ok(None);
+        };
         match extent {
             Extent::Zero { length } => {
                 let part = (length - self.zeros_done).min(1 << 20);
@@ -347,7 +407,11 @@ impl<'a> ContentReader<'a> {
                 }
                 Ok(Some(vec![0; usize::try_from(part).unwrap_or(0)]))
             }
-            Extent::Data { chunk, offset, length } => {
+            Extent::Data {
+                chunk,
+                offset,
+                length,
+            } => {
                 self.next += 1;
                 if self.last.as_ref().is_none_or(|(id, _)| *id != chunk) {
                     let bytes = self.repo.read_blob(cx, BlobKind::Data, &chunk).await?;

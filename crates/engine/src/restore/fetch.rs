@@ -86,7 +86,10 @@ impl<'a> Workers<'a> {
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Running<'scope, 'a>> {
-        let count = cpu_threads(self.cx).max(2).min(self.cx.limits.memory_bytes / (16 << 20)).max(1);
+        let count = cpu_threads(self.cx)
+            .max(2)
+            .min(self.cx.limits.memory_bytes / (16 << 20))
+            .max(1);
         let mut threads = Vec::new();
         for number in 0..count {
             let thread = std::thread::Builder::new()
@@ -95,7 +98,10 @@ impl<'a> Workers<'a> {
                 .map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
             threads.push(thread);
         }
-        Ok(Running { threads, workers: self })
+        Ok(Running {
+            threads,
+            workers: self,
+        })
     }
 
     /// No more tasks will come.
@@ -121,7 +127,11 @@ impl<'a> Workers<'a> {
             self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
             return;
         }
-        self.found(Finding::entry(FindingKind::Unreadable, &entry.path, error.to_string()));
+        self.found(Finding::entry(
+            FindingKind::Unreadable,
+            &entry.path,
+            error.to_string(),
+        ));
     }
 
     fn fail(&self, error: EngineError) {
@@ -133,13 +143,21 @@ impl<'a> Workers<'a> {
         if let Some(error) = lock(&self.failure).take() {
             return Err(error);
         }
-        if self.cx.cancel.is_cancelled() { Err(EngineError::Cancelled) } else { Ok(()) }
+        if self.cx.cancel.is_cancelled() {
+            Err(EngineError::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
-            self.lose(&chunk, FindingKind::Missing, "no index run knows its content");
+            self.lose(
+                &chunk,
+                FindingKind::Missing,
+                "no index run knows its content",
+            );
         }
         for range in ranges {
             self.put(Task::Range(range))?;
@@ -156,7 +174,11 @@ impl<'a> Workers<'a> {
     fn put(&self, task: Task) -> Result<()> {
         let tasks = lock(&self.tasks).clone();
         let sent = tasks.map(|tasks| tasks.send(task));
-        if matches!(sent, Some(Ok(()))) { Ok(()) } else { Err(EngineError::Cancelled) }
+        if matches!(sent, Some(Ok(()))) {
+            Ok(())
+        } else {
+            Err(EngineError::Cancelled)
+        }
     }
 
     fn work(&self) {
@@ -190,16 +212,31 @@ impl<'a> Workers<'a> {
                 // Perhaps only some of the range is gone: try chunk by chunk.
                 if range.chunks.len() == 1 {
                     let kind = match &error {
-                        EngineError::Sink(error) if error.kind != ErrorKind::NotFound => FindingKind::Damaged,
+                        EngineError::Sink(error) if error.kind != ErrorKind::NotFound => {
+                            FindingKind::Damaged
+                        }
                         _ => FindingKind::Missing,
                     };
-                    return range.chunks.iter().for_each(|chunk| self.lose(chunk, kind, &error.to_string()));
+                    return range
+                        .chunks
+                        .iter()
+                        .for_each(|chunk| self.lose(chunk, kind, &error.to_string()));
                 }
                 for chunk in range.chunks {
                     let Some(place) = chunk.place else { continue };
-                    let (start, length) =
-                        (u64::from(place.located.offset), u64::from(place.located.stored));
-                    self.range(RangeJob { start, length, chunks: vec![chunk] }, codec, plain);
+                    let (start, length) = (
+                        u64::from(place.located.offset),
+                        u64::from(place.located.stored),
+                    );
+                    self.range(
+                        RangeJob {
+                            start,
+                            length,
+                            chunks: vec![chunk],
+                        },
+                        codec,
+                        plain,
+                    );
                 }
                 return;
             }
@@ -209,9 +246,14 @@ impl<'a> Workers<'a> {
             let start = u64::from(place.located.offset).saturating_sub(range.start);
             let end = start + u64::from(place.located.stored);
             let span = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-            let sealed = span.and_then(|(start, end)| bytes.get(start..end)).unwrap_or_default();
+            let sealed = span
+                .and_then(|(start, end)| bytes.get(start..end))
+                .unwrap_or_default();
             let raw = place.located.raw as usize;
-            match self.repo.open_blob(codec, BlobKind::Data, &chunk.id, raw, sealed, plain) {
+            match self
+                .repo
+                .open_blob(codec, BlobKind::Data, &chunk.id, raw, sealed, plain)
+            {
                 Ok(()) => chunk.parts.iter().for_each(|part| self.part(part, plain)),
                 Err(error) => self.lose(chunk, FindingKind::Damaged, &error.to_string()),
             }
@@ -222,8 +264,13 @@ impl<'a> Workers<'a> {
         let place = range.chunks.first().and_then(|chunk| chunk.place);
         let place = place.ok_or(EngineError::Panicked("a restore worker"))?;
         let key = Repository::pack_key(&place)?;
-        let span = ByteRange::Span { offset: range.start, length: range.length };
-        let bytes = self.handle.block_on(self.repo.sink().get(self.cx, &key, span))?;
+        let span = ByteRange::Span {
+            offset: range.start,
+            length: range.length,
+        };
+        let bytes = self
+            .handle
+            .block_on(self.repo.sink().get(self.cx, &key, span))?;
         self.fetched.fetch_add(range.length, Ordering::Relaxed);
         Ok(bytes)
     }
@@ -233,13 +280,21 @@ impl<'a> Workers<'a> {
             let span = part.offset as usize..part.offset as usize + part.length as usize;
             let wrote = match (plain.get(span), self.writer(&part.job)) {
                 (Some(bytes), Some(writer)) => writer.write_at(part.at, bytes),
-                (None, _) => Err(TargetError::new(ErrorKind::Damaged, "read", "an extent outside its chunk")),
+                (None, _) => Err(TargetError::new(
+                    ErrorKind::Damaged,
+                    "read",
+                    "an extent outside its chunk",
+                )),
                 (_, None) => Ok(()),
             };
             match wrote {
                 Ok(()) => {
                     let bytes = u64::from(part.length);
-                    self.cx.tell(Event::Advanced { stage: Stage::Write, entries: 0, bytes });
+                    self.cx.tell(Event::Advanced {
+                        stage: Stage::Write,
+                        entries: 0,
+                        bytes,
+                    });
                 }
                 Err(error) => {
                     if part.job.fail() {
@@ -269,7 +324,11 @@ impl<'a> Workers<'a> {
         match self.restore.start(self.cx, &job.entry) {
             Ok(EntryWriter::Stream(_)) => {
                 if job.fail() {
-                    let error = TargetError::new(ErrorKind::Unsupported, "restore", "a file that is taken in order only");
+                    let error = TargetError::new(
+                        ErrorKind::Unsupported,
+                        "restore",
+                        "a file that is taken in order only",
+                    );
                     self.found_target(&job.entry, &error);
                 }
                 false
@@ -288,12 +347,22 @@ impl<'a> Workers<'a> {
     }
 
     fn finish(&self, job: &FileJob) {
-        let Some(writer) = job.lock().take() else { return };
-        let outcome = if job.has_failed() { EntryOutcome::Failed } else { EntryOutcome::Whole };
+        let Some(writer) = job.lock().take() else {
+            return;
+        };
+        let outcome = if job.has_failed() {
+            EntryOutcome::Failed
+        } else {
+            EntryOutcome::Whole
+        };
         if let Err(error) = self.restore.finish(self.cx, &job.entry, writer, outcome) {
             self.found_target(&job.entry, &error);
         }
-        self.cx.tell(Event::Advanced { stage: Stage::Write, entries: 1, bytes: 0 });
+        self.cx.tell(Event::Advanced {
+            stage: Stage::Write,
+            entries: 1,
+            bytes: 0,
+        });
     }
 
     /// A chunk cannot be had: the files that need it fail, each with a finding.
@@ -311,7 +380,9 @@ impl<'a> Workers<'a> {
 
 /// Whether a file that was there before holds exactly the content that is to be restored.
 pub(super) fn is_there(writer: &dyn PositionalWriter, entry: &RestoreEntry) -> bool {
-    let Some(wanted) = entry.sha256 else { return false };
+    let Some(wanted) = entry.sha256 else {
+        return false;
+    };
     let mut hasher = ContentHasher::new();
     let mut buffer = vec![0; 1 << 20];
     let mut at = 0;

@@ -85,7 +85,11 @@ pub async fn plan(
     let (mut entries, mut bytes) = (0, 0);
     let mut walk = view.entries(job.component, &job.below);
     while let Some(entry) = walk.next(cx).await? {
-        if job.filter.as_ref().is_none_or(|filter| filter(&entry.path, &entry)) {
+        if job
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter(&entry.path, &entry))
+        {
             entries += 1;
             bytes += entry.record.size;
         }
@@ -94,7 +98,10 @@ pub async fn plan(
 }
 
 fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> {
-    let component = view.components().into_iter().nth(usize::from(job.component));
+    let component = view
+        .components()
+        .into_iter()
+        .nth(usize::from(job.component));
     let component = component
         .ok_or_else(|| EngineError::Invalid(format!("there is no component {}", job.component)))?;
     Ok(RestoreRequest {
@@ -120,7 +127,11 @@ pub async fn restore(
 ) -> Result<RestoreOutcome> {
     let repo = view.repository();
     let plan = target.plan(cx, &request(view, job)?).await?;
-    cx.tell(Event::Entered { stage: Stage::Write, entries: None, bytes: None });
+    cx.tell(Event::Entered {
+        stage: Stage::Write,
+        entries: None,
+        bytes: None,
+    });
     let running = target.begin(cx, plan).await?;
     let driven = tokio::task::block_in_place(|| {
         let workers = Workers::new(repo, cx, &*running)?;
@@ -154,12 +165,21 @@ pub async fn restore(
             return Err(error);
         }
     };
-    let outcome = if findings.is_empty() { Outcome::Committed } else { Outcome::Abandoned };
+    let outcome = if findings.is_empty() {
+        Outcome::Committed
+    } else {
+        Outcome::Abandoned
+    };
     let mut report = running.close(cx, outcome).await?;
     report.findings.splice(0..0, findings);
     cx.tell(Event::Left(Stage::Write));
     note_in_ledger(repo, cx, view, job, &mut report, entries, bytes).await;
-    Ok(RestoreOutcome { report, entries, bytes, fetched })
+    Ok(RestoreOutcome {
+        report,
+        entries,
+        bytes,
+        fetched,
+    })
 }
 
 async fn note_in_ledger(
@@ -189,7 +209,12 @@ async fn note_in_ledger(
     if let Err(error) = record_operation(repo, cx, &job.host, &job.user, draft).await {
         let severity = backup_core::Severity::Warning;
         let kind = FindingKind::Degraded;
-        report.findings.push(Finding::new(severity, kind, "the ledger", error.to_string()));
+        report.findings.push(Finding::new(
+            severity,
+            kind,
+            "the ledger",
+            error.to_string(),
+        ));
     }
 }
 
@@ -228,8 +253,14 @@ impl Driver<'_> {
     }
 
     async fn entry(&mut self, entry: ViewEntry) -> Result<()> {
-        let passes = self.job.filter.as_ref().is_none_or(|filter| filter(&entry.path, &entry));
-        let Some(path) = strip(&entry.path, &self.job.strip) else { return Ok(()) };
+        let passes = self
+            .job
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter(&entry.path, &entry));
+        let Some(path) = strip(&entry.path, &self.job.strip) else {
+            return Ok(());
+        };
         let record = entry.record;
         let is_folder = record.meta.kind == EntryKind::Directory;
         let wanted = RestoreEntry {
@@ -238,7 +269,11 @@ impl Driver<'_> {
             size: record.size,
             sha256: record.sha256,
         };
-        while self.pending.back().is_some_and(|folder| !wanted.path.starts_with(&folder.path)) {
+        while self
+            .pending
+            .back()
+            .is_some_and(|folder| !wanted.path.starts_with(&folder.path))
+        {
             self.pending.pop_back();
         }
         if !passes {
@@ -254,7 +289,11 @@ impl Driver<'_> {
         self.bytes += wanted.size;
         if !record.meta.kind.has_content() {
             self.at_once(&wanted);
-            self.cx.tell(Event::Advanced { stage: Stage::Write, entries: 1, bytes: 0 });
+            self.cx.tell(Event::Advanced {
+                stage: Stage::Write,
+                entries: 1,
+                bytes: 0,
+            });
             return Ok(());
         }
         let extents = match self.view.extents(self.cx, &record).await {
@@ -307,10 +346,16 @@ impl Driver<'_> {
         extents: &backup_format::extent::Extents,
     ) -> Result<()> {
         let index = self.view.repository().index();
-        if !self.window.add(&job, extents, &index, &mut |window| self.workers.send(window))? {
+        if !self.window.add(&job, extents, &index, &mut |window| {
+            self.workers.send(window)
+        })? {
             self.workers.finish_empty(&job);
         }
-        if self.window.is_full() { self.send_window() } else { Ok(()) }
+        if self.window.is_full() {
+            self.send_window()
+        } else {
+            Ok(())
+        }
     }
 
     fn send_window(&mut self) -> Result<()> {
@@ -330,7 +375,10 @@ impl Driver<'_> {
     }
 
     fn finish(&self, entry: &RestoreEntry, writer: EntryWriter) {
-        if let Err(error) = self.restore.finish(self.cx, entry, writer, EntryOutcome::Whole) {
+        if let Err(error) = self
+            .restore
+            .finish(self.cx, entry, writer, EntryOutcome::Whole)
+        {
             self.workers.found_target(entry, &error);
         }
     }

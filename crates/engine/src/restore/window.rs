@@ -30,7 +30,11 @@ pub(super) struct FileJob {
 
 impl FileJob {
     pub(super) fn new(entry: RestoreEntry, extents: &Extents) -> Self {
-        let parts = extents.as_slice().iter().filter(|e| matches!(e, Extent::Data { .. })).count();
+        let parts = extents
+            .as_slice()
+            .iter()
+            .filter(|e| matches!(e, Extent::Data { .. }))
+            .count();
         Self {
             entry,
             writer: Mutex::new(None),
@@ -108,17 +112,31 @@ impl Window {
         let mut at = 0;
         let mut has_any = false;
         for extent in extents.as_slice() {
-            if let Extent::Data { chunk, offset, length } = *extent {
+            if let Extent::Data {
+                chunk,
+                offset,
+                length,
+            } = *extent
+            {
                 has_any = true;
                 if self.is_full() {
                     send(std::mem::take(self))?;
                 }
-                let part = Part { job: job.clone(), at, offset, length };
+                let part = Part {
+                    job: job.clone(),
+                    at,
+                    offset,
+                    length,
+                };
                 let bytes = &mut self.bytes;
                 let entry = self.chunks.entry(chunk).or_insert_with(|| {
                     let place = index.find(&chunk);
                     *bytes += place.map_or(0, |place| u64::from(place.located.raw));
-                    ChunkJob { id: chunk, place, parts: Vec::new() }
+                    ChunkJob {
+                        id: chunk,
+                        place,
+                        parts: Vec::new(),
+                    }
                 });
                 entry.parts.push(part);
                 self.parts += 1;
@@ -160,7 +178,11 @@ impl Window {
                         range.chunks.push(chunk);
                     }
                     _ => {
-                        let fresh = RangeJob { start, length: end - start, chunks: vec![chunk] };
+                        let fresh = RangeJob {
+                            start,
+                            length: end - start,
+                            chunks: vec![chunk],
+                        };
                         out.extend(open.replace(fresh));
                     }
                 }

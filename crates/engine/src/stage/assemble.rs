@@ -41,7 +41,10 @@ pub struct CheckpointRule {
 
 impl Default for CheckpointRule {
     fn default() -> Self {
-        Self { bytes: 4 << 30, every: Duration::from_secs(120) }
+        Self {
+            bytes: 4 << 30,
+            every: Duration::from_secs(120),
+        }
     }
 }
 
@@ -86,7 +89,10 @@ pub struct Assembled {
 enum Located {
     Known(Content),
     /// In the open bundle.
-    Open { offset: u32, length: u32 },
+    Open {
+        offset: u32,
+        length: u32,
+    },
 }
 
 /// An entry that is waiting for its place in the manifest.
@@ -119,7 +125,11 @@ struct LinkTarget {
 #[derive(Clone)]
 enum LinkPlace {
     Content(Content),
-    Bundle { number: u64, offset: u32, length: u32 },
+    Bundle {
+        number: u64,
+        offset: u32,
+        length: u32,
+    },
 }
 
 /// Puts entries together.
@@ -151,7 +161,10 @@ pub struct Assembler<'a> {
 
 impl<'a> Assembler<'a> {
     /// An assembler for one component.
-    #[allow(clippy::too_many_arguments, reason = "it is made in one place, by name")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "it is made in one place, by name"
+    )]
     pub fn new(
         cx: &'a OpContext,
         component: &'a str,
@@ -203,7 +216,10 @@ impl<'a> Assembler<'a> {
             let items = match slot {
                 Slot::Ready(items) => items,
                 Slot::Coming(coming) => coming.recv().map_err(|_| {
-                    self.store.check().err().unwrap_or(EngineError::Panicked("a reader"))
+                    self.store
+                        .check()
+                        .err()
+                        .unwrap_or(EngineError::Panicked("a reader"))
                 })??,
             };
             let (entries, before) = (items.len() as u64, self.counts.bytes);
@@ -214,14 +230,25 @@ impl<'a> Assembler<'a> {
                 self.take(item)?;
             }
             let bytes = self.counts.bytes - before;
-            self.cx.tell(Event::Advanced { stage: Stage::Capture, entries, bytes });
+            self.cx.tell(Event::Advanced {
+                stage: Stage::Capture,
+                entries,
+                bytes,
+            });
             self.checkpoint_if_due()?;
         }
         Ok(())
     }
 
     fn take(&mut self, item: Item) -> Result<()> {
-        let Item { key, path, meta, fingerprint, after_gap, work } = item;
+        let Item {
+            key,
+            path,
+            meta,
+            fingerprint,
+            after_gap,
+            work,
+        } = item;
         if after_gap {
             self.differs();
         }
@@ -302,7 +329,11 @@ impl<'a> Assembler<'a> {
         next.extents = target.extents;
         next.located = match target.located {
             LinkPlace::Content(content) => Located::Known(content),
-            LinkPlace::Bundle { number, offset, length } => self.in_bundle(number, offset, length)?,
+            LinkPlace::Bundle {
+                number,
+                offset,
+                length,
+            } => self.in_bundle(number, offset, length)?,
         };
         Ok(())
     }
@@ -310,22 +341,36 @@ impl<'a> Assembler<'a> {
     fn remember_link(&mut self, group: u64, next: &Waiting) {
         let located = match &next.located {
             Located::Known(content) => LinkPlace::Content(content.clone()),
-            Located::Open { offset, length } => {
-                LinkPlace::Bundle { number: self.bundles, offset: *offset, length: *length }
-            }
+            Located::Open { offset, length } => LinkPlace::Bundle {
+                number: self.bundles,
+                offset: *offset,
+                length: *length,
+            },
         };
         let (size, sha256) = (next.size, next.sha256);
         let extents = next.extents.clone();
-        self.links.entry(group).or_insert(LinkTarget { size, sha256, located, extents });
+        self.links.entry(group).or_insert(LinkTarget {
+            size,
+            sha256,
+            located,
+            extents,
+        });
     }
 
     fn in_bundle(&self, number: u64, offset: u32, length: u32) -> Result<Located> {
         if number == self.bundles {
             return Ok(Located::Open { offset, length });
         }
-        let chunk = self.ended.get(&number).ok_or(EngineError::Panicked("the assembler"))?;
+        let chunk = self
+            .ended
+            .get(&number)
+            .ok_or(EngineError::Panicked("the assembler"))?;
         let mut extents = Extents::default();
-        extents.push(Extent::Data { chunk: *chunk, offset, length });
+        extents.push(Extent::Data {
+            chunk: *chunk,
+            offset,
+            length,
+        });
         Ok(Located::Known(Content::Inline(extents)))
     }
 
@@ -368,13 +413,16 @@ impl<'a> Assembler<'a> {
     }
 
     fn wait(&mut self, next: Next) -> Result<()> {
-        let needs_bundle =
-            matches!(&next, Next::Fresh(waiting) if matches!(waiting.located, Located::Open { .. }));
+        let needs_bundle = matches!(&next, Next::Fresh(waiting) if matches!(waiting.located, Located::Open { .. }));
         if self.waiting.is_empty() && !needs_bundle {
             return self.write(next, None);
         }
         self.waiting.push_back(next);
-        if self.waiting.len() >= MOST_WAITING { self.end_bundle() } else { Ok(()) }
+        if self.waiting.len() >= MOST_WAITING {
+            self.end_bundle()
+        } else {
+            Ok(())
+        }
     }
 
     fn release(&mut self, bundle: Option<ChunkId>) -> Result<()> {
@@ -407,18 +455,36 @@ impl<'a> Assembler<'a> {
     }
 
     fn write_fresh(&mut self, waiting: Waiting, bundle: Option<ChunkId>) -> Result<()> {
-        let Waiting { key, path, meta, fingerprint, size, sha256, located, lineage, extents } =
-            waiting;
+        let Waiting {
+            key,
+            path,
+            meta,
+            fingerprint,
+            size,
+            sha256,
+            located,
+            lineage,
+            extents,
+        } = waiting;
         let content = match located {
             Located::Known(content) => content,
             Located::Open { offset, length } => {
                 let chunk = bundle.ok_or(EngineError::Panicked("the assembler"))?;
                 let mut extents = Extents::default();
-                extents.push(Extent::Data { chunk, offset, length });
+                extents.push(Extent::Data {
+                    chunk,
+                    offset,
+                    length,
+                });
                 Content::Inline(extents)
             }
         };
-        let record = Record { meta, size, sha256, content };
+        let record = Record {
+            meta,
+            size,
+            sha256,
+            content,
+        };
         let mut stored = Vec::with_capacity(160);
         record.encode(&mut stored);
         self.mark_record(&record.content, &lineage)?;
@@ -427,7 +493,13 @@ impl<'a> Assembler<'a> {
         self.stream(&key, &lineage);
         if let Some(writer) = &mut self.writer {
             writer.differs();
-            writer.push(&StateEntry { key, fingerprint, record: stored, lineage, extents });
+            writer.push(&StateEntry {
+                key,
+                fingerprint,
+                record: stored,
+                lineage,
+                extents,
+            });
         }
         Ok(())
     }
@@ -448,12 +520,15 @@ impl<'a> Assembler<'a> {
 
     fn page(&mut self, key: &[u8], record: &[u8]) -> Result<()> {
         let (store, usage) = (self.store, &mut self.usage);
-        self.pages.push(key, record, &mut |page| put_page(store, usage, BlobKind::Page, page))
+        self.pages.push(key, record, &mut |page| {
+            put_page(store, usage, BlobKind::Page, page)
+        })
     }
 
     fn stream(&mut self, key: &[u8], lineage: &[u8]) {
         if !lineage.is_empty() {
-            self.streams.push((self.lineages.stream_name(key), lineage.to_vec()));
+            self.streams
+                .push((self.lineages.stream_name(key), lineage.to_vec()));
         }
     }
 
@@ -514,8 +589,9 @@ impl<'a> Assembler<'a> {
     pub fn finish(mut self, sizes: Sizes) -> Result<Assembled> {
         self.end_bundle()?;
         let (store, mut usage) = (self.store, self.usage);
-        let manifest =
-            self.pages.finish(&mut |page| put_page(store, &mut usage, BlobKind::Page, page))?;
+        let manifest = self
+            .pages
+            .finish(&mut |page| put_page(store, &mut usage, BlobKind::Page, page))?;
         self.streams.sort_unstable();
         self.streams.dedup_by(|a, b| a.0 == b.0);
         let mut heads = TreeBuilder::new(sizes.pages);
@@ -558,5 +634,11 @@ pub fn canonical<'a>(
     record: &'a Record,
 ) -> CanonicalEntry<'a> {
     let (size, sha256) = (record.size, record.sha256);
-    CanonicalEntry { component, path, meta: &record.meta, size, sha256 }
+    CanonicalEntry {
+        component,
+        path,
+        meta: &record.meta,
+        size,
+        sha256,
+    }
 }

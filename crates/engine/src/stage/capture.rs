@@ -19,7 +19,11 @@ pub struct Captured {
 /// Errors of the source.
 pub async fn capture(cx: &OpContext, planned: Planned) -> Result<Captured> {
     let total = &planned.plan.total;
-    cx.tell(Event::Entered { stage: Stage::Capture, entries: None, bytes: total.at_most });
+    cx.tell(Event::Entered {
+        stage: Stage::Capture,
+        entries: None,
+        bytes: total.at_most,
+    });
     let capture = planned.source.begin(cx, planned.plan.clone()).await?;
     Ok(Captured { planned, capture })
 }

@@ -45,7 +45,10 @@ pub struct Chunked {
 pub fn chunk(repo: &Repository, captured: Captured, job: &SnapshotJob) -> Result<Chunked> {
     let ring = backup_format::seal::ObjectKeyring::new(repo.id(), repo.keys().state_key()?);
     let origin = captured.planned.info.origin.join("\n");
-    let line = format!("{}\n{}\n{}\n{origin}", job.host, job.name, captured.planned.info.kind);
+    let line = format!(
+        "{}\n{}\n{}\n{origin}",
+        job.host, job.name, captured.planned.info.kind
+    );
     let name = format!("state/{}", blake3::hash(line.as_bytes()).to_hex());
     let paths = repo.cache().path(&name).map(|path| StatePaths::new(&path));
     let state = match &paths {
@@ -53,7 +56,12 @@ pub fn chunk(repo: &Repository, captured: Captured, job: &SnapshotJob) -> Result
         _ => StateReader::empty(),
     };
     let writer = paths.map(|paths| StateWriter::new(paths, ring));
-    Ok(Chunked { captured, keys: repo.cut_keys()?, state, writer })
+    Ok(Chunked {
+        captured,
+        keys: repo.cut_keys()?,
+        state,
+        writer,
+    })
 }
 
 /// What readers are given to do.
@@ -61,7 +69,13 @@ pub(super) enum Task {
     /// Small files, and what lies between them.
     Batch(Vec<Item>, Sender<Result<Vec<Noted>>>),
     /// A large file or a stream.
-    Stream(Box<Item>, Body, backup_core::StreamProfile, Option<Box<StateEntry>>, Sender<Result<Vec<Noted>>>),
+    Stream(
+        Box<Item>,
+        Body,
+        backup_core::StreamProfile,
+        Option<Box<StateEntry>>,
+        Sender<Result<Vec<Noted>>>,
+    ),
 }
 
 /// Items in order, there already or to come.
@@ -102,7 +116,13 @@ impl Decider<'_> {
     }
 
     fn decide(&mut self, entry: Entry) -> Result<()> {
-        let Entry { path, meta, fingerprint, profile, body } = entry;
+        let Entry {
+            path,
+            meta,
+            fingerprint,
+            profile,
+            body,
+        } = entry;
         let mut key = Vec::with_capacity(path.as_stored().len() + 1);
         key.push(self.component);
         key.extend_from_slice(path.as_stored());
@@ -113,7 +133,14 @@ impl Decider<'_> {
         self.last_key.clone_from(&key);
         let known = self.state.seek(&key);
         let after_gap = self.state.has_passed_over();
-        let mut item = Item { key, path, meta, fingerprint, after_gap, work: Work::Bare };
+        let mut item = Item {
+            key,
+            path,
+            meta,
+            fingerprint,
+            after_gap,
+            work: Work::Bare,
+        };
         if !item.meta.kind.has_content() {
             // Cheap to write anew, and its metadata is at hand.
             item.work = match known {
@@ -154,7 +181,10 @@ impl Decider<'_> {
                 item.path
             ))),
             Body::None => {
-                item.work = Work::Content { bytes: Vec::new(), sha256: backup_integrity::digest::ContentDigest::of(&[]).0 };
+                item.work = Work::Content {
+                    bytes: Vec::new(),
+                    sha256: backup_integrity::digest::ContentDigest::of(&[]).0,
+                };
                 self.add(item, 0)
             }
             Body::File(open) if size <= self.sizes.bundle_limit => {
@@ -163,7 +193,10 @@ impl Decider<'_> {
             }
             Body::Bytes(bytes) if bytes.len() as u64 <= self.sizes.bundle_limit => {
                 let sha256 = backup_integrity::digest::ContentDigest::of(&bytes).0;
-                item.work = Work::Content { bytes: bytes.to_vec(), sha256 };
+                item.work = Work::Content {
+                    bytes: bytes.to_vec(),
+                    sha256,
+                };
                 self.add(item, bytes.len() as u64)
             }
             body => {
@@ -180,8 +213,16 @@ impl Decider<'_> {
         self.batch.push(item);
         self.batch_bytes += bytes;
         let is_idle = self.batch_bytes == 0;
-        let full = if is_idle { self.batch.len() >= 1024 } else { self.batch.len() >= BATCH };
-        if full || self.batch_bytes >= BATCH_BYTES { self.end_batch() } else { Ok(()) }
+        let full = if is_idle {
+            self.batch.len() >= 1024
+        } else {
+            self.batch.len() >= BATCH
+        };
+        if full || self.batch_bytes >= BATCH_BYTES {
+            self.end_batch()
+        } else {
+            Ok(())
+        }
     }
 
     fn end_batch(&mut self) -> Result<()> {
@@ -191,11 +232,15 @@ impl Decider<'_> {
         }
         self.batch_bytes = 0;
         if !items.iter().any(|item| matches!(item.work, Work::Read(_))) {
-            return self.send_slot(Slot::Ready(items.into_iter().map(|item| (item, None)).collect()));
+            return self.send_slot(Slot::Ready(
+                items.into_iter().map(|item| (item, None)).collect(),
+            ));
         }
         let (reply, coming) = bounded(1);
         self.send_slot(Slot::Coming(coming))?;
-        self.tasks.send(Task::Batch(items, reply)).map_err(|_| EngineError::Cancelled)
+        self.tasks
+            .send(Task::Batch(items, reply))
+            .map_err(|_| EngineError::Cancelled)
     }
 
     fn send_slot(&self, slot: Slot) -> Result<()> {
@@ -207,7 +252,9 @@ impl Decider<'_> {
 
     /// Whether everything that a state names is in the repository; marks it as used.
     fn is_stored(&mut self, known: &StateEntry) -> bool {
-        let Ok(record) = Record::decode(&known.record) else { return false };
+        let Ok(record) = Record::decode(&known.record) else {
+            return false;
+        };
         let extents = match &record.content {
             Content::Inline(extents) => extents.clone(),
             Content::Spilled(_) => match Extents::decode(&mut Take::new(&known.extents)) {
@@ -227,7 +274,10 @@ impl Decider<'_> {
         };
         let lineage = known.lineage.is_empty()
             || LineageHead::decode(&known.lineage).is_ok_and(|head| {
-                head.layers.iter().flat_map(|layer| &layer.parts).all(&mut mark)
+                head.layers
+                    .iter()
+                    .flat_map(|layer| &layer.parts)
+                    .all(&mut mark)
             });
         chunks && spills && lineage
     }

@@ -40,7 +40,11 @@ pub async fn commit(
     mut stored: Stored,
     job: &SnapshotJob,
 ) -> Result<Committed> {
-    cx.tell(Event::Entered { stage: Stage::Commit, entries: None, bytes: None });
+    cx.tell(Event::Entered {
+        stage: Stage::Commit,
+        entries: None,
+        bytes: None,
+    });
     if cx.cancel.is_cancelled() {
         return Err(EngineError::Cancelled);
     }
@@ -48,19 +52,42 @@ pub async fn commit(
         stored.assembled.counts.found(cx, finding);
     }
     let meta = describe(cx, &stored, job)?;
-    let refs = stored.assembled.usage.refs(meta.id, &repo.index(), &stored.packs);
-    let sealed_refs =
-        repo.ring().seal(ObjectKind::Refs, &refs.encode()).map_err(EngineError::Seal)?;
+    let refs = stored
+        .assembled
+        .usage
+        .refs(meta.id, &repo.index(), &stored.packs);
+    let sealed_refs = repo
+        .ring()
+        .seal(ObjectKind::Refs, &refs.encode())
+        .map_err(EngineError::Seal)?;
     let refs_bytes = sealed_refs.len() as u64;
-    put_new(cx, &**repo.sink(), &name(layout::refs(meta.id))?, sealed_refs.into()).await?;
+    put_new(
+        cx,
+        &**repo.sink(),
+        &name(layout::refs(meta.id))?,
+        sealed_refs.into(),
+    )
+    .await?;
     let object = build(repo, &stored, &meta, job)?;
-    let plain = object.encode().map_err(|error| EngineError::Evidence(error.to_string()))?;
-    let sealed = repo.ring().seal(ObjectKind::Snapshot, &plain).map_err(EngineError::Seal)?;
+    let plain = object
+        .encode()
+        .map_err(|error| EngineError::Evidence(error.to_string()))?;
+    let sealed = repo
+        .ring()
+        .seal(ObjectKind::Snapshot, &plain)
+        .map_err(EngineError::Seal)?;
     let key = name(layout::snapshot(meta.id))?;
-    repo.sink().put(cx, &key, sealed.into(), PutMode::Create).await?;
+    repo.sink()
+        .put(cx, &key, sealed.into(), PutMode::Create)
+        .await?;
     let root = stored.assembled.tree.root;
     cx.tell(Event::Left(Stage::Commit));
-    Ok(Committed { stored, meta, root, refs_bytes })
+    Ok(Committed {
+        stored,
+        meta,
+        root,
+        refs_bytes,
+    })
 }
 
 fn describe(cx: &OpContext, stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
@@ -118,7 +145,9 @@ fn build(
             stored.report.cursor.as_ref().map(|cursor| cursor.to_vec()),
         )],
         salt: assembled.salt,
-        findings: findings.filter_map(|finding| serde_json::to_string(finding).ok()).collect(),
+        findings: findings
+            .filter_map(|finding| serde_json::to_string(finding).ok())
+            .collect(),
         program: job.program.clone(),
         user: job.user.clone(),
         extra: std::collections::BTreeMap::new(),
@@ -128,7 +157,9 @@ fn build(
     let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
     let mut sealed = Vec::new();
     let key = stored.session.key_of(BlobKind::Page);
-    codec.seal(key, BlobKind::Page, &inner_id, &inner, &mut sealed).map_err(EngineError::Seal)?;
+    codec
+        .seal(key, BlobKind::Page, &inner_id, &inner, &mut sealed)
+        .map_err(EngineError::Seal)?;
     let roots = Roots {
         manifest: assembled.manifest,
         lineage: assembled.lineage,
@@ -150,7 +181,9 @@ fn build(
     };
     let signer = host_signer(repo, &meta.host)?;
     let digest = SnapshotObject::digest(&outer, &sealed);
-    let signatures = statement.sign(&signer, &digest).map_err(|error| evidence(&error))?;
+    let signatures = statement
+        .sign(&signer, &digest)
+        .map_err(|error| evidence(&error))?;
     let signature = signatures.ed25519.as_bytes();
     let (mut low, mut high) = ([0u8; 32], [0u8; 32]);
     low.copy_from_slice(&signature[..32]);
@@ -174,5 +207,9 @@ fn build(
 pub fn host_signer(repo: &Repository, host: &backup_core::HostId) -> Result<HostSigner> {
     let keys = repo.keys().host_keys(host)?;
     let seed = Zeroizing::new(keys.ed25519_seed);
-    Ok(HostSigner::new(host.clone(), HmacKey::new(keys.hmac), &seed))
+    Ok(HostSigner::new(
+        host.clone(),
+        HmacKey::new(keys.hmac),
+        &seed,
+    ))
 }

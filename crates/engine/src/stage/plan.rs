@@ -2,9 +2,7 @@
 
 use std::sync::Arc;
 
-use backup_core::{
-    CapturePlan, CaptureRequest, HostId, OpContext, ParentHint, Source, SourceInfo,
-};
+use backup_core::{CapturePlan, CaptureRequest, HostId, OpContext, ParentHint, Source, SourceInfo};
 
 use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead};
@@ -47,18 +45,30 @@ pub async fn plan(
     let started = cx.clock.now();
     let info = source.info();
     let parent = newest_of(repo, cx, &job.name, &job.host).await?;
-    let hint = parent.as_ref().filter(|_| !job.reread).map(|parent| ParentHint {
-        snapshot: parent.meta.id,
-        point: backup_core::ConsistentPoint {
-            at: parent.meta.time,
-            consistency: info.caps.best_consistency,
-            position: None,
-        },
-        cursor: None,
-    });
-    let request = CaptureRequest { select: job.select.clone(), parent: hint };
+    let hint = parent
+        .as_ref()
+        .filter(|_| !job.reread)
+        .map(|parent| ParentHint {
+            snapshot: parent.meta.id,
+            point: backup_core::ConsistentPoint {
+                at: parent.meta.time,
+                consistency: info.caps.best_consistency,
+                position: None,
+            },
+            cursor: None,
+        });
+    let request = CaptureRequest {
+        select: job.select.clone(),
+        parent: hint,
+    };
     let plan = source.plan(cx, &request).await?;
-    Ok(Planned { source, info, plan, parent, started })
+    Ok(Planned {
+        source,
+        info,
+        plan,
+        parent,
+        started,
+    })
 }
 
 /// The newest complete snapshot of a line. Heads that cannot be read do not hinder a backup; it is
@@ -70,7 +80,8 @@ async fn newest_of(
     host: &HostId,
 ) -> Result<Option<SnapshotHead>> {
     let (heads, _) = repo.heads(cx).await?;
-    Ok(heads.into_iter().rev().find(|head| {
-        head.meta.name == line && head.meta.host == *host && !head.meta.partial
-    }))
+    Ok(heads
+        .into_iter()
+        .rev()
+        .find(|head| head.meta.name == line && head.meta.host == *host && !head.meta.partial))
 }

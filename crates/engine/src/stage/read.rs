@@ -19,10 +19,10 @@ use bytes::Bytes;
 use futures::StreamExt as _;
 use tokio::runtime::Handle;
 
-use crate::past::Past;
 use super::stream::{CutStream, StreamCutter};
 use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
+use crate::past::Past;
 use crate::repository::Sizes;
 use crate::state::StateEntry;
 use crate::store::BlobStore;
@@ -64,7 +64,10 @@ pub enum Work {
     /// It was read, whole.
     Content { bytes: Vec<u8>, sha256: [u8; 32] },
     /// It was cut.
-    Cut { stream: Box<CutStream>, sha256: Option<[u8; 32]> },
+    Cut {
+        stream: Box<CutStream>,
+        sha256: Option<[u8; 32]>,
+    },
     /// It cannot be stored; the finding says why.
     Lost,
 }
@@ -155,7 +158,8 @@ impl Reader<'_> {
             bytes.truncate(at);
         } else if expected == most || expected == 0 {
             // The size was not known, or is at the limit: there may be more.
-            file.take(most as u64 + 1 - expected as u64).read_to_end(&mut bytes)?;
+            file.take(most as u64 + 1 - expected as u64)
+                .read_to_end(&mut bytes)?;
             if bytes.len() > most {
                 return Ok(Small::Grown);
             }
@@ -186,26 +190,33 @@ impl Reader<'_> {
                     return Ok(Some(lost(&item.path, &error)));
                 }
             };
-            let (stream, sha256) = match self.cut_file(&item.key, &file, before.size, profile, known)? {
-                Ok(done) => done,
-                Err(error) => {
-                    item.work = Work::Lost;
-                    return Ok(Some(lost(&item.path, &error)));
-                }
-            };
+            let (stream, sha256) =
+                match self.cut_file(&item.key, &file, before.size, profile, known)? {
+                    Ok(done) => done,
+                    Err(error) => {
+                        item.work = Work::Lost;
+                        return Ok(Some(lost(&item.path, &error)));
+                    }
+                };
             let after = open.fingerprint(&file).ok();
             let is_whole = after == Some(before) && stream.size == before.size;
             if !is_whole && attempt == 0 {
                 continue;
             }
             item.fingerprint = is_whole.then_some(before);
-            item.work = Work::Cut { stream: Box::new(stream), sha256: Some(sha256) };
+            item.work = Work::Cut {
+                stream: Box::new(stream),
+                sha256: Some(sha256),
+            };
             return Ok((!is_whole).then(|| changed(&item.path)));
         }
         Ok(None)
     }
 
-    #[allow(clippy::type_complexity, reason = "an error of the file is not one of the engine")]
+    #[allow(
+        clippy::type_complexity,
+        reason = "an error of the file is not one of the engine"
+    )]
     fn cut_file(
         &self,
         key: &[u8],
@@ -231,7 +242,10 @@ impl Reader<'_> {
 
     fn past(&self, key: &[u8], known: Option<&StateEntry>) -> Option<Past> {
         // Without a past everything is stored as new: that is never wrong.
-        self.handle.block_on(self.lineages.past(self.cx, key, known)).ok().flatten()
+        self.handle
+            .block_on(self.lineages.past(self.cx, key, known))
+            .ok()
+            .flatten()
     }
 
     /// Reads a file from start to end, its holes unread, into the cutter and a hasher.
@@ -344,7 +358,10 @@ impl Reader<'_> {
             first = self.handle.block_on(segments.next()).transpose()?;
         }
         let sha256 = hasher.map(Hashing::finish).transpose()?;
-        item.work = Work::Cut { stream: Box::new(cutter.finish()?), sha256 };
+        item.work = Work::Cut {
+            stream: Box::new(cutter.finish()?),
+            sha256,
+        };
         Ok(())
     }
 }
@@ -356,7 +373,11 @@ fn cut_of(profile: StreamProfile, size: u64, head: &[u8], past: Option<&Past>) -
         Some(PieceCut::Content(piece)) if matches!(fresh, PieceCut::Content(_)) => {
             // Within a factor of four of the size it would get today.
             let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
-            if fits { PieceCut::Content(piece) } else { fresh }
+            if fits {
+                PieceCut::Content(piece)
+            } else {
+                fresh
+            }
         }
         Some(PieceCut::Pages(piece)) if matches!(fresh, PieceCut::Pages(_)) => {
             let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
@@ -391,13 +412,21 @@ fn lost(path: &EntryPath, error: &io::Error) -> Finding {
 
 fn changed(path: &EntryPath) -> Finding {
     let detail = "it changed twice while it was read; what was read last is stored";
-    Finding::new(Severity::Warning, FindingKind::ChangedWhileRead, path.to_string(), detail)
+    Finding::new(
+        Severity::Warning,
+        FindingKind::ChangedWhileRead,
+        path.to_string(),
+        detail,
+    )
 }
 
 /// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.
 enum Hashing {
     Here(ContentHasher),
-    Apart(crossbeam_channel::Sender<Hashed>, std::thread::JoinHandle<[u8; 32]>),
+    Apart(
+        crossbeam_channel::Sender<Hashed>,
+        std::thread::JoinHandle<[u8; 32]>,
+    ),
 }
 
 enum Hashed {
@@ -411,17 +440,22 @@ impl Hashing {
             return Self::Here(ContentHasher::new());
         }
         let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(4);
-        let thread = std::thread::Builder::new().name("hash".into()).spawn(move || {
-            let mut hasher = ContentHasher::new();
-            for part in receiver {
-                match part {
-                    Hashed::Data(bytes) => hasher.update(&bytes),
-                    Hashed::Zeros(count) => hasher.update_zeros(count),
+        let thread = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn(move || {
+                let mut hasher = ContentHasher::new();
+                for part in receiver {
+                    match part {
+                        Hashed::Data(bytes) => hasher.update(&bytes),
+                        Hashed::Zeros(count) => hasher.update_zeros(count),
+                    }
                 }
-            }
-            hasher.finish().0
-        });
-        thread.map_or_else(|_| Self::Here(ContentHasher::new()), |thread| Self::Apart(sender, thread))
+                hasher.finish().0
+            });
+        thread.map_or_else(
+            |_| Self::Here(ContentHasher::new()),
+            |thread| Self::Apart(sender, thread),
+        )
     }
 
     fn update(&mut self, bytes: &Bytes) {
@@ -444,7 +478,9 @@ impl Hashing {
             Self::Here(hasher) => Ok(hasher.finish().0),
             Self::Apart(sender, thread) => {
                 drop(sender);
-                thread.join().map_err(|_| EngineError::Panicked("the hasher"))
+                thread
+                    .join()
+                    .map_err(|_| EngineError::Panicked("the hasher"))
             }
         }
     }

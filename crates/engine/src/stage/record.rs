@@ -20,7 +20,12 @@ pub async fn record(
     committed: Committed,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
-    let Committed { stored, meta, root, refs_bytes } = committed;
+    let Committed {
+        stored,
+        meta,
+        root,
+        refs_bytes,
+    } = committed;
     let mut counts = stored.assembled.counts;
     let mut degraded = |what: &str, why: String| {
         let finding = Finding::new(Severity::Warning, FindingKind::Degraded, what, why);
@@ -48,7 +53,12 @@ pub async fn record(
         degraded("the ledger", error.to_string());
     }
     let done = name(layout::session_done(stored.session.id))?;
-    let put = repo.sink().put(cx, &done, bytes::Bytes::from_static(b"done\n"), backup_core::PutMode::Create);
+    let put = repo.sink().put(
+        cx,
+        &done,
+        bytes::Bytes::from_static(b"done\n"),
+        backup_core::PutMode::Create,
+    );
     if let Err(error) = put.await {
         degraded("the session", error.to_string());
     }

@@ -29,5 +29,9 @@ pub async fn seal(
 ) -> Result<Sealing> {
     let session = Session::begin(repo, cx, &job.host).await?;
     let store = BlobStore::start(repo, cx, session.clone(), job.compression)?;
-    Ok(Sealing { chunked, session, store })
+    Ok(Sealing {
+        chunked,
+        session,
+        store,
+    })
 }

@@ -43,14 +43,33 @@ pub async fn store(
     sealing: Sealing,
     job: &SnapshotJob,
 ) -> Result<Stored> {
-    let Sealing { chunked, session, store } = sealing;
-    let Chunked { captured, keys, state, writer } = chunked;
-    let Captured { planned, mut capture } = captured;
+    let Sealing {
+        chunked,
+        session,
+        store,
+    } = sealing;
+    let Chunked {
+        captured,
+        keys,
+        state,
+        writer,
+    } = chunked;
+    let Captured {
+        planned,
+        mut capture,
+    } = captured;
     let parent = planned.parent.as_ref().filter(|_| !job.reread);
     let parent_lineage = parent.and_then(|parent| parent.outer.lineage);
     let lineages = Lineages::new(repo, parent_lineage)?;
     let (sender, source) = batches();
-    let flow = Flow { repo, cx, job, store: &store, lineages: &lineages, keys: &keys };
+    let flow = Flow {
+        repo,
+        cx,
+        job,
+        store: &store,
+        lineages: &lineages,
+        keys: &keys,
+    };
     let handle = Handle::current();
     let cancel = cx.cancel.child_token();
     // The threads borrow; a scope on a thread of its own keeps the runtime free to drive the source.
@@ -58,14 +77,17 @@ pub async fn store(
         let threads = std::thread::Builder::new()
             .name("assemble".into())
             .spawn_scoped(scope, || flow.run(&handle, source, state, writer));
-        let threads = threads.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+        let threads =
+            threads.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
         let pumped = tokio::task::block_in_place(|| {
             Handle::current().block_on(pump(cx, &mut *capture, sender))
         });
         if pumped.is_err() {
             cancel.cancel();
         }
-        let ran = threads.join().map_err(|_| EngineError::Panicked("the assembler"))?;
+        let ran = threads
+            .join()
+            .map_err(|_| EngineError::Panicked("the assembler"))?;
         match (pumped, ran) {
             (Ok(()), ran) => ran,
             (Err(pumped), _) => Err(pumped),
@@ -93,7 +115,16 @@ pub async fn store(
         Ok::<_, EngineError>((store.finish()?, bytes_added))
     });
     let (packs, bytes_added) = added?;
-    Ok(Stored { planned, capture, report, session, assembled, packs, bytes_new, bytes_added })
+    Ok(Stored {
+        planned,
+        capture,
+        report,
+        session,
+        assembled,
+        packs,
+        bytes_new,
+        bytes_added,
+    })
 }
 
 struct Flow<'a> {
@@ -167,7 +198,9 @@ impl Flow<'_> {
             let ran = assembler.run(&slot_source);
             // Whoever waits at a slot or a task must not wait for ever.
             drop(slot_source);
-            let decided = deciding.join().map_err(|_| EngineError::Panicked("the decider"))?;
+            let decided = deciding
+                .join()
+                .map_err(|_| EngineError::Panicked("the decider"))?;
             match (ran, decided) {
                 (Ok(()), Ok((usage, gone))) => {
                     if self.cx.cancel.is_cancelled() {
@@ -183,7 +216,12 @@ impl Flow<'_> {
                 }
                 (Err(error), _) | (Ok(()), Err(error)) => {
                     assembler.abandon();
-                    Err(self.store.check().err().filter(|_| matches!(error, EngineError::Cancelled)).unwrap_or(error))
+                    Err(self
+                        .store
+                        .check()
+                        .err()
+                        .filter(|_| matches!(error, EngineError::Cancelled))
+                        .unwrap_or(error))
                 }
             }
         })

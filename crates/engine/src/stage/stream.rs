@@ -5,13 +5,11 @@ use backup_core::ChunkId;
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{CutKeys, Gatherer, PieceCut};
 use backup_format::extent::{Content, Extent, Extents, INLINE, spill_span};
-use backup_format::lineage::{
-    self, Layer, LineageHead, MAX_PIECES, NEW, PART, Pieces,
-};
+use backup_format::lineage::{self, Layer, LineageHead, MAX_PIECES, NEW, PART, Pieces};
 use backup_format::seal::BlobKind;
 
-use crate::past::Past;
 use crate::error::{EngineError, Result};
+use crate::past::Past;
 use crate::repository::Sizes;
 use crate::store::BlobStore;
 
@@ -21,7 +19,11 @@ const ZERO: [u8; 16] = [0; 16];
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Known(Extent),
-    Open { chunk: u32, offset: u32, length: u32 },
+    Open {
+        chunk: u32,
+        offset: u32,
+        length: u32,
+    },
 }
 
 /// A stream, cut and handed to the store.
@@ -164,7 +166,9 @@ impl<'a> StreamCutter<'a> {
                 while length > 0 {
                     let part = u32::try_from(length).unwrap_or(u32::MAX);
                     self.zero_piece(part);
-                    self.part(Part::Known(Extent::Zero { length: u64::from(part) }));
+                    self.part(Part::Known(Extent::Zero {
+                        length: u64::from(part),
+                    }));
                     self.size += u64::from(part);
                     length -= u64::from(part);
                 }
@@ -177,7 +181,9 @@ impl<'a> StreamCutter<'a> {
         for _ in 0..count {
             self.zero_piece(u32::try_from(page).unwrap_or(u32::MAX));
         }
-        self.part(Part::Known(Extent::Zero { length: count * page }));
+        self.part(Part::Known(Extent::Zero {
+            length: count * page,
+        }));
         self.size += count * page;
         Ok(())
     }
@@ -196,11 +202,14 @@ impl<'a> StreamCutter<'a> {
     /// [`EngineError::Invalid`] when there is no such past: the source must then read the range.
     pub fn unchanged(&mut self, length: u64) -> Result<()> {
         let start = self.size + self.buffer.len() as u64;
-        let past = self.past.take().filter(|past| {
-            self.buffer.is_empty() && past.is_range_sound(start, length)
-        });
+        let past = self
+            .past
+            .take()
+            .filter(|past| self.buffer.is_empty() && past.is_range_sound(start, length));
         let past = past.ok_or_else(|| {
-            EngineError::Invalid("the source left out what the parent snapshot does not have".into())
+            EngineError::Invalid(
+                "the source left out what the parent snapshot does not have".into(),
+            )
         })?;
         let mut parts = Vec::new();
         past.copy_range(start, length, |extent| parts.push(Part::Known(extent)));
@@ -208,7 +217,12 @@ impl<'a> StreamCutter<'a> {
             let first = start / u64::from(page);
             for number in first..(start + length).div_ceil(u64::from(page)) {
                 let number = u32::try_from(number).unwrap_or(NEW);
-                let digest = past.pieces.digests.get(number as usize).copied().unwrap_or(ZERO);
+                let digest = past
+                    .pieces
+                    .digests
+                    .get(number as usize)
+                    .copied()
+                    .unwrap_or(ZERO);
                 self.note(digest, page, Some(number));
             }
         } else {
@@ -240,7 +254,9 @@ impl<'a> StreamCutter<'a> {
         self.size += u64::from(length);
         if is_zero(piece) {
             self.zero_piece(length);
-            self.part(Part::Known(Extent::Zero { length: u64::from(length) }));
+            self.part(Part::Known(Extent::Zero {
+                length: u64::from(length),
+            }));
             return Ok(());
         }
         let digest = self.keys.digest(piece);
@@ -251,7 +267,9 @@ impl<'a> StreamCutter<'a> {
         if let (Some(past), Some(found)) = (&self.past, found) {
             let (start, length) = past.span(found);
             let parts = &mut self.parts;
-            past.copy_range(start, length, |extent| push_part(parts, Part::Known(extent)));
+            past.copy_range(start, length, |extent| {
+                push_part(parts, Part::Known(extent))
+            });
             return Ok(());
         }
         if self.gatherer.is_full_for(piece.len()) {
@@ -260,7 +278,11 @@ impl<'a> StreamCutter<'a> {
         let (offset, ends) = self.gatherer.push(piece, &digest);
         let chunk = u32::try_from(self.chunks.len()).unwrap_or(u32::MAX);
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        self.part(Part::Open { chunk, offset, length });
+        self.part(Part::Open {
+            chunk,
+            offset,
+            length,
+        });
         if ends { self.end_chunk() } else { Ok(()) }
     }
 
@@ -298,25 +320,45 @@ impl<'a> StreamCutter<'a> {
         for part in std::mem::take(&mut self.parts) {
             extents.push(match part {
                 Part::Known(extent) => extent,
-                Part::Open { chunk, offset, length } => {
+                Part::Open {
+                    chunk,
+                    offset,
+                    length,
+                } => {
                     let chunk = self.chunks.get(chunk as usize).copied();
                     let chunk = chunk.ok_or(EngineError::Panicked("the stream cutter"))?;
-                    Extent::Data { chunk, offset, length }
+                    Extent::Data {
+                        chunk,
+                        offset,
+                        length,
+                    }
                 }
             });
         }
         let content = spill(&extents, self.store)?;
         let lineage = self.write_lineage(&content)?;
-        Ok(CutStream { size: self.size, extents, content, lineage })
+        Ok(CutStream {
+            size: self.size,
+            extents,
+            content,
+            lineage,
+        })
     }
 
     fn write_lineage(&mut self, content: &Content) -> Result<Option<LineageHead>> {
         if !self.keeps_lineage || self.size < self.sizes.lineage_from {
             return Ok(None);
         }
-        let mut layers = self.past.as_ref().map(|past| past.head.layers.clone()).unwrap_or_default();
+        let mut layers = self
+            .past
+            .as_ref()
+            .map(|past| past.head.layers.clone())
+            .unwrap_or_default();
         let edit = self.pieces.edit(&self.origins);
-        let is_same = self.past.as_ref().is_some_and(|past| past.pieces == self.pieces);
+        let is_same = self
+            .past
+            .as_ref()
+            .is_some_and(|past| past.pieces == self.pieces);
         if lineage::base_is_due(&layers, edit.len()) {
             layers = vec![self.write_layer(self.pieces.base())?];
         } else if !is_same {
@@ -333,24 +375,48 @@ impl<'a> StreamCutter<'a> {
 
     fn write_layer(&self, layer: Vec<u8>) -> Result<Layer> {
         let bytes = layer.len() as u64;
-        let parts = layer.chunks(PART).map(|part| self.store.put(BlobKind::Lineage, part.to_vec()));
-        Ok(Layer { bytes, parts: parts.collect::<Result<_>>()? })
+        let parts = layer
+            .chunks(PART)
+            .map(|part| self.store.put(BlobKind::Lineage, part.to_vec()));
+        Ok(Layer {
+            bytes,
+            parts: parts.collect::<Result<_>>()?,
+        })
     }
 }
 
 /// Appends a part, melting it into the last where they adjoin: streams have many pieces.
 fn push_part(parts: &mut Vec<Part>, part: Part) {
     match (parts.last_mut(), part) {
-        (Some(Part::Known(Extent::Zero { length })), Part::Known(Extent::Zero { length: more })) => {
+        (
+            Some(Part::Known(Extent::Zero { length })),
+            Part::Known(Extent::Zero { length: more }),
+        ) => {
             *length += more;
         }
         (
-            Some(Part::Known(Extent::Data { chunk, offset, length })),
-            Part::Known(Extent::Data { chunk: next, offset: at, length: more }),
+            Some(Part::Known(Extent::Data {
+                chunk,
+                offset,
+                length,
+            })),
+            Part::Known(Extent::Data {
+                chunk: next,
+                offset: at,
+                length: more,
+            }),
         ) if *chunk == next && offset.checked_add(*length) == Some(at) => *length += more,
         (
-            Some(Part::Open { chunk, offset, length }),
-            Part::Open { chunk: next, offset: at, length: more },
+            Some(Part::Open {
+                chunk,
+                offset,
+                length,
+            }),
+            Part::Open {
+                chunk: next,
+                offset: at,
+                length: more,
+            },
         ) if *chunk == next && offset.checked_add(*length) == Some(at) => *length += more,
         _ => parts.push(part),
     }
@@ -396,14 +462,29 @@ pub fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
 /// Both parts of an extent; `at` is within it.
 fn split(extent: Extent, at: u64) -> (Extent, Extent) {
     match extent {
-        Extent::Zero { length } => {
-            (Extent::Zero { length: at }, Extent::Zero { length: length - at })
-        }
-        Extent::Data { chunk, offset, length } => {
+        Extent::Zero { length } => (
+            Extent::Zero { length: at },
+            Extent::Zero {
+                length: length - at,
+            },
+        ),
+        Extent::Data {
+            chunk,
+            offset,
+            length,
+        } => {
             let at = u32::try_from(at).unwrap_or(length).min(length);
             (
-                Extent::Data { chunk, offset, length: at },
-                Extent::Data { chunk, offset: offset + at, length: length - at },
+                Extent::Data {
+                    chunk,
+                    offset,
+                    length: at,
+                },
+                Extent::Data {
+                    chunk,
+                    offset: offset + at,
+                    length: length - at,
+                },
             )
         }
     }
