@@ -366,22 +366,23 @@ impl Reader<'_> {
     }
 }
 
-/// How to cut: as the past was cut if that still fits the size, so that it can be compared.
+/// How to cut: as the past was cut if that still fits, so that it can be compared with it.
 fn cut_of(profile: StreamProfile, size: u64, head: &[u8], past: Option<&Past>) -> PieceCut {
     let fresh = PieceCut::choose(profile, size, head);
-    match past.map(|past| past.head.cut) {
-        Some(PieceCut::Content(piece)) if matches!(fresh, PieceCut::Content(_)) => {
-            // Within a factor of four of the size it would get today.
-            let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
-            if fits {
-                PieceCut::Content(piece)
-            } else {
-                fresh
-            }
+    // Within a factor of four of the size it would get today.
+    let fits = |piece: u32| piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
+    match (past.map(|past| past.head.cut), fresh) {
+        (Some(cut @ PieceCut::Content(piece)), PieceCut::Content(_))
+        | (Some(cut @ PieceCut::Pages(piece)), PieceCut::Pages(_))
+            if fits(piece) =>
+        {
+            cut
         }
-        Some(PieceCut::Pages(piece)) if matches!(fresh, PieceCut::Pages(_)) => {
-            let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
-            if fits { PieceCut::Pages(piece) } else { fresh }
+        // The first page was rewritten and no longer tells what it is.
+        (Some(cut @ PieceCut::Pages(piece)), PieceCut::Content(_))
+            if profile == StreamProfile::Auto && size.is_multiple_of(u64::from(piece)) =>
+        {
+            cut
         }
         _ => fresh,
     }

@@ -1,0 +1,213 @@
+//! Real files into a real folder and back, through the engine alone.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use backup_core::{EntryPath, HostId, OpContext, RestoreMode, Sample, Source, VerifyLevel};
+use backup_engine::{
+    InitRequest, Repository, RestoreJob, SnapshotJob, SnapshotReport, SnapshotView, prepare,
+    restore, snapshot, verify,
+};
+use backup_sink_local::LocalSink;
+use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
+
+#[derive(Debug)]
+struct WallClock;
+
+impl backup_core::Clock for WallClock {
+    #[allow(clippy::disallowed_methods, reason = "a test needs the time as it is")]
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+struct World {
+    dir: tempfile::TempDir,
+    cx: OpContext,
+    repo: Repository,
+}
+
+fn job() -> SnapshotJob {
+    SnapshotJob::new("test", HostId("host".into()))
+}
+
+impl World {
+    async fn new(with_cache: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let cx = OpContext::new(Arc::new(WallClock));
+        fs::create_dir(dir.path().join("repo")).unwrap();
+        let sink = Arc::new(LocalSink::new(dir.path().join("repo")));
+        let request = InitRequest { key_file: true, ..InitRequest::default() };
+        let cache = with_cache.then(|| dir.path().join("cache"));
+        let repo = prepare(&cx, &request).unwrap().create(&cx, sink, cache).await.unwrap();
+        Self { dir, cx, repo }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    async fn save(&self, root: &Path) -> SnapshotReport {
+        self.repo.reload_index(&self.cx).await.unwrap();
+        let source: Arc<dyn Source> =
+            Arc::new(FilesSource::new(FilesConfig::of_roots([root.to_owned()])));
+        snapshot(&self.repo, &self.cx, source, &job()).await.unwrap()
+    }
+
+    async fn restore_newest(&self, below: &Path, to: &Path) {
+        self.repo.reload_index(&self.cx).await.unwrap();
+        let (heads, errors) = self.repo.heads(&self.cx).await.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        let view = SnapshotView::open(&self.repo, heads.last().unwrap().clone()).unwrap();
+        assert!(view.check_signatures().unwrap());
+        fs::create_dir_all(to).unwrap();
+        let target = Arc::new(FilesTarget::new(FilesTargetConfig::of_folder(to)));
+        let below = EntryPath::from_slashed(below.as_os_str().as_encoded_bytes()).unwrap();
+        let job = RestoreJob {
+            component: 0,
+            strip: below.clone(),
+            below,
+            filter: None,
+            mode: RestoreMode::Files,
+            folder: Some(to.to_owned()),
+            expects_content: false,
+            host: HostId("host".into()),
+            user: "me".into(),
+        };
+        let outcome = restore(&view, &self.cx, target, &job).await.unwrap();
+        assert_eq!(outcome.report.findings, [], "{:?}", outcome.report.findings);
+    }
+
+    async fn verify(&self) {
+        self.repo.reload_index(&self.cx).await.unwrap();
+        let done =
+            verify(&self.repo, &self.cx, None, VerifyLevel::FullRead, Sample::All).await.unwrap();
+        assert_eq!(done.report.findings, []);
+        assert!(done.read_manifests);
+    }
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    out
+}
+
+/// Small files, large files, pages, holes, links.
+fn make_tree(root: &Path) {
+    for folder in 0..20 {
+        let folder = root.join(format!("folder{folder:02}"));
+        fs::create_dir_all(&folder).unwrap();
+        for file in 0..40u64 {
+            let length = usize::try_from(file * file * 37).unwrap();
+            fs::write(folder.join(format!("f{file}")), noise(file * 31, length)).unwrap();
+        }
+    }
+    fs::write(root.join("dump"), noise(1, 9 << 20)).unwrap();
+    let mut pages = noise(2, 6 << 20);
+    for page in pages.chunks_mut(8192) {
+        page[18..20].copy_from_slice(&0x2004u16.to_le_bytes());
+    }
+    fs::write(root.join("relation"), pages).unwrap();
+    let sparse = fs::File::create(root.join("sparse")).unwrap();
+    sparse.write_all_at(b"middle", 3 << 20).unwrap();
+    sparse.set_len(20 << 20).unwrap();
+    fs::write(root.join("empty"), b"").unwrap();
+    fs::hard_link(root.join("dump"), root.join("zlink")).unwrap();
+    fs::hard_link(root.join("folder00/f9"), root.join("folder01/link")).unwrap();
+    std::os::unix::fs::symlink("folder00/f1", root.join("symlink")).unwrap();
+}
+
+fn assert_same(a: &Path, b: &Path) {
+    let out = std::process::Command::new("diff").arg("-r").arg(a).arg(b).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tree_comes_back_as_it_was() {
+    let world = World::new(true).await;
+    let tree = world.path("tree");
+    make_tree(&tree);
+    let report = world.save(&tree).await;
+    assert_eq!(report.findings, []);
+    assert!(report.meta.stats.bytes_added > 10 << 20);
+    world.restore_newest(&tree, &world.path("out")).await;
+    assert_same(&tree, &world.path("out"));
+    world.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unchanged_is_not_read_and_adds_next_to_nothing() {
+    for with_cache in [true, false] {
+        let world = World::new(with_cache).await;
+        let tree = world.path("tree");
+        make_tree(&tree);
+        let first = world.save(&tree).await;
+        let second = world.save(&tree).await;
+        // The folders above the tree hold the repository too: their times change.
+        let added = second.meta.stats.bytes_new;
+        assert!(added < 20_000, "{added} bytes, cache {with_cache}");
+        if with_cache {
+            assert_eq!(second.meta.stats.bytes_read, 0);
+        }
+        assert_eq!(second.meta.parent, Some(first.meta.id));
+        assert_ne!(second.root, first.root, "each snapshot has a salt of its own");
+        world.restore_newest(&tree, &world.path("out")).await;
+        assert_same(&tree, &world.path("out"));
+        world.verify().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_stores_little_more_than_what_changed() {
+    for with_cache in [true, false] {
+        let world = World::new(with_cache).await;
+        let tree = world.path("tree");
+        make_tree(&tree);
+        world.save(&tree).await;
+        let relation = fs::File::options().write(true).open(tree.join("relation")).unwrap();
+        relation.write_all_at(&noise(77, 100), 3_000_000).unwrap();
+        let mut dump = fs::read(tree.join("dump")).unwrap();
+        dump.splice(4_000_000..4_000_000, *b"inserted");
+        fs::remove_file(tree.join("zlink")).unwrap();
+        fs::write(tree.join("dump"), dump).unwrap();
+        fs::remove_file(tree.join("folder03/f7")).unwrap();
+        fs::write(tree.join("folder04/new"), b"new").unwrap();
+        let report = world.save(&tree).await;
+        let added = report.meta.stats.bytes_new;
+        // Without the state of the last run, a bundle with a changed file in it is stored anew.
+        let most = if with_cache { 200_000 } else { 900_000 };
+        assert!(added < most, "{added} bytes, cache {with_cache}");
+        world.restore_newest(&tree, &world.path("out")).await;
+        assert_same(&tree, &world.path("out"));
+        world.verify().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thirty_changes_in_a_row_stay_whole() {
+    let world = World::new(true).await;
+    let tree = world.path("tree");
+    fs::create_dir(&tree).unwrap();
+    let mut pages = noise(2, 4 << 20);
+    for page in pages.chunks_mut(8192) {
+        page[18..20].copy_from_slice(&0x2004u16.to_le_bytes());
+    }
+    fs::write(tree.join("relation"), &pages).unwrap();
+    world.save(&tree).await;
+    for round in 0..30u64 {
+        let file = fs::File::options().write(true).open(tree.join("relation")).unwrap();
+        for change in 0..15u64 {
+            let at = (round * 7919 + change * 104_729) % (4 << 20);
+            file.write_all_at(&noise(round * 100 + change, 50), at).unwrap();
+        }
+        let report = world.save(&tree).await;
+        let added = report.meta.stats.bytes_new;
+        assert!(added < 1_300_000, "round {round}: {added}");
+    }
+    world.restore_newest(&tree, &world.path("out")).await;
+    assert_same(&tree, &world.path("out"));
+    world.verify().await;
+}
