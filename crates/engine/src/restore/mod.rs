@@ -52,6 +52,24 @@ pub struct RestoreJob {
     pub user: String,
 }
 
+impl RestoreJob {
+    /// A job that restores all of the first component.
+    #[must_use]
+    pub fn whole(mode: RestoreMode, folder: Option<PathBuf>, host: HostId) -> Self {
+        Self {
+            component: 0,
+            below: EntryPath::root(),
+            strip: EntryPath::root(),
+            filter: None,
+            mode,
+            folder,
+            expects_content: false,
+            host,
+            user: String::new(),
+        }
+    }
+}
+
 impl std::fmt::Debug for RestoreJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RestoreJob({} into {:?})", self.below, self.folder)
