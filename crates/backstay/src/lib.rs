@@ -1,1 +1,76 @@
-//! Facade for programs that embed the engine.
+//! Backstay for programs that embed it: the engine, its contracts and its plug-ins behind one door.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let cx = backstay::context();
+//! let mut registry = backstay::core::Registry::empty();
+//! backstay::register_enabled(&mut registry)?;
+//! let sink = registry.open_sink(&"/srv/backup".parse()?)?;
+//! let key = backstay::format::keys::KeyFile::parse(&std::fs::read("/root/backup.key")?)?;
+//! let repo = backstay::engine::Repository::open(
+//!     &cx,
+//!     sink,
+//!     &backstay::engine::Unlock::KeyFile(key),
+//!     None,
+//!     backstay::format::config::Operation::Write,
+//! )
+//! .await?;
+//! let source = backstay::source_files::FilesSource::new(
+//!     backstay::source_files::FilesConfig::of_roots(["/etc"]),
+//! );
+//! let job = backstay::engine::SnapshotJob::new("etc", backstay::core::HostId("web1".into()));
+//! let report = backstay::engine::snapshot(&repo, &cx, Arc::new(source), &job).await?;
+//! println!("{} {}", report.meta.id, report.root);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::sync::Arc;
+
+pub use backup_core as core;
+pub use backup_engine as engine;
+pub use backup_format as format;
+pub use backup_integrity as integrity;
+pub use backup_retention as retention;
+#[cfg(feature = "sink-local")]
+pub use backup_sink_local as sink_local;
+#[cfg(feature = "source-command")]
+pub use backup_source_command as source_command;
+#[cfg(feature = "source-files")]
+pub use backup_source_files as source_files;
+
+use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
+
+/// Registers every plug-in whose feature is on: one line for each.
+///
+/// # Errors
+/// [`RegistryError::Twice`] when a name is taken already.
+pub fn register_enabled(registry: &mut Registry) -> Result<(), RegistryError> {
+    #[cfg(feature = "sink-local")]
+    backup_sink_local::register(registry)?;
+    #[cfg(feature = "source-files")]
+    backup_source_files::register(registry)?;
+    Ok(())
+}
+
+/// The clock of the system.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place where the clock is read"
+    )]
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+}
+
+/// Surroundings with the system's clock, default limits, and nobody watching.
+#[must_use]
+pub fn context() -> OpContext {
+    OpContext::new(Arc::new(SystemClock))
+}

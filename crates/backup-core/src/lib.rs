@@ -26,7 +26,7 @@ pub mod source;
 pub mod target;
 pub mod verify;
 
-pub use context::{Clock, Event, Limits, Observer, OpContext, Stage};
+pub use context::{CancellationToken, Clock, Event, Limits, Observer, OpContext, Stage};
 pub use entry::{
     Body, Entry, EntryKind, EntryMeta, FileTime, Fingerprint, OpenContent, Owner, Segment,
     SegmentStream, StreamProfile,

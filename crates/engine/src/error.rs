@@ -26,13 +26,17 @@ pub enum EngineError {
     #[error(transparent)]
     Key(#[from] KeyError),
     /// There is no repository at the place.
-    #[error("there is no repository at {0}: make one with `snapshot init --repo {0}`, or check the path and that the disk is mounted")]
+    #[error(
+        "there is no repository at {0}: make one with `snapshot init --repo {0}`, or check the path and that the disk is mounted"
+    )]
     NoRepository(String),
     /// There is one already.
     #[error("there is a repository at {0} already; nothing was changed")]
     RepositoryExists(String),
     /// No key slot opens with what was given.
-    #[error("no key slot of the repository opens with this {credential}; is it the right one for {repository}?")]
+    #[error(
+        "no key slot of the repository opens with this {credential}; is it the right one for {repository}?"
+    )]
     WrongKey {
         /// What was given: `passphrase`, `key file`.
         credential: &'static str,
@@ -105,7 +109,10 @@ pub enum EngineError {
 impl EngineError {
     /// An object that does not authenticate or decode.
     pub fn damaged(object: impl ToString, why: impl ToString) -> Self {
-        Self::Damaged { object: object.to_string(), why: why.to_string() }
+        Self::Damaged {
+            object: object.to_string(),
+            why: why.to_string(),
+        }
     }
 
     /// An object whose layout is wrong: a newer version, or damage.
@@ -126,7 +133,10 @@ impl EngineError {
 
     /// A local file.
     pub fn local(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Local { path: path.into(), source }
+        Self::Local {
+            path: path.into(),
+            source,
+        }
     }
 
     /// Whether the error says that stored data is damaged or missing.

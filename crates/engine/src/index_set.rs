@@ -35,7 +35,11 @@ impl IndexSet {
         self.runs.iter().enumerate().find_map(|(number, run)| {
             let located = run.find(id)?;
             let pack = run.packs.get(located.pack as usize)?.id;
-            Some(Place { run: u32::try_from(number).ok()?, pack, located })
+            Some(Place {
+                run: u32::try_from(number).ok()?,
+                pack,
+                located,
+            })
         })
     }
 
@@ -49,7 +53,9 @@ impl IndexSet {
     #[must_use]
     pub fn wraps(&self) -> HashMap<SessionId, Vec<u8>> {
         let wraps = self.runs.iter().flat_map(|run| &run.sessions);
-        wraps.map(|wrap| (wrap.session, wrap.wrap.clone())).collect()
+        wraps
+            .map(|wrap| (wrap.session, wrap.wrap.clone()))
+            .collect()
     }
 
     /// All packs with their sizes and whether they hold pages and lineage (or content).
@@ -65,7 +71,13 @@ impl IndexSet {
             }
             for (pack, kind) in run.packs.iter().zip(kinds) {
                 let is_meta = kind.is_some_and(|kind| kind.is_meta());
-                out.insert(pack.id, PackFacts { size: pack.size, is_meta });
+                out.insert(
+                    pack.id,
+                    PackFacts {
+                        size: pack.size,
+                        is_meta,
+                    },
+                );
             }
         }
         out

@@ -1,1 +1,39 @@
-//! The engine: snapshot, restore, verify.
+//! The engine: snapshots are made, looked into, restored, verified and forgotten here.
+//!
+//! [`Repository`] is an open repository; [`snapshot::snapshot`] makes a snapshot of a
+//! [`backup_core::Source`], [`restore::restore`] writes one into a [`backup_core::Target`],
+//! [`verify::verify`] looks whether it is what it should be, [`forget::forget`] removes snapshots,
+//! [`view::SnapshotView`] looks into one, [`ledger`] keeps the record of it all. Processor work runs
+//! on threads of its own, tiers and sources on tokio; everything in flight is bounded.
+//!
+//! The engine knows no plug-in: sources, targets and sinks come in through the contracts of
+//! [`backup_core`].
+
+pub mod cache;
+pub mod error;
+pub mod forget;
+pub mod index_set;
+pub mod init;
+pub mod ledger;
+pub mod lineage;
+pub mod repository;
+pub mod restore;
+pub mod snapshot;
+pub mod stage;
+pub mod state;
+pub mod store;
+pub mod tree;
+pub mod usage;
+pub mod verify;
+pub mod view;
+
+mod past;
+
+pub use error::{EngineError, Result};
+pub use forget::{ForgetPlan, forget};
+pub use init::{InitRequest, Prepared, prepare};
+pub use repository::{Repository, Unlock};
+pub use restore::{RestoreJob, RestoreOutcome, restore};
+pub use snapshot::{SnapshotJob, SnapshotReport, snapshot};
+pub use verify::{VerifyOutcome, verify};
+pub use view::SnapshotView;

@@ -14,7 +14,7 @@ use backup_core::{
     Sink, SnapshotId, SnapshotMeta,
 };
 use backup_format::chunk::{ChunkSizes, CutKeys};
-use backup_format::config::{Config, Operation};
+use backup_format::config::{Config, ConfigError, Operation, UnverifiedConfig};
 use backup_format::index::IndexRun;
 use backup_format::keys::{KeySet, Slot};
 use backup_format::layout;
@@ -28,6 +28,9 @@ use futures::{StreamExt, TryStreamExt};
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+
+/// The chunk profile of a config that this engine uses.
+pub const PROFILE: &str = "default";
 
 /// Sizes and limits that a repository's config records.
 #[derive(Debug, Clone, Copy)]
@@ -49,10 +52,17 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            chunks: ChunkSizes { min: 512 << 10, target: 1 << 20, max: 2 << 20 },
+            chunks: ChunkSizes {
+                min: 512 << 10,
+                target: 1 << 20,
+                max: 2 << 20,
+            },
             bundle_limit: 256 << 10,
             lineage_from: 1 << 20,
-            pages: PageSizes { min: 2 << 10, target: 6 << 10 },
+            pages: PageSizes {
+                min: 2 << 10,
+                target: 6 << 10,
+            },
             data_pack: 16 << 20,
             meta_pack: 4 << 20,
         }
@@ -82,7 +92,12 @@ pub struct Repository {
 
 impl std::fmt::Debug for Repository {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Repository({} at {})", self.config.repo, self.sink.info().location)
+        write!(
+            f,
+            "Repository({} at {})",
+            self.config.repo,
+            self.sink.info().location
+        )
     }
 }
 
@@ -125,7 +140,9 @@ impl Repository {
             let key = name(layout::slot(slot))?;
             put_new(cx, &*sink, &key, slot.clone().into()).await?;
         }
-        let bytes = config.encode(keys.index_key()?)?;
+        let bytes = config
+            .seal(&keys)
+            .map_err(|error| EngineError::Invalid(error.to_string()))?;
         match sink.put(cx, &key, bytes.into(), PutMode::Create).await {
             Ok(_) => {}
             Err(error) if error.kind == ErrorKind::Conflict => {
@@ -160,12 +177,13 @@ impl Repository {
         cache_dir: Option<PathBuf>,
         operation: Operation,
     ) -> Result<Self> {
-        let config = read_config(cx, &*sink).await?;
-        config.check_features(operation).map_err(|error| EngineError::Newer(error.to_string()))?;
-        let keys = open_keys(cx, &*sink, &config, unlock).await?;
-        config
-            .verify_mac(keys.index_key()?)
-            .map_err(|error| EngineError::damaged("config/0", error))?;
+        let unverified = read_config(cx, &*sink).await?;
+        unverified
+            .peek()
+            .check_features(operation)
+            .map_err(config_error)?;
+        let keys = open_keys(cx, &*sink, unverified.peek().repo, unlock).await?;
+        let config = unverified.verify_mac(0, &keys).map_err(config_error)?;
         Self::assemble(cx, sink, config, keys, cache_dir).await
     }
 
@@ -197,15 +215,22 @@ impl Repository {
     /// # Errors
     /// [`EngineError::Damaged`] for a run that does not open; errors of the tier.
     pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
-        let listed: Vec<ObjectMeta> =
-            self.sink.list(cx, "index/", None).try_collect().await.map_err(EngineError::from)?;
+        let listed: Vec<ObjectMeta> = self
+            .sink
+            .list(cx, "index/", None)
+            .try_collect()
+            .await
+            .map_err(EngineError::from)?;
         let runs: Vec<IndexRun> = futures::stream::iter(listed)
             .map(|meta| self.load_run(cx, meta.key))
             .buffered(self.connections(cx))
             .try_collect()
             .await?;
         let set = IndexSet::new(runs);
-        self.wraps.lock().unwrap_or_else(unpoison).extend(set.wraps());
+        self.wraps
+            .lock()
+            .unwrap_or_else(unpoison)
+            .extend(set.wraps());
         *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
         Ok(())
     }
@@ -218,7 +243,11 @@ impl Repository {
                 .map_err(|error| EngineError::sealed(&key, &error))?;
             IndexRun::parse(plain).map_err(|error| EngineError::wire(&key, &error))
         };
-        if let Some(run) = self.cache.read(key.as_str()).and_then(|bytes| parse(&bytes).ok()) {
+        if let Some(run) = self
+            .cache
+            .read(key.as_str())
+            .and_then(|bytes| parse(&bytes).ok())
+        {
             return Ok(run);
         }
         let sealed = self.sink.get(cx, &key, ByteRange::Full).await?;
@@ -260,7 +289,19 @@ impl Repository {
     /// The sizes that the config records.
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        Sizes::default()
+        let default = Sizes::default();
+        let Some(profile) = self.config.profile(PROFILE) else {
+            return default;
+        };
+        Sizes {
+            chunks: ChunkSizes {
+                min: profile.chunk_min as usize,
+                target: profile.chunk_target as usize,
+                max: profile.chunk_max as usize,
+            },
+            bundle_limit: u64::from(profile.bundle_limit),
+            ..default
+        }
     }
 
     /// Seals and opens what every role reads.
@@ -300,7 +341,10 @@ impl Repository {
 
     /// Makes the wrapped data key of a session known, so that its blobs can be opened.
     pub fn learn_wrap(&self, session: SessionId, wrap: Vec<u8>) {
-        self.wraps.lock().unwrap_or_else(unpoison).insert(session, wrap);
+        self.wraps
+            .lock()
+            .unwrap_or_else(unpoison)
+            .insert(session, wrap);
     }
 
     /// The key of a session's blobs.
@@ -315,14 +359,22 @@ impl Repository {
         if let Some(key) = self.opened.lock().unwrap_or_else(unpoison).get(&session) {
             return Ok(key.clone());
         }
-        let wrap = self.wraps.lock().unwrap_or_else(unpoison).get(&session).cloned();
+        let wrap = self
+            .wraps
+            .lock()
+            .unwrap_or_else(unpoison)
+            .get(&session)
+            .cloned();
         let wrap = wrap.ok_or_else(|| EngineError::Missing {
             object: format!("the data key of session {session}"),
             why: "no index run names it".into(),
         })?;
         let secret = session::unwrap(&wrap, self.keys.identities()?)?;
         let key = BlobKey::of_session(self.id(), session, secret.expose());
-        self.opened.lock().unwrap_or_else(unpoison).insert(session, key.clone());
+        self.opened
+            .lock()
+            .unwrap_or_else(unpoison)
+            .insert(session, key.clone());
         Ok(key)
     }
 
@@ -348,9 +400,12 @@ impl Repository {
         out: &mut Vec<u8>,
     ) -> Result<()> {
         let damaged = |why: String| EngineError::damaged(format!("chunk {id}"), why);
-        let session = backup_format::seal::blob_session(sealed).map_err(|e| damaged(e.to_string()))?;
+        let session =
+            backup_format::seal::blob_session(sealed).map_err(|e| damaged(e.to_string()))?;
         let key = self.session_key(session)?;
-        codec.open(&key, kind, id, raw, sealed, out).map_err(|e| damaged(e.to_string()))?;
+        codec
+            .open(&key, kind, id, raw, sealed, out)
+            .map_err(|e| damaged(e.to_string()))?;
         if blob_id(self.keys.id_key()?, kind, out) != *id {
             return Err(damaged("its content does not hash to its id".into()));
         }
@@ -367,7 +422,10 @@ impl Repository {
             why: "no index run knows it; `snapshot verify` tells what it hurts".into(),
         })?;
         let key = Self::pack_key(&place)?;
-        let (offset, length) = (u64::from(place.located.offset), u64::from(place.located.stored));
+        let (offset, length) = (
+            u64::from(place.located.offset),
+            u64::from(place.located.stored),
+        );
         let sealed = self
             .sink
             .get(cx, &key, ByteRange::Span { offset, length })
@@ -381,7 +439,14 @@ impl Repository {
             })?;
         let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
         let mut out = Vec::new();
-        self.open_blob(&mut codec, kind, id, place.located.raw as usize, &sealed, &mut out)?;
+        self.open_blob(
+            &mut codec,
+            kind,
+            id,
+            place.located.raw as usize,
+            &sealed,
+            &mut out,
+        )?;
         Ok(out)
     }
 
@@ -426,11 +491,18 @@ impl Repository {
             .map_err(|error| EngineError::wire(key, &error))?;
         let meta = outer.meta();
         if meta.id != id {
-            return Err(EngineError::damaged(key, format!("it holds snapshot {} instead", meta.id)));
+            return Err(EngineError::damaged(
+                key,
+                format!("it holds snapshot {} instead", meta.id),
+            ));
         }
         self.learn_wrap(SessionId::from_bytes(outer.session), outer.wrap.clone());
         self.cache.write(key.as_str(), &sealed);
-        Ok(SnapshotHead { meta, outer, object })
+        Ok(SnapshotHead {
+            meta,
+            outer,
+            object,
+        })
     }
 
     /// The heads of all snapshots, oldest first, and the errors of those that cannot be read.
@@ -483,7 +555,16 @@ pub(crate) async fn put_new(
     }
 }
 
-async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<Config> {
+fn config_error(error: ConfigError) -> EngineError {
+    match error {
+        ConfigError::Newer { .. } | ConfigError::Unsupported { .. } => {
+            EngineError::Newer(error.to_string())
+        }
+        other => EngineError::damaged("config/0", other),
+    }
+}
+
+async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<UnverifiedConfig> {
     let key = name(layout::config(0))?;
     let bytes = match sink.get(cx, &key, ByteRange::Full).await {
         Ok(bytes) => bytes,
@@ -492,20 +573,18 @@ async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<Config> {
         }
         Err(error) => return Err(error.into()),
     };
-    Config::parse(&bytes).map_err(|error| EngineError::damaged(&key, error))
+    Config::parse(&bytes).map_err(config_error)
 }
 
-async fn read_slots(
-    cx: &OpContext,
-    sink: &dyn Sink,
-) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
+async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
     let listed: Vec<ObjectMeta> = sink.list(cx, "keys/", None).try_collect().await?;
     let mut out = BTreeMap::new();
     for meta in listed {
         let slot = match sink.get(cx, &meta.key, ByteRange::Full).await {
-            Ok(bytes) if name(layout::slot(&bytes))? != meta.key => {
-                Err(EngineError::damaged(&meta.key, "its bytes do not hash to its name"))
-            }
+            Ok(bytes) if name(layout::slot(&bytes))? != meta.key => Err(EngineError::damaged(
+                &meta.key,
+                "its bytes do not hash to its name",
+            )),
             Ok(bytes) => {
                 Slot::parse(&bytes).map_err(|error| EngineError::damaged(&meta.key, error))
             }
@@ -519,14 +598,14 @@ async fn read_slots(
 async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
-    config: &Config,
+    repo: RepoId,
     unlock: &Unlock,
 ) -> Result<KeySet> {
     use backup_format::keys::Credential;
     use backup_format::keys::keyfile::KeyFile;
 
     if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
-        return check_repo(keys.clone(), config, sink);
+        return check_repo((**keys).clone(), repo, sink);
     }
     let credential = match unlock {
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
@@ -536,14 +615,17 @@ async fn open_keys(
         Unlock::Passphrase(_) => "passphrase",
         Unlock::KeyFile(_) => "key file",
     };
-    let wrong = || EngineError::WrongKey { credential: what, repository: sink.info().location };
+    let wrong = || EngineError::WrongKey {
+        credential: what,
+        repository: sink.info().location,
+    };
     let credential = credential.ok_or_else(wrong)?;
     let mut damaged = None;
     for slot in read_slots(cx, sink).await?.into_values() {
         match slot {
             Ok(slot) if slot.kind() == credential.opens() => {
                 if let Ok(keys) = slot.open(credential) {
-                    return check_repo(keys, config, sink);
+                    return check_repo(keys, repo, sink);
                 }
             }
             Ok(_) => {}
@@ -553,9 +635,12 @@ async fn open_keys(
     Err(damaged.unwrap_or_else(wrong))
 }
 
-fn check_repo(keys: KeySet, config: &Config, sink: &dyn Sink) -> Result<KeySet> {
-    if keys.repo() == config.repo {
+fn check_repo(keys: KeySet, repo: RepoId, sink: &dyn Sink) -> Result<KeySet> {
+    if keys.repo() == repo {
         return Ok(keys);
     }
-    Err(EngineError::WrongKey { credential: "key file", repository: sink.info().location })
+    Err(EngineError::WrongKey {
+        credential: "key file",
+        repository: sink.info().location,
+    })
 }

@@ -64,10 +64,18 @@ impl StateEntry {
                 let size = take.varint()?;
                 let mut time = || -> Result<FileTime, WireError> {
                     let seconds = i64::from_le_bytes(take.array()?);
-                    Ok(FileTime { seconds, nanos: take.u32()? })
+                    Ok(FileTime {
+                        seconds,
+                        nanos: take.u32()?,
+                    })
                 };
                 let (mtime, ctime) = (time()?, time()?);
-                Some(Fingerprint { size, mtime, ctime, inode: take.varint()? })
+                Some(Fingerprint {
+                    size,
+                    mtime,
+                    ctime,
+                    inode: take.varint()?,
+                })
             }
         };
         Ok(Self {
@@ -115,8 +123,12 @@ impl StatePaths {
 
     /// Turns what a killed run left into something that the next run reads.
     fn take_over(&self) {
-        let marked = fs::read(&self.mark).ok().and_then(|bytes| bytes.try_into().ok());
-        let Some(length) = marked.map(u64::from_le_bytes) else { return };
+        let marked = fs::read(&self.mark)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok());
+        let Some(length) = marked.map(u64::from_le_bytes) else {
+            return;
+        };
         let older = fs::metadata(&self.resumed).map_or(0, |meta| meta.len());
         let cut = File::options().write(true).open(&self.growing);
         if length > older && cut.and_then(|file| file.set_len(length)).is_ok() {
@@ -126,7 +138,9 @@ impl StatePaths {
     }
 
     fn read_parent(&self, ring: &ObjectKeyring) -> Option<SnapshotId> {
-        let plain = ring.open(ObjectKind::Cache, &fs::read(&self.parent).ok()?).ok()?;
+        let plain = ring
+            .open(ObjectKind::Cache, &fs::read(&self.parent).ok()?)
+            .ok()?;
         Some(SnapshotId::from_bytes(plain.try_into().ok()?))
     }
 
@@ -149,7 +163,12 @@ struct FrameReader {
 impl FrameReader {
     fn open(path: &Path, ring: &ObjectKeyring) -> Option<Self> {
         let input = BufReader::with_capacity(256 << 10, File::open(path).ok()?);
-        Some(Self { input, ring: ring.clone(), plain: Vec::new(), at: 0 })
+        Some(Self {
+            input,
+            ring: ring.clone(),
+            plain: Vec::new(),
+            at: 0,
+        })
     }
 
     fn frame(&mut self) -> Option<Vec<u8>> {
@@ -185,12 +204,20 @@ struct Peeked {
 impl Peeked {
     fn new(mut reader: FrameReader) -> Self {
         let head = reader.next();
-        Self { reader, head, passed_over: false }
+        Self {
+            reader,
+            head,
+            passed_over: false,
+        }
     }
 
     /// The entry of that key, if it is there; what comes before it is passed over.
     fn seek(&mut self, key: &[u8]) -> Option<StateEntry> {
-        while self.head.as_ref().is_some_and(|head| head.key.as_slice() < key) {
+        while self
+            .head
+            .as_ref()
+            .is_some_and(|head| head.key.as_slice() < key)
+        {
             self.passed_over = true;
             self.head = self.reader.next();
         }
@@ -212,7 +239,11 @@ pub struct StateReader {
 
 impl std::fmt::Debug for StateReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StateReader(parent {:?}, resumes {})", self.parent, self.resumes)
+        write!(
+            f,
+            "StateReader(parent {:?}, resumes {})",
+            self.parent, self.resumes
+        )
     }
 }
 
@@ -220,7 +251,11 @@ impl StateReader {
     /// Nothing is known.
     #[must_use]
     pub const fn empty() -> Self {
-        Self { sources: Vec::new(), parent: None, resumes: false }
+        Self {
+            sources: Vec::new(),
+            parent: None,
+            resumes: false,
+        }
     }
 
     /// Opens what there is; that may be nothing.
@@ -229,15 +264,25 @@ impl StateReader {
         paths.take_over();
         let resumed = FrameReader::open(&paths.resumed, ring);
         let resumes = resumed.is_some();
-        let sources = resumed.into_iter().chain(FrameReader::open(&paths.complete, ring));
+        let sources = resumed
+            .into_iter()
+            .chain(FrameReader::open(&paths.complete, ring));
         let sources = sources.map(Peeked::new).collect();
-        Self { sources, parent: paths.read_parent(ring), resumes }
+        Self {
+            sources,
+            parent: paths.read_parent(ring),
+            resumes,
+        }
     }
 
     /// What is known of the entry of that key. Keys must be asked for in ascending order.
     pub fn seek(&mut self, key: &[u8]) -> Option<StateEntry> {
         // All sources move on; the first that knows the key is the newest.
-        let found: Vec<_> = self.sources.iter_mut().map(|source| source.seek(key)).collect();
+        let found: Vec<_> = self
+            .sources
+            .iter_mut()
+            .map(|source| source.seek(key))
+            .collect();
         found.into_iter().flatten().next()
     }
 
@@ -276,7 +321,15 @@ impl StateWriter {
     /// Begins the state of a run.
     #[must_use]
     pub fn new(paths: StatePaths, ring: ObjectKeyring) -> Self {
-        Self { paths, ring, output: None, plain: Vec::new(), written: 0, same: 0, broken: false }
+        Self {
+            paths,
+            ring,
+            output: None,
+            plain: Vec::new(),
+            written: 0,
+            same: 0,
+            broken: false,
+        }
     }
 
     /// The next entry is that of the last state, and so were all before.
@@ -299,7 +352,9 @@ impl StateWriter {
             Ok(file) => self.output = Some(BufWriter::with_capacity(256 << 10, file)),
             Err(_) => self.broken = true,
         }
-        let Some(mut last) = FrameReader::open(&self.paths.complete, &self.ring) else { return };
+        let Some(mut last) = FrameReader::open(&self.paths.complete, &self.ring) else {
+            return;
+        };
         for _ in 0..self.same {
             match last.next() {
                 Some(entry) => self.push(&entry),
@@ -323,8 +378,12 @@ impl StateWriter {
             self.broken = true;
             return;
         };
-        let length = u32::try_from(sealed.len()).unwrap_or(u32::MAX).to_le_bytes();
-        let wrote = output.write_all(&length).and_then(|()| output.write_all(&sealed));
+        let length = u32::try_from(sealed.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes();
+        let wrote = output
+            .write_all(&length)
+            .and_then(|()| output.write_all(&sealed));
         self.broken |= wrote.is_err();
         self.written += 4 + sealed.len() as u64;
     }
@@ -333,7 +392,10 @@ impl StateWriter {
         if !self.plain.is_empty() {
             self.end_frame();
         }
-        let flushed = self.output.as_mut().is_some_and(|output| output.flush().is_ok());
+        let flushed = self
+            .output
+            .as_mut()
+            .is_some_and(|output| output.flush().is_ok());
         flushed && !self.broken
     }
 
@@ -344,7 +406,10 @@ impl StateWriter {
         }
         let new = self.paths.mark.with_extension("mark-new");
         let wrote = fs::write(&new, self.written.to_le_bytes());
-        if wrote.and_then(|()| fs::rename(&new, &self.paths.mark)).is_err() {
+        if wrote
+            .and_then(|()| fs::rename(&new, &self.paths.mark))
+            .is_err()
+        {
             let _ = fs::remove_file(&new);
         }
     }
@@ -373,10 +438,18 @@ mod tests {
     }
 
     fn entry(n: u32, size: u64) -> StateEntry {
-        let time = FileTime { seconds: 1, nanos: 2 };
+        let time = FileTime {
+            seconds: 1,
+            nanos: 2,
+        };
         StateEntry {
             key: format!("{n:08}").into_bytes(),
-            fingerprint: Some(Fingerprint { size, mtime: time, ctime: time, inode: 3 }),
+            fingerprint: Some(Fingerprint {
+                size,
+                mtime: time,
+                ctime: time,
+                inode: 3,
+            }),
             record: vec![7; 200],
             lineage: vec![8; 3],
             extents: Vec::new(),
@@ -397,7 +470,10 @@ mod tests {
         let entries: Vec<_> = (0..10_000).map(|n| entry(n, 5)).collect();
         write_all(&paths, &entries, 9);
         let mut reader = StateReader::open(&paths, &ring());
-        assert_eq!((reader.parent, reader.resumes), (Some(SnapshotId(9)), false));
+        assert_eq!(
+            (reader.parent, reader.resumes),
+            (Some(SnapshotId(9)), false)
+        );
         for wanted in entries.iter().step_by(7) {
             assert_eq!(reader.seek(&wanted.key).as_ref(), Some(wanted));
         }
@@ -419,7 +495,11 @@ mod tests {
         let mut reader = StateReader::open(&paths, &ring());
         assert!(reader.resumes);
         assert_eq!(reader.seek(b"00000001"), Some(entry(1, 6)));
-        assert_eq!(reader.seek(b"00000002"), Some(entry(2, 5)), "behind the mark");
+        assert_eq!(
+            reader.seek(b"00000002"),
+            Some(entry(2, 5)),
+            "behind the mark"
+        );
     }
 
     #[test]

@@ -247,6 +247,6 @@ mod tests {
         let digest = hasher.finish();
         let rate = f64::from(1u32 << 30) / begin.elapsed().as_secs_f64() / 1e9;
         println!("{digest}: {rate:.2} GB/s");
-        assert!(rate > 1.0, "{rate:.2} GB/s: are the SHA instructions used?");
+        assert!(rate > 0.7, "{rate:.2} GB/s: are the SHA instructions used?");
     }
 }

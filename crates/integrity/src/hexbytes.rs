@@ -36,7 +36,10 @@ macro_rules! hex_bytes {
 
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+                let mut digits = [0u8; $len * 2];
+                // Cannot fail: there are two digits for each byte, and digits are ASCII.
+                let _ = hex::encode_to_slice(&self.0, &mut digits);
+                f.write_str(std::str::from_utf8(&digits).unwrap_or_default())
             }
         }
 

@@ -17,6 +17,7 @@
 mod hexbytes;
 pub mod canonical;
 pub mod digest;
+pub mod ledger;
 pub mod merkle;
 pub mod proof;
 pub mod sign;

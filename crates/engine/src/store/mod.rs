@@ -29,7 +29,7 @@ use crate::index_set::IndexSet;
 use crate::repository::{Repository, Sizes, name, put_new};
 
 pub use pending::Pending;
-pub use session::Session;
+pub use session::{Session, random};
 
 /// How often a put is tried again before it fails.
 const ATTEMPTS: u32 = 5;
@@ -96,12 +96,7 @@ impl BlobStore {
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
     /// refuses threads.
-    pub fn start(
-        repo: &Repository,
-        cx: &OpContext,
-        session: Session,
-        level: i32,
-    ) -> Result<Self> {
+    pub fn start(repo: &Repository, cx: &OpContext, session: Session, level: i32) -> Result<Self> {
         let sizes = repo.sizes();
         let shared = Arc::new(Shared {
             cx: cx.clone(),
@@ -124,10 +119,18 @@ impl BlobStore {
         });
         let cpus = cpu_threads(cx);
         let (jobs, job_source) = bounded::<Job>(cpus * 2);
-        let uploaders = repo.connections(cx).clamp(1, 8).min(cx.limits.memory_bytes / (48 << 20)).max(1);
+        let uploaders = repo
+            .connections(cx)
+            .clamp(1, 8)
+            .min(cx.limits.memory_bytes / (48 << 20))
+            .max(1);
         let (uploads, upload_source) = bounded::<(Pack, bool)>(1);
-        let mut store =
-            Self { shared, jobs: Some(jobs), uploads: Some(uploads.clone()), threads: Vec::new() };
+        let mut store = Self {
+            shared,
+            jobs: Some(jobs),
+            uploads: Some(uploads.clone()),
+            threads: Vec::new(),
+        };
         for number in 0..cpus {
             let (shared, source) = (store.shared.clone(), job_source.clone());
             let uploads = uploads.clone();
@@ -137,7 +140,9 @@ impl BlobStore {
         }
         for number in 0..uploaders {
             let (shared, source) = (store.shared.clone(), upload_source.clone());
-            store.spawn(format!("store-{number}"), move || upload_loop(&shared, &source))?;
+            store.spawn(format!("store-{number}"), move || {
+                upload_loop(&shared, &source)
+            })?;
         }
         Ok(store)
     }
@@ -175,9 +180,14 @@ impl BlobStore {
         if !lock(self.shared.shard(&prefix)).insert(prefix) {
             return Ok(id);
         }
-        self.shared.bytes_new.fetch_add(raw.len() as u64, Ordering::Relaxed);
+        self.shared
+            .bytes_new
+            .fetch_add(raw.len() as u64, Ordering::Relaxed);
         self.shared.pending.add(1);
-        let sent = self.jobs.as_ref().map(|jobs| jobs.send(Job { kind, id, raw }));
+        let sent = self
+            .jobs
+            .as_ref()
+            .map(|jobs| jobs.send(Job { kind, id, raw }));
         if !matches!(sent, Some(Ok(()))) {
             self.shared.pending.done(1);
         }
@@ -193,7 +203,9 @@ impl BlobStore {
         if !self.shared.stop.is_cancelled() {
             return Ok(());
         }
-        Err(lock(&self.shared.failure).take().unwrap_or(EngineError::Cancelled))
+        Err(lock(&self.shared.failure)
+            .take()
+            .unwrap_or(EngineError::Cancelled))
     }
 
     /// Ends the store's work with an error from outside.
@@ -209,7 +221,11 @@ impl BlobStore {
         self.shared.pending.wait(&self.shared.stop);
         self.check()?;
         for (number, open) in self.shared.open.iter().enumerate() {
-            let capacity = if number == 1 { self.shared.sizes.meta_pack } else { self.shared.sizes.data_pack };
+            let capacity = if number == 1 {
+                self.shared.sizes.meta_pack
+            } else {
+                self.shared.sizes.data_pack
+            };
             let builder = std::mem::replace(&mut *lock(open), PackBuilder::new(0));
             drop(capacity);
             if !builder.is_empty() {
@@ -246,7 +262,11 @@ impl BlobStore {
         for thread in self.threads.drain(..) {
             panicked |= thread.join().is_err();
         }
-        if panicked { Err(EngineError::Panicked("the store")) } else { self.check() }
+        if panicked {
+            Err(EngineError::Panicked("the store"))
+        } else {
+            self.check()
+        }
     }
 }
 
@@ -285,14 +305,13 @@ impl Shared {
         self.pending.wake();
     }
 
-    fn add(
-        &self,
-        job: &Job,
-        sealed: &[u8],
-        uploads: &Sender<(Pack, bool)>,
-    ) {
+    fn add(&self, job: &Job, sealed: &[u8], uploads: &Sender<(Pack, bool)>) {
         let is_meta = job.kind.is_meta();
-        let target = if is_meta { self.sizes.meta_pack } else { self.sizes.data_pack };
+        let target = if is_meta {
+            self.sizes.meta_pack
+        } else {
+            self.sizes.data_pack
+        };
         let full = {
             let mut open = lock(&self.open[usize::from(is_meta)]);
             let full = open
@@ -346,8 +365,16 @@ impl Shared {
         let size = pack.bytes.len() as u64;
         self.put_object(&key, &pack.bytes.into())?;
         self.bytes_added.fetch_add(size, Ordering::Relaxed);
-        self.cx.tell(Event::Advanced { stage: Stage::Store, entries: 1, bytes: size });
-        lock(&self.fresh).push(StoredPack { id: pack.id, size, blobs: pack.blobs });
+        self.cx.tell(Event::Advanced {
+            stage: Stage::Store,
+            entries: 1,
+            bytes: size,
+        });
+        lock(&self.fresh).push(StoredPack {
+            id: pack.id,
+            size,
+            blobs: pack.blobs,
+        });
         Ok(())
     }
 
@@ -357,10 +384,13 @@ impl Shared {
         let mut builder = RunBuilder::default();
         let write = |builder: RunBuilder| -> Result<()> {
             let plain = builder.finish(&[self.session.wrap()]);
-            let sealed =
-                self.ring.seal(ObjectKind::IndexRun, &plain).map_err(EngineError::Seal)?;
+            let sealed = self
+                .ring
+                .seal(ObjectKind::IndexRun, &plain)
+                .map_err(EngineError::Seal)?;
             let key = name(layout::index(&sealed))?;
-            self.bytes_added.fetch_add(sealed.len() as u64, Ordering::Relaxed);
+            self.bytes_added
+                .fetch_add(sealed.len() as u64, Ordering::Relaxed);
             self.put_object(&key, &sealed.into())
         };
         for pack in &fresh {
@@ -377,12 +407,7 @@ impl Shared {
     }
 }
 
-fn seal_loop(
-    shared: &Shared,
-    level: i32,
-    source: &Receiver<Job>,
-    uploads: &Sender<(Pack, bool)>,
-) {
+fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<(Pack, bool)>) {
     let mut codec = match BlobCodec::new(level) {
         Ok(codec) => Some(codec),
         Err(error) => {

@@ -33,14 +33,23 @@ impl Session {
         let wrap = wire::wrap(&secret, repo.keys().recipients()?)?;
         let data = BlobKey::of_session(repo.id(), id, secret.expose());
         let lineage = BlobKey::of_lineage(repo.id(), repo.keys().lineage_key()?);
-        let announced =
-            wire::Session { id, host: host.clone(), started_ms: millis, wrapped_dek: wrap.clone() };
+        let announced = wire::Session {
+            id,
+            host: host.clone(),
+            started_ms: millis,
+            wrapped_dek: wrap.clone(),
+        };
         let sealed = repo.ring().seal(ObjectKind::Session, &announced.encode()?);
         let key = name(layout::session(id))?;
         let body = sealed.map_err(EngineError::Seal)?.into();
         repo.sink().put(cx, &key, body, PutMode::Create).await?;
         repo.learn_wrap(id, wrap.clone());
-        Ok(Self { id, wrap, data, lineage })
+        Ok(Self {
+            id,
+            wrap,
+            data,
+            lineage,
+        })
     }
 
     /// The key for blobs of a kind.
@@ -55,7 +64,10 @@ impl Session {
     /// The wrapped data key as packs and index runs carry it.
     #[must_use]
     pub fn wrap(&self) -> SessionWrap {
-        SessionWrap { session: self.id, wrap: self.wrap.clone() }
+        SessionWrap {
+            session: self.id,
+            wrap: self.wrap.clone(),
+        }
     }
 }
 

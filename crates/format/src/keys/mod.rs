@@ -48,7 +48,7 @@ pub use secret::Secret;
 pub use set::{HostKeys, KeySet};
 pub use slot::{
     Credential, Slot, SlotInfo, SlotKind, SlotMeta, seal_to_recipients, seal_with_passphrase,
-    seal_with_secret, slot_key,
+    seal_with_secret,
 };
 
 pub(crate) use agefile::{MAX_AGE_HEADER, decrypt, encrypt};
@@ -56,4 +56,4 @@ pub(crate) use secret::{derive, mac, mac_matches};
 pub(crate) use set::check_host;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

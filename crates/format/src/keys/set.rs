@@ -32,7 +32,8 @@ impl fmt::Debug for HostKeys {
 /// |---|---|---|---|---|---|
 /// | root, sign | yes | | | | |
 /// | id | yes | yes | yes | | |
-/// | cut, lineage, state | yes | yes | | | |
+/// | lineage | yes | yes | yes | | |
+/// | cut, state | yes | yes | | | |
 /// | index | yes | yes | yes | yes | yes |
 /// | host keys | of any host | of its own host | | | |
 /// | identities | yes | | yes | | |
@@ -124,6 +125,7 @@ impl KeySet {
             }
             Role::Reader => {
                 subset.id = Some(self.need(self.id.as_ref(), Need::Id)?.clone());
+                subset.lineage = Some(self.need(self.lineage.as_ref(), Need::Lineage)?.clone());
                 subset.identities = self.identities()?.to_vec();
                 subset.recipients = self.recipients.clone();
             }

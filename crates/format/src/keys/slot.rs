@@ -29,6 +29,9 @@
 //! own. Such keys do not verify the repository's `config/0`, and
 //! [`KeySet::fingerprint`](super::KeySet::fingerprint) tells whether a whole repository was swapped.
 //!
+//! The name under which the object lies ([`crate::layout::slot`]) tells a damaged slot from a wrong
+//! passphrase: whoever reads one compares them first.
+//!
 //! An object of more than [`MAX_SLOT_BYTES`] bytes is not a slot.
 
 use std::fmt;
@@ -41,7 +44,7 @@ use super::error::KeyError;
 use super::kdf::Argon2Params;
 use super::keyfile::{self, KeyFile};
 use super::role::Role;
-use super::secret::{Secret, derive, open, random, seal, sha256};
+use super::secret::{Secret, derive, open, random, seal};
 use super::set::KeySet;
 use super::wire::MAX_SET_BYTES;
 
@@ -161,19 +164,6 @@ impl fmt::Debug for Slot {
             .field("info", &self.info())
             .finish()
     }
-}
-
-/// The key under which a slot of these bytes is stored: `keys/` and their SHA-256. Who compares it
-/// with the name that the bytes came under can tell a damaged slot from a wrong passphrase.
-#[must_use]
-pub fn slot_key(bytes: &[u8]) -> String {
-    use fmt::Write as _;
-    sha256(&[bytes])
-        .iter()
-        .fold(String::from("keys/"), |mut key, byte| {
-            let _ = write!(key, "{byte:02x}");
-            key
-        })
 }
 
 impl Slot {

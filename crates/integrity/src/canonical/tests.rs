@@ -105,6 +105,42 @@ fn a_cut_or_lengthened_encoding_is_refused() {
 }
 
 #[test]
+fn names_that_are_repeated_or_out_of_order_are_refused() {
+    let bytes = encoded(&full_meta(), &EntryPath::root()).unwrap();
+    let at = bytes.windows(6).position(|name| name == b"user.b").unwrap() + 5;
+    for (letter, good) in [(b'c', true), (b'b', true), (b'a', false), (b'A', false)] {
+        let mut changed = bytes.clone();
+        changed[at] = letter;
+        let wanted = CanonicalError::NotCanonical { field: "xattrs" };
+        assert_eq!(
+            ProvenEntry::decode(&changed).err(),
+            (!good).then_some(wanted)
+        );
+    }
+}
+
+#[test]
+fn unknown_flags_and_names_without_an_owner_are_refused() {
+    let mut meta = full_meta();
+    (meta.owner, meta.xattrs, meta.link_group) = (None, Vec::new(), None);
+    meta.attrs.clear();
+    let bytes = encoded(&meta, &EntryPath::root()).unwrap();
+    // Version, component "files" with its length, empty path, kind: then come the flags.
+    let at = 1 + 6 + 2 + 1;
+    assert_eq!(bytes[at], FLAG_SHA256);
+    for flag in [FLAG_USER, FLAG_GROUP, 32, 64, 128] {
+        let mut changed = bytes.clone();
+        changed[at] |= flag;
+        let refused = ProvenEntry::decode(&changed);
+        assert_eq!(
+            refused,
+            Err(CanonicalError::NotCanonical { field: "flags" }),
+            "{flag}"
+        );
+    }
+}
+
+#[test]
 fn an_entry_that_does_not_fit_leaves_no_bytes_behind() {
     let path = EntryPath::root();
     let mut unsorted = full_meta();

@@ -146,7 +146,11 @@ fn a_repeated_last_leaf_gives_another_root() {
     let mut proof = proof_of(2, &three, &tree);
     proof.index = 3;
     assert!(proof.verify(&tree.root, 4, &three[2]).is_err());
-    assert!(proof.verify(&tree.root, 3, &three[2]).is_err());
+    let beyond = MerkleError::NoSuchLeaf {
+        index: 3,
+        leaf_count: 3,
+    };
+    assert_eq!(proof.verify(&tree.root, 3, &three[2]), Err(beyond));
 }
 
 #[test]
@@ -274,6 +278,9 @@ proptest! {
         }
         for bad in &bad {
             prop_assert!(bad.verify(&tree.root, count, entry).is_err());
+        }
+        for longer in &bad[2..4] {
+            prop_assert_eq!(longer.verify(&tree.root, count, entry), Err(MerkleError::Steps));
         }
         for other in [count + 1, count - 1, count * 2, 0] {
             prop_assert!(proof.verify(&tree.root, other, entry).is_err());

@@ -1,0 +1,110 @@
+//! Forgetting snapshots: by policy or by id. Their objects are deleted, and with them their names
+//! for chunks; space comes back when the repository is pruned.
+
+use backup_core::{
+    Decision, HostId, OpContext, Reason, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
+};
+use backup_format::layout;
+use jiff::tz::TimeZone;
+
+use crate::error::Result;
+use crate::ledger::{LedgerDraft, record_operation};
+use crate::repository::{Repository, name};
+
+/// What would be forgotten and why; showing it is the dry run.
+#[derive(Debug, Clone)]
+pub struct ForgetPlan {
+    /// Every snapshot that was looked at, with its verdict.
+    pub decisions: Vec<(SnapshotMeta, Decision)>,
+}
+
+impl ForgetPlan {
+    /// Decides by a policy, for each line of snapshots (same name and host) by itself.
+    #[must_use]
+    pub fn by_policy(
+        snapshots: Vec<SnapshotMeta>,
+        policy: &dyn RetentionPolicy,
+        now: jiff::Timestamp,
+        tz: &TimeZone,
+    ) -> Self {
+        let mut lines: std::collections::BTreeMap<(String, String), Vec<SnapshotMeta>> =
+            std::collections::BTreeMap::new();
+        for snapshot in snapshots {
+            let line = (snapshot.host.0.clone(), snapshot.name.clone());
+            lines.entry(line).or_default().push(snapshot);
+        }
+        let decisions = lines
+            .into_values()
+            .flat_map(|line| {
+                let decided = policy.decide(&RetentionInput {
+                    snapshots: &line,
+                    now,
+                    tz,
+                });
+                line.into_iter().zip(decided).collect::<Vec<_>>()
+            })
+            .collect();
+        Self { decisions }
+    }
+
+    /// Forgets just these, whatever any policy says.
+    #[must_use]
+    pub fn by_id(snapshots: Vec<SnapshotMeta>) -> Self {
+        let named = |meta: SnapshotMeta| {
+            let (id, reasons) = (meta.id, vec![Reason::Named]);
+            (
+                meta,
+                Decision {
+                    id,
+                    verdict: Verdict::Forget,
+                    reasons,
+                },
+            )
+        };
+        Self {
+            decisions: snapshots.into_iter().map(named).collect(),
+        }
+    }
+
+    /// The snapshots that would be forgotten.
+    pub fn forgotten(&self) -> impl Iterator<Item = &SnapshotMeta> {
+        let forget = |pair: &&(SnapshotMeta, Decision)| pair.1.verdict == Verdict::Forget;
+        self.decisions.iter().filter(forget).map(|(meta, _)| meta)
+    }
+}
+
+/// Carries a plan out; says how many snapshots were removed. Each is recorded in the ledger before
+/// it goes.
+///
+/// # Errors
+/// Errors of the tier; what was removed until then stays removed, and the ledger says so.
+pub async fn forget(
+    repo: &Repository,
+    cx: &OpContext,
+    plan: &ForgetPlan,
+    host: &HostId,
+    user: &str,
+) -> Result<u64> {
+    let mut removed = 0;
+    for meta in plan.forgotten() {
+        if cx.cancel.is_cancelled() {
+            return Err(crate::EngineError::Cancelled);
+        }
+        let draft = LedgerDraft {
+            op: "forget",
+            snapshot: Some(meta.id),
+            root: None,
+            counts: vec![("entries", meta.stats.entries), ("bytes", meta.stats.bytes)],
+            note: format!("{} of {}", meta.name, meta.time),
+        };
+        record_operation(repo, cx, host, user, draft).await?;
+        let key = name(layout::snapshot(meta.id))?;
+        repo.sink().delete(cx, &key).await?;
+        repo.sink()
+            .delete(cx, &name(layout::refs(meta.id))?)
+            .await?;
+        repo.cache().remove(key.as_str());
+        removed += 1;
+    }
+    Ok(removed)
+}

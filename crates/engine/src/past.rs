@@ -1,0 +1,196 @@
+//! What is known of a stream's past: its pieces and where they lie.
+
+use std::collections::HashMap;
+
+use backup_core::ChunkId;
+use backup_format::chunk::{PieceCut, PieceDigest};
+use backup_format::extent::{Extent, Extents};
+use backup_format::lineage::{LineageHead, Pieces};
+
+use crate::index_set::IndexSet;
+
+/// A stream as its parent snapshot had it.
+#[derive(Debug)]
+pub struct Past {
+    /// Its lineage.
+    pub head: LineageHead,
+    /// Its pieces.
+    pub pieces: Pieces,
+    /// Where each piece begins; empty for pages.
+    starts: Vec<u64>,
+    /// Its extents and where each begins.
+    extents: Vec<Extent>,
+    extent_starts: Vec<u64>,
+    /// Whether each extent may be used again.
+    sound: Vec<bool>,
+    /// The first piece of each digest (by its first eight bytes); empty for pages.
+    by_digest: HashMap<u64, u32>,
+}
+
+fn short(digest: &PieceDigest) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *digest;
+    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+}
+
+impl Past {
+    /// Prepares the past of a stream for comparison.
+    ///
+    /// An extent may be used again if its chunk is in the index and the stream still uses at least
+    /// half of that chunk: survivors of sparser chunks are stored anew, so waste and scattered
+    /// reads stay bounded however many backups follow each other.
+    #[must_use]
+    pub fn new(head: LineageHead, pieces: Pieces, extents: &Extents, index: &IndexSet) -> Self {
+        let mut used: HashMap<ChunkId, u64> = HashMap::new();
+        for extent in extents.as_slice() {
+            if let Extent::Data { chunk, length, .. } = extent {
+                *used.entry(*chunk).or_default() += u64::from(*length);
+            }
+        }
+        let keeps: HashMap<ChunkId, bool> = used
+            .into_iter()
+            .map(|(chunk, used)| {
+                let raw = index.find(&chunk).map(|place| u64::from(place.located.raw));
+                (chunk, raw.is_some_and(|raw| used * 2 >= raw))
+            })
+            .collect();
+        let sound = extents
+            .as_slice()
+            .iter()
+            .map(|extent| match extent {
+                Extent::Zero { .. } => true,
+                Extent::Data { chunk, .. } => keeps.get(chunk).copied().unwrap_or(false),
+            })
+            .collect();
+        let begin = |at: &mut u64, length: u64| {
+            let start = *at;
+            *at += length;
+            Some(start)
+        };
+        let lengths = extents.as_slice().iter().map(Extent::len);
+        let extent_starts = lengths.scan(0, begin).collect();
+        let mut by_digest = HashMap::new();
+        let mut starts = Vec::new();
+        if matches!(head.cut, PieceCut::Content(_)) {
+            starts = pieces
+                .lengths
+                .iter()
+                .map(|length| u64::from(*length))
+                .scan(0, begin)
+                .collect();
+            by_digest.reserve(pieces.digests.len());
+            for (number, digest) in (0u32..).zip(&pieces.digests) {
+                by_digest.entry(short(digest)).or_insert(number);
+            }
+        }
+        let extents = extents.as_slice().to_vec();
+        Self {
+            head,
+            pieces,
+            starts,
+            extents,
+            extent_starts,
+            sound,
+            by_digest,
+        }
+    }
+
+    /// The piece that equals one with this digest and length: for pages only that of the same
+    /// number, for content-defined pieces preferably the one behind the last match.
+    #[must_use]
+    pub fn find(
+        &self,
+        digest: &PieceDigest,
+        length: usize,
+        number: u32,
+        expected: u32,
+    ) -> Option<u32> {
+        let equals = |candidate: u32| {
+            let at = candidate as usize;
+            self.pieces.digests.get(at) == Some(digest) && self.length(candidate) == length as u64
+        };
+        let candidate = match self.head.cut {
+            PieceCut::Pages(_) => Some(number),
+            PieceCut::Content(_) if equals(expected) => Some(expected),
+            PieceCut::Content(_) => self.by_digest.get(&short(digest)).copied(),
+        };
+        candidate.filter(|candidate| equals(*candidate) && self.is_sound(*candidate))
+    }
+
+    fn start(&self, piece: u32) -> u64 {
+        match self.head.cut {
+            PieceCut::Pages(size) => u64::from(piece) * u64::from(size),
+            PieceCut::Content(_) => self.starts.get(piece as usize).copied().unwrap_or(u64::MAX),
+        }
+    }
+
+    fn length(&self, piece: u32) -> u64 {
+        match self.head.cut {
+            PieceCut::Pages(size) => self
+                .head
+                .size
+                .saturating_sub(self.start(piece))
+                .min(u64::from(size)),
+            PieceCut::Content(_) => self
+                .pieces
+                .lengths
+                .get(piece as usize)
+                .map_or(0, |length| u64::from(*length)),
+        }
+    }
+
+    /// Where a piece lies in the stream of the past.
+    #[must_use]
+    pub fn span(&self, piece: u32) -> (u64, u64) {
+        (self.start(piece), self.length(piece))
+    }
+
+    fn is_sound(&self, piece: u32) -> bool {
+        let (start, length) = self.span(piece);
+        self.overlapping(start, length).all(|(_, sound)| sound)
+    }
+
+    /// Whether all of a range may be used again.
+    #[must_use]
+    pub fn is_range_sound(&self, start: u64, length: u64) -> bool {
+        start.saturating_add(length) <= self.head.size
+            && self.overlapping(start, length).all(|(_, sound)| sound)
+    }
+
+    fn overlapping(&self, start: u64, length: u64) -> impl Iterator<Item = (usize, bool)> + '_ {
+        let first = self
+            .extent_starts
+            .partition_point(|at| *at <= start)
+            .saturating_sub(1);
+        let end = start.saturating_add(length);
+        (first..self.extents.len())
+            .take_while(move |at| self.extent_starts[*at] < end)
+            .map(|at| (at, self.sound[at]))
+    }
+
+    /// Appends the extents of a range of the past to a list.
+    pub fn copy_range(&self, start: u64, length: u64, mut push: impl FnMut(Extent)) {
+        let end = start.saturating_add(length);
+        for (at, _) in self.overlapping(start, length) {
+            let begin = self.extent_starts[at];
+            let from = begin.max(start);
+            let to = (begin + self.extents[at].len()).min(end);
+            if from >= to {
+                continue;
+            }
+            let (skip, part) = (from - begin, to - from);
+            push(match self.extents[at] {
+                Extent::Zero { .. } => Extent::Zero { length: part },
+                // Parts of an extent are no longer than it, and its length has 32 bits.
+                Extent::Data {
+                    chunk,
+                    offset,
+                    length,
+                } => Extent::Data {
+                    chunk,
+                    offset: offset.saturating_add(u32::try_from(skip).unwrap_or(u32::MAX)),
+                    length: u32::try_from(part).unwrap_or(length),
+                },
+            });
+        }
+    }
+}

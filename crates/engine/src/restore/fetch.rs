@@ -1,0 +1,402 @@
+//! The workers of a restore: they fetch ranges, open chunks, and write their parts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use backup_core::{
+    ByteRange, EntryOutcome, EntryWriter, ErrorKind, Event, Finding, FindingKind, OpContext,
+    PositionalWriter, Restore, RestoreEntry, Stage, TargetError,
+};
+use backup_format::seal::{BlobCodec, BlobKind};
+use backup_integrity::digest::ContentHasher;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::runtime::Handle;
+
+use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
+use crate::error::{EngineError, Result};
+use crate::repository::Repository;
+use crate::store::cpu_threads;
+
+/// Findings that are kept.
+const MOST_FINDINGS: usize = 10_000;
+
+enum Task {
+    Range(RangeJob),
+    Empty(Arc<FileJob>),
+}
+
+/// Worker threads and what they share.
+pub(super) struct Workers<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    restore: &'a dyn Restore,
+    handle: Handle,
+    tasks: Mutex<Option<Sender<Task>>>,
+    source: Receiver<Task>,
+    findings: Mutex<Vec<Finding>>,
+    failure: Mutex<Option<EngineError>>,
+    fetched: AtomicU64,
+}
+
+/// The threads, to be waited for.
+pub(super) struct Running<'scope, 'a> {
+    threads: Vec<ScopedJoinHandle<'scope, ()>>,
+    workers: &'scope Workers<'a>,
+}
+
+impl Running<'_, '_> {
+    /// Waits for the threads; says how many bytes were fetched.
+    pub(super) fn join(self) -> u64 {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                self.workers.fail(EngineError::Panicked("a restore worker"));
+            }
+        }
+        self.workers.fetched.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<'a> Workers<'a> {
+    pub(super) fn new(
+        repo: &'a Repository,
+        cx: &'a OpContext,
+        restore: &'a dyn Restore,
+    ) -> Result<Self> {
+        let (tasks, source) = bounded(4);
+        Ok(Self {
+            repo,
+            cx,
+            restore,
+            handle: Handle::current(),
+            tasks: Mutex::new(Some(tasks)),
+            source,
+            findings: Mutex::default(),
+            failure: Mutex::default(),
+            fetched: AtomicU64::new(0),
+        })
+    }
+
+    pub(super) fn spawn<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+    ) -> Result<Running<'scope, 'a>> {
+        let count = cpu_threads(self.cx)
+            .max(2)
+            .min(self.cx.limits.memory_bytes / (16 << 20))
+            .max(1);
+        let mut threads = Vec::new();
+        for number in 0..count {
+            let thread = std::thread::Builder::new()
+                .name(format!("restore-{number}"))
+                .spawn_scoped(scope, || self.work())
+                .map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+            threads.push(thread);
+        }
+        Ok(Running {
+            threads,
+            workers: self,
+        })
+    }
+
+    /// No more tasks will come.
+    pub(super) fn end(&self) {
+        lock(&self.tasks).take();
+    }
+
+    pub(super) fn findings(&self) -> Vec<Finding> {
+        std::mem::take(&mut *lock(&self.findings))
+    }
+
+    pub(super) fn found(&self, finding: Finding) {
+        self.cx.tell(Event::Found(&finding));
+        let mut findings = lock(&self.findings);
+        if findings.len() < MOST_FINDINGS {
+            findings.push(finding);
+        }
+    }
+
+    pub(super) fn found_target(&self, entry: &RestoreEntry, error: &TargetError) {
+        if error.kind == ErrorKind::NoSpace {
+            // Every further file would fail alike, each leaving a fragment.
+            self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
+            return;
+        }
+        self.found(Finding::entry(
+            FindingKind::Unreadable,
+            &entry.path,
+            error.to_string(),
+        ));
+    }
+
+    fn fail(&self, error: EngineError) {
+        lock(&self.failure).get_or_insert(error);
+    }
+
+    /// Whether the restore can go on.
+    pub(super) fn check(&self) -> Result<()> {
+        if let Some(error) = lock(&self.failure).take() {
+            return Err(error);
+        }
+        if self.cx.cancel.is_cancelled() {
+            Err(EngineError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn send(&self, window: Window) -> Result<()> {
+        let (ranges, lost) = window.ranges();
+        for chunk in lost {
+            self.lose(
+                &chunk,
+                FindingKind::Missing,
+                "no index run knows its content",
+            );
+        }
+        for range in ranges {
+            self.put(Task::Range(range))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_empty(&self, job: &Arc<FileJob>) {
+        if let Err(error) = self.put(Task::Empty(job.clone())) {
+            self.fail(error);
+        }
+    }
+
+    fn put(&self, task: Task) -> Result<()> {
+        let tasks = lock(&self.tasks).clone();
+        let sent = tasks.map(|tasks| tasks.send(task));
+        if matches!(sent, Some(Ok(()))) {
+            Ok(())
+        } else {
+            Err(EngineError::Cancelled)
+        }
+    }
+
+    fn work(&self) {
+        let mut codec = match BlobCodec::new(3) {
+            Ok(codec) => codec,
+            Err(error) => {
+                self.fail(EngineError::Seal(error));
+                return;
+            }
+        };
+        let mut plain = Vec::new();
+        for task in &self.source {
+            if self.cx.cancel.is_cancelled() || lock(&self.failure).is_some() {
+                continue;
+            }
+            match task {
+                Task::Range(range) => self.range(range, &mut codec, &mut plain),
+                Task::Empty(job) => {
+                    if self.ensure_begun(&job) {
+                        self.finish(&job);
+                    }
+                }
+            }
+        }
+    }
+
+    fn range(&self, range: RangeJob, codec: &mut BlobCodec, plain: &mut Vec<u8>) {
+        let bytes = match self.get(&range) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                // Perhaps only some of the range is gone: try chunk by chunk.
+                if range.chunks.len() == 1 {
+                    let kind = match &error {
+                        EngineError::Sink(error) if error.kind != ErrorKind::NotFound => {
+                            FindingKind::Damaged
+                        }
+                        _ => FindingKind::Missing,
+                    };
+                    return range
+                        .chunks
+                        .iter()
+                        .for_each(|chunk| self.lose(chunk, kind, &error.to_string()));
+                }
+                for chunk in range.chunks {
+                    let Some(place) = chunk.place else { continue };
+                    let (start, length) = (
+                        u64::from(place.located.offset),
+                        u64::from(place.located.stored),
+                    );
+                    self.range(
+                        RangeJob {
+                            start,
+                            length,
+                            chunks: vec![chunk],
+                        },
+                        codec,
+                        plain,
+                    );
+                }
+                return;
+            }
+        };
+        for chunk in &range.chunks {
+            let Some(place) = chunk.place else { continue };
+            let start = u64::from(place.located.offset).saturating_sub(range.start);
+            let end = start + u64::from(place.located.stored);
+            let span = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+            let sealed = span
+                .and_then(|(start, end)| bytes.get(start..end))
+                .unwrap_or_default();
+            let raw = place.located.raw as usize;
+            match self
+                .repo
+                .open_blob(codec, BlobKind::Data, &chunk.id, raw, sealed, plain)
+            {
+                Ok(()) => chunk.parts.iter().for_each(|part| self.part(part, plain)),
+                Err(error) => self.lose(chunk, FindingKind::Damaged, &error.to_string()),
+            }
+        }
+    }
+
+    fn get(&self, range: &RangeJob) -> Result<Bytes> {
+        let place = range.chunks.first().and_then(|chunk| chunk.place);
+        let place = place.ok_or(EngineError::Panicked("a restore worker"))?;
+        let key = Repository::pack_key(&place)?;
+        let span = ByteRange::Span {
+            offset: range.start,
+            length: range.length,
+        };
+        let bytes = self
+            .handle
+            .block_on(self.repo.sink().get(self.cx, &key, span))?;
+        self.fetched.fetch_add(range.length, Ordering::Relaxed);
+        Ok(bytes)
+    }
+
+    fn part(&self, part: &Part, plain: &[u8]) {
+        if !part.job.has_failed() && self.ensure_begun(&part.job) {
+            let span = part.offset as usize..part.offset as usize + part.length as usize;
+            let wrote = match (plain.get(span), self.writer(&part.job)) {
+                (Some(bytes), Some(writer)) => writer.write_at(part.at, bytes),
+                (None, _) => Err(TargetError::new(
+                    ErrorKind::Damaged,
+                    "read",
+                    "an extent outside its chunk",
+                )),
+                (_, None) => Ok(()),
+            };
+            match wrote {
+                Ok(()) => {
+                    let bytes = u64::from(part.length);
+                    self.cx.tell(Event::Advanced {
+                        stage: Stage::Write,
+                        entries: 0,
+                        bytes,
+                    });
+                }
+                Err(error) => {
+                    if part.job.fail() {
+                        self.found_target(&part.job.entry, &error);
+                    }
+                }
+            }
+        }
+        if part.job.part_done() {
+            self.finish(&part.job);
+        }
+    }
+
+    fn writer(&self, job: &FileJob) -> Option<Arc<dyn PositionalWriter>> {
+        match &*job.lock() {
+            Some(EntryWriter::Positional(writer)) => Some(writer.clone()),
+            _ => None,
+        }
+    }
+
+    /// Begins a file whose first bytes are here; says whether it can be written.
+    fn ensure_begun(&self, job: &FileJob) -> bool {
+        let mut writer = job.lock();
+        if writer.is_some() {
+            return true;
+        }
+        match self.restore.start(self.cx, &job.entry) {
+            Ok(EntryWriter::Stream(_)) => {
+                if job.fail() {
+                    let error = TargetError::new(
+                        ErrorKind::Unsupported,
+                        "restore",
+                        "a file that is taken in order only",
+                    );
+                    self.found_target(&job.entry, &error);
+                }
+                false
+            }
+            Ok(begun) => {
+                *writer = Some(begun);
+                true
+            }
+            Err(error) => {
+                if job.fail() {
+                    self.found_target(&job.entry, &error);
+                }
+                false
+            }
+        }
+    }
+
+    fn finish(&self, job: &FileJob) {
+        let Some(writer) = job.lock().take() else {
+            return;
+        };
+        let outcome = if job.has_failed() {
+            EntryOutcome::Failed
+        } else {
+            EntryOutcome::Whole
+        };
+        if let Err(error) = self.restore.finish(self.cx, &job.entry, writer, outcome) {
+            self.found_target(&job.entry, &error);
+        }
+        self.cx.tell(Event::Advanced {
+            stage: Stage::Write,
+            entries: 1,
+            bytes: 0,
+        });
+    }
+
+    /// A chunk cannot be had: the files that need it fail, each with a finding.
+    fn lose(&self, chunk: &ChunkJob, kind: FindingKind, why: &str) {
+        for part in &chunk.parts {
+            if part.job.fail() {
+                self.found(Finding::entry(kind, &part.job.entry.path, why));
+            }
+            if part.job.part_done() {
+                self.finish(&part.job);
+            }
+        }
+    }
+}
+
+/// Whether a file that was there before holds exactly the content that is to be restored.
+pub(super) fn is_there(writer: &dyn PositionalWriter, entry: &RestoreEntry) -> bool {
+    let Some(wanted) = entry.sha256 else {
+        return false;
+    };
+    let mut hasher = ContentHasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match writer.read_at(at, &mut buffer) {
+            Ok(0) => return at == entry.size && hasher.finish().0 == wanted,
+            Ok(count) => {
+                hasher.update(&buffer[..count]);
+                at += count as u64;
+                if at > entry.size {
+                    return false;
+                }
+            }
+            Err(_) => return false,
+        }
+    }
+}

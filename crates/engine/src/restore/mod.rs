@@ -1,0 +1,394 @@
+//! Restoring: `plan → fetch → open → write`, out of order and in parallel.
+//!
+//! Entries are walked in order; their parts are collected in *windows* of some tens of MiB, grouped
+//! by pack and fetched in long ranges, so that each part of a pack is read once for all entries that
+//! need it. Worker threads fetch, open, check and write; a bad chunk fails its own files only.
+//! Memory is bounded by the window and the workers, whatever the size of the snapshot.
+
+mod fetch;
+mod window;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backup_core::{
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, Event, Finding, FindingKind, HostId,
+    OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
+    RestoreRequest, Stage, Target,
+};
+use tokio::runtime::Handle;
+
+use crate::error::{EngineError, Result};
+use crate::ledger::{LedgerDraft, record_operation};
+use crate::repository::Repository;
+use crate::view::{SnapshotView, ViewEntry};
+use fetch::Workers;
+use window::{FileJob, Window};
+
+/// Which entries are restored: those for which the function says so.
+pub type Filter = Arc<dyn Fn(&EntryPath, &ViewEntry) -> bool + Send + Sync>;
+
+/// What is restored, and how.
+#[derive(Clone)]
+pub struct RestoreJob {
+    /// Number of the component.
+    pub component: u8,
+    /// Only what is at or below this path.
+    pub below: EntryPath,
+    /// This path is taken off the front of every path.
+    pub strip: EntryPath,
+    /// Only entries that this lets pass; folders above them come along.
+    pub filter: Option<Filter>,
+    /// What for.
+    pub mode: RestoreMode,
+    /// The folder to write below.
+    pub folder: Option<PathBuf>,
+    /// Whether entries may be there already: then their content is compared before it is fetched.
+    pub expects_content: bool,
+    /// The host that restores, for the record.
+    pub host: HostId,
+    /// The user who asked for it, for the record.
+    pub user: String,
+}
+
+impl std::fmt::Debug for RestoreJob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RestoreJob({} into {:?})", self.below, self.folder)
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct RestoreOutcome {
+    /// What the target did.
+    pub report: RestoreReport,
+    /// Entries that were to be restored.
+    pub entries: u64,
+    /// Bytes of content that were to be restored.
+    pub bytes: u64,
+    /// Bytes that were read from the tier.
+    pub fetched: u64,
+}
+
+/// What a restore would do; only reads. Counts every entry.
+///
+/// # Errors
+/// Damage of the manifest, errors of the tier and of the target.
+pub async fn plan(
+    view: &SnapshotView<'_>,
+    cx: &OpContext,
+    target: &dyn Target,
+    job: &RestoreJob,
+) -> Result<(RestorePlan, u64, u64)> {
+    let plan = target.plan(cx, &request(view, job)?).await?;
+    let (mut entries, mut bytes) = (0, 0);
+    let mut walk = view.entries(job.component, &job.below);
+    while let Some(entry) = walk.next(cx).await? {
+        if job
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter(&entry.path, &entry))
+        {
+            entries += 1;
+            bytes += entry.record.size;
+        }
+    }
+    Ok((plan, entries, bytes))
+}
+
+fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> {
+    let component = view
+        .components()
+        .into_iter()
+        .nth(usize::from(job.component));
+    let component = component
+        .ok_or_else(|| EngineError::Invalid(format!("there is no component {}", job.component)))?;
+    Ok(RestoreRequest {
+        snapshot: view.meta().clone(),
+        component,
+        mode: job.mode,
+        folder: job.folder.clone(),
+    })
+}
+
+/// Restores entries of a snapshot into a target.
+///
+/// Must run on a multi-threaded tokio runtime.
+///
+/// # Errors
+/// Damage of the manifest, errors of the tier and of the target as a whole. What is wrong with
+/// single entries is in the report's findings.
+pub async fn restore(
+    view: &SnapshotView<'_>,
+    cx: &OpContext,
+    target: Arc<dyn Target>,
+    job: &RestoreJob,
+) -> Result<RestoreOutcome> {
+    let repo = view.repository();
+    let plan = target.plan(cx, &request(view, job)?).await?;
+    cx.tell(Event::Entered {
+        stage: Stage::Write,
+        entries: None,
+        bytes: None,
+    });
+    let running = target.begin(cx, plan).await?;
+    let driven = tokio::task::block_in_place(|| {
+        let workers = Workers::new(repo, cx, &*running)?;
+        std::thread::scope(|scope| {
+            let fetched = workers.spawn(scope)?;
+            let mut driver = Driver {
+                view,
+                cx,
+                job,
+                restore: &*running,
+                workers: &workers,
+                window: Window::default(),
+                pending: VecDeque::new(),
+                entries: 0,
+                bytes: 0,
+            };
+            let drove = Handle::current().block_on(driver.run());
+            let counts = (driver.entries, driver.bytes);
+            drop(driver);
+            workers.end();
+            let fetched = fetched.join();
+            drove?;
+            Ok::<_, EngineError>((counts, fetched, workers.findings()))
+        })
+    });
+    let ((entries, bytes), fetched, findings) = match driven {
+        Ok(done) => done,
+        Err(error) => {
+            // What was restored stays; the error says why it is not all.
+            let _ = running.close(cx, Outcome::Abandoned).await;
+            return Err(error);
+        }
+    };
+    let outcome = if findings.is_empty() {
+        Outcome::Committed
+    } else {
+        Outcome::Abandoned
+    };
+    let mut report = running.close(cx, outcome).await?;
+    report.findings.splice(0..0, findings);
+    cx.tell(Event::Left(Stage::Write));
+    note_in_ledger(repo, cx, view, job, &mut report, entries, bytes).await;
+    Ok(RestoreOutcome {
+        report,
+        entries,
+        bytes,
+        fetched,
+    })
+}
+
+async fn note_in_ledger(
+    repo: &Repository,
+    cx: &OpContext,
+    view: &SnapshotView<'_>,
+    job: &RestoreJob,
+    report: &mut RestoreReport,
+    entries: u64,
+    bytes: u64,
+) {
+    // A reader's key cannot sign: reading is then not recorded, which the role implies.
+    if repo.keys().host_keys(&job.host).is_err() {
+        return;
+    }
+    let draft = LedgerDraft {
+        op: "restore",
+        snapshot: Some(view.meta().id),
+        root: Some(view.root()),
+        counts: vec![
+            ("entries", entries),
+            ("bytes", bytes),
+            ("findings", report.findings.len() as u64),
+        ],
+        note: String::new(),
+    };
+    if let Err(error) = record_operation(repo, cx, &job.host, &job.user, draft).await {
+        let severity = backup_core::Severity::Warning;
+        let kind = FindingKind::Degraded;
+        report.findings.push(Finding::new(
+            severity,
+            kind,
+            "the ledger",
+            error.to_string(),
+        ));
+    }
+}
+
+struct Driver<'a> {
+    view: &'a SnapshotView<'a>,
+    cx: &'a OpContext,
+    job: &'a RestoreJob,
+    restore: &'a dyn Restore,
+    workers: &'a Workers<'a>,
+    window: Window,
+    /// Folders that were passed and may yet be needed by what is below them.
+    pending: VecDeque<RestoreEntry>,
+    entries: u64,
+    bytes: u64,
+}
+
+impl Driver<'_> {
+    async fn run(&mut self) -> Result<()> {
+        let mut walk = self.view.entries(self.job.component, &self.job.below);
+        let mut is_first = true;
+        while let Some(entry) = walk.next(self.cx).await? {
+            if is_first && !self.job.below.is_root() && entry.path != self.job.below {
+                break;
+            }
+            is_first = false;
+            self.workers.check()?;
+            self.entry(entry).await?;
+        }
+        if is_first && !self.job.below.is_root() {
+            return Err(EngineError::NoPath {
+                path: self.job.below.to_string(),
+                snapshot: self.view.meta().id.short(),
+            });
+        }
+        self.send_window()
+    }
+
+    async fn entry(&mut self, entry: ViewEntry) -> Result<()> {
+        let passes = self
+            .job
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter(&entry.path, &entry));
+        let Some(path) = strip(&entry.path, &self.job.strip) else {
+            return Ok(());
+        };
+        let record = entry.record;
+        let is_folder = record.meta.kind == EntryKind::Directory;
+        let wanted = RestoreEntry {
+            path,
+            meta: record.meta.clone(),
+            size: record.size,
+            sha256: record.sha256,
+        };
+        while self
+            .pending
+            .back()
+            .is_some_and(|folder| !wanted.path.starts_with(&folder.path))
+        {
+            self.pending.pop_back();
+        }
+        if !passes {
+            if is_folder {
+                self.pending.push_back(wanted);
+            }
+            return Ok(());
+        }
+        while let Some(folder) = self.pending.pop_front() {
+            self.at_once(&folder);
+        }
+        self.entries += 1;
+        self.bytes += wanted.size;
+        if !record.meta.kind.has_content() {
+            self.at_once(&wanted);
+            self.cx.tell(Event::Advanced {
+                stage: Stage::Write,
+                entries: 1,
+                bytes: 0,
+            });
+            return Ok(());
+        }
+        let extents = match self.view.extents(self.cx, &record).await {
+            Ok(extents) => extents,
+            Err(error) if error.is_damage() => {
+                self.workers.found(Finding::entry(
+                    FindingKind::Damaged,
+                    &wanted.path,
+                    error.to_string(),
+                ));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        // A link needs the file it links to; what may be there already is looked at before it is
+        // fetched. Everything else is begun by whoever has its first bytes.
+        let begins_now = self.job.expects_content || wanted.meta.link_group.is_some();
+        let job = FileJob::new(wanted, &extents);
+        if begins_now && !self.begin(&job) {
+            return Ok(());
+        }
+        self.collect(Arc::new(job), &extents)
+    }
+
+    /// Begins a file here; says whether its content is still to be fetched.
+    fn begin(&self, job: &FileJob) -> bool {
+        match self.restore.start(self.cx, &job.entry) {
+            Ok(EntryWriter::Positional(writer)) => {
+                if writer.had_content() && fetch::is_there(&*writer, &job.entry) {
+                    self.finish(&job.entry, EntryWriter::Positional(writer));
+                    return false;
+                }
+                job.began(EntryWriter::Positional(writer));
+                true
+            }
+            Ok(other) => {
+                self.finish(&job.entry, other);
+                false
+            }
+            Err(error) => {
+                self.workers.found_target(&job.entry, &error);
+                false
+            }
+        }
+    }
+
+    fn collect(
+        &mut self,
+        job: Arc<FileJob>,
+        extents: &backup_format::extent::Extents,
+    ) -> Result<()> {
+        let index = self.view.repository().index();
+        if !self.window.add(&job, extents, &index, &mut |window| {
+            self.workers.send(window)
+        })? {
+            self.workers.finish_empty(&job);
+        }
+        if self.window.is_full() {
+            self.send_window()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn send_window(&mut self) -> Result<()> {
+        let window = std::mem::take(&mut self.window);
+        self.workers.send(window)
+    }
+
+    fn at_once(&self, entry: &RestoreEntry) {
+        // The root of the restore is the folder that was named; its metadata is its owner's.
+        if entry.path.is_root() {
+            return;
+        }
+        match self.restore.start(self.cx, entry) {
+            Ok(writer) => self.finish(entry, writer),
+            Err(error) => self.workers.found_target(entry, &error),
+        }
+    }
+
+    fn finish(&self, entry: &RestoreEntry, writer: EntryWriter) {
+        if let Err(error) = self
+            .restore
+            .finish(self.cx, entry, writer, EntryOutcome::Whole)
+        {
+            self.workers.found_target(entry, &error);
+        }
+    }
+}
+
+/// A path with `prefix` taken off; `None` when it does not lie there.
+fn strip(path: &EntryPath, prefix: &EntryPath) -> Option<EntryPath> {
+    if !path.starts_with(prefix) {
+        return None;
+    }
+    let rest = path.as_stored().get(prefix.as_stored().len()..)?;
+    EntryPath::from_stored(rest.strip_prefix(&[0]).unwrap_or(rest)).ok()
+}

@@ -1,0 +1,101 @@
+//! Making a snapshot: the whole way of the data in one function.
+
+use std::sync::Arc;
+
+use backup_core::{Finding, HostId, OpContext, SnapshotMeta, Source};
+use backup_integrity::merkle::MerkleRoot;
+
+use crate::error::Result;
+use crate::repository::Repository;
+pub use crate::stage::CheckpointRule;
+use crate::stage::capture::capture;
+use crate::stage::chunk::chunk;
+use crate::stage::commit::commit;
+use crate::stage::plan::plan;
+use crate::stage::record::record;
+use crate::stage::seal::seal;
+use crate::stage::store::store;
+
+/// What a snapshot is called and how it is made.
+#[derive(Debug, Clone)]
+pub struct SnapshotJob {
+    /// The name of its line: snapshots of one name and host follow each other.
+    pub name: String,
+    /// The host (or agent) that writes and signs.
+    pub host: HostId,
+    /// The user who asked for it, for the record.
+    pub user: String,
+    /// Name and version of the program, for the record.
+    pub program: String,
+    /// Name of the component within the snapshot.
+    pub component: String,
+    /// Marks of the user's choosing.
+    pub tags: Vec<String>,
+    /// The schedule label.
+    pub label: Option<String>,
+    /// Parts of the source by name; empty: all of it.
+    pub select: Vec<String>,
+    /// Read everything, whatever the last run says of it.
+    pub reread: bool,
+    /// zstd level.
+    pub compression: i32,
+    /// When progress is made safe.
+    pub checkpoint: CheckpointRule,
+}
+
+impl SnapshotJob {
+    /// A job of that name by that host, everything else as usual.
+    #[must_use]
+    pub fn new(name: impl Into<String>, host: HostId) -> Self {
+        Self {
+            name: name.into(),
+            host,
+            user: String::new(),
+            program: concat!("backstay ", env!("CARGO_PKG_VERSION")).into(),
+            component: "main".into(),
+            tags: Vec::new(),
+            label: None,
+            select: Vec::new(),
+            reread: false,
+            compression: 3,
+            checkpoint: CheckpointRule::default(),
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Debug, Clone)]
+pub struct SnapshotReport {
+    /// The snapshot.
+    pub meta: SnapshotMeta,
+    /// Its Merkle root.
+    pub root: MerkleRoot,
+    /// What could not be captured, or was degraded.
+    pub findings: Vec<Finding>,
+    /// Findings that were counted only.
+    pub findings_left_out: u64,
+    /// Bytes of its refs object.
+    pub refs_bytes: u64,
+}
+
+/// Makes a snapshot of a source.
+///
+/// Must run on a multi-threaded tokio runtime.
+///
+/// # Errors
+/// [`crate::EngineError`]; then there is no snapshot, and what was stored is reused by the next
+/// run.
+pub async fn snapshot(
+    repo: &Repository,
+    cx: &OpContext,
+    source: Arc<dyn Source>,
+    job: &SnapshotJob,
+) -> Result<SnapshotReport> {
+    let planned = plan(repo, cx, source, job).await?;
+    let captured = capture(cx, planned).await?;
+    let chunked = chunk(repo, captured, job)?;
+    let sealing = seal(repo, cx, chunked, job).await?;
+    let stored = store(repo, cx, sealing, job).await?;
+    let committed = commit(repo, cx, stored, job).await?;
+    record(repo, cx, committed, job).await
+}

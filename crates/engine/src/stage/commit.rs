@@ -1,0 +1,215 @@
+//! The sixth stage: the snapshot object, signed. Before it there is no snapshot, behind it a whole
+//! one. The refs go first: what no snapshot names does not exist.
+
+use backup_core::{
+    ComponentMeta, Event, OpContext, PutMode, SnapshotId, SnapshotMeta, SnapshotStats, Stage,
+};
+use backup_format::layout;
+use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
+use backup_format::snapshot::{Inner, InnerComponent, Outer, Roots, SnapshotObject, encode};
+use backup_integrity::merkle::MerkleRoot;
+use backup_integrity::sign::{HmacKey, HostSigner};
+use backup_integrity::statement::SignedStatement;
+use zeroize::Zeroizing;
+
+use super::store::Stored;
+use crate::error::{EngineError, Result};
+use crate::repository::{Repository, name, put_new};
+use crate::snapshot::SnapshotJob;
+use crate::store::random;
+
+/// Findings that a manifest keeps word by word.
+const MOST_FINDINGS: usize = 1000;
+
+/// A snapshot that exists.
+#[derive(Debug)]
+pub struct Committed {
+    pub(super) stored: Stored,
+    pub(super) meta: SnapshotMeta,
+    pub(super) root: MerkleRoot,
+    pub(super) refs_bytes: u64,
+}
+
+/// Makes the snapshot visible.
+///
+/// # Errors
+/// Errors of the tier; then there is no snapshot.
+pub async fn commit(
+    repo: &Repository,
+    cx: &OpContext,
+    mut stored: Stored,
+    job: &SnapshotJob,
+) -> Result<Committed> {
+    cx.tell(Event::Entered {
+        stage: Stage::Commit,
+        entries: None,
+        bytes: None,
+    });
+    if cx.cancel.is_cancelled() {
+        return Err(EngineError::Cancelled);
+    }
+    for finding in std::mem::take(&mut stored.report.findings) {
+        stored.assembled.counts.found(cx, finding);
+    }
+    let meta = describe(cx, &stored, job)?;
+    let refs = stored
+        .assembled
+        .usage
+        .refs(meta.id, &repo.index(), &stored.packs);
+    let sealed_refs = repo
+        .ring()
+        .seal(ObjectKind::Refs, &refs.encode())
+        .map_err(EngineError::Seal)?;
+    let refs_bytes = sealed_refs.len() as u64;
+    put_new(
+        cx,
+        &**repo.sink(),
+        &name(layout::refs(meta.id))?,
+        sealed_refs.into(),
+    )
+    .await?;
+    let object = build(repo, &stored, &meta, job)?;
+    let plain = object
+        .encode()
+        .map_err(|error| EngineError::Evidence(error.to_string()))?;
+    let sealed = repo
+        .ring()
+        .seal(ObjectKind::Snapshot, &plain)
+        .map_err(EngineError::Seal)?;
+    let key = name(layout::snapshot(meta.id))?;
+    repo.sink()
+        .put(cx, &key, sealed.into(), PutMode::Create)
+        .await?;
+    let root = stored.assembled.tree.root;
+    cx.tell(Event::Left(Stage::Commit));
+    Ok(Committed {
+        stored,
+        meta,
+        root,
+        refs_bytes,
+    })
+}
+
+fn describe(cx: &OpContext, stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
+    let counts = &stored.assembled.counts;
+    let millis = u64::try_from(stored.planned.started.as_millisecond()).unwrap_or(0);
+    let _ = cx;
+    let mut tags = job.tags.clone();
+    tags.sort();
+    tags.dedup();
+    Ok(SnapshotMeta {
+        id: SnapshotId::from_parts(millis, random()?),
+        name: job.name.clone(),
+        host: job.host.clone(),
+        time: stored.planned.started,
+        first_seen: None,
+        tags,
+        label: job.label.clone(),
+        held: false,
+        partial: false,
+        findings: counts.findings.len() as u64 + counts.findings_left_out,
+        parent: stored.planned.parent.as_ref().map(|parent| parent.meta.id),
+        stats: SnapshotStats {
+            entries: counts.entries,
+            files: counts.files,
+            bytes: counts.bytes,
+            unchanged: counts.unchanged,
+            bytes_read: counts.bytes_read,
+            bytes_new: stored.bytes_new,
+            bytes_added: stored.bytes_added,
+        },
+    })
+}
+
+fn build(
+    repo: &Repository,
+    stored: &Stored,
+    meta: &SnapshotMeta,
+    job: &SnapshotJob,
+) -> Result<SnapshotObject> {
+    let evidence = |error: &dyn std::fmt::Display| EngineError::Evidence(error.to_string());
+    let assembled = &stored.assembled;
+    let info = &stored.planned.info;
+    let point = stored.report.closing_point.clone();
+    let component = ComponentMeta {
+        name: job.component.clone(),
+        kind: info.kind.to_owned(),
+        origin: info.origin.clone(),
+        point: point.unwrap_or_else(|| stored.capture.point().clone()),
+        versions: info.versions.clone(),
+    };
+    let findings = assembled.counts.findings.iter().take(MOST_FINDINGS);
+    let inner = Inner {
+        components: vec![InnerComponent::new(
+            &component,
+            stored.report.cursor.as_ref().map(|cursor| cursor.to_vec()),
+        )],
+        salt: assembled.salt,
+        findings: findings
+            .filter_map(|finding| serde_json::to_string(finding).ok())
+            .collect(),
+        program: job.program.clone(),
+        user: job.user.clone(),
+        extra: std::collections::BTreeMap::new(),
+    };
+    let inner = encode(&inner).map_err(|error| evidence(&error))?;
+    let inner_id = blob_id(repo.keys().id_key()?, BlobKind::Page, &inner);
+    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+    let mut sealed = Vec::new();
+    let key = stored.session.key_of(BlobKind::Page);
+    codec
+        .seal(key, BlobKind::Page, &inner_id, &inner, &mut sealed)
+        .map_err(EngineError::Seal)?;
+    let roots = Roots {
+        manifest: assembled.manifest,
+        lineage: assembled.lineage,
+        merkle: *assembled.tree.root.as_bytes(),
+        leaves: assembled.tree.leaf_count,
+    };
+    let outer = Outer::new(meta, stored.session.id, stored.session.wrap().wrap, roots);
+    let outer = encode(&outer).map_err(|error| evidence(&error))?;
+    let statement = SignedStatement {
+        repo: repo.id(),
+        snapshot: meta.id,
+        host: meta.host.clone(),
+        name: meta.name.clone(),
+        time: meta.time,
+        leaf_count: assembled.tree.leaf_count,
+        root: assembled.tree.root,
+        bytes: meta.stats.bytes,
+        parent: meta.parent,
+    };
+    let signer = host_signer(repo, &meta.host)?;
+    let digest = SnapshotObject::digest(&outer, &sealed);
+    let signatures = statement
+        .sign(&signer, &digest)
+        .map_err(|error| evidence(&error))?;
+    let signature = signatures.ed25519.as_bytes();
+    let (mut low, mut high) = ([0u8; 32], [0u8; 32]);
+    low.copy_from_slice(&signature[..32]);
+    high.copy_from_slice(&signature[32..]);
+    Ok(SnapshotObject {
+        outer,
+        inner: sealed,
+        inner_id,
+        inner_raw: u32::try_from(inner.len()).unwrap_or(u32::MAX),
+        statement: statement.encode().map_err(|error| evidence(&error))?,
+        hmac: *signatures.hmac.as_bytes(),
+        public_key: *signatures.public_key.as_bytes(),
+        signature: (low, high),
+    })
+}
+
+/// The signing keys of a host.
+///
+/// # Errors
+/// [`EngineError::Key`] for a key that cannot sign for it.
+pub fn host_signer(repo: &Repository, host: &backup_core::HostId) -> Result<HostSigner> {
+    let keys = repo.keys().host_keys(host)?;
+    let seed = Zeroizing::new(keys.ed25519_seed);
+    Ok(HostSigner::new(
+        host.clone(),
+        HmacKey::new(keys.hmac),
+        &seed,
+    ))
+}

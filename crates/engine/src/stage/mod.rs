@@ -1,0 +1,21 @@
+//! The stages of a snapshot: `plan → capture → chunk → seal → store → commit → record`.
+//!
+//! Each stage's output can only be made by that stage, so the compiler checks the order. Capture to
+//! store run as one stream: entries come from the source in order of path ([`capture`]), are read
+//! and cut on several threads and put together again in order ([`chunk`]), sealed and stored behind
+//! it (see [`crate::store`]).
+
+pub mod capture;
+pub mod chunk;
+pub mod commit;
+pub mod plan;
+pub mod record;
+pub mod seal;
+pub mod store;
+
+mod assemble;
+
+mod read;
+mod stream;
+
+pub use assemble::{CheckpointRule, canonical};

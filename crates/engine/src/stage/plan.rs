@@ -1,0 +1,87 @@
+//! The first stage: what will be captured, and what it can build on.
+
+use std::sync::Arc;
+
+use backup_core::{CapturePlan, CaptureRequest, HostId, OpContext, ParentHint, Source, SourceInfo};
+
+use crate::error::Result;
+use crate::repository::{Repository, SnapshotHead};
+use crate::snapshot::SnapshotJob;
+
+/// A plan, ready to be captured.
+#[derive(Debug)]
+pub struct Planned {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) info: SourceInfo,
+    pub(super) plan: CapturePlan,
+    pub(super) parent: Option<SnapshotHead>,
+    pub(super) started: jiff::Timestamp,
+}
+
+impl Planned {
+    /// What the source will capture; showing it is the dry run.
+    #[must_use]
+    pub const fn capture(&self) -> &CapturePlan {
+        &self.plan
+    }
+
+    /// The snapshot that it builds on.
+    #[must_use]
+    pub const fn parent(&self) -> Option<&SnapshotHead> {
+        self.parent.as_ref()
+    }
+}
+
+/// Plans a snapshot; only reads.
+///
+/// # Errors
+/// Errors of the source and of the tier.
+pub async fn plan(
+    repo: &Repository,
+    cx: &OpContext,
+    source: Arc<dyn Source>,
+    job: &SnapshotJob,
+) -> Result<Planned> {
+    let started = cx.clock.now();
+    let info = source.info();
+    let parent = newest_of(repo, cx, &job.name, &job.host).await?;
+    let hint = parent
+        .as_ref()
+        .filter(|_| !job.reread)
+        .map(|parent| ParentHint {
+            snapshot: parent.meta.id,
+            point: backup_core::ConsistentPoint {
+                at: parent.meta.time,
+                consistency: info.caps.best_consistency,
+                position: None,
+            },
+            cursor: None,
+        });
+    let request = CaptureRequest {
+        select: job.select.clone(),
+        parent: hint,
+    };
+    let plan = source.plan(cx, &request).await?;
+    Ok(Planned {
+        source,
+        info,
+        plan,
+        parent,
+        started,
+    })
+}
+
+/// The newest complete snapshot of a line. Heads that cannot be read do not hinder a backup; it is
+/// verification that reports them.
+async fn newest_of(
+    repo: &Repository,
+    cx: &OpContext,
+    line: &str,
+    host: &HostId,
+) -> Result<Option<SnapshotHead>> {
+    let (heads, _) = repo.heads(cx).await?;
+    Ok(heads
+        .into_iter()
+        .rev()
+        .find(|head| head.meta.name == line && head.meta.host == *host && !head.meta.partial))
+}

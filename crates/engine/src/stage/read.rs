@@ -1,0 +1,487 @@
+//! Reading: the engine's own threads open and read entries, many at once.
+//!
+//! A file is read and then looked at again: if it is still what the walk saw, it is whole. If not,
+//! it is read once more; if it changed again, what was read is stored with a finding. Small files
+//! come back as bytes, to be bundled in order; larger ones are cut here and handed to the store.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use backup_core::{
+    Body, EntryMeta, EntryPath, Finding, FindingKind, Fingerprint, OpContext, OpenContent, Segment,
+    SegmentStream, Severity, StreamProfile,
+};
+use backup_format::chunk::PieceCut;
+use backup_integrity::digest::ContentHasher;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::runtime::Handle;
+
+use super::stream::{CutStream, StreamCutter};
+use crate::error::{EngineError, Result};
+use crate::lineage::Lineages;
+use crate::past::Past;
+use crate::repository::Sizes;
+use crate::state::StateEntry;
+use crate::store::BlobStore;
+use backup_format::chunk::CutKeys;
+
+/// Bytes of one read of a large file.
+const BLOCK: usize = 1 << 20;
+/// Larger files are hashed on a thread of their own.
+const HASH_APART: u64 = 8 << 20;
+
+/// An entry on its way, with what is to be done.
+#[derive(Debug)]
+pub struct Item {
+    /// Key of the manifest.
+    pub key: Vec<u8>,
+    /// Its path.
+    pub path: EntryPath,
+    /// Its metadata.
+    pub meta: EntryMeta,
+    /// What tells it as unchanged next time.
+    pub fingerprint: Option<Fingerprint>,
+    /// Whether something that the last run had is gone before it.
+    pub after_gap: bool,
+    /// What is to be done, or was.
+    pub work: Work,
+}
+
+/// What is to be done with an entry, or was done.
+#[derive(Debug)]
+pub enum Work {
+    /// It is as it was: its state stands.
+    Reuse(Box<StateEntry>),
+    /// It has no content.
+    Bare,
+    /// It is a further link to an entry that came before.
+    Link(u64),
+    /// A small file is to be read.
+    Read(Arc<dyn OpenContent>),
+    /// It was read, whole.
+    Content { bytes: Vec<u8>, sha256: [u8; 32] },
+    /// It was cut.
+    Cut {
+        stream: Box<CutStream>,
+        sha256: Option<[u8; 32]>,
+    },
+    /// It cannot be stored; the finding says why.
+    Lost,
+}
+
+/// An item with what was noticed while reading it.
+pub type Noted = (Item, Option<Finding>);
+
+/// What readers share.
+pub struct Reader<'a> {
+    pub cx: &'a OpContext,
+    pub handle: Handle,
+    pub keys: &'a CutKeys,
+    pub store: &'a BlobStore,
+    pub sizes: Sizes,
+    pub lineages: &'a Lineages<'a>,
+}
+
+enum Small {
+    Whole(Vec<u8>),
+    /// It is larger than small files are by now.
+    Grown,
+}
+
+impl Reader<'_> {
+    /// Reads the small files of a batch.
+    ///
+    /// # Errors
+    /// Failures of the store; what is wrong with a file is noted.
+    pub fn batch(&self, items: Vec<Item>) -> Result<Vec<Noted>> {
+        let mut out = Vec::with_capacity(items.len());
+        for mut item in items {
+            let Work::Read(open) = &item.work else {
+                out.push((item, None));
+                continue;
+            };
+            let open = open.clone();
+            let finding = self.small(&mut item, &open)?;
+            out.push((item, finding));
+        }
+        Ok(out)
+    }
+
+    fn small(&self, item: &mut Item, open: &Arc<dyn OpenContent>) -> Result<Option<Finding>> {
+        let mut seen = item.fingerprint;
+        for attempt in 0..2 {
+            let read = open.open().and_then(|file| {
+                let content = self.read_small(&file, seen.map_or(0, |print| print.size))?;
+                Ok((content, open.fingerprint(&file)?))
+            });
+            match read {
+                Err(error) => {
+                    item.work = Work::Lost;
+                    return Ok(Some(lost(&item.path, &error)));
+                }
+                Ok((Small::Grown, _)) => {
+                    return self.file(item, open, StreamProfile::Auto, None);
+                }
+                Ok((Small::Whole(bytes), now)) => {
+                    let is_whole = seen == Some(now) && now.size == bytes.len() as u64;
+                    seen = Some(now);
+                    if !is_whole && attempt == 0 {
+                        continue;
+                    }
+                    item.fingerprint = seen.filter(|_| is_whole);
+                    let sha256 = backup_integrity::digest::ContentDigest::of(&bytes).0;
+                    item.work = Work::Content { bytes, sha256 };
+                    return Ok((!is_whole).then(|| changed(&item.path)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_small(&self, mut file: &File, expected: u64) -> io::Result<Small> {
+        let most = usize::try_from(self.sizes.bundle_limit).unwrap_or(usize::MAX);
+        let expected = usize::try_from(expected).unwrap_or(most).min(most);
+        let mut bytes = vec![0; expected];
+        let mut at = 0;
+        while at < bytes.len() {
+            match file.read(&mut bytes[at..]) {
+                Ok(0) => break,
+                Ok(count) => at += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if at < bytes.len() {
+            bytes.truncate(at);
+        } else if expected == most || expected == 0 {
+            // The size was not known, or is at the limit: there may be more.
+            file.take(most as u64 + 1 - expected as u64)
+                .read_to_end(&mut bytes)?;
+            if bytes.len() > most {
+                return Ok(Small::Grown);
+            }
+        }
+        Ok(Small::Whole(bytes))
+    }
+
+    /// Reads and cuts a large file.
+    ///
+    /// # Errors
+    /// Failures of the store; what is wrong with the file is noted.
+    pub fn file(
+        &self,
+        item: &mut Item,
+        open: &Arc<dyn OpenContent>,
+        profile: StreamProfile,
+        known: Option<&StateEntry>,
+    ) -> Result<Option<Finding>> {
+        for attempt in 0..2 {
+            let opened = open.open().and_then(|file| {
+                let before = open.fingerprint(&file)?;
+                Ok((file, before))
+            });
+            let (file, before) = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    item.work = Work::Lost;
+                    return Ok(Some(lost(&item.path, &error)));
+                }
+            };
+            let (stream, sha256) =
+                match self.cut_file(&item.key, &file, before.size, profile, known)? {
+                    Ok(done) => done,
+                    Err(error) => {
+                        item.work = Work::Lost;
+                        return Ok(Some(lost(&item.path, &error)));
+                    }
+                };
+            let after = open.fingerprint(&file).ok();
+            let is_whole = after == Some(before) && stream.size == before.size;
+            if !is_whole && attempt == 0 {
+                continue;
+            }
+            item.fingerprint = is_whole.then_some(before);
+            item.work = Work::Cut {
+                stream: Box::new(stream),
+                sha256: Some(sha256),
+            };
+            return Ok((!is_whole).then(|| changed(&item.path)));
+        }
+        Ok(None)
+    }
+
+    #[allow(
+        clippy::type_complexity,
+        reason = "an error of the file is not one of the engine"
+    )]
+    fn cut_file(
+        &self,
+        key: &[u8],
+        file: &File,
+        size: u64,
+        profile: StreamProfile,
+        known: Option<&StateEntry>,
+    ) -> Result<io::Result<(CutStream, [u8; 32])>> {
+        let mut head = vec![0; 4096];
+        let read = match file.read_at(&mut head, 0) {
+            Ok(read) => read,
+            Err(error) => return Ok(Err(error)),
+        };
+        let past = self.past(key, known);
+        let cut = cut_of(profile, size, &head[..read], past.as_ref());
+        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past);
+        let sha256 = match self.read_through(file, size, &mut cutter)? {
+            Ok(sha256) => sha256,
+            Err(error) => return Ok(Err(error)),
+        };
+        Ok(Ok((cutter.finish()?, sha256)))
+    }
+
+    fn past(&self, key: &[u8], known: Option<&StateEntry>) -> Option<Past> {
+        // Without a past everything is stored as new: that is never wrong.
+        self.handle
+            .block_on(self.lineages.past(self.cx, key, known))
+            .ok()
+            .flatten()
+    }
+
+    /// Reads a file from start to end, its holes unread, into the cutter and a hasher.
+    fn read_through(
+        &self,
+        file: &File,
+        size: u64,
+        cutter: &mut StreamCutter<'_>,
+    ) -> Result<io::Result<[u8; 32]>> {
+        let mut hasher = Hashing::new(size);
+        let mut at = 0u64;
+        let mut hole_known_until = 0u64;
+        loop {
+            self.store.check()?;
+            if at >= hole_known_until {
+                let (hole, until) = next_data(file, at, size);
+                if hole > 0 {
+                    cutter.zeros(hole)?;
+                    hasher.zeros(hole);
+                    at += hole;
+                }
+                hole_known_until = until;
+            }
+            let room = usize::try_from(hole_known_until.saturating_sub(at)).unwrap_or(BLOCK);
+            let mut block = vec![0; if room == 0 { BLOCK } else { room.min(BLOCK) }];
+            let count = match file.read_at(&mut block, at) {
+                Ok(0) => return hasher.finish().map(Ok),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Ok(Err(error)),
+            };
+            block.truncate(count);
+            let block = Bytes::from(block);
+            hasher.update(&block);
+            cutter.data(&block)?;
+            at += count as u64;
+        }
+    }
+
+    /// Reads and cuts a body that comes as a stream or as bytes.
+    ///
+    /// # Errors
+    /// Failures of the source and of the store: half a stream is no snapshot.
+    pub fn body(
+        &self,
+        item: &mut Item,
+        body: Body,
+        profile: StreamProfile,
+        known: Option<&StateEntry>,
+    ) -> Result<()> {
+        let mut segments: SegmentStream = match body {
+            Body::Bytes(bytes) => {
+                futures::stream::iter([Ok(Segment::Data { offset: 0, bytes })]).boxed()
+            }
+            Body::Stream(stream) => stream,
+            Body::None | Body::File(_) | Body::Unchanged => {
+                return Err(EngineError::Panicked("the reader of streams"));
+            }
+        };
+        let past = self.past(&item.key, known);
+        let mut first = self.handle.block_on(segments.next()).transpose()?;
+        let head = match &first {
+            Some(Segment::Data { bytes, .. }) => bytes.clone(),
+            _ => Bytes::new(),
+        };
+        let size = past.as_ref().map_or(0, |past| past.head.size);
+        let cut = cut_of(profile, size, &head, past.as_ref());
+        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past);
+        let mut hasher = Some(Hashing::new(HASH_APART));
+        let mut at = 0u64;
+        while let Some(segment) = first.take() {
+            self.store.check()?;
+            let (start, length) = match &segment {
+                Segment::Data { offset, bytes } => (*offset, bytes.len() as u64),
+                Segment::Zero(range) | Segment::Unchanged(range) => {
+                    (range.start, range.end.saturating_sub(range.start))
+                }
+            };
+            if start != at {
+                return Err(EngineError::Invalid(format!(
+                    "the source of {} went on at byte {start} instead of {at}",
+                    item.path
+                )));
+            }
+            match segment {
+                Segment::Data { bytes, .. } => {
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(&bytes);
+                    }
+                    cutter.data(&bytes)?;
+                    self.cx.tell(backup_core::Event::Advanced {
+                        stage: backup_core::Stage::Capture,
+                        entries: 0,
+                        bytes: length,
+                    });
+                }
+                Segment::Zero(_) => {
+                    if let Some(hasher) = &mut hasher {
+                        hasher.zeros(length);
+                    }
+                    cutter.zeros(length)?;
+                }
+                Segment::Unchanged(_) => {
+                    // What was not read cannot be hashed.
+                    hasher = None;
+                    cutter.unchanged(length)?;
+                }
+            }
+            at += length;
+            first = self.handle.block_on(segments.next()).transpose()?;
+        }
+        let sha256 = hasher.map(Hashing::finish).transpose()?;
+        item.work = Work::Cut {
+            stream: Box::new(cutter.finish()?),
+            sha256,
+        };
+        Ok(())
+    }
+}
+
+/// How to cut: as the past was cut if that still fits the size, so that it can be compared.
+fn cut_of(profile: StreamProfile, size: u64, head: &[u8], past: Option<&Past>) -> PieceCut {
+    let fresh = PieceCut::choose(profile, size, head);
+    match past.map(|past| past.head.cut) {
+        Some(PieceCut::Content(piece)) if matches!(fresh, PieceCut::Content(_)) => {
+            // Within a factor of four of the size it would get today.
+            let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
+            if fits {
+                PieceCut::Content(piece)
+            } else {
+                fresh
+            }
+        }
+        Some(PieceCut::Pages(piece)) if matches!(fresh, PieceCut::Pages(_)) => {
+            let fits = piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
+            if fits { PieceCut::Pages(piece) } else { fresh }
+        }
+        _ => fresh,
+    }
+}
+
+/// Length of the hole at `at`, and where the data behind it ends.
+fn next_data(file: &File, at: u64, size: u64) -> (u64, u64) {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => {
+            let end = seek(file, SeekFrom::Hole(data)).unwrap_or(u64::MAX);
+            (data - at, end.max(data + 1))
+        }
+        // Nothing but a hole is left.
+        Err(rustix::io::Errno::NXIO) => (size.saturating_sub(at), u64::MAX),
+        // Not every file system can say.
+        Err(_) => (0, u64::MAX),
+    }
+}
+
+fn lost(path: &EntryPath, error: &io::Error) -> Finding {
+    let (severity, kind) = match error.kind() {
+        io::ErrorKind::NotFound => (Severity::Warning, FindingKind::Vanished),
+        _ => (Severity::Error, FindingKind::Unreadable),
+    };
+    Finding::new(severity, kind, path.to_string(), error.to_string())
+}
+
+fn changed(path: &EntryPath) -> Finding {
+    let detail = "it changed twice while it was read; what was read last is stored";
+    Finding::new(
+        Severity::Warning,
+        FindingKind::ChangedWhileRead,
+        path.to_string(),
+        detail,
+    )
+}
+
+/// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.
+enum Hashing {
+    Here(ContentHasher),
+    Apart(
+        crossbeam_channel::Sender<Hashed>,
+        std::thread::JoinHandle<[u8; 32]>,
+    ),
+}
+
+enum Hashed {
+    Data(Bytes),
+    Zeros(u64),
+}
+
+impl Hashing {
+    fn new(size: u64) -> Self {
+        if size < HASH_APART {
+            return Self::Here(ContentHasher::new());
+        }
+        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(4);
+        let thread = std::thread::Builder::new()
+            .name("hash".into())
+            .spawn(move || {
+                let mut hasher = ContentHasher::new();
+                for part in receiver {
+                    match part {
+                        Hashed::Data(bytes) => hasher.update(&bytes),
+                        Hashed::Zeros(count) => hasher.update_zeros(count),
+                    }
+                }
+                hasher.finish().0
+            });
+        thread.map_or_else(
+            |_| Self::Here(ContentHasher::new()),
+            |thread| Self::Apart(sender, thread),
+        )
+    }
+
+    fn update(&mut self, bytes: &Bytes) {
+        match self {
+            Self::Here(hasher) => hasher.update(bytes),
+            // The thread ends only when the sender does.
+            Self::Apart(sender, _) => drop(sender.send(Hashed::Data(bytes.clone()))),
+        }
+    }
+
+    fn zeros(&mut self, count: u64) {
+        match self {
+            Self::Here(hasher) => hasher.update_zeros(count),
+            Self::Apart(sender, _) => drop(sender.send(Hashed::Zeros(count))),
+        }
+    }
+
+    fn finish(self) -> Result<[u8; 32]> {
+        match self {
+            Self::Here(hasher) => Ok(hasher.finish().0),
+            Self::Apart(sender, thread) => {
+                drop(sender);
+                thread
+                    .join()
+                    .map_err(|_| EngineError::Panicked("the hasher"))
+            }
+        }
+    }
+}

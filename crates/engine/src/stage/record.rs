@@ -1,0 +1,73 @@
+//! The last stage: the source hears the outcome, the local state and the ledger are brought up to
+//! date. The snapshot stands whatever happens here: trouble is a finding.
+
+use backup_core::{Event, Finding, FindingKind, OpContext, Outcome, Severity, Stage};
+use backup_format::layout;
+
+use super::commit::Committed;
+use crate::error::Result;
+use crate::ledger::{LedgerDraft, record_operation};
+use crate::repository::{Repository, name};
+use crate::snapshot::{SnapshotJob, SnapshotReport};
+
+/// Brings everything up to date.
+///
+/// # Errors
+/// Never for what goes wrong behind a commit; see the report's findings.
+pub async fn record(
+    repo: &Repository,
+    cx: &OpContext,
+    committed: Committed,
+    job: &SnapshotJob,
+) -> Result<SnapshotReport> {
+    let Committed {
+        stored,
+        meta,
+        root,
+        refs_bytes,
+    } = committed;
+    let mut counts = stored.assembled.counts;
+    let mut degraded = |what: &str, why: String| {
+        let finding = Finding::new(Severity::Warning, FindingKind::Degraded, what, why);
+        counts.found(cx, finding);
+    };
+    if let Err(error) = stored.capture.settle(cx, Outcome::Committed).await {
+        degraded("the source", error.to_string());
+    }
+    if let Some(writer) = stored.assembled.writer {
+        writer.finish(meta.id);
+    }
+    let draft = LedgerDraft {
+        op: "snapshot",
+        snapshot: Some(meta.id),
+        root: Some(root),
+        counts: vec![
+            ("entries", meta.stats.entries),
+            ("bytes", meta.stats.bytes),
+            ("bytes-added", meta.stats.bytes_added),
+            ("findings", meta.findings),
+        ],
+        note: String::new(),
+    };
+    if let Err(error) = record_operation(repo, cx, &job.host, &job.user, draft).await {
+        degraded("the ledger", error.to_string());
+    }
+    let done = name(layout::session_done(stored.session.id))?;
+    let put = repo.sink().put(
+        cx,
+        &done,
+        bytes::Bytes::from_static(b"done\n"),
+        backup_core::PutMode::Create,
+    );
+    if let Err(error) = put.await {
+        degraded("the session", error.to_string());
+    }
+    cx.tell(Event::Left(Stage::Record));
+    Ok(SnapshotReport {
+        meta,
+        root,
+        findings: counts.findings,
+        findings_left_out: counts.findings_left_out,
+        refs_bytes,
+    })
+}

@@ -1,0 +1,229 @@
+//! The fifth stage: the entries flow through the readers and the store until everything that the
+//! snapshot will name is on the tier and in an index run. Nothing names it yet.
+
+use std::collections::HashSet;
+
+use backup_core::{Capture, CaptureReport, OpContext, Outcome};
+use crossbeam_channel::bounded;
+use tokio::runtime::Handle;
+
+use super::assemble::{Assembled, Assembler};
+use super::capture::{Batches, Captured, batches, pump};
+use super::chunk::{Chunked, Decider, read_loop};
+use super::plan::Planned;
+use super::read::Reader;
+use super::seal::Sealing;
+use crate::error::{EngineError, Result};
+use crate::lineage::Lineages;
+use crate::repository::Repository;
+use crate::snapshot::SnapshotJob;
+use crate::store::{BlobStore, Session, StoredPack, random};
+use crate::usage::Usage;
+
+/// Everything that a snapshot names is on the tier.
+#[derive(Debug)]
+pub struct Stored {
+    pub(super) planned: Planned,
+    pub(super) capture: Box<dyn Capture>,
+    pub(super) report: CaptureReport,
+    pub(super) session: Session,
+    pub(super) assembled: Assembled,
+    pub(super) packs: Vec<StoredPack>,
+    pub(super) bytes_new: u64,
+    pub(super) bytes_added: u64,
+}
+
+/// Lets the entries flow to their end.
+///
+/// # Errors
+/// Errors of the source, of the tier, [`EngineError::Cancelled`]. The source is told.
+pub async fn store(
+    repo: &Repository,
+    cx: &OpContext,
+    sealing: Sealing,
+    job: &SnapshotJob,
+) -> Result<Stored> {
+    let Sealing {
+        chunked,
+        session,
+        store,
+    } = sealing;
+    let Chunked {
+        captured,
+        keys,
+        state,
+        writer,
+    } = chunked;
+    let Captured {
+        planned,
+        mut capture,
+    } = captured;
+    let parent = planned.parent.as_ref().filter(|_| !job.reread);
+    let parent_lineage = parent.and_then(|parent| parent.outer.lineage);
+    let lineages = Lineages::new(repo, parent_lineage)?;
+    let (sender, source) = batches();
+    let flow = Flow {
+        repo,
+        cx,
+        job,
+        store: &store,
+        lineages: &lineages,
+        keys: &keys,
+    };
+    let handle = Handle::current();
+    let cancel = cx.cancel.child_token();
+    // The threads borrow; a scope on a thread of its own keeps the runtime free to drive the source.
+    let ran = std::thread::scope(|scope| {
+        let threads = std::thread::Builder::new()
+            .name("assemble".into())
+            .spawn_scoped(scope, || flow.run(&handle, source, state, writer));
+        let threads =
+            threads.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+        let pumped = tokio::task::block_in_place(|| {
+            Handle::current().block_on(pump(cx, &mut *capture, sender))
+        });
+        if pumped.is_err() {
+            cancel.cancel();
+        }
+        let ran = threads
+            .join()
+            .map_err(|_| EngineError::Panicked("the assembler"))?;
+        match (pumped, ran) {
+            (Ok(()), ran) => ran,
+            (Err(pumped), _) => Err(pumped),
+        }
+    });
+    let closed = match ran {
+        Ok(assembled) => match capture.close(cx).await {
+            Ok(report) => Ok((assembled, report)),
+            Err(error) => Err(error.into()),
+        },
+        Err(error) => Err(error),
+    };
+    let (assembled, report) = match closed {
+        Ok(closed) => closed,
+        Err(error) => {
+            // The outcome is known; what the source says to it changes nothing.
+            let _ = capture.settle(cx, Outcome::Abandoned).await;
+            return Err(error);
+        }
+    };
+    let (bytes_new, _) = store.totals();
+    let added = tokio::task::block_in_place(|| {
+        store.flush()?;
+        let (_, bytes_added) = store.totals();
+        Ok::<_, EngineError>((store.finish()?, bytes_added))
+    });
+    let (packs, bytes_added) = added?;
+    Ok(Stored {
+        planned,
+        capture,
+        report,
+        session,
+        assembled,
+        packs,
+        bytes_new,
+        bytes_added,
+    })
+}
+
+struct Flow<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    job: &'a SnapshotJob,
+    store: &'a BlobStore,
+    lineages: &'a Lineages<'a>,
+    keys: &'a backup_format::chunk::CutKeys,
+}
+
+impl Flow<'_> {
+    fn run(
+        &self,
+        handle: &Handle,
+        mut source: Batches,
+        state: crate::state::StateReader,
+        writer: Option<crate::state::StateWriter>,
+    ) -> Result<Assembled> {
+        let sizes = self.repo.sizes();
+        let readers = match self.cx.limits.readers {
+            0 => 2,
+            given => given,
+        };
+        let (tasks, task_source) = crossbeam_channel::unbounded();
+        // Each slot holds at most a batch: this bounds what is read ahead.
+        let (slots, slot_source) = bounded(8);
+        let resumes = state.resumes;
+        let decider = Decider {
+            cx: self.cx,
+            component: 0,
+            sizes,
+            store: self.store,
+            state,
+            usage: Usage::new(self.store.index()),
+            tasks,
+            slots,
+            linked: HashSet::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            last_key: Vec::new(),
+        };
+        let salt = random()?;
+        let mut assembler = Assembler::new(
+            self.cx,
+            &self.job.component,
+            self.keys,
+            self.store,
+            self.lineages,
+            sizes,
+            salt,
+            writer,
+            resumes,
+            self.job.checkpoint,
+        );
+        std::thread::scope(|scope| {
+            for _ in 0..readers {
+                let tasks = task_source.clone();
+                let reader = Reader {
+                    cx: self.cx,
+                    handle: handle.clone(),
+                    keys: self.keys,
+                    store: self.store,
+                    sizes,
+                    lineages: self.lineages,
+                };
+                scope.spawn(move || read_loop(&reader, &tasks));
+            }
+            drop(task_source);
+            let deciding = scope.spawn(move || decider.run(&mut source));
+            let ran = assembler.run(&slot_source);
+            // Whoever waits at a slot or a task must not wait for ever.
+            drop(slot_source);
+            let decided = deciding
+                .join()
+                .map_err(|_| EngineError::Panicked("the decider"))?;
+            match (ran, decided) {
+                (Ok(()), Ok((usage, gone))) => {
+                    if self.cx.cancel.is_cancelled() {
+                        assembler.abandon();
+                        return Err(EngineError::Cancelled);
+                    }
+                    let mut assembled = assembler.finish(sizes)?;
+                    assembled.usage.absorb(&usage);
+                    if gone && let Some(writer) = &mut assembled.writer {
+                        writer.differs();
+                    }
+                    Ok(assembled)
+                }
+                (Err(error), _) | (Ok(()), Err(error)) => {
+                    assembler.abandon();
+                    Err(self
+                        .store
+                        .check()
+                        .err()
+                        .filter(|_| matches!(error, EngineError::Cancelled))
+                        .unwrap_or(error))
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! Reading trees of pages from a repository.
+
+use backup_core::OpContext;
+use backup_format::page::{Step, TreeCursor, TreeRoot};
+use backup_format::seal::BlobKind;
+
+use crate::error::{EngineError, Result};
+use crate::repository::Repository;
+
+/// Reads one tree.
+#[derive(Debug, Clone, Copy)]
+pub struct TreeReader<'a> {
+    repo: &'a Repository,
+    root: TreeRoot,
+    kind: BlobKind,
+}
+
+/// A walk over entries of a tree in ascending order of key.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    reader: TreeReader<'a>,
+    cursor: TreeCursor,
+}
+
+impl<'a> TreeReader<'a> {
+    /// A reader of the tree with this root, whose pages are blobs of this kind.
+    #[must_use]
+    pub const fn new(repo: &'a Repository, root: TreeRoot, kind: BlobKind) -> Self {
+        Self { repo, root, kind }
+    }
+
+    /// A walk of the entries whose key is at least `from`.
+    #[must_use]
+    pub fn walk(self, from: &[u8]) -> Walk<'a> {
+        Walk {
+            cursor: TreeCursor::new(&self.root, from),
+            reader: self,
+        }
+    }
+
+    /// The value of one key.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier.
+    pub async fn get(self, cx: &OpContext, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = self.walk(key).next(cx).await?;
+        Ok(found
+            .filter(|(found, _)| found == key)
+            .map(|(_, value)| value))
+    }
+}
+
+impl Walk<'_> {
+    /// The next entry: key and value.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier,
+    /// [`EngineError::Cancelled`].
+    pub async fn next(&mut self, cx: &OpContext) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        loop {
+            let wrong = |error| EngineError::wire("a page of the manifest", &error);
+            match self.cursor.step().map_err(wrong)? {
+                Step::Entry(key, value) => return Ok(Some((key, value))),
+                Step::End => return Ok(None),
+                Step::Need(id) => {
+                    if cx.cancel.is_cancelled() {
+                        return Err(EngineError::Cancelled);
+                    }
+                    let page = self
+                        .reader
+                        .repo
+                        .read_blob(cx, self.reader.kind, &id)
+                        .await?;
+                    self.cursor.supply(&page).map_err(wrong)?;
+                }
+            }
+        }
+    }
+
+    /// Passes over everything below the entry with this key.
+    pub fn skip_below(&mut self, key: &[u8]) {
+        self.cursor.skip_below(&self.reader.root, key);
+    }
+}

@@ -1,0 +1,126 @@
+//! Which chunks a snapshot uses: one bit for each entry of the index, so that memory stays small
+//! however large the repository.
+
+use std::collections::BTreeMap;
+
+use backup_core::{ChunkId, PackId, SnapshotId};
+use backup_format::refs::{PackUse, Refs};
+
+use crate::index_set::{IndexSet, Place};
+use crate::store::StoredPack;
+
+/// Used entries of an index as it was when the operation began.
+#[derive(Debug, Default)]
+pub struct Usage {
+    runs: Vec<Vec<u64>>,
+    last: Option<ChunkId>,
+}
+
+impl Usage {
+    /// Nothing is used yet.
+    #[must_use]
+    pub fn new(index: &IndexSet) -> Self {
+        let runs = index
+            .runs()
+            .iter()
+            .map(|run| vec![0; run.len().div_ceil(64)])
+            .collect();
+        Self { runs, last: None }
+    }
+
+    /// Marks a chunk if the index knows it; says whether it does.
+    pub fn mark(&mut self, index: &IndexSet, id: &ChunkId) -> bool {
+        // Neighbouring entries mostly lie in one bundle.
+        if self.last == Some(*id) {
+            return true;
+        }
+        let Some(place) = index.find(id) else {
+            return false;
+        };
+        self.mark_place(&place);
+        self.last = Some(*id);
+        true
+    }
+
+    fn mark_place(&mut self, place: &Place) {
+        let entry = place.located.entry as usize;
+        let words = self.runs.get_mut(place.run as usize);
+        if let Some(word) = words.and_then(|words| words.get_mut(entry / 64)) {
+            *word |= 1 << (entry % 64);
+        }
+    }
+
+    /// Takes another usage of the same index into this one.
+    pub fn absorb(&mut self, other: &Self) {
+        for (run, more) in self.runs.iter_mut().zip(&other.runs) {
+            for (word, bits) in run.iter_mut().zip(more) {
+                *word |= bits;
+            }
+        }
+    }
+
+    fn is_marked(&self, run: usize, entry: u32) -> bool {
+        let word = self
+            .runs
+            .get(run)
+            .and_then(|words| words.get(entry as usize / 64));
+        word.is_some_and(|word| word >> (entry % 64) & 1 == 1)
+    }
+
+    /// The refs of a snapshot: what is marked, and everything that its own session stored.
+    #[must_use]
+    pub fn refs(&self, snapshot: SnapshotId, index: &IndexSet, stored: &[StoredPack]) -> Refs {
+        let mut packs: BTreeMap<PackId, PackUse> = BTreeMap::new();
+        for (number, run) in index.runs().iter().enumerate() {
+            // Slots are numbered by offset: sort what the run knows of each pack.
+            let mut touched = vec![false; run.packs.len()];
+            for (_, located) in run.iter().filter(|(_, l)| self.is_marked(number, l.entry)) {
+                if let Some(flag) = touched.get_mut(located.pack as usize) {
+                    *flag = true;
+                }
+            }
+            let of_touched = run.iter().map(|(_, located)| located);
+            let mut slots: Vec<(u32, u32, bool)> = of_touched
+                .filter(|located| touched.get(located.pack as usize) == Some(&true))
+                .map(|l| (l.pack, l.offset, self.is_marked(number, l.entry)))
+                .collect();
+            slots.sort_unstable();
+            for pack in slots.chunk_by(|a, b| a.0 == b.0) {
+                let Some(known) = pack.first().and_then(|slot| run.packs.get(slot.0 as usize))
+                else {
+                    continue;
+                };
+                let used = (0u32..)
+                    .zip(pack)
+                    .filter(|(_, slot)| slot.2)
+                    .map(|(n, _)| n)
+                    .collect();
+                let slots = u32::try_from(pack.len()).unwrap_or(u32::MAX);
+                packs.insert(
+                    known.id,
+                    PackUse {
+                        pack: known.id,
+                        slots,
+                        used,
+                    },
+                );
+            }
+        }
+        for pack in stored {
+            let slots = u32::try_from(pack.blobs.len()).unwrap_or(u32::MAX);
+            let used = (0..slots).collect();
+            packs.insert(
+                pack.id,
+                PackUse {
+                    pack: pack.id,
+                    slots,
+                    used,
+                },
+            );
+        }
+        Refs {
+            snapshot,
+            packs: packs.into_values().collect(),
+        }
+    }
+}

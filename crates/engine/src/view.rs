@@ -1,0 +1,429 @@
+//! Looking into a snapshot: its components and entries.
+
+use backup_core::{ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta};
+use backup_format::extent::Extents;
+use backup_format::record::Record;
+use backup_format::seal::{BlobCodec, BlobKind};
+use backup_format::snapshot::{Inner, InnerComponent};
+use backup_integrity::merkle::MerkleRoot;
+use backup_integrity::sign::{Ed25519Signature, HmacKey, HmacTag, PublicKey, Signatures};
+use backup_integrity::statement::{
+    SignedStatement, verify_statement_ed25519, verify_statement_hmac,
+};
+
+use crate::error::{EngineError, Result};
+use crate::lineage::resolve;
+use crate::repository::{Repository, SnapshotHead};
+use crate::tree::{TreeReader, Walk};
+
+/// A snapshot, opened for reading.
+#[derive(Debug)]
+pub struct SnapshotView<'a> {
+    repo: &'a Repository,
+    head: SnapshotHead,
+    inner: Inner,
+}
+
+/// An entry of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewEntry {
+    /// Number of its component.
+    pub component: u8,
+    /// Its path within the component.
+    pub path: EntryPath,
+    /// What the manifest says of it.
+    pub record: Record,
+}
+
+/// A walk over entries in order.
+#[derive(Debug)]
+pub struct Entries<'a> {
+    walk: Option<Walk<'a>>,
+    below: Vec<u8>,
+    exact: bool,
+}
+
+impl<'a> SnapshotView<'a> {
+    /// Opens a snapshot.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Damaged`].
+    pub fn open(repo: &'a Repository, head: SnapshotHead) -> Result<Self> {
+        let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+        let mut plain = Vec::new();
+        let (id, raw) = (head.object.inner_id, head.object.inner_raw as usize);
+        repo.open_blob(
+            &mut codec,
+            BlobKind::Page,
+            &id,
+            raw,
+            &head.object.inner,
+            &mut plain,
+        )?;
+        let inner = backup_format::snapshot::decode(&plain, "snapshot")
+            .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
+        Ok(Self { repo, head, inner })
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub const fn meta(&self) -> &SnapshotMeta {
+        &self.head.meta
+    }
+
+    /// Its head.
+    #[must_use]
+    pub const fn head(&self) -> &SnapshotHead {
+        &self.head
+    }
+
+    /// The repository it lies in.
+    #[must_use]
+    pub const fn repository(&self) -> &'a Repository {
+        self.repo
+    }
+
+    /// Its components in the order of their numbers.
+    #[must_use]
+    pub fn components(&self) -> Vec<ComponentMeta> {
+        self.inner
+            .components
+            .iter()
+            .map(InnerComponent::meta)
+            .collect()
+    }
+
+    /// The name of a component.
+    #[must_use]
+    pub fn component_name(&self, number: u8) -> &str {
+        self.inner
+            .components
+            .get(usize::from(number))
+            .map_or("", |component| &component.name)
+    }
+
+    /// The salt of its Merkle leaves.
+    #[must_use]
+    pub const fn salt(&self) -> [u8; 32] {
+        self.inner.salt
+    }
+
+    /// The program that wrote it and the user who ran it.
+    #[must_use]
+    pub fn made_by(&self) -> (&str, &str) {
+        (&self.inner.program, &self.inner.user)
+    }
+
+    /// The findings that the manifest keeps.
+    #[must_use]
+    pub fn findings(&self) -> Vec<Finding> {
+        self.inner.findings(|json| serde_json::from_str(json).ok())
+    }
+
+    /// Its Merkle root.
+    #[must_use]
+    pub const fn root(&self) -> MerkleRoot {
+        MerkleRoot(self.head.outer.merkle_root)
+    }
+
+    /// The statement that its host signed, the digest of the rest, and the signatures.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] when the statement does not decode or contradicts the manifest.
+    pub fn statement(&self) -> Result<(SignedStatement, [u8; 32], Signatures)> {
+        statement_of(&self.head)
+    }
+
+    /// Checks the signatures. Whether the HMAC could be checked depends on the key.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] when one does not match.
+    pub fn check_signatures(&self) -> Result<bool> {
+        check_signatures(self.repo, &self.head)
+    }
+
+    /// All entries at or below a path, in order; the path itself first.
+    #[must_use]
+    pub fn entries(&self, component: u8, below: &EntryPath) -> Entries<'a> {
+        let key = manifest_key(component, below);
+        let root = self.head.outer.manifest;
+        let walk = root.map(|root| TreeReader::new(self.repo, root, BlobKind::Page).walk(&key));
+        Entries {
+            walk,
+            below: key,
+            exact: false,
+        }
+    }
+
+    /// Every entry of every component, in order.
+    #[must_use]
+    pub fn all(&self) -> Entries<'a> {
+        let root = self.head.outer.manifest;
+        let walk = root.map(|root| TreeReader::new(self.repo, root, BlobKind::Page).walk(&[]));
+        Entries {
+            walk,
+            below: Vec::new(),
+            exact: true,
+        }
+    }
+
+    /// One entry.
+    ///
+    /// # Errors
+    /// [`EngineError::NoPath`] when it is not there; damage, errors of the tier.
+    pub async fn entry(
+        &self,
+        cx: &OpContext,
+        component: u8,
+        path: &EntryPath,
+    ) -> Result<ViewEntry> {
+        let found = self.entries(component, path).next(cx).await?;
+        found
+            .filter(|entry| entry.path == *path)
+            .ok_or_else(|| EngineError::NoPath {
+                path: path.to_string(),
+                snapshot: self.meta().id.short(),
+            })
+    }
+
+    /// Where the content of an entry lies.
+    ///
+    /// # Errors
+    /// Damage, errors of the tier.
+    pub async fn extents(&self, cx: &OpContext, record: &Record) -> Result<Extents> {
+        let extents = resolve(self.repo, cx, &record.content).await?;
+        if extents.length() != record.size {
+            return Err(EngineError::damaged(
+                "a list of extents",
+                "its length is not the file's",
+            ));
+        }
+        Ok(extents)
+    }
+}
+
+/// The key of an entry in a manifest: the component's number and the stored path.
+#[must_use]
+pub fn manifest_key(component: u8, path: &EntryPath) -> Vec<u8> {
+    [&[component], path.as_stored()].concat()
+}
+
+impl Entries<'_> {
+    /// The next entry.
+    ///
+    /// # Errors
+    /// Damage, errors of the tier, [`EngineError::Cancelled`].
+    pub async fn next(&mut self, cx: &OpContext) -> Result<Option<ViewEntry>> {
+        let Some(walk) = &mut self.walk else {
+            return Ok(None);
+        };
+        let Some((key, value)) = walk.next(cx).await? else {
+            return Ok(None);
+        };
+        let wrong = |why: &dyn std::fmt::Display| EngineError::damaged("the manifest", why);
+        let (component, stored) = key.split_first().ok_or_else(|| wrong(&"an empty key"))?;
+        let inside = self.exact
+            || key == self.below
+            || (key.starts_with(&self.below)
+                && (self.below.len() == 1 || key.get(self.below.len()) == Some(&0)));
+        if !inside {
+            self.walk = None;
+            return Ok(None);
+        }
+        let path = EntryPath::from_stored(stored).map_err(|error| wrong(&error))?;
+        let record = Record::decode(&value).map_err(|error| wrong(&error))?;
+        Ok(Some(ViewEntry {
+            component: *component,
+            path,
+            record,
+        }))
+    }
+
+    /// Passes over everything below an entry that was just returned.
+    pub fn skip_below(&mut self, entry: &ViewEntry) {
+        if let Some(walk) = &mut self.walk
+            && !entry.path.is_root()
+        {
+            walk.skip_below(&manifest_key(entry.component, &entry.path));
+        }
+    }
+}
+
+/// The statement of a head; see [`SnapshotView::statement`].
+///
+/// # Errors
+/// [`EngineError::Damaged`].
+pub fn statement_of(head: &SnapshotHead) -> Result<(SignedStatement, [u8; 32], Signatures)> {
+    let object = format!("snapshot {}", head.meta.id);
+    let statement = SignedStatement::decode(&head.object.statement)
+        .map_err(|error| EngineError::damaged(&object, error))?;
+    let agrees = statement.snapshot == head.meta.id
+        && statement.host == head.meta.host
+        && statement.name == head.meta.name
+        && statement.time == head.meta.time
+        && statement.root.as_bytes() == &head.outer.merkle_root
+        && statement.leaf_count == head.outer.leaves
+        && statement.bytes == head.meta.stats.bytes
+        && statement.parent == head.meta.parent;
+    if !agrees {
+        return Err(EngineError::damaged(
+            object,
+            "its signed statement contradicts it",
+        ));
+    }
+    let digest =
+        backup_format::snapshot::SnapshotObject::digest(&head.object.outer, &head.object.inner);
+    let (low, high) = head.object.signature;
+    let mut signature = [0u8; 64];
+    signature[..32].copy_from_slice(&low);
+    signature[32..].copy_from_slice(&high);
+    let signatures = Signatures {
+        hmac: HmacTag(head.object.hmac),
+        ed25519: Ed25519Signature(signature),
+        public_key: PublicKey(head.object.public_key),
+    };
+    Ok((statement, digest, signatures))
+}
+
+/// Checks the signatures of a head; says whether the HMAC could be checked with these keys.
+///
+/// # Errors
+/// [`EngineError::Damaged`] when one does not match.
+pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<bool> {
+    let object = format!("snapshot {}", head.meta.id);
+    let (statement, digest, signatures) = statement_of(head)?;
+    if statement.repo != repo.id() {
+        return Err(EngineError::damaged(
+            object,
+            "it belongs to another repository",
+        ));
+    }
+    let bytes = &head.object.statement;
+    verify_statement_ed25519(bytes, &digest, &signatures)
+        .map_err(|error| EngineError::damaged(&object, error))?;
+    let Ok(keys) = repo.keys().host_keys(&head.meta.host) else {
+        return Ok(false);
+    };
+    verify_statement_hmac(&HmacKey::new(keys.hmac), bytes, &digest, &signatures)
+        .map_err(|error| EngineError::damaged(&object, error))?;
+    let signer = crate::stage::commit::host_signer(repo, &head.meta.host)?;
+    if signer.public_key() != signatures.public_key {
+        return Err(EngineError::damaged(
+            object,
+            "it is signed with a key that is not its host's",
+        ));
+    }
+    Ok(true)
+}
+
+/// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`, or
+/// a time (the newest not after it).
+///
+/// # Errors
+/// [`EngineError::NoSnapshot`], [`EngineError::Ambiguous`].
+pub fn select<'a>(heads: &'a [SnapshotHead], spec: &str) -> Result<&'a SnapshotHead> {
+    let none = || EngineError::NoSnapshot(spec.to_owned());
+    let complete = || heads.iter().rev().filter(|head| !head.meta.partial);
+    if spec == "latest" {
+        return complete().next().ok_or_else(none);
+    }
+    if let Some(line) = spec.strip_prefix("latest:") {
+        return complete()
+            .find(|head| head.meta.name == line)
+            .ok_or_else(none);
+    }
+    if let Ok(id) = spec.parse::<SnapshotId>() {
+        return heads
+            .iter()
+            .find(|head| head.meta.id == id)
+            .ok_or_else(none);
+    }
+    let wanted = spec.to_ascii_uppercase();
+    let matches: Vec<_> = heads
+        .iter()
+        .filter(|head| {
+            let id = head.meta.id.to_string();
+            wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
+        })
+        .collect();
+    match matches[..] {
+        [one] => return Ok(one),
+        [] => {}
+        _ => {
+            return Err(EngineError::Ambiguous {
+                spec: spec.to_owned(),
+                count: matches.len(),
+            });
+        }
+    }
+    if let Ok(time) = spec.parse::<jiff::Timestamp>() {
+        return complete()
+            .find(|head| head.meta.time <= time)
+            .ok_or_else(none);
+    }
+    Err(none())
+}
+
+/// Reads the plain bytes of an extent list range by range, in order.
+#[derive(Debug)]
+pub struct ContentReader<'a> {
+    repo: &'a Repository,
+    extents: Extents,
+    next: usize,
+    zeros_done: u64,
+    // The last chunk read: neighbouring extents often share one.
+    last: Option<(backup_core::ChunkId, Vec<u8>)>,
+}
+
+impl<'a> ContentReader<'a> {
+    /// A reader of that content.
+    #[must_use]
+    pub const fn new(repo: &'a Repository, extents: Extents) -> Self {
+        Self {
+            repo,
+            extents,
+            next: 0,
+            zeros_done: 0,
+            last: None,
+        }
+    }
+
+    /// The next bytes; `None` at the end. Zeros come in parts of at most 1 MiB.
+    ///
+    /// # Errors
+    /// Damage, errors of the tier.
+    pub async fn next(&mut self, cx: &OpContext) -> Result<Option<Vec<u8>>> {
+        use backup_format::extent::Extent;
+        let Some(extent) = self.extents.as_slice().get(self.next).copied() else {
+            return Ok(None);
+        };
+        match extent {
+            Extent::Zero { length } => {
+                let part = (length - self.zeros_done).min(1 << 20);
+                self.zeros_done += part;
+                if self.zeros_done == length {
+                    self.zeros_done = 0;
+                    self.next += 1;
+                }
+                Ok(Some(vec![0; usize::try_from(part).unwrap_or(0)]))
+            }
+            Extent::Data {
+                chunk,
+                offset,
+                length,
+            } => {
+                self.next += 1;
+                if self.last.as_ref().is_none_or(|(id, _)| *id != chunk) {
+                    let bytes = self.repo.read_blob(cx, BlobKind::Data, &chunk).await?;
+                    self.last = Some((chunk, bytes));
+                }
+                let bytes = self.last.as_ref().map_or(&[][..], |(_, bytes)| bytes);
+                let part = bytes.get(offset as usize..offset as usize + length as usize);
+                let part = part.ok_or_else(|| {
+                    EngineError::damaged(format!("chunk {chunk}"), "an extent lies outside it")
+                })?;
+                Ok(Some(part.to_vec()))
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What a check of a ledger found.
+
+use std::fmt;
+
+use backup_core::{Finding, FindingKind, Severity};
+
+use super::record::LedgerHead;
+
+/// How many findings a report holds; further ones are only counted.
+pub const MAX_FINDINGS: usize = 10_000;
+
+/// What is wrong with a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum LedgerFault {
+    /// It was changed after it was written.
+    Edited,
+    /// It is not there, though later ones are.
+    Missing,
+    /// It stands after one that was written later.
+    Reordered,
+    /// Its number was seen before.
+    Duplicated,
+    /// The ledger ends before the record at which it is known to have ended once.
+    Truncated,
+    /// It was not written by this ledger's host, or belongs to another ledger.
+    Foreign,
+    /// The line cannot be read.
+    Unreadable,
+    /// The line was written by a newer release.
+    Newer,
+    /// The last line has no end: its writer was killed. The next append sets it aside.
+    Torn,
+}
+
+impl fmt::Display for LedgerFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Edited => "edited",
+            Self::Missing => "missing",
+            Self::Reordered => "reordered",
+            Self::Duplicated => "duplicated",
+            Self::Truncated => "truncated",
+            Self::Foreign => "foreign",
+            Self::Unreadable => "unreadable",
+            Self::Newer => "newer",
+            Self::Torn => "torn",
+        })
+    }
+}
+
+/// One thing that is wrong with a ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerFinding {
+    /// What is wrong.
+    pub fault: LedgerFault,
+    /// With which record; of a line that cannot be read, the number it should have.
+    pub seq: u64,
+    /// On which line of the file, from 1; where a record is missing, on which it was missed.
+    pub line: u64,
+    /// What differs, in one sentence.
+    pub detail: String,
+}
+
+impl LedgerFinding {
+    /// The finding as reports of operations show it.
+    #[must_use]
+    pub fn to_finding(&self) -> Finding {
+        let (severity, kind) = match self.fault {
+            LedgerFault::Torn => (Severity::Warning, FindingKind::Damaged),
+            LedgerFault::Unreadable => (Severity::Error, FindingKind::Damaged),
+            LedgerFault::Newer => (Severity::Warning, FindingKind::Skipped),
+            LedgerFault::Missing | LedgerFault::Truncated => {
+                (Severity::Error, FindingKind::Missing)
+            }
+            _ => (Severity::Error, FindingKind::Mismatch),
+        };
+        Finding::new(
+            severity,
+            kind,
+            format!("ledger record {}", self.seq),
+            self.detail.clone(),
+        )
+    }
+}
+
+impl fmt::Display for LedgerFinding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "record {} (line {}): {}: {}",
+            self.seq, self.line, self.fault, self.detail
+        )
+    }
+}
+
+/// What a check of a ledger found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LedgerReport {
+    /// Lines that are records.
+    pub records: u64,
+    /// Records whose HMAC was checked (the key of their host was known).
+    pub hmacs_checked: u64,
+    /// The record with the lowest number.
+    pub first: Option<LedgerHead>,
+    /// The record with the highest number; to be kept elsewhere.
+    pub last: Option<LedgerHead>,
+    /// What is wrong, by number of record: the first [`MAX_FINDINGS`] that were met.
+    pub findings: Vec<LedgerFinding>,
+    /// How many more findings there were.
+    pub more_findings: u64,
+}
+
+impl LedgerReport {
+    /// Whether nothing is wrong.
+    #[must_use]
+    pub const fn is_clean(&self) -> bool {
+        self.findings.is_empty() && self.more_findings == 0
+    }
+
+    /// Adds a finding and returns its place, if there is room for it.
+    pub(super) fn add(
+        &mut self,
+        fault: LedgerFault,
+        seq: u64,
+        line: u64,
+        detail: String,
+    ) -> Option<usize> {
+        if self.findings.len() >= MAX_FINDINGS {
+            self.more_findings += 1;
+            return None;
+        }
+        self.findings.push(LedgerFinding {
+            fault,
+            seq,
+            line,
+            detail,
+        });
+        Some(self.findings.len() - 1)
+    }
+}

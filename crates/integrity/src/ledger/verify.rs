@@ -1,0 +1,350 @@
+//! Checking a chain: every fault is named, none ends the check.
+
+use std::fmt;
+use std::ops::Range;
+
+use backup_core::{HostId, RepoId};
+
+use super::record::{LedgerHead, Line, LineError, LineHash};
+use super::report::{LedgerFault, LedgerReport};
+use super::window::{Gaps, Recent, Seen};
+use crate::sign::HmacKey;
+
+/// Which keys the HMACs are checked with.
+#[derive(Clone, Copy, Default)]
+pub enum LedgerKeys<'a> {
+    /// None: only the chain is checked.
+    #[default]
+    None,
+    /// One key for all records.
+    One(&'a HmacKey),
+    /// The key of each host, where it is known.
+    ByHost(&'a dyn Fn(&HostId) -> Option<HmacKey>),
+}
+
+impl fmt::Debug for LedgerKeys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "LedgerKeys::None",
+            Self::One(_) => "LedgerKeys::One(..)",
+            Self::ByHost(_) => "LedgerKeys::ByHost(..)",
+        })
+    }
+}
+
+impl LedgerKeys<'_> {
+    fn genuine(&self, line: &Line) -> Option<bool> {
+        match self {
+            Self::None => None,
+            Self::One(key) => Some(line.verify_hmac(key).is_ok()),
+            Self::ByHost(keys) => {
+                keys(&line.record().host).map(|key| line.verify_hmac(&key).is_ok())
+            }
+        }
+    }
+}
+
+/// What is known about a ledger from elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Expect {
+    /// A record that the ledger once ended in: it must be there, as it was.
+    pub head: Option<LedgerHead>,
+    /// The one repository that it is about.
+    pub repo: Option<RepoId>,
+}
+
+/// Checks lines as they come. Memory is bounded: links are checked among the 4,096 latest
+/// records, and [`super::MAX_FINDINGS`] findings are kept.
+#[derive(Debug)]
+pub struct LedgerVerifier<'a> {
+    keys: LedgerKeys<'a>,
+    expect: Expect,
+    report: LedgerReport,
+    recent: Recent,
+    gaps: Gaps,
+    /// Number that the next record should have.
+    next: u64,
+    /// Lines read.
+    line: u64,
+    /// The line above, whatever it was: the number it was judged under, and its hash.
+    above: LedgerHead,
+    /// Lines since the last record that could not be read: they stand for as many numbers.
+    unreadable: u64,
+}
+
+/// Checks all lines of a ledger, each without its newline.
+pub fn verify<L: AsRef<[u8]>>(
+    lines: impl IntoIterator<Item = L>,
+    keys: LedgerKeys<'_>,
+    expect: Expect,
+) -> LedgerReport {
+    let mut verifier = LedgerVerifier::new(keys, expect);
+    lines
+        .into_iter()
+        .for_each(|line| verifier.push(line.as_ref()));
+    verifier.finish()
+}
+
+impl<'a> LedgerVerifier<'a> {
+    /// A check that has seen nothing.
+    #[must_use]
+    pub fn new(keys: LedgerKeys<'a>, expect: Expect) -> Self {
+        Self {
+            keys,
+            expect,
+            report: LedgerReport::default(),
+            recent: Recent::new(),
+            gaps: Gaps::default(),
+            next: 1,
+            line: 0,
+            above: LedgerHead {
+                seq: 0,
+                hash: LineHash::NONE,
+            },
+            unreadable: 0,
+        }
+    }
+
+    /// Takes the next line, without its newline.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.line += 1;
+        self.above = match Line::parse(bytes) {
+            Ok(line) => LedgerHead {
+                seq: self.record(&line),
+                hash: line.head().hash,
+            },
+            Err(error) => LedgerHead {
+                seq: self.refuse(&error),
+                hash: LineHash::of(bytes),
+            },
+        };
+    }
+
+    /// Takes what follows the last newline: a line that was not written to its end.
+    pub fn torn(&mut self, bytes: &[u8]) {
+        self.line += 1;
+        let detail = format!(
+            "its {} bytes have no end: its writer was killed",
+            bytes.len()
+        );
+        self.report
+            .add(LedgerFault::Torn, self.next, self.line, detail);
+    }
+
+    /// Ends the check.
+    #[must_use]
+    pub fn finish(mut self) -> LedgerReport {
+        for (range, line) in std::mem::take(&mut self.gaps).into_iter() {
+            self.missing(&range, line);
+        }
+        let last = self.next - 1;
+        if let Some(head) = self.expect.head.filter(|head| head.seq > last) {
+            let detail = match last + 1 {
+                one if one == head.seq => format!("record {one} is known to have been there"),
+                many => format!(
+                    "records {many} to {} are known to have been there",
+                    head.seq
+                ),
+            };
+            self.report
+                .add(LedgerFault::Truncated, last + 1, self.line, detail);
+        }
+        self.report
+            .findings
+            .sort_by_key(|finding| (finding.seq, finding.line));
+        self.report
+    }
+
+    /// Names a line that cannot be read; returns the number that it should have.
+    fn refuse(&mut self, error: &LineError) -> u64 {
+        let place = self.next.saturating_add(self.unreadable);
+        let fault = match error {
+            LineError::Newer(_) => LedgerFault::Newer,
+            LineError::NotCanonical { .. } => LedgerFault::Edited,
+            _ => LedgerFault::Unreadable,
+        };
+        self.report.add(fault, place, self.line, error.to_string());
+        self.unreadable += 1;
+        place
+    }
+
+    /// Judges a record; returns the number that it was judged under.
+    fn record(&mut self, line: &Line) -> u64 {
+        self.report.records += 1;
+        let seq = self.number(line);
+        if self.place(seq, line) {
+            self.judge(seq, line);
+        }
+        seq
+    }
+
+    fn judge(&mut self, seq: u64, line: &Line) {
+        let genuine = self.keys.genuine(line);
+        self.report.hmacs_checked += u64::from(genuine.is_some());
+        let LedgerHead { hash, .. } = line.head();
+        let prev = line.record().prev;
+        let mut seen = Seen {
+            seq,
+            hash,
+            prev,
+            genuine,
+            finding: None,
+        };
+        if genuine == Some(false) {
+            let detail = "its HMAC does not match: it was changed, or written without the key of \
+                          its host";
+            seen.finding = self
+                .report
+                .add(LedgerFault::Edited, seq, self.line, detail.to_owned());
+        }
+        self.check_repo(seq, line);
+        self.check_links(&seen);
+        self.check_head(&seen);
+        self.recent.put(seen);
+        let head = LedgerHead { seq, hash };
+        if self.report.first.is_none_or(|first| seq < first.seq) {
+            self.report.first = Some(head);
+        }
+        if self.report.last.is_none_or(|last| seq > last.seq) {
+            self.report.last = Some(head);
+        }
+    }
+
+    /// The number under which a record is judged: what it says, unless it continues the very line
+    /// above it and says another number than the next: then its place is certain, and what it says
+    /// is not.
+    fn number(&mut self, line: &Line) -> u64 {
+        let (said, due) = (line.record().seq, self.above.seq.saturating_add(1));
+        if line.record().prev != self.above.hash || said == due {
+            return said;
+        }
+        let detail = format!(
+            "it says that it is record {said}, but continues record {}",
+            due - 1
+        );
+        self.report.add(LedgerFault::Edited, due, self.line, detail);
+        due
+    }
+
+    /// Finds the place of a record among those seen; `false` if its number was seen before.
+    fn place(&mut self, seq: u64, line: &Line) -> bool {
+        // Lines that could not be read fill a gap from its start; they were named already.
+        let start = self
+            .next
+            .saturating_add(std::mem::take(&mut self.unreadable))
+            .min(seq);
+        if seq >= self.next && seq < u64::MAX {
+            if let Some((range, line)) = self.gaps.add(start..seq, self.line) {
+                self.missing(&range, line);
+            }
+            self.next = seq + 1;
+            return true;
+        }
+        if seq > 0 && self.gaps.fill(seq) {
+            let detail = format!("it stands after record {}", self.next - 1);
+            self.report
+                .add(LedgerFault::Reordered, seq, self.line, detail);
+            return true;
+        }
+        let detail = match self.recent.get(seq) {
+            Some(seen) if seen.hash == line.head().hash => "the same line was there before",
+            Some(_) => "another record has this number",
+            None if seq == 0 || seq == u64::MAX => "no record has this number",
+            None => "a record of this number was there before",
+        };
+        self.report
+            .add(LedgerFault::Duplicated, seq, self.line, detail.to_owned());
+        false
+    }
+
+    fn check_repo(&mut self, seq: u64, line: &Line) {
+        let repo = line.record().repo;
+        if let Some(wanted) = self.expect.repo.filter(|wanted| *wanted != repo) {
+            let detail = format!("it is about repository {repo}, the ledger about {wanted}");
+            self.report
+                .add(LedgerFault::Foreign, seq, self.line, detail);
+        }
+    }
+
+    fn check_links(&mut self, seen: &Seen) {
+        if seen.seq == 1 && seen.prev != LineHash::NONE && seen.genuine != Some(false) {
+            let detail = "it is the first record and yet continues another".to_owned();
+            self.report.add(LedgerFault::Foreign, 1, self.line, detail);
+        }
+        if let Some(before) = seen.seq.checked_sub(1).and_then(|seq| self.recent.get(seq)) {
+            self.check_link(&before, seen);
+        }
+        if let Some(after) = seen.seq.checked_add(1).and_then(|seq| self.recent.get(seq)) {
+            self.check_link(seen, &after);
+        }
+    }
+
+    /// Checks that `b` continues `a`. A wrong HMAC was named already; otherwise a broken link
+    /// means that one of both was changed, and a right HMAC tells which.
+    fn check_link(&mut self, a: &Seen, b: &Seen) {
+        if b.prev == a.hash {
+            self.rechained(a);
+            return;
+        }
+        let (fault, seq, detail) = match (a.genuine, b.genuine) {
+            (Some(false), _) | (_, Some(false)) => return,
+            (Some(true), Some(true)) => {
+                let detail = format!("it is genuine, but continues another record {}", a.seq);
+                (LedgerFault::Foreign, b.seq, detail)
+            }
+            (Some(true), None) => {
+                let detail = format!("it does not continue record {}, which is genuine", a.seq);
+                (LedgerFault::Edited, b.seq, detail)
+            }
+            (None, _) => {
+                let detail = format!(
+                    "its SHA-256 is {}, but record {} continues {}",
+                    a.hash, b.seq, b.prev
+                );
+                (LedgerFault::Edited, a.seq, detail)
+            }
+        };
+        self.report.add(fault, seq, self.line, detail);
+    }
+
+    /// A record with a wrong HMAC that the next one continues was not changed in place: whoever
+    /// wrote it could go on with the chain, and did not have the key.
+    fn rechained(&mut self, a: &Seen) {
+        let finding = a
+            .finding
+            .and_then(|place| self.report.findings.get_mut(place));
+        if let Some(finding) = finding {
+            finding.fault = LedgerFault::Foreign;
+            finding.detail = "its HMAC does not match, and yet the next record continues it: it \
+                              was written without the key of its host"
+                .to_owned();
+        }
+    }
+
+    fn check_head(&mut self, seen: &Seen) {
+        let head = self
+            .expect
+            .head
+            .filter(|head| head.seq == seen.seq && head.hash != seen.hash);
+        if let (Some(head), None) = (head, seen.finding) {
+            let detail = format!(
+                "its SHA-256 is {}, but was known to be {}",
+                seen.hash, head.hash
+            );
+            self.report
+                .add(LedgerFault::Edited, seen.seq, self.line, detail);
+        }
+    }
+
+    fn missing(&mut self, range: &Range<u64>, line: u64) {
+        let (start, last) = (range.start, range.end - 1);
+        let detail = match last - start {
+            0 => format!("record {start} is not there"),
+            more => format!(
+                "records {start} to {last} are not there ({} of them)",
+                more + 1
+            ),
+        };
+        self.report.add(LedgerFault::Missing, start, line, detail);
+    }
+}

@@ -1,0 +1,159 @@
+//! Sources and targets from locations: `files:///srv/data?exclude=*.tmp&one-file-system`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backup_core::Registry;
+use backup_core::location::Location;
+use backup_core::registry::RegistryError;
+
+use crate::config::FilesConfig;
+use crate::target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
+use crate::{FilesSource, KIND};
+
+/// Adds the source and the target to a registry, both as `files`.
+///
+/// The path of a location is the root to save or the folder to restore into: absolute. Options of
+/// the source: `exclude` (one line of gitignore syntax), `exclude-file`, `ignore-file`,
+/// `exclude-if-present`, `exclude-caches`, `one-file-system`; of the target: `overwrite`
+/// (`never`, `if-newer`, `always`), `owner` (`name`, `number`, `none`), `delete`, `sparse`,
+/// `xattrs`. Switches are `yes` (or nothing) and `no`.
+///
+/// # Errors
+/// [`RegistryError::Twice`] when the name is taken.
+pub fn register(registry: &mut Registry) -> Result<(), RegistryError> {
+    registry.add_source(KIND, |location| {
+        Ok(Arc::new(FilesSource::new(source(location)?)))
+    })?;
+    registry.add_target(KIND, |location| {
+        Ok(Arc::new(FilesTarget::new(target(location)?)))
+    })
+}
+
+fn source(location: &Location) -> Result<FilesConfig, RegistryError> {
+    if !location.path().starts_with('/') {
+        return Err(RegistryError::config(
+            location,
+            "the path of what to save must be absolute",
+        ));
+    }
+    let mut config = FilesConfig::of_roots([location.path()]);
+    for (name, value) in location.options() {
+        match name {
+            "exclude" => config.excludes.push(value.to_owned()),
+            "exclude-file" => config.exclude_files.push(PathBuf::from(value)),
+            "ignore-file" => config.ignore_files.push(value.to_owned()),
+            "exclude-if-present" => config.exclude_if_present.push(value.to_owned()),
+            "exclude-caches" => config.exclude_caches = switch(location, name, value)?,
+            "one-file-system" => config.one_file_system = switch(location, name, value)?,
+            _ => return Err(unknown(location, name)),
+        }
+    }
+    only_a_path(location)?;
+    Ok(config)
+}
+
+fn target(location: &Location) -> Result<FilesTargetConfig, RegistryError> {
+    let mut config = FilesTargetConfig::of_folder(location.path());
+    for (name, value) in location.options() {
+        let wrong = |known: &str| {
+            let why = format!("`{name}` is one of {known}, not `{value}`");
+            RegistryError::config(location, why)
+        };
+        match name {
+            "overwrite" => {
+                config.overwrite = match value {
+                    "never" => Overwrite::Never,
+                    "if-newer" => Overwrite::IfNewer,
+                    "always" => Overwrite::Always,
+                    _ => return Err(wrong("never, if-newer, always")),
+                }
+            }
+            "owner" => {
+                config.owner = match value {
+                    "name" => Ownership::Name,
+                    "number" => Ownership::Number,
+                    "none" => Ownership::None,
+                    _ => return Err(wrong("name, number, none")),
+                }
+            }
+            "delete" => config.delete = switch(location, name, value)?,
+            "sparse" => config.sparse = switch(location, name, value)?,
+            "xattrs" => config.xattrs = switch(location, name, value)?,
+            _ => return Err(unknown(location, name)),
+        }
+    }
+    only_a_path(location)?;
+    Ok(config)
+}
+
+fn only_a_path(location: &Location) -> Result<(), RegistryError> {
+    if location.authority().is_empty() {
+        return Ok(());
+    }
+    Err(RegistryError::config(
+        location,
+        "files are on this host: write files:///path",
+    ))
+}
+
+fn unknown(location: &Location, name: &str) -> RegistryError {
+    RegistryError::config(location, format!("there is no option `{name}`"))
+}
+
+fn switch(location: &Location, name: &str, value: &str) -> Result<bool, RegistryError> {
+    match value {
+        "" | "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => {
+            let why = format!("`{name}` is yes or no, not `{value}`");
+            Err(RegistryError::config(location, why))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry() -> Registry {
+        let mut registry = Registry::empty();
+        register(&mut registry).unwrap();
+        registry
+    }
+
+    #[test]
+    fn a_location_makes_a_source_and_a_target() {
+        let registry = registry();
+        let source = registry
+            .open_source(
+                &"files:///srv/data?exclude=*.tmp&one-file-system"
+                    .parse()
+                    .unwrap(),
+            )
+            .unwrap();
+        assert_eq!(source.info().origin, ["/srv/data"]);
+        let location = "files:///srv/restored?overwrite=always&delete"
+            .parse()
+            .unwrap();
+        let target = target(&location).unwrap();
+        assert_eq!((target.overwrite, target.delete), (Overwrite::Always, true));
+        assert!(registry.open_target(&location).is_ok());
+    }
+
+    #[test]
+    fn what_a_location_cannot_mean_is_refused_with_a_reason() {
+        let registry = registry();
+        for (text, word) in [
+            ("files:data", "absolute"),
+            ("files://host/data", "files:///path"),
+            ("files:///data?exlude=a", "exlude"),
+            ("files:///data?one-file-system=maybe", "yes or no"),
+        ] {
+            let error = registry.open_source(&text.parse().unwrap()).unwrap_err();
+            assert!(error.to_string().contains(word), "{error}");
+        }
+        let error = registry.open_target(&"files:///x?overwrite=maybe".parse().unwrap());
+        assert!(error.unwrap_err().to_string().contains("if-newer"));
+    }
+}

@@ -1,0 +1,76 @@
+//! How to restore.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What to do with what is in the folder already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Overwrite {
+    /// Leave it alone. What an interrupted restore left unfinished is finished.
+    #[default]
+    Never,
+    /// Replace what was modified before the snapshot's entry was.
+    IfNewer,
+    /// Replace it. Content that is the same already is not written again.
+    Always,
+}
+
+/// Whom restored entries belong to. Only root can give files away; for others this is skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ownership {
+    /// The user and group of the saved name, where this host knows it, else of the saved number.
+    #[default]
+    Name,
+    /// The saved numbers; right for the files of another system, restored from a rescue system.
+    Number,
+    /// Whoever runs the restore.
+    None,
+}
+
+/// How a [`crate::FilesTarget`] restores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilesTargetConfig {
+    /// The folder to restore into; made if it is not there. Empty: the folder of the request.
+    pub folder: PathBuf,
+    /// What to do with what is there already.
+    pub overwrite: Overwrite,
+    /// Whether to delete, below folders that are restored, what the snapshot does not have. Only
+    /// after a restore without errors, never through a link or on another file system, and never
+    /// in a folder whose content the snapshot does not wholly have. With it and
+    /// [`Overwrite::Always`], a folder that stands in the place of a file is removed.
+    pub delete: bool,
+    /// Whom entries belong to.
+    pub owner: Ownership,
+    /// Whether to restore extended attributes, and with them POSIX ACLs and file capabilities.
+    pub xattrs: bool,
+    /// Whether ranges without data stay holes; otherwise all space is taken at once.
+    pub sparse: bool,
+}
+
+impl Default for FilesTargetConfig {
+    fn default() -> Self {
+        Self {
+            folder: PathBuf::new(),
+            overwrite: Overwrite::default(),
+            delete: false,
+            owner: Ownership::default(),
+            xattrs: true,
+            sparse: true,
+        }
+    }
+}
+
+impl FilesTargetConfig {
+    /// Restores into a folder, with defaults for the rest.
+    #[must_use]
+    pub fn of_folder(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            ..Self::default()
+        }
+    }
+}

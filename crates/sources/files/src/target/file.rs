@@ -1,0 +1,231 @@
+//! The content of one file that is being restored.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use backup_core::{EntryPath, ErrorKind, PositionalWriter, TargetError};
+use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod};
+
+use super::covered::Covered;
+use super::meta::{Before, MARK_FILE};
+
+/// Zeros that are written where no hole can be made.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// A regular file under its final name, open and unfinished.
+///
+/// Until it is finished a new file has the mode of [`MARK_FILE`]; one that was there before gets
+/// it with the first change.
+#[derive(Debug)]
+pub(super) struct FileWriter {
+    file: File,
+    path: EntryPath,
+    size: u64,
+    /// How far the file reaches now.
+    reach: AtomicU64,
+    marked: AtomicBool,
+    /// What was settled of a file that was there before; `None` for a new one.
+    covered: Option<Mutex<Covered>>,
+    before: Before,
+}
+
+impl FileWriter {
+    /// A new, empty file that is marked as unfinished.
+    pub(super) fn fresh(file: File, path: EntryPath, size: u64, before: Before) -> Self {
+        Self {
+            file,
+            path,
+            size,
+            reach: AtomicU64::new(0),
+            marked: AtomicBool::new(true),
+            covered: None,
+            before,
+        }
+    }
+
+    /// A file that holds `reach` bytes already, some of which may be right, and may be marked as
+    /// unfinished already.
+    pub(super) fn existing(
+        file: File,
+        path: EntryPath,
+        size: u64,
+        before: Before,
+        (reach, marked): (u64, bool),
+    ) -> Result<Self, TargetError> {
+        let writer = Self {
+            file,
+            path,
+            size,
+            reach: AtomicU64::new(reach.min(size)),
+            marked: AtomicBool::new(marked),
+            covered: Some(Mutex::default()),
+            before,
+        };
+        if reach > size {
+            writer.mark()?;
+            writer
+                .file
+                .set_len(size)
+                .map_err(|cause| writer.error("shorten", cause))?;
+        }
+        Ok(writer)
+    }
+
+    /// Takes all the space that the file will need.
+    pub(super) fn allocate(&self) -> Result<(), TargetError> {
+        if self.size == 0 {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, 0, self.size) {
+            // Not every file system can; then space is taken as the data comes.
+            Ok(()) | Err(rustix::io::Errno::NOTSUP | rustix::io::Errno::NOSYS) => Ok(()),
+            Err(cause) => Err(self.error("allocate", cause.into())),
+        }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    pub(super) fn before(&self) -> Before {
+        self.before
+    }
+
+    /// Makes the file as long as it should be and what nobody settled zero. Returns whether
+    /// anything of the file was changed.
+    pub(super) fn complete(&self) -> Result<bool, TargetError> {
+        if let Some(covered) = &self.covered {
+            let reach = self.reach.load(Ordering::Acquire);
+            let gaps = covered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .gaps(reach);
+            for gap in gaps {
+                self.clear(gap)?;
+            }
+        }
+        if self.reach.load(Ordering::Acquire) < self.size {
+            self.mark()?;
+            self.file
+                .set_len(self.size)
+                .map_err(|cause| self.error("extend", cause))?;
+        }
+        Ok(self.covered.is_none() || self.marked.load(Ordering::Acquire))
+    }
+
+    /// Makes a range read as zeros, if it does not already.
+    fn clear(&self, range: Range<u64>) -> Result<(), TargetError> {
+        let mut buffer = vec![0; ZEROS.len()];
+        let mut at = range.start;
+        while at < range.end {
+            let wanted = usize::try_from(range.end - at)
+                .unwrap_or(usize::MAX)
+                .min(buffer.len());
+            let part = buffer.get_mut(..wanted).unwrap_or_default();
+            let read =
+                read_full(&self.file, at, part).map_err(|cause| self.error("read", cause))?;
+            if part
+                .get(..read)
+                .is_some_and(|part| part.iter().any(|&byte| byte != 0))
+            {
+                break;
+            }
+            at += u64::try_from(wanted).unwrap_or(u64::MAX);
+        }
+        if at >= range.end {
+            return Ok(());
+        }
+        self.mark()?;
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if fallocate(&self.file, hole, at, range.end - at).is_ok() {
+            return Ok(());
+        }
+        while at < range.end {
+            let wanted = usize::try_from(range.end - at)
+                .unwrap_or(usize::MAX)
+                .min(ZEROS.len());
+            let zeros = ZEROS.get(..wanted).unwrap_or_default();
+            self.file
+                .write_all_at(zeros, at)
+                .map_err(|cause| self.error("write", cause))?;
+            at += u64::try_from(wanted).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Marks the file as unfinished, once.
+    fn mark(&self) -> Result<(), TargetError> {
+        if self.marked.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        fchmod(&self.file, Mode::from_raw_mode(MARK_FILE))
+            .map_err(|cause| self.error("write", cause.into()))?;
+        self.marked.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn error(&self, op: &'static str, cause: io::Error) -> TargetError {
+        TargetError::io(op, self.path.to_string(), cause)
+    }
+
+    fn settle(&self, start: u64, length: usize) {
+        if let Some(covered) = &self.covered {
+            let end = start.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+            covered
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .add(start..end);
+        }
+    }
+}
+
+impl PositionalWriter for FileWriter {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+        let end = u64::try_from(bytes.len())
+            .ok()
+            .and_then(|length| offset.checked_add(length));
+        let Some(end) = end.filter(|&end| end <= self.size) else {
+            let why = format!("bytes at {offset} reach beyond its size of {}", self.size);
+            return Err(
+                TargetError::new(ErrorKind::Invalid, "write", self.path.to_string()).because(why),
+            );
+        };
+        self.mark()?;
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|cause| self.error("write", cause))?;
+        self.reach.fetch_max(end, Ordering::AcqRel);
+        self.settle(offset, bytes.len());
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError> {
+        let read =
+            read_full(&self.file, offset, buffer).map_err(|cause| self.error("read", cause))?;
+        self.settle(offset, read);
+        Ok(read)
+    }
+
+    fn had_content(&self) -> bool {
+        self.covered.is_some()
+    }
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+        match file.read_at(rest, at) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    Ok(done)
+}

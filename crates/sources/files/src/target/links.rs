@@ -1,0 +1,156 @@
+//! Hard links: the first name of a file is the file, further names are linked to it.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use backup_core::{
+    EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
+};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::meta::MARK_FILE;
+use super::restore::{gives_way, skip};
+use super::way::{Spot, c_name};
+use super::{Shared, error};
+use crate::handle::{DirHandle, DirId};
+use crate::walk::meta;
+
+/// The first name of a group, and what its other names must agree with: two files that share a
+/// number by accident, or that were caught in the middle of a change, must not become one.
+#[derive(Debug)]
+struct First {
+    path: EntryPath,
+    kind: EntryKind,
+    size: u64,
+    mtime: FileTime,
+    sha256: Option<[u8; 32]>,
+    id: DirId,
+}
+
+/// First names by the number of their group.
+#[derive(Debug, Default)]
+pub(super) struct Links(HashMap<u64, First>);
+
+fn lstat(spot: &Spot) -> Result<Stat, Errno> {
+    statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+impl Links {
+    /// Remembers an entry that was just started as the first of its group: one whose content is
+    /// being restored (`ours`), or one that was there and looks the same.
+    pub(super) fn note(&mut self, spot: &Spot, entry: &RestoreEntry, ours: bool) {
+        let Some(group) = entry.meta.link_group else {
+            return;
+        };
+        if self.0.contains_key(&group) {
+            return;
+        }
+        let Ok(stat) = lstat(spot) else { return };
+        let same = meta::times(&stat).0 == entry.meta.mtime
+            && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
+        if !ours && !same {
+            return;
+        }
+        self.0.insert(
+            group,
+            First {
+                path: entry.path.clone(),
+                kind: entry.meta.kind.clone(),
+                size: entry.size,
+                mtime: entry.meta.mtime,
+                sha256: entry.sha256,
+                id: (stat.st_dev, stat.st_ino),
+            },
+        );
+    }
+
+    /// Links an entry to the first of its group. `false`: it is to be made as a file of its own.
+    pub(super) fn try_link(
+        &self,
+        shared: &Shared,
+        top: &Arc<DirHandle>,
+        spot: &Spot,
+        entry: &RestoreEntry,
+    ) -> Result<bool, TargetError> {
+        let Some(first) = entry.meta.link_group.and_then(|group| self.0.get(&group)) else {
+            return Ok(false);
+        };
+        let degraded = |why: &str| {
+            let detail = format!(
+                "it is a file of its own and no link to {}: {why}",
+                first.path
+            );
+            let finding = Finding::entry(FindingKind::Degraded, &entry.path, detail);
+            shared.findings.add(Finding {
+                severity: Severity::Warning,
+                ..finding
+            });
+            Ok(false)
+        };
+        let agrees = first.kind == entry.meta.kind
+            && first.size == entry.size
+            && first.mtime == entry.meta.mtime
+            && (first.sha256.is_none() || entry.sha256.is_none() || first.sha256 == entry.sha256);
+        if !agrees {
+            return degraded("the snapshot has them different");
+        }
+        let there = match lstat(spot) {
+            Ok(stat) => Some(stat),
+            Err(Errno::NOENT) => None,
+            Err(cause) => return Err(error("link", &entry.path, cause.into())),
+        };
+        if let Some(there) = &there {
+            let linked = (there.st_dev, there.st_ino) == first.id;
+            let unfinished = there.st_mode & 0o7777 == MARK_FILE;
+            if linked || !(unfinished || gives_way(shared, there, &entry.meta)) {
+                skip(shared);
+                return Ok(true);
+            }
+        }
+        let from = match open_folder(shared, top, &first.path) {
+            Ok(from) => from,
+            Err(cause) => return degraded(&cause.to_string()),
+        };
+        let Some(name) = first.path.name() else {
+            return Ok(false);
+        };
+        let name = c_name(&first.path, name)?;
+        let found = statat(&*from, &*name, AtFlags::SYMLINK_NOFOLLOW);
+        if !found.is_ok_and(|found| (found.st_dev, found.st_ino) == first.id) {
+            return degraded("that has been replaced by something else");
+        }
+        if there.is_some() {
+            // If this fails, so will the linking, and that says why.
+            let _ = unlinkat(&*spot.folder, &*spot.name, AtFlags::empty());
+        }
+        match linkat(&*from, &*name, &*spot.folder, &*spot.name, AtFlags::empty()) {
+            Ok(()) => {
+                shared.written.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
+                degraded(&io::Error::from(cause).to_string())
+            }
+            Err(cause) => Err(error("link", &entry.path, cause.into())),
+        }
+    }
+}
+
+/// Opens the folder of an entry from the top, following no link on the way.
+fn open_folder(
+    shared: &Shared,
+    top: &Arc<DirHandle>,
+    path: &EntryPath,
+) -> io::Result<Arc<OwnedFd>> {
+    let mut fd = shared.handles.get(top)?;
+    let folder = path.parent().unwrap_or_default();
+    for name in folder.components() {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fd = Arc::new(openat(&*fd, name, flags, Mode::empty())?);
+    }
+    Ok(fd)
+}

@@ -1,0 +1,346 @@
+//! Sets owners, attributes, times and modes, in the order that keeps each: a change of owner
+//! clears setuid bits and file capabilities, so it comes first; the mode comes last, because as
+//! long as it is that of [`MARK_FILE`] or [`MARK_DIR`], an entry counts as unfinished.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use backup_core::{EntryKind, EntryMeta, EntryPath, Finding, FindingKind, Owner, Severity};
+use nix::unistd::{Group, User};
+use rustix::fs::{
+    AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
+    fchown, flistxattr, fremovexattr, fsetxattr, futimens, setxattr, utimensat,
+};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::config::{FilesTargetConfig, Ownership};
+use crate::findings::Findings;
+
+/// The mode of a regular file that is not finished. The sticky bit means nothing on a file, so
+/// nobody else has it; the kernel sets it with the creation, at no cost; and only the last step of
+/// finishing takes it away. A restore that is killed leaves such files, and the next one knows
+/// them again.
+pub(super) const MARK_FILE: u32 = 0o1600;
+
+/// The mode of a folder that is not finished.
+pub(super) const MARK_DIR: u32 = 0o1700;
+
+/// What was quietly not done, counted.
+#[derive(Debug, Default)]
+struct Counts {
+    owners: AtomicU64,
+    privileged_xattrs: AtomicU64,
+    unsupported_xattrs: AtomicU64,
+    set_id_bits: AtomicU64,
+}
+
+/// Sets metadata; used by many threads.
+#[derive(Debug)]
+pub(super) struct Applier {
+    ownership: Ownership,
+    xattrs: bool,
+    root: bool,
+    /// Whom what this process creates belongs to.
+    own: (u32, u32),
+    users: Mutex<HashMap<String, Option<u32>>>,
+    groups: Mutex<HashMap<String, Option<u32>>>,
+    counts: Counts,
+}
+
+/// Something that metadata is set on.
+pub(super) enum Object<'a> {
+    /// An open file or folder.
+    Open(BorrowedFd<'a>),
+    /// A link, device, pipe or socket: a descriptor that is only a reference to it (`O_PATH`),
+    /// and its folder and name, which are not followed.
+    Node {
+        node: BorrowedFd<'a>,
+        folder: BorrowedFd<'a>,
+        name: &'a CString,
+    },
+}
+
+/// What is known of an object before its metadata is set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    /// Whom it belongs to; `None`: not known.
+    pub(super) owner: Option<(u32, u32)>,
+    /// Whether it may have attributes that the snapshot's entry does not have.
+    pub(super) xattrs: bool,
+}
+
+impl Applier {
+    pub(super) fn new(config: &FilesTargetConfig) -> Self {
+        Self {
+            ownership: config.owner,
+            xattrs: config.xattrs,
+            root: geteuid().is_root(),
+            own: (geteuid().as_raw(), getegid().as_raw()),
+            users: Mutex::default(),
+            groups: Mutex::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// What is known of an object that this process has just created in a folder that hands on
+    /// neither its group nor a default ACL.
+    pub(super) const fn created(&self) -> Before {
+        Before {
+            owner: Some(self.own),
+            xattrs: false,
+        }
+    }
+
+    /// Sets everything. What cannot be set becomes a finding; the entry counts as restored.
+    pub(super) fn apply(
+        &self,
+        object: &Object<'_>,
+        path: &EntryPath,
+        meta: &EntryMeta,
+        before: Before,
+        findings: &Findings,
+    ) {
+        let trouble = |what: &str, cause: io::Error| {
+            let finding = Finding::entry(
+                FindingKind::Metadata,
+                path,
+                format!("{what} could not be set: {cause}"),
+            );
+            findings.add(Finding {
+                severity: Severity::Warning,
+                ..finding
+            });
+        };
+        let owned = self
+            .set_owner(object, meta, before.owner)
+            .unwrap_or_else(|cause| {
+                trouble("its owner", cause);
+                false
+            });
+        if self.xattrs {
+            self.set_xattrs(object, meta, before.xattrs, &trouble);
+        }
+        if let Err(cause) = set_mtime(object, meta) {
+            trouble("its time", cause.into());
+        }
+        if !matches!(meta.kind, EntryKind::Symlink(_)) {
+            let mode = self.mode_to_set(meta, owned);
+            if let Err(cause) = set_mode(object, mode) {
+                trouble("its mode", cause.into());
+            }
+        }
+    }
+
+    /// A setuid bit belongs to the owner it was given for and to nobody else.
+    fn mode_to_set(&self, meta: &EntryMeta, owned: bool) -> u32 {
+        let mode = meta.mode & 0o7777;
+        if owned || meta.kind == EntryKind::Directory || mode & 0o6000 == 0 {
+            return mode;
+        }
+        self.counts.set_id_bits.fetch_add(1, Ordering::Relaxed);
+        mode & !0o6000
+    }
+
+    /// Returns whether the object belongs now to whom it should.
+    fn set_owner(
+        &self,
+        object: &Object<'_>,
+        meta: &EntryMeta,
+        now: Option<(u32, u32)>,
+    ) -> io::Result<bool> {
+        let Some(saved) = &meta.owner else {
+            return Ok(false);
+        };
+        let wanted = match self.ownership {
+            Ownership::None => return Ok(false),
+            Ownership::Number => (saved.uid, saved.gid),
+            Ownership::Name => self.by_name(saved),
+        };
+        if now == Some(wanted) {
+            return Ok(true);
+        }
+        if !self.root {
+            self.counts.owners.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
+        // All ones means "leave as it is" to the kernel and is nobody's number.
+        if wanted.0 == u32::MAX || wanted.1 == u32::MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let (user, group) = (Some(Uid::from_raw(wanted.0)), Some(Gid::from_raw(wanted.1)));
+        match object {
+            Object::Open(fd) => fchown(fd, user, group)?,
+            Object::Node { node, .. } => chownat(node, c"", user, group, AtFlags::EMPTY_PATH)?,
+        }
+        Ok(true)
+    }
+
+    fn by_name(&self, saved: &Owner) -> (u32, u32) {
+        let known = |table: &Mutex<HashMap<String, Option<u32>>>,
+                     name: Option<&str>,
+                     look_up: fn(&str) -> Option<u32>| {
+            let name = name?;
+            let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(found) = table.get(name) {
+                return *found;
+            }
+            *table
+                .entry(name.to_owned())
+                .or_insert_with(|| look_up(name))
+        };
+        let user = known(&self.users, saved.user.as_deref(), |name| {
+            User::from_name(name)
+                .ok()
+                .flatten()
+                .map(|user| user.uid.as_raw())
+        });
+        let group = known(&self.groups, saved.group.as_deref(), |name| {
+            Group::from_name(name)
+                .ok()
+                .flatten()
+                .map(|group| group.gid.as_raw())
+        });
+        (user.unwrap_or(saved.uid), group.unwrap_or(saved.gid))
+    }
+
+    fn set_xattrs(
+        &self,
+        object: &Object<'_>,
+        meta: &EntryMeta,
+        clean: bool,
+        trouble: &dyn Fn(&str, io::Error),
+    ) {
+        if let (true, Object::Open(fd)) = (clean, object) {
+            remove_other_xattrs(*fd, meta);
+        }
+        for (name, value) in &meta.xattrs {
+            if !self.root && is_privileged(name) {
+                self.counts
+                    .privileged_xattrs
+                    .fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let shown = || format!("attribute {}", String::from_utf8_lossy(name));
+            let Ok(name) = CString::new(name.as_slice()) else {
+                trouble(&shown(), io::ErrorKind::InvalidInput.into());
+                continue;
+            };
+            let set = match object {
+                Object::Open(fd) => fsetxattr(fd, &*name, value, XattrFlags::empty()),
+                Object::Node { node, .. } => {
+                    setxattr(through_proc(*node), &*name, value, XattrFlags::empty())
+                }
+            };
+            match set {
+                Ok(()) => {}
+                Err(Errno::NOTSUP) => {
+                    self.counts
+                        .unsupported_xattrs
+                        .fetch_add(1, Ordering::Relaxed);
+                }
+                Err(cause) => trouble(&shown(), cause.into()),
+            }
+        }
+    }
+
+    /// What was quietly not done, as one finding each.
+    pub(super) fn report(&self, findings: &Findings) {
+        let counted = [
+            (
+                &self.counts.owners,
+                Severity::Note,
+                "owners were not set: that needs root",
+            ),
+            (
+                &self.counts.privileged_xattrs,
+                Severity::Note,
+                "attributes of the namespaces security and trusted were not set: that needs root",
+            ),
+            (
+                &self.counts.set_id_bits,
+                Severity::Warning,
+                "setuid or setgid bits were left out, since the owner they are meant for was not set",
+            ),
+            (
+                &self.counts.unsupported_xattrs,
+                Severity::Warning,
+                "attributes were lost: this file system does not have them",
+            ),
+        ];
+        for (count, severity, what) in counted {
+            let number = count.load(Ordering::Relaxed);
+            if number > 0 {
+                let detail = format!("{number} {what}");
+                findings.add(Finding::new(
+                    severity,
+                    FindingKind::Metadata,
+                    "metadata",
+                    detail,
+                ));
+            }
+        }
+    }
+}
+
+fn is_privileged(name: &[u8]) -> bool {
+    name.starts_with(b"security.") || name.starts_with(b"trusted.")
+}
+
+/// The way to an object through a descriptor that is only a reference to it.
+fn through_proc(node: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", node.as_raw_fd())
+}
+
+/// Removes what the snapshot's entry does not have: an ACL that was inherited from the folder, or
+/// attributes of what stood there before. What cannot be removed (the label of a security module)
+/// is the system's own and stays.
+fn remove_other_xattrs(fd: BorrowedFd<'_>, meta: &EntryMeta) {
+    let mut names = vec![0; 64 << 10];
+    let Ok(length) = flistxattr(fd, &mut *names) else {
+        return;
+    };
+    for name in names
+        .get(..length)
+        .unwrap_or_default()
+        .split(|&byte| byte == 0)
+    {
+        let known = meta.xattrs.iter().any(|(saved, _)| saved == name);
+        if !name.is_empty() && !known {
+            let _ = fremovexattr(fd, name);
+        }
+    }
+}
+
+fn set_mtime(object: &Object<'_>, meta: &EntryMeta) -> Result<(), Errno> {
+    // More nanoseconds than a second has would be read by the kernel as "now" or "leave".
+    let nanos = meta.mtime.nanos.min(999_999_999);
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: meta.mtime.seconds,
+            tv_nsec: nanos.into(),
+        },
+    };
+    match object {
+        Object::Open(fd) => futimens(fd, &times),
+        Object::Node { folder, name, .. } => {
+            utimensat(folder, name.as_c_str(), &times, AtFlags::SYMLINK_NOFOLLOW)
+        }
+    }
+}
+
+fn set_mode(object: &Object<'_>, mode: u32) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(mode);
+    match object {
+        Object::Open(fd) => fchmod(fd.as_fd(), mode),
+        Object::Node { node, .. } => chmod(through_proc(*node), mode),
+    }
+}

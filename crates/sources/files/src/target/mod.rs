@@ -1,0 +1,229 @@
+//! The way back: entries of a snapshot into a folder.
+//!
+//! *Killed at any instant, the next run finishes the work.* A new file has its final name at once
+//! and a mode that says "unfinished" ([`meta::MARK_FILE`]) until, as the very last step, it gets
+//! its own; a folder likewise. That costs nothing, needs no second name that would have to be
+//! cleaned up, and lets content that is there already be compared and kept in place, which a
+//! temporary file and a rename would not. Whatever carries the mark is finished by the next
+//! restore, whatever its [`Overwrite`] says.
+//!
+//! *Nothing is written outside the folder.* See [`way`].
+
+mod config;
+mod covered;
+mod file;
+mod links;
+mod meta;
+mod mirror;
+mod node;
+mod restore;
+mod way;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use backup_core::{
+    EntryPath, ErrorKind, Finding, FindingKind, OpContext, Restore, RestoreMode, RestorePlan,
+    RestoreRequest, Severity, SizeHint, Target, TargetError,
+};
+use rustix::fs::{Access, Mode, OFlags, access, open, statvfs};
+
+pub use config::{FilesTargetConfig, Overwrite, Ownership};
+
+use crate::findings::Findings;
+use crate::handle::HandleCache;
+use file::FileWriter;
+use meta::Applier;
+use restore::FilesRestore;
+
+/// Restores into a folder. See [`FilesTargetConfig`] for how. Streams and disks become regular
+/// files.
+#[derive(Debug, Clone)]
+pub struct FilesTarget {
+    config: FilesTargetConfig,
+}
+
+impl FilesTarget {
+    /// A target as the configuration says.
+    #[must_use]
+    pub const fn new(config: FilesTargetConfig) -> Self {
+        Self { config }
+    }
+
+    /// The folder of the configuration, or, where that leaves it open, of the request.
+    fn folder(&self, request: &RestoreRequest) -> Result<PathBuf, TargetError> {
+        let own = &self.config.folder;
+        let asked = request
+            .folder
+            .as_ref()
+            .filter(|folder| !folder.as_os_str().is_empty());
+        let wrong = |folder: &Path, why: &'static str| {
+            let subject = folder.display().to_string();
+            Err(TargetError::new(ErrorKind::Invalid, "restore into", subject).because(why))
+        };
+        match asked {
+            None if own.as_os_str().is_empty() => wrong(own, "no folder is given"),
+            None => Ok(own.clone()),
+            Some(asked) if own == asked => Ok(asked.clone()),
+            Some(asked) if !own.as_os_str().is_empty() => {
+                wrong(asked, "the target was made for another folder")
+            }
+            Some(asked) if asked.to_str().is_none() => wrong(
+                asked,
+                "a folder whose name is not UTF-8 must be given to the target",
+            ),
+            Some(asked) => Ok(asked.clone()),
+        }
+    }
+}
+
+/// Checks, without changing anything, that a folder can be written into. Returns the free space.
+fn check_writable(folder: &Path) -> Result<Option<u64>, TargetError> {
+    let fail = |op, cause| Err(TargetError::io(op, folder.display().to_string(), cause));
+    let mut place = folder;
+    let found = loop {
+        match std::fs::metadata(place) {
+            Ok(found) => break found,
+            Err(cause) if cause.kind() == std::io::ErrorKind::NotFound => {}
+            Err(cause) => return fail("open", cause),
+        }
+        place = match place.parent() {
+            Some(above) if !above.as_os_str().is_empty() => above,
+            _ => Path::new("."),
+        };
+    };
+    if !found.is_dir() {
+        let why = format!("{} is not a folder", place.display());
+        return Err(TargetError::new(
+            ErrorKind::Conflict,
+            "restore into",
+            folder.display().to_string(),
+        )
+        .because(why));
+    }
+    if let Err(cause) = access(place, Access::WRITE_OK | Access::EXEC_OK) {
+        return fail("write into", cause.into());
+    }
+    Ok(statvfs(place)
+        .ok()
+        .map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize)))
+}
+
+#[async_trait]
+impl Target for FilesTarget {
+    async fn plan(
+        &self,
+        _cx: &OpContext,
+        request: &RestoreRequest,
+    ) -> Result<RestorePlan, TargetError> {
+        let folder = self.folder(request)?;
+        if request.mode == RestoreMode::Replace {
+            let subject = folder.display().to_string();
+            return Err(TargetError::new(ErrorKind::Unsupported, "replace", subject)
+                .because("files are restored into a folder; name the one to be overwritten"));
+        }
+        let bytes = request.snapshot.stats.bytes;
+        let mut notes = Vec::new();
+        if let Some(free) = check_writable(&folder)?.filter(|&free| free < bytes) {
+            let detail = format!("{free} bytes are free, and the whole snapshot takes {bytes}");
+            let subject = folder.display().to_string();
+            notes.push(Finding::new(
+                Severity::Warning,
+                FindingKind::Degraded,
+                subject,
+                detail,
+            ));
+        }
+        Ok(RestorePlan {
+            into: folder.display().to_string(),
+            total: SizeHint {
+                at_least: 0,
+                at_most: Some(bytes),
+            },
+            notes,
+        })
+    }
+
+    async fn begin(
+        &self,
+        _cx: &OpContext,
+        plan: RestorePlan,
+    ) -> Result<Box<dyn Restore>, TargetError> {
+        let mut config = self.config.clone();
+        if config.folder.as_os_str().is_empty() {
+            config.folder = PathBuf::from(&plan.into);
+        }
+        let fail = |op, cause| TargetError::io(op, plan.into.clone(), cause);
+        let made = !config.folder.exists();
+        std::fs::create_dir_all(&config.folder).map_err(|cause| fail("create folder", cause))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let top = open(&config.folder, flags, Mode::empty())
+            .map_err(|cause| fail("open", cause.into()))?;
+        let spool = config
+            .delete
+            .then(|| mirror::Spool::new(&config.folder))
+            .transpose();
+        let spool = spool.map_err(|cause| fail("write into", cause))?;
+        let way = way::Way::new(top).map_err(|cause| fail("open", cause.into()))?;
+        let shared = Shared {
+            applier: Applier::new(&config),
+            config,
+            made,
+            handles: HandleCache::for_this_process(),
+            findings: Findings::default(),
+            open: Mutex::default(),
+            written: AtomicU64::new(0),
+            skipped: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+        };
+        Ok(Box::new(FilesRestore::new(shared, way, spool)))
+    }
+}
+
+/// What all parts of a restore share.
+#[derive(Debug)]
+struct Shared {
+    config: FilesTargetConfig,
+    applier: Applier,
+    /// Whether the target folder was not there before.
+    made: bool,
+    handles: HandleCache,
+    findings: Findings,
+    /// Files that are started and not finished.
+    open: Mutex<HashMap<EntryPath, Arc<FileWriter>>>,
+    written: AtomicU64,
+    skipped: AtomicU64,
+    /// Whether anything went wrong.
+    failed: AtomicBool,
+}
+
+impl Shared {
+    /// Puts an error that nobody else will report into the report.
+    fn fail(&self, error: &TargetError) {
+        self.failed
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        let detail = error.to_string();
+        let subject = error.subject.clone();
+        self.findings.add(Finding::new(
+            Severity::Error,
+            FindingKind::Metadata,
+            subject,
+            detail,
+        ));
+    }
+}
+
+fn error(op: &'static str, path: &EntryPath, cause: std::io::Error) -> TargetError {
+    TargetError::io(op, path.to_string(), cause)
+}
+
+fn invalid(path: &EntryPath, why: &str) -> TargetError {
+    TargetError::new(ErrorKind::Invalid, "restore", path.to_string()).because(why.to_owned())
+}
+
+fn conflict(path: &EntryPath, why: &str) -> TargetError {
+    TargetError::new(ErrorKind::Conflict, "restore", path.to_string()).because(why.to_owned())
+}

@@ -1,0 +1,139 @@
+//! Entries without content: symbolic links, devices, pipes, sockets.
+
+use std::os::fd::AsFd as _;
+use std::sync::atomic::Ordering;
+
+use backup_core::{EntryKind, EntryMeta, RestoreEntry, TargetError};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
+    unlinkat,
+};
+use rustix::io::Errno;
+
+use super::config::Overwrite;
+use super::meta::{Before, Object};
+use super::restore::{clear_place, gives_way, skip};
+use super::way::{Spot, c_name};
+use super::{Shared, error, invalid};
+
+/// Makes an entry and sets its metadata; it has nothing to wait for.
+pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), TargetError> {
+    match create(spot, entry)? {
+        Ok(()) => {
+            shared.written.fetch_add(1, Ordering::Relaxed);
+            let before = Before {
+                owner: None,
+                xattrs: false,
+            };
+            return finish(shared, spot, entry, before);
+        }
+        Err(Errno::EXIST) => {}
+        Err(cause) => return Err(error("create", &entry.path, cause.into())),
+    }
+    let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|cause| error("create", &entry.path, cause.into()))?;
+    let same_kind = FileType::from_raw_mode(stat.st_mode) == file_type(&entry.meta.kind);
+    let stays = shared.config.overwrite == Overwrite::Never
+        || (same_kind && !gives_way(shared, &stat, &entry.meta));
+    if stays {
+        skip(shared);
+        return Ok(());
+    }
+    if is_same(spot, &stat, &entry.meta) {
+        skip(shared);
+        let before = Before {
+            owner: Some((stat.st_uid, stat.st_gid)),
+            xattrs: false,
+        };
+        return finish(shared, spot, entry, before);
+    }
+    if same_kind {
+        unlinkat(&*spot.folder, &*spot.name, AtFlags::empty())
+            .map_err(|cause| error("replace", &entry.path, cause.into()))?;
+    } else {
+        clear_place(shared, spot, entry, &stat)?;
+    }
+    create(spot, entry)?.map_err(|cause| error("create", &entry.path, cause.into()))?;
+    shared.written.fetch_add(1, Ordering::Relaxed);
+    finish(
+        shared,
+        spot,
+        entry,
+        Before {
+            owner: None,
+            xattrs: false,
+        },
+    )
+}
+
+fn file_type(kind: &EntryKind) -> FileType {
+    match kind {
+        EntryKind::File | EntryKind::Stream | EntryKind::Disk => FileType::RegularFile,
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::Symlink(_) => FileType::Symlink,
+        EntryKind::Fifo => FileType::Fifo,
+        EntryKind::Socket => FileType::Socket,
+        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
+        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
+    }
+}
+
+fn device(kind: &EntryKind) -> u64 {
+    match *kind {
+        EntryKind::CharDevice { major, minor } | EntryKind::BlockDevice { major, minor } => {
+            makedev(major, minor)
+        }
+        _ => 0,
+    }
+}
+
+fn create(spot: &Spot, entry: &RestoreEntry) -> Result<Result<(), Errno>, TargetError> {
+    let kind = &entry.meta.kind;
+    if let EntryKind::Symlink(target) = kind {
+        let target = c_name(&entry.path, target)?;
+        if target.is_empty() {
+            return Err(invalid(&entry.path, "a link leads nowhere"));
+        }
+        return Ok(symlinkat(&*target, &*spot.folder, &*spot.name));
+    }
+    let mode = Mode::from_raw_mode(0o600);
+    Ok(mknodat(
+        &*spot.folder,
+        &*spot.name,
+        file_type(kind),
+        mode,
+        device(kind),
+    ))
+}
+
+/// Whether what is there is what would be made.
+fn is_same(spot: &Spot, stat: &Stat, meta: &EntryMeta) -> bool {
+    if FileType::from_raw_mode(stat.st_mode) != file_type(&meta.kind) {
+        return false;
+    }
+    match &meta.kind {
+        EntryKind::Symlink(target) => readlinkat(&*spot.folder, &*spot.name, Vec::new())
+            .is_ok_and(|there| there.as_bytes() == target.as_slice()),
+        kind => stat.st_rdev == device(kind),
+    }
+}
+
+fn finish(
+    shared: &Shared,
+    spot: &Spot,
+    entry: &RestoreEntry,
+    before: Before,
+) -> Result<(), TargetError> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = openat(&*spot.folder, &*spot.name, flags, Mode::empty())
+        .map_err(|cause| error("open", &entry.path, cause.into()))?;
+    let object = Object::Node {
+        node: node.as_fd(),
+        folder: spot.folder.as_fd(),
+        name: &spot.name,
+    };
+    shared
+        .applier
+        .apply(&object, &entry.path, &entry.meta, before, &shared.findings);
+    Ok(())
+}

@@ -1,0 +1,391 @@
+//! One restore: what becomes of each entry.
+
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use backup_core::{
+    EntryKind, EntryMeta, EntryOutcome, EntryWriter, Finding, FindingKind, OpContext, Outcome,
+    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::config::Overwrite;
+use super::file::FileWriter;
+use super::links::Links;
+use super::meta::{Before, MARK_FILE, Object};
+use super::mirror::{self, Spool};
+use super::way::{Folder, Spot, Way, make_folder, open_up};
+use super::{Shared, conflict, error, node};
+
+/// How files are created and opened.
+const OPEN_FILE: OFlags = OFlags::RDWR
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// What only the starting of entries needs, one after another.
+#[derive(Debug)]
+struct State {
+    way: Way,
+    links: Links,
+    spool: Option<Spool>,
+}
+
+/// A restore into a folder under way.
+#[derive(Debug)]
+pub(super) struct FilesRestore {
+    shared: Shared,
+    state: Mutex<State>,
+}
+
+impl FilesRestore {
+    pub(super) fn new(shared: Shared, way: Way, spool: Option<Spool>) -> Self {
+        let state = State {
+            way,
+            links: Links::default(),
+            spool,
+        };
+        Self {
+            shared,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn start_entry(&self, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+        let shared = &self.shared;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { way, links, spool } = &mut *state;
+        if let Some(spool) = spool {
+            spool
+                .add(entry)
+                .map_err(|cause| error("note", &entry.path, cause))?;
+        }
+        if entry.path.is_root() {
+            start_top(shared, way, entry)?;
+            return Ok(EntryWriter::None);
+        }
+        let spot = way.go_to(shared, &entry.path)?;
+        if entry.meta.kind == EntryKind::Directory {
+            start_folder(shared, way, &spot, entry)?;
+            return Ok(EntryWriter::None);
+        }
+        if links.try_link(shared, way.top(), &spot, entry)? {
+            return Ok(EntryWriter::None);
+        }
+        let started = if entry.meta.kind.has_content() {
+            start_file(shared, &spot, entry)?
+        } else {
+            node::start(shared, &spot, entry)?;
+            None
+        };
+        links.note(&spot, entry, started.is_some());
+        drop(state);
+        let Some(writer) = started else {
+            return Ok(EntryWriter::None);
+        };
+        let writer = Arc::new(writer);
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(entry.path.clone(), Arc::clone(&writer));
+        Ok(EntryWriter::Positional(writer))
+    }
+
+    fn finish_entry(&self, entry: &RestoreEntry, outcome: EntryOutcome) -> Result<(), TargetError> {
+        let shared = &self.shared;
+        if outcome == EntryOutcome::Failed {
+            shared.failed.store(true, Ordering::Relaxed);
+        }
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = open.remove(&entry.path) else {
+            return Ok(());
+        };
+        drop(open);
+        // What is not whole keeps its mark.
+        if outcome == EntryOutcome::Failed {
+            return Ok(());
+        }
+        let changed = writer.complete()?;
+        let object = Object::Open(writer.file().as_fd());
+        let before = writer.before();
+        shared
+            .applier
+            .apply(&object, &entry.path, &entry.meta, before, &shared.findings);
+        let count = if changed {
+            &shared.written
+        } else {
+            &shared.skipped
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Deletes what the snapshot does not have, if all that it has is there.
+    fn mirror(&self, top: &Way, spool: Spool) -> Result<u64, TargetError> {
+        let shared = &self.shared;
+        if shared.failed.load(Ordering::Relaxed) {
+            let detail = "nothing was deleted, because not everything could be restored";
+            let kind = FindingKind::Skipped;
+            shared
+                .findings
+                .add(Finding::new(Severity::Warning, kind, "delete", detail));
+            return Ok(0);
+        }
+        mirror::delete_others(shared, top.top(), spool)
+    }
+}
+
+#[async_trait]
+impl Restore for FilesRestore {
+    fn start(&self, _cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+        self.start_entry(entry)
+            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+    }
+
+    fn finish(
+        &self,
+        _cx: &OpContext,
+        entry: &RestoreEntry,
+        _writer: EntryWriter,
+        outcome: EntryOutcome,
+    ) -> Result<(), TargetError> {
+        self.finish_entry(entry, outcome)
+            .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+    }
+
+    async fn close(
+        self: Box<Self>,
+        _cx: &OpContext,
+        outcome: Outcome,
+    ) -> Result<RestoreReport, TargetError> {
+        let mut deleted = 0;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        // After a restore that was given up, the folders on the way keep their mark.
+        if outcome == Outcome::Committed {
+            let State { way, spool, .. } = &mut *state;
+            way.leave_all(&self.shared);
+            if let Some(spool) = spool.take() {
+                deleted = self.mirror(way, spool)?;
+            }
+        }
+        self.shared.applier.report(&self.shared.findings);
+        Ok(RestoreReport {
+            written: self.shared.written.load(Ordering::Relaxed),
+            skipped: self.shared.skipped.load(Ordering::Relaxed),
+            deleted,
+            findings: self.shared.findings.take(),
+        })
+    }
+}
+
+/// Whether something that is there gives way to an entry.
+pub(super) fn gives_way(shared: &Shared, stat: &Stat, meta: &EntryMeta) -> bool {
+    match shared.config.overwrite {
+        Overwrite::Never => false,
+        Overwrite::Always => true,
+        Overwrite::IfNewer => {
+            let nanos = i64::from(meta.mtime.nanos);
+            let there = (
+                stat.st_mtime,
+                i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
+            );
+            there < (meta.mtime.seconds, nanos)
+        }
+    }
+}
+
+pub(super) fn skip(shared: &Shared) {
+    shared.skipped.fetch_add(1, Ordering::Relaxed);
+}
+
+/// The entry of the target folder itself.
+fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(), TargetError> {
+    if entry.meta.kind != EntryKind::Directory {
+        return Err(conflict(
+            &entry.path,
+            "it is not a folder, and the target folder is one",
+        ));
+    }
+    let there = shared
+        .handles
+        .get(way.top())
+        .and_then(|fd| Ok(fstat(&*fd)?))
+        .map_err(|cause| error("open", &entry.path, cause))?;
+    if shared.made || gives_way(shared, &there, &entry.meta) {
+        way.finish_top_with(entry.meta.clone());
+        shared.written.fetch_add(1, Ordering::Relaxed);
+    } else {
+        skip(shared);
+    }
+    Ok(())
+}
+
+fn start_folder(
+    shared: &Shared,
+    way: &mut Way,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<(), TargetError> {
+    let mut made = make_folder(spot, &entry.path)?;
+    if let Folder::Else(stat) = &made {
+        clear_place(shared, spot, entry, stat)?;
+        made = make_folder(spot, &entry.path)?;
+    }
+    let (fd, finish) = match made {
+        Folder::Ours(fd) => {
+            let before = if spot.hands_on {
+                Before {
+                    owner: None,
+                    xattrs: true,
+                }
+            } else {
+                shared.applier.created()
+            };
+            (fd, Some((entry.meta.clone(), before)))
+        }
+        Folder::There(fd, stat) if gives_way(shared, &stat, &entry.meta) => {
+            open_up(&fd, &stat);
+            let before = Before {
+                owner: Some((stat.st_uid, stat.st_gid)),
+                xattrs: true,
+            };
+            (fd, Some((entry.meta.clone(), before)))
+        }
+        Folder::There(fd, _) => (fd, None),
+        Folder::Else(_) => {
+            return Err(conflict(
+                &entry.path,
+                "something appears in its place again and again",
+            ));
+        }
+    };
+    let count = if finish.is_some() {
+        &shared.written
+    } else {
+        &shared.skipped
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+    way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
+}
+
+/// Removes something of another kind that stands in the place of an entry, if that is allowed.
+pub(super) fn clear_place(
+    shared: &Shared,
+    spot: &Spot,
+    entry: &RestoreEntry,
+    stat: &Stat,
+) -> Result<(), TargetError> {
+    if shared.config.overwrite != Overwrite::Always {
+        return Err(conflict(
+            &entry.path,
+            "something of another kind stands in its place",
+        ));
+    }
+    let fail = |cause: Errno| error("replace", &entry.path, cause.into());
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail);
+    }
+    match unlinkat(&*spot.folder, &*spot.name, AtFlags::REMOVEDIR) {
+        Err(Errno::NOTEMPTY | Errno::EXIST) if shared.config.delete => {
+            mirror::delete_tree(&spot.folder, &spot.name)
+                .map(drop)
+                .map_err(|cause| error("replace", &entry.path, cause))
+        }
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(conflict(
+            &entry.path,
+            "a folder that is not empty stands in its place",
+        )),
+        other => other.map_err(fail),
+    }
+}
+
+/// Creates a file, or opens the one that is there; `None`: it stays as it is.
+fn start_file(
+    shared: &Shared,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<Option<FileWriter>, TargetError> {
+    let create = || {
+        let flags = OPEN_FILE | OFlags::CREATE | OFlags::EXCL;
+        openat(
+            &*spot.folder,
+            &*spot.name,
+            flags,
+            Mode::from_raw_mode(MARK_FILE),
+        )
+    };
+    let fresh = |fd: OwnedFd| {
+        let before = if spot.hands_on {
+            Before {
+                owner: None,
+                xattrs: true,
+            }
+        } else {
+            shared.applier.created()
+        };
+        let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
+        if !shared.config.sparse {
+            writer.allocate()?;
+        }
+        Ok(Some(writer))
+    };
+    let fail = |cause: Errno| error("create", &entry.path, cause.into());
+    match create() {
+        Ok(fd) => return fresh(fd),
+        Err(Errno::EXIST) => {}
+        Err(cause) => return Err(fail(cause)),
+    }
+    let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let unfinished = is_file && stat.st_mode & 0o7777 == MARK_FILE;
+    if !unfinished {
+        if shared.config.overwrite == Overwrite::Never
+            || (is_file && !gives_way(shared, &stat, &entry.meta))
+        {
+            skip(shared);
+            return Ok(None);
+        }
+        if !is_file {
+            clear_place(shared, spot, entry, &stat)?;
+            return fresh(create().map_err(fail)?);
+        }
+    }
+    // Writing into a file of several names would change what stands under the others.
+    if stat.st_nlink == 1
+        && let Some(writer) = reopen(spot, entry, &stat, unfinished)?
+    {
+        return Ok(Some(writer));
+    }
+    unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
+    fresh(create().map_err(fail)?)
+}
+
+/// Opens a file that is there, to keep what of it is right. `None`: it cannot be written to (it
+/// is running, or forbids it to its owner) and must give way to a new one.
+fn reopen(
+    spot: &Spot,
+    entry: &RestoreEntry,
+    seen: &Stat,
+    unfinished: bool,
+) -> Result<Option<FileWriter>, TargetError> {
+    let fd = match openat(&*spot.folder, &*spot.name, OPEN_FILE, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::TXTBSY | Errno::ACCESS) => return Ok(None),
+        Err(cause) => return Err(error("open", &entry.path, cause.into())),
+    };
+    let stat = fstat(&fd).map_err(|cause| error("open", &entry.path, cause.into()))?;
+    if (stat.st_dev, stat.st_ino) != (seen.st_dev, seen.st_ino) {
+        return Err(conflict(&entry.path, "somebody else is changing it"));
+    }
+    let before = Before {
+        owner: Some((stat.st_uid, stat.st_gid)),
+        xattrs: true,
+    };
+    let reach = u64::try_from(stat.st_size).unwrap_or(0);
+    let path = entry.path.clone();
+    let state = (reach, unfinished);
+    FileWriter::existing(File::from(fd), path, entry.size, before, state).map(Some)
+}

@@ -1,0 +1,261 @@
+//! The way down to where the restore is: the open folders from the target folder on.
+//!
+//! Entries come in ascending order of path, so when one comes that does not lie in a folder, that
+//! folder will get no further entry. Its metadata is set then, its time of last change among it:
+//! what is still written into its files does not touch it. So only the folders on the way are in
+//! memory, however many there are.
+//!
+//! Every step is one name in an open folder and never follows a symbolic link, so whatever stands
+//! in the target folder, nothing is written outside of it.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
+
+use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr, fstat, mkdirat, openat, statat,
+};
+use rustix::io::Errno;
+
+use super::meta::{Before, MARK_DIR, Object};
+use super::{Shared, error, invalid};
+use crate::handle::DirHandle;
+
+/// How folders are opened.
+const FOLDER: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// One folder on the way.
+#[derive(Debug)]
+struct Step {
+    handle: Arc<DirHandle>,
+    path: EntryPath,
+    /// The metadata to set when it is left, and what is known before.
+    finish: Option<(EntryMeta, Before)>,
+    /// Whether what is created in it gets its group or a default ACL from it.
+    hands_on: bool,
+}
+
+/// The folders from the target folder to the current one.
+#[derive(Debug)]
+pub(super) struct Way {
+    top: Step,
+    steps: Vec<Step>,
+}
+
+/// The folder that an entry is to be made in.
+pub(super) struct Spot {
+    pub(super) folder: Arc<OwnedFd>,
+    pub(super) name: CString,
+    pub(super) hands_on: bool,
+}
+
+/// Whether what is created in a folder gets its group or a default ACL from it.
+fn hands_on(fd: &OwnedFd, stat: &Stat) -> bool {
+    stat.st_mode & 0o2000 != 0
+        || fgetxattr(fd, c"system.posix_acl_default", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
+}
+
+pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetError> {
+    CString::new(name).map_err(|_| invalid(path, "a name holds a NUL byte"))
+}
+
+impl Way {
+    pub(super) fn new(top: OwnedFd) -> Result<Self, Errno> {
+        let hands_on = hands_on(&top, &fstat(&top)?);
+        let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
+        let top = Step {
+            handle,
+            path: EntryPath::root(),
+            finish: None,
+            hands_on,
+        };
+        Ok(Self {
+            top,
+            steps: Vec::new(),
+        })
+    }
+
+    fn current(&self) -> &Step {
+        self.steps.last().unwrap_or(&self.top)
+    }
+
+    /// The target folder.
+    pub(super) fn top(&self) -> &Arc<DirHandle> {
+        &self.top.handle
+    }
+
+    /// Sets the metadata that the target folder itself gets at the end.
+    pub(super) fn finish_top_with(&mut self, meta: EntryMeta) {
+        self.top.finish = Some((
+            meta,
+            Before {
+                owner: None,
+                xattrs: true,
+            },
+        ));
+    }
+
+    /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
+    /// are missing (when only a part of a snapshot is restored, nobody says what they are like).
+    pub(super) fn go_to(&mut self, shared: &Shared, path: &EntryPath) -> Result<Spot, TargetError> {
+        while !path.starts_with(&self.current().path) || *path == self.current().path {
+            if self.steps.is_empty() {
+                break;
+            }
+            self.leave(shared);
+        }
+        let known = self.current().path.components().count();
+        let mut names = path.components().skip(known).peekable();
+        while let Some(name) = names.next() {
+            let name = c_name(path, name)?;
+            if names.peek().is_none() {
+                let step = self.current();
+                let hands_on = step.hands_on;
+                let folder = self.open(shared, step)?;
+                return Ok(Spot {
+                    folder,
+                    name,
+                    hands_on,
+                });
+            }
+            self.pass(shared, &name)?;
+        }
+        Err(invalid(path, "it has no name"))
+    }
+
+    fn open(&self, shared: &Shared, step: &Step) -> Result<Arc<OwnedFd>, TargetError> {
+        shared
+            .handles
+            .get(&step.handle)
+            .map_err(|cause| error("open", &step.path, cause))
+    }
+
+    /// Goes down into a folder that the snapshot says nothing about.
+    fn pass(&mut self, shared: &Shared, name: &CStr) -> Result<(), TargetError> {
+        let above = self.open(shared, self.current())?;
+        let path = self.current().path.join(name.to_bytes());
+        let path = path.map_err(|cause| invalid(&self.current().path, &cause.to_string()))?;
+        match mkdirat(&*above, name, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(cause) => return Err(error("create folder", &path, cause.into())),
+        }
+        let fd = openat(&*above, name, FOLDER, Mode::empty());
+        let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
+        self.enter(shared, name, fd, path, None)
+    }
+
+    /// Goes down into a folder whose metadata is set when it is left.
+    pub(super) fn enter(
+        &mut self,
+        shared: &Shared,
+        name: &CStr,
+        fd: OwnedFd,
+        path: EntryPath,
+        finish: Option<(EntryMeta, Before)>,
+    ) -> Result<(), TargetError> {
+        let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
+        let hands_on = hands_on(&fd, &stat);
+        let handle = shared
+            .handles
+            .adopt(&self.current().handle, name, false, fd);
+        let handle = handle.map_err(|cause| error("open", &path, cause))?;
+        self.steps.push(Step {
+            handle,
+            path,
+            finish,
+            hands_on,
+        });
+        Ok(())
+    }
+
+    /// Leaves the current folder.
+    fn leave(&mut self, shared: &Shared) {
+        if let Some(step) = self.steps.pop() {
+            finish(shared, &step);
+        }
+    }
+
+    /// Leaves all folders, the target folder last.
+    pub(super) fn leave_all(&mut self, shared: &Shared) {
+        while !self.steps.is_empty() {
+            self.leave(shared);
+        }
+        finish(shared, &self.top);
+    }
+}
+
+/// Sets the metadata of a folder. It is opened anew, because a descriptor that was closed and
+/// reached again is good for passing through only.
+fn finish(shared: &Shared, step: &Step) {
+    let Some((meta, before)) = &step.finish else {
+        return;
+    };
+    let opened = shared
+        .handles
+        .get(&step.handle)
+        .and_then(|fd| Ok(openat(&*fd, c".", FOLDER, Mode::empty())?));
+    match opened {
+        Ok(fd) => {
+            let object = Object::Open(fd.as_fd());
+            shared
+                .applier
+                .apply(&object, &step.path, meta, *before, &shared.findings);
+        }
+        Err(cause) => shared.fail(&error("finish folder", &step.path, cause)),
+    }
+}
+
+/// Something that is no folder stands where one should, or a link, which is not followed.
+pub(super) fn not_a_folder(path: &EntryPath, cause: Errno) -> TargetError {
+    if matches!(cause, Errno::NOTDIR | Errno::LOOP) {
+        return TargetError::new(ErrorKind::Conflict, "open", path.to_string())
+            .because("something that is not a folder stands in its place");
+    }
+    error("open", path, cause.into())
+}
+
+/// What a folder that the snapshot has is to become.
+pub(super) enum Folder {
+    /// It was made, or left unfinished by an earlier restore.
+    Ours(OwnedFd),
+    /// It was there.
+    There(OwnedFd, Stat),
+    /// Something else is in its place.
+    Else(Stat),
+}
+
+/// Makes a folder or opens the one that is there.
+pub(super) fn make_folder(spot: &Spot, path: &EntryPath) -> Result<Folder, TargetError> {
+    let folder = &*spot.folder;
+    let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
+    match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
+        Ok(()) => {
+            let fd = open().map_err(|cause| not_a_folder(path, cause))?;
+            return Ok(Folder::Ours(fd));
+        }
+        Err(Errno::EXIST) => {}
+        Err(cause) => return Err(error("create folder", path, cause.into())),
+    }
+    let stat = statat(folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|cause| error("create folder", path, cause.into()))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        return Ok(Folder::Else(stat));
+    }
+    let fd = open().map_err(|cause| not_a_folder(path, cause))?;
+    if stat.st_mode & 0o7777 == MARK_DIR {
+        return Ok(Folder::Ours(fd));
+    }
+    Ok(Folder::There(fd, stat))
+}
+
+/// Lets the owner write into a folder of theirs that forbids it; its mode is set when it is left.
+pub(super) fn open_up(fd: &OwnedFd, stat: &Stat) {
+    if stat.st_mode & 0o300 != 0o300 {
+        // If it is not ours, creating something in it will say so.
+        let _ = fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700));
+    }
+}

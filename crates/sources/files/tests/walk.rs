@@ -1,0 +1,560 @@
+//! What a capture hands over.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use backup_core::{
+    Body, CaptureMode, CaptureRequest, EntryKind, ErrorKind, FindingKind, Severity, Source as _,
+};
+use backup_source_files::{CONTENT_ANCESTOR, CONTENT_ATTR, FilesConfig, FilesSource};
+use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+use support::*;
+
+fn of(root: &Path) -> FilesConfig {
+    FilesConfig::of_roots([root])
+}
+
+#[test]
+fn every_kind_of_entry_comes_with_its_metadata() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    put(&at("file"), "content");
+    fs::set_permissions(at("file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    set_mtime(&at("file"), -5, 123_456_789);
+    put(&temp.path().join(os(b"\xff\n name")), "");
+    symlink(os(b"no\xffwhere"), at("link")).unwrap();
+    mknodat(
+        CWD,
+        at("fifo"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
+    let _socket = UnixListener::bind(at("socket")).unwrap();
+    fs::hard_link(at("file"), at("again")).unwrap();
+    assert!(set_xattr(&at("file"), "user.b", b"2") && set_xattr(&at("file"), "user.a", &[7; 3000]));
+    if is_root() {
+        let mode = Mode::from_raw_mode(0o600);
+        mknodat(
+            CWD,
+            at("char"),
+            FileType::CharacterDevice,
+            mode,
+            makedev(1, 300),
+        )
+        .unwrap();
+        mknodat(
+            CWD,
+            at("block"),
+            FileType::BlockDevice,
+            mode,
+            makedev(259, 70_000),
+        )
+        .unwrap();
+        std::os::unix::fs::lchown(at("file"), Some(0), Some(12_345)).unwrap();
+        fs::set_permissions(at("file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    }
+    let captured = capture(of(temp.path()));
+    assert_eq!(captured.findings(), [""; 0]);
+    let entry = captured.entry(&at("file"));
+    assert_eq!(entry.meta.kind, EntryKind::File);
+    assert_eq!(entry.meta.mode, 0o4751);
+    assert_eq!(
+        (entry.meta.mtime.seconds, entry.meta.mtime.nanos),
+        (-5, 123_456_789)
+    );
+    let there = fs::metadata(at("file")).unwrap();
+    let owner = entry.meta.owner.as_ref().unwrap();
+    assert_eq!((owner.uid, owner.gid), (there.uid(), there.gid()));
+    if is_root() {
+        assert_eq!(
+            (owner.user.as_deref(), owner.group.as_deref()),
+            (Some("root"), None)
+        );
+    }
+    let names: Vec<&[u8]> = entry
+        .meta
+        .xattrs
+        .iter()
+        .map(|(name, _)| name.as_slice())
+        .collect();
+    assert_eq!(names, [b"user.a", b"user.b"]);
+    assert_eq!(entry.meta.xattrs[0].1, [7; 3000]);
+    assert_eq!(entry.meta.link_group, Some(there.ino()));
+    assert_eq!(
+        captured.entry(&at("again")).meta.link_group,
+        Some(there.ino())
+    );
+    let fingerprint = entry.fingerprint.unwrap();
+    assert_eq!((fingerprint.size, fingerprint.inode), (7, there.ino()));
+    let Body::File(open) = &entry.body else {
+        panic!("{:?}", entry.body)
+    };
+    assert_eq!(
+        open.fingerprint(&open.open().unwrap()).unwrap(),
+        fingerprint
+    );
+    let kind = |name: &str| captured.entry(&at(name)).meta.kind.clone();
+    assert_eq!(kind("link"), EntryKind::Symlink(b"no\xffwhere".to_vec()));
+    assert_eq!(
+        (kind("fifo"), kind("socket")),
+        (EntryKind::Fifo, EntryKind::Socket)
+    );
+    if is_root() {
+        assert_eq!(
+            kind("char"),
+            EntryKind::CharDevice {
+                major: 1,
+                minor: 300
+            }
+        );
+        assert_eq!(
+            kind("block"),
+            EntryKind::BlockDevice {
+                major: 259,
+                minor: 70_000
+            }
+        );
+    }
+    assert!(
+        captured
+            .entry(&temp.path().join(os(b"\xff\n name")))
+            .meta
+            .link_group
+            .is_none()
+    );
+}
+
+#[test]
+fn folders_above_a_root_are_entries_without_their_other_content() {
+    let temp = tempfile::tempdir().unwrap();
+    put(&temp.path().join("above/root/file"), "");
+    put(&temp.path().join("above/other"), "");
+    let captured = capture(of(&temp.path().join("above/root")));
+    assert_eq!(
+        captured.below(temp.path()),
+        ["above", "above/root", "above/root/file"]
+    );
+    let content = |path: &str| {
+        let meta = &captured.entry(&temp.path().join(path)).meta;
+        meta.attrs.get(CONTENT_ATTR).map(String::as_str)
+    };
+    assert_eq!(content("above"), Some(CONTENT_ANCESTOR));
+    assert_eq!(content("above/root"), None);
+    assert!(!captured.entries.iter().any(|entry| entry.path.is_root()));
+}
+
+#[test]
+fn several_roots_are_one_walk_in_order_and_each_path_comes_once() {
+    let temp = tempfile::tempdir().unwrap();
+    for name in ["b/x/1", "b/y/2", "a/3", "c", "b-4"] {
+        put(&temp.path().join(name), "");
+    }
+    let roots = ["c", "b/y", "b", "a/3", "b/y/2", "b/"].map(|name| temp.path().join(name));
+    let captured = capture(FilesConfig::of_roots(roots));
+    assert_eq!(
+        captured.below(temp.path()),
+        ["a", "a/3", "b", "b/x", "b/x/1", "b/y", "b/y/2", "c"]
+    );
+}
+
+#[test]
+fn the_order_is_that_of_paths_for_any_number_of_threads() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut count = 0;
+    for outer in ["a", "a.b", "a-b", "ab", "b"] {
+        for inner in ["x", "x y", "x.z", "xy"] {
+            for number in 0..70 {
+                put(
+                    &temp
+                        .path()
+                        .join(outer)
+                        .join(inner)
+                        .join(format!("f{number}")),
+                    "",
+                );
+                count += 1;
+            }
+        }
+    }
+    let mut seen = Vec::new();
+    for threads in [1, 2, 3, 8] {
+        let captured = capture(FilesConfig {
+            threads,
+            ..of(temp.path())
+        });
+        let paths = captured.below(temp.path());
+        assert_eq!(paths.len(), count + 5 + 20);
+        seen.push(paths);
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[test]
+fn a_root_that_is_a_link_is_a_link_unless_a_slash_ends_it_and_links_above_are_followed() {
+    let temp = tempfile::tempdir().unwrap();
+    put(&temp.path().join("real/file"), "");
+    symlink("real", temp.path().join("link")).unwrap();
+    let link = temp.path().join("link");
+    let captured = capture(of(&link));
+    assert_eq!(captured.below(temp.path()), ["link"]);
+    assert_eq!(
+        captured.entry(&link).meta.kind,
+        EntryKind::Symlink(b"real".to_vec())
+    );
+    let slash = format!("{}/", link.display());
+    let captured = capture(FilesConfig::of_roots([slash]));
+    assert_eq!(captured.below(temp.path()), ["link", "link/file"]);
+    assert_eq!(captured.entry(&link).meta.kind, EntryKind::Directory);
+    assert_eq!(store(&captured).len(), captured.entries.len());
+    let captured = capture(of(&link.join("file")));
+    assert_eq!(captured.below(temp.path()), ["link", "link/file"]);
+    assert_eq!(captured.findings(), [""; 0]);
+}
+
+#[test]
+fn links_inside_a_root_are_never_followed() {
+    let temp = tempfile::tempdir().unwrap();
+    put(&temp.path().join("outside/secret"), "");
+    fs::create_dir(temp.path().join("root")).unwrap();
+    symlink("../outside", temp.path().join("root/in")).unwrap();
+    symlink("in", temp.path().join("root/loop")).unwrap();
+    let captured = capture(of(&temp.path().join("root")));
+    assert_eq!(
+        captured.below(temp.path()),
+        ["root", "root/in", "root/loop"]
+    );
+}
+
+#[test]
+fn a_link_in_a_root_that_leads_to_another_root_becomes_a_folder_and_a_finding() {
+    let temp = tempfile::tempdir().unwrap();
+    put(&temp.path().join("far/root/file"), "");
+    put(&temp.path().join("near/own"), "");
+    symlink("../far", temp.path().join("near/link")).unwrap();
+    let roots = ["near", "near/link/root"].map(|name| temp.path().join(name));
+    let captured = capture(FilesConfig::of_roots(roots));
+    let want = [
+        "near",
+        "near/link",
+        "near/link/root",
+        "near/link/root/file",
+        "near/own",
+    ]
+    .map(String::from);
+    assert_eq!(captured.below(temp.path()), want);
+    assert_eq!(captured.report.findings[0].kind, FindingKind::Degraded);
+}
+
+#[test]
+fn a_root_that_does_not_exist_is_an_error_that_names_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let missing = temp.path().join("missing");
+    let roots = [temp.path().to_owned(), missing.clone()];
+    let error = block_on(try_capture(FilesConfig::of_roots(roots)))
+        .err()
+        .unwrap();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    assert!(
+        error.to_string().contains(missing.to_str().unwrap()),
+        "{error}"
+    );
+    put(&temp.path().join("file"), "");
+    let error = block_on(try_capture(of(&temp.path().join("file/below"))))
+        .err()
+        .unwrap();
+    assert!(error.to_string().contains("file/below"), "{error}");
+}
+
+#[test]
+fn a_plan_names_roots_and_the_size_of_files_and_can_be_run_without_its_token() {
+    let temp = tempfile::tempdir().unwrap();
+    put(&temp.path().join("file"), [1; 1000]);
+    put(&temp.path().join("dir/x"), "");
+    let roots = ["file", "dir"].map(|name| temp.path().join(name));
+    let source = FilesSource::new(FilesConfig::of_roots(roots.clone()));
+    let cx = context();
+    block_on(async {
+        let mut plan = source.plan(&cx, &CaptureRequest::default()).await.unwrap();
+        assert!(matches!(plan.mode, CaptureMode::Full { .. }));
+        let names: Vec<&str> = plan
+            .entries
+            .iter()
+            .map(|entry| entry.name.as_str())
+            .collect();
+        assert_eq!(
+            names,
+            [roots[1].to_str().unwrap(), roots[0].to_str().unwrap()]
+        );
+        assert_eq!(plan.entries[1].size.at_most, Some(1000));
+        plan.token = bytes::Bytes::new();
+        let mut capture = source.begin(&cx, plan).await.unwrap();
+        assert!(!capture.next_entries(&cx).await.unwrap().is_empty());
+        let select = vec![roots[0].display().to_string()];
+        let request = CaptureRequest {
+            select,
+            parent: None,
+        };
+        let plan = source.plan(&cx, &request).await.unwrap();
+        let mut capture = source.begin(&cx, plan).await.unwrap();
+        let entries = capture.next_entries(&cx).await.unwrap();
+        assert!(
+            entries
+                .iter()
+                .all(|entry| !entry.path.to_string().ends_with("dir"))
+        );
+    });
+}
+
+#[test]
+fn what_may_not_be_read_is_a_finding_and_the_rest_is_saved() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    put(&at("open/file"), "");
+    put(&at("closed/file"), "");
+    put(&at("listed/file"), "");
+    put(&at("secret"), "");
+    for (name, mode) in [
+        ("", 0o755),
+        ("open", 0o755),
+        ("closed", 0o700),
+        ("secret", 0o600),
+        ("listed", 0o744),
+    ] {
+        fs::set_permissions(at(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+    if !is_root() {
+        fs::set_permissions(at("closed"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(at("listed"), fs::Permissions::from_mode(0o400)).unwrap();
+        fs::set_permissions(at("secret"), fs::Permissions::from_mode(0)).unwrap();
+    }
+    let captured = as_nobody(|| capture(of(temp.path())));
+    let want = ["closed", "listed", "open", "open/file", "secret"];
+    assert_eq!(captured.below(temp.path()), want);
+    let prefix = entry_path(temp.path()).to_string();
+    let found: BTreeMap<&str, (Severity, FindingKind)> = captured
+        .report
+        .findings
+        .iter()
+        .map(|finding| {
+            (
+                &finding.subject[prefix.len() + 1..],
+                (finding.severity, finding.kind),
+            )
+        })
+        .collect();
+    let unreadable = (Severity::Error, FindingKind::Unreadable);
+    // A folder that may be listed and not entered says so once: nothing below it can be reached.
+    assert_eq!(
+        found,
+        BTreeMap::from([("closed", unreadable), ("listed", unreadable)])
+    );
+    let Body::File(secret) = &captured.entry(&at("secret")).body else {
+        panic!()
+    };
+    assert!(as_nobody(|| secret.open().is_err()));
+    let meta = &captured.entry(&at("closed")).meta;
+    assert_eq!(meta.attrs.get(CONTENT_ATTR).unwrap(), "unreadable");
+    if !is_root() {
+        fs::set_permissions(at("closed"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(at("listed"), fs::Permissions::from_mode(0o700)).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_became_something_else_neither_blocks_nor_leads_elsewhere() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    for name in ["pipe", "link", "gone", "dir", "folder/inner", "same"] {
+        put(&at(name), "content");
+    }
+    let captured = capture(of(temp.path()));
+    for name in ["pipe", "link", "gone", "dir"] {
+        fs::remove_file(at(name)).unwrap();
+    }
+    mknodat(
+        CWD,
+        at("pipe"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    symlink("same", at("link")).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    let open = |name: &str| {
+        let Body::File(open) = &captured.entry(&at(name)).body else {
+            panic!()
+        };
+        open.open()
+    };
+    for name in ["pipe", "link", "gone", "dir"] {
+        assert!(open(name).is_err(), "{name}");
+    }
+    assert!(open("folder/inner").is_ok());
+    assert!(open("same").is_ok());
+}
+
+#[test]
+fn a_tree_that_is_torn_down_during_the_walk_yields_warnings_at_most() {
+    for round in 0..8 {
+        let temp = tempfile::tempdir().unwrap();
+        for number in 0..300 {
+            put(&temp.path().join(format!("d{number:03}/f")), "");
+        }
+        let captured = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                std::thread::sleep(std::time::Duration::from_micros(round * 300));
+                for number in (0..300).rev() {
+                    fs::remove_dir_all(temp.path().join(format!("d{number:03}"))).unwrap();
+                }
+            });
+            capture(of(temp.path()))
+        });
+        for finding in &captured.report.findings {
+            let seen = (finding.severity, finding.kind);
+            assert_eq!(
+                seen,
+                (Severity::Warning, FindingKind::Vanished),
+                "{finding}"
+            );
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_nested_folders_need_neither_stack_nor_descriptors() {
+    let temp = tempfile::tempdir().unwrap();
+    let depth = 10_000;
+    let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::RDONLY;
+    let mut folder = rustix::fs::open(temp.path(), flags, Mode::empty()).unwrap();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&folder, "d", Mode::from_raw_mode(0o755)).unwrap();
+        let file = rustix::fs::OFlags::CREATE | rustix::fs::OFlags::WRONLY;
+        rustix::fs::openat(&folder, "z", file, Mode::from_raw_mode(0o644)).unwrap();
+        folder = rustix::fs::openat(&folder, "d", flags, Mode::empty()).unwrap();
+    }
+    let captured = capture(of(temp.path()));
+    let below = captured
+        .entries
+        .iter()
+        .filter(|e| e.path.starts_with(&entry_path(temp.path())));
+    assert_eq!(below.count(), 1 + 2 * depth);
+    assert_eq!(captured.findings(), [""; 0]);
+    for entry in captured.entries.iter().rev().take(500) {
+        if let Body::File(open) = &entry.body {
+            open.open().unwrap();
+        }
+    }
+    drop(captured);
+    let removed = std::process::Command::new("rm")
+        .arg("-rf")
+        .arg(temp.path())
+        .status();
+    assert!(removed.unwrap().success());
+}
+
+/// The same with a million, which takes half a minute to lay out, is run by hand:
+/// `cargo test --release -p backup-source-files -- --ignored million`.
+fn many_entries_in_one_folder(number: usize) {
+    let temp = tempfile::tempdir().unwrap();
+    let folder =
+        rustix::fs::open(temp.path(), rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
+    for index in 0..number {
+        let name = format!("entry-{:07}", (index * 7919) % number);
+        mknodat(
+            &folder,
+            name,
+            FileType::RegularFile,
+            Mode::from_raw_mode(0o644),
+            0,
+        )
+        .unwrap();
+    }
+    let cx = context();
+    block_on(async {
+        let source = FilesSource::new(of(temp.path()));
+        let plan = source.plan(&cx, &CaptureRequest::default()).await.unwrap();
+        let mut capture = source.begin(&cx, plan).await.unwrap();
+        let (mut count, mut last) = (0, backup_core::EntryPath::root());
+        loop {
+            let batch = capture.next_entries(&cx).await.unwrap();
+            if batch.is_empty() {
+                break;
+            }
+            assert!(batch.len() <= 1024);
+            for entry in batch {
+                assert!(entry.path > last);
+                last = entry.path;
+                count += 1;
+            }
+        }
+        assert_eq!(count, number + temp.path().components().count() - 1);
+    });
+}
+
+#[test]
+fn a_hundred_thousand_entries_in_one_folder_come_in_batches() {
+    many_entries_in_one_folder(100_000);
+}
+
+#[test]
+#[ignore = "takes half a minute"]
+fn a_million_entries_in_one_folder_come_in_batches() {
+    many_entries_in_one_folder(1_000_000);
+}
+
+#[test]
+fn a_cancelled_or_dropped_capture_stops() {
+    let temp = tempfile::tempdir().unwrap();
+    for number in 0..5_000 {
+        put(
+            &temp.path().join(format!("{:02}/{number}", number % 50)),
+            "",
+        );
+    }
+    let cx = context();
+    block_on(async {
+        let source = FilesSource::new(of(temp.path()));
+        let plan = source.plan(&cx, &CaptureRequest::default()).await.unwrap();
+        let mut capture = source.begin(&cx, plan.clone()).await.unwrap();
+        capture.next_entries(&cx).await.unwrap();
+        cx.cancel.cancel();
+        let error = capture.next_entries(&cx).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Cancelled);
+        drop(capture);
+    });
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let own = temp.path().display().to_string();
+    let walking = || {
+        fs::read_dir("/proc/self/task").unwrap().any(|task| {
+            let path = task.unwrap().path();
+            let cwd = fs::read_link(path.join("cwd")).unwrap_or_default();
+            cwd.display().to_string().starts_with(&own)
+        })
+    };
+    while walking() {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "threads of the walk are still there"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn access_times_are_left_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("file");
+    put(&file, "content");
+    set_mtime(&file, 1_000, 0);
+    let captured = capture(of(temp.path()));
+    assert_eq!(store(&captured).last().unwrap().data[0].1, b"content");
+    assert_eq!(fs::metadata(&file).unwrap().atime(), 1_000);
+}
