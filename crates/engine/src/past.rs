@@ -39,7 +39,12 @@ impl Past {
     /// half of that chunk: survivors of sparser chunks are stored anew, so waste and scattered
     /// reads stay bounded however many backups follow each other.
     #[must_use]
-    pub(crate) fn new(head: LineageHead, pieces: Pieces, extents: &Extents, index: &IndexSet) -> Self {
+    pub(crate) fn new(
+        head: LineageHead,
+        pieces: Pieces,
+        extents: &Extents,
+        index: &IndexSet,
+    ) -> Self {
         let mut used: HashMap<ChunkId, u64> = HashMap::new();
         for extent in extents.as_slice() {
             if let Extent::Data { chunk, length, .. } = extent {

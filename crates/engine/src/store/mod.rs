@@ -109,7 +109,10 @@ impl BlobStore {
             index: repo.index(),
             seen: (0..64).map(|_| Mutex::default()).collect(),
             // Room is taken when the first blob comes: many runs store nothing.
-            open: [Mutex::new(PackBuilder::new(0)), Mutex::new(PackBuilder::new(0))],
+            open: [
+                Mutex::new(PackBuilder::new(0)),
+                Mutex::new(PackBuilder::new(0)),
+            ],
             pending: Pending::default(),
             failure: Mutex::default(),
             stop: cx.cancel.child_token(),
