@@ -1,2 +1,34 @@
-//! Saves, lists, forgets and verifies snapshots.
-fn main() {}
+//! `snapshot`: saves, lists, forgets and verifies snapshots.
+
+mod cli;
+mod forget;
+mod init;
+mod keys;
+mod look;
+mod save;
+mod source;
+mod verify;
+
+use backup_terminal::{Console, Outcome, extras, start};
+use clap::CommandFactory as _;
+use cli::{Cli, Command};
+
+fn main() -> std::process::ExitCode {
+    start::<Cli>("snapshot", |cli| cli.common.clone(), run)
+}
+
+async fn run(cli: Cli, console: &mut Console) -> Outcome {
+    match cli.command {
+        Command::Init(args) => init::init(console, &args).await,
+        Command::Save(args) => save::save(console, args).await,
+        Command::List(args) => look::list(console, &args).await,
+        Command::Show(args) => look::show(console, &args).await,
+        Command::Forget(args) => forget::forget(console, &args).await,
+        Command::Verify(args) => verify::verify(console, &args).await,
+        Command::Key(command) => keys::run(console, command).await,
+        Command::Ledger(_) => verify::ledger(console).await,
+        Command::Stats => look::stats(console).await,
+        Command::Completion { shell } => extras::completion(console, shell, Cli::command()),
+        Command::Man { folder } => extras::manual(console, folder.as_deref(), Cli::command()),
+    }
+}

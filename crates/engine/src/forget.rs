@@ -5,6 +5,7 @@ use backup_core::{
     Decision, HostId, OpContext, Reason, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
+use backup_retention::decide_lines;
 use jiff::tz::TimeZone;
 
 use crate::error::Result;
@@ -19,7 +20,8 @@ pub struct ForgetPlan {
 }
 
 impl ForgetPlan {
-    /// Decides by a policy, for each line of snapshots (same name and host) by itself.
+    /// Decides by a policy, for each line of snapshots (same name and host) by itself; the guard rails
+    /// of [`backup_retention::guard`] run behind it.
     #[must_use]
     pub fn by_policy(
         snapshots: Vec<SnapshotMeta>,
@@ -27,24 +29,17 @@ impl ForgetPlan {
         now: jiff::Timestamp,
         tz: &TimeZone,
     ) -> Self {
-        let mut lines: std::collections::BTreeMap<(String, String), Vec<SnapshotMeta>> =
-            std::collections::BTreeMap::new();
-        for snapshot in snapshots {
-            let line = (snapshot.host.0.clone(), snapshot.name.clone());
-            lines.entry(line).or_default().push(snapshot);
+        let decided = decide_lines(
+            policy,
+            &RetentionInput {
+                snapshots: &snapshots,
+                now,
+                tz,
+            },
+        );
+        Self {
+            decisions: snapshots.into_iter().zip(decided).collect(),
         }
-        let decisions = lines
-            .into_values()
-            .flat_map(|line| {
-                let decided = policy.decide(&RetentionInput {
-                    snapshots: &line,
-                    now,
-                    tz,
-                });
-                line.into_iter().zip(decided).collect::<Vec<_>>()
-            })
-            .collect();
-        Self { decisions }
     }
 
     /// Forgets just these, whatever any policy says.

@@ -49,7 +49,7 @@ impl<'a> Lineages<'a> {
     ///
     /// # Errors
     /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier.
-    pub async fn past(
+    pub(crate) async fn past(
         &self,
         cx: &OpContext,
         key: &[u8],

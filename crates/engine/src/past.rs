@@ -11,11 +11,11 @@ use crate::index_set::IndexSet;
 
 /// A stream as its parent snapshot had it.
 #[derive(Debug)]
-pub struct Past {
+pub(crate) struct Past {
     /// Its lineage.
-    pub head: LineageHead,
+    pub(crate) head: LineageHead,
     /// Its pieces.
-    pub pieces: Pieces,
+    pub(crate) pieces: Pieces,
     /// Where each piece begins; empty for pages.
     starts: Vec<u64>,
     /// Its extents and where each begins.
@@ -39,7 +39,12 @@ impl Past {
     /// half of that chunk: survivors of sparser chunks are stored anew, so waste and scattered
     /// reads stay bounded however many backups follow each other.
     #[must_use]
-    pub fn new(head: LineageHead, pieces: Pieces, extents: &Extents, index: &IndexSet) -> Self {
+    pub(crate) fn new(
+        head: LineageHead,
+        pieces: Pieces,
+        extents: &Extents,
+        index: &IndexSet,
+    ) -> Self {
         let mut used: HashMap<ChunkId, u64> = HashMap::new();
         for extent in extents.as_slice() {
             if let Extent::Data { chunk, length, .. } = extent {
@@ -97,7 +102,7 @@ impl Past {
     /// The piece that equals one with this digest and length: for pages only that of the same
     /// number, for content-defined pieces preferably the one behind the last match.
     #[must_use]
-    pub fn find(
+    pub(crate) fn find(
         &self,
         digest: &PieceDigest,
         length: usize,
@@ -140,7 +145,7 @@ impl Past {
 
     /// Where a piece lies in the stream of the past.
     #[must_use]
-    pub fn span(&self, piece: u32) -> (u64, u64) {
+    pub(crate) fn span(&self, piece: u32) -> (u64, u64) {
         (self.start(piece), self.length(piece))
     }
 
@@ -151,7 +156,7 @@ impl Past {
 
     /// Whether all of a range may be used again.
     #[must_use]
-    pub fn is_range_sound(&self, start: u64, length: u64) -> bool {
+    pub(crate) fn is_range_sound(&self, start: u64, length: u64) -> bool {
         start.saturating_add(length) <= self.head.size
             && self.overlapping(start, length).all(|(_, sound)| sound)
     }
@@ -168,7 +173,7 @@ impl Past {
     }
 
     /// Appends the extents of a range of the past to a list.
-    pub fn copy_range(&self, start: u64, length: u64, mut push: impl FnMut(Extent)) {
+    pub(crate) fn copy_range(&self, start: u64, length: u64, mut push: impl FnMut(Extent)) {
         let end = start.saturating_add(length);
         for (at, _) in self.overlapping(start, length) {
             let begin = self.extent_starts[at];

@@ -39,9 +39,16 @@ impl World {
         let cx = OpContext::new(Arc::new(WallClock));
         fs::create_dir(dir.path().join("repo")).unwrap();
         let sink = Arc::new(LocalSink::new(dir.path().join("repo")));
-        let request = InitRequest { key_file: true, ..InitRequest::default() };
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
         let cache = with_cache.then(|| dir.path().join("cache"));
-        let repo = prepare(&cx, &request).unwrap().create(&cx, sink, cache).await.unwrap();
+        let repo = prepare(&cx, &request)
+            .unwrap()
+            .create(&cx, sink, cache)
+            .await
+            .unwrap();
         Self { dir, cx, repo }
     }
 
@@ -53,7 +60,9 @@ impl World {
         self.repo.reload_index(&self.cx).await.unwrap();
         let source: Arc<dyn Source> =
             Arc::new(FilesSource::new(FilesConfig::of_roots([root.to_owned()])));
-        snapshot(&self.repo, &self.cx, source, &job()).await.unwrap()
+        snapshot(&self.repo, &self.cx, source, &job())
+            .await
+            .unwrap()
     }
 
     async fn restore_newest(&self, below: &Path, to: &Path) {
@@ -82,8 +91,15 @@ impl World {
 
     async fn verify(&self) {
         self.repo.reload_index(&self.cx).await.unwrap();
-        let done =
-            verify(&self.repo, &self.cx, None, VerifyLevel::FullRead, Sample::All).await.unwrap();
+        let done = verify(
+            &self.repo,
+            &self.cx,
+            None,
+            VerifyLevel::FullRead,
+            Sample::All,
+        )
+        .await
+        .unwrap();
         assert_eq!(done.report.findings, []);
         assert!(done.read_manifests);
     }
@@ -91,7 +107,10 @@ impl World {
 
 fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
-    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new()
+        .update(&seed.to_le_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }
 
@@ -121,8 +140,17 @@ fn make_tree(root: &Path) {
 }
 
 fn assert_same(a: &Path, b: &Path) {
-    let out = std::process::Command::new("diff").arg("-r").arg(a).arg(b).output().unwrap();
-    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stdout));
+    let out = std::process::Command::new("diff")
+        .arg("-r")
+        .arg(a)
+        .arg(b)
+        .output()
+        .unwrap();
+    assert!(
+        out.status.success(),
+        "{}",
+        String::from_utf8_lossy(&out.stdout)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -153,7 +181,10 @@ async fn what_is_unchanged_is_not_read_and_adds_next_to_nothing() {
             assert_eq!(second.meta.stats.bytes_read, 0);
         }
         assert_eq!(second.meta.parent, Some(first.meta.id));
-        assert_ne!(second.root, first.root, "each snapshot has a salt of its own");
+        assert_ne!(
+            second.root, first.root,
+            "each snapshot has a salt of its own"
+        );
         world.restore_newest(&tree, &world.path("out")).await;
         assert_same(&tree, &world.path("out"));
         world.verify().await;
@@ -167,7 +198,10 @@ async fn a_change_stores_little_more_than_what_changed() {
         let tree = world.path("tree");
         make_tree(&tree);
         world.save(&tree).await;
-        let relation = fs::File::options().write(true).open(tree.join("relation")).unwrap();
+        let relation = fs::File::options()
+            .write(true)
+            .open(tree.join("relation"))
+            .unwrap();
         relation.write_all_at(&noise(77, 100), 3_000_000).unwrap();
         let mut dump = fs::read(tree.join("dump")).unwrap();
         dump.splice(4_000_000..4_000_000, *b"inserted");
@@ -198,10 +232,14 @@ async fn thirty_changes_in_a_row_stay_whole() {
     fs::write(tree.join("relation"), &pages).unwrap();
     world.save(&tree).await;
     for round in 0..30u64 {
-        let file = fs::File::options().write(true).open(tree.join("relation")).unwrap();
+        let file = fs::File::options()
+            .write(true)
+            .open(tree.join("relation"))
+            .unwrap();
         for change in 0..15u64 {
             let at = (round * 7919 + change * 104_729) % (4 << 20);
-            file.write_all_at(&noise(round * 100 + change, 50), at).unwrap();
+            file.write_all_at(&noise(round * 100 + change, 50), at)
+                .unwrap();
         }
         let report = world.save(&tree).await;
         let added = report.meta.stats.bytes_new;

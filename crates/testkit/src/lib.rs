@@ -2,14 +2,26 @@
 //!
 //! - [`sink_suite`]: what any [`backup_core::Sink`] must do, as one call;
 //! - [`MemSink`]: a tier in memory, the model of the contract;
+//! - [`FaultSink`]: a tier that fails by rules, and dies at a chosen change;
+//! - [`RecordingSink`]: a tier that writes down what is asked of it;
 //! - [`TestClock`]: a clock that a test sets;
 //! - [`context`]: surroundings for an operation under test.
+//!
+//! The wrappers take any sink and are sinks, so they can be stacked: what the tier was really
+//! asked is written down by a [`RecordingSink`] below a [`FaultSink`], what the engine asked by one
+//! above it.
 
 mod clock;
 mod dice;
+mod fault;
 mod mem;
+mod op;
+mod recording;
 pub mod suite;
 
 pub use clock::{TestClock, context};
+pub use fault::{Crash, Fault, FaultSink, Injected, Rule, When, fresh_seed};
 pub use mem::MemSink;
+pub use op::Op;
+pub use recording::{Call, Outcome, RecordingSink};
 pub use suite::{CaseFailure, check_sink, sink_suite};

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, Warmth,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -118,6 +118,11 @@ impl Bench {
     }
 
     async fn get(&self, key: &str, range: ByteRange) -> Result<Bytes, SinkError> {
+        if self.sink.info().caps.cold {
+            while let Warmth::ReadyIn(wait) = self.sink.warm(&self.cx, &[named(key)]).await? {
+                tokio::time::sleep(wait).await;
+            }
+        }
         self.sink.get(&self.cx, &named(key), range).await
     }
 

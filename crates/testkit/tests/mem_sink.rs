@@ -32,6 +32,11 @@ async fn a_sink_that_claims_little_passes_the_suite_too() {
     sink_suite(|| Arc::new(MemSink::with_caps(WEAK))).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_cold_sink_passes_the_suite_once_it_is_warmed() {
+    sink_suite(|| Arc::new(MemSink::with_caps(SinkCaps { cold: true, ..WEAK }))).await;
+}
+
 #[tokio::test]
 async fn a_fork_goes_its_own_way() {
     let (sink, cx, key) = (MemSink::new(), context(), ObjectKey::new("a").unwrap());

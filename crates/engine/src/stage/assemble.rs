@@ -50,19 +50,19 @@ impl Default for CheckpointRule {
 
 /// Counts and findings of an assembled snapshot.
 #[derive(Debug, Default)]
-pub struct Counts {
-    pub entries: u64,
-    pub files: u64,
-    pub bytes: u64,
-    pub unchanged: u64,
-    pub bytes_read: u64,
-    pub findings: Vec<Finding>,
-    pub findings_left_out: u64,
+pub(super) struct Counts {
+    pub(super) entries: u64,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) unchanged: u64,
+    pub(super) bytes_read: u64,
+    pub(super) findings: Vec<Finding>,
+    pub(super) findings_left_out: u64,
 }
 
 impl Counts {
     /// Keeps a finding, or counts it when there are too many.
-    pub fn found(&mut self, cx: &OpContext, finding: Finding) {
+    pub(super) fn found(&mut self, cx: &OpContext, finding: Finding) {
         cx.tell(Event::Found(&finding));
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(finding);
@@ -74,14 +74,14 @@ impl Counts {
 
 /// Everything that a snapshot names, stored.
 #[derive(Debug)]
-pub struct Assembled {
-    pub manifest: Option<TreeRoot>,
-    pub lineage: Option<TreeRoot>,
-    pub tree: SnapshotTree,
-    pub salt: [u8; 32],
-    pub counts: Counts,
-    pub usage: Usage,
-    pub writer: Option<StateWriter>,
+pub(super) struct Assembled {
+    pub(super) manifest: Option<TreeRoot>,
+    pub(super) lineage: Option<TreeRoot>,
+    pub(super) tree: SnapshotTree,
+    pub(super) salt: [u8; 32],
+    pub(super) counts: Counts,
+    pub(super) usage: Usage,
+    pub(super) writer: Option<StateWriter>,
 }
 
 /// Where the content of an entry lies, as far as it is known.
@@ -133,7 +133,7 @@ enum LinkPlace {
 }
 
 /// Puts entries together.
-pub struct Assembler<'a> {
+pub(super) struct Assembler<'a> {
     cx: &'a OpContext,
     component: &'a str,
     keys: &'a CutKeys,
@@ -165,7 +165,7 @@ impl<'a> Assembler<'a> {
         clippy::too_many_arguments,
         reason = "it is made in one place, by name"
     )]
-    pub fn new(
+    pub(super) fn new(
         cx: &'a OpContext,
         component: &'a str,
         keys: &'a CutKeys,
@@ -211,7 +211,7 @@ impl<'a> Assembler<'a> {
     ///
     /// # Errors
     /// Failures of readers and of the store.
-    pub fn run(&mut self, slots: &Receiver<Slot>) -> Result<()> {
+    pub(super) fn run(&mut self, slots: &Receiver<Slot>) -> Result<()> {
         for slot in slots {
             let items = match slot {
                 Slot::Ready(items) => items,
@@ -575,7 +575,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Makes what was done so far safe although the run ends here.
-    pub fn abandon(mut self) {
+    pub(super) fn abandon(mut self) {
         let saved = self.end_bundle().and_then(|()| self.store.flush());
         if let (Ok(()), Some(writer)) = (saved, &mut self.writer) {
             writer.mark();
@@ -586,7 +586,7 @@ impl<'a> Assembler<'a> {
     ///
     /// # Errors
     /// Failures of the store.
-    pub fn finish(mut self, sizes: Sizes) -> Result<Assembled> {
+    pub(super) fn finish(mut self, sizes: Sizes) -> Result<Assembled> {
         self.end_bundle()?;
         let (store, mut usage) = (self.store, self.usage);
         let manifest = self

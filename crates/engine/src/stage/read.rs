@@ -35,24 +35,24 @@ const HASH_APART: u64 = 8 << 20;
 
 /// An entry on its way, with what is to be done.
 #[derive(Debug)]
-pub struct Item {
+pub(super) struct Item {
     /// Key of the manifest.
-    pub key: Vec<u8>,
+    pub(super) key: Vec<u8>,
     /// Its path.
-    pub path: EntryPath,
+    pub(super) path: EntryPath,
     /// Its metadata.
-    pub meta: EntryMeta,
+    pub(super) meta: EntryMeta,
     /// What tells it as unchanged next time.
-    pub fingerprint: Option<Fingerprint>,
+    pub(super) fingerprint: Option<Fingerprint>,
     /// Whether something that the last run had is gone before it.
-    pub after_gap: bool,
+    pub(super) after_gap: bool,
     /// What is to be done, or was.
-    pub work: Work,
+    pub(super) work: Work,
 }
 
 /// What is to be done with an entry, or was done.
 #[derive(Debug)]
-pub enum Work {
+pub(super) enum Work {
     /// It is as it was: its state stands.
     Reuse(Box<StateEntry>),
     /// It has no content.
@@ -73,16 +73,16 @@ pub enum Work {
 }
 
 /// An item with what was noticed while reading it.
-pub type Noted = (Item, Option<Finding>);
+pub(super) type Noted = (Item, Option<Finding>);
 
 /// What readers share.
-pub struct Reader<'a> {
-    pub cx: &'a OpContext,
-    pub handle: Handle,
-    pub keys: &'a CutKeys,
-    pub store: &'a BlobStore,
-    pub sizes: Sizes,
-    pub lineages: &'a Lineages<'a>,
+pub(super) struct Reader<'a> {
+    pub(super) cx: &'a OpContext,
+    pub(super) handle: Handle,
+    pub(super) keys: &'a CutKeys,
+    pub(super) store: &'a BlobStore,
+    pub(super) sizes: Sizes,
+    pub(super) lineages: &'a Lineages<'a>,
 }
 
 enum Small {
@@ -96,7 +96,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// Failures of the store; what is wrong with a file is noted.
-    pub fn batch(&self, items: Vec<Item>) -> Result<Vec<Noted>> {
+    pub(super) fn batch(&self, items: Vec<Item>) -> Result<Vec<Noted>> {
         let mut out = Vec::with_capacity(items.len());
         for mut item in items {
             let Work::Read(open) = &item.work else {
@@ -171,7 +171,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// Failures of the store; what is wrong with the file is noted.
-    pub fn file(
+    pub(super) fn file(
         &self,
         item: &mut Item,
         open: &Arc<dyn OpenContent>,
@@ -289,7 +289,7 @@ impl Reader<'_> {
     ///
     /// # Errors
     /// Failures of the source and of the store: half a stream is no snapshot.
-    pub fn body(
+    pub(super) fn body(
         &self,
         item: &mut Item,
         body: Body,

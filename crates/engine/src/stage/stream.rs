@@ -28,19 +28,19 @@ enum Part {
 
 /// A stream, cut and handed to the store.
 #[derive(Debug)]
-pub struct CutStream {
+pub(super) struct CutStream {
     /// Its size in bytes.
-    pub size: u64,
+    pub(super) size: u64,
     /// Where its content lies.
-    pub extents: Extents,
+    pub(super) extents: Extents,
     /// What the record names: the extents, or spills.
-    pub content: Content,
+    pub(super) content: Content,
     /// Its lineage, if it has one.
-    pub lineage: Option<LineageHead>,
+    pub(super) lineage: Option<LineageHead>,
 }
 
 /// Cuts one stream.
-pub struct StreamCutter<'a> {
+pub(super) struct StreamCutter<'a> {
     keys: &'a CutKeys,
     store: &'a BlobStore,
     sizes: Sizes,
@@ -65,7 +65,7 @@ impl std::fmt::Debug for StreamCutter<'_> {
 
 impl<'a> StreamCutter<'a> {
     /// A cutter for a stream cut in this way, compared with its past if that was cut alike.
-    pub fn new(
+    pub(super) fn new(
         keys: &'a CutKeys,
         store: &'a BlobStore,
         sizes: Sizes,
@@ -94,7 +94,7 @@ impl<'a> StreamCutter<'a> {
     ///
     /// # Errors
     /// Failures of the store.
-    pub fn data(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(super) fn data(&mut self, bytes: &[u8]) -> Result<()> {
         match self.cut {
             PieceCut::Pages(page) => self.data_pages(bytes, page as usize),
             PieceCut::Content(average) => {
@@ -143,7 +143,7 @@ impl<'a> StreamCutter<'a> {
     ///
     /// # Errors
     /// Failures of the store.
-    pub fn zeros(&mut self, mut length: u64) -> Result<()> {
+    pub(super) fn zeros(&mut self, mut length: u64) -> Result<()> {
         match self.cut {
             PieceCut::Pages(page) => {
                 let page = u64::from(page);
@@ -200,7 +200,7 @@ impl<'a> StreamCutter<'a> {
     ///
     /// # Errors
     /// [`EngineError::Invalid`] when there is no such past: the source must then read the range.
-    pub fn unchanged(&mut self, length: u64) -> Result<()> {
+    pub(super) fn unchanged(&mut self, length: u64) -> Result<()> {
         let start = self.size + self.buffer.len() as u64;
         let past = self
             .past
@@ -303,7 +303,7 @@ impl<'a> StreamCutter<'a> {
     ///
     /// # Errors
     /// Failures of the store.
-    pub fn finish(mut self) -> Result<CutStream> {
+    pub(super) fn finish(mut self) -> Result<CutStream> {
         match self.cut {
             PieceCut::Content(average) => {
                 self.cut_buffer(&PieceSizes::around(average as usize), true)?;
@@ -426,7 +426,7 @@ fn push_part(parts: &mut Vec<Part>, part: Part) {
 ///
 /// # Errors
 /// Failures of the store.
-pub fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
+pub(super) fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
     if extents.as_slice().len() <= INLINE {
         return Ok(Content::Inline(extents.clone()));
     }

@@ -108,7 +108,11 @@ impl BlobStore {
             id_key: *repo.keys().id_key()?,
             index: repo.index(),
             seen: (0..64).map(|_| Mutex::default()).collect(),
-            open: [new_pack(sizes.data_pack), new_pack(sizes.meta_pack)],
+            // Room is taken when the first blob comes: many runs store nothing.
+            open: [
+                Mutex::new(PackBuilder::new(0)),
+                Mutex::new(PackBuilder::new(0)),
+            ],
             pending: Pending::default(),
             failure: Mutex::default(),
             stop: cx.cancel.child_token(),
@@ -221,13 +225,7 @@ impl BlobStore {
         self.shared.pending.wait(&self.shared.stop);
         self.check()?;
         for (number, open) in self.shared.open.iter().enumerate() {
-            let capacity = if number == 1 {
-                self.shared.sizes.meta_pack
-            } else {
-                self.shared.sizes.data_pack
-            };
             let builder = std::mem::replace(&mut *lock(open), PackBuilder::new(0));
-            drop(capacity);
             if !builder.is_empty() {
                 let uploads = self.uploads.as_ref().ok_or(EngineError::Cancelled)?;
                 self.shared.send_pack(builder, number == 1, uploads);
@@ -278,11 +276,6 @@ impl Drop for BlobStore {
             let _ = self.close();
         }
     }
-}
-
-fn new_pack(_target: usize) -> Mutex<PackBuilder> {
-    // Room is taken when the first blob comes: many runs store nothing.
-    Mutex::new(PackBuilder::new(0))
 }
 
 /// Threads for work that keeps a processor busy.

@@ -1,4 +1,5 @@
 //! What is left out, and what is not.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

@@ -241,6 +241,7 @@ async fn a_large_object_is_whole(bench: &Bench) -> Checked {
 async fn many_readers_at_once_get_what_they_asked_for(bench: &Bench) -> Checked {
     let body = Bytes::from(noise(7, 1 << 20));
     bench.put("shared", body.clone()).await?;
+    bench.holds("shared", &body).await?;
     let mut readers = tokio::task::JoinSet::new();
     for reader in 0..32_usize {
         let (sink, cx, body) = (bench.sink.clone(), bench.cx.clone(), body.clone());

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr, fstat, mkdirat, openat, statat,
+    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdirat, openat, statat,
 };
 use rustix::io::Errno;
 
@@ -55,8 +55,7 @@ pub(super) struct Spot {
 
 /// Whether what is created in a folder gets its group or a default ACL from it.
 fn hands_on(fd: &OwnedFd, stat: &Stat) -> bool {
-    stat.st_mode & 0o2000 != 0
-        || fgetxattr(fd, c"system.posix_acl_default", &mut [0_u8; 0]).is_ok_and(|size| size > 0)
+    stat.st_mode & 0o2000 != 0 || fgetxattr_query(fd, c"system.posix_acl_default").is_ok()
 }
 
 pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetError> {

@@ -141,6 +141,8 @@ pub(crate) fn read(
     let kind = kind(folder, name, stat)?;
     let (xattrs, trouble) = match xattrs.read(folder, name, stat.st_dev) {
         Ok(list) => (list, None),
+        // It went between the one call and the other.
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Err(cause),
         Err(cause) => (Vec::new(), Some(cause)),
     };
     let meta = EntryMeta {

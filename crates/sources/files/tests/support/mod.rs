@@ -76,6 +76,25 @@ pub fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     })
 }
 
+/// A folder for a great many files: in memory where there is such a place, since laying them out
+/// on a disk would take longer than the test.
+pub fn roomy_folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
+
+/// Takes a chain of folders `d` in `d` away from its top, each with what else is in it: from the
+/// bottom, and with `rm`, the kernel walks all of the rest for every one of them.
+pub fn remove_chain(folder: &Path) {
+    let (top, rest) = (folder.join("d"), folder.join("rest"));
+    while top.exists() {
+        let more = fs::rename(top.join("d"), &rest).is_ok();
+        fs::remove_dir_all(&top).unwrap();
+        if more {
+            fs::rename(&rest, &top).unwrap();
+        }
+    }
+}
+
 pub fn entry_path(path: &Path) -> EntryPath {
     EntryPath::from_slashed(path.as_os_str().as_bytes()).unwrap()
 }

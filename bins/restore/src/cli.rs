@@ -1,0 +1,241 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use backstay::integrity::sign::PublicKey;
+use backup_terminal::{Common, Filter};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  restore list --repo /mnt/nas/backup --key-file ~/backup.key
+  restore run latest --to /tmp/restored
+  restore run latest:/etc/nginx --to /tmp/nginx --verify
+  restore ls latest:home/me:/home/me -l
+  restore cat latest:/etc/fstab
+  restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
+
+SNAPSHOT is an id, its beginning or end, latest, latest:NAME, or a time (the newest not after it).
+A path follows behind a colon and begins with a slash.";
+
+/// Restores snapshots and looks into them
+#[derive(Debug, Parser)]
+#[command(name = "restore", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List snapshots
+    List(ListArgs),
+    /// List the entries of a folder of a snapshot
+    Ls(LsArgs),
+    /// Find entries by name in snapshots
+    Find(FindArgs),
+    /// Write the content of a file to standard output
+    Cat(CatArgs),
+    /// Restore a snapshot or a part of it into a folder
+    Run(Box<RunArgs>),
+    /// Show what differs between two snapshots
+    Diff(DiffArgs),
+    /// Write SHA-256 sums of files, for `sha256sum -c`
+    Sums(SumsArgs),
+    /// Write a small file that proves one entry to others
+    Prove(ProveArgs),
+    /// Check such a file; needs neither repository nor key
+    CheckProof(CheckProofArgs),
+    /// Write completions for a shell to standard output
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual page to standard output, or those of all commands into a folder
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+/// `restore list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Which snapshots.
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// `restore ls`.
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub(crate) snapshot: OsString,
+    /// Everything below, not only the folder itself
+    #[arg(long, short = 'R')]
+    pub(crate) recursive: bool,
+    /// With mode, owner, size and time
+    #[arg(long, short = 'l')]
+    pub(crate) long: bool,
+}
+
+/// `restore find`.
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    /// Glob: of a name, or with a slash in it of a path from the root
+    #[arg(value_name = "PATTERN")]
+    pub(crate) pattern: String,
+    /// Only in this snapshot; may be given several times
+    #[arg(long = "snapshot", short = 's', value_name = "SNAPSHOT")]
+    pub(crate) snapshots: Vec<String>,
+    /// With mode, owner, size and time
+    #[arg(long, short = 'l')]
+    pub(crate) long: bool,
+    /// Which snapshots.
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// `restore cat`.
+#[derive(Debug, Args)]
+pub(crate) struct CatArgs {
+    /// The snapshot, and the file in it
+    #[arg(value_name = "SNAPSHOT:PATH")]
+    pub(crate) file: OsString,
+}
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  restore run latest --to /tmp/restored                 (/etc/hosts becomes /tmp/restored/etc/hosts)
+  restore run latest:/etc/nginx --to /tmp/nginx         (what is in /etc/nginx, into /tmp/nginx)
+  restore run latest:/etc/fstab --to /tmp               (/tmp/fstab)
+  restore run latest --to / --overwrite if-newer --include /srv
+  restore run 2026-11-21T10:00:00Z --to /tmp/then --include '*.conf' --dry-run
+
+Nothing that is there is overwritten unless --overwrite says so. An interrupted restore is
+completed by running the command again.";
+
+/// `restore run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub(crate) snapshot: OsString,
+    /// The folder to restore into; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: PathBuf,
+    /// Only what matches a glob, and all that is in it; may be given several times
+    #[arg(long = "include", short = 'i', value_name = "GLOB")]
+    pub(crate) includes: Vec<String>,
+    /// Not what matches a glob, nor what is in it; may be given several times
+    #[arg(long = "exclude", short = 'e', value_name = "GLOB")]
+    pub(crate) excludes: Vec<String>,
+    /// What to do with what is there already
+    #[arg(long, value_enum, default_value_t = Overwrite::Never)]
+    pub(crate) overwrite: Overwrite,
+    /// Delete below restored folders what the snapshot does not have
+    #[arg(long)]
+    pub(crate) delete: bool,
+    /// Read what was restored and compare it with its SHA-256
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Whom entries belong to
+    #[arg(long, value_enum, default_value_t = Owner::Name)]
+    pub(crate) owner: Owner,
+    /// Write zeros instead of leaving holes
+    #[arg(long)]
+    pub(crate) no_sparse: bool,
+    /// Leave out extended attributes and access control lists
+    #[arg(long)]
+    pub(crate) no_xattrs: bool,
+    /// Show what would be restored, and write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What to do with what is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Overwrite {
+    /// Leave it alone
+    Never,
+    /// Replace what was modified before the saved one
+    IfNewer,
+    /// Replace it
+    Always,
+}
+
+/// Whom entries belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Owner {
+    /// The user and group of the saved name, else of the saved number
+    Name,
+    /// The saved numbers
+    Number,
+    /// Whoever runs this
+    None,
+}
+
+/// `restore diff`.
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// The older snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) old: String,
+    /// The newer snapshot
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) new: String,
+    /// Only what is at or below this path
+    #[arg(value_name = "PATH")]
+    pub(crate) path: Option<OsString>,
+}
+
+/// `restore sums`.
+#[derive(Debug, Args)]
+pub(crate) struct SumsArgs {
+    /// The snapshot, and a path in it
+    #[arg(value_name = "SNAPSHOT[:PATH]")]
+    pub(crate) snapshot: OsString,
+}
+
+/// `restore prove`.
+#[derive(Debug, Args)]
+pub(crate) struct ProveArgs {
+    /// The snapshot, and the entry in it
+    #[arg(value_name = "SNAPSHOT:PATH")]
+    pub(crate) entry: OsString,
+    /// Write into a new file instead of to standard output
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+const CHECK_EXAMPLES: &str = "\
+Example:
+  restore prove latest:/srv/contract.pdf -o contract.proof
+  restore check-proof contract.proof --file contract.pdf --public-key 3b6a27bc…
+
+Without --public-key the proof only says that somebody signed it. `snapshot show` shows the key.";
+
+/// `restore check-proof`.
+#[derive(Debug, Args)]
+#[command(after_help = CHECK_EXAMPLES)]
+pub(crate) struct CheckProofArgs {
+    /// The proof
+    #[arg(value_name = "FILE")]
+    pub(crate) proof: PathBuf,
+    /// A file that is to be the one that was saved
+    #[arg(long, value_name = "CONTENT")]
+    pub(crate) file: Option<PathBuf>,
+    /// The public key of the host, as you know it
+    #[arg(long, value_name = "HEX")]
+    pub(crate) public_key: Option<PublicKey>,
+}

@@ -1,0 +1,84 @@
+//! `restore cat` and `sums`.
+
+use backstay::engine::view::ContentReader;
+use backstay::format::config::Operation;
+use backstay::integrity::digest::{ContentDigest, ContentHasher, write_sum_line};
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path};
+use serde_json::{Value, json};
+
+use crate::cli::{CatArgs, SumsArgs};
+use crate::look::{path_members, show_path};
+use crate::place;
+
+/// Writes the content of a file to standard output.
+pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
+    let wanted = parse_snapshot_path(&args.file)?;
+    let repo = console.open(Operation::Read).await?;
+    let view = place::open(console, &repo, &wanted.snapshot).await?;
+    let entry = place::entry(console, &view, &wanted).await?;
+    if !entry.record.meta.kind.has_content() {
+        let what = format!("{} has no content", show_path(&entry.path));
+        return Err(Failure::usage(what, "name a file; `restore ls` shows what there is"));
+    }
+    let extents = view.extents(&console.cx, &entry.record).await?;
+    let mut reader = ContentReader::new(&repo, extents);
+    let mut hasher = ContentHasher::new();
+    while let Some(bytes) = reader.next(&console.cx).await? {
+        if console.cx.cancel.is_cancelled() {
+            return Err(backstay::engine::EngineError::Cancelled.into());
+        }
+        hasher.update(&bytes);
+        console.raw(&bytes)?;
+    }
+    let digest = hasher.finish();
+    if entry.record.sha256.is_some_and(|wanted| wanted != digest.0) {
+        return Err(Failure::new(
+            Exit::Damage,
+            format!("{}: what was written does not have its SHA-256", show_path(&entry.path)),
+            "do not use it; `snapshot verify --level full` tells what is damaged",
+        ));
+    }
+    Ok(Exit::Ok)
+}
+
+/// Writes sums.
+pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
+    let wanted = parse_snapshot_path(&args.snapshot)?;
+    let repo = console.open(Operation::Read).await?;
+    let view = place::open(console, &repo, &wanted.snapshot).await?;
+    let mut line = Vec::new();
+    let mut without = 0u64;
+    for part in place::parts(console, &view, &wanted).await? {
+        let strip = part.strip().as_stored().len();
+        let mut walk = view.entries(part.component, &part.path);
+        while let Some(entry) = walk.next(&console.cx).await? {
+            if !entry.record.meta.kind.has_content() {
+                continue;
+            }
+            let Some(digest) = entry.record.sha256.map(ContentDigest) else {
+                without += 1;
+                continue;
+            };
+            if console.json() {
+                let mut members = json!({ "sha256": digest.to_string(), "size": entry.record.size });
+                if let Value::Object(members) = &mut members {
+                    for (name, value) in path_members(&entry.path) {
+                        members.insert(name.into(), value);
+                    }
+                }
+                console.record("sum", members)?;
+                continue;
+            }
+            let slashed = entry.path.to_slashed();
+            let name = slashed.get(strip..).unwrap_or_default();
+            line.clear();
+            write_sum_line(&mut line, &digest, name.strip_prefix(b"/").unwrap_or(name));
+            console.raw(&line)?;
+        }
+    }
+    if without > 0 {
+        console.warn(&format!("{without} files have no sum: they could not be read as a whole"));
+        return Ok(Exit::Findings);
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,90 @@
+//! Opening snapshots, and finding paths in them.
+
+use backstay::core::{EntryKind, EntryPath};
+use backstay::engine::view::ViewEntry;
+use backstay::engine::{EngineError, Repository, SnapshotView};
+use backup_terminal::{Console, Failure, Outcome, SnapshotPath};
+
+/// A part of a snapshot: a component, and where in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    /// Number of the component.
+    pub(crate) component: u8,
+    /// The path.
+    pub(crate) path: EntryPath,
+    /// What stands there; nothing for the root itself.
+    pub(crate) entry: Option<ViewEntry>,
+}
+
+impl Part {
+    /// The path that is taken off in front so that this part's content lies at the top: the path of
+    /// a folder, the folder of anything else.
+    pub(crate) fn strip(&self) -> EntryPath {
+        let is_folder = self
+            .entry
+            .as_ref()
+            .is_none_or(|entry| entry.record.meta.kind == EntryKind::Directory);
+        if is_folder {
+            self.path.clone()
+        } else {
+            self.path.parent().unwrap_or_default()
+        }
+    }
+}
+
+/// Opens the snapshot that is meant.
+pub(crate) async fn open<'r>(
+    console: &Console,
+    repo: &'r Repository,
+    spec: &str,
+) -> Outcome<SnapshotView<'r>> {
+    let head = console.head(repo, spec).await?;
+    Ok(SnapshotView::open(repo, head)?)
+}
+
+/// The parts of a snapshot that a path means: for no path the root of every component, otherwise
+/// the path in the first component that has it.
+pub(crate) async fn parts(
+    console: &Console,
+    view: &SnapshotView<'_>,
+    wanted: &SnapshotPath,
+) -> Outcome<Vec<Part>> {
+    let count = u8::try_from(view.components().len()).unwrap_or(u8::MAX);
+    let Some(path) = wanted.path.as_ref().filter(|path| !path.is_root()) else {
+        let root = |component| Part {
+            component,
+            path: EntryPath::root(),
+            entry: None,
+        };
+        return Ok((0..count).map(root).collect());
+    };
+    let mut missing = None;
+    for component in 0..count {
+        match view.entry(&console.cx, component, path).await {
+            Ok(entry) => {
+                let (path, entry) = (path.clone(), Some(entry));
+                return Ok(vec![Part {
+                    component,
+                    path,
+                    entry,
+                }]);
+            }
+            Err(error @ EngineError::NoPath { .. }) => missing = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let none = || Failure::usage("the snapshot is empty", "choose another one");
+    Err(missing.map_or_else(none, Failure::from))
+}
+
+/// The one entry that a path means.
+pub(crate) async fn entry(
+    console: &Console,
+    view: &SnapshotView<'_>,
+    wanted: &SnapshotPath,
+) -> Outcome<ViewEntry> {
+    let part = parts(console, view, wanted).await?.into_iter().next();
+    part.and_then(|part| part.entry).ok_or_else(|| {
+        Failure::usage("no path is named", "write SNAPSHOT:/PATH, such as latest:/etc/fstab")
+    })
+}

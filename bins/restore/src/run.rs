@@ -1,0 +1,208 @@
+//! `restore run`.
+
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use backstay::core::{EntryPath, RestoreMode};
+use backstay::engine::restore::{Filter as EntryFilter, plan};
+use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView, restore};
+use backstay::format::config::Operation;
+use backstay::source_files::{FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership};
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use serde_json::json;
+
+use crate::cli::{Overwrite, Owner, RunArgs};
+use crate::place::{self, Part};
+use crate::verify::compare;
+
+/// Restores.
+pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
+    let wanted = parse_snapshot_path(&args.snapshot)?;
+    let filter = filter(args)?;
+    let folder = surroundings::absolute(&args.to);
+    let repo = console.open(Operation::Read).await?;
+    let view = place::open(console, &repo, &wanted.snapshot).await?;
+    let parts = place::parts(console, &view, &wanted).await?;
+    let target = Arc::new(FilesTarget::new(target(args, &folder)));
+    let mut ending = Exit::Ok;
+    for part in parts {
+        let job = job(&part, &folder, filter.clone());
+        if args.dry_run {
+            dry_run(console, &view, &target, &job).await?;
+            continue;
+        }
+        let started = Instant::now();
+        let outcome = restore(&view, &console.cx, target.clone(), &job).await?;
+        let seconds = started.elapsed().as_secs_f64();
+        ending = ending.max(report_on(console, &view, &outcome, seconds)?);
+        if args.verify {
+            ending = ending.max(compare(console, &view, &job).await?);
+        }
+    }
+    Ok(ending)
+}
+
+fn target(args: &RunArgs, folder: &Path) -> FilesTargetConfig {
+    FilesTargetConfig {
+        overwrite: match args.overwrite {
+            Overwrite::Never => FilesOverwrite::Never,
+            Overwrite::IfNewer => FilesOverwrite::IfNewer,
+            Overwrite::Always => FilesOverwrite::Always,
+        },
+        delete: args.delete,
+        owner: match args.owner {
+            Owner::Name => Ownership::Name,
+            Owner::Number => Ownership::Number,
+            Owner::None => Ownership::None,
+        },
+        xattrs: !args.no_xattrs,
+        sparse: !args.no_sparse,
+        ..FilesTargetConfig::of_folder(folder)
+    }
+}
+
+fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
+    let is_empty = std::fs::read_dir(folder).map_or(true, |mut list| list.next().is_none());
+    RestoreJob {
+        component: part.component,
+        below: part.path.clone(),
+        strip: part.strip(),
+        filter,
+        mode: RestoreMode::Files,
+        folder: Some(folder.to_path_buf()),
+        expects_content: !is_empty,
+        host: surroundings::host(),
+        user: surroundings::user(),
+    }
+}
+
+fn report_on(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    outcome: &RestoreOutcome,
+    seconds: f64,
+) -> Outcome {
+    let report = &outcome.report;
+    let has_findings = console.findings(&report.findings, 0)?;
+    console.record(
+        "restored",
+        json!({
+            "snapshot": view.meta().id.to_string(),
+            "entries": outcome.entries,
+            "bytes": outcome.bytes,
+            "bytes_fetched": outcome.fetched,
+            "written": report.written,
+            "skipped": report.skipped,
+            "deleted": report.deleted,
+            "findings": report.findings.len(),
+            "seconds": (seconds * 1e3).round() / 1e3,
+        }),
+    )?;
+    if console.talks() {
+        console.line(format!("restored {} of {}", view.meta().id, text::escape(view.meta().name.as_bytes())))?;
+        console.line(format!(
+            "  {} entries, {}; {} written, {} left as they were, {} deleted",
+            text::count(outcome.entries),
+            text::bytes(outcome.bytes),
+            text::count(report.written),
+            text::count(report.skipped),
+            text::count(report.deleted),
+        ))?;
+        console.line(format!("  fetched {} in {seconds:.1} s", text::bytes(outcome.fetched)))?;
+    }
+    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+}
+
+async fn dry_run(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    target: &Arc<FilesTarget>,
+    job: &RestoreJob,
+) -> Outcome<()> {
+    let (plan, entries, bytes) = plan(view, &console.cx, &**target, job).await?;
+    console.findings(&plan.notes, 0)?;
+    console.record(
+        "plan",
+        json!({
+            "snapshot": view.meta().id.to_string(),
+            "into": plan.into,
+            "entries": entries,
+            "bytes": bytes,
+        }),
+    )?;
+    console.line(format!(
+        "would restore {} entries, {}, into {}",
+        text::count(entries),
+        text::bytes(bytes),
+        text::escape(plan.into.as_bytes()),
+    ))
+}
+
+/// What `--include` and `--exclude` let pass; nothing if neither is given.
+fn filter(args: &RunArgs) -> Outcome<Option<EntryFilter>> {
+    if args.includes.is_empty() && args.excludes.is_empty() {
+        return Ok(None);
+    }
+    let (includes, excludes) = (globs(&args.includes)?, globs(&args.excludes)?);
+    let any = args.includes.is_empty();
+    let passes = move |path: &EntryPath| {
+        (any || matches(&includes, path)) && !matches(&excludes, path)
+    };
+    Ok(Some(Arc::new(move |path, _entry| passes(path))))
+}
+
+/// Globs of `--include` and `--exclude`: with a slash in front or within they count from the root,
+/// otherwise they match at any depth.
+fn globs(patterns: &[String]) -> Outcome<GlobSet> {
+    let wrong = |error: globset::Error| {
+        Failure::usage(error.to_string(), "write a glob such as '*.conf' or /etc/nginx")
+    };
+    let mut set = GlobSetBuilder::new();
+    for pattern in patterns {
+        let trimmed = pattern.trim_end_matches('/');
+        let anchored = match trimmed.strip_prefix('/') {
+            Some(rest) => rest.to_owned(),
+            None if trimmed.contains('/') => trimmed.to_owned(),
+            None => format!("**/{trimmed}"),
+        };
+        set.add(GlobBuilder::new(&anchored).literal_separator(true).build().map_err(wrong)?);
+    }
+    set.build().map_err(wrong)
+}
+
+/// Whether the path or a folder above it matches.
+fn matches(globs: &GlobSet, path: &EntryPath) -> bool {
+    if globs.is_empty() {
+        return false;
+    }
+    let slashed = path.to_slashed();
+    let ends = slashed.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.chain([slashed.len()]).any(|end| {
+        let part = slashed.get(..end).unwrap_or_default();
+        globs.is_match(std::ffi::OsStr::from_bytes(part))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hits(pattern: &str, path: &str) -> bool {
+        let path = EntryPath::from_slashed(path.as_bytes()).unwrap();
+        matches(&globs(&[pattern.to_owned()]).unwrap(), &path)
+    }
+
+    #[test]
+    fn a_pattern_without_a_slash_matches_at_any_depth_and_takes_what_is_below() {
+        assert!(hits("*.conf", "etc/nginx/nginx.conf"));
+        assert!(hits("nginx", "etc/nginx/nginx.conf"));
+        assert!(hits("/etc/nginx/", "etc/nginx/nginx.conf"));
+        assert!(hits("/etc/*/x", "etc/a/x/y"));
+        assert!(!hits("/nginx", "etc/nginx"));
+        assert!(!hits("/etc/*.conf", "etc/a/b.conf"));
+        assert!(hits("/etc/**/*.conf", "etc/a/b.conf"));
+    }
+}

@@ -1,0 +1,378 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use backup_terminal::text::parse_bytes;
+use backup_terminal::{Common, Filter};
+use backstay::retention::{Count, Span, WeekStart};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+const EXAMPLES: &str = "\
+Examples:
+  snapshot init --repo /mnt/nas/backup --key-file ~/backup.key
+  snapshot save /etc /home --repo /mnt/nas/backup --key-file ~/backup.key
+  pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump --name shop
+  snapshot list
+  snapshot forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
+  snapshot verify --level full --slice 1/30
+
+BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE and BACKSTAY_CACHE_DIR stand for
+the options of those names.";
+
+/// Saves, lists, forgets and verifies snapshots
+#[derive(Debug, Parser)]
+#[command(name = "snapshot", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a repository with its keys
+    Init(InitArgs),
+    /// Make a snapshot of files, of a command's output, of standard input, or of a URL
+    Save(SaveArgs),
+    /// List snapshots
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show what is known of a snapshot
+    Show(ShowArgs),
+    /// Forget snapshots by rules or by name
+    Forget(Box<ForgetArgs>),
+    /// Look whether snapshots are whole
+    Verify(VerifyArgs),
+    /// List, add and remove keys
+    #[command(subcommand)]
+    Key(KeyCommand),
+    /// Check the record of everything that was done
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Show sizes and counts of the repository
+    Stats,
+    /// Write completions for a shell to standard output
+    Completion {
+        /// The shell
+        shell: Shell,
+    },
+    /// Write the manual page to standard output, or those of all commands into a folder
+    Man {
+        /// The folder
+        #[arg(value_name = "DIR")]
+        folder: Option<PathBuf>,
+    },
+}
+
+const INIT_EXAMPLES: &str = "\
+Examples:
+  snapshot init --repo /mnt/nas/backup --key-file ~/backup.key
+  snapshot init --repo /mnt/nas/backup --passphrase-file ~/passphrase --recovery-sheet sheet.txt
+
+The key file is written before the repository is made and never overwrites a file. Print the
+recovery sheet and keep it away from this machine: without it and without a key nothing can be
+read back.";
+
+/// `snapshot init`.
+#[derive(Debug, Args)]
+#[command(after_help = INIT_EXAMPLES)]
+pub(crate) struct InitArgs {
+    /// Write the recovery sheet into a new file instead of to standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recovery_sheet: Option<PathBuf>,
+    /// What the key slots say of themselves, for people
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) label: Option<String>,
+}
+
+const SAVE_EXAMPLES: &str = "\
+Examples:
+  snapshot save /etc /home --exclude '*.tmp' --exclude /home/*/.cache --one-file-system
+  snapshot save --command 'mysqldump --single-transaction shop' --name shop
+  pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump --name shop
+  snapshot save 'files:///srv/data?exclude-caches'
+
+Do not compress what is piped in: equal parts of compressed streams cannot be found again.
+A repository that does not exist yet is made, with a key file in the folder of the user's
+configuration.";
+
+/// `snapshot save`.
+#[derive(Debug, Args)]
+#[command(after_help = SAVE_EXAMPLES)]
+pub(crate) struct SaveArgs {
+    /// Files and folders, or one URL
+    #[arg(value_name = "PATH|URL", required_unless_present_any = ["command", "stdin"])]
+    pub(crate) paths: Vec<OsString>,
+    /// Save the output of a shell command; if it fails there is no snapshot
+    #[arg(long, value_name = "COMMAND", conflicts_with_all = ["paths", "stdin"])]
+    pub(crate) command: Option<String>,
+    /// Save standard input as a file of this name
+    #[arg(long, value_name = "NAME", conflicts_with = "paths")]
+    pub(crate) stdin: Option<String>,
+    /// Name of the snapshot; snapshots of one name and host follow each other
+    #[arg(long, short = 'n', value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Mark the snapshot; may be given several times
+    #[arg(long = "tag", short = 't', value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// The schedule that it is made under, such as daily
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: Option<String>,
+    /// The host to sign for; the name of this one if not given
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// What to leave out.
+    #[command(flatten)]
+    pub(crate) leave_out: LeaveOut,
+    /// Read every file, also those that look unchanged
+    #[arg(long)]
+    pub(crate) reread: bool,
+    /// Level of compression (zstd, 1 to 19)
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) compression: i32,
+    /// Show what would be saved, and save nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What is left out of a snapshot of files.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to leave out")]
+pub(crate) struct LeaveOut {
+    /// Leave out what matches a line of gitignore syntax; may be given several times
+    #[arg(long = "exclude", short = 'e', value_name = "PATTERN")]
+    pub(crate) excludes: Vec<String>,
+    /// Leave out what matches the lines of a file
+    #[arg(long = "exclude-file", value_name = "FILE")]
+    pub(crate) exclude_files: Vec<PathBuf>,
+    /// Obey files of such lines wherever they stand, such as .gitignore
+    #[arg(long = "ignore-file", value_name = "NAME")]
+    pub(crate) ignore_files: Vec<String>,
+    /// Leave out the content of folders with a CACHEDIR.TAG
+    #[arg(long)]
+    pub(crate) exclude_caches: bool,
+    /// Leave out the content of folders that hold something of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) exclude_if_present: Vec<String>,
+    /// Leave out files larger than this, such as 1G
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) exclude_larger_than: Option<u64>,
+    /// Do not go down into other file systems
+    #[arg(long, short = 'x')]
+    pub(crate) one_file_system: bool,
+}
+
+/// `snapshot list`.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Which snapshots.
+    #[command(flatten)]
+    pub(crate) filter: Filter,
+}
+
+/// `snapshot show`.
+#[derive(Debug, Args)]
+pub(crate) struct ShowArgs {
+    /// An id or its beginning or end, latest, latest:NAME, or a time
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshot: String,
+}
+
+const FORGET_EXAMPLES: &str = "\
+Examples:
+  snapshot forget --keep-last 3 --keep-daily 7 --keep-within 30d --dry-run
+  snapshot forget --name shop --keep-monthly 12 --keep-tag release
+  snapshot forget 7Q2M0XVA
+
+A snapshot stays if any rule keeps it. Rules count for each line of snapshots (same name and host)
+by itself. The newest complete snapshot of a line is never forgotten by a rule.";
+
+/// `snapshot forget`.
+#[derive(Debug, Args)]
+#[command(after_help = FORGET_EXAMPLES)]
+pub(crate) struct ForgetArgs {
+    /// Forget just these
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshots: Vec<String>,
+    /// The rules.
+    #[command(flatten)]
+    pub(crate) keep: Keep,
+    /// Only snapshots of this name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Only snapshots of this host
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// Show what would be forgotten and why, and forget nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// The rules of retention.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to keep")]
+pub(crate) struct Keep {
+    /// The newest N
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_last: Option<Count>,
+    /// The newest of each of N hours
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_hourly: Option<Count>,
+    /// The newest of each of N days
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_daily: Option<Count>,
+    /// The newest of each of N weeks
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_weekly: Option<Count>,
+    /// The newest of each of N months
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_monthly: Option<Count>,
+    /// The newest of each of N quarters
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_quarterly: Option<Count>,
+    /// The newest of each of N years
+    #[arg(long, value_name = "N|all")]
+    pub(crate) keep_yearly: Option<Count>,
+    /// All within a span before the newest, such as 30d or 1y6m
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within: Option<Span>,
+    /// The newest of each hour within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_hourly: Option<Span>,
+    /// The newest of each day within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_daily: Option<Span>,
+    /// The newest of each week within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_weekly: Option<Span>,
+    /// The newest of each month within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_monthly: Option<Span>,
+    /// The newest of each quarter within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_quarterly: Option<Span>,
+    /// The newest of each year within a span
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) keep_within_yearly: Option<Span>,
+    /// Those that carry a tag; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub(crate) keep_tag: Vec<String>,
+    /// The day with which weeks begin
+    #[arg(long, value_name = "DAY", default_value = "monday", value_parser = parse_week_start)]
+    pub(crate) week_start: WeekStart,
+}
+
+fn parse_week_start(text: &str) -> Result<WeekStart, String> {
+    serde_json::from_value(text.to_ascii_lowercase().into())
+        .map_err(|_| format!("`{text}` is not a day of the week"))
+}
+
+const VERIFY_EXAMPLES: &str = "\
+Examples:
+  snapshot verify
+  snapshot verify latest --level full
+  snapshot verify --level full --slice 1/30    (a thirtieth; thirty of them cover everything)
+  snapshot verify --level checksum --sample 5%
+
+Exit code 13 if anything is damaged or missing.";
+
+/// `snapshot verify`.
+#[derive(Debug, Args)]
+#[command(after_help = VERIFY_EXAMPLES)]
+pub(crate) struct VerifyArgs {
+    /// Snapshots to verify; all if none is named
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshots: Vec<String>,
+    /// How deep to look
+    #[arg(long, value_enum, default_value_t = Level::Metadata)]
+    pub(crate) level: Level,
+    /// Read only a random share of the content, such as 5%
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent, conflicts_with = "slice")]
+    pub(crate) sample: Option<f64>,
+    /// Read only a slice of the content, such as 1/30
+    #[arg(long, value_name = "N/OF", value_parser = parse_slice)]
+    pub(crate) slice: Option<(u32, u32)>,
+}
+
+/// How deep a verification looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Signatures, manifests and roots; every chunk is known and every pack is there
+    Metadata,
+    /// And the bytes of every pack hash to its name
+    Checksum,
+    /// And every chunk opens, and every file has its SHA-256
+    Full,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
+    match number {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err(format!("`{text}` is not a share: write a percentage such as 5%")),
+    }
+}
+
+fn parse_slice(text: &str) -> Result<(u32, u32), String> {
+    let slice = text.split_once('/').and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+    match slice {
+        Some((n, of)) if n >= 1 && n <= of => Ok((n, of)),
+        _ => Err(format!("`{text}` is not a slice: write one such as 1/30")),
+    }
+}
+
+/// `snapshot key`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    /// List key slots
+    List,
+    /// Add a key
+    Add(KeyAddArgs),
+    /// Remove a key slot
+    Remove(KeyRemoveArgs),
+}
+
+/// `snapshot key add`.
+#[derive(Debug, Args)]
+#[group(id = "way", required = true, multiple = false, args = ["passphrase_file_new", "new_key_file", "recipients"])]
+pub(crate) struct KeyAddArgs {
+    /// A file whose first line is the passphrase of the new key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file_new: Option<PathBuf>,
+    /// A key file to be made
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// An age recipient (age1…) whose identity will open it; may be given several times
+    #[arg(long = "recipient", value_name = "AGE1…")]
+    pub(crate) recipients: Vec<String>,
+    /// What the key may do: full, writer, reader, maintenance or verifier
+    #[arg(long, default_value = "full", value_name = "ROLE")]
+    pub(crate) role: backstay::format::keys::Role,
+    /// The host that a writer key signs for; this one if not given
+    #[arg(long, value_name = "HOST")]
+    pub(crate) host: Option<String>,
+    /// What the slot says of itself, for people
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub(crate) label: String,
+}
+
+/// `snapshot key remove`.
+#[derive(Debug, Args)]
+pub(crate) struct KeyRemoveArgs {
+    /// The slot's id or its beginning, as `snapshot key list` shows it
+    #[arg(value_name = "ID")]
+    pub(crate) slot: String,
+}
+
+/// `snapshot ledger`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
+    Verify,
+}

@@ -1,0 +1,128 @@
+//! `snapshot forget`.
+
+use backstay::core::{SnapshotMeta, Verdict};
+use backstay::engine::view::select;
+use backstay::engine::{ForgetPlan, forget as carry_out};
+use backstay::format::config::Operation;
+use backstay::retention::KeepPolicy;
+use backup_terminal::snapshots::meta_members;
+use backup_terminal::{Align, Console, Exit, Failure, Filter, Outcome, Table, surroundings, text};
+use jiff::tz::TimeZone;
+use serde_json::{Value, json};
+
+use crate::cli::{ForgetArgs, Keep};
+
+/// Forgets snapshots.
+pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome {
+    let policy = policy(&args.keep);
+    let by_name = !args.snapshots.is_empty();
+    if by_name != policy.is_empty() {
+        return Err(if by_name {
+            Failure::usage("snapshots are named and rules are given", "give one or the other")
+        } else {
+            Failure::usage(
+                "no rule and no snapshot is given, so nothing is forgotten",
+                "give --keep-daily 7 and the like, or name snapshots; --dry-run shows what would go",
+            )
+        });
+    }
+    let repo = console.open(Operation::Prune).await?;
+    let (heads, damage) = console.heads(&repo).await?;
+    let plan = if by_name {
+        let mut named: Vec<SnapshotMeta> = Vec::new();
+        for spec in &args.snapshots {
+            let meta = &select(&heads, spec)?.meta;
+            if !named.iter().any(|other| other.id == meta.id) {
+                named.push(meta.clone());
+            }
+        }
+        ForgetPlan::by_id(named)
+    } else {
+        let filter = Filter {
+            name: args.name.clone(),
+            host: args.host.clone(),
+            tags: Vec::new(),
+        };
+        let metas = heads.iter().map(|head| head.meta.clone());
+        let metas = metas.filter(|meta| filter.takes(meta)).collect();
+        let now = console.cx.clock.now();
+        ForgetPlan::by_policy(metas, &policy, now, &TimeZone::system())
+    };
+    show(console, &plan, args.dry_run)?;
+    let has_damage = console.findings(&damage, 0)?;
+    let ending = if has_damage { Exit::Findings } else { Exit::Ok };
+    let going = plan.forgotten().count() as u64;
+    if args.dry_run {
+        console.line(format!("{going} of {} would be forgotten", plan.decisions.len()))?;
+        return Ok(ending);
+    }
+    let (host, user) = (surroundings::host(), surroundings::user());
+    let removed = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
+    console.record("forgotten", json!({ "removed": removed, "looked_at": plan.decisions.len() }))?;
+    console.line(format!("{removed} of {} forgotten", plan.decisions.len()))?;
+    Ok(ending)
+}
+
+fn policy(keep: &Keep) -> KeepPolicy {
+    KeepPolicy {
+        label: None,
+        last: keep.keep_last,
+        hourly: keep.keep_hourly,
+        daily: keep.keep_daily,
+        weekly: keep.keep_weekly,
+        monthly: keep.keep_monthly,
+        quarterly: keep.keep_quarterly,
+        yearly: keep.keep_yearly,
+        within: keep.keep_within,
+        within_hourly: keep.keep_within_hourly,
+        within_daily: keep.keep_within_daily,
+        within_weekly: keep.keep_within_weekly,
+        within_monthly: keep.keep_within_monthly,
+        within_quarterly: keep.keep_within_quarterly,
+        within_yearly: keep.keep_within_yearly,
+        tags: keep.keep_tag.clone(),
+        forever: false,
+        week_start: keep.week_start,
+    }
+}
+
+fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("TIME", Align::Left),
+        ("HOST", Align::Left),
+        ("NAME", Align::Left),
+        ("VERDICT", Align::Left),
+        ("WHY", Align::Left),
+    ]);
+    for (meta, decision) in &plan.decisions {
+        let reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+        let verdict = match decision.verdict {
+            Verdict::Keep => "keep",
+            Verdict::Forget => "forget",
+        };
+        let mut members = meta_members(meta);
+        if let Value::Object(members) = &mut members {
+            members.insert("verdict".into(), verdict.into());
+            members.insert("reasons".into(), json!(reasons));
+            members.insert("dry_run".into(), dry_run.into());
+        }
+        console.record("decision", members)?;
+        table.row([
+            meta.id.short(),
+            text::time(meta.time),
+            text::escape(meta.host.0.as_bytes()),
+            text::escape(meta.name.as_bytes()),
+            verdict.to_owned(),
+            text::escape(reasons.join(", ").as_bytes()),
+        ]);
+    }
+    if plan.decisions.is_empty() {
+        console.note("there are no such snapshots");
+        return Ok(());
+    }
+    if console.common.quiet {
+        return Ok(());
+    }
+    console.line(table.render())
+}

@@ -1,0 +1,130 @@
+//! `snapshot init`, and the repository that `snapshot save` makes by itself.
+
+use std::path::Path;
+
+use backstay::engine::Repository;
+use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backup_terminal::access::NewKeys;
+use backup_terminal::{Console, Exit, Failure, Outcome, secrets, surroundings, text};
+use serde_json::json;
+
+use crate::cli::InitArgs;
+
+/// Makes a repository.
+pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
+    let wants_key_file = console.common.key_file.is_some() || console.common.passphrase_file.is_none();
+    let key_file = if wants_key_file { Some(console.key_file()?) } else { None };
+    if console.exists().await.unwrap_or(false) {
+        let place = console.location()?.to_string();
+        return Err(Failure::from(backstay::engine::EngineError::RepositoryExists(place)));
+    }
+    if let Some(path) = args.recovery_sheet.as_deref().filter(|path| path.exists()) {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("{} is there already; a recovery sheet is never overwritten", text::path(path)),
+            "name another file with --recovery-sheet",
+        ));
+    }
+    let label = args.label.clone().unwrap_or_else(own_label);
+    let keys = console.new_keys(key_file, &label)?;
+    if let Some(path) = &args.recovery_sheet {
+        secrets::write_new(path, &keys.prepared.recovery_sheet)?;
+    }
+    let NewKeys { prepared, key_file } = keys;
+    let (id, sheet) = (prepared.id(), prepared.recovery_sheet.clone());
+    let repo = console.create(prepared).await?;
+    note_in_ledger(console, &repo).await;
+    let place = repo.location();
+    console.record(
+        "repository",
+        json!({
+            "id": id.to_string(),
+            "location": place,
+            "key_file": key_file.as_deref().map(text::path),
+            "recovery_sheet": args.recovery_sheet.as_deref().map(text::path),
+            "recovery_text": args.recovery_sheet.is_none().then(|| sheet.as_str()),
+        }),
+    )?;
+    console.line(format!("repository {id} at {place}"))?;
+    if let Some(path) = &key_file {
+        console.line(format!("key file   {}", text::path(path)))?;
+    }
+    match &args.recovery_sheet {
+        Some(path) => console.line(format!("recovery   {} — print it, then remove it", text::path(path)))?,
+        None => {
+            console.line("\nPrint this and keep it away from this machine:\n")?;
+            console.line(sheet.trim_end())?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+/// Makes the repository that a first save finds missing. Not where a key of this place is there
+/// already: then its disk is not mounted, or somebody removed it.
+pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> {
+    let key_file = console.key_file()?;
+    let place = console.location()?.to_string();
+    if key_file.exists() {
+        let mut failure = backup_terminal::failure::no_repository(&place);
+        failure.hint = format!(
+            "its key file {} is there, so check that its disk is mounted; `snapshot init` makes a new repository with another key file",
+            text::path(&key_file)
+        );
+        return Err(failure);
+    }
+    let sheet = key_file.with_extension("recovery.txt");
+    if sheet.exists() {
+        return Err(Failure::new(
+            Exit::Conflict,
+            format!("a recovery sheet is at {} already", text::path(&sheet)),
+            "move it to a safe place, then run the command again",
+        ));
+    }
+    let keys = console.new_keys(Some(key_file.clone()), &own_label())?;
+    secrets::write_new(&sheet, &keys.prepared.recovery_sheet)?;
+    let repo = console.create(keys.prepared).await?;
+    note_in_ledger(console, &repo).await;
+    console.record(
+        "repository",
+        json!({
+            "id": repo.id().to_string(),
+            "location": repo.location(),
+            "key_file": text::path(&key_file),
+            "recovery_sheet": text::path(&sheet),
+        }),
+    )?;
+    console.note(&format!("made repository {} at {}", repo.id(), repo.location()));
+    console.note(&format!("  its key file is {}", text::path(&key_file)));
+    console.note(&format!(
+        "  its recovery sheet is {}: print it, keep it away from this machine, then remove it",
+        text::path(&sheet)
+    ));
+    note_other_keys(console, &key_file);
+    Ok(repo)
+}
+
+fn note_other_keys(console: &Console, key_file: &Path) {
+    if console.common.passphrase_file.is_some() {
+        let shown = text::path(key_file);
+        console.note(&format!("  the passphrase opens it as well as {shown}"));
+    }
+}
+
+fn own_label() -> String {
+    let label = format!("{}@{}", surroundings::user(), surroundings::host());
+    label.chars().filter(|letter| !letter.is_control()).take(60).collect()
+}
+
+async fn note_in_ledger(console: &Console, repo: &Repository) {
+    let draft = LedgerDraft {
+        op: "init",
+        snapshot: None,
+        root: None,
+        counts: Vec::new(),
+        note: String::new(),
+    };
+    let (host, user) = (surroundings::host(), surroundings::user());
+    if let Err(error) = record_operation(repo, &console.cx, &host, &user, draft).await {
+        console.warn(&format!("the ledger: {error}"));
+    }
+}

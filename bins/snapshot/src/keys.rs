@@ -1,0 +1,166 @@
+//! `snapshot key`.
+
+use backstay::core::{ObjectKey, PutMode};
+use backstay::engine::Repository;
+use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backstay::format::config::Operation;
+use backstay::format::keys::{
+    Argon2Params, Recipient, Role, Secret, Slot, SlotKind, SlotMeta, keyfile, seal_to_recipients,
+    seal_with_passphrase, seal_with_secret,
+};
+use backstay::format::layout;
+use backup_terminal::{Align, Console, Exit, Failure, Outcome, Table, secrets, surroundings, text};
+use serde_json::json;
+
+use crate::cli::{KeyAddArgs, KeyCommand, KeyRemoveArgs};
+
+/// Runs a command on keys.
+pub(crate) async fn run(console: &mut Console, command: KeyCommand) -> Outcome {
+    match command {
+        KeyCommand::List => list(console).await,
+        KeyCommand::Add(args) => add(console, &args).await,
+        KeyCommand::Remove(args) => remove(console, &args).await,
+    }
+}
+
+fn id_of(key: &ObjectKey) -> &str {
+    key.as_str().rsplit('/').next().unwrap_or_default()
+}
+
+const fn kind_name(kind: SlotKind) -> &'static str {
+    match kind {
+        SlotKind::Passphrase => "passphrase",
+        SlotKind::KeyFile => "key-file",
+        SlotKind::AgeRecipient => "recipient",
+    }
+}
+
+async fn list(console: &mut Console) -> Outcome {
+    let repo = console.open(Operation::Read).await?;
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("KIND", Align::Left),
+        ("ROLE", Align::Left),
+        ("MADE", Align::Left),
+        ("LABEL", Align::Left),
+    ]);
+    let mut ending = Exit::Ok;
+    for (key, slot) in repo.slots(&console.cx).await? {
+        let id = id_of(&key).to_owned();
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => {
+                console.warn(&error.to_string());
+                ending = Exit::Damage;
+                continue;
+            }
+        };
+        let info = slot.info();
+        let role = info.map(|info| info.role.name());
+        let label = info.map(|info| info.label.clone());
+        let made = info.and_then(|info| i64::try_from(info.created).ok());
+        let made = made.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        console.record(
+            "key",
+            json!({
+                "id": id,
+                "kind": kind_name(slot.kind()),
+                "role": role,
+                "made": made.map(|made| made.to_string()),
+                "label": label,
+            }),
+        )?;
+        table.row([
+            id.chars().take(12).collect(),
+            kind_name(slot.kind()).to_owned(),
+            role.unwrap_or("sealed").to_owned(),
+            made.map_or_else(String::new, text::time),
+            text::escape(label.unwrap_or_default().as_bytes()),
+        ]);
+    }
+    if !console.json() {
+        console.line(table.render())?;
+    }
+    Ok(ending)
+}
+
+async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
+    let repo = console.open(Operation::Write).await?;
+    let host = args.host.clone().map_or_else(surroundings::host, backstay::core::HostId);
+    let keys = repo.keys().subset(args.role, Some(&host))?;
+    let created = u64::try_from(console.cx.clock.now().as_second()).unwrap_or(0);
+    let meta = SlotMeta {
+        label: args.label.clone(),
+        created,
+    };
+    let slot = if let Some(path) = &args.passphrase_file_new {
+        let passphrase = secrets::read_passphrase(path)?;
+        seal_with_passphrase(&keys, &meta, &passphrase, Argon2Params::default())?
+    } else if let Some(path) = &args.new_key_file {
+        let secret = Secret::random()?;
+        let slot = seal_with_secret(&keys, &meta, &secret)?;
+        // The file first: a slot that nothing opens helps nobody.
+        secrets::write_new(path, &keyfile::secret_text(repo.id(), &secret, &meta))?;
+        slot
+    } else {
+        let recipients = args.recipients.iter().map(|text| Recipient::parse(0, text));
+        let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
+        seal_to_recipients(&keys, &meta, &recipients)?
+    };
+    let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
+    let id = id_of(&key).to_owned();
+    note_in_ledger(console, &repo, format!("added {id}, {} key", args.role)).await?;
+    repo.sink().put(&console.cx, &key, slot.into(), PutMode::Create).await?;
+    console.record("key-added", json!({ "id": id, "role": args.role.name() }))?;
+    console.line(format!("added key {} ({})", id.get(..12).unwrap_or(&id), args.role))?;
+    Ok(Exit::Ok)
+}
+
+async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
+    let repo = console.open(Operation::Prune).await?;
+    let slots = repo.slots(&console.cx).await?;
+    let wanted = args.slot.to_ascii_lowercase();
+    let matching: Vec<&ObjectKey> =
+        slots.keys().filter(|key| !wanted.is_empty() && id_of(key).starts_with(&wanted)).collect();
+    let key = match matching[..] {
+        [key] => key,
+        [] => {
+            let what = format!("no key slot begins with `{}`", text::escape(wanted.as_bytes()));
+            return Err(Failure::new(Exit::Failed, what, "`snapshot key list` shows them"));
+        }
+        _ => {
+            let what = format!("{} key slots begin with `{wanted}`", matching.len());
+            return Err(Failure::new(Exit::Failed, what, "give more characters of the id"));
+        }
+    };
+    // What a recipient slot holds cannot be seen, so it does not count as a way back in.
+    let opens_all = |slot: &Slot| slot.info().is_some_and(|info| info.role == Role::Full);
+    let others = slots.iter().filter(|(other, slot)| *other != key && slot.as_ref().is_ok_and(opens_all));
+    if others.count() == 0 {
+        return Err(Failure::new(
+            Exit::Conflict,
+            "this is the last full key: without it nothing could be read or kept any more",
+            "add another with `snapshot key add` first",
+        ));
+    }
+    let id = id_of(key).to_owned();
+    note_in_ledger(console, &repo, format!("removed {id}")).await?;
+    repo.sink().delete(&console.cx, key).await?;
+    console.record("key-removed", json!({ "id": id }))?;
+    console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;
+    console.note("whoever copied the keys themselves with it can still read what was saved until now");
+    Ok(Exit::Ok)
+}
+
+async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> Outcome<()> {
+    let draft = LedgerDraft {
+        op: "key",
+        snapshot: None,
+        root: None,
+        counts: Vec::new(),
+        note,
+    };
+    let (host, user) = (surroundings::host(), surroundings::user());
+    record_operation(repo, &console.cx, &host, &user, draft).await?;
+    Ok(())
+}

@@ -1,0 +1,161 @@
+//! `snapshot save`.
+
+use std::time::Instant;
+
+use backstay::core::{
+    CaptureMode, CapturePlan, CaptureRequest, EntryKind, HostId, Outcome as Ending,
+};
+use backstay::engine::stage::plan::plan;
+use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
+use backstay::format::config::Operation;
+use backup_terminal::snapshots::meta_members;
+use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
+use serde_json::json;
+
+use crate::cli::SaveArgs;
+use crate::init::make_for_save;
+use crate::source::{Chosen, choose};
+
+/// Makes a snapshot, or shows what it would be.
+pub(crate) async fn save(console: &mut Console, args: SaveArgs) -> Outcome {
+    let chosen = choose(&args)?;
+    let job = job(&args, &chosen);
+    if args.dry_run {
+        return dry_run(console, &chosen, &job).await;
+    }
+    let started = Instant::now();
+    let repo = open_or_make(console).await?;
+    let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
+    let seconds = started.elapsed().as_secs_f64();
+    report_on(console, &report, seconds)
+}
+
+fn job(args: &SaveArgs, chosen: &Chosen) -> SnapshotJob {
+    let host = args.host.clone().map_or_else(surroundings::host, HostId);
+    let name = args.name.clone().unwrap_or_else(|| chosen.name.clone());
+    SnapshotJob {
+        user: surroundings::user(),
+        component: chosen.source.info().kind.to_owned(),
+        tags: args.tags.clone(),
+        label: args.label.clone(),
+        reread: args.reread,
+        compression: args.compression,
+        ..SnapshotJob::new(name, host)
+    }
+}
+
+/// Opens the repository; makes it if there is none.
+async fn open_or_make(console: &mut Console) -> Outcome<Repository> {
+    match console.open(Operation::Write).await {
+        Err(Failure {
+            exit: Exit::NoRepository,
+            ..
+        }) => make_for_save(console).await,
+        // A key file that is named and not there yet is made with the repository.
+        Err(Failure {
+            exit: Exit::NoSecrets,
+            ..
+        }) if !console.exists().await? && !console.key_file()?.exists() => {
+            make_for_save(console).await
+        }
+        other => other,
+    }
+}
+
+fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Outcome {
+    let has_findings = console.findings(&report.findings, report.findings_left_out)?;
+    let (meta, stats) = (&report.meta, &report.meta.stats);
+    let mut members = meta_members(meta);
+    if let Some(members) = members.as_object_mut() {
+        members.insert("root".into(), report.root.to_string().into());
+        members.insert("seconds".into(), json!((seconds * 1e3).round() / 1e3));
+    }
+    console.record("saved", members)?;
+    if console.common.quiet {
+        console.line(meta.id.to_string())?;
+    } else {
+        console.line(format!("snapshot {} of {}", meta.id, text::escape(meta.name.as_bytes())))?;
+        console.line(format!(
+            "  {} entries, {}; {} unchanged",
+            text::count(stats.entries),
+            text::bytes(stats.bytes),
+            text::count(stats.unchanged),
+        ))?;
+        console.line(format!(
+            "  read {}, new {}, added {} in {seconds:.1} s",
+            text::bytes(stats.bytes_read),
+            text::bytes(stats.bytes_new),
+            text::bytes(stats.bytes_added),
+        ))?;
+    }
+    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+}
+
+async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> Outcome {
+    let plan = match console.open(Operation::Read).await {
+        Ok(repo) => {
+            let planned = plan(&repo, &console.cx, chosen.source.clone(), job).await?;
+            planned.capture().clone()
+        }
+        Err(failure) if matches!(failure.exit, Exit::NoRepository) => {
+            let place = console.location()?;
+            console.note(&format!("there is no repository at {place}; it would be made"));
+            let request = CaptureRequest::default();
+            chosen.source.plan(&console.cx, &request).await?
+        }
+        Err(failure) => return Err(failure),
+    };
+    let mode = match &plan.mode {
+        CaptureMode::Full { why } => format!("full: {why}"),
+        CaptureMode::Incremental { parent } => format!("on top of {}", parent.short()),
+    };
+    console.line(format!("would save {} ({mode})", text::escape(job.name.as_bytes())))?;
+    for entry in &plan.entries {
+        console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
+    }
+    let counted = if chosen.is_files {
+        Some(count(console, chosen, plan.clone()).await?)
+    } else {
+        None
+    };
+    let has_findings = console.findings(&plan.notes, 0)?;
+    let names: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
+    console.record(
+        "plan",
+        json!({
+            "name": job.name,
+            "mode": if matches!(plan.mode, CaptureMode::Full { .. }) { "full" } else { "incremental" },
+            "sources": names,
+            "entries": counted.map(|(entries, _, _)| entries),
+            "files": counted.map(|(_, files, _)| files),
+            "bytes": counted.map(|(_, _, bytes)| bytes),
+        }),
+    )?;
+    if let Some((entries, files, bytes)) = counted {
+        let (entries, files) = (text::count(entries), text::count(files));
+        console.line(format!("  {entries} entries, {files} files, {}", text::bytes(bytes)))?;
+    }
+    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+}
+
+/// Walks the files without reading them: entries, files and their bytes.
+async fn count(console: &Console, chosen: &Chosen, plan: CapturePlan) -> Outcome<(u64, u64, u64)> {
+    let cx = &console.cx;
+    let mut capture = chosen.source.begin(cx, plan).await?;
+    let (mut entries, mut files, mut bytes) = (0, 0, 0);
+    loop {
+        let batch = capture.next_entries(cx).await?;
+        if batch.is_empty() {
+            break;
+        }
+        for entry in batch {
+            entries += 1;
+            if entry.meta.kind == EntryKind::File {
+                files += 1;
+                bytes += entry.fingerprint.map_or(0, |fingerprint| fingerprint.size);
+            }
+        }
+    }
+    capture.settle(cx, Ending::Abandoned).await?;
+    Ok((entries, files, bytes))
+}

@@ -1,0 +1,157 @@
+//! What is to be saved, from the command line.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use backstay::core::Source;
+use backstay::source_files::{FilesConfig, FilesSource};
+use backup_terminal::access::{parse_location, registry};
+use backup_terminal::{Failure, Outcome, surroundings, text};
+
+use crate::cli::{LeaveOut, SaveArgs};
+
+/// Longest name that is made up, in bytes.
+const MAX_MADE_UP_NAME: usize = 200;
+
+/// A source and the name that its snapshots have if none is given.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// The source.
+    pub(crate) source: Arc<dyn Source>,
+    /// The name.
+    pub(crate) name: String,
+    /// Whether entries may be counted without reading content.
+    pub(crate) is_files: bool,
+}
+
+/// Chooses the source.
+pub(crate) fn choose(args: &SaveArgs) -> Outcome<Chosen> {
+    if args.command.is_some() || args.stdin.is_some() {
+        if args.leave_out.is_given() {
+            return Err(no_excludes());
+        }
+        return stream(args);
+    }
+    let registry = registry()?;
+    let url = |path: &OsString| {
+        let text = path.to_str()?;
+        let (scheme, _) = text.split_once(':')?;
+        registry.has_source(scheme).then(|| text.to_owned())
+    };
+    let urls: Vec<String> = args.paths.iter().filter_map(url).collect();
+    match (&urls[..], args.paths.len()) {
+        ([], _) => Ok(files(args)),
+        ([url], 1) => {
+            if args.leave_out.is_given() {
+                return Err(Failure::usage(
+                    "options that leave something out do not go with a URL",
+                    "write them into the URL: files:///srv?exclude=*.tmp",
+                ));
+            }
+            let location = parse_location(url)?;
+            Ok(Chosen {
+                source: registry.open_source(&location)?,
+                name: name_of([Path::new(location.path())]),
+                is_files: location.scheme() == backstay::source_files::KIND,
+            })
+        }
+        _ => Err(Failure::usage(
+            "a URL is saved by itself",
+            "make one snapshot for each URL, and one for the paths",
+        )),
+    }
+}
+
+fn no_excludes() -> Failure {
+    Failure::usage(
+        "options that leave something out go with paths only",
+        "take them off the command line",
+    )
+}
+
+fn files(args: &SaveArgs) -> Chosen {
+    let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
+    let absolute: Vec<PathBuf> = roots.iter().map(|root| surroundings::absolute(root)).collect();
+    let leave_out = &args.leave_out;
+    let config = FilesConfig {
+        roots,
+        base: surroundings::current_folder(),
+        excludes: leave_out.excludes.clone(),
+        exclude_files: leave_out.exclude_files.clone(),
+        ignore_files: leave_out.ignore_files.clone(),
+        exclude_caches: leave_out.exclude_caches,
+        exclude_if_present: leave_out.exclude_if_present.clone(),
+        one_file_system: leave_out.one_file_system,
+        exclude_larger_than: leave_out.exclude_larger_than,
+        ..FilesConfig::default()
+    };
+    Chosen {
+        source: Arc::new(FilesSource::new(config)),
+        name: name_of(absolute.iter().map(PathBuf::as_path)),
+        is_files: true,
+    }
+}
+
+fn stream(_args: &SaveArgs) -> Outcome<Chosen> {
+    Err(Failure::usage(
+        "streams cannot be saved by this build",
+        "build it with the feature source-command",
+    ))
+}
+
+impl LeaveOut {
+    fn is_given(&self) -> bool {
+        !self.excludes.is_empty()
+            || !self.exclude_files.is_empty()
+            || !self.ignore_files.is_empty()
+            || !self.exclude_if_present.is_empty()
+            || self.exclude_caches
+            || self.exclude_larger_than.is_some()
+            || self.one_file_system
+    }
+}
+
+/// The name of a snapshot of these paths: the paths themselves without the slash in front, so that
+/// `/srv/a/data` and `/srv/b/data` are lines of their own.
+fn name_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> String {
+    let names: Vec<String> = paths.into_iter().map(|path| one_name(path.as_os_str())).collect();
+    let name = names.join("+");
+    if name.len() <= MAX_MADE_UP_NAME {
+        return name;
+    }
+    let digest = backstay::integrity::digest::ContentDigest::of(name.as_bytes()).to_string();
+    let head: String = name.chars().take(100).collect();
+    format!("{head}…{}", digest.get(..12).unwrap_or_default())
+}
+
+fn one_name(path: &OsStr) -> String {
+    let bytes = path.as_bytes();
+    let parts: Vec<String> = bytes
+        .split(|byte| *byte == b'/')
+        .filter(|part| !part.is_empty() && *part != b".")
+        .map(text::escape)
+        .collect();
+    if parts.is_empty() { "system".into() } else { parts.join("/") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(paths: &[&str]) -> String {
+        name_of(paths.iter().map(Path::new))
+    }
+
+    #[test]
+    fn names_tell_folders_of_equal_names_apart() {
+        assert_eq!(name(&["/etc"]), "etc");
+        assert_eq!(name(&["/srv/a/data/"]), "srv/a/data");
+        assert_eq!(name(&["/etc", "/home/me"]), "etc+home/me");
+        assert_eq!(name(&["/"]), "system");
+        let long = format!("/{}", "x".repeat(300));
+        assert!(name(&[&long]).len() < MAX_MADE_UP_NAME);
+        assert_ne!(name(&[&long]), name(&[&format!("{long}y")]));
+    }
+}

@@ -1,0 +1,103 @@
+//! `snapshot verify` and `snapshot ledger verify`.
+
+use backstay::core::{Clock as _, Sample, VerifyLevel};
+use backstay::engine::ledger::verify_ledger;
+use backstay::engine::verify as engine_verify;
+use backstay::engine::view::select;
+use backstay::format::config::Operation;
+use backup_terminal::{Console, Exit, Outcome, text};
+use serde_json::json;
+
+use crate::cli::{Level, VerifyArgs};
+
+/// Looks whether snapshots are whole.
+pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
+    let repo = console.open(Operation::Verify).await?;
+    let heads = if args.snapshots.is_empty() {
+        None
+    } else {
+        let (all, _) = console.heads(&repo).await?;
+        let mut chosen = Vec::new();
+        for spec in &args.snapshots {
+            chosen.push(select(&all, spec)?.clone());
+        }
+        Some(chosen)
+    };
+    let level = match args.level {
+        Level::Metadata => VerifyLevel::Metadata,
+        Level::Checksum => VerifyLevel::Checksum,
+        Level::Full => VerifyLevel::FullRead,
+    };
+    let sample = match (args.sample, args.slice) {
+        (Some(percent), _) => Sample::Share {
+            seed: u64::try_from(console.cx.clock.now().as_microsecond()).unwrap_or(0),
+            percent,
+        },
+        (None, Some((n, of))) => Sample::Slice { n, of },
+        (None, None) => Sample::All,
+    };
+    let outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
+    let report = &outcome.report;
+    let is_damaged = console.findings(&report.findings, 0)?;
+    console.record(
+        "verified",
+        json!({
+            "snapshots": outcome.snapshots,
+            "objects": report.objects,
+            "chunks": report.chunks,
+            "entries": report.entries,
+            "bytes_read": report.bytes,
+            "findings": report.findings.len(),
+            "read_manifests": outcome.read_manifests,
+        }),
+    )?;
+    console.line(format!(
+        "verified {} snapshots: {} entries, {} chunks, {} packs, {} read",
+        text::count(outcome.snapshots),
+        text::count(report.entries),
+        text::count(report.chunks),
+        text::count(report.objects),
+        text::bytes(report.bytes),
+    ))?;
+    if !outcome.read_manifests {
+        console.line("this key cannot read manifests: only the objects around them were checked")?;
+    }
+    if is_damaged {
+        console.line(format!("DAMAGE: {} findings", report.findings.len()))?;
+        return Ok(Exit::Damage);
+    }
+    console.line("no damage found")?;
+    Ok(Exit::Ok)
+}
+
+/// Checks the ledger.
+pub(crate) async fn ledger(console: &mut Console) -> Outcome {
+    let repo = console.open(Operation::Verify).await?;
+    let check = verify_ledger(&repo, &console.cx).await?;
+    let is_wrong = console.findings(&check.findings, check.report.more_findings)?;
+    let last = check.report.last;
+    console.record(
+        "ledger",
+        json!({
+            "records": check.report.records,
+            "hmacs_checked": check.report.hmacs_checked,
+            "copied": check.copied,
+            "findings": check.findings.len(),
+            "last": last.map(|head| json!({ "seq": head.seq, "hash": head.hash.to_string() })),
+        }),
+    )?;
+    console.line(format!(
+        "ledger: {} records, {} signatures checked, {} in this host's copy",
+        text::count(check.report.records),
+        text::count(check.report.hmacs_checked),
+        text::count(check.copied),
+    ))?;
+    if let Some(head) = last {
+        console.line(format!("last record {} {}", head.seq, head.hash))?;
+    }
+    if is_wrong {
+        console.line("the ledger does NOT match")?;
+        return Ok(Exit::Damage);
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,200 @@
+//! Opening and making repositories with what the command line and the environment say.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use backstay::core::{Location, Registry, Sink};
+use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
+use backstay::format::config::Operation;
+
+use crate::console::Console;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome, no_repository};
+use crate::{secrets, surroundings, text};
+
+/// Every plug-in that is built in.
+///
+/// # Errors
+/// Never: their names differ.
+pub fn registry() -> Outcome<Registry> {
+    let mut registry = Registry::empty();
+    backstay::register_enabled(&mut registry)?;
+    Ok(registry)
+}
+
+/// A place on the command line.
+///
+/// # Errors
+/// [`Exit::Usage`].
+pub fn parse_location(text: &str) -> Outcome<Location> {
+    text.parse()
+        .map_err(|error| Failure::usage(format!("{error}"), "write a path, or scheme://host/path"))
+}
+
+/// The keys that a new repository was given.
+#[derive(Debug)]
+pub struct NewKeys {
+    /// The repository to be made.
+    pub prepared: Prepared,
+    /// Where the key file was written.
+    pub key_file: Option<PathBuf>,
+}
+
+impl Console {
+    /// The place of the repository.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when none is named.
+    pub fn location(&self) -> Outcome<Location> {
+        let repo = self.common.repo.as_deref().ok_or_else(|| {
+            Failure::usage("no repository is named", "give --repo PATH, or set BACKSTAY_REPO")
+        })?;
+        parse_location(repo)
+    }
+
+    /// The tier of the repository; with `making` its folder is made where it is missing.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`].
+    pub fn sink(&self, making: bool) -> Outcome<Arc<dyn Sink>> {
+        let location = self.location()?;
+        if making && matches!(location.scheme(), "file" | "local") {
+            let sink = backstay::sink_local::LocalSink::try_from(&location)
+                .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
+            return Ok(Arc::new(sink.making_root(true)));
+        }
+        Ok(registry()?.open_sink(&location)?)
+    }
+
+    /// The folder of the local cache.
+    #[must_use]
+    pub fn cache_folder(&self) -> Option<PathBuf> {
+        let named = self.common.cache_dir.as_deref().map(surroundings::absolute);
+        named.or_else(surroundings::cache_folder)
+    }
+
+    /// The key file that is named, or else the one that belongs to the place of the repository.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`], [`Exit::NoSecrets`].
+    pub fn key_file(&self) -> Outcome<PathBuf> {
+        match &self.common.key_file {
+            Some(path) => Ok(path.clone()),
+            None => secrets::default_key_file(&self.location()?.to_string()),
+        }
+    }
+
+    /// What opens the repository; `None` when nothing is named and no key file is where the key of
+    /// this place would be.
+    ///
+    /// # Errors
+    /// [`Exit::NoSecrets`].
+    pub fn unlock(&self) -> Outcome<Option<Unlock>> {
+        if self.common.key_file.is_none()
+            && let Some(path) = &self.common.passphrase_file
+        {
+            return Ok(Some(Unlock::Passphrase(secrets::read_passphrase(path)?)));
+        }
+        let path = self.key_file()?;
+        if self.common.key_file.is_none() && !path.exists() {
+            return Ok(None);
+        }
+        let (key, warning) = secrets::read_key_file(&path)?;
+        if let Some(warning) = warning {
+            self.warn(&warning);
+        }
+        Ok(Some(Unlock::KeyFile(key)))
+    }
+
+    /// Opens the repository.
+    ///
+    /// # Errors
+    /// Every one of [`Repository::open`]; [`Exit::NoSecrets`].
+    pub async fn open(&self, operation: Operation) -> Outcome<Repository> {
+        let sink = self.sink(false)?;
+        let unlock = match self.unlock() {
+            Ok(Some(unlock)) => unlock,
+            other => {
+                // That there is no repository is the better answer.
+                self.must_exist(&*sink).await?;
+                return Err(other.err().unwrap_or_else(no_key));
+            }
+        };
+        let repo = Repository::open(&self.cx, sink, &unlock, self.cache_folder(), operation);
+        Ok(repo.await?)
+    }
+
+    async fn must_exist(&self, sink: &dyn Sink) -> Outcome<()> {
+        if Repository::exists(&self.cx, sink).await? {
+            return Ok(());
+        }
+        Err(no_repository(&sink.info().location))
+    }
+
+    /// Whether there is a repository at the place that is named.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn exists(&self) -> Outcome<bool> {
+        Ok(Repository::exists(&self.cx, &*self.sink(false)?).await?)
+    }
+
+    /// Draws the keys of a new repository and writes the key file, before there is a repository.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] when there is such a key file already.
+    pub fn new_keys(&self, key_file: Option<PathBuf>, label: &str) -> Outcome<NewKeys> {
+        let passphrase = match &self.common.passphrase_file {
+            Some(path) => Some(secrets::read_passphrase(path)?),
+            None => None,
+        };
+        if let Some(path) = key_file.as_deref().filter(|path| path.exists()) {
+            return Err(key_file_exists(path));
+        }
+        let location = self.location()?.to_string();
+        let location = if location.contains("://") {
+            location
+        } else {
+            text::path(&surroundings::absolute(Path::new(&location)))
+        };
+        let request = InitRequest {
+            location,
+            passphrase,
+            key_file: key_file.is_some(),
+            label: label.to_owned(),
+            argon2: None,
+        };
+        let prepared = prepare(&self.cx, &request)?;
+        if let (Some(path), Some(secret)) = (&key_file, &prepared.key_file) {
+            secrets::write_new(path, secret)?;
+        }
+        Ok(NewKeys { prepared, key_file })
+    }
+
+    /// Makes the repository of these keys.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] when there is one; errors of the tier.
+    pub async fn create(&self, keys: Prepared) -> Outcome<Repository> {
+        let sink = self.sink(true)?;
+        Ok(keys.create(&self.cx, sink, self.cache_folder()).await?)
+    }
+}
+
+fn no_key() -> Failure {
+    Failure::new(
+        Exit::NoSecrets,
+        "there is no key to open the repository with",
+        "give --key-file or --passphrase-file, or set BACKSTAY_KEY_FILE or BACKSTAY_PASSPHRASE_FILE",
+    )
+}
+
+fn key_file_exists(path: &Path) -> Failure {
+    let about = secrets::describe_key_file(path);
+    let shown = text::path(path);
+    Failure::new(
+        Exit::Conflict,
+        format!("the key file {shown} is there already ({about}); it is never overwritten"),
+        "name another file with --key-file; if its repository should be at this place, check that the disk is mounted",
+    )
+}

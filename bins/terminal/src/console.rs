@@ -1,0 +1,252 @@
+//! What a command writes: tables and sentences for people, or JSON lines for programs, to standard
+//! output; warnings, errors and progress to standard error.
+
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::sync::Arc;
+
+use backstay::SystemClock;
+use backstay::core::{Clock as _, Finding, Limits, OpContext, Severity};
+use serde_json::{Map, Value, json};
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::options::Common;
+use crate::progress::Progress;
+use crate::text;
+
+/// Version of the JSON lines.
+pub const JSON_VERSION: u32 = 1;
+
+/// How many findings are shown to people unless they ask for more.
+const MOST_SHOWN: usize = 20;
+
+/// The terminal of one command.
+#[derive(Debug)]
+pub struct Console {
+    /// The common options.
+    pub common: Common,
+    /// The surroundings of operations: cancelled by signals.
+    pub cx: OpContext,
+    program: &'static str,
+    out: BufWriter<io::Stdout>,
+    progress: Option<Arc<Progress>>,
+}
+
+impl Console {
+    /// A console for a program with its common options.
+    #[must_use]
+    pub fn new(program: &'static str, common: Common) -> Self {
+        let mut cx = OpContext::new(Arc::new(SystemClock));
+        let mut limits = Limits::default();
+        if let Some(bytes) = common.memory_limit {
+            limits.memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+        if let Some(threads) = common.threads {
+            limits.cpu_threads = threads;
+        }
+        cx.limits = limits;
+        let shows = !common.quiet && !common.json && io::stderr().is_terminal();
+        let progress = shows.then(|| Arc::new(Progress::new()));
+        if let Some(progress) = &progress {
+            cx.observer = progress.clone();
+        }
+        Self {
+            common,
+            cx,
+            program,
+            out: BufWriter::with_capacity(64 << 10, io::stdout()),
+            progress,
+        }
+    }
+
+    /// Whether JSON lines are wanted.
+    #[must_use]
+    pub const fn json(&self) -> bool {
+        self.common.json
+    }
+
+    /// Whether sentences that are no results are wanted.
+    #[must_use]
+    pub const fn talks(&self) -> bool {
+        !self.common.quiet && !self.common.json
+    }
+
+    /// Writes a line for people; nothing with `--json`.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn line(&mut self, text: impl AsRef<str>) -> Outcome<()> {
+        if self.common.json {
+            return Ok(());
+        }
+        self.raw(text.as_ref().as_bytes())?;
+        self.raw(b"\n")
+    }
+
+    /// Writes bytes as they are.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn raw(&mut self, bytes: &[u8]) -> Outcome<()> {
+        self.out.write_all(bytes).map_err(Failure::from)
+    }
+
+    /// Writes a JSON line of a type with these members; nothing without `--json`.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn record(&mut self, kind: &str, members: Value) -> Outcome<()> {
+        if !self.common.json {
+            return Ok(());
+        }
+        let line = json_line(&self.now(), kind, members);
+        self.raw(line.as_bytes())
+    }
+
+    /// A note to people that is no result: to standard error, unless `--quiet` or `--json`.
+    pub fn note(&self, text: &str) {
+        if self.talks() {
+            self.say(text);
+        }
+    }
+
+    /// A warning: always to standard error.
+    pub fn warn(&self, text: &str) {
+        if self.common.json {
+            let line = json_line(&self.now(), "warning", json!({ "message": text }));
+            self.say(line.trim_end());
+        } else {
+            self.say(&format!("{}: warning: {text}", self.program));
+        }
+    }
+
+    fn say(&self, text: &str) {
+        let write = || {
+            // There is nowhere left to say that standard error is closed.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        };
+        match &self.progress {
+            Some(progress) => progress.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Takes the progress bar away.
+    pub fn end_progress(&self) {
+        if let Some(progress) = &self.progress {
+            progress.end();
+        }
+    }
+
+    /// Writes findings, and says whether they make the run one with findings.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn findings(&mut self, findings: &[Finding], left_out: u64) -> Outcome<bool> {
+        self.end_progress();
+        for finding in findings.iter().filter(|_| self.common.json) {
+            let line = json_line(&self.now(), "finding", finding_members(finding));
+            self.out.write_all(line.as_bytes())?;
+        }
+        let serious = |finding: &&Finding| finding.severity > Severity::Note;
+        if !self.common.json {
+            let most = if self.common.verbose > 0 { usize::MAX } else { MOST_SHOWN };
+            let shown = findings.iter().filter(|f| self.common.verbose > 0 || serious(f));
+            let total = shown.clone().count();
+            for finding in shown.take(most) {
+                self.say(&describe(finding));
+            }
+            let hidden = total.saturating_sub(most) as u64 + left_out;
+            if hidden > 0 {
+                self.say(&format!("… and {} more; -v shows all that are kept", text::count(hidden)));
+            }
+        }
+        Ok(left_out > 0 || findings.iter().any(|finding| serious(&finding)))
+    }
+
+    /// Ends the output of a command that came out as `outcome`; gives the exit code.
+    pub fn end(mut self, outcome: Outcome) -> Exit {
+        self.end_progress();
+        let outcome = match self.out.flush() {
+            Ok(()) => outcome,
+            Err(error) => outcome.and(Err(Failure::output(&error))),
+        };
+        match outcome {
+            Ok(exit) => exit,
+            Err(failure) => {
+                if !failure.is_silent {
+                    self.say(&show_failure(self.program, &failure, self.common.json, &self.now()));
+                }
+                failure.exit
+            }
+        }
+    }
+
+    fn now(&self) -> String {
+        self.cx.clock.now().to_string()
+    }
+}
+
+fn describe(finding: &Finding) -> String {
+    let word = match finding.severity {
+        Severity::Note => "note",
+        Severity::Warning => "warning",
+        Severity::Error => "error",
+    };
+    // Subjects are spelled by whoever found them; a detail may quote what a system said.
+    let text = finding.to_string();
+    let text: String = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    format!("{word}: {text}")
+}
+
+/// The members of a finding's JSON line.
+#[must_use]
+pub fn finding_members(finding: &Finding) -> Value {
+    json!({
+        "severity": finding.severity,
+        "kind": finding.kind,
+        "subject": finding.subject,
+        "detail": finding.detail,
+    })
+}
+
+/// How a failure is shown.
+#[must_use]
+pub fn show_failure(program: &str, failure: &Failure, as_json: bool, now: &str) -> String {
+    if as_json {
+        let members = json!({
+            "code": failure.exit.code(),
+            "name": failure.exit.name(),
+            "message": failure.what,
+            "hint": failure.hint,
+        });
+        return json_line(now, "error", members).trim_end().to_owned();
+    }
+    let what: String = failure
+        .what
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    if failure.hint.is_empty() {
+        format!("{program}: {what}")
+    } else {
+        format!("{program}: {what}\n  → {}", failure.hint)
+    }
+}
+
+/// One JSON line: `v`, `t` and `type` first, then the members.
+fn json_line(now: &str, kind: &str, members: Value) -> String {
+    let mut line = Map::new();
+    line.insert("v".into(), JSON_VERSION.into());
+    line.insert("t".into(), now.into());
+    line.insert("type".into(), kind.into());
+    if let Value::Object(members) = members {
+        line.extend(members);
+    }
+    let mut text = Value::Object(line).to_string();
+    text.push('\n');
+    text
+}

@@ -1,0 +1,241 @@
+//! Failures as people see them: one line says what failed on what, one what to do next.
+
+use backstay::core::registry::RegistryError;
+use backstay::core::{ErrorKind, SinkError, SourceError, TargetError};
+use backstay::engine::EngineError;
+use backstay::format::keys::KeyError;
+
+use crate::exit::Exit;
+
+/// Why a program ends without having done what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What failed, on what.
+    pub what: String,
+    /// What to do next; empty where nothing can be said.
+    pub hint: String,
+    /// Whether whoever reads the output has gone away: then nothing is said at all.
+    pub is_silent: bool,
+}
+
+/// The result of a command.
+pub type Outcome<T = Exit> = Result<T, Failure>;
+
+impl Failure {
+    /// A failure with a word on what to do next.
+    pub fn new(exit: Exit, what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            exit,
+            what: what.into(),
+            hint: hint.into(),
+            is_silent: false,
+        }
+    }
+
+    /// A command line that cannot be carried out.
+    pub fn usage(what: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, what, hint)
+    }
+
+    /// Output that could not be written. That the reader went away is no failure.
+    #[must_use]
+    pub fn output(error: &std::io::Error) -> Self {
+        let gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+        Self {
+            exit: if gone { Exit::Ok } else { Exit::Failed },
+            what: format!("write the output: {error}"),
+            hint: "check where standard output leads to".into(),
+            is_silent: gone,
+        }
+    }
+
+    /// A local file that could not be used.
+    #[must_use]
+    pub fn file(op: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
+        let exit = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Exit::Conflict,
+            _ => Exit::Failed,
+        };
+        let path = crate::text::path(path);
+        Self::new(exit, format!("{op} {path}: {error}"), of_io(error.kind()))
+    }
+}
+
+fn of_io(kind: std::io::ErrorKind) -> &'static str {
+    use std::io::ErrorKind as Io;
+    match kind {
+        Io::NotFound => "check the path",
+        Io::PermissionDenied => "check the permissions, or run as a user who may",
+        Io::StorageFull | Io::QuotaExceeded => "make room, then run the command again",
+        Io::ReadOnlyFilesystem => "choose another place: this file system is mounted read-only",
+        _ => "see what the system says of it",
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::output(&error)
+    }
+}
+
+impl From<RegistryError> for Failure {
+    fn from(error: RegistryError) -> Self {
+        Self::usage(error.to_string(), "see --help for how places are written")
+    }
+}
+
+impl From<KeyError> for Failure {
+    fn from(error: KeyError) -> Self {
+        let what = error.to_string();
+        match error {
+            KeyError::File(_) => Self::new(
+                Exit::NoSecrets,
+                what,
+                "give the right file with --key-file, or type the recovery code into one",
+            ),
+            KeyError::WrongKey => Self::new(
+                Exit::WrongKey,
+                what,
+                "give the key file or passphrase that was made for this repository",
+            ),
+            KeyError::Missing { .. } | KeyError::OtherHost { .. } | KeyError::OtherKind { .. } => {
+                Self::new(Exit::WrongKey, what, "use a key that may do this")
+            }
+            KeyError::Damaged { .. } => Self::new(
+                Exit::Damage,
+                what,
+                "use another key of this repository; `snapshot key list` shows which there are",
+            ),
+            KeyError::Newer { .. } => newer(what),
+            KeyError::NoMemory { .. } => {
+                Self::new(Exit::Failed, what, "free memory, or open it with a key file")
+            }
+            KeyError::Crypto(_) => Self::new(Exit::Failed, what, "please report it"),
+            _ => Self::usage(what, "see `snapshot key add --help`"),
+        }
+    }
+}
+
+fn newer(what: String) -> Failure {
+    let hint = "install a newer release of Backstay; nothing was changed";
+    Failure::new(Exit::Failed, what, hint)
+}
+
+macro_rules! from_contract {
+    ($error:ty, $denied:expr, $missing:expr) => {
+        impl From<$error> for Failure {
+            fn from(error: $error) -> Self {
+                let what = error.to_string();
+                let (exit, hint) = match error.kind {
+                    ErrorKind::NotFound => (Exit::Failed, $missing),
+                    ErrorKind::Conflict => {
+                        (Exit::Conflict, "look what is there, then run the command again")
+                    }
+                    ErrorKind::Denied => (Exit::Failed, $denied),
+                    ErrorKind::NoSpace => (
+                        Exit::Failed,
+                        "make room, then run the command again: what was stored is reused",
+                    ),
+                    ErrorKind::Unavailable => {
+                        (Exit::Failed, "check the connection, then run the command again")
+                    }
+                    ErrorKind::Damaged => {
+                        (Exit::Damage, "`snapshot verify` tells what it hurts")
+                    }
+                    ErrorKind::Invalid | ErrorKind::Unsupported => {
+                        (Exit::Usage, "see --help for what can be asked for")
+                    }
+                    ErrorKind::Cancelled => (Exit::Interrupted, "run the command again to go on"),
+                    _ => (Exit::Failed, "see what the system says of it"),
+                };
+                Self::new(exit, what, hint)
+            }
+        }
+    };
+}
+
+from_contract!(
+    SinkError,
+    "check the permissions of the repository, or run as a user who may write to it",
+    "`snapshot verify` tells what is missing"
+);
+from_contract!(
+    SourceError,
+    "run as a user who may read it",
+    "check what is to be saved: the path, the command, the name"
+);
+from_contract!(
+    TargetError,
+    "choose a place that this user may write to, or run as one who may",
+    "check the path of --to"
+);
+
+impl From<EngineError> for Failure {
+    fn from(error: EngineError) -> Self {
+        let what = error.to_string();
+        match error {
+            EngineError::Sink(error) => error.into(),
+            EngineError::Source(error) => error.into(),
+            EngineError::Target(error) => error.into(),
+            EngineError::Key(error) => error.into(),
+            EngineError::NoRepository(place) => no_repository(&place),
+            EngineError::RepositoryExists(place) => Self::new(
+                Exit::Conflict,
+                format!("there is a repository at {place} already; nothing was changed"),
+                "use it with its key, or choose another place",
+            ),
+            EngineError::WrongKey {
+                credential,
+                repository,
+            } => Self::new(
+                Exit::WrongKey,
+                format!("this {credential} opens no key slot of the repository at {repository}"),
+                "give the key file or passphrase that was made for it, or the recovery code in a file as --key-file",
+            ),
+            EngineError::Damaged { .. } | EngineError::Missing { .. } => {
+                Self::new(Exit::Damage, what, "`snapshot verify` tells what it hurts")
+            }
+            EngineError::Newer(_) => newer(what),
+            EngineError::NoSnapshot(spec) => Self::new(
+                Exit::Failed,
+                format!("no snapshot matches `{}`", crate::text::escape(spec.as_bytes())),
+                "`snapshot list` shows what there is",
+            ),
+            EngineError::Ambiguous { spec, count } => Self::new(
+                Exit::Failed,
+                format!("`{spec}` matches {count} snapshots"),
+                "give more characters of the id; `snapshot list` shows them",
+            ),
+            EngineError::NoPath { path, snapshot } => Self::new(
+                Exit::Failed,
+                format!("/{path} is not in snapshot {snapshot}"),
+                format!("`restore ls {snapshot} -R` and `restore find` show what is"),
+            ),
+            EngineError::Local { path, source } => Self::file("use", &path, &source),
+            EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::Cancelled => Self::new(
+                Exit::Interrupted,
+                "interrupted",
+                "run the command again: what was stored so far is reused",
+            ),
+            EngineError::Panicked(_) | EngineError::Seal(_) => {
+                Self::new(Exit::Failed, what, "please report it; run it again with -v")
+            }
+            _ => Self::new(Exit::Failed, what, "run `snapshot verify`, then try again"),
+        }
+    }
+}
+
+/// There is no repository at a place.
+#[must_use]
+pub fn no_repository(place: &str) -> Failure {
+    Failure::new(
+        Exit::NoRepository,
+        format!("there is no repository at {place}"),
+        format!(
+            "make one with `snapshot init --repo {place}`, or check the path and that its disk is mounted"
+        ),
+    )
+}

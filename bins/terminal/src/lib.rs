@@ -1,0 +1,25 @@
+//! What the command-line programs share: common options, keys, output for people and for programs,
+//! progress, signals and exit codes. The environment is read here ([`surroundings`]) and nowhere
+//! else.
+
+pub mod access;
+pub mod console;
+pub mod exit;
+pub mod extras;
+pub mod failure;
+pub mod options;
+pub mod progress;
+pub mod secrets;
+pub mod snapshots;
+pub mod start;
+pub mod surroundings;
+pub mod table;
+pub mod text;
+
+pub use console::Console;
+pub use exit::Exit;
+pub use failure::{Failure, Outcome};
+pub use options::Common;
+pub use snapshots::{Filter, SnapshotPath, parse_entry_path, parse_snapshot_path};
+pub use start::start;
+pub use table::{Align, Table};

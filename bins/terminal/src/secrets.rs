@@ -1,0 +1,152 @@
+//! Key files and passphrases: where they lie, and how they are read and written.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use backstay::format::keys::KeyFile;
+use backstay::integrity::digest::ContentDigest;
+use zeroize::Zeroizing;
+
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::surroundings;
+use crate::text;
+
+/// Longest passphrase in bytes.
+const MAX_PASSPHRASE: u64 = 64 << 10;
+/// Longest key file in bytes.
+const MAX_KEY_FILE: u64 = 64 << 10;
+
+fn no_secret(what: String, hint: &str) -> Failure {
+    Failure::new(Exit::NoSecrets, what, hint)
+}
+
+fn read_secret(what: &str, path: &Path, limit: u64) -> Outcome<Zeroizing<Vec<u8>>> {
+    let shown = text::path(path);
+    let failed = |error: std::io::Error| {
+        no_secret(
+            format!("read the {what} {shown}: {error}"),
+            "check the path and its permissions",
+        )
+    };
+    let file = fs::File::open(path).map_err(failed)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > limit {
+        let why = format!("the {what} {shown} is too long");
+        return Err(no_secret(why, "check that it is the right file"));
+    }
+    Ok(bytes)
+}
+
+/// The passphrase in a file: its first line.
+///
+/// # Errors
+/// [`Exit::NoSecrets`].
+pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+    let mut bytes = read_secret("passphrase file", path, MAX_PASSPHRASE)?;
+    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    bytes.truncate(end);
+    if bytes.last() == Some(&b'\r') {
+        bytes.pop();
+    }
+    if bytes.is_empty() {
+        let why = format!("the passphrase file {} is empty", text::path(path));
+        return Err(no_secret(why, "write the passphrase into its first line"));
+    }
+    Ok(bytes)
+}
+
+/// Reads a key file; the second value is a warning about its mode.
+///
+/// # Errors
+/// [`Exit::NoSecrets`].
+pub fn read_key_file(path: &Path) -> Outcome<(KeyFile, Option<String>)> {
+    let bytes = read_secret("key file", path, MAX_KEY_FILE)?;
+    let shown = text::path(path);
+    let key = KeyFile::parse(&bytes).map_err(|error| {
+        let hint = "give the key file that `snapshot init` made, or the recovery code in a file";
+        no_secret(format!("{shown}: {error}"), hint)
+    })?;
+    let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777);
+    let warning = mode.ok().filter(|mode| mode & 0o077 != 0).map(|mode| {
+        format!("the key file {shown} has mode {mode:04o}: others may read it; `chmod 600` it")
+    });
+    Ok((key, warning))
+}
+
+/// Where the key of a repository lies if it is not named.
+///
+/// # Errors
+/// [`Exit::NoSecrets`] where there is no folder for it.
+pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
+    let folder = surroundings::config_folder().ok_or_else(|| {
+        no_secret(
+            "there is no home folder to keep a key file in".into(),
+            "name one with --key-file",
+        )
+    })?;
+    let place = match location.strip_prefix('/') {
+        Some(_) => location.to_owned(),
+        None if location.contains("://") => location.to_owned(),
+        None => surroundings::absolute(Path::new(location)).to_string_lossy().into_owned(),
+    };
+    let place = place.trim_end_matches('/');
+    let mut name: String = place
+        .trim_start_matches('/')
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' })
+        .take(80)
+        .collect();
+    let digest = ContentDigest::of(place.as_bytes()).to_string();
+    name.push('-');
+    name.extend(digest.chars().take(8));
+    Ok(folder.join("keys").join(format!("{name}.key")))
+}
+
+/// Writes a new secret file, readable by its owner alone, and sees it safely on the disk.
+///
+/// # Errors
+/// [`Exit::Conflict`] when there is one, and what the system says.
+pub fn write_new(path: &Path, text: &str) -> Outcome<()> {
+    let failed = |error: std::io::Error| Failure::file("write", path, &error);
+    let folder = surroundings::absolute(path);
+    if let Some(folder) = folder.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    }
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        // Half a key opens nothing.
+        let _ = fs::remove_file(path);
+        return Err(failed(error));
+    }
+    if let Some(folder) = folder.parent() {
+        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// What an existing key file says of itself, for the error that it is not overwritten.
+#[must_use]
+pub fn describe_key_file(path: &Path) -> String {
+    let Ok(bytes) = read_secret("key file", path, MAX_KEY_FILE) else {
+        return "it cannot be read".into();
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let repo = text.lines().find_map(|line| line.strip_prefix("# repository: "));
+    match (KeyFile::parse(&bytes), repo) {
+        (Ok(KeyFile::Keys(keys)), _) => format!("it holds keys of repository {}", keys.repo()),
+        (Ok(_), Some(repo)) => format!("it opens repository {}", text::escape(repo.as_bytes())),
+        (Ok(_), None) => "it holds a key".into(),
+        (Err(_), _) => "it is no key file".into(),
+    }
+}

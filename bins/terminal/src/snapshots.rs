@@ -1,0 +1,223 @@
+//! Naming snapshots and listing them.
+
+use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotMeta};
+use backstay::engine::repository::{Repository, SnapshotHead};
+use backstay::engine::view::select;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::console::Console;
+use crate::failure::{Failure, Outcome};
+use crate::table::{Align, Table};
+use crate::text;
+
+/// Which snapshots are meant.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Filter {
+    /// Only snapshots of this name
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Only snapshots of this host
+    #[arg(long, value_name = "HOST")]
+    pub host: Option<String>,
+    /// Only snapshots that carry this tag; several: all of them
+    #[arg(long = "tag", value_name = "TAG")]
+    pub tags: Vec<String>,
+}
+
+impl Filter {
+    /// Whether a snapshot passes.
+    #[must_use]
+    pub fn takes(&self, meta: &SnapshotMeta) -> bool {
+        self.name.as_ref().is_none_or(|name| *name == meta.name)
+            && self.host.as_ref().is_none_or(|host| *host == meta.host.0)
+            && self.tags.iter().all(|tag| meta.tags.contains(tag))
+    }
+}
+
+/// A snapshot and a path in it, as written on the command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotPath {
+    /// Which snapshot.
+    pub snapshot: String,
+    /// The path, if one is named.
+    pub path: Option<EntryPath>,
+}
+
+/// Takes `SNAP` or `SNAP:/PATH` apart: the path begins at the first `:/`, so that names of lines
+/// may hold colons.
+///
+/// # Errors
+/// [`crate::Exit::Usage`] for a path that cannot be in a snapshot.
+pub fn parse_snapshot_path(text: &std::ffi::OsStr) -> Outcome<SnapshotPath> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bytes = text.as_bytes();
+    let at = bytes.windows(2).position(|pair| pair == b":/");
+    let (name, rest) = bytes.split_at(at.unwrap_or(bytes.len()));
+    let snapshot = String::from_utf8(name.to_vec()).map_err(|_| {
+        Failure::usage(
+            format!("`{}` names no snapshot", text::escape(name)),
+            "write an id, latest, latest:NAME or a time",
+        )
+    })?;
+    let path = match rest.get(1..) {
+        None => None,
+        Some(path) => Some(parse_entry_path(path)?),
+    };
+    Ok(SnapshotPath { snapshot, path })
+}
+
+/// Reads a path in a snapshot.
+///
+/// # Errors
+/// [`crate::Exit::Usage`].
+pub fn parse_entry_path(path: &[u8]) -> Outcome<EntryPath> {
+    EntryPath::from_slashed(path).map_err(|error| {
+        Failure::usage(error.to_string(), "write the path from the root, without . and ..")
+    })
+}
+
+impl Console {
+    /// The heads of all snapshots, oldest first. Those that cannot be read are warned of.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn heads(&self, repo: &Repository) -> Outcome<(Vec<SnapshotHead>, Vec<Finding>)> {
+        let (heads, errors) = repo.heads(&self.cx).await?;
+        let findings = errors.into_iter().map(|error| {
+            let detail = error.to_string();
+            Finding::new(Severity::Error, FindingKind::Damaged, "a snapshot", detail)
+        });
+        Ok((heads, findings.collect()))
+    }
+
+    /// The one snapshot that a text means.
+    ///
+    /// # Errors
+    /// [`crate::Exit::Failed`] when none or several are meant; errors of the tier.
+    pub async fn head(&self, repo: &Repository, spec: &str) -> Outcome<SnapshotHead> {
+        let (heads, errors) = repo.heads(&self.cx).await?;
+        match select(&heads, spec) {
+            Ok(head) => Ok(head.clone()),
+            Err(error) => {
+                // The damaged one may be the one that is meant.
+                let mut failure = Failure::from(error);
+                if let Some(damage) = errors.into_iter().next() {
+                    failure = Failure::from(damage);
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Writes a list of snapshots.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn snapshots<'a>(
+        &mut self,
+        metas: impl IntoIterator<Item = &'a SnapshotMeta>,
+    ) -> Outcome<()> {
+        let mut table = Table::new(&[
+            ("ID", Align::Left),
+            ("TIME", Align::Left),
+            ("HOST", Align::Left),
+            ("NAME", Align::Left),
+            ("ENTRIES", Align::Right),
+            ("SIZE", Align::Right),
+            ("ADDED", Align::Right),
+            ("TAGS", Align::Left),
+        ]);
+        let mut shown = 0u64;
+        for meta in metas {
+            self.record("snapshot", meta_members(meta))?;
+            shown += 1;
+            table.row([
+                meta.id.short(),
+                text::time(meta.time),
+                text::escape(meta.host.0.as_bytes()),
+                text::escape(meta.name.as_bytes()),
+                text::count(meta.stats.entries),
+                text::bytes(meta.stats.bytes),
+                text::bytes(meta.stats.bytes_added),
+                marks(meta),
+            ]);
+        }
+        if self.json() {
+            return Ok(());
+        }
+        if shown == 0 {
+            self.note("there are no snapshots");
+            return Ok(());
+        }
+        self.line(table.render())
+    }
+}
+
+/// Tags, and what else there is to say of a snapshot in one column.
+#[must_use]
+pub fn marks(meta: &SnapshotMeta) -> String {
+    let mut out: Vec<String> = meta.tags.iter().map(|tag| text::escape(tag.as_bytes())).collect();
+    if let Some(label) = &meta.label {
+        out.push(format!("[{}]", text::escape(label.as_bytes())));
+    }
+    if meta.held {
+        out.push("held".into());
+    }
+    if meta.partial {
+        out.push("partial".into());
+    }
+    if meta.findings > 0 {
+        out.push(format!("{} findings", meta.findings));
+    }
+    out.join(" ")
+}
+
+/// The members of a snapshot's JSON line.
+#[must_use]
+pub fn meta_members(meta: &SnapshotMeta) -> Value {
+    let stats = &meta.stats;
+    json!({
+        "id": meta.id.to_string(),
+        "short_id": meta.id.short(),
+        "time": meta.time.to_string(),
+        "host": meta.host.0,
+        "name": meta.name,
+        "tags": meta.tags,
+        "label": meta.label,
+        "held": meta.held,
+        "partial": meta.partial,
+        "findings": meta.findings,
+        "parent": meta.parent.map(|parent| parent.to_string()),
+        "entries": stats.entries,
+        "files": stats.files,
+        "bytes": stats.bytes,
+        "unchanged": stats.unchanged,
+        "bytes_read": stats.bytes_read,
+        "bytes_new": stats.bytes_new,
+        "bytes_added": stats.bytes_added,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> (String, Option<String>) {
+        let parsed = parse_snapshot_path(std::ffi::OsStr::new(text)).unwrap();
+        (parsed.snapshot, parsed.path.map(|path| path.to_string()))
+    }
+
+    #[test]
+    fn a_path_begins_with_a_slash_and_a_line_may_hold_colons() {
+        let path = |text: &str| Some(text.to_owned());
+        assert_eq!(parse("latest"), ("latest".into(), None));
+        assert_eq!(parse("latest:etc"), ("latest:etc".into(), None));
+        assert_eq!(parse("latest:/etc"), ("latest".into(), path("etc")));
+        assert_eq!(parse("latest:etc:/etc/hosts"), ("latest:etc".into(), path("etc/hosts")));
+        assert_eq!(parse("01ARZ3ND:/a:/b"), ("01ARZ3ND".into(), path("a:/b")));
+        assert_eq!(parse("2026-11-21T10:00:00Z"), ("2026-11-21T10:00:00Z".into(), None));
+        assert_eq!(parse("latest:/"), ("latest".into(), path("")));
+        assert!(parse_snapshot_path(std::ffi::OsStr::new("latest:/a/../b")).is_err());
+    }
+}

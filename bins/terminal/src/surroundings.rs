@@ -1,0 +1,79 @@
+//! What is read from the system: environment, host, user, folders. Nowhere else is it read.
+
+use std::path::{Path, PathBuf};
+
+use backstay::core::HostId;
+
+/// The value of a variable of the environment; empty is as if it were not set.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "this is the one place where the environment is read"
+)]
+fn variable(name: &str) -> Option<std::ffi::OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// Whether `NO_COLOR` forbids colours (<https://no-color.org>).
+#[must_use]
+pub fn no_color() -> bool {
+    variable("NO_COLOR").is_some()
+}
+
+fn home() -> Option<PathBuf> {
+    let named = variable("HOME").map(PathBuf::from);
+    named.filter(|home| home.is_absolute()).or_else(|| {
+        let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok()??;
+        Some(user.dir)
+    })
+}
+
+/// A folder of the XDG base directory specification, with `backstay` at its end.
+fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
+    let named = variable(name)
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute());
+    let folder = named.or_else(|| Some(home()?.join(below_home)))?;
+    Some(folder.join("backstay"))
+}
+
+/// The folder of the local cache.
+#[must_use]
+pub fn cache_folder() -> Option<PathBuf> {
+    xdg("XDG_CACHE_HOME", ".cache")
+}
+
+/// The folder of configuration and keys.
+#[must_use]
+pub fn config_folder() -> Option<PathBuf> {
+    xdg("XDG_CONFIG_HOME", ".config")
+}
+
+/// The folder that relative paths count from.
+#[must_use]
+pub fn current_folder() -> PathBuf {
+    std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"))
+}
+
+/// A path from the root, `.` and doubled slashes passed over; links are left as they are.
+#[must_use]
+pub fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| current_folder().join(path))
+}
+
+/// The name of this host.
+#[must_use]
+pub fn host() -> HostId {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    HostId(if name.is_empty() { "localhost".into() } else { name.into_owned() })
+}
+
+/// The name of the user who runs this; the number where there is no name.
+#[must_use]
+pub fn user() -> String {
+    let uid = nix::unistd::getuid();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => user.name,
+        _ => uid.to_string(),
+    }
+}

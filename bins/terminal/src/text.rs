@@ -1,0 +1,174 @@
+//! How numbers, names and times are written for people, and read from them.
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use backstay::core::FileTime;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// Bytes of a name on one line of a terminal: control characters, backslashes and what is not
+/// UTF-8 are spelled as escapes, so that no name can move the cursor or forge a line.
+#[must_use]
+pub fn escape(name: &[u8]) -> String {
+    let mut out = String::with_capacity(name.len());
+    for part in name.utf8_chunks() {
+        for letter in part.valid().chars() {
+            match letter {
+                '\\' => out.push_str("\\\\"),
+                // Format characters that turn the direction of writing hide what a name is.
+                control if control.is_control() || is_direction(control) => {
+                    out.extend(control.escape_default());
+                }
+                other => out.push(other),
+            }
+        }
+        for byte in part.invalid() {
+            // Writing to a string cannot fail.
+            let _ = write!(out, "\\x{byte:02x}");
+        }
+    }
+    out
+}
+
+const fn is_direction(letter: char) -> bool {
+    matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A path of this system on one line.
+#[must_use]
+pub fn path(path: &Path) -> String {
+    escape(path.as_os_str().as_bytes())
+}
+
+/// A number of bytes with three digits and a binary unit.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if count < 1024 {
+        return format!("{count} B");
+    }
+    let mut value = count as f64;
+    let mut unit = "B";
+    for name in UNITS {
+        if value < 1023.5 {
+            break;
+        }
+        value /= 1024.0;
+        unit = name;
+    }
+    if value < 9.995 {
+        format!("{value:.2} {unit}")
+    } else if value < 99.95 {
+        format!("{value:.1} {unit}")
+    } else {
+        format!("{value:.0} {unit}")
+    }
+}
+
+/// A count with its digits in groups of three.
+#[must_use]
+pub fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A time in the zone of this host, to the second.
+#[must_use]
+pub fn time(at: Timestamp) -> String {
+    at.to_zoned(TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S")
+        .to_string()
+}
+
+/// The time of a file in the zone of this host; its numbers where no calendar has it.
+#[must_use]
+pub fn file_time(at: FileTime) -> String {
+    match Timestamp::from_second(at.seconds) {
+        Ok(at) => time(at),
+        Err(_) => format!("@{}", at.seconds),
+    }
+}
+
+/// Reads a number of bytes: `512`, `64K`, `1.5G`, `10MiB`. Units are binary.
+///
+/// # Errors
+/// A sentence that says how it is written.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size: write a number with K, M, G or T");
+    let end = text
+        .find(|letter: char| !letter.is_ascii_digit() && letter != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit = unit.trim().to_ascii_uppercase();
+    let shift = match unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(&unit) {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err(wrong()),
+    };
+    let scale = 1u64 << shift;
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(scale).ok_or_else(wrong);
+    }
+    let value: f64 = number.parse().map_err(|_| wrong())?;
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a fraction of a unit needs no more precision"
+    )]
+    let out = (value * scale as f64) as u64;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(escape(b"two\nlines\x1b[2J"), "two\\nlines\\u{1b}[2J");
+        assert_eq!(escape(b"back\\slash \xff"), "back\\\\slash \\xff");
+        assert_eq!(escape("gnp\u{202e}exe".as_bytes()), "gnp\\u{202e}exe");
+        assert_eq!(escape("größe".as_bytes()), "größe");
+    }
+
+    #[test]
+    fn sizes_are_shown_with_three_digits_and_read_back() {
+        for (count, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.00 KiB"),
+            (1_048_575, "1.00 MiB"),
+            (1_610_612_736, "1.50 GiB"),
+            (u64::MAX, "16.0 EiB"),
+        ] {
+            assert_eq!(bytes(count), shown);
+        }
+        for (text, value) in [("0", 0), ("1k", 1024), ("1.5G", 3 << 29), ("10 MiB", 10 << 20)] {
+            assert_eq!(parse_bytes(text), Ok(value));
+        }
+        for text in ["", "K", "-1", "1X", "99999999999T"] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped() {
+        assert_eq!(count(0), "0");
+        assert_eq!(count(1234), "1,234");
+        assert_eq!(count(1_234_567), "1,234,567");
+    }
+}

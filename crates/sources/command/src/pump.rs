@@ -1,0 +1,148 @@
+//! From a blocking reader to a stream of segments.
+//!
+//! A thread of its own reads up to a mebibyte at once, straight into the memory that is handed
+//! on; a bounded channel lets it run a little ahead. That is faster than a pipe driven by events,
+//! and takes any reader.
+
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use backup_core::context::CancellationToken;
+use backup_core::{ErrorKind, Segment, SegmentStream, SourceError};
+use bytes::Bytes;
+use futures::stream;
+use rustix::pipe::fcntl_setpipe_size;
+use tokio::sync::mpsc;
+
+/// Bytes of one segment, and of the pipe where there is one (the most that Linux lets anybody
+/// take by its default `fs.pipe-max-size`).
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// Segments that are read ahead.
+const AHEAD: usize = 3;
+
+/// How far a stream has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    bytes: AtomicU64,
+    ended: AtomicBool,
+}
+
+impl Progress {
+    /// Bytes that were handed over.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+
+    /// Whether it was read to its end.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+}
+
+/// Makes a pipe hold as much as one segment. Where that is not allowed, or it is no pipe, all
+/// works the same and slower.
+pub(crate) fn widen(pipe: impl AsFd) {
+    let _ = fcntl_setpipe_size(pipe, PIECE);
+}
+
+/// Fills a buffer as far as there is something to read.
+fn read_piece(reader: &mut impl Read) -> io::Result<Bytes> {
+    let mut piece = vec![0; PIECE];
+    let mut filled = 0;
+    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match reader.read(rest) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    piece.truncate(filled);
+    // A short stream must not hold a mebibyte.
+    if filled < PIECE / 4 {
+        piece.shrink_to_fit();
+    }
+    Ok(piece.into())
+}
+
+/// Reads until the end, an error, or nobody wants more.
+fn read_all(mut reader: impl Read, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+    loop {
+        let piece = read_piece(&mut reader);
+        let last = piece.as_ref().map_or(true, Bytes::is_empty);
+        if pieces.blocking_send(piece).is_err() || last {
+            return;
+        }
+    }
+}
+
+struct State {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    progress: Arc<Progress>,
+    cancel: CancellationToken,
+    subject: String,
+    over: bool,
+}
+
+impl State {
+    async fn next(&mut self) -> Option<Result<Segment, SourceError>> {
+        if self.over {
+            return None;
+        }
+        let piece = tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => {
+                self.over = true;
+                self.pieces.close();
+                return Some(Err(SourceError::new(ErrorKind::Cancelled, "read", &self.subject)));
+            }
+            piece = self.pieces.recv() => piece,
+        };
+        let broken = || io::Error::other("the reading thread is gone");
+        match piece.unwrap_or_else(|| Err(broken())) {
+            Ok(bytes) if bytes.is_empty() => {
+                self.over = true;
+                self.progress.ended.store(true, Ordering::Release);
+                None
+            }
+            Ok(bytes) => {
+                let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                let offset = self.progress.bytes.fetch_add(length, Ordering::AcqRel);
+                Some(Ok(Segment::Data { offset, bytes }))
+            }
+            Err(cause) => {
+                self.over = true;
+                Some(Err(SourceError::io("read", &self.subject, cause)))
+            }
+        }
+    }
+}
+
+/// Starts to read and returns what is read as segments, and how far it has come.
+pub(crate) fn start(
+    reader: impl Read + Send + 'static,
+    subject: String,
+    cancel: CancellationToken,
+) -> io::Result<(SegmentStream, Arc<Progress>)> {
+    let (sender, pieces) = mpsc::channel(AHEAD);
+    thread::Builder::new()
+        .name("stream".into())
+        .spawn(move || read_all(reader, &sender))?;
+    let progress = Arc::new(Progress::default());
+    let state = State {
+        pieces,
+        progress: Arc::clone(&progress),
+        cancel,
+        subject,
+        over: false,
+    };
+    let segments = stream::unfold(state, |mut state| async {
+        let next = state.next().await?;
+        Some((next, state))
+    });
+    Ok((Box::pin(segments), progress))
+}
