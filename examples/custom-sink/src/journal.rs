@@ -41,12 +41,21 @@ impl Journal {
     /// Opens the file; with `create` it is made where it is missing.
     pub(crate) fn open(path: &Path, create: bool) -> io::Result<Self> {
         let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(create).mode(0o600).open(path)?;
+        let file = options
+            .read(true)
+            .write(true)
+            .create(create)
+            .mode(0o600)
+            .open(path)?;
         if create && let Some(folder) = path.parent() {
             // The name of the file must be as durable as what is in it.
             File::open(folder)?.sync_all()?;
         }
-        Ok(Self { file, objects: BTreeMap::new(), end: 0 })
+        Ok(Self {
+            file,
+            objects: BTreeMap::new(),
+            end: 0,
+        })
     }
 
     /// Reads what was appended since the last time.
@@ -92,7 +101,8 @@ impl Journal {
     pub(crate) fn append(&mut self, key: &ObjectKey, body: &[u8]) -> io::Result<Place> {
         self.write(PUT, key, body)?;
         self.catch_up()?;
-        self.find(key).ok_or_else(|| io::Error::other("what was appended cannot be read"))
+        self.find(key)
+            .ok_or_else(|| io::Error::other("what was appended cannot be read"))
     }
 
     /// Appends that an object is gone. Only within [`Journal::locked`].
@@ -131,8 +141,15 @@ impl Journal {
         let (Some(&op), Some(key_length)) = (fixed.get(4), fixed.get(6..8)) else {
             return Ok(None);
         };
-        let key_length = key_length.iter().rev().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-        let body_length = fixed.iter().skip(8).rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let key_length = key_length
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        let body_length = fixed
+            .iter()
+            .skip(8)
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         if !fixed.starts_with(MAGIC) || key_length > ObjectKey::MAX_BYTES {
             return Ok(None);
         }
@@ -142,13 +159,24 @@ impl Journal {
             return Ok(None);
         }
         let key = self.read(at + FIXED as u64, key_length)?;
-        let Some(key) = String::from_utf8(key).ok().and_then(|key| ObjectKey::new(key).ok()) else {
+        let Some(key) = String::from_utf8(key)
+            .ok()
+            .and_then(|key| ObjectKey::new(key).ok())
+        else {
             return Ok(None);
         };
         if self.read(at, length)? != header(op, &key, body_length) {
             return Ok(None);
         }
-        Ok(Some((op, key, Place { record: at, body, size: body_length })))
+        Ok(Some((
+            op,
+            key,
+            Place {
+                record: at,
+                body,
+                size: body_length,
+            },
+        )))
     }
 }
 
@@ -156,7 +184,14 @@ fn header(op: u8, key: &ObjectKey, size: u64) -> Vec<u8> {
     let key = key.as_str().as_bytes();
     // A key has at most 512 bytes.
     let length = u16::try_from(key.len()).unwrap_or(u16::MAX);
-    let mut out = [&MAGIC[..], &[op, 0], &length.to_le_bytes(), &size.to_le_bytes(), key].concat();
+    let mut out = [
+        &MAGIC[..],
+        &[op, 0],
+        &length.to_le_bytes(),
+        &size.to_le_bytes(),
+        key,
+    ]
+    .concat();
     let check = ContentDigest::of(&out);
     out.extend_from_slice(check.0.get(..CHECK).unwrap_or(&[]));
     out

@@ -12,7 +12,10 @@ use example_custom_sink::register;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let folder = std::env::args_os().nth(1).map(PathBuf::from).context("usage: FOLDER")?;
+    let folder = std::env::args_os()
+        .nth(1)
+        .map(PathBuf::from)
+        .context("usage: FOLDER")?;
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("repository.bks");
 
@@ -21,12 +24,21 @@ async fn main() -> anyhow::Result<()> {
     let sink = registry.open_sink(&format!("onefile:{}", file.display()).parse()?)?;
 
     let cx = backstay::context();
-    let keys = prepare(&cx, &InitRequest { key_file: true, ..InitRequest::default() })?;
+    let keys = prepare(
+        &cx,
+        &InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        },
+    )?;
     let repo = keys.create(&cx, sink, None).await?;
     let source = Arc::new(FilesSource::new(FilesConfig::of_roots([folder])));
     let job = SnapshotJob::new("one file", HostId("example".into()));
     let saved = snapshot(&repo, &cx, source, &job).await?;
     let size = std::fs::metadata(&file)?.len();
-    println!("{} entries in a file of {size} bytes", saved.meta.stats.entries);
+    println!(
+        "{} entries in a file of {size} bytes",
+        saved.meta.stats.entries
+    );
     Ok(())
 }

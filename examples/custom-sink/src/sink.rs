@@ -44,7 +44,10 @@ impl FileSink {
     /// A sink in this file, which the first put makes.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), journal: Arc::default() }
+        Self {
+            path: path.into(),
+            journal: Arc::default(),
+        }
     }
 
     /// Runs a call that blocks where it may block.
@@ -86,7 +89,11 @@ impl FileSink {
 }
 
 fn meta(key: ObjectKey, place: Place) -> ObjectMeta {
-    ObjectMeta { key, size: place.size, version: Some(Version(place.record.to_string())) }
+    ObjectMeta {
+        key,
+        size: place.size,
+        version: Some(Version(place.record.to_string())),
+    }
 }
 
 /// The part of an object that a range names: where it begins in the object, and its length.
@@ -140,7 +147,11 @@ impl Sink for FileSink {
                     PutMode::ReplaceIf(Version(wanted)) => there == Some(wanted),
                     PutMode::Replace => true,
                 };
-                if allowed { journal.append(&name, &body).map(Some) } else { Ok(None) }
+                if allowed {
+                    journal.append(&name, &body).map(Some)
+                } else {
+                    Ok(None)
+                }
             })?;
             let place = place.ok_or(Fault::Kind(ErrorKind::Conflict))?;
             Ok(meta(name, place))
@@ -168,7 +179,9 @@ impl Sink for FileSink {
         let name = key.clone();
         let head = move |journal: Option<&mut Journal>| {
             let place = journal.and_then(|journal| journal.find(&name));
-            place.map(|place| meta(name, place)).ok_or(Fault::Kind(ErrorKind::NotFound))
+            place
+                .map(|place| meta(name, place))
+                .ok_or(Fault::Kind(ErrorKind::NotFound))
         };
         self.with(cx, "head", key.as_str(), false, head).await
     }
@@ -179,17 +192,24 @@ impl Sink for FileSink {
         prefix: &str,
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
-        let (this, cx, prefix, after) = (self.clone(), cx.clone(), prefix.to_owned(), after.cloned());
+        let (this, cx, prefix, after) =
+            (self.clone(), cx.clone(), prefix.to_owned(), after.cloned());
         let all = async move {
             let wanted = prefix.clone();
             let list = move |journal: Option<&mut Journal>| {
-                let objects = journal.map(|journal| journal.objects().clone()).unwrap_or_default();
+                let objects = journal
+                    .map(|journal| journal.objects().clone())
+                    .unwrap_or_default();
                 let found = objects.into_iter().filter(|(key, _)| {
                     key.as_str().starts_with(&wanted) && Some(key) > after.as_ref()
                 });
-                Ok(found.map(|(key, place)| Ok(meta(key, place))).collect::<Vec<_>>())
+                Ok(found
+                    .map(|(key, place)| Ok(meta(key, place)))
+                    .collect::<Vec<_>>())
             };
-            this.with(&cx, "list", &prefix, false, list).await.map(stream::iter)
+            this.with(&cx, "list", &prefix, false, list)
+                .await
+                .map(stream::iter)
         };
         stream::once(all).try_flatten().boxed()
     }
@@ -204,6 +224,7 @@ impl Sink for FileSink {
     }
 
     async fn warm(&self, cx: &OpContext, _keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
-        self.with(cx, "warm", "objects", false, |_| Ok(Warmth::Ready)).await
+        self.with(cx, "warm", "objects", false, |_| Ok(Warmth::Ready))
+            .await
     }
 }

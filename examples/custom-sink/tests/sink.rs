@@ -39,7 +39,10 @@ async fn what_a_killed_put_leaves_is_passed_over_and_cut_off() {
     let cx = backstay::context();
     let put = async |name: &str, body: &'static str| {
         let body = Bytes::from_static(body.as_bytes());
-        FileSink::new(&path).put(&cx, &key(name), body, PutMode::Create).await.unwrap();
+        FileSink::new(&path)
+            .put(&cx, &key(name), body, PutMode::Create)
+            .await
+            .unwrap();
     };
     put("a", "first").await;
     let whole = std::fs::read(&path).unwrap();
@@ -55,7 +58,10 @@ async fn what_a_killed_put_leaves_is_passed_over_and_cut_off() {
     let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
     torn.write_all(b"rubbish").unwrap();
     put("c", "third").await;
-    let body = FileSink::new(&path).get(&cx, &key("c"), ByteRange::Full).await.unwrap();
+    let body = FileSink::new(&path)
+        .get(&cx, &key("c"), ByteRange::Full)
+        .await
+        .unwrap();
     assert_eq!(body, "third");
 }
 
@@ -65,8 +71,14 @@ async fn two_sinks_on_one_file_see_each_other() {
     let path = folder.path().join("file");
     let cx = backstay::context();
     let (one, two) = (FileSink::new(&path), FileSink::new(&path));
-    one.put(&cx, &key("a"), Bytes::from_static(b"1"), PutMode::Create).await.unwrap();
-    assert!(two.put(&cx, &key("a"), Bytes::from_static(b"2"), PutMode::Create).await.is_err());
+    one.put(&cx, &key("a"), Bytes::from_static(b"1"), PutMode::Create)
+        .await
+        .unwrap();
+    assert!(
+        two.put(&cx, &key("a"), Bytes::from_static(b"2"), PutMode::Create)
+            .await
+            .is_err()
+    );
     two.delete(&cx, &key("a")).await.unwrap();
     assert!(one.head(&cx, &key("a")).await.is_err());
 }
@@ -74,7 +86,11 @@ async fn two_sinks_on_one_file_see_each_other() {
 fn make_tree(root: &Path) {
     std::fs::create_dir(root).unwrap();
     for number in 0..50usize {
-        std::fs::write(root.join(format!("f{number}")), vec![number as u8; number * 999]).unwrap();
+        std::fs::write(
+            root.join(format!("f{number}")),
+            vec![number as u8; number * 999],
+        )
+        .unwrap();
     }
 }
 
@@ -85,12 +101,23 @@ async fn a_repository_in_one_file_gives_everything_back() {
     make_tree(&tree);
     let (cx, host) = (backstay::context(), HostId("here".into()));
     let sink = Arc::new(FileSink::new(folder.path().join("repository")));
-    let request = InitRequest { key_file: true, ..InitRequest::default() };
-    let repo = prepare(&cx, &request).unwrap().create(&cx, sink, None).await.unwrap();
+    let request = InitRequest {
+        key_file: true,
+        ..InitRequest::default()
+    };
+    let repo = prepare(&cx, &request)
+        .unwrap()
+        .create(&cx, sink, None)
+        .await
+        .unwrap();
     let source = Arc::new(FilesSource::new(FilesConfig::of_roots([tree.clone()])));
-    snapshot(&repo, &cx, source, &SnapshotJob::new("tree", host.clone())).await.unwrap();
+    snapshot(&repo, &cx, source, &SnapshotJob::new("tree", host.clone()))
+        .await
+        .unwrap();
     repo.reload_index(&cx).await.unwrap();
-    let done = verify(&repo, &cx, None, VerifyLevel::FullRead, Sample::All).await.unwrap();
+    let done = verify(&repo, &cx, None, VerifyLevel::FullRead, Sample::All)
+        .await
+        .unwrap();
     assert_eq!(done.report.findings, []);
     let (heads, _) = repo.heads(&cx).await.unwrap();
     let view = SnapshotView::open(&repo, heads[0].clone()).unwrap();

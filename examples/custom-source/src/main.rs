@@ -25,12 +25,23 @@ async fn main() -> anyhow::Result<()> {
 
     let folder = tempfile::tempdir()?;
     let (cx, host) = (backstay::context(), HostId("example".into()));
-    let keys = prepare(&cx, &InitRequest { key_file: true, ..InitRequest::default() })?;
-    let repo = keys.create(&cx, Arc::new(LocalSink::new(folder.path())), None).await?;
+    let keys = prepare(
+        &cx,
+        &InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        },
+    )?;
+    let repo = keys
+        .create(&cx, Arc::new(LocalSink::new(folder.path())), None)
+        .await?;
 
     let job = SnapshotJob::new("store", host.clone());
     let saved = snapshot(&repo, &cx, registry.open_source(&place)?, &job).await?;
-    println!("saved {} with {} buckets", saved.meta.id, saved.meta.stats.entries);
+    println!(
+        "saved {} with {} buckets",
+        saved.meta.id, saved.meta.stats.entries
+    );
 
     store.replace(Buckets::new());
     println!("lost everything: {} buckets", store.freeze().len());
@@ -41,6 +52,9 @@ async fn main() -> anyhow::Result<()> {
     let job = RestoreJob::whole(RestoreMode::Replace, None, host);
     let restored = restore(&view, &cx, registry.open_target(&place)?, &job).await?;
     println!("restored {} buckets", restored.report.written);
-    anyhow::ensure!(store.freeze() == before, "what came back is not what was saved");
+    anyhow::ensure!(
+        store.freeze() == before,
+        "what came back is not what was saved"
+    );
     Ok(())
 }

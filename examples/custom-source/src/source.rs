@@ -50,23 +50,39 @@ impl Source for KvSource {
         request: &CaptureRequest,
     ) -> Result<CapturePlan, SourceError> {
         let frozen = self.store.freeze();
-        let missing = request.select.iter().find(|name| !frozen.contains_key(*name));
+        let missing = request
+            .select
+            .iter()
+            .find(|name| !frozen.contains_key(*name));
         if let Some(missing) = missing {
             return Err(SourceError::new(ErrorKind::NotFound, "plan", missing));
         }
-        let chosen = frozen.iter().filter(|(name, _)| is_chosen(&request.select, name));
+        let chosen = frozen
+            .iter()
+            .filter(|(name, _)| is_chosen(&request.select, name));
         let entries: Vec<_> = chosen
             .map(|(name, pairs)| {
                 let size = pairs.values().map(|value| value.len() as u64).sum();
-                let size = SizeHint { at_least: size, at_most: None };
-                PlannedEntry { name: name.clone(), size }
+                let size = SizeHint {
+                    at_least: size,
+                    at_most: None,
+                };
+                PlannedEntry {
+                    name: name.clone(),
+                    size,
+                }
             })
             .collect();
         let at_least = entries.iter().map(|entry| entry.size.at_least).sum();
         Ok(CapturePlan {
-            mode: CaptureMode::Full { why: "a store in memory keeps no history".into() },
+            mode: CaptureMode::Full {
+                why: "a store in memory keeps no history".into(),
+            },
             entries,
-            total: SizeHint { at_least, at_most: None },
+            total: SizeHint {
+                at_least,
+                at_most: None,
+            },
             notes: Vec::new(),
             // What `begin` needs to know; nobody else looks into it.
             token: Bytes::from(request.select.join("\n")),
@@ -82,7 +98,11 @@ impl Source for KvSource {
         let select: Vec<String> = token.lines().map(str::to_owned).collect();
         let at = cx.clock.now();
         Ok(Box::new(KvCapture {
-            point: ConsistentPoint { at, consistency: Consistency::Application, position: None },
+            point: ConsistentPoint {
+                at,
+                consistency: Consistency::Application,
+                position: None,
+            },
             frozen: self.store.freeze(),
             select,
             done: false,
@@ -114,7 +134,10 @@ impl Capture for KvCapture {
             return Ok(Vec::new());
         }
         // A BTreeMap gives its names in the order of their bytes, which is the order of paths.
-        let names = self.frozen.keys().filter(|name| is_chosen(&self.select, name));
+        let names = self
+            .frozen
+            .keys()
+            .filter(|name| is_chosen(&self.select, name));
         names.map(|name| self.entry(name)).collect()
     }
 
@@ -161,7 +184,10 @@ fn segments(
         async move {
             let (key, bytes) = next?;
             let end = offset + bytes.len() as u64;
-            let segment = Segment::Data { offset, bytes: bytes.into() };
+            let segment = Segment::Data {
+                offset,
+                bytes: bytes.into(),
+            };
             Some((Ok(segment), (Some(key), end)))
         }
     })

@@ -15,13 +15,19 @@ impl KvStore {
     pub fn set(&self, bucket: &str, key: &str, value: impl Into<Vec<u8>>) {
         let mut held = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let buckets = Arc::make_mut(&mut held);
-        buckets.entry(bucket.to_owned()).or_default().insert(key.to_owned(), value.into());
+        buckets
+            .entry(bucket.to_owned())
+            .or_default()
+            .insert(key.to_owned(), value.into());
     }
 
     /// Everything as it is now. What is set later is not in it, so it can be read at leisure.
     #[must_use]
     pub fn freeze(&self) -> Arc<Buckets> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Puts other content in the place of everything.
@@ -47,7 +53,13 @@ impl std::error::Error for BucketError {}
 /// once.
 pub(crate) fn encode_pair(key: &str, value: &[u8]) -> Vec<u8> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes();
-    [&length(key.as_bytes())[..], &length(value), key.as_bytes(), value].concat()
+    [
+        &length(key.as_bytes())[..],
+        &length(value),
+        key.as_bytes(),
+        value,
+    ]
+    .concat()
 }
 
 pub(crate) fn decode_bucket(mut bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, BucketError> {

@@ -39,7 +39,10 @@ impl Target for KvTarget {
         let at_least = request.snapshot.stats.bytes;
         Ok(RestorePlan {
             into: "the store of this process".into(),
-            total: SizeHint { at_least, at_most: None },
+            total: SizeHint {
+                at_least,
+                at_most: None,
+            },
             notes: Vec::new(),
         })
     }
@@ -69,7 +72,11 @@ impl PositionalWriter for Buffer {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
         let end = offset.saturating_add(bytes.len() as u64);
         if end > self.size {
-            return Err(TargetError::new(ErrorKind::Invalid, "write", "behind the bucket's end"));
+            return Err(TargetError::new(
+                ErrorKind::Invalid,
+                "write",
+                "behind the bucket's end",
+            ));
         }
         // Both fit: the size is below MAX_BUCKET.
         let (from, to) = (offset as usize, end as usize);
@@ -112,7 +119,10 @@ impl Restore for KvRestore {
         if entry.size > MAX_BUCKET {
             return refuse(ErrorKind::NoSpace);
         }
-        let buffer = Arc::new(Buffer { size: entry.size, bytes: Mutex::default() });
+        let buffer = Arc::new(Buffer {
+            size: entry.size,
+            bytes: Mutex::default(),
+        });
         lock(&self.open).insert(entry.path.clone(), buffer.clone());
         Ok(EntryWriter::Positional(buffer))
     }
@@ -149,10 +159,17 @@ impl Restore for KvRestore {
         // Half a store in the place of a whole one helps nobody.
         if outcome == Outcome::Abandoned || !findings.is_empty() {
             let skipped = ready.len() as u64;
-            return Ok(RestoreReport { skipped, findings, ..RestoreReport::default() });
+            return Ok(RestoreReport {
+                skipped,
+                findings,
+                ..RestoreReport::default()
+            });
         }
         let written = ready.len() as u64;
         self.store.replace(ready);
-        Ok(RestoreReport { written, ..RestoreReport::default() })
+        Ok(RestoreReport {
+            written,
+            ..RestoreReport::default()
+        })
     }
 }

@@ -15,7 +15,11 @@ fn full() -> KvStore {
     let store = KvStore::default();
     for bucket in ["a", "b", "empty value", "z"] {
         for number in 0..300 {
-            store.set(bucket, &format!("key {number}"), format!("{bucket} {number}").repeat(50));
+            store.set(
+                bucket,
+                &format!("key {number}"),
+                format!("{bucket} {number}").repeat(50),
+            );
         }
     }
     store.set("empty value", "", "");
@@ -32,10 +36,21 @@ impl World {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let cx = backstay::context();
-        let request = InitRequest { key_file: true, ..InitRequest::default() };
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
         let sink = Arc::new(LocalSink::new(folder.path()));
-        let repo = prepare(&cx, &request).unwrap().create(&cx, sink, None).await.unwrap();
-        Self { cx, repo, _folder: folder }
+        let repo = prepare(&cx, &request)
+            .unwrap()
+            .create(&cx, sink, None)
+            .await
+            .unwrap();
+        Self {
+            cx,
+            repo,
+            _folder: folder,
+        }
     }
 
     async fn save(&self, source: Arc<dyn Source>, select: &[&str]) -> Result<(), EngineError> {
@@ -54,7 +69,12 @@ impl World {
         let place: Location = "kv:///".parse().unwrap();
         let target = registry.open_target(&place).unwrap();
         let job = RestoreJob::whole(RestoreMode::Replace, None, HostId("here".into()));
-        restore(&view, &self.cx, target, &job).await.unwrap().report.findings.len()
+        restore(&view, &self.cx, target, &job)
+            .await
+            .unwrap()
+            .report
+            .findings
+            .len()
     }
 }
 
