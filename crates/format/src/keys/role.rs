@@ -129,9 +129,7 @@ impl Need {
         match self {
             Self::Root => "full key",
             Self::Id | Self::Lineage => "writer, reader or full key",
-            Self::Cut | Self::Recipients | Self::State | Self::HostKeys => {
-                "writer or full key"
-            }
+            Self::Cut | Self::Recipients | Self::State | Self::HostKeys => "writer or full key",
             Self::Index => "key of any role",
             Self::Identities => "reader or full key",
         }
