@@ -1,6 +1,6 @@
 //! `snapshot verify` and `snapshot ledger verify`.
 
-use backstay::core::{Clock as _, Sample, VerifyLevel};
+use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::verify as engine_verify;
 use backstay::engine::view::select;

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::sync::Arc;
 
 use backstay::SystemClock;
-use backstay::core::{Clock as _, Finding, Limits, OpContext, Severity};
+use backstay::core::{Finding, Limits, OpContext, Severity};
 use serde_json::{Map, Value, json};
 
 use crate::exit::Exit;

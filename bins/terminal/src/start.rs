@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use backstay::core::CancellationToken;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::Console;
