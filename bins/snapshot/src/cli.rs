@@ -109,7 +109,7 @@ pub(crate) struct SaveArgs {
     /// Files and folders, or one URL
     #[arg(value_name = "PATH|URL", required_unless_present_any = ["command", "stdin"])]
     pub(crate) paths: Vec<OsString>,
-    /// Save the output of a shell command; if it fails there is no snapshot
+    /// Save the output of a shell command; if any part of a pipeline fails there is no snapshot
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["paths", "stdin"])]
     pub(crate) command: Option<String>,
     /// Save standard input as a file of this name
