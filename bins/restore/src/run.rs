@@ -104,8 +104,8 @@ fn report_on(
     if console.talks() {
         console.line(format!("restored {} of {}", view.meta().id, text::escape(view.meta().name.as_bytes())))?;
         console.line(format!(
-            "  {} entries, {}; {} written, {} left as they were, {} deleted",
-            text::count(outcome.entries),
+            "  {}, {}; {} written, {} left as they were, {} deleted",
+            text::plural(outcome.entries, "entry", "entries"),
             text::bytes(outcome.bytes),
             text::count(report.written),
             text::count(report.skipped),
@@ -134,8 +134,8 @@ async fn dry_run(
         }),
     )?;
     console.line(format!(
-        "would restore {} entries, {}, into {}",
-        text::count(entries),
+        "would restore {}, {}, into {}",
+        text::plural(entries, "entry", "entries"),
         text::bytes(bytes),
         text::escape(plan.into.as_bytes()),
     ))

@@ -49,9 +49,9 @@ pub(crate) async fn compare(
         json!({ "entries": entries, "bytes": bytes, "findings": findings.len() }),
     )?;
     if console.talks() {
-        let (entries, bytes) = (text::count(entries), text::bytes(bytes));
+        let (entries, bytes) = (text::plural(entries, "entry", "entries"), text::bytes(bytes));
         let word = if is_wrong { "and found differences" } else { "all as saved" };
-        console.line(format!("  compared {entries} entries, {bytes}: {word}"))?;
+        console.line(format!("  compared {entries}, {bytes}: {word}"))?;
     }
     Ok(if is_wrong { Exit::Damage } else { Exit::Ok })
 }

@@ -93,17 +93,17 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         label: args.label.clone(),
         created,
     };
-    let slot = if let Some(path) = &args.passphrase_file_new {
+    let slot = if let Some(path) = &args.way.passphrase_file_new {
         let passphrase = secrets::read_passphrase(path)?;
         seal_with_passphrase(&keys, &meta, &passphrase, Argon2Params::default())?
-    } else if let Some(path) = &args.new_key_file {
+    } else if let Some(path) = &args.way.new_key_file {
         let secret = Secret::random()?;
         let slot = seal_with_secret(&keys, &meta, &secret)?;
         // The file first: a slot that nothing opens helps nobody.
         secrets::write_new(path, &keyfile::secret_text(repo.id(), &secret, &meta))?;
         slot
     } else {
-        let recipients = args.recipients.iter().map(|text| Recipient::parse(0, text));
+        let recipients = args.way.recipients.iter().map(|text| Recipient::parse(0, text));
         let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
         seal_to_recipients(&keys, &meta, &recipients)?
     };

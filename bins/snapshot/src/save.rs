@@ -76,8 +76,8 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
     } else {
         console.line(format!("snapshot {} of {}", meta.id, text::escape(meta.name.as_bytes())))?;
         console.line(format!(
-            "  {} entries, {}; {} unchanged",
-            text::count(stats.entries),
+            "  {}, {}; {} unchanged",
+            text::plural(stats.entries, "entry", "entries"),
             text::bytes(stats.bytes),
             text::count(stats.unchanged),
         ))?;
@@ -132,8 +132,9 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         }),
     )?;
     if let Some((entries, files, bytes)) = counted {
-        let (entries, files) = (text::count(entries), text::count(files));
-        console.line(format!("  {entries} entries, {files} files, {}", text::bytes(bytes)))?;
+        let entries = text::plural(entries, "entry", "entries");
+        let files = text::plural(files, "file", "files");
+        console.line(format!("  {entries}, {files}, {}", text::bytes(bytes)))?;
     }
     Ok(if has_findings { Exit::Findings } else { Exit::Ok })
 }

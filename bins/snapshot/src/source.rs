@@ -1,14 +1,18 @@
 //! What is to be saved, from the command line.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay::core::Source;
+use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
 use backstay::source_files::{FilesConfig, FilesSource};
 use backup_terminal::access::{parse_location, registry};
-use backup_terminal::{Failure, Outcome, surroundings, text};
+use backup_terminal::{Failure, Outcome, parse_entry_path, surroundings, text};
 
 use crate::cli::{LeaveOut, SaveArgs};
 
@@ -94,11 +98,54 @@ fn files(args: &SaveArgs) -> Chosen {
     }
 }
 
-fn stream(_args: &SaveArgs) -> Outcome<Chosen> {
-    Err(Failure::usage(
-        "streams cannot be saved by this build",
-        "build it with the feature source-command",
-    ))
+fn stream(args: &SaveArgs) -> Outcome<Chosen> {
+    if let Some(name) = &args.stdin {
+        if std::io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "standard input is a terminal",
+                "pipe something in: pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump",
+            ));
+        }
+        let file = std::io::stdin().as_fd().try_clone_to_owned().map(File::from)?;
+        return Ok(Chosen {
+            source: Arc::new(StdinSource::of_file(file, entry_name(name)?)),
+            name: name_of([Path::new(name)]),
+            is_files: false,
+        });
+    }
+    let command = args.command.as_deref().unwrap_or_default();
+    let first = command.split_whitespace().next().ok_or_else(|| {
+        Failure::usage("the command is empty", "write it in quotes: --command 'pg_dump -Fc shop'")
+    })?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => name_of([Path::new(first.rsplit('/').next().unwrap_or(first))]),
+    };
+    let config = CommandConfig::new(entry_name(&name)?, shell(command));
+    Ok(Chosen {
+        source: Arc::new(CommandSource::new(config)),
+        name,
+        is_files: false,
+    })
+}
+
+/// The name of a stream, which must be a path that can stand in a snapshot.
+fn entry_name(name: &str) -> Outcome<String> {
+    let path = parse_entry_path(name.as_bytes())?;
+    if path.is_root() {
+        return Err(Failure::usage("the name of the stream is empty", "write one such as shop.dump"));
+    }
+    Ok(name.to_owned())
+}
+
+/// The shell that runs a command: one that lets a pipeline fail with any of its parts, where there
+/// is one, for otherwise `pg_dump | gzip` succeeds with half a dump.
+fn shell(command: &str) -> Vec<&str> {
+    if Path::new("/bin/bash").exists() {
+        vec!["/bin/bash", "-o", "pipefail", "-c", command]
+    } else {
+        vec!["/bin/sh", "-c", command]
+    }
 }
 
 impl LeaveOut {

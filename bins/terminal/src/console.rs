@@ -5,8 +5,8 @@ use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::sync::Arc;
 
 use backstay::SystemClock;
-use backstay::core::{Clock as _, Finding, Limits, OpContext, Severity};
-use serde_json::{Map, Value, json};
+use backstay::core::{Finding, Limits, OpContext, Severity};
+use serde_json::{Value, json};
 
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
@@ -239,14 +239,12 @@ pub fn show_failure(program: &str, failure: &Failure, as_json: bool, now: &str) 
 
 /// One JSON line: `v`, `t` and `type` first, then the members.
 fn json_line(now: &str, kind: &str, members: Value) -> String {
-    let mut line = Map::new();
-    line.insert("v".into(), JSON_VERSION.into());
-    line.insert("t".into(), now.into());
-    line.insert("type".into(), kind.into());
+    let mut line = format!("{{\"v\":{JSON_VERSION},\"t\":{},\"type\":{}", json!(now), json!(kind));
     if let Value::Object(members) = members {
-        line.extend(members);
+        for (name, value) in members {
+            line.push_str(&format!(",{}:{value}", json!(name)));
+        }
     }
-    let mut text = Value::Object(line).to_string();
-    text.push('\n');
-    text
+    line.push_str("}\n");
+    line
 }

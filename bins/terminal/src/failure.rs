@@ -124,7 +124,7 @@ fn newer(what: String) -> Failure {
 }
 
 macro_rules! from_contract {
-    ($error:ty, $denied:expr, $missing:expr) => {
+    ($error:ty, $denied:expr, $missing:expr, $other:expr) => {
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
                 let what = error.to_string();
@@ -148,7 +148,7 @@ macro_rules! from_contract {
                         (Exit::Usage, "see --help for what can be asked for")
                     }
                     ErrorKind::Cancelled => (Exit::Interrupted, "run the command again to go on"),
-                    _ => (Exit::Failed, "see what the system says of it"),
+                    _ => (Exit::Failed, $other),
                 };
                 Self::new(exit, what, hint)
             }
@@ -159,17 +159,20 @@ macro_rules! from_contract {
 from_contract!(
     SinkError,
     "check the permissions of the repository, or run as a user who may write to it",
-    "`snapshot verify` tells what is missing"
+    "`snapshot verify` tells what is missing",
+    "check the disk or the server that the repository is on"
 );
 from_contract!(
     SourceError,
     "run as a user who may read it",
-    "check what is to be saved: the path, the command, the name"
+    "check what is to be saved: the path, the command, the name",
+    "there is no snapshot; mend what failed, then run the command again"
 );
 from_contract!(
     TargetError,
     "choose a place that this user may write to, or run as one who may",
-    "check the path of --to"
+    "check the path of --to",
+    "run the command again: what was restored stays"
 );
 
 impl From<EngineError> for Failure {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use backstay::core::CancellationToken;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{ColorChoice, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::Console;
@@ -30,7 +30,7 @@ pub fn start<C: Parser>(
             return exit.into();
         }
     };
-    let common = common(&cli);
+    let common = common(&cli).with_environment();
     let mut console = Console::new(program, common);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +62,7 @@ pub fn start<C: Parser>(
 }
 
 fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
-    let color = Common::default().colors(surroundings::no_color());
+    let color = if surroundings::no_color() { ColorChoice::Never } else { ColorChoice::Auto };
     let matches = C::command().color(color).try_get_matches_from(args)?;
     C::from_arg_matches(&matches)
 }

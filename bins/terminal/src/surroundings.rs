@@ -9,7 +9,7 @@ use backstay::core::HostId;
     clippy::disallowed_methods,
     reason = "this is the one place where the environment is read"
 )]
-fn variable(name: &str) -> Option<std::ffi::OsString> {
+pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 

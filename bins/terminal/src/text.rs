@@ -82,6 +82,12 @@ pub fn count(count: u64) -> String {
     out
 }
 
+/// A count and what is counted, in the singular for one.
+#[must_use]
+pub fn plural(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
 /// A time in the zone of this host, to the second.
 #[must_use]
 pub fn time(at: Timestamp) -> String {
