@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Common, Filter};
-use backstay::retention::{Count, Span, WeekStart};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -109,7 +109,7 @@ pub(crate) struct SaveArgs {
     /// Files and folders, or one URL
     #[arg(value_name = "PATH|URL", required_unless_present_any = ["command", "stdin"])]
     pub(crate) paths: Vec<OsString>,
-    /// Save the output of a shell command; if it fails there is no snapshot
+    /// Save the output of a shell command; if any part of a pipeline fails there is no snapshot
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["paths", "stdin"])]
     pub(crate) command: Option<String>,
     /// Save standard input as a file of this name
@@ -315,12 +315,16 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
     match number {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err(format!("`{text}` is not a share: write a percentage such as 5%")),
+        _ => Err(format!(
+            "`{text}` is not a share: write a percentage such as 5%"
+        )),
     }
 }
 
 fn parse_slice(text: &str) -> Result<(u32, u32), String> {
-    let slice = text.split_once('/').and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+    let slice = text
+        .split_once('/')
+        .and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
     match slice {
         Some((n, of)) if n >= 1 && n <= of => Ok((n, of)),
         _ => Err(format!("`{text}` is not a slice: write one such as 1/30")),
@@ -340,17 +344,10 @@ pub(crate) enum KeyCommand {
 
 /// `snapshot key add`.
 #[derive(Debug, Args)]
-#[group(id = "way", required = true, multiple = false, args = ["passphrase_file_new", "new_key_file", "recipients"])]
 pub(crate) struct KeyAddArgs {
-    /// A file whose first line is the passphrase of the new key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file_new: Option<PathBuf>,
-    /// A key file to be made
-    #[arg(long, value_name = "FILE")]
-    pub(crate) new_key_file: Option<PathBuf>,
-    /// An age recipient (age1…) whose identity will open it; may be given several times
-    #[arg(long = "recipient", value_name = "AGE1…")]
-    pub(crate) recipients: Vec<String>,
+    /// What opens it.
+    #[command(flatten)]
+    pub(crate) way: KeyWay,
     /// What the key may do: full, writer, reader, maintenance or verifier
     #[arg(long, default_value = "full", value_name = "ROLE")]
     pub(crate) role: backstay::format::keys::Role,
@@ -360,6 +357,21 @@ pub(crate) struct KeyAddArgs {
     /// What the slot says of itself, for people
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub(crate) label: String,
+}
+
+/// What opens a new key slot.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct KeyWay {
+    /// A file whose first line is the passphrase of the new key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file_new: Option<PathBuf>,
+    /// A key file to be made
+    #[arg(long, value_name = "FILE")]
+    pub(crate) new_key_file: Option<PathBuf>,
+    /// An age recipient (age1…) whose identity will open it; may be given several times
+    #[arg(long = "recipient", value_name = "AGE1…")]
+    pub(crate) recipients: Vec<String>,
 }
 
 /// `snapshot key remove`.

@@ -1,14 +1,18 @@
 //! What is to be saved, from the command line.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay::core::Source;
+use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
 use backstay::source_files::{FilesConfig, FilesSource};
 use backup_terminal::access::{parse_location, registry};
-use backup_terminal::{Failure, Outcome, surroundings, text};
+use backup_terminal::{Failure, Outcome, parse_entry_path, surroundings, text};
 
 use crate::cli::{LeaveOut, SaveArgs};
 
@@ -73,7 +77,10 @@ fn no_excludes() -> Failure {
 
 fn files(args: &SaveArgs) -> Chosen {
     let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
-    let absolute: Vec<PathBuf> = roots.iter().map(|root| surroundings::absolute(root)).collect();
+    let absolute: Vec<PathBuf> = roots
+        .iter()
+        .map(|root| surroundings::absolute(root))
+        .collect();
     let leave_out = &args.leave_out;
     let config = FilesConfig {
         roots,
@@ -94,11 +101,63 @@ fn files(args: &SaveArgs) -> Chosen {
     }
 }
 
-fn stream(_args: &SaveArgs) -> Outcome<Chosen> {
-    Err(Failure::usage(
-        "streams cannot be saved by this build",
-        "build it with the feature source-command",
-    ))
+fn stream(args: &SaveArgs) -> Outcome<Chosen> {
+    if let Some(name) = &args.stdin {
+        if std::io::stdin().is_terminal() {
+            return Err(Failure::usage(
+                "standard input is a terminal",
+                "pipe something in: pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump",
+            ));
+        }
+        let file = std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from)?;
+        return Ok(Chosen {
+            source: Arc::new(StdinSource::of_file(file, entry_name(name)?)),
+            name: name_of([Path::new(name)]),
+            is_files: false,
+        });
+    }
+    let command = args.command.as_deref().unwrap_or_default();
+    let first = command.split_whitespace().next().ok_or_else(|| {
+        Failure::usage(
+            "the command is empty",
+            "write it in quotes: --command 'pg_dump -Fc shop'",
+        )
+    })?;
+    let name = match &args.name {
+        Some(name) => name.clone(),
+        None => name_of([Path::new(first.rsplit('/').next().unwrap_or(first))]),
+    };
+    let config = CommandConfig::new(entry_name(&name)?, shell(command));
+    Ok(Chosen {
+        source: Arc::new(CommandSource::new(config)),
+        name,
+        is_files: false,
+    })
+}
+
+/// The name of a stream, which must be a path that can stand in a snapshot.
+fn entry_name(name: &str) -> Outcome<String> {
+    let path = parse_entry_path(name.as_bytes())?;
+    if path.is_root() {
+        return Err(Failure::usage(
+            "the name of the stream is empty",
+            "write one such as shop.dump",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// The shell that runs a command: one that lets a pipeline fail with any of its parts, where there
+/// is one, for otherwise `pg_dump | gzip` succeeds with half a dump.
+fn shell(command: &str) -> Vec<&str> {
+    if Path::new("/bin/bash").exists() {
+        vec!["/bin/bash", "-o", "pipefail", "-c", command]
+    } else {
+        vec!["/bin/sh", "-c", command]
+    }
 }
 
 impl LeaveOut {
@@ -116,7 +175,10 @@ impl LeaveOut {
 /// The name of a snapshot of these paths: the paths themselves without the slash in front, so that
 /// `/srv/a/data` and `/srv/b/data` are lines of their own.
 fn name_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> String {
-    let names: Vec<String> = paths.into_iter().map(|path| one_name(path.as_os_str())).collect();
+    let names: Vec<String> = paths
+        .into_iter()
+        .map(|path| one_name(path.as_os_str()))
+        .collect();
     let name = names.join("+");
     if name.len() <= MAX_MADE_UP_NAME {
         return name;
@@ -133,7 +195,11 @@ fn one_name(path: &OsStr) -> String {
         .filter(|part| !part.is_empty() && *part != b".")
         .map(text::escape)
         .collect();
-    if parts.is_empty() { "system".into() } else { parts.join("/") }
+    if parts.is_empty() {
+        "system".into()
+    } else {
+        parts.join("/")
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `snapshot verify` and `snapshot ledger verify`.
 
-use backstay::core::{Clock as _, Sample, VerifyLevel};
+use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::verify as engine_verify;
 use backstay::engine::view::select;
@@ -52,18 +52,22 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         }),
     )?;
     console.line(format!(
-        "verified {} snapshots: {} entries, {} chunks, {} packs, {} read",
-        text::count(outcome.snapshots),
-        text::count(report.entries),
+        "verified {}: {}, {} chunks, {} packs, {} read",
+        text::plural(outcome.snapshots, "snapshot", "snapshots"),
+        text::plural(report.entries, "entry", "entries"),
         text::count(report.chunks),
         text::count(report.objects),
         text::bytes(report.bytes),
     ))?;
     if !outcome.read_manifests {
-        console.line("this key cannot read manifests: only the objects around them were checked")?;
+        console
+            .line("this key cannot read manifests: only the objects around them were checked")?;
     }
     if is_damaged {
-        console.line(format!("DAMAGE: {} findings", report.findings.len()))?;
+        console.line(format!(
+            "DAMAGE: {}",
+            text::plural(report.findings.len() as u64, "finding", "findings")
+        ))?;
         return Ok(Exit::Damage);
     }
     console.line("no damage found")?;

@@ -109,9 +109,11 @@ impl From<KeyError> for Failure {
                 "use another key of this repository; `snapshot key list` shows which there are",
             ),
             KeyError::Newer { .. } => newer(what),
-            KeyError::NoMemory { .. } => {
-                Self::new(Exit::Failed, what, "free memory, or open it with a key file")
-            }
+            KeyError::NoMemory { .. } => Self::new(
+                Exit::Failed,
+                what,
+                "free memory, or open it with a key file",
+            ),
             KeyError::Crypto(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::usage(what, "see `snapshot key add --help`"),
         }
@@ -124,31 +126,31 @@ fn newer(what: String) -> Failure {
 }
 
 macro_rules! from_contract {
-    ($error:ty, $denied:expr, $missing:expr) => {
+    ($error:ty, $denied:expr, $missing:expr, $other:expr) => {
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
                 let what = error.to_string();
                 let (exit, hint) = match error.kind {
                     ErrorKind::NotFound => (Exit::Failed, $missing),
-                    ErrorKind::Conflict => {
-                        (Exit::Conflict, "look what is there, then run the command again")
-                    }
+                    ErrorKind::Conflict => (
+                        Exit::Conflict,
+                        "look what is there, then run the command again",
+                    ),
                     ErrorKind::Denied => (Exit::Failed, $denied),
                     ErrorKind::NoSpace => (
                         Exit::Failed,
                         "make room, then run the command again: what was stored is reused",
                     ),
-                    ErrorKind::Unavailable => {
-                        (Exit::Failed, "check the connection, then run the command again")
-                    }
-                    ErrorKind::Damaged => {
-                        (Exit::Damage, "`snapshot verify` tells what it hurts")
-                    }
+                    ErrorKind::Unavailable => (
+                        Exit::Failed,
+                        "check the connection, then run the command again",
+                    ),
+                    ErrorKind::Damaged => (Exit::Damage, "`snapshot verify` tells what it hurts"),
                     ErrorKind::Invalid | ErrorKind::Unsupported => {
                         (Exit::Usage, "see --help for what can be asked for")
                     }
                     ErrorKind::Cancelled => (Exit::Interrupted, "run the command again to go on"),
-                    _ => (Exit::Failed, "see what the system says of it"),
+                    _ => (Exit::Failed, $other),
                 };
                 Self::new(exit, what, hint)
             }
@@ -159,17 +161,20 @@ macro_rules! from_contract {
 from_contract!(
     SinkError,
     "check the permissions of the repository, or run as a user who may write to it",
-    "`snapshot verify` tells what is missing"
+    "`snapshot verify` tells what is missing",
+    "check the disk or the server that the repository is on"
 );
 from_contract!(
     SourceError,
     "run as a user who may read it",
-    "check what is to be saved: the path, the command, the name"
+    "check what is to be saved: the path, the command, the name",
+    "there is no snapshot; mend what failed, then run the command again"
 );
 from_contract!(
     TargetError,
     "choose a place that this user may write to, or run as one who may",
-    "check the path of --to"
+    "check the path of --to",
+    "run the command again: what was restored stays"
 );
 
 impl From<EngineError> for Failure {
@@ -200,7 +205,10 @@ impl From<EngineError> for Failure {
             EngineError::Newer(_) => newer(what),
             EngineError::NoSnapshot(spec) => Self::new(
                 Exit::Failed,
-                format!("no snapshot matches `{}`", crate::text::escape(spec.as_bytes())),
+                format!(
+                    "no snapshot matches `{}`",
+                    crate::text::escape(spec.as_bytes())
+                ),
                 "`snapshot list` shows what there is",
             ),
             EngineError::Ambiguous { spec, count } => Self::new(

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ColorChoice};
+use clap::Args;
 
 use crate::text::parse_bytes;
 
@@ -10,17 +10,18 @@ use crate::text::parse_bytes;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Common options")]
 pub struct Common {
-    /// The repository: a folder or a URL
-    #[arg(long, short = 'r', global = true, env = "BACKSTAY_REPO", value_name = "PATH|URL")]
+    /// The repository: a folder or a URL [env: BACKSTAY_REPO]
+    #[arg(long, short = 'r', global = true, value_name = "PATH|URL")]
     pub repo: Option<String>,
-    /// The key file that opens the repository
-    #[arg(long, short = 'k', global = true, env = "BACKSTAY_KEY_FILE", value_name = "FILE")]
+    /// The key file that opens the repository [env: BACKSTAY_KEY_FILE]
+    #[arg(long, short = 'k', global = true, value_name = "FILE")]
     pub key_file: Option<PathBuf>,
     /// A file whose first line is the passphrase that opens the repository
-    #[arg(long, global = true, env = "BACKSTAY_PASSPHRASE_FILE", value_name = "FILE")]
+    /// [env: BACKSTAY_PASSPHRASE_FILE]
+    #[arg(long, global = true, value_name = "FILE")]
     pub passphrase_file: Option<PathBuf>,
-    /// Where the local cache is kept; it may be lost at any time
-    #[arg(long, global = true, env = "BACKSTAY_CACHE_DIR", value_name = "DIR")]
+    /// Where the local cache is kept; it may be lost at any time [env: BACKSTAY_CACHE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Write JSON lines to standard output
     #[arg(long, global = true)]
@@ -43,13 +44,20 @@ pub struct Common {
 }
 
 impl Common {
-    /// Whether colours may be used on a terminal.
+    /// The same options, with what the command line leaves open taken from the environment. A key
+    /// file and a passphrase file stand for each other: naming one on the command line leaves the
+    /// other one of the environment alone.
     #[must_use]
-    pub const fn colors(&self, forbidden_by_environment: bool) -> ColorChoice {
-        if self.no_color || forbidden_by_environment {
-            ColorChoice::Never
-        } else {
-            ColorChoice::Auto
+    pub fn with_environment(mut self) -> Self {
+        use crate::surroundings::variable;
+        let path = |name: &str| variable(name).map(PathBuf::from);
+        let repo = || variable("BACKSTAY_REPO").and_then(|repo| repo.into_string().ok());
+        self.repo = self.repo.or_else(repo);
+        if self.key_file.is_none() && self.passphrase_file.is_none() {
+            self.key_file = path("BACKSTAY_KEY_FILE");
+            self.passphrase_file = path("BACKSTAY_PASSPHRASE_FILE");
         }
+        self.cache_dir = self.cache_dir.or_else(|| path("BACKSTAY_CACHE_DIR"));
+        self
     }
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use backstay::core::CancellationToken;
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{ColorChoice, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::console::Console;
@@ -24,13 +24,17 @@ pub fn start<C: Parser>(
     let cli = match parse::<C>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
             // A reader that has gone away is no failure of the help.
             let _ = error.print();
             return exit.into();
         }
     };
-    let common = common(&cli);
+    let common = common(&cli).with_environment();
     let mut console = Console::new(program, common);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -62,7 +66,11 @@ pub fn start<C: Parser>(
 }
 
 fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
-    let color = Common::default().colors(surroundings::no_color());
+    let color = if surroundings::no_color() {
+        ColorChoice::Never
+    } else {
+        ColorChoice::Auto
+    };
     let matches = C::command().color(color).try_get_matches_from(args)?;
     C::from_arg_matches(&matches)
 }

@@ -9,7 +9,7 @@ use backstay::core::HostId;
     clippy::disallowed_methods,
     reason = "this is the one place where the environment is read"
 )]
-fn variable(name: &str) -> Option<std::ffi::OsString> {
+pub(crate) fn variable(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
 }
 
@@ -65,7 +65,11 @@ pub fn absolute(path: &Path) -> PathBuf {
 pub fn host() -> HostId {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy();
-    HostId(if name.is_empty() { "localhost".into() } else { name.into_owned() })
+    HostId(if name.is_empty() {
+        "localhost".into()
+    } else {
+        name.into_owned()
+    })
 }
 
 /// The name of the user who runs this; the number where there is no name.

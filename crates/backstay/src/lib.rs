@@ -52,6 +52,8 @@ pub fn register_enabled(registry: &mut Registry) -> Result<(), RegistryError> {
     backup_sink_local::register(registry)?;
     #[cfg(feature = "source-files")]
     backup_source_files::register(registry)?;
+    #[cfg(feature = "source-command")]
+    backup_source_command::register(registry)?;
     Ok(())
 }
 
