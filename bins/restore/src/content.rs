@@ -18,7 +18,10 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
     let entry = place::entry(console, &view, &wanted).await?;
     if !entry.record.meta.kind.has_content() {
         let what = format!("{} has no content", show_path(&entry.path));
-        return Err(Failure::usage(what, "name a file; `restore ls` shows what there is"));
+        return Err(Failure::usage(
+            what,
+            "name a file; `restore ls` shows what there is",
+        ));
     }
     let extents = view.extents(&console.cx, &entry.record).await?;
     let mut reader = ContentReader::new(&repo, extents);
@@ -34,7 +37,10 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
     if entry.record.sha256.is_some_and(|wanted| wanted != digest.0) {
         return Err(Failure::new(
             Exit::Damage,
-            format!("{}: what was written does not have its SHA-256", show_path(&entry.path)),
+            format!(
+                "{}: what was written does not have its SHA-256",
+                show_path(&entry.path)
+            ),
             "do not use it; `snapshot verify --level full` tells what is damaged",
         ));
     }
@@ -60,7 +66,8 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
                 continue;
             };
             if console.json() {
-                let mut members = json!({ "sha256": digest.to_string(), "size": entry.record.size });
+                let mut members =
+                    json!({ "sha256": digest.to_string(), "size": entry.record.size });
                 if let Value::Object(members) = &mut members {
                     for (name, value) in path_members(&entry.path) {
                         members.insert(name.into(), value);
@@ -77,7 +84,9 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
         }
     }
     if without > 0 {
-        console.warn(&format!("{without} files have no sum: they could not be read as a whole"));
+        console.warn(&format!(
+            "{without} files have no sum: they could not be read as a whole"
+        ));
         return Ok(Exit::Findings);
     }
     Ok(Exit::Ok)

@@ -21,7 +21,11 @@ pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let metas = heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
-    Ok(if damage.is_empty() { Exit::Ok } else { Exit::Damage })
+    Ok(if damage.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damage
+    })
 }
 
 /// Lists entries.
@@ -99,10 +103,19 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
     if found == 0 {
         console.note("nothing was found");
     }
-    Ok(if damage.is_empty() { Exit::Ok } else { Exit::Damage })
+    Ok(if damage.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damage
+    })
 }
 
-fn write_entry(console: &mut Console, view: &SnapshotView<'_>, entry: &ViewEntry, long: bool) -> Outcome<()> {
+fn write_entry(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    entry: &ViewEntry,
+    long: bool,
+) -> Outcome<()> {
     if console.json() {
         return console.record("entry", entry_members(view, entry));
     }

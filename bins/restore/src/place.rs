@@ -85,6 +85,9 @@ pub(crate) async fn entry(
 ) -> Outcome<ViewEntry> {
     let part = parts(console, view, wanted).await?.into_iter().next();
     part.and_then(|part| part.entry).ok_or_else(|| {
-        Failure::usage("no path is named", "write SNAPSHOT:/PATH, such as latest:/etc/fstab")
+        Failure::usage(
+            "no path is named",
+            "write SNAPSHOT:/PATH, such as latest:/etc/fstab",
+        )
     })
 }

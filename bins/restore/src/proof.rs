@@ -59,7 +59,10 @@ pub(crate) async fn prove(console: &mut Console, args: &ProveArgs) -> Outcome {
     written.map_err(|error| Failure::file("write", path, &error))?;
     let mut members = json!({ "file": text::path(path), "bytes": proof.len() });
     if let Value::Object(members) = &mut members {
-        members.insert("public_key".into(), signatures.public_key.to_string().into());
+        members.insert(
+            "public_key".into(),
+            signatures.public_key.to_string().into(),
+        );
         for (name, value) in path_members(&entry.path) {
             members.insert(name.into(), value);
         }
@@ -183,8 +186,16 @@ fn show(console: &mut Console, checked: &CheckedProof) -> Outcome<()> {
         let word = if compared { " (the file's)" } else { "" };
         console.line(format!("  sha256    {digest}{word}"))?;
     }
-    console.line(format!("  snapshot  {} of {}", statement.snapshot, escaped(&statement.name)))?;
-    console.line(format!("  host      {} at {}", escaped(&statement.host.0), statement.time))?;
+    console.line(format!(
+        "  snapshot  {} of {}",
+        statement.snapshot,
+        escaped(&statement.name)
+    ))?;
+    console.line(format!(
+        "  host      {} at {}",
+        escaped(&statement.host.0),
+        statement.time
+    ))?;
     console.line(format!("  {}", checked.signed_by))?;
     if !checked.signed_by.trusted {
         console.warn("anybody may have signed it: give the host's key with --public-key");

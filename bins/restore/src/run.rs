@@ -9,7 +9,9 @@ use backstay::core::{EntryPath, RestoreMode};
 use backstay::engine::restore::{Filter as EntryFilter, plan};
 use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView, restore};
 use backstay::format::config::Operation;
-use backstay::source_files::{FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership};
+use backstay::source_files::{
+    FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership,
+};
 use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde_json::json;
@@ -102,7 +104,11 @@ fn report_on(
         }),
     )?;
     if console.talks() {
-        console.line(format!("restored {} of {}", view.meta().id, text::escape(view.meta().name.as_bytes())))?;
+        console.line(format!(
+            "restored {} of {}",
+            view.meta().id,
+            text::escape(view.meta().name.as_bytes())
+        ))?;
         console.line(format!(
             "  {}, {}; {} written, {} left as they were, {} deleted",
             text::plural(outcome.entries, "entry", "entries"),
@@ -111,9 +117,16 @@ fn report_on(
             text::count(report.skipped),
             text::count(report.deleted),
         ))?;
-        console.line(format!("  fetched {} in {seconds:.1} s", text::bytes(outcome.fetched)))?;
+        console.line(format!(
+            "  fetched {} in {seconds:.1} s",
+            text::bytes(outcome.fetched)
+        ))?;
     }
-    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+    Ok(if has_findings {
+        Exit::Findings
+    } else {
+        Exit::Ok
+    })
 }
 
 async fn dry_run(
@@ -148,9 +161,8 @@ fn filter(args: &RunArgs) -> Outcome<Option<EntryFilter>> {
     }
     let (includes, excludes) = (globs(&args.includes)?, globs(&args.excludes)?);
     let any = args.includes.is_empty();
-    let passes = move |path: &EntryPath| {
-        (any || matches(&includes, path)) && !matches(&excludes, path)
-    };
+    let passes =
+        move |path: &EntryPath| (any || matches(&includes, path)) && !matches(&excludes, path);
     Ok(Some(Arc::new(move |path, _entry| passes(path))))
 }
 
@@ -158,7 +170,10 @@ fn filter(args: &RunArgs) -> Outcome<Option<EntryFilter>> {
 /// otherwise they match at any depth.
 fn globs(patterns: &[String]) -> Outcome<GlobSet> {
     let wrong = |error: globset::Error| {
-        Failure::usage(error.to_string(), "write a glob such as '*.conf' or /etc/nginx")
+        Failure::usage(
+            error.to_string(),
+            "write a glob such as '*.conf' or /etc/nginx",
+        )
     };
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
@@ -168,7 +183,12 @@ fn globs(patterns: &[String]) -> Outcome<GlobSet> {
             None if trimmed.contains('/') => trimmed.to_owned(),
             None => format!("**/{trimmed}"),
         };
-        set.add(GlobBuilder::new(&anchored).literal_separator(true).build().map_err(wrong)?);
+        set.add(
+            GlobBuilder::new(&anchored)
+                .literal_separator(true)
+                .build()
+                .map_err(wrong)?,
+        );
     }
     set.build().map_err(wrong)
 }
@@ -179,7 +199,11 @@ fn matches(globs: &GlobSet, path: &EntryPath) -> bool {
         return false;
     }
     let slashed = path.to_slashed();
-    let ends = slashed.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let ends = slashed
+        .iter()
+        .enumerate()
+        .filter(|(_, byte)| **byte == b'/')
+        .map(|(at, _)| at);
     ends.chain([slashed.len()]).any(|end| {
         let part = slashed.get(..end).unwrap_or_default();
         globs.is_match(std::ffi::OsStr::from_bytes(part))

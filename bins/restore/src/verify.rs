@@ -30,8 +30,13 @@ pub(crate) async fn compare(
         if console.cx.cancel.is_cancelled() {
             return Err(backstay::engine::EngineError::Cancelled.into());
         }
-        let passes = job.filter.as_ref().is_none_or(|filter| filter(&entry.path, &entry));
-        let Some(below) = below(&entry.path, &job.strip).filter(|below| passes && !below.is_empty()) else {
+        let passes = job
+            .filter
+            .as_ref()
+            .is_none_or(|filter| filter(&entry.path, &entry));
+        let Some(below) =
+            below(&entry.path, &job.strip).filter(|below| passes && !below.is_empty())
+        else {
             continue;
         };
         let path = folder.join(OsStr::from_bytes(&below));
@@ -40,7 +45,12 @@ pub(crate) async fn compare(
         let wrong = tokio::task::block_in_place(|| differs(&path, &entry));
         if let Some(why) = wrong {
             let subject = text::path(&path);
-            findings.push(Finding::new(Severity::Error, FindingKind::Mismatch, subject, why));
+            findings.push(Finding::new(
+                Severity::Error,
+                FindingKind::Mismatch,
+                subject,
+                why,
+            ));
         }
     }
     let is_wrong = console.findings(&findings, 0)?;
@@ -49,8 +59,15 @@ pub(crate) async fn compare(
         json!({ "entries": entries, "bytes": bytes, "findings": findings.len() }),
     )?;
     if console.talks() {
-        let (entries, bytes) = (text::plural(entries, "entry", "entries"), text::bytes(bytes));
-        let word = if is_wrong { "and found differences" } else { "all as saved" };
+        let (entries, bytes) = (
+            text::plural(entries, "entry", "entries"),
+            text::bytes(bytes),
+        );
+        let word = if is_wrong {
+            "and found differences"
+        } else {
+            "all as saved"
+        };
         console.line(format!("  compared {entries}, {bytes}: {word}"))?;
     }
     Ok(if is_wrong { Exit::Damage } else { Exit::Ok })
@@ -94,7 +111,9 @@ fn differs(path: &Path, entry: &ViewEntry) -> Option<String> {
     }
     if meta.len() != entry.record.size {
         let (found, wanted) = (meta.len(), entry.record.size);
-        return Some(format!("it has {found} bytes, and the saved one had {wanted}"));
+        return Some(format!(
+            "it has {found} bytes, and the saved one had {wanted}"
+        ));
     }
     let wanted = entry.record.sha256?;
     match hash(path) {
@@ -107,7 +126,10 @@ fn differs(path: &Path, entry: &ViewEntry) -> Option<String> {
 fn hash(path: &Path) -> std::io::Result<[u8; 32]> {
     let flags = rustix::fs::OFlags::NOFOLLOW.bits();
     let flags = i32::try_from(flags).unwrap_or(0);
-    let mut file: File = fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let mut file: File = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
     let mut hasher = ContentHasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {

@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Common, Filter};
-use backstay::retention::{Count, Span, WeekStart};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -315,12 +315,16 @@ fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>();
     match number {
         Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
-        _ => Err(format!("`{text}` is not a share: write a percentage such as 5%")),
+        _ => Err(format!(
+            "`{text}` is not a share: write a percentage such as 5%"
+        )),
     }
 }
 
 fn parse_slice(text: &str) -> Result<(u32, u32), String> {
-    let slice = text.split_once('/').and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+    let slice = text
+        .split_once('/')
+        .and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
     match slice {
         Some((n, of)) if n >= 1 && n <= of => Ok((n, of)),
         _ => Err(format!("`{text}` is not a slice: write one such as 1/30")),

@@ -18,7 +18,10 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let by_name = !args.snapshots.is_empty();
     if by_name != policy.is_empty() {
         return Err(if by_name {
-            Failure::usage("snapshots are named and rules are given", "give one or the other")
+            Failure::usage(
+                "snapshots are named and rules are given",
+                "give one or the other",
+            )
         } else {
             Failure::usage(
                 "no rule and no snapshot is given, so nothing is forgotten",
@@ -53,12 +56,18 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let ending = if has_damage { Exit::Findings } else { Exit::Ok };
     let going = plan.forgotten().count() as u64;
     if args.dry_run {
-        console.line(format!("{going} of {} would be forgotten", plan.decisions.len()))?;
+        console.line(format!(
+            "{going} of {} would be forgotten",
+            plan.decisions.len()
+        ))?;
         return Ok(ending);
     }
     let (host, user) = (surroundings::host(), surroundings::user());
     let removed = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
-    console.record("forgotten", json!({ "removed": removed, "looked_at": plan.decisions.len() }))?;
+    console.record(
+        "forgotten",
+        json!({ "removed": removed, "looked_at": plan.decisions.len() }),
+    )?;
     console.line(format!("{removed} of {} forgotten", plan.decisions.len()))?;
     Ok(ending)
 }

@@ -12,16 +12,26 @@ use crate::cli::InitArgs;
 
 /// Makes a repository.
 pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
-    let wants_key_file = console.common.key_file.is_some() || console.common.passphrase_file.is_none();
-    let key_file = if wants_key_file { Some(console.key_file()?) } else { None };
+    let wants_key_file =
+        console.common.key_file.is_some() || console.common.passphrase_file.is_none();
+    let key_file = if wants_key_file {
+        Some(console.key_file()?)
+    } else {
+        None
+    };
     if console.exists().await.unwrap_or(false) {
         let place = console.location()?.to_string();
-        return Err(Failure::from(backstay::engine::EngineError::RepositoryExists(place)));
+        return Err(Failure::from(
+            backstay::engine::EngineError::RepositoryExists(place),
+        ));
     }
     if let Some(path) = args.recovery_sheet.as_deref().filter(|path| path.exists()) {
         return Err(Failure::new(
             Exit::Conflict,
-            format!("{} is there already; a recovery sheet is never overwritten", text::path(path)),
+            format!(
+                "{} is there already; a recovery sheet is never overwritten",
+                text::path(path)
+            ),
             "name another file with --recovery-sheet",
         ));
     }
@@ -50,7 +60,10 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
         console.line(format!("key file   {}", text::path(path)))?;
     }
     match &args.recovery_sheet {
-        Some(path) => console.line(format!("recovery   {} — print it, then remove it", text::path(path)))?,
+        Some(path) => console.line(format!(
+            "recovery   {} — print it, then remove it",
+            text::path(path)
+        ))?,
         None => {
             console.line("\nPrint this and keep it away from this machine:\n")?;
             console.line(sheet.trim_end())?;
@@ -93,7 +106,11 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
             "recovery_sheet": text::path(&sheet),
         }),
     )?;
-    console.note(&format!("made repository {} at {}", repo.id(), repo.location()));
+    console.note(&format!(
+        "made repository {} at {}",
+        repo.id(),
+        repo.location()
+    ));
     console.note(&format!("  its key file is {}", text::path(&key_file)));
     console.note(&format!(
         "  its recovery sheet is {}: print it, keep it away from this machine, then remove it",
@@ -112,7 +129,11 @@ fn note_other_keys(console: &Console, key_file: &Path) {
 
 fn own_label() -> String {
     let label = format!("{}@{}", surroundings::user(), surroundings::host());
-    label.chars().filter(|letter| !letter.is_control()).take(60).collect()
+    label
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(60)
+        .collect()
 }
 
 async fn note_in_ledger(console: &Console, repo: &Repository) {

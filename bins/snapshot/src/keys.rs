@@ -86,7 +86,10 @@ async fn list(console: &mut Console) -> Outcome {
 
 async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     let repo = console.open(Operation::Write).await?;
-    let host = args.host.clone().map_or_else(surroundings::host, backstay::core::HostId);
+    let host = args
+        .host
+        .clone()
+        .map_or_else(surroundings::host, backstay::core::HostId);
     let keys = repo.keys().subset(args.role, Some(&host))?;
     let created = u64::try_from(console.cx.clock.now().as_second()).unwrap_or(0);
     let meta = SlotMeta {
@@ -103,16 +106,26 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         secrets::write_new(path, &keyfile::secret_text(repo.id(), &secret, &meta))?;
         slot
     } else {
-        let recipients = args.way.recipients.iter().map(|text| Recipient::parse(0, text));
+        let recipients = args
+            .way
+            .recipients
+            .iter()
+            .map(|text| Recipient::parse(0, text));
         let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
         seal_to_recipients(&keys, &meta, &recipients)?
     };
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
     note_in_ledger(console, &repo, format!("added {id}, {} key", args.role)).await?;
-    repo.sink().put(&console.cx, &key, slot.into(), PutMode::Create).await?;
+    repo.sink()
+        .put(&console.cx, &key, slot.into(), PutMode::Create)
+        .await?;
     console.record("key-added", json!({ "id": id, "role": args.role.name() }))?;
-    console.line(format!("added key {} ({})", id.get(..12).unwrap_or(&id), args.role))?;
+    console.line(format!(
+        "added key {} ({})",
+        id.get(..12).unwrap_or(&id),
+        args.role
+    ))?;
     Ok(Exit::Ok)
 }
 
@@ -120,22 +133,37 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
     let slots = repo.slots(&console.cx).await?;
     let wanted = args.slot.to_ascii_lowercase();
-    let matching: Vec<&ObjectKey> =
-        slots.keys().filter(|key| !wanted.is_empty() && id_of(key).starts_with(&wanted)).collect();
+    let matching: Vec<&ObjectKey> = slots
+        .keys()
+        .filter(|key| !wanted.is_empty() && id_of(key).starts_with(&wanted))
+        .collect();
     let key = match matching[..] {
         [key] => key,
         [] => {
-            let what = format!("no key slot begins with `{}`", text::escape(wanted.as_bytes()));
-            return Err(Failure::new(Exit::Failed, what, "`snapshot key list` shows them"));
+            let what = format!(
+                "no key slot begins with `{}`",
+                text::escape(wanted.as_bytes())
+            );
+            return Err(Failure::new(
+                Exit::Failed,
+                what,
+                "`snapshot key list` shows them",
+            ));
         }
         _ => {
             let what = format!("{} key slots begin with `{wanted}`", matching.len());
-            return Err(Failure::new(Exit::Failed, what, "give more characters of the id"));
+            return Err(Failure::new(
+                Exit::Failed,
+                what,
+                "give more characters of the id",
+            ));
         }
     };
     // What a recipient slot holds cannot be seen, so it does not count as a way back in.
     let opens_all = |slot: &Slot| slot.info().is_some_and(|info| info.role == Role::Full);
-    let others = slots.iter().filter(|(other, slot)| *other != key && slot.as_ref().is_ok_and(opens_all));
+    let others = slots
+        .iter()
+        .filter(|(other, slot)| *other != key && slot.as_ref().is_ok_and(opens_all));
     if others.count() == 0 {
         return Err(Failure::new(
             Exit::Conflict,
@@ -148,7 +176,8 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
     repo.sink().delete(&console.cx, key).await?;
     console.record("key-removed", json!({ "id": id }))?;
     console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;
-    console.note("whoever copied the keys themselves with it can still read what was saved until now");
+    console
+        .note("whoever copied the keys themselves with it can still read what was saved until now");
     Ok(Exit::Ok)
 }
 

@@ -8,8 +8,8 @@ use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
 use backup_terminal::snapshots::{marks, meta_members};
 use backup_terminal::{Align, Console, Exit, Outcome, Table, text};
-use serde_json::json;
 use futures::StreamExt as _;
+use serde_json::json;
 
 use crate::cli::{ListArgs, ShowArgs};
 
@@ -20,7 +20,11 @@ pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let metas = heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
-    Ok(if damage.is_empty() { Exit::Ok } else { Exit::Damage })
+    Ok(if damage.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damage
+    })
 }
 
 /// Shows a snapshot.
@@ -42,13 +46,24 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
         ("name", text::escape(meta.name.as_bytes())),
         ("host", text::escape(meta.host.0.as_bytes())),
         ("time", text::time(meta.time)),
-        ("entries", format!("{} ({} files)", text::count(meta.stats.entries), text::count(meta.stats.files))),
+        (
+            "entries",
+            format!(
+                "{} ({} files)",
+                text::count(meta.stats.entries),
+                text::count(meta.stats.files)
+            ),
+        ),
         ("size", text::bytes(meta.stats.bytes)),
         ("unchanged", text::count(meta.stats.unchanged)),
         ("read", text::bytes(meta.stats.bytes_read)),
         ("new", text::bytes(meta.stats.bytes_new)),
         ("added", text::bytes(meta.stats.bytes_added)),
-        ("parent", meta.parent.map_or("none".into(), |parent| parent.to_string())),
+        (
+            "parent",
+            meta.parent
+                .map_or("none".into(), |parent| parent.to_string()),
+        ),
         ("marks", marks(&meta)),
         ("root", root.to_string()),
         ("signed by", key.to_string()),
@@ -58,10 +73,24 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
     // Keys that may not read know the head alone.
     if let Ok(view) = SnapshotView::open(&repo, head) {
         let (program, user) = view.made_by();
-        lines.push(("made by", format!("{} as {}", text::escape(program.as_bytes()), text::escape(user.as_bytes()))));
+        lines.push((
+            "made by",
+            format!(
+                "{} as {}",
+                text::escape(program.as_bytes()),
+                text::escape(user.as_bytes())
+            ),
+        ));
         for component in view.components() {
-            let origin: Vec<String> = component.origin.iter().map(|origin| text::escape(origin.as_bytes())).collect();
-            lines.push(("content", format!("{}: {}", component.kind, origin.join(", "))));
+            let origin: Vec<String> = component
+                .origin
+                .iter()
+                .map(|origin| text::escape(origin.as_bytes()))
+                .collect();
+            lines.push((
+                "content",
+                format!("{}: {}", component.kind, origin.join(", ")),
+            ));
         }
         findings = view.findings();
         if let Some(members) = members.as_object_mut() {
@@ -73,7 +102,10 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
     if let Some(members) = members.as_object_mut() {
         members.insert("root".into(), root.to_string().into());
         members.insert("public_key".into(), key.to_string().into());
-        members.insert("signature".into(), if checked.is_ok() { "valid" } else { "invalid" }.into());
+        members.insert(
+            "signature".into(),
+            if checked.is_ok() { "valid" } else { "invalid" }.into(),
+        );
     }
     console.record("snapshot", members)?;
     for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {
@@ -91,7 +123,11 @@ pub(crate) async fn stats(console: &mut Console) -> Outcome {
     let objects = objects(console, &repo).await?;
     let total: u64 = objects.values().map(|(_, bytes)| bytes).sum();
     let saved: u64 = heads.iter().map(|head| head.meta.stats.bytes).sum();
-    let mut table = Table::new(&[("OBJECTS", Align::Left), ("COUNT", Align::Right), ("SIZE", Align::Right)]);
+    let mut table = Table::new(&[
+        ("OBJECTS", Align::Left),
+        ("COUNT", Align::Right),
+        ("SIZE", Align::Right),
+    ]);
     for (prefix, (count, bytes)) in &objects {
         table.row([prefix.clone(), text::count(*count), text::bytes(*bytes)]);
     }
@@ -121,7 +157,11 @@ pub(crate) async fn stats(console: &mut Console) -> Outcome {
     ))?;
     console.line(table.render())?;
     console.findings(&damage, 0)?;
-    Ok(if damage.is_empty() { Exit::Ok } else { Exit::Damage })
+    Ok(if damage.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Damage
+    })
 }
 
 async fn objects(console: &Console, repo: &Repository) -> Outcome<BTreeMap<String, (u64, u64)>> {

@@ -74,7 +74,11 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
     if console.common.quiet {
         console.line(meta.id.to_string())?;
     } else {
-        console.line(format!("snapshot {} of {}", meta.id, text::escape(meta.name.as_bytes())))?;
+        console.line(format!(
+            "snapshot {} of {}",
+            meta.id,
+            text::escape(meta.name.as_bytes())
+        ))?;
         console.line(format!(
             "  {}, {}; {} unchanged",
             text::plural(stats.entries, "entry", "entries"),
@@ -88,7 +92,11 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
             text::bytes(stats.bytes_added),
         ))?;
     }
-    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+    Ok(if has_findings {
+        Exit::Findings
+    } else {
+        Exit::Ok
+    })
 }
 
 async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> Outcome {
@@ -99,7 +107,9 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         }
         Err(failure) if matches!(failure.exit, Exit::NoRepository) => {
             let place = console.location()?;
-            console.note(&format!("there is no repository at {place}; it would be made"));
+            console.note(&format!(
+                "there is no repository at {place}; it would be made"
+            ));
             let request = CaptureRequest::default();
             chosen.source.plan(&console.cx, &request).await?
         }
@@ -109,7 +119,10 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         CaptureMode::Full { why } => format!("full: {why}"),
         CaptureMode::Incremental { parent } => format!("on top of {}", parent.short()),
     };
-    console.line(format!("would save {} ({mode})", text::escape(job.name.as_bytes())))?;
+    console.line(format!(
+        "would save {} ({mode})",
+        text::escape(job.name.as_bytes())
+    ))?;
     for entry in &plan.entries {
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }
@@ -119,7 +132,11 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         None
     };
     let has_findings = console.findings(&plan.notes, 0)?;
-    let names: Vec<&str> = plan.entries.iter().map(|entry| entry.name.as_str()).collect();
+    let names: Vec<&str> = plan
+        .entries
+        .iter()
+        .map(|entry| entry.name.as_str())
+        .collect();
     console.record(
         "plan",
         json!({
@@ -136,7 +153,11 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         let files = text::plural(files, "file", "files");
         console.line(format!("  {entries}, {files}, {}", text::bytes(bytes)))?;
     }
-    Ok(if has_findings { Exit::Findings } else { Exit::Ok })
+    Ok(if has_findings {
+        Exit::Findings
+    } else {
+        Exit::Ok
+    })
 }
 
 /// Walks the files without reading them: entries, files and their bytes.

@@ -77,7 +77,10 @@ fn no_excludes() -> Failure {
 
 fn files(args: &SaveArgs) -> Chosen {
     let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
-    let absolute: Vec<PathBuf> = roots.iter().map(|root| surroundings::absolute(root)).collect();
+    let absolute: Vec<PathBuf> = roots
+        .iter()
+        .map(|root| surroundings::absolute(root))
+        .collect();
     let leave_out = &args.leave_out;
     let config = FilesConfig {
         roots,
@@ -106,7 +109,10 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
                 "pipe something in: pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump",
             ));
         }
-        let file = std::io::stdin().as_fd().try_clone_to_owned().map(File::from)?;
+        let file = std::io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from)?;
         return Ok(Chosen {
             source: Arc::new(StdinSource::of_file(file, entry_name(name)?)),
             name: name_of([Path::new(name)]),
@@ -115,7 +121,10 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
     }
     let command = args.command.as_deref().unwrap_or_default();
     let first = command.split_whitespace().next().ok_or_else(|| {
-        Failure::usage("the command is empty", "write it in quotes: --command 'pg_dump -Fc shop'")
+        Failure::usage(
+            "the command is empty",
+            "write it in quotes: --command 'pg_dump -Fc shop'",
+        )
     })?;
     let name = match &args.name {
         Some(name) => name.clone(),
@@ -133,7 +142,10 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
 fn entry_name(name: &str) -> Outcome<String> {
     let path = parse_entry_path(name.as_bytes())?;
     if path.is_root() {
-        return Err(Failure::usage("the name of the stream is empty", "write one such as shop.dump"));
+        return Err(Failure::usage(
+            "the name of the stream is empty",
+            "write one such as shop.dump",
+        ));
     }
     Ok(name.to_owned())
 }
@@ -163,7 +175,10 @@ impl LeaveOut {
 /// The name of a snapshot of these paths: the paths themselves without the slash in front, so that
 /// `/srv/a/data` and `/srv/b/data` are lines of their own.
 fn name_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> String {
-    let names: Vec<String> = paths.into_iter().map(|path| one_name(path.as_os_str())).collect();
+    let names: Vec<String> = paths
+        .into_iter()
+        .map(|path| one_name(path.as_os_str()))
+        .collect();
     let name = names.join("+");
     if name.len() <= MAX_MADE_UP_NAME {
         return name;
@@ -180,7 +195,11 @@ fn one_name(path: &OsStr) -> String {
         .filter(|part| !part.is_empty() && *part != b".")
         .map(text::escape)
         .collect();
-    if parts.is_empty() { "system".into() } else { parts.join("/") }
+    if parts.is_empty() {
+        "system".into()
+    } else {
+        parts.join("/")
+    }
 }
 
 #[cfg(test)]

@@ -60,7 +60,8 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         text::bytes(report.bytes),
     ))?;
     if !outcome.read_manifests {
-        console.line("this key cannot read manifests: only the objects around them were checked")?;
+        console
+            .line("this key cannot read manifests: only the objects around them were checked")?;
     }
     if is_damaged {
         console.line(format!(

@@ -47,7 +47,10 @@ impl Console {
     /// [`Exit::Usage`] when none is named.
     pub fn location(&self) -> Outcome<Location> {
         let repo = self.common.repo.as_deref().ok_or_else(|| {
-            Failure::usage("no repository is named", "give --repo PATH, or set BACKSTAY_REPO")
+            Failure::usage(
+                "no repository is named",
+                "give --repo PATH, or set BACKSTAY_REPO",
+            )
         })?;
         parse_location(repo)
     }

@@ -150,15 +150,24 @@ impl Console {
         }
         let serious = |finding: &&Finding| finding.severity > Severity::Note;
         if !self.common.json {
-            let most = if self.common.verbose > 0 { usize::MAX } else { MOST_SHOWN };
-            let shown = findings.iter().filter(|f| self.common.verbose > 0 || serious(f));
+            let most = if self.common.verbose > 0 {
+                usize::MAX
+            } else {
+                MOST_SHOWN
+            };
+            let shown = findings
+                .iter()
+                .filter(|f| self.common.verbose > 0 || serious(f));
             let total = shown.clone().count();
             for finding in shown.take(most) {
                 self.say(&describe(finding));
             }
             let hidden = total.saturating_sub(most) as u64 + left_out;
             if hidden > 0 {
-                self.say(&format!("… and {} more; -v shows all that are kept", text::count(hidden)));
+                self.say(&format!(
+                    "… and {} more; -v shows all that are kept",
+                    text::count(hidden)
+                ));
             }
         }
         Ok(left_out > 0 || findings.iter().any(|finding| serious(&finding)))
@@ -175,7 +184,12 @@ impl Console {
             Ok(exit) => exit,
             Err(failure) => {
                 if !failure.is_silent {
-                    self.say(&show_failure(self.program, &failure, self.common.json, &self.now()));
+                    self.say(&show_failure(
+                        self.program,
+                        &failure,
+                        self.common.json,
+                        &self.now(),
+                    ));
                 }
                 failure.exit
             }
@@ -239,7 +253,11 @@ pub fn show_failure(program: &str, failure: &Failure, as_json: bool, now: &str) 
 
 /// One JSON line: `v`, `t` and `type` first, then the members.
 fn json_line(now: &str, kind: &str, members: Value) -> String {
-    let mut line = format!("{{\"v\":{JSON_VERSION},\"t\":{},\"type\":{}", json!(now), json!(kind));
+    let mut line = format!(
+        "{{\"v\":{JSON_VERSION},\"t\":{},\"type\":{}",
+        json!(now),
+        json!(kind)
+    );
     if let Value::Object(members) = members {
         for (name, value) in members {
             line.push_str(&format!(",{}:{value}", json!(name)));

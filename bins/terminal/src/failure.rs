@@ -109,9 +109,11 @@ impl From<KeyError> for Failure {
                 "use another key of this repository; `snapshot key list` shows which there are",
             ),
             KeyError::Newer { .. } => newer(what),
-            KeyError::NoMemory { .. } => {
-                Self::new(Exit::Failed, what, "free memory, or open it with a key file")
-            }
+            KeyError::NoMemory { .. } => Self::new(
+                Exit::Failed,
+                what,
+                "free memory, or open it with a key file",
+            ),
             KeyError::Crypto(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::usage(what, "see `snapshot key add --help`"),
         }
@@ -130,20 +132,20 @@ macro_rules! from_contract {
                 let what = error.to_string();
                 let (exit, hint) = match error.kind {
                     ErrorKind::NotFound => (Exit::Failed, $missing),
-                    ErrorKind::Conflict => {
-                        (Exit::Conflict, "look what is there, then run the command again")
-                    }
+                    ErrorKind::Conflict => (
+                        Exit::Conflict,
+                        "look what is there, then run the command again",
+                    ),
                     ErrorKind::Denied => (Exit::Failed, $denied),
                     ErrorKind::NoSpace => (
                         Exit::Failed,
                         "make room, then run the command again: what was stored is reused",
                     ),
-                    ErrorKind::Unavailable => {
-                        (Exit::Failed, "check the connection, then run the command again")
-                    }
-                    ErrorKind::Damaged => {
-                        (Exit::Damage, "`snapshot verify` tells what it hurts")
-                    }
+                    ErrorKind::Unavailable => (
+                        Exit::Failed,
+                        "check the connection, then run the command again",
+                    ),
+                    ErrorKind::Damaged => (Exit::Damage, "`snapshot verify` tells what it hurts"),
                     ErrorKind::Invalid | ErrorKind::Unsupported => {
                         (Exit::Usage, "see --help for what can be asked for")
                     }
@@ -203,7 +205,10 @@ impl From<EngineError> for Failure {
             EngineError::Newer(_) => newer(what),
             EngineError::NoSnapshot(spec) => Self::new(
                 Exit::Failed,
-                format!("no snapshot matches `{}`", crate::text::escape(spec.as_bytes())),
+                format!(
+                    "no snapshot matches `{}`",
+                    crate::text::escape(spec.as_bytes())
+                ),
                 "`snapshot list` shows what there is",
             ),
             EngineError::Ambiguous { spec, count } => Self::new(

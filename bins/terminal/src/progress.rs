@@ -77,7 +77,8 @@ impl Observer for Progress {
                 }
                 if entries > 0 {
                     let done = self.entries.fetch_add(entries, Ordering::Relaxed) + entries;
-                    self.bar.set_message(format!("{} entries", text::count(done)));
+                    self.bar
+                        .set_message(format!("{} entries", text::count(done)));
                 }
             }
             Event::Expect { bytes, .. } => self.enter(Stage::Write, Some(bytes)),

@@ -33,7 +33,9 @@ fn read_secret(what: &str, path: &Path, limit: u64) -> Outcome<Zeroizing<Vec<u8>
     };
     let file = fs::File::open(path).map_err(failed)?;
     let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() as u64 > limit {
         let why = format!("the {what} {shown} is too long");
         return Err(no_secret(why, "check that it is the right file"));
@@ -47,7 +49,10 @@ fn read_secret(what: &str, path: &Path, limit: u64) -> Outcome<Zeroizing<Vec<u8>
 /// [`Exit::NoSecrets`].
 pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
     let mut bytes = read_secret("passphrase file", path, MAX_PASSPHRASE)?;
-    let end = bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len());
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .unwrap_or(bytes.len());
     bytes.truncate(end);
     if bytes.last() == Some(&b'\r') {
         bytes.pop();
@@ -91,13 +96,21 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
     let place = match location.strip_prefix('/') {
         Some(_) => location.to_owned(),
         None if location.contains("://") => location.to_owned(),
-        None => surroundings::absolute(Path::new(location)).to_string_lossy().into_owned(),
+        None => surroundings::absolute(Path::new(location))
+            .to_string_lossy()
+            .into_owned(),
     };
     let place = place.trim_end_matches('/');
     let mut name: String = place
         .trim_start_matches('/')
         .chars()
-        .map(|letter| if letter.is_ascii_alphanumeric() || "-_.".contains(letter) { letter } else { '-' })
+        .map(|letter| {
+            if letter.is_ascii_alphanumeric() || "-_.".contains(letter) {
+                letter
+            } else {
+                '-'
+            }
+        })
         .take(80)
         .collect();
     let digest = ContentDigest::of(place.as_bytes()).to_string();
@@ -114,7 +127,11 @@ pub fn write_new(path: &Path, text: &str) -> Outcome<()> {
     let failed = |error: std::io::Error| Failure::file("write", path, &error);
     let folder = surroundings::absolute(path);
     if let Some(folder) = folder.parent() {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(failed)?;
     }
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -122,7 +139,9 @@ pub fn write_new(path: &Path, text: &str) -> Outcome<()> {
         .mode(0o600)
         .open(path)
         .map_err(failed)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    let written = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all());
     if let Err(error) = written {
         // Half a key opens nothing.
         let _ = fs::remove_file(path);
@@ -142,7 +161,9 @@ pub fn describe_key_file(path: &Path) -> String {
         return "it cannot be read".into();
     };
     let text = String::from_utf8_lossy(&bytes);
-    let repo = text.lines().find_map(|line| line.strip_prefix("# repository: "));
+    let repo = text
+        .lines()
+        .find_map(|line| line.strip_prefix("# repository: "));
     match (KeyFile::parse(&bytes), repo) {
         (Ok(KeyFile::Keys(keys)), _) => format!("it holds keys of repository {}", keys.repo()),
         (Ok(_), Some(repo)) => format!("it opens repository {}", text::escape(repo.as_bytes())),

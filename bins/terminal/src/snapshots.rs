@@ -73,7 +73,10 @@ pub fn parse_snapshot_path(text: &std::ffi::OsStr) -> Outcome<SnapshotPath> {
 /// [`crate::Exit::Usage`].
 pub fn parse_entry_path(path: &[u8]) -> Outcome<EntryPath> {
     EntryPath::from_slashed(path).map_err(|error| {
-        Failure::usage(error.to_string(), "write the path from the root, without . and ..")
+        Failure::usage(
+            error.to_string(),
+            "write the path from the root, without . and ..",
+        )
     })
 }
 
@@ -157,7 +160,11 @@ impl Console {
 /// Tags, and what else there is to say of a snapshot in one column.
 #[must_use]
 pub fn marks(meta: &SnapshotMeta) -> String {
-    let mut out: Vec<String> = meta.tags.iter().map(|tag| text::escape(tag.as_bytes())).collect();
+    let mut out: Vec<String> = meta
+        .tags
+        .iter()
+        .map(|tag| text::escape(tag.as_bytes()))
+        .collect();
     if let Some(label) = &meta.label {
         out.push(format!("[{}]", text::escape(label.as_bytes())));
     }
@@ -214,9 +221,15 @@ mod tests {
         assert_eq!(parse("latest"), ("latest".into(), None));
         assert_eq!(parse("latest:etc"), ("latest:etc".into(), None));
         assert_eq!(parse("latest:/etc"), ("latest".into(), path("etc")));
-        assert_eq!(parse("latest:etc:/etc/hosts"), ("latest:etc".into(), path("etc/hosts")));
+        assert_eq!(
+            parse("latest:etc:/etc/hosts"),
+            ("latest:etc".into(), path("etc/hosts"))
+        );
         assert_eq!(parse("01ARZ3ND:/a:/b"), ("01ARZ3ND".into(), path("a:/b")));
-        assert_eq!(parse("2026-11-21T10:00:00Z"), ("2026-11-21T10:00:00Z".into(), None));
+        assert_eq!(
+            parse("2026-11-21T10:00:00Z"),
+            ("2026-11-21T10:00:00Z".into(), None)
+        );
         assert_eq!(parse("latest:/"), ("latest".into(), path("")));
         assert!(parse_snapshot_path(std::ffi::OsStr::new("latest:/a/../b")).is_err());
     }

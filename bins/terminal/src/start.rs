@@ -24,7 +24,11 @@ pub fn start<C: Parser>(
     let cli = match parse::<C>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
-            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let exit = if error.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Ok
+            };
             // A reader that has gone away is no failure of the help.
             let _ = error.print();
             return exit.into();
@@ -62,7 +66,11 @@ pub fn start<C: Parser>(
 }
 
 fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
-    let color = if surroundings::no_color() { ColorChoice::Never } else { ColorChoice::Auto };
+    let color = if surroundings::no_color() {
+        ColorChoice::Never
+    } else {
+        ColorChoice::Auto
+    };
     let matches = C::command().color(color).try_get_matches_from(args)?;
     C::from_arg_matches(&matches)
 }

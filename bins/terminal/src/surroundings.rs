@@ -65,7 +65,11 @@ pub fn absolute(path: &Path) -> PathBuf {
 pub fn host() -> HostId {
     let name = rustix::system::uname();
     let name = name.nodename().to_string_lossy();
-    HostId(if name.is_empty() { "localhost".into() } else { name.into_owned() })
+    HostId(if name.is_empty() {
+        "localhost".into()
+    } else {
+        name.into_owned()
+    })
 }
 
 /// The name of the user who runs this; the number where there is no name.

@@ -59,9 +59,16 @@ mod tests {
 
     #[test]
     fn columns_are_aligned_and_lines_have_no_tail() {
-        let mut table = Table::new(&[("NAME", Align::Left), ("SIZE", Align::Right), ("X", Align::Left)]);
+        let mut table = Table::new(&[
+            ("NAME", Align::Left),
+            ("SIZE", Align::Right),
+            ("X", Align::Left),
+        ]);
         table.row(["a".into(), "1,234".into(), String::new()]);
         table.row(["longer".into(), "5".into(), "y".into()]);
-        assert_eq!(table.render(), "NAME     SIZE  X\na       1,234\nlonger      5  y");
+        assert_eq!(
+            table.render(),
+            "NAME     SIZE  X\na       1,234\nlonger      5  y"
+        );
     }
 }

@@ -116,7 +116,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit.trim().to_ascii_uppercase();
-    let shift = match unit.strip_suffix("IB").or_else(|| unit.strip_suffix('B')).unwrap_or(&unit) {
+    let shift = match unit
+        .strip_suffix("IB")
+        .or_else(|| unit.strip_suffix('B'))
+        .unwrap_or(&unit)
+    {
         "" => 0,
         "K" => 10,
         "M" => 20,
@@ -163,7 +167,12 @@ mod tests {
         ] {
             assert_eq!(bytes(count), shown);
         }
-        for (text, value) in [("0", 0), ("1k", 1024), ("1.5G", 3 << 29), ("10 MiB", 10 << 20)] {
+        for (text, value) in [
+            ("0", 0),
+            ("1k", 1024),
+            ("1.5G", 3 << 29),
+            ("10 MiB", 10 << 20),
+        ] {
             assert_eq!(parse_bytes(text), Ok(value));
         }
         for text in ["", "K", "-1", "1X", "99999999999T"] {

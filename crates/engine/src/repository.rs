@@ -53,15 +53,15 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             chunks: ChunkSizes {
-                min: 512 << 10,
-                target: 1 << 20,
-                max: 2 << 20,
+                min: 1 << 20,
+                target: 2 << 20,
+                max: 4 << 20,
             },
             bundle_limit: 256 << 10,
             lineage_from: 1 << 20,
             pages: PageSizes {
-                min: 2 << 10,
-                target: 6 << 10,
+                min: 1 << 10,
+                target: 2 << 10,
             },
             data_pack: 16 << 20,
             meta_pack: 4 << 20,

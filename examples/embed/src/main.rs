@@ -18,14 +18,26 @@ use backstay::source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetC
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let (repository, folder) = args.next().zip(args.next()).context("REPOSITORY FOLDER TARGET")?;
+    let (repository, folder) = args
+        .next()
+        .zip(args.next())
+        .context("REPOSITORY FOLDER TARGET")?;
     let target = args.next().context("REPOSITORY FOLDER TARGET")?;
     let (cx, host) = (backstay::context(), HostId("example".into()));
     let repo = open_or_make(&cx, &repository).await?;
 
     let source = Arc::new(FilesSource::new(FilesConfig::of_roots([&folder])));
-    let saved = snapshot(&repo, &cx, source, &SnapshotJob::new("example", host.clone())).await?;
-    println!("saved {} ({} bytes added)", saved.meta.id, saved.meta.stats.bytes_added);
+    let saved = snapshot(
+        &repo,
+        &cx,
+        source,
+        &SnapshotJob::new("example", host.clone()),
+    )
+    .await?;
+    println!(
+        "saved {} ({} bytes added)",
+        saved.meta.id, saved.meta.stats.bytes_added
+    );
 
     repo.reload_index(&cx).await?;
     let (heads, _) = repo.heads(&cx).await?;
@@ -34,7 +46,11 @@ async fn main() -> anyhow::Result<()> {
     let into = Arc::new(FilesTarget::new(FilesTargetConfig::of_folder(&target)));
     let job = RestoreJob::whole(RestoreMode::Files, Some(target), host);
     let restored = restore(&view, &cx, into, &job).await?;
-    println!("restored {} entries, {} findings", restored.entries, restored.report.findings.len());
+    println!(
+        "restored {} entries, {} findings",
+        restored.entries,
+        restored.report.findings.len()
+    );
     Ok(())
 }
 
@@ -46,8 +62,17 @@ async fn open_or_make(cx: &backstay::core::OpContext, place: &Path) -> anyhow::R
         let unlock = Unlock::KeyFile(KeyFile::parse(&std::fs::read(key_file)?)?);
         return Ok(Repository::open(cx, sink, &unlock, None, Operation::Write).await?);
     }
-    let prepared = prepare(cx, &InitRequest { key_file: true, ..InitRequest::default() })?;
-    std::fs::write(key_file, prepared.key_file.as_ref().context("no key")?.as_bytes())?;
+    let prepared = prepare(
+        cx,
+        &InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        },
+    )?;
+    std::fs::write(
+        key_file,
+        prepared.key_file.as_ref().context("no key")?.as_bytes(),
+    )?;
     std::fs::create_dir_all(place)?;
     Ok(prepared.create(cx, sink, None).await?)
 }

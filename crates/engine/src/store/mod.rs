@@ -128,7 +128,7 @@ impl BlobStore {
             .clamp(1, 8)
             .min(cx.limits.memory_bytes / (48 << 20))
             .max(1);
-        let (uploads, upload_source) = bounded::<(Pack, bool)>(1);
+        let (uploads, upload_source) = bounded::<(Pack, bool)>(0);
         let mut store = Self {
             shared,
             jobs: Some(jobs),

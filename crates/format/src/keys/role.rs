@@ -114,7 +114,8 @@ impl Need {
         match self {
             Self::Root => "make keys for others",
             Self::Id => "add data or check its content",
-            Self::Cut | Self::Lineage | Self::Recipients => "add data",
+            Self::Lineage => "add data or read long lists of extents",
+            Self::Cut | Self::Recipients => "add data",
             Self::Index => "open the index",
             Self::State => "keep a cache of what was saved",
             Self::HostKeys => "sign snapshots",
@@ -127,10 +128,8 @@ impl Need {
     pub const fn holders(self) -> &'static str {
         match self {
             Self::Root => "full key",
-            Self::Id => "writer, reader or full key",
-            Self::Cut | Self::Lineage | Self::Recipients | Self::State | Self::HostKeys => {
-                "writer or full key"
-            }
+            Self::Id | Self::Lineage => "writer, reader or full key",
+            Self::Cut | Self::Recipients | Self::State | Self::HostKeys => "writer or full key",
             Self::Index => "key of any role",
             Self::Identities => "reader or full key",
         }

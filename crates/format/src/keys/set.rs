@@ -220,10 +220,10 @@ impl KeySet {
         self.need(self.index.as_ref(), Need::Index)
     }
 
-    /// Key of the lineage objects that writers read.
+    /// Key of the lineage objects, which writers read, and readers for long lists of extents.
     ///
     /// # Errors
-    /// [`KeyError::Missing`] for the roles reader, maintenance and verifier.
+    /// [`KeyError::Missing`] for the roles maintenance and verifier.
     pub fn lineage_key(&self) -> Result<&[u8; 32], KeyError> {
         self.need(self.lineage.as_ref(), Need::Lineage)
             .map(Secret::expose)

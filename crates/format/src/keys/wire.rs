@@ -162,7 +162,7 @@ impl WireSet {
             && self.index.is_some() != full
             && self.id.is_some() == (writer || reader)
             && self.cut.is_some() == writer
-            && self.lineage.is_some() == writer
+            && self.lineage.is_some() == (writer || reader)
             && self.state.is_some() == writer
             && self.host.is_some() == writer
             && self.identities.is_empty() != (full || reader)

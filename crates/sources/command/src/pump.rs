@@ -2,12 +2,13 @@
 //!
 //! A thread of its own reads up to a mebibyte at once, straight into the memory that is handed
 //! on; a bounded channel lets it run a little ahead. That is faster than a pipe driven by events,
-//! and takes any reader.
+//! and takes any reader. Memory that was let go is used again: the kernel takes about as long to
+//! hand out and clear a fresh mebibyte as to fill it from a pipe.
 
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use backup_core::context::CancellationToken;
@@ -23,6 +24,9 @@ pub(crate) const PIECE: usize = 1 << 20;
 
 /// Segments that are read ahead.
 const AHEAD: usize = 3;
+
+/// Buffers that are kept to be used again.
+const MOST_SPARE: usize = 8;
 
 /// How far a stream has come.
 #[derive(Debug, Default)]
@@ -49,11 +53,37 @@ pub(crate) fn widen(pipe: impl AsFd) {
     let _ = fcntl_setpipe_size(pipe, PIECE);
 }
 
+/// Buffers of one piece that nobody uses.
+type Spare = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// A filled buffer that goes back when the last of its bytes is let go.
+struct Piece {
+    buffer: Vec<u8>,
+    filled: usize,
+    spare: Spare,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        self.buffer.get(..self.filled).unwrap_or_default()
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < MOST_SPARE {
+            spare.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
 /// Fills a buffer as far as there is something to read.
-fn read_piece(reader: &mut impl Read) -> io::Result<Bytes> {
-    let mut piece = vec![0; PIECE];
+fn read_piece(reader: &mut impl Read, spare: &Spare) -> io::Result<Bytes> {
+    let used = spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+    let mut buffer = used.unwrap_or_else(|| vec![0; PIECE]);
     let mut filled = 0;
-    while let Some(rest) = piece.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+    while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match reader.read(rest) {
             Ok(0) => break,
             Ok(read) => filled += read,
@@ -61,18 +91,23 @@ fn read_piece(reader: &mut impl Read) -> io::Result<Bytes> {
             Err(cause) => return Err(cause),
         }
     }
-    piece.truncate(filled);
+    let piece = Piece {
+        buffer,
+        filled,
+        spare: Arc::clone(spare),
+    };
     // A short stream must not hold a mebibyte.
     if filled < PIECE / 4 {
-        piece.shrink_to_fit();
+        return Ok(Bytes::copy_from_slice(piece.as_ref()));
     }
-    Ok(piece.into())
+    Ok(Bytes::from_owner(piece))
 }
 
 /// Reads until the end, an error, or nobody wants more.
 fn read_all(mut reader: impl Read, pieces: &mpsc::Sender<io::Result<Bytes>>) {
+    let spare = Spare::default();
     loop {
-        let piece = read_piece(&mut reader);
+        let piece = read_piece(&mut reader, &spare);
         let last = piece.as_ref().map_or(true, Bytes::is_empty);
         if pieces.blocking_send(piece).is_err() || last {
             return;

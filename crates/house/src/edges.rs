@@ -1,0 +1,110 @@
+//! Which package may depend on which.
+//!
+//! ```text
+//! bins → terminal → backstay → engine → { format, retention, integrity } → backup-core
+//! backstay → { sources/*, sinks/* } → backup-core
+//! ```
+//!
+//! A plug-in sees neither the engine nor another plug-in. The test kit and this crate are for tests
+//! only. A package that no line here names is a mistake as well: whoever adds one says where it
+//! stands.
+
+use crate::workspace::{Package, Workspace};
+
+/// The package of the words and contracts; it depends on nothing of ours.
+const CORE: &str = "backup-core";
+const FORMAT: &str = "backup-format";
+const INTEGRITY: &str = "backup-integrity";
+const RETENTION: &str = "backup-retention";
+const ENGINE: &str = "backup-engine";
+const FACADE: &str = "backstay";
+const TERMINAL: &str = "backup-terminal";
+/// Packages that only tests may depend on.
+const TESTS_ONLY: [&str; 2] = ["backup-testkit", "backup-house"];
+
+/// What a package may depend on, or `None` where the rules do not know the package.
+fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
+    let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
+    match package.name.as_str() {
+        CORE | "backup-house" => own(&[]),
+        FORMAT | RETENTION | "backup-testkit" => own(&[CORE]),
+        INTEGRITY => own(&[CORE, FORMAT]),
+        ENGINE => own(&[CORE, FORMAT, INTEGRITY, RETENTION]),
+        FACADE => {
+            let plug_ins = workspace
+                .packages
+                .values()
+                .filter(|other| other.is_plug_in());
+            let engine = [CORE, FORMAT, INTEGRITY, RETENTION, ENGINE].map(str::to_owned);
+            Some(
+                plug_ins
+                    .map(|other| other.name.clone())
+                    .chain(engine)
+                    .collect(),
+            )
+        }
+        TERMINAL => own(&[FACADE]),
+        _ if package.is_plug_in() => own(&[CORE]),
+        _ if package.is_below("bins") => own(&[FACADE, TERMINAL]),
+        _ if package.is_below("examples") => own(&[FACADE]),
+        _ if package.is_below("tests") || package.is_below("bench") => {
+            Some(workspace.packages.keys().cloned().collect())
+        }
+        _ => None,
+    }
+}
+
+/// Dependencies that may not be.
+#[must_use]
+pub fn forbidden_edges(workspace: &Workspace) -> Vec<String> {
+    let mut out = Vec::new();
+    for package in workspace.packages.values() {
+        let Some(allowed) = allowed(package, workspace) else {
+            out.push(format!("no rule says what {} may depend on", package.name));
+            continue;
+        };
+        for dependency in &package.dependencies {
+            if !allowed.contains(dependency) {
+                out.push(format!("{} may not depend on {dependency}", package.name));
+            }
+        }
+    }
+    out
+}
+
+/// Test crates that something other than a test depends on.
+#[must_use]
+pub fn shipped_test_crates(workspace: &Workspace) -> Vec<String> {
+    let shipped = workspace
+        .packages
+        .values()
+        .filter(|package| !package.is_below("tests"));
+    shipped
+        .flat_map(|package| {
+            let found = package.dependencies.iter();
+            found
+                .filter(|name| TESTS_ONLY.contains(&name.as_str()))
+                .map(|name| format!("{} ships {name}, which is for tests", package.name))
+        })
+        .collect()
+}
+
+/// Plug-ins that do not run the suite of their contract. A sink calls `sink_suite`; there is no
+/// suite for sources yet.
+#[must_use]
+pub fn untried_plug_ins(workspace: &Workspace) -> Vec<String> {
+    let sinks = workspace
+        .packages
+        .values()
+        .filter(|package| package.is_below("crates/sinks"));
+    sinks
+        .filter(|sink| {
+            let mut tests = sink
+                .sources
+                .iter()
+                .filter(|(path, _)| path.starts_with(sink.folder.join("tests")));
+            !tests.any(|(_, text)| text.contains("sink_suite("))
+        })
+        .map(|sink| format!("{} does not run the suite of sinks", sink.name))
+        .collect()
+}

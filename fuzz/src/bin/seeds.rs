@@ -1,0 +1,209 @@
+//! Writes `corpus/<target>/` from real encodings: the vectors of the format's page, the plain
+//! objects of the golden repository, and a ledger line and a proof made here.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use backup_core::{ChunkId, HostId, RepoId, SessionId, SnapshotId};
+use backup_format::session::Session;
+use backup_format::snapshot::{Outer, Roots, SnapshotObject, encode};
+use backup_integrity::ledger::{Draft, Op, RecordOutcome, append};
+use backup_integrity::merkle::{SnapshotTreeBuilder, prove};
+use backup_integrity::proof::{ProofParts, write_proof};
+use backup_integrity::sign::{HmacKey, HostSigner};
+use backup_integrity::statement::SignedStatement;
+
+type Done<T = ()> = Result<T, Box<dyn Error>>;
+
+/// Which vectors of the page are seeds of which target.
+const OF_PAGE: [(&str, &str); 10] = [
+    ("record", "record"),
+    ("extents", "extents"),
+    ("page", "page"),
+    ("lineage-base", "lineage_layer"),
+    ("lineage-edit", "lineage_layer"),
+    ("lineage-head", "lineage_head"),
+    ("index-run", "index_run"),
+    ("refs", "refs"),
+    ("canonical", "canonical"),
+    ("statement", "statement"),
+];
+
+fn main() -> Done {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let corpus = here.join("corpus");
+    let page = fs::read_to_string(here.join("../docs/format.md"))?;
+    for (name, target) in OF_PAGE {
+        let row = page
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("| `{name}` | `")));
+        let hex = row
+            .and_then(|row| row.strip_suffix("` |"))
+            .ok_or("a vector is missing")?;
+        write(&corpus, target, name, &unhex(hex)?)?;
+    }
+    let golden = here.join("../crates/engine/tests/golden/v1");
+    write(
+        &corpus,
+        "config",
+        "golden",
+        &fs::read(golden.join("repo/config/0"))?,
+    )?;
+    for (number, slot) in files(&golden.join("repo/keys"))?.iter().enumerate() {
+        write(&corpus, "slot", &number.to_string(), &fs::read(slot)?)?;
+    }
+    for name in ["key", "recovery-code", "age-identity"] {
+        write(&corpus, "key_file", name, &fs::read(golden.join(name))?)?;
+    }
+    for pack in files(&golden.join("repo/meta"))? {
+        let bytes = fs::read(pack)?;
+        let tail = bytes.get(bytes.len().saturating_sub(4096)..).unwrap_or(&[]);
+        write(&corpus, "pack_tail", "golden", tail)?;
+    }
+    write(&corpus, "ledger_line", "snapshot", &ledger_line()?)?;
+    write(&corpus, "proof", "two", &proof()?)?;
+    write(&corpus, "session", "one", &session()?)?;
+    write(&corpus, "snapshot_object", "outer", &encode(&outer())?)?;
+    write(&corpus, "snapshot_object", "object", &object()?)
+}
+
+fn write(corpus: &Path, target: &str, name: &str, bytes: &[u8]) -> Done {
+    let folder = corpus.join(target);
+    fs::create_dir_all(&folder)?;
+    Ok(fs::write(folder.join(name), bytes)?)
+}
+
+fn files(folder: &Path) -> Done<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            out.extend(files(&path)?)
+        } else {
+            out.push(path)
+        }
+    }
+    out.sort();
+    Ok(out)
+}
+
+fn unhex(text: &str) -> Done<Vec<u8>> {
+    let digit = |at| u8::from_str_radix(text.get(at..at + 2).unwrap_or(""), 16);
+    Ok((0..text.len())
+        .step_by(2)
+        .map(digit)
+        .collect::<Result<_, _>>()?)
+}
+
+fn statement(root: backup_integrity::merkle::MerkleRoot) -> SignedStatement {
+    SignedStatement {
+        repo: RepoId([0x42; 16]),
+        snapshot: SnapshotId(1 << 90),
+        host: HostId("host".into()),
+        name: "name".into(),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        leaf_count: 2,
+        root,
+        bytes: 3,
+        parent: None,
+    }
+}
+
+fn ledger_line() -> Done<Vec<u8>> {
+    let draft = Draft {
+        time: jiff::Timestamp::UNIX_EPOCH,
+        op: Op::SNAPSHOT,
+        host: HostId("host".into()),
+        user: "me".into(),
+        repo: RepoId([0x42; 16]),
+        snapshot: Some(SnapshotId(1 << 90)),
+        root: None,
+        counts: BTreeMap::from([("entries".to_owned(), 2)]),
+        outcome: RecordOutcome::Ok,
+        note: Some("a \"note\"".into()),
+    };
+    Ok(append(None, draft, &HmacKey::new([1; 32]))?
+        .as_bytes()
+        .to_vec())
+}
+
+fn proof() -> Done<Vec<u8>> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/format.md"))?;
+    let row = page
+        .lines()
+        .find_map(|line| line.strip_prefix("| `canonical` | `"));
+    let entry = unhex(
+        row.and_then(|row| row.strip_suffix("` |"))
+            .ok_or("no vector")?,
+    )?;
+    let mut builder = SnapshotTreeBuilder::new([3; 32]);
+    builder.push(&entry);
+    builder.push(&entry);
+    let tree = builder.finish();
+    let statement = statement(tree.root);
+    let signer = HostSigner::new(statement.host.clone(), HmacKey::new([1; 32]), &[2; 32]);
+    let signatures = statement.sign(&signer, &[4; 32])?;
+    let inclusion = prove(1, 2, &[3; 32], [&entry, &entry], &tree.page_roots)?;
+    Ok(write_proof(&ProofParts {
+        statement: &statement,
+        manifest_sha256: &[4; 32],
+        signatures: &signatures,
+        canonical: &entry,
+        inclusion: &inclusion,
+    })?)
+}
+
+fn session() -> Done<Vec<u8>> {
+    let session = Session {
+        id: SessionId(1 << 90),
+        host: HostId("host".into()),
+        started_ms: 1,
+        wrapped_dek: vec![5; 200],
+    };
+    Ok(session.encode()?)
+}
+
+fn outer() -> Outer {
+    let root = backup_format::page::TreeRoot {
+        id: ChunkId([6; 32]),
+        height: 1,
+        entries: 9,
+    };
+    let roots = Roots {
+        manifest: Some(root),
+        lineage: Some(root),
+        merkle: [7; 32],
+        leaves: 9,
+    };
+    let meta = backup_core::SnapshotMeta {
+        id: SnapshotId(1 << 90),
+        name: "name".into(),
+        host: HostId("host".into()),
+        time: jiff::Timestamp::UNIX_EPOCH,
+        first_seen: None,
+        tags: vec!["a".into(), "b".into()],
+        label: Some("daily".into()),
+        held: false,
+        partial: false,
+        findings: 1,
+        parent: Some(SnapshotId(1 << 89)),
+        stats: backup_core::SnapshotStats::default(),
+    };
+    Outer::new(&meta, SessionId(1 << 90), vec![5; 200], roots)
+}
+
+fn object() -> Done<Vec<u8>> {
+    let object = SnapshotObject {
+        outer: encode(&outer())?,
+        inner: vec![4; 100],
+        inner_id: ChunkId([5; 32]),
+        inner_raw: 90,
+        statement: vec![6; 50],
+        hmac: [7; 32],
+        public_key: [8; 32],
+        signature: ([9; 32], [10; 32]),
+    };
+    Ok(object.encode()?)
+}
