@@ -1,6 +1,12 @@
 //! What the program says of itself. That this test exists also makes cargo build the program
 //! before the end-to-end tests run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 use std::process::Command;
 
 fn run(args: &[&str]) -> (Option<i32>, String) {
