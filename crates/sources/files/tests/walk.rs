@@ -79,6 +79,37 @@ fn a_file_comes_with_all_of_its_metadata() {
 }
 
 #[test]
+fn many_and_large_attributes_come_whole_and_sorted() {
+    let temp = roomy_folder();
+    let (many, large) = (temp.path().join("many"), temp.path().join("large"));
+    put(&many, "");
+    put(&large, "");
+    for number in (0..40).rev() {
+        assert!(set_xattr(
+            &many,
+            &format!("user.a-rather-long-name-{number:02}"),
+            b"x"
+        ));
+    }
+    // Not every file system takes one that large.
+    let taken = set_xattr(&large, "user.large", &[9; 60_000]);
+    let captured = capture(of(temp.path()));
+    let names = captured.entry(&many).meta.xattrs.clone();
+    assert_eq!(names.len(), 40);
+    assert!(names.is_sorted());
+    assert_eq!(
+        captured
+            .entry(&large)
+            .meta
+            .xattrs
+            .iter()
+            .any(|(_, v)| v.len() == 60_000),
+        taken
+    );
+    assert_eq!(captured.findings(), [""; 0]);
+}
+
+#[test]
 fn every_kind_of_entry_is_told_from_the_others() {
     let temp = tempfile::tempdir().unwrap();
     let at = |name: &str| temp.path().join(name);
