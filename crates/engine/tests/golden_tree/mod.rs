@@ -14,11 +14,11 @@ use futures::StreamExt as _;
 
 /// One entry of the tree.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Where it stands.
-    pub path: EntryPath,
+    pub(crate) path: EntryPath,
     /// Everything but its content.
-    pub meta: EntryMeta,
+    pub(crate) meta: EntryMeta,
     /// How its content is cut.
     profile: StreamProfile,
     /// Bytes, and zeros that are holes.
@@ -33,7 +33,7 @@ enum Part {
 
 impl Node {
     /// Its content, holes as zeros.
-    pub fn content(&self) -> Vec<u8> {
+    pub(crate) fn content(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for part in &self.parts {
             match part {
@@ -132,13 +132,13 @@ fn pages(count: u32, changed: &[u32]) -> Vec<u8> {
 /// Lines of text, of which `inserted` stands before line 5,000.
 fn text(inserted: &str) -> Vec<u8> {
     let mut out = String::new();
-    for line in 0..60_000u32 {
+    for line in 0..24_000u32 {
         if line == 5_000 {
             out += inserted;
         }
         let _ = writeln!(
             out,
-            "line {line}: {}",
+            "line {line}: the quick brown fox jumps over the lazy dog {}",
             line.wrapping_mul(2_654_435_761) >> 28
         );
     }
@@ -146,7 +146,7 @@ fn text(inserted: &str) -> Vec<u8> {
 }
 
 /// The tree in its first (0) or second (1) state, in the order of a walk.
-pub fn tree(state: u32) -> Vec<Node> {
+pub(crate) fn tree(state: u32) -> Vec<Node> {
     let bytes = |text: &str| vec![Part::Bytes(text.as_bytes().to_vec())];
     let mut nodes = vec![
         node(b"all", EntryKind::Directory, Vec::new()),
@@ -266,7 +266,12 @@ fn adorn(node: &mut Node) {
 }
 
 /// One line for an entry: kind, mode, owner, time, size, SHA-256, path, then what only some have.
-pub fn describe(path: &EntryPath, meta: &EntryMeta, size: u64, sha256: Option<[u8; 32]>) -> String {
+pub(crate) fn describe(
+    path: &EntryPath,
+    meta: &EntryMeta,
+    size: u64,
+    sha256: Option<[u8; 32]>,
+) -> String {
     let kind = match &meta.kind {
         EntryKind::File => "file".to_owned(),
         EntryKind::Directory => "directory".to_owned(),
@@ -321,11 +326,11 @@ pub fn describe(path: &EntryPath, meta: &EntryMeta, size: u64, sha256: Option<[u
 
 /// Hands the tree over.
 #[derive(Debug)]
-pub struct TreeSource(u32);
+pub(crate) struct TreeSource(u32);
 
 impl TreeSource {
     /// The tree in that state.
-    pub const fn new(state: u32) -> Self {
+    pub(crate) const fn new(state: u32) -> Self {
         Self(state)
     }
 }
