@@ -240,7 +240,7 @@ fn adorn(node: &mut Node) {
             node.meta.owner = None;
             node.meta.attrs = [("tool".to_owned(), "golden 1.0".to_owned())].into();
         }
-        b"many\0001" => node.meta.mode = 0o4711,
+        b"many\x00001" => node.meta.mode = 0o4711,
         b"many\x00002" => {
             node.meta.mtime = FileTime {
                 seconds: -86_400,

@@ -1,0 +1,246 @@
+//! Repositories, keys and places.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use backup_tests::{Place, Run};
+
+fn mode(path: &std::path::Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn init_makes_a_key_that_only_its_owner_reads_and_never_overwrites_one() {
+    let place = Place::empty();
+    let run = Run::of(&mut place.snapshot(["init"])).ok();
+    assert!(run.text().contains("BACKSTAY RECOVERY SHEET"));
+    assert_eq!(mode(&place.path("key")), 0o600);
+    let key = fs::read(place.path("key")).unwrap();
+    let again = Run::of(&mut place.snapshot(["init"])).ends(11);
+    assert!(again.err.contains("already"));
+    let other = Run::of(place.snapshot(["init", "--repo"]).arg(place.path("other"))).ends(11);
+    assert!(other.err.contains("opens repository"), "{}", other.err);
+    assert_eq!(fs::read(place.path("key")).unwrap(), key);
+    assert!(!place.path("other").exists());
+}
+
+#[test]
+fn no_secret_shows_in_any_output() {
+    let place = Place::new();
+    place.write("a", "a");
+    let key = fs::read_to_string(place.path("key")).unwrap();
+    let secret = key
+        .lines()
+        .last()
+        .unwrap()
+        .split_whitespace()
+        .last()
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap()
+        .to_owned();
+    let saved = Run::of(place.snapshot(["save", "-vv"]).arg(place.data())).ok();
+    let listed = Run::of(&mut place.snapshot(["key", "list", "-vv"])).ok();
+    for run in [saved, listed] {
+        assert!(!run.text().contains(&secret) && !run.err.contains(&secret));
+    }
+}
+
+#[test]
+fn a_key_file_that_others_may_read_is_warned_of() {
+    let place = Place::new();
+    fs::set_permissions(place.path("key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let _ = Run::of(&mut place.snapshot(["list"]))
+        .ok()
+        .says("chmod 600");
+}
+
+#[test]
+fn the_wrong_passphrase_and_the_wrong_key_open_nothing() {
+    let place = Place::empty();
+    fs::write(place.path("good"), "correct horse\n").unwrap();
+    fs::write(place.path("bad"), "incorrect horse\n").unwrap();
+    let with = |command: &str, file: &str| {
+        let mut run = place.snapshot([command, "--passphrase-file", file, "--json"]);
+        Run::of(run.env_remove("BACKSTAY_KEY_FILE"))
+    };
+    let _ = with("init", "good").ok();
+    assert!(!place.path("key").exists());
+    let _ = with("list", "good").ok();
+    let wrong = with("list", "bad").ends(12);
+    assert!(wrong.err.contains("\"code\":12"), "{}", wrong.err);
+    let _ = with("list", "no-such-file").ends(14);
+    let elsewhere = Place::new();
+    let mut list = place.snapshot(["list", "--key-file"]);
+    let _ = Run::of(list.arg(elsewhere.path("key"))).ends(12);
+    fs::write(place.path("junk"), "hello\n").unwrap();
+    let _ = Run::of(&mut place.snapshot(["list", "--key-file", "junk"])).ends(14);
+}
+
+#[test]
+fn the_recovery_code_opens_the_repository() {
+    let place = Place::new();
+    place.write("a", "precious");
+    let _ = place.save().ok();
+    let sheet = fs::read_to_string(place.path("sheet")).unwrap();
+    let code: Vec<&str> = sheet
+        .lines()
+        .map(str::trim)
+        .filter(|line| {
+            line.matches('-').count() >= 5
+                && line.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        })
+        .collect();
+    fs::write(place.path("typed"), code.join("\n")).unwrap();
+    fs::set_permissions(place.path("typed"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(place.path("key")).unwrap();
+    let _ =
+        Run::of(&mut place.restore(["run", "latest", "--key-file", "typed", "--to", "out"])).ok();
+}
+
+#[test]
+fn without_a_repository_the_code_is_10_and_without_a_key_14() {
+    let place = Place::empty();
+    for command in [
+        &["list"][..],
+        &["verify"],
+        &["forget", "--keep-last", "1"],
+        &["show", "latest"],
+    ] {
+        let _ = Run::of(&mut place.snapshot(command))
+            .ends(10)
+            .says("there is no repository at");
+    }
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(10);
+    assert!(!place.path("out").exists());
+    let made = Place::new();
+    let _ = Run::of(made.snapshot(["list"]).env_remove("BACKSTAY_KEY_FILE")).ends(14);
+}
+
+#[test]
+fn save_makes_a_missing_repository_with_a_key_in_the_users_configuration() {
+    let place = Place::empty();
+    place.write("a", "a");
+    let save = || {
+        let mut save = place.snapshot(["save"]);
+        Run::of(save.arg(place.data()).env_remove("BACKSTAY_KEY_FILE"))
+    };
+    let first = save().ok();
+    assert!(
+        first.err.contains("made repository") && first.err.contains("recovery sheet"),
+        "{}",
+        first.err
+    );
+    let second = save().ok();
+    assert!(!second.err.contains("made repository"));
+    let keys = place.path(".config/backstay/keys");
+    let mut names: Vec<_> = fs::read_dir(&keys)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|path| mode(path) == 0o600));
+    // The disk is not mounted: nothing must be made in its place.
+    fs::rename(place.repo(), place.path("away")).unwrap();
+    let _ = save().ends(10).says("mounted");
+    assert!(!place.repo().exists());
+}
+
+#[test]
+fn keys_are_added_used_and_removed() {
+    let place = Place::new();
+    place.write("a", "content");
+    let _ = place.save().ok();
+    fs::write(place.path("words"), "reading only\n").unwrap();
+    let add = [
+        "key",
+        "add",
+        "--passphrase-file-new",
+        "words",
+        "--role",
+        "reader",
+        "--json",
+    ];
+    let added = Run::of(&mut place.snapshot(add))
+        .ok()
+        .of_type("key-added")
+        .remove(0);
+    let as_reader = |mut command: std::process::Command| {
+        Run::of(
+            command
+                .args(["--passphrase-file", "words"])
+                .env_remove("BACKSTAY_KEY_FILE"),
+        )
+    };
+    let _ = as_reader(place.restore(["run", "latest", "--to", "out"])).ok();
+    let mut save = place.snapshot(["save"]);
+    save.arg(place.data());
+    let _ = as_reader(save).ends(12);
+    let add = ["key", "add", "--new-key-file", "writer", "--role", "writer"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let _ = Run::of(
+        place
+            .snapshot(["save", "--key-file", "writer"])
+            .arg(place.data()),
+    )
+    .ok();
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out2", "--key-file", "writer"]))
+        .ends(12);
+    let id = added["id"].as_str().unwrap();
+    let _ = Run::of(&mut place.snapshot(["key", "remove", id])).ok();
+    let _ = as_reader(place.restore(["list"])).ends(12);
+    let keys = Run::of(&mut place.snapshot(["key", "list", "--json"]))
+        .ok()
+        .of_type("key");
+    let full: Vec<&str> = keys
+        .iter()
+        .filter(|key| key["role"] == "full")
+        .map(|key| key["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(full.len(), 2);
+    let _ = Run::of(&mut place.snapshot(["key", "remove", full[0]])).ok();
+    // Whichever was left: the last way in cannot be removed.
+    let left = Run::of(&mut place.snapshot(["key", "remove", full[1]]));
+    assert!(left.code == 11 || left.code == 12, "{left:?}");
+}
+
+#[test]
+fn what_is_not_there_cannot_be_saved_or_restored() {
+    let place = Place::new();
+    place.write("a", "a");
+    let _ = Run::of(&mut place.snapshot(["save", "/no/such/path"]))
+        .ends(1)
+        .says("/no/such/path");
+    assert!(
+        Run::of(&mut place.snapshot(["list", "--json"]))
+            .ok()
+            .lines()
+            .is_empty()
+    );
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"]))
+        .ends(1)
+        .says("no snapshot matches");
+    let _ = place.save().ok();
+    let _ = Run::of(&mut place.restore(["run", "latest:/no/such", "--to", "out"]))
+        .ends(1)
+        .says("/no/such");
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_repository_of_a_newer_version_is_left_alone() {
+    let place = Place::new();
+    place.write("a", "a");
+    let config = place.objects("config").remove(0);
+    let mut bytes = fs::read(&config).unwrap();
+    // Behind the eight bytes that every config begins with stands its version.
+    bytes[8] = 2;
+    fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&config, bytes).unwrap();
+    let before = place.objects("");
+    let _ = place.save().ends(1);
+    let _ = Run::of(&mut place.snapshot(["list"])).ends(1).says("newer");
+    assert_eq!(place.objects(""), before);
+}

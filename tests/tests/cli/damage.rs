@@ -1,0 +1,253 @@
+//! Damage of every kind of object: it is named, and what it does not hurt comes back.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use backup_tests::{Place, Run, read_tree};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Harm {
+    Deleted,
+    Truncated,
+    Flipped,
+    Swapped,
+}
+
+const HARMS: [Harm; 4] = [Harm::Deleted, Harm::Truncated, Harm::Flipped, Harm::Swapped];
+
+fn overwrite(path: &Path, bytes: &[u8]) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+fn harm(victims: &[PathBuf], harm: Harm) -> String {
+    let victim = &victims[0];
+    let mut bytes = fs::read(victim).unwrap();
+    match harm {
+        Harm::Deleted => fs::remove_file(victim).unwrap(),
+        Harm::Truncated => overwrite(victim, &bytes[..bytes.len() / 2]),
+        Harm::Flipped => {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            overwrite(victim, &bytes);
+        }
+        Harm::Swapped => {
+            let other = fs::read(&victims[1]).unwrap();
+            overwrite(victim, &other);
+            overwrite(&victims[1], &bytes);
+        }
+    }
+    let name = victim.file_name().unwrap().to_str().unwrap();
+    name.chars().take(16).collect()
+}
+
+/// Two snapshots that share nothing, so that there are two objects of every kind and damage to one
+/// leaves the other whole.
+fn place() -> Place {
+    let place = Place::new();
+    for part in ["one", "two"] {
+        let folder = place.data().join(part);
+        let content = |number: usize| {
+            let seed = if part == "one" { 1u64 } else { 2 };
+            let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ number as u64;
+            (0..40_000)
+                .map(|_| {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    state as u8
+                })
+                .collect::<Vec<u8>>()
+        };
+        for number in 0..4 {
+            place.write(format!("{part}/{number}"), content(number));
+        }
+        let large: Vec<u8> = (0..100).flat_map(|number| content(1000 + number)).collect();
+        place.write(format!("{part}/large"), large);
+        let _ = Run::of(
+            place
+                .snapshot(["save", "--name", part, "--json"])
+                .arg(folder),
+        )
+        .ok();
+    }
+    place
+}
+
+fn verify(place: &Place) -> Run {
+    Run::of(&mut place.snapshot(["verify", "--level", "full", "--json"]))
+}
+
+fn copy(from: &Place) -> Place {
+    let to = Place::empty();
+    for name in ["repo", "key", "data"] {
+        let copied = std::process::Command::new("cp")
+            .arg("-a")
+            .arg("-T")
+            .arg(from.path(name))
+            .arg(to.path(name))
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    to
+}
+
+/// Harms an object of a kind in each way: verification ends with 13 and names it.
+fn is_named(prefix: &str) {
+    let whole = place();
+    for way in HARMS {
+        let place = copy(&whole);
+        let victims = place.objects(prefix);
+        if way == Harm::Swapped && victims.len() < 2 {
+            continue;
+        }
+        let name = harm(&victims, way);
+        let run = verify(&place);
+        assert_eq!(
+            run.code,
+            13,
+            "{prefix} {way:?}\n{}\n{}",
+            run.text(),
+            run.err
+        );
+        let told = format!("{}{}", run.text(), run.err);
+        assert!(
+            told.contains(&name),
+            "{prefix} {way:?}: {name} is not named in\n{told}"
+        );
+    }
+}
+
+/// Harms an object of a kind in each way: the rest is restored, with exit code 3 or 0.
+fn leaves_the_rest(prefix: &str) {
+    let whole = place();
+    for way in HARMS {
+        let place = copy(&whole);
+        let victims = place.objects(prefix);
+        if way == Harm::Swapped && victims.len() < 2 {
+            continue;
+        }
+        let _ = harm(&victims, way);
+        let mut back = 0;
+        for part in ["one", "two"] {
+            let wanted = format!("latest:{part}");
+            let run = Run::of(&mut place.restore(["run", &wanted, "--to", part, "--json"]));
+            assert!(
+                [0, 3, 13, 1].contains(&run.code),
+                "{prefix} {way:?}\n{}",
+                run.err
+            );
+            let data = whole.data();
+            let data = data.strip_prefix("/").unwrap();
+            let out = place.path(part).join(data).join(part);
+            if run.code == 3 {
+                assert!(!run.of_type("finding").is_empty(), "{prefix} {way:?}");
+            }
+            let Ok(tree) = read_tree(&out) else { continue };
+            for (path, node) in tree {
+                let good = fs::read(whole.data().join(part).join(&path)).unwrap();
+                let is_whole = node.content == good;
+                assert!(
+                    is_whole || run.code != 0,
+                    "{prefix} {way:?}: {path:?} is wrong without a word"
+                );
+                back += usize::from(is_whole);
+            }
+        }
+        assert!(
+            back >= 5,
+            "{prefix} {way:?}: only {back} of 10 files came back"
+        );
+    }
+}
+
+#[test]
+fn damaged_packs_of_content_are_named() {
+    is_named("data");
+}
+
+#[test]
+fn damaged_packs_of_manifests_are_named() {
+    is_named("meta");
+}
+
+#[test]
+fn damaged_index_runs_are_named() {
+    is_named("index");
+}
+
+#[test]
+fn damaged_snapshots_are_named() {
+    is_named("snap");
+}
+
+#[test]
+fn damaged_refs_are_named() {
+    is_named("refs");
+}
+
+#[test]
+fn damaged_key_slots_are_named() {
+    is_named("keys");
+}
+
+#[test]
+fn damaged_content_leaves_the_rest() {
+    leaves_the_rest("data");
+}
+
+#[test]
+fn damaged_manifests_leave_the_rest() {
+    leaves_the_rest("meta");
+}
+
+#[test]
+fn damaged_index_runs_leave_the_rest() {
+    leaves_the_rest("index");
+}
+
+#[test]
+fn damaged_snapshots_leave_the_rest() {
+    leaves_the_rest("snap");
+}
+
+#[test]
+fn damaged_refs_leave_everything() {
+    leaves_the_rest("refs");
+}
+
+#[test]
+fn a_damaged_configuration_opens_nothing() {
+    let whole = place();
+    for (way, code) in [
+        (Harm::Deleted, 10),
+        (Harm::Truncated, 13),
+        (Harm::Flipped, 13),
+    ] {
+        let place = copy(&whole);
+        let _ = harm(&place.objects("config"), way);
+        let run = verify(&place).ends(code);
+        assert!(run.err.contains("config") || code == 10, "{}", run.err);
+    }
+}
+
+#[test]
+fn a_changed_ledger_is_found() {
+    let whole = place();
+    for way in HARMS {
+        let place = copy(&whole);
+        let victims = place.objects("ledger");
+        let _ = harm(&victims, way);
+        let run = Run::of(&mut place.snapshot(["ledger", "verify", "--json"]));
+        assert_eq!(run.code, 13, "{way:?}\n{}\n{}", run.text(), run.err);
+    }
+}
+
+#[test]
+fn verification_reads_the_repository_and_not_the_local_cache() {
+    let place = place();
+    let _ = verify(&place).ok();
+    let _ = harm(&place.objects("snap"), Harm::Flipped);
+    let _ = verify(&place).ends(13);
+}
