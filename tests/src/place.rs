@@ -36,7 +36,13 @@ impl Place {
     #[must_use]
     pub fn new() -> Self {
         let place = Self::empty();
-        let _ = Run::of(place.snapshot(["init"]).arg("--recovery-sheet").arg(place.path("sheet"))).ok();
+        let _ = Run::of(
+            place
+                .snapshot(["init"])
+                .arg("--recovery-sheet")
+                .arg(place.path("sheet")),
+        )
+        .ok();
         place
     }
 
@@ -108,7 +114,10 @@ impl Place {
     #[must_use]
     pub fn pipe(&self, name: &str, content: &[u8]) -> Run {
         let mut command = self.snapshot(["save", "--json", "--stdin", name]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program can be started");
         if let Some(mut stdin) = child.stdin.take() {
             // A program that ends early closes the pipe; what it says of it is what counts.

@@ -26,7 +26,10 @@ fn program(name: &str) -> PathBuf {
                 cargo.arg("--release");
             }
             let built = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status();
-            assert!(built.is_ok_and(|status| status.success()), "the programs cannot be built");
+            assert!(
+                built.is_ok_and(|status| status.success()),
+                "the programs cannot be built"
+            );
         }
     });
     path
@@ -37,7 +40,10 @@ fn bare(name: &str) -> Command {
     for variable in ["REPO", "KEY_FILE", "PASSPHRASE_FILE", "CACHE_DIR"] {
         command.env_remove(format!("BACKSTAY_{variable}"));
     }
-    command.env("TZ", "UTC").env("NO_COLOR", "1").stdin(std::process::Stdio::null());
+    command
+        .env("TZ", "UTC")
+        .env("NO_COLOR", "1")
+        .stdin(std::process::Stdio::null());
     command
 }
 
@@ -107,7 +113,13 @@ impl Run {
     /// When it did not.
     #[must_use]
     pub fn ends(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "\n--- stdout\n{}\n--- stderr\n{}", self.text(), self.err);
+        assert_eq!(
+            self.code,
+            code,
+            "\n--- stdout\n{}\n--- stderr\n{}",
+            self.text(),
+            self.err
+        );
         self
     }
 

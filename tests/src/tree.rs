@@ -59,7 +59,9 @@ fn read_folder(
             content = fs::read(&full)?;
             data = data_of(&full, meta.len())?;
             if meta.nlink() > 1 {
-                let first = seen.entry((meta.dev(), meta.ino())).or_insert_with(|| path.clone());
+                let first = seen
+                    .entry((meta.dev(), meta.ino()))
+                    .or_insert_with(|| path.clone());
                 linked_to = (*first != path).then(|| first.clone());
             }
         } else if meta.is_symlink() {
@@ -107,7 +109,10 @@ fn xattrs(path: &Path) -> io::Result<BTreeMap<OsString, Vec<u8>>> {
     let length = rustix::fs::llistxattr(path, &mut names)?;
     names.truncate(length);
     let mut out = BTreeMap::new();
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    for name in names
+        .split(|byte| *byte == 0)
+        .filter(|name| !name.is_empty())
+    {
         let name = OsString::from_vec(name.to_vec());
         let mut value = vec![0; 64 << 10];
         let length = rustix::fs::lgetxattr(path, name.as_os_str(), &mut value)?;

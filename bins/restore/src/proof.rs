@@ -103,7 +103,7 @@ async fn find_leaf(
         canonical(name, &entry.path, &entry.record)
             .encode(&mut bytes)
             .map_err(|error| failed(&error))?;
-        if index % page_leaves == 0 && found.is_none() {
+        if index.is_multiple_of(page_leaves) && found.is_none() {
             page.clear();
         }
         tree.push(&bytes);

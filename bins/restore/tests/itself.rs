@@ -1,20 +1,41 @@
 //! What the program says of itself. That this test exists also makes cargo build the program
 //! before the end-to-end tests run.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 use std::process::Command;
 
 fn run(args: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_restore")).args(args).output().unwrap();
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = Command::new(env!("CARGO_BIN_EXE_restore"))
+        .args(args)
+        .output()
+        .unwrap();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
 }
 
 #[test]
 fn it_says_its_version_and_its_commands() {
     let (code, version) = run(&["--version"]);
-    assert_eq!((code, version.as_str()), (Some(0), concat!("restore ", env!("CARGO_PKG_VERSION"), "\n")));
+    assert_eq!(
+        (code, version.as_str()),
+        (
+            Some(0),
+            concat!("restore ", env!("CARGO_PKG_VERSION"), "\n")
+        )
+    );
     let (code, help) = run(&["--help"]);
     assert_eq!(code, Some(0));
-    assert!(help.contains("Examples:") && help.contains("--repo"), "{help}");
+    assert!(
+        help.contains("Examples:") && help.contains("--repo"),
+        "{help}"
+    );
 }
 
 #[test]

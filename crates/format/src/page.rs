@@ -367,6 +367,7 @@ mod tests {
     };
 
     type Store = HashMap<ChunkId, Vec<u8>>;
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
     fn build(entries: &BTreeMap<Vec<u8>, Vec<u8>>, store: &mut Store) -> Option<TreeRoot> {
         let mut keep = |page: Vec<u8>| {
@@ -381,7 +382,7 @@ mod tests {
         builder.finish(&mut keep).unwrap()
     }
 
-    fn walk(root: &TreeRoot, from: &[u8], store: &Store) -> (Vec<(Vec<u8>, Vec<u8>)>, usize) {
+    fn walk(root: &TreeRoot, from: &[u8], store: &Store) -> (Pairs, usize) {
         let mut cursor = TreeCursor::new(root, from);
         let (mut out, mut reads) = (Vec::new(), 0);
         loop {

@@ -29,7 +29,17 @@ fn no_secret_shows_in_any_output() {
     let place = Place::new();
     place.write("a", "a");
     let key = fs::read_to_string(place.path("key")).unwrap();
-    let secret = key.lines().last().unwrap().split_whitespace().last().unwrap().split('-').next().unwrap().to_owned();
+    let secret = key
+        .lines()
+        .last()
+        .unwrap()
+        .split_whitespace()
+        .last()
+        .unwrap()
+        .split('-')
+        .next()
+        .unwrap()
+        .to_owned();
     let saved = Run::of(place.snapshot(["save", "-vv"]).arg(place.data())).ok();
     let listed = Run::of(&mut place.snapshot(["key", "list", "-vv"])).ok();
     for run in [saved, listed] {
@@ -41,7 +51,9 @@ fn no_secret_shows_in_any_output() {
 fn a_key_file_that_others_may_read_is_warned_of() {
     let place = Place::new();
     fs::set_permissions(place.path("key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let _ = Run::of(&mut place.snapshot(["list"])).ok().says("chmod 600");
+    let _ = Run::of(&mut place.snapshot(["list"]))
+        .ok()
+        .says("chmod 600");
 }
 
 #[test]
@@ -75,19 +87,30 @@ fn the_recovery_code_opens_the_repository() {
     let code: Vec<&str> = sheet
         .lines()
         .map(str::trim)
-        .filter(|line| line.matches('-').count() >= 5 && line.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'))
+        .filter(|line| {
+            line.matches('-').count() >= 5
+                && line.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        })
         .collect();
     fs::write(place.path("typed"), code.join("\n")).unwrap();
     fs::set_permissions(place.path("typed"), fs::Permissions::from_mode(0o600)).unwrap();
     fs::remove_file(place.path("key")).unwrap();
-    let _ = Run::of(&mut place.restore(["run", "latest", "--key-file", "typed", "--to", "out"])).ok();
+    let _ =
+        Run::of(&mut place.restore(["run", "latest", "--key-file", "typed", "--to", "out"])).ok();
 }
 
 #[test]
 fn without_a_repository_the_code_is_10_and_without_a_key_14() {
     let place = Place::empty();
-    for command in [&["list"][..], &["verify"], &["forget", "--keep-last", "1"], &["show", "latest"]] {
-        let _ = Run::of(&mut place.snapshot(command)).ends(10).says("there is no repository at");
+    for command in [
+        &["list"][..],
+        &["verify"],
+        &["forget", "--keep-last", "1"],
+        &["show", "latest"],
+    ] {
+        let _ = Run::of(&mut place.snapshot(command))
+            .ends(10)
+            .says("there is no repository at");
     }
     let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(10);
     assert!(!place.path("out").exists());
@@ -104,11 +127,18 @@ fn save_makes_a_missing_repository_with_a_key_in_the_users_configuration() {
         Run::of(save.arg(place.data()).env_remove("BACKSTAY_KEY_FILE"))
     };
     let first = save().ok();
-    assert!(first.err.contains("made repository") && first.err.contains("recovery sheet"), "{}", first.err);
+    assert!(
+        first.err.contains("made repository") && first.err.contains("recovery sheet"),
+        "{}",
+        first.err
+    );
     let second = save().ok();
     assert!(!second.err.contains("made repository"));
     let keys = place.path(".config/backstay/keys");
-    let mut names: Vec<_> = fs::read_dir(&keys).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut names: Vec<_> = fs::read_dir(&keys)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     names.sort();
     assert_eq!(names.len(), 2);
     assert!(names.iter().all(|path| mode(path) == 0o600));
@@ -124,10 +154,25 @@ fn keys_are_added_used_and_removed() {
     place.write("a", "content");
     let _ = place.save().ok();
     fs::write(place.path("words"), "reading only\n").unwrap();
-    let add = ["key", "add", "--passphrase-file-new", "words", "--role", "reader", "--json"];
-    let added = Run::of(&mut place.snapshot(add)).ok().of_type("key-added").remove(0);
+    let add = [
+        "key",
+        "add",
+        "--passphrase-file-new",
+        "words",
+        "--role",
+        "reader",
+        "--json",
+    ];
+    let added = Run::of(&mut place.snapshot(add))
+        .ok()
+        .of_type("key-added")
+        .remove(0);
     let as_reader = |mut command: std::process::Command| {
-        Run::of(command.args(["--passphrase-file", "words"]).env_remove("BACKSTAY_KEY_FILE"))
+        Run::of(
+            command
+                .args(["--passphrase-file", "words"])
+                .env_remove("BACKSTAY_KEY_FILE"),
+        )
     };
     let _ = as_reader(place.restore(["run", "latest", "--to", "out"])).ok();
     let mut save = place.snapshot(["save"]);
@@ -135,14 +180,25 @@ fn keys_are_added_used_and_removed() {
     let _ = as_reader(save).ends(12);
     let add = ["key", "add", "--new-key-file", "writer", "--role", "writer"];
     let _ = Run::of(&mut place.snapshot(add)).ok();
-    let _ = Run::of(place.snapshot(["save", "--key-file", "writer"]).arg(place.data())).ok();
-    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out2", "--key-file", "writer"])).ends(12);
+    let _ = Run::of(
+        place
+            .snapshot(["save", "--key-file", "writer"])
+            .arg(place.data()),
+    )
+    .ok();
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out2", "--key-file", "writer"]))
+        .ends(12);
     let id = added["id"].as_str().unwrap();
     let _ = Run::of(&mut place.snapshot(["key", "remove", id])).ok();
     let _ = as_reader(place.restore(["list"])).ends(12);
-    let keys = Run::of(&mut place.snapshot(["key", "list", "--json"])).ok().of_type("key");
-    let full: Vec<&str> =
-        keys.iter().filter(|key| key["role"] == "full").map(|key| key["id"].as_str().unwrap()).collect();
+    let keys = Run::of(&mut place.snapshot(["key", "list", "--json"]))
+        .ok()
+        .of_type("key");
+    let full: Vec<&str> = keys
+        .iter()
+        .filter(|key| key["role"] == "full")
+        .map(|key| key["id"].as_str().unwrap())
+        .collect();
     assert_eq!(full.len(), 2);
     let _ = Run::of(&mut place.snapshot(["key", "remove", full[0]])).ok();
     // Whichever was left: the last way in cannot be removed.
@@ -154,11 +210,22 @@ fn keys_are_added_used_and_removed() {
 fn what_is_not_there_cannot_be_saved_or_restored() {
     let place = Place::new();
     place.write("a", "a");
-    let _ = Run::of(&mut place.snapshot(["save", "/no/such/path"])).ends(1).says("/no/such/path");
-    assert!(Run::of(&mut place.snapshot(["list", "--json"])).ok().lines().is_empty());
-    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(1).says("no snapshot matches");
+    let _ = Run::of(&mut place.snapshot(["save", "/no/such/path"]))
+        .ends(1)
+        .says("/no/such/path");
+    assert!(
+        Run::of(&mut place.snapshot(["list", "--json"]))
+            .ok()
+            .lines()
+            .is_empty()
+    );
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"]))
+        .ends(1)
+        .says("no snapshot matches");
     let _ = place.save().ok();
-    let _ = Run::of(&mut place.restore(["run", "latest:/no/such", "--to", "out"])).ends(1).says("/no/such");
+    let _ = Run::of(&mut place.restore(["run", "latest:/no/such", "--to", "out"]))
+        .ends(1)
+        .says("/no/such");
     assert!(!place.path("out").exists());
 }
 

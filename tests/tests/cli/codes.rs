@@ -13,7 +13,9 @@ fn the_page_and_the_enum_agree() {
             Some((code, cells.next()?.trim_matches('`').to_owned()))
         })
         .collect();
-    let codes: Vec<(u8, String)> =
-        Exit::ALL.iter().map(|exit| (exit.code(), exit.name().to_owned())).collect();
+    let codes: Vec<(u8, String)> = Exit::ALL
+        .iter()
+        .map(|exit| (exit.code(), exit.name().to_owned()))
+        .collect();
     assert_eq!(rows, codes);
 }

@@ -65,7 +65,12 @@ fn place() -> Place {
         }
         let large: Vec<u8> = (0..100).flat_map(|number| content(1000 + number)).collect();
         place.write(format!("{part}/large"), large);
-        let _ = Run::of(place.snapshot(["save", "--name", part, "--json"]).arg(folder)).ok();
+        let _ = Run::of(
+            place
+                .snapshot(["save", "--name", part, "--json"])
+                .arg(folder),
+        )
+        .ok();
     }
     place
 }
@@ -99,9 +104,18 @@ fn is_named(prefix: &str) {
         }
         let name = harm(&victims, way);
         let run = verify(&place);
-        assert_eq!(run.code, 13, "{prefix} {way:?}\n{}\n{}", run.text(), run.err);
+        assert_eq!(
+            run.code,
+            13,
+            "{prefix} {way:?}\n{}\n{}",
+            run.text(),
+            run.err
+        );
         let told = format!("{}{}", run.text(), run.err);
-        assert!(told.contains(&name), "{prefix} {way:?}: {name} is not named in\n{told}");
+        assert!(
+            told.contains(&name),
+            "{prefix} {way:?}: {name} is not named in\n{told}"
+        );
     }
 }
 
@@ -119,7 +133,11 @@ fn leaves_the_rest(prefix: &str) {
         for part in ["one", "two"] {
             let wanted = format!("latest:{part}");
             let run = Run::of(&mut place.restore(["run", &wanted, "--to", part, "--json"]));
-            assert!([0, 3, 13, 1].contains(&run.code), "{prefix} {way:?}\n{}", run.err);
+            assert!(
+                [0, 3, 13, 1].contains(&run.code),
+                "{prefix} {way:?}\n{}",
+                run.err
+            );
             let data = whole.data();
             let data = data.strip_prefix("/").unwrap();
             let out = place.path(part).join(data).join(part);
@@ -130,11 +148,17 @@ fn leaves_the_rest(prefix: &str) {
             for (path, node) in tree {
                 let good = fs::read(whole.data().join(part).join(&path)).unwrap();
                 let is_whole = node.content == good;
-                assert!(is_whole || run.code != 0, "{prefix} {way:?}: {path:?} is wrong without a word");
+                assert!(
+                    is_whole || run.code != 0,
+                    "{prefix} {way:?}: {path:?} is wrong without a word"
+                );
                 back += usize::from(is_whole);
             }
         }
-        assert!(back >= 5, "{prefix} {way:?}: only {back} of 10 files came back");
+        assert!(
+            back >= 5,
+            "{prefix} {way:?}: only {back} of 10 files came back"
+        );
     }
 }
 
@@ -196,7 +220,11 @@ fn damaged_refs_leave_everything() {
 #[test]
 fn a_damaged_configuration_opens_nothing() {
     let whole = place();
-    for (way, code) in [(Harm::Deleted, 10), (Harm::Truncated, 13), (Harm::Flipped, 13)] {
+    for (way, code) in [
+        (Harm::Deleted, 10),
+        (Harm::Truncated, 13),
+        (Harm::Flipped, 13),
+    ] {
         let place = copy(&whole);
         let _ = harm(&place.objects("config"), way);
         let run = verify(&place).ends(code);

@@ -3,7 +3,10 @@
 use backup_tests::{Place, Run};
 
 fn count(place: &Place) -> usize {
-    Run::of(&mut place.snapshot(["list", "--json"])).ok().of_type("snapshot").len()
+    Run::of(&mut place.snapshot(["list", "--json"]))
+        .ok()
+        .of_type("snapshot")
+        .len()
 }
 
 #[test]
@@ -24,8 +27,18 @@ fn a_dry_run_forgets_nothing_and_the_real_one_what_it_showed() {
     };
     let shown = forget(&["--dry-run"]);
     assert_eq!(count(&place), 5);
-    assert_eq!(shown.iter().filter(|line| line["verdict"] == "forget").count(), 2);
-    assert!(shown.iter().all(|line| !line["reasons"].as_array().unwrap().is_empty()));
+    assert_eq!(
+        shown
+            .iter()
+            .filter(|line| line["verdict"] == "forget")
+            .count(),
+        2
+    );
+    assert!(
+        shown
+            .iter()
+            .all(|line| !line["reasons"].as_array().unwrap().is_empty())
+    );
     assert_eq!(verdicts(&forget(&[])), verdicts(&shown));
     assert_eq!(count(&place), 3);
     let _ = place.verify().ok();
@@ -59,8 +72,13 @@ fn only_the_lines_that_are_named_are_decided_on() {
         }
     }
     let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1", "--name", "a"])).ok();
-    let left = Run::of(&mut place.snapshot(["list", "--json"])).ok().of_type("snapshot");
-    let names: Vec<&str> = left.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    let left = Run::of(&mut place.snapshot(["list", "--json"]))
+        .ok()
+        .of_type("snapshot");
+    let names: Vec<&str> = left
+        .iter()
+        .map(|line| line["name"].as_str().unwrap())
+        .collect();
     assert_eq!(names.iter().filter(|name| **name == "a").count(), 1);
     assert_eq!(names.iter().filter(|name| **name == "b").count(), 2);
 }

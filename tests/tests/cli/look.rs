@@ -49,21 +49,41 @@ fn a_proof_convinces_without_repository_or_key_and_nothing_else_does() {
     let wanted = format!("latest:{}/contract", place.data().display());
     let _ = Run::of(&mut place.restore(["prove", &wanted, "-o", "proof"])).ok();
     let _ = Run::of(&mut place.restore(["prove", &wanted, "-o", "proof"])).ends(11);
-    let show = Run::of(&mut place.snapshot(["show", "latest", "--json"])).ok().of_type("snapshot").remove(0);
+    let show = Run::of(&mut place.snapshot(["show", "latest", "--json"]))
+        .ok()
+        .of_type("snapshot")
+        .remove(0);
     let key = show["public_key"].as_str().unwrap().to_owned();
     let check = |proof: &str, file: &str, key: &str| {
         let mut check = restore();
-        check.current_dir(place.path("")).args(["check-proof", proof, "--file", file, "--public-key", key, "--json"]);
+        check.current_dir(place.path("")).args([
+            "check-proof",
+            proof,
+            "--file",
+            file,
+            "--public-key",
+            key,
+            "--json",
+        ]);
         Run::of(&mut check)
     };
-    let proven = check("proof", "data/contract", &key).ok().of_type("proven").remove(0);
-    assert_eq!((&proven["trusted"], &proven["content_compared"]), (&true.into(), &true.into()));
+    let proven = check("proof", "data/contract", &key)
+        .ok()
+        .of_type("proven")
+        .remove(0);
+    assert_eq!(
+        (&proven["trusted"], &proven["content_compared"]),
+        (&true.into(), &true.into())
+    );
     let _ = check("proof", "data/many/1", &key).ends(13);
     let other = "00".repeat(32);
     let _ = check("proof", "data/contract", &other).ends(12);
     let text = fs::read_to_string(place.path("proof")).unwrap();
     let mut document: Value = serde_json::from_str(&text).unwrap();
-    let entry = document["entry"].as_str().unwrap().replace("636f6e7472616374", "636f6e7472616375");
+    let entry = document["entry"]
+        .as_str()
+        .unwrap()
+        .replace("636f6e7472616374", "636f6e7472616375");
     document["entry"] = entry.into();
     fs::write(place.path("forged"), document.to_string()).unwrap();
     let _ = check("forged", "data/contract", &key).ends(13);
@@ -79,13 +99,34 @@ fn entries_are_listed_and_found_with_names_that_cannot_harm_a_terminal() {
     let folder = format!("latest:{}/folder", place.data().display());
     let plain = Run::of(&mut place.restore(["ls", &folder])).ok().text();
     assert_eq!(plain.lines().count(), 2, "{plain}");
-    assert!(!plain.contains('\x1b') && plain.contains("evil\\u{1b}[2J\\nname \\xff"), "{plain}");
-    let deep = Run::of(&mut place.restore(["ls", "-R", "-l", &folder])).ok().text();
-    assert!(deep.contains("-rw-r--r--") && deep.contains("deep.conf"), "{deep}");
-    let json = Run::of(&mut place.restore(["ls", &folder, "--json"])).ok().of_type("entry");
+    assert!(
+        !plain.contains('\x1b') && plain.contains("evil\\u{1b}[2J\\nname \\xff"),
+        "{plain}"
+    );
+    let deep = Run::of(&mut place.restore(["ls", "-R", "-l", &folder]))
+        .ok()
+        .text();
+    assert!(
+        deep.contains("-rw-r--r--") && deep.contains("deep.conf"),
+        "{deep}"
+    );
+    let json = Run::of(&mut place.restore(["ls", &folder, "--json"]))
+        .ok()
+        .of_type("entry");
     let evil = json.iter().find(|entry| entry["kind"] == "file").unwrap();
-    assert!(evil["path_hex"].as_str().unwrap().ends_with("206e616d6520ff") || evil["path_hex"].as_str().unwrap().ends_with("6e616d6520ff"));
-    let find = |pattern: &str| Run::of(&mut place.restore(["find", pattern, "--json"])).ok().of_type("entry").len();
+    assert!(
+        evil["path_hex"]
+            .as_str()
+            .unwrap()
+            .ends_with("206e616d6520ff")
+            || evil["path_hex"].as_str().unwrap().ends_with("6e616d6520ff")
+    );
+    let find = |pattern: &str| {
+        Run::of(&mut place.restore(["find", pattern, "--json"]))
+            .ok()
+            .of_type("entry")
+            .len()
+    };
     assert_eq!(find("*.conf"), 1);
     assert_eq!(find("*.none"), 0);
     assert_eq!(find("/**/inner/*"), 1);
@@ -97,7 +138,10 @@ fn a_diff_names_what_was_added_removed_and_changed() {
     for name in ["same", "content", "mode", "gone"] {
         place.write(name, name);
     }
-    let first = place.save().ok().of_type("saved").remove(0)["id"].as_str().unwrap().to_owned();
+    let first = place.save().ok().of_type("saved").remove(0)["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     place.write("content", "changed");
     place.write("new", "new");
     fs::remove_file(place.data().join("gone")).unwrap();
@@ -111,14 +155,30 @@ fn a_diff_names_what_was_added_removed_and_changed() {
         .filter(|line| line["kind"] == "file")
         .map(|line| {
             let path = line["path"].as_str().unwrap();
-            (line["change"].as_str().unwrap().to_owned(), path.rsplit('/').next().unwrap().to_owned())
+            (
+                line["change"].as_str().unwrap().to_owned(),
+                path.rsplit('/').next().unwrap().to_owned(),
+            )
         })
         .collect();
     changes.sort();
     let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
-    assert_eq!(changes, [pair("added", "new"), pair("content", "content"), pair("metadata", "mode"), pair("removed", "gone")]);
-    let text = Run::of(&mut place.restore(["diff", &first, "latest"])).ok().text();
-    assert!(text.contains("1 added (3 B), 1 removed (4 B), 1 changed"), "{text}");
+    assert_eq!(
+        changes,
+        [
+            pair("added", "new"),
+            pair("content", "content"),
+            pair("metadata", "mode"),
+            pair("removed", "gone")
+        ]
+    );
+    let text = Run::of(&mut place.restore(["diff", &first, "latest"]))
+        .ok()
+        .text();
+    assert!(
+        text.contains("1 added (3 B), 1 removed (4 B), 1 changed"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -129,7 +189,10 @@ fn snapshots_are_named_by_id_part_of_it_name_and_time() {
     let id = |line: &Value| line["id"].as_str().unwrap().to_owned();
     let show = |spec: &str| {
         let run = Run::of(&mut place.snapshot(["show", spec, "--json"])).ok();
-        run.of_type("snapshot").remove(0)["id"].as_str().unwrap().to_owned()
+        run.of_type("snapshot").remove(0)["id"]
+            .as_str()
+            .unwrap()
+            .to_owned()
     };
     assert_eq!(show("latest"), id(&second));
     assert_eq!(show("latest:a"), id(&first));
@@ -148,7 +211,11 @@ fn a_reader_that_goes_away_is_no_failure() {
     }
     let _ = place.save().ok();
     let mut ls = place.restore(["ls", "-R", "latest"]);
-    let mut child = ls.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = ls
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let ended = Run::from(child.wait_with_output().unwrap()).ok();
     assert_eq!(ended.err, "");
@@ -160,7 +227,9 @@ fn every_json_line_is_documented() {
     let page = include_str!("../../../docs/json.md");
     let place = Place::empty();
     fs::write(place.path("words"), "words\n").unwrap();
-    let mut lines = Run::of(&mut place.snapshot(["init", "--json"])).ok().lines();
+    let mut lines = Run::of(&mut place.snapshot(["init", "--json"]))
+        .ok()
+        .lines();
     place.write("a/b", "content");
     std::os::unix::fs::symlink("b", place.data().join("a/c")).unwrap();
     let mut dry = place.snapshot(["save", "--json", "--dry-run"]);
@@ -197,15 +266,25 @@ fn every_json_line_is_documented() {
         lines.extend(Run::of(place.restore(args).arg("--json")).ok().lines());
     }
     let failed = Run::of(&mut place.restore(["cat", "latest:/no", "--json"])).ends(1);
-    lines.extend(failed.err.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+    lines.extend(
+        failed
+            .err
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+    );
     for line in lines {
         assert_eq!(line["v"], 1, "{line}");
         let kind = line["type"].as_str().unwrap();
-        let section = page.split("\n### ").find(|section| section.starts_with(&format!("`{kind}`")));
+        let section = page
+            .split("\n### ")
+            .find(|section| section.starts_with(&format!("`{kind}`")));
         let section = section.unwrap_or_else(|| panic!("`{kind}` is not on the page"));
         for member in line.as_object().unwrap().keys() {
             let common = ["v", "t", "type"].contains(&member.as_str());
-            assert!(common || section.contains(&format!("`{member}`")), "`{member}` of `{kind}` is not on the page");
+            assert!(
+                common || section.contains(&format!("`{member}`")),
+                "`{member}` of `{kind}` is not on the page"
+            );
         }
     }
 }

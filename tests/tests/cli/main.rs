@@ -1,5 +1,11 @@
 //! The programs as people and scripts run them: every test starts real processes on real files.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
 mod access;
 mod codes;
 mod damage;

@@ -21,7 +21,9 @@ fn fill(root: &Path) {
     fs::write(root.join("empty"), b"").unwrap();
     fs::write(root.join("small"), b"small").unwrap();
     fs::write(root.join("deep/er/folder/x"), vec![7u8; 70_000]).unwrap();
-    let large: Vec<u8> = (0..3_000_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let large: Vec<u8> = (0..3_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
     fs::write(root.join("large"), large).unwrap();
     fs::write(name(b"two\nlines\t\x1b[31m"), b"newline").unwrap();
     fs::write(name(b"not \xff utf-8"), b"bytes").unwrap();
@@ -34,8 +36,20 @@ fn fill(root: &Path) {
     sparse.write_all_at(b"begin", 0).unwrap();
     sparse.write_all_at(b"middle", 8 << 20).unwrap();
     sparse.set_len(20 << 20).unwrap();
-    rustix::fs::mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
-    let _ = rustix::fs::setxattr(root.join("small"), "user.colour", b"red\0blue", XattrFlags::empty());
+    rustix::fs::mknodat(
+        CWD,
+        root.join("fifo"),
+        FileType::Fifo,
+        Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
+    let _ = rustix::fs::setxattr(
+        root.join("small"),
+        "user.colour",
+        b"red\0blue",
+        XattrFlags::empty(),
+    );
     let _ = rustix::fs::setxattr(root.join("deep"), "user.folder", b"", XattrFlags::empty());
     fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o4751)).unwrap();
     fs::set_permissions(root.join("deep/er"), fs::Permissions::from_mode(0o1770)).unwrap();
@@ -44,28 +58,56 @@ fn fill(root: &Path) {
         fs::set_permissions(root.join("empty"), fs::Permissions::from_mode(0o4751)).unwrap();
         std::os::unix::fs::lchown(root.join("link"), Some(1), Some(2)).unwrap();
         let device = rustix::fs::makedev(1, 3);
-        rustix::fs::mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)
-            .unwrap();
+        rustix::fs::mknodat(
+            CWD,
+            root.join("null"),
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            device,
+        )
+        .unwrap();
     }
     let times = |seconds, nanos| Timestamps {
-        last_access: Timespec { tv_sec: 5, tv_nsec: 0 },
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanos },
+        last_access: Timespec {
+            tv_sec: 5,
+            tv_nsec: 0,
+        },
+        last_modification: Timespec {
+            tv_sec: seconds,
+            tv_nsec: nanos,
+        },
     };
-    for (path, seconds, nanos) in
-        [("small", 1_234_567_890, 123_456_789), ("dangling", 1, 1), ("empty", -100, 500), ("deep/er", 99, 999_999_999)]
-    {
-        rustix::fs::utimensat(CWD, root.join(path), &times(seconds, nanos), AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    for (path, seconds, nanos) in [
+        ("small", 1_234_567_890, 123_456_789),
+        ("dangling", 1, 1),
+        ("empty", -100, 500),
+        ("deep/er", 99, 999_999_999),
+    ] {
+        rustix::fs::utimensat(
+            CWD,
+            root.join(path),
+            &times(seconds, nanos),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .unwrap();
     }
 }
 
 fn assert_same(left: &Path, right: &Path) {
     let (left, right) = (read_tree(left).unwrap(), read_tree(right).unwrap());
-    let names = |tree: &std::collections::BTreeMap<_, _>| tree.keys().cloned().collect::<Vec<std::path::PathBuf>>();
+    let names = |tree: &std::collections::BTreeMap<_, _>| {
+        tree.keys().cloned().collect::<Vec<std::path::PathBuf>>()
+    };
     assert_eq!(names(&left), names(&right));
     for (path, node) in &left {
         let other = &right[path];
         assert_eq!(node.content.len(), other.content.len(), "{path:?}");
-        assert!(node == other, "{path:?}: {:?} {:?}", brief(node), brief(other));
+        assert!(
+            node == other,
+            "{path:?}: {:?} {:?}",
+            brief(node),
+            brief(other)
+        );
     }
 }
 
@@ -93,8 +135,11 @@ fn a_whole_snapshot_lands_below_the_folder_under_its_own_paths() {
     let place = Place::new();
     place.write("a/b", "content");
     let _ = place.save().ok();
-    let run = Run::of(&mut place.restore(["run", "latest", "--to", "out", "--verify", "--json"])).ok();
-    let below = place.path("out").join(place.data().strip_prefix("/").unwrap());
+    let run =
+        Run::of(&mut place.restore(["run", "latest", "--to", "out", "--verify", "--json"])).ok();
+    let below = place
+        .path("out")
+        .join(place.data().strip_prefix("/").unwrap());
     assert_eq!(fs::read(below.join("a/b")).unwrap(), b"content");
     assert_eq!(run.of_type("compared")[0]["findings"], 0);
 }
@@ -131,7 +176,12 @@ fn changes_are_saved_and_earlier_snapshots_stay_as_they_were() {
     fill(&place.data());
     let _ = place.save().ok();
     let first = place.path("first");
-    let copied = Command::new("cp").arg("-a").arg(place.data()).arg(&first).status().unwrap();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(place.data())
+        .arg(&first)
+        .status()
+        .unwrap();
     assert!(copied.success());
     let mut large = fs::read(place.data().join("large")).unwrap();
     large[1_500_000..1_500_010].copy_from_slice(b"0123456789");
@@ -141,11 +191,20 @@ fn changes_are_saved_and_earlier_snapshots_stay_as_they_were() {
     fs::remove_file(place.data().join("link")).unwrap();
     fs::create_dir(place.data().join("link")).unwrap();
     let second = place.save().ok().of_type("saved").remove(0);
-    assert!(second["bytes_new"].as_u64().unwrap() < 1_000_000, "{second}");
+    assert!(
+        second["bytes_new"].as_u64().unwrap() < 1_000_000,
+        "{second}"
+    );
     let _ = place.bring_back("now").ok();
     assert_same(&place.data(), &place.path("now"));
-    let ids = Run::of(&mut place.snapshot(["list", "--json"])).ok().of_type("snapshot");
-    let wanted = format!("{}:{}", ids[0]["id"].as_str().unwrap(), place.data().display());
+    let ids = Run::of(&mut place.snapshot(["list", "--json"]))
+        .ok()
+        .of_type("snapshot");
+    let wanted = format!(
+        "{}:{}",
+        ids[0]["id"].as_str().unwrap(),
+        place.data().display()
+    );
     let _ = Run::of(&mut place.restore(["run", &wanted, "--to", "then"])).ok();
     assert_same(&first, &place.path("then"));
     let _ = place.verify().ok();
@@ -156,7 +215,10 @@ fn excludes_leave_out_and_a_lost_cache_costs_only_reading() {
     let place = Place::new();
     place.write("keep", "1");
     place.write("leave.tmp", "2");
-    place.write("cache/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n");
+    place.write(
+        "cache/CACHEDIR.TAG",
+        "Signature: 8a477f597d28d172789f06886806bc55\n",
+    );
     place.write("cache/x", "3");
     let data = place.data();
     let save = || {
@@ -182,7 +244,17 @@ fn includes_and_excludes_choose_what_is_restored() {
     }
     let _ = place.save().ok();
     let wanted = format!("latest:{}", place.data().display());
-    let args = ["run", &wanted, "--to", "out", "--include", "*.conf", "--exclude", "old", "--json"];
+    let args = [
+        "run",
+        &wanted,
+        "--to",
+        "out",
+        "--include",
+        "*.conf",
+        "--exclude",
+        "old",
+        "--json",
+    ];
     let _ = Run::of(&mut place.restore(args)).ok();
     assert!(place.path("out/etc/a.conf").exists() && place.path("out/srv/c.conf").exists());
     assert!(!place.path("out/etc/b.txt").exists() && !place.path("out/srv/old").exists());
@@ -202,7 +274,15 @@ fn nothing_is_overwritten_unless_it_is_asked_for() {
     assert_eq!(fs::read(place.path("out/other")).unwrap(), b"saved too");
     assert!(run["skipped"].as_u64().unwrap() >= 1, "{run}");
     let wanted = format!("latest:{}", place.data().display());
-    let plan = ["run", &wanted, "--to", "out", "--overwrite", "always", "--delete"];
+    let plan = [
+        "run",
+        &wanted,
+        "--to",
+        "out",
+        "--overwrite",
+        "always",
+        "--delete",
+    ];
     let _ = Run::of(place.restore(plan).arg("--dry-run")).ok();
     assert_eq!(fs::read(place.path("out/file")).unwrap(), b"mine");
     let _ = Run::of(&mut place.restore(plan)).ok();
@@ -215,7 +295,13 @@ fn a_dry_run_saves_nothing_and_makes_nothing() {
     let place = Place::empty();
     place.write("a", "12345");
     let mut dry = place.snapshot(["save", "--dry-run", "--json"]);
-    let plan = Run::of(dry.arg(place.data())).ok().of_type("plan").remove(0);
-    assert_eq!((plan["files"].as_u64(), plan["bytes"].as_u64()), (Some(1), Some(5)));
+    let plan = Run::of(dry.arg(place.data()))
+        .ok()
+        .of_type("plan")
+        .remove(0);
+    assert_eq!(
+        (plan["files"].as_u64(), plan["bytes"].as_u64()),
+        (Some(1), Some(5))
+    );
     assert!(!place.repo().exists() && !place.path("key").exists());
 }

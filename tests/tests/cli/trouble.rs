@@ -28,7 +28,10 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 
 fn assert_restores(place: &Place) {
     let _ = place.bring_back("out").ok();
-    let (data, out) = (read_tree(&place.data()).unwrap(), read_tree(&place.path("out")).unwrap());
+    let (data, out) = (
+        read_tree(&place.data()).unwrap(),
+        read_tree(&place.path("out")).unwrap(),
+    );
     assert!(data == out, "what came back is not what was saved");
 }
 
@@ -51,7 +54,10 @@ fn as_nobody(command: &Command) -> Command {
 }
 
 fn give_to_nobody(path: &Path) {
-    let given = Command::new("chown").args(["-R", "65534:65534"]).arg(path).status();
+    let given = Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(path)
+        .status();
     assert!(given.unwrap().success());
     let shared = Command::new("chmod").args(["a+rx"]).arg(path).status();
     assert!(shared.unwrap().success());
@@ -83,7 +89,12 @@ fn an_unreadable_file_is_a_finding_and_everything_else_is_stored() {
     save.arg(place.data());
     let run = Run::of(&mut as_nobody(&save)).ends(3);
     let findings = run.of_type("finding");
-    assert!(findings.iter().any(|line| line["subject"].as_str().unwrap().ends_with("secret")), "{findings:?}");
+    assert!(
+        findings
+            .iter()
+            .any(|line| line["subject"].as_str().unwrap().ends_with("secret")),
+        "{findings:?}"
+    );
     let wanted = format!("latest:{}", place.data().display());
     let _ = Run::of(&mut place.restore(["run", &wanted, "--to", "out"]));
     assert_eq!(fs::read(place.path("out/good")).unwrap(), b"good");
@@ -115,7 +126,11 @@ fn a_restore_into_a_folder_that_cannot_be_written_says_so() {
 }
 
 fn start(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 #[test]
@@ -128,14 +143,21 @@ fn two_saves_at_once_both_succeed() {
     let children: Vec<Child> = (0..3)
         .map(|number| {
             let mut save = place.snapshot(["save", "--json"]);
-            save.arg(place.data()).env("BACKSTAY_CACHE_DIR", place.path(format!("cache{number}")));
+            save.arg(place.data())
+                .env("BACKSTAY_CACHE_DIR", place.path(format!("cache{number}")));
             start(&mut save)
         })
         .collect();
     for child in children {
         let _ = Run::from(child.wait_with_output().unwrap()).ok();
     }
-    assert_eq!(Run::of(&mut place.snapshot(["list", "--json"])).ok().lines().len(), 3);
+    assert_eq!(
+        Run::of(&mut place.snapshot(["list", "--json"]))
+            .ok()
+            .lines()
+            .len(),
+        3
+    );
     let _ = place.verify().ok();
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
     assert_restores(&place);
@@ -183,7 +205,12 @@ fn an_interrupted_save_ends_with_130_and_the_next_one_goes_on() {
         }
         let run = run.ends(130);
         assert!(run.err.contains("interrupted"), "{}", run.err);
-        assert!(Run::of(&mut place.snapshot(["list", "--json"])).ok().lines().is_empty());
+        assert!(
+            Run::of(&mut place.snapshot(["list", "--json"]))
+                .ok()
+                .lines()
+                .is_empty()
+        );
     }
     let saved = place.save().ok().of_type("saved").remove(0);
     assert!(
@@ -205,12 +232,16 @@ impl Small {
             .arg(path)
             .stderr(Stdio::null())
             .status();
-        mounted.is_ok_and(|status| status.success()).then(|| Self(path.to_path_buf()))
+        mounted
+            .is_ok_and(|status| status.success())
+            .then(|| Self(path.to_path_buf()))
     }
 
     fn enlarge(&self, size: &str) {
-        let grown =
-            Command::new("mount").args(["-o", &format!("remount,size={size}")]).arg(&self.0).status();
+        let grown = Command::new("mount")
+            .args(["-o", &format!("remount,size={size}")])
+            .arg(&self.0)
+            .status();
         assert!(grown.unwrap().success());
     }
 }
@@ -233,8 +264,16 @@ fn a_full_disk_is_a_clear_error_and_nothing_is_lost() {
     let _ = place.save().ok();
     place.write("second", noise(2, 30 << 20));
     let full = place.save().ends(1);
-    assert!(full.err.contains("No space left") && full.err.contains("make room"), "{}", full.err);
-    let left: Vec<_> = place.objects("").into_iter().filter(|path| path.to_string_lossy().contains(".tmp")).collect();
+    assert!(
+        full.err.contains("No space left") && full.err.contains("make room"),
+        "{}",
+        full.err
+    );
+    let left: Vec<_> = place
+        .objects("")
+        .into_iter()
+        .filter(|path| path.to_string_lossy().contains(".tmp"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
     let _ = place.verify().ok();
     let wanted = format!("latest:{}", place.data().display());
@@ -256,7 +295,10 @@ fn a_repository_that_is_read_only_can_be_restored_from() {
     let _ = Run::of(&mut place.snapshot(["init"])).ok();
     place.write("a", noise(1, 1 << 20));
     let _ = place.save().ok();
-    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(place.repo()).status();
+    let remounted = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(place.repo())
+        .status();
     assert!(remounted.unwrap().success());
     let wanted = format!("latest:{}", place.data().display());
     let run = Run::of(&mut place.restore(["run", &wanted, "--to", "out", "--json"]));

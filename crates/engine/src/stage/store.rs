@@ -151,7 +151,7 @@ impl Flow<'_> {
         };
         let (tasks, task_source) = crossbeam_channel::unbounded();
         // Each slot holds at most a batch: this bounds what is read ahead.
-        let (slots, slot_source) = bounded(8);
+        let (slots, slot_source) = bounded(5);
         let resumes = state.resumes;
         let decider = Decider {
             cx: self.cx,

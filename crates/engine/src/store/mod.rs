@@ -122,7 +122,7 @@ impl BlobStore {
             bytes_added: AtomicU64::new(0),
         });
         let cpus = cpu_threads(cx);
-        let (jobs, job_source) = bounded::<Job>(cpus * 2);
+        let (jobs, job_source) = bounded::<Job>(cpus);
         let uploaders = repo
             .connections(cx)
             .clamp(1, 8)

@@ -14,7 +14,7 @@ use futures::StreamExt as _;
 
 /// One entry of the tree.
 #[derive(Debug, Clone)]
-pub struct Node {
+pub(crate) struct Node {
     /// Where it stands.
     pub path: EntryPath,
     /// Everything but its content.
@@ -33,7 +33,7 @@ enum Part {
 
 impl Node {
     /// Its content, holes as zeros.
-    pub fn content(&self) -> Vec<u8> {
+    pub(crate) fn content(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for part in &self.parts {
             match part {
@@ -146,7 +146,7 @@ fn text(inserted: &str) -> Vec<u8> {
 }
 
 /// The tree in its first (0) or second (1) state, in the order of a walk.
-pub fn tree(state: u32) -> Vec<Node> {
+pub(crate) fn tree(state: u32) -> Vec<Node> {
     let bytes = |text: &str| vec![Part::Bytes(text.as_bytes().to_vec())];
     let mut nodes = vec![
         node(b"all", EntryKind::Directory, Vec::new()),
@@ -240,7 +240,7 @@ fn adorn(node: &mut Node) {
             node.meta.owner = None;
             node.meta.attrs = [("tool".to_owned(), "golden 1.0".to_owned())].into();
         }
-        b"many\0001" => node.meta.mode = 0o4711,
+        b"many\x00001" => node.meta.mode = 0o4711,
         b"many\x00002" => {
             node.meta.mtime = FileTime {
                 seconds: -86_400,
@@ -266,7 +266,12 @@ fn adorn(node: &mut Node) {
 }
 
 /// One line for an entry: kind, mode, owner, time, size, SHA-256, path, then what only some have.
-pub fn describe(path: &EntryPath, meta: &EntryMeta, size: u64, sha256: Option<[u8; 32]>) -> String {
+pub(crate) fn describe(
+    path: &EntryPath,
+    meta: &EntryMeta,
+    size: u64,
+    sha256: Option<[u8; 32]>,
+) -> String {
     let kind = match &meta.kind {
         EntryKind::File => "file".to_owned(),
         EntryKind::Directory => "directory".to_owned(),
@@ -321,11 +326,11 @@ pub fn describe(path: &EntryPath, meta: &EntryMeta, size: u64, sha256: Option<[u
 
 /// Hands the tree over.
 #[derive(Debug)]
-pub struct TreeSource(u32);
+pub(crate) struct TreeSource(u32);
 
 impl TreeSource {
     /// The tree in that state.
-    pub const fn new(state: u32) -> Self {
+    pub(crate) const fn new(state: u32) -> Self {
         Self(state)
     }
 }
