@@ -67,7 +67,6 @@ fn target(args: &RunArgs, folder: &Path) -> FilesTargetConfig {
 }
 
 fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
-    let is_empty = std::fs::read_dir(folder).map_or(true, |mut list| list.next().is_none());
     RestoreJob {
         component: part.component,
         below: part.path.clone(),
@@ -75,7 +74,6 @@ fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
         filter,
         mode: RestoreMode::Files,
         folder: Some(folder.to_path_buf()),
-        expects_content: !is_empty,
         host: surroundings::host(),
         user: surroundings::user(),
     }

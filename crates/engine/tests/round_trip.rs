@@ -86,7 +86,6 @@ impl World {
             filter: None,
             mode: RestoreMode::Files,
             folder: Some(to.to_owned()),
-            expects_content: false,
             host: HostId("host".into()),
             user: "me".into(),
         };

@@ -68,7 +68,8 @@ impl<'a> Workers<'a> {
         cx: &'a OpContext,
         restore: &'a dyn Restore,
     ) -> Result<Self> {
-        let (tasks, source) = bounded(4);
+        // Files are open from when they are begun: few windows may be under way.
+        let (tasks, source) = bounded(2);
         Ok(Self {
             repo,
             cx,
@@ -196,11 +197,7 @@ impl<'a> Workers<'a> {
             }
             match task {
                 Task::Range(range) => self.range(range, &mut codec, &mut plain),
-                Task::Empty(job) => {
-                    if self.ensure_begun(&job) {
-                        self.finish(&job);
-                    }
-                }
+                Task::Empty(job) => self.finish(&job),
             }
         }
     }
@@ -276,7 +273,7 @@ impl<'a> Workers<'a> {
     }
 
     fn part(&self, part: &Part, plain: &[u8]) {
-        if !part.job.has_failed() && self.ensure_begun(&part.job) {
+        if !part.job.has_failed() {
             let span = part.offset as usize..part.offset as usize + part.length as usize;
             let wrote = match (plain.get(span), self.writer(&part.job)) {
                 (Some(bytes), Some(writer)) => writer.write_at(part.at, bytes),
@@ -312,37 +309,6 @@ impl<'a> Workers<'a> {
         match &*job.lock() {
             Some(EntryWriter::Positional(writer)) => Some(writer.clone()),
             _ => None,
-        }
-    }
-
-    /// Begins a file whose first bytes are here; says whether it can be written.
-    fn ensure_begun(&self, job: &FileJob) -> bool {
-        let mut writer = job.lock();
-        if writer.is_some() {
-            return true;
-        }
-        match self.restore.start(self.cx, &job.entry) {
-            Ok(EntryWriter::Stream(_)) => {
-                if job.fail() {
-                    let error = TargetError::new(
-                        ErrorKind::Unsupported,
-                        "restore",
-                        "a file that is taken in order only",
-                    );
-                    self.found_target(&job.entry, &error);
-                }
-                false
-            }
-            Ok(begun) => {
-                *writer = Some(begun);
-                true
-            }
-            Err(error) => {
-                if job.fail() {
-                    self.found_target(&job.entry, &error);
-                }
-                false
-            }
         }
     }
 

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, Event, Finding, FindingKind, HostId,
     OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
-    RestoreRequest, Stage, Target,
+    RestoreRequest, Stage, StreamWriter, Target,
 };
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::Repository;
-use crate::view::{SnapshotView, ViewEntry};
+use crate::view::{ContentReader, SnapshotView, ViewEntry};
 use fetch::Workers;
 use window::{FileJob, Window};
 
@@ -44,8 +44,6 @@ pub struct RestoreJob {
     pub mode: RestoreMode,
     /// The folder to write below.
     pub folder: Option<PathBuf>,
-    /// Whether entries may be there already: then their content is compared before it is fetched.
-    pub expects_content: bool,
     /// The host that restores, for the record.
     pub host: HostId,
     /// The user who asked for it, for the record.
@@ -63,7 +61,6 @@ impl RestoreJob {
             filter: None,
             mode,
             folder,
-            expects_content: false,
             host,
             user: String::new(),
         }
@@ -326,34 +323,64 @@ impl Driver<'_> {
             }
             Err(error) => return Err(error),
         };
-        // A link needs the file it links to; what may be there already is looked at before it is
-        // fetched. Everything else is begun by whoever has its first bytes.
-        let begins_now = self.job.expects_content || wanted.meta.link_group.is_some();
         let job = FileJob::new(wanted, &extents);
-        if begins_now && !self.begin(&job) {
+        if !self.begin(&job, &extents).await {
             return Ok(());
         }
         self.collect(Arc::new(job), &extents)
     }
 
-    /// Begins a file here; says whether its content is still to be fetched.
-    fn begin(&self, job: &FileJob) -> bool {
+    /// Begins a file; says whether its content is still to be fetched. Targets may rely on entries
+    /// being begun in order.
+    async fn begin(&self, job: &FileJob, extents: &backup_format::extent::Extents) -> bool {
         match self.restore.start(self.cx, &job.entry) {
             Ok(EntryWriter::Positional(writer)) => {
                 if writer.had_content() && fetch::is_there(&*writer, &job.entry) {
-                    self.finish(&job.entry, EntryWriter::Positional(writer));
+                    self.finish(
+                        &job.entry,
+                        EntryWriter::Positional(writer),
+                        EntryOutcome::Whole,
+                    );
                     return false;
                 }
                 job.began(EntryWriter::Positional(writer));
-                true
+                return true;
             }
-            Ok(other) => {
-                self.finish(&job.entry, other);
-                false
+            Ok(EntryWriter::Stream(mut stream)) => {
+                let outcome = self.drain(&job.entry, extents, &mut *stream).await;
+                self.finish(&job.entry, EntryWriter::Stream(stream), outcome);
             }
-            Err(error) => {
-                self.workers.found_target(&job.entry, &error);
-                false
+            Ok(EntryWriter::None) => {
+                self.finish(&job.entry, EntryWriter::None, EntryOutcome::Whole);
+            }
+            Err(error) => self.workers.found_target(&job.entry, &error),
+        }
+        false
+    }
+
+    /// Writes the content of an entry in order.
+    async fn drain(
+        &self,
+        entry: &RestoreEntry,
+        extents: &backup_format::extent::Extents,
+        stream: &mut dyn StreamWriter,
+    ) -> EntryOutcome {
+        let mut content = ContentReader::new(self.view.repository(), extents.clone());
+        loop {
+            match content.next(self.cx).await {
+                Ok(Some(bytes)) => {
+                    if let Err(error) = stream.write(bytes.into()).await {
+                        self.workers.found_target(entry, &error);
+                        return EntryOutcome::Failed;
+                    }
+                }
+                Ok(None) => return EntryOutcome::Whole,
+                Err(error) => {
+                    let kind = FindingKind::Damaged;
+                    self.workers
+                        .found(Finding::entry(kind, &entry.path, error.to_string()));
+                    return EntryOutcome::Failed;
+                }
             }
         }
     }
@@ -387,16 +414,13 @@ impl Driver<'_> {
             return;
         }
         match self.restore.start(self.cx, entry) {
-            Ok(writer) => self.finish(entry, writer),
+            Ok(writer) => self.finish(entry, writer, EntryOutcome::Whole),
             Err(error) => self.workers.found_target(entry, &error),
         }
     }
 
-    fn finish(&self, entry: &RestoreEntry, writer: EntryWriter) {
-        if let Err(error) = self
-            .restore
-            .finish(self.cx, entry, writer, EntryOutcome::Whole)
-        {
+    fn finish(&self, entry: &RestoreEntry, writer: EntryWriter, outcome: EntryOutcome) {
+        if let Err(error) = self.restore.finish(self.cx, entry, writer, outcome) {
             self.workers.found_target(entry, &error);
         }
     }

@@ -12,8 +12,8 @@ use crate::index_set::{IndexSet, Place};
 
 /// Plain bytes of the chunks of a window.
 const WINDOW_BYTES: u64 = 24 << 20;
-/// Parts of a window.
-const WINDOW_PARTS: usize = 16 << 10;
+/// Parts of a window; each may be of another open file, and a process may open about a thousand.
+const WINDOW_PARTS: usize = 128;
 /// Gaps up to this are read over rather than asked for apart.
 const GAP: u64 = 256 << 10;
 /// Longest range that is fetched at once.
