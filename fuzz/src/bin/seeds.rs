@@ -143,7 +143,11 @@ fn proof() -> Done<Vec<u8>> {
     builder.push(&entry);
     let tree = builder.finish();
     let statement = statement(tree.root);
-    let signer = HostSigner::new(statement.host.clone(), HmacKey::new([1; 32]), &[2; 32]);
+    let signer = HostSigner::new(
+        statement.host.clone(),
+        HmacKey::new([1; 32]),
+        &[2; 32].into(),
+    );
     let signatures = statement.sign(&signer, &[4; 32])?;
     let inclusion = prove(1, 2, &[3; 32], [&entry, &entry], &tree.page_roots)?;
     Ok(write_proof(&ProofParts {

@@ -16,9 +16,9 @@ use futures::StreamExt as _;
 #[derive(Debug, Clone)]
 pub(crate) struct Node {
     /// Where it stands.
-    pub path: EntryPath,
+    pub(crate) path: EntryPath,
     /// Everything but its content.
-    pub meta: EntryMeta,
+    pub(crate) meta: EntryMeta,
     /// How its content is cut.
     profile: StreamProfile,
     /// Bytes, and zeros that are holes.
@@ -132,13 +132,13 @@ fn pages(count: u32, changed: &[u32]) -> Vec<u8> {
 /// Lines of text, of which `inserted` stands before line 5,000.
 fn text(inserted: &str) -> Vec<u8> {
     let mut out = String::new();
-    for line in 0..60_000u32 {
+    for line in 0..24_000u32 {
         if line == 5_000 {
             out += inserted;
         }
         let _ = writeln!(
             out,
-            "line {line}: {}",
+            "line {line}: the quick brown fox jumps over the lazy dog {}",
             line.wrapping_mul(2_654_435_761) >> 28
         );
     }

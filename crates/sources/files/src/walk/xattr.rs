@@ -17,9 +17,14 @@ use rustix::io::Errno;
 use rustix::process::fchdir;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
-/// Longest list of names and longest value that Linux hands out by its own rules
-/// (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`); longer ones are asked for in their true size.
-const USUAL: usize = 64 << 10;
+/// Room that is offered first. The kernel takes as much memory as it is offered, for every call
+/// anew, and nearly all files have no attribute at all: with 64 KiB the walk of
+/// 132,000 files took a quarter longer.
+const USUAL: usize = 512;
+
+/// Room that is offered when that does not do: the longest list of names and the longest value by
+/// the rules of Linux (`XATTR_LIST_MAX`, `XATTR_SIZE_MAX`). Longer ones are asked for as they are.
+const LARGE: usize = 64 << 10;
 
 /// Longest list or value that is read at all.
 const MOST: usize = 16 << 20;
@@ -65,7 +70,7 @@ impl Xattrs {
             true if take_own_working_directory() => Way::Inside,
             true => Way::Proc,
         };
-        let room = if wanted { vec![0; USUAL] } else { Vec::new() };
+        let room = if wanted { vec![0; LARGE] } else { Vec::new() };
         Self {
             way,
             without: None,
@@ -139,15 +144,17 @@ impl Xattrs {
     }
 }
 
-/// Calls with a buffer, and again with a larger one as long as it is too small.
+/// Calls with a little room, and with more as long as it is too small.
 fn fill(
     buffer: &mut Vec<u8>,
     call: impl Fn(&mut [u8]) -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
+    let mut room = USUAL.min(buffer.len());
     loop {
-        match call(buffer) {
-            Err(Errno::RANGE | Errno::TOOBIG) if buffer.len() < MOST => {
-                buffer.resize(buffer.len() * 4, 0);
+        match call(buffer.get_mut(..room).unwrap_or_default()) {
+            Err(Errno::RANGE | Errno::TOOBIG) if room < MOST => {
+                room = if room < LARGE { LARGE } else { room * 4 };
+                buffer.resize(room.max(buffer.len()), 0);
             }
             other => return other,
         }

@@ -8,6 +8,8 @@
     clippy::expect_used
 )]
 
+pub mod given;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
