@@ -12,7 +12,7 @@ use crate::cli::{Level, VerifyArgs};
 
 /// Looks whether snapshots are whole.
 pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
-    let repo = console.open(Operation::Verify).await?;
+    let repo = console.open_uncached(Operation::Verify).await?;
     let heads = if args.snapshots.is_empty() {
         None
     } else {

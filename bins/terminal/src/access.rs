@@ -114,6 +114,18 @@ impl Console {
     /// # Errors
     /// Every one of [`Repository::open`]; [`Exit::NoSecrets`].
     pub async fn open(&self, operation: Operation) -> Outcome<Repository> {
+        self.open_with(operation, self.cache_folder()).await
+    }
+
+    /// Opens the repository without the local cache: what is verified must be what is stored.
+    ///
+    /// # Errors
+    /// Those of [`Console::open`].
+    pub async fn open_uncached(&self, operation: Operation) -> Outcome<Repository> {
+        self.open_with(operation, None).await
+    }
+
+    async fn open_with(&self, operation: Operation, cache: Option<PathBuf>) -> Outcome<Repository> {
         let sink = self.sink(false)?;
         let unlock = match self.unlock() {
             Ok(Some(unlock)) => unlock,
@@ -123,7 +135,7 @@ impl Console {
                 return Err(other.err().unwrap_or_else(no_key));
             }
         };
-        let repo = Repository::open(&self.cx, sink, &unlock, self.cache_folder(), operation);
+        let repo = Repository::open(&self.cx, sink, &unlock, cache, operation);
         Ok(repo.await?)
     }
 

@@ -88,6 +88,7 @@ pub struct Repository {
     index: RwLock<Arc<IndexSet>>,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
+    damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -205,15 +206,17 @@ impl Repository {
             index: RwLock::default(),
             opened: Mutex::default(),
             wraps: Mutex::default(),
+            damaged_runs: Mutex::default(),
         };
         out.reload_index(cx).await?;
         Ok(out)
     }
 
-    /// Loads the index runs anew.
+    /// Loads the index runs anew. One that is damaged is passed over, so that what the others know
+    /// can still be read; see [`Repository::take_damaged_runs`].
     ///
     /// # Errors
-    /// [`EngineError::Damaged`] for a run that does not open; errors of the tier.
+    /// [`EngineError::Newer`], errors of the tier.
     pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
         let listed: Vec<ObjectMeta> = self
             .sink
@@ -221,11 +224,23 @@ impl Repository {
             .try_collect()
             .await
             .map_err(EngineError::from)?;
-        let runs: Vec<IndexRun> = futures::stream::iter(listed)
-            .map(|meta| self.load_run(cx, meta.key))
+        let loaded: Vec<(ObjectKey, Result<IndexRun>)> = futures::stream::iter(listed)
+            .map(|meta| async move {
+                let run = self.load_run(cx, meta.key.clone()).await;
+                (meta.key, run)
+            })
             .buffered(self.connections(cx))
-            .try_collect()
-            .await?;
+            .collect()
+            .await;
+        let (mut runs, mut damaged) = (Vec::new(), Vec::new());
+        for (key, run) in loaded {
+            match run {
+                Ok(run) => runs.push(run),
+                Err(error) if error.is_damage() => damaged.push((key, error)),
+                Err(error) => return Err(error),
+            }
+        }
+        *self.damaged_runs.lock().unwrap_or_else(unpoison) = damaged;
         let set = IndexSet::new(runs);
         self.wraps
             .lock()
@@ -233,6 +248,12 @@ impl Repository {
             .extend(set.wraps());
         *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
         Ok(())
+    }
+
+    /// The index runs that could not be opened when the index was loaded, once.
+    #[must_use]
+    pub fn take_damaged_runs(&self) -> Vec<(ObjectKey, EngineError)> {
+        std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
     }
 
     async fn load_run(&self, cx: &OpContext, key: ObjectKey) -> Result<IndexRun> {

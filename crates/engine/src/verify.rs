@@ -15,7 +15,8 @@ use backup_core::{
 use backup_format::extent::Extent;
 use backup_format::layout;
 use backup_format::pack::{FOOTER, header_length, read_tail};
-use backup_format::seal::{BlobCodec, BlobKind};
+use backup_format::refs::Refs;
+use backup_format::seal::{BlobCodec, BlobKind, ObjectKind};
 use backup_integrity::digest::{ContentDigest, ContentHasher};
 use backup_integrity::merkle::SnapshotTreeBuilder;
 use futures::{StreamExt, TryStreamExt};
@@ -68,6 +69,7 @@ pub async fn verify(
             heads
         }
     };
+    run.around(&heads).await?;
     run.packs(level, sample).await?;
     let read_manifests = repo.keys().identities().is_ok();
     for head in &heads {
@@ -114,6 +116,44 @@ impl Run<'_> {
         let finding = Finding::new(Severity::Error, kind, subject, detail);
         self.cx.tell(Event::Found(&finding));
         self.report.findings.push(finding);
+    }
+
+    /// What lies around manifests and packs: index runs, key slots, and the refs of snapshots.
+    async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
+        for (key, error) in self.repo.take_damaged_runs() {
+            self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+        }
+        for (key, slot) in self.repo.slots(self.cx).await? {
+            self.report.objects += 1;
+            if let Err(error) = slot {
+                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+            }
+        }
+        for head in heads {
+            let key = name(layout::refs(head.meta.id))?;
+            self.report.objects += 1;
+            let sealed = match self.repo.sink().get(self.cx, &key, ByteRange::Full).await {
+                Ok(sealed) => sealed,
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
+            let refs = opened
+                .map_err(|error| error.to_string())
+                .and_then(|plain| Refs::decode(&plain).map_err(|error| error.to_string()));
+            match refs {
+                Ok(refs) if refs.snapshot == head.meta.id => {}
+                Ok(refs) => {
+                    let why = format!("it is that of snapshot {}", refs.snapshot);
+                    self.found(FindingKind::Mismatch, key.as_str(), &why);
+                }
+                Err(why) => self.found(FindingKind::Damaged, key.as_str(), &why),
+            }
+        }
+        Ok(())
     }
 
     async fn packs(&mut self, level: VerifyLevel, sample: Sample) -> Result<()> {

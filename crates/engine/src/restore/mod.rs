@@ -409,10 +409,6 @@ impl Driver<'_> {
     }
 
     fn at_once(&self, entry: &RestoreEntry) {
-        // The root of the restore is the folder that was named; its metadata is its owner's.
-        if entry.path.is_root() {
-            return;
-        }
         match self.restore.start(self.cx, entry) {
             Ok(writer) => self.finish(entry, writer, EntryOutcome::Whole),
             Err(error) => self.workers.found_target(entry, &error),

@@ -98,8 +98,13 @@ impl BlobStore {
     /// refuses threads.
     pub fn start(repo: &Repository, cx: &OpContext, session: Session, level: i32) -> Result<Self> {
         let sizes = repo.sizes();
+        // A cancelled run stops putting and then makes safe what it has put: its store goes on until
+        // that is done.
+        let stop = CancellationToken::new();
+        let mut own = cx.clone();
+        own.cancel = stop.clone();
         let shared = Arc::new(Shared {
-            cx: cx.clone(),
+            cx: own,
             handle: Handle::current(),
             sink: repo.sink().clone(),
             ring: repo.ring().clone(),
@@ -115,7 +120,7 @@ impl BlobStore {
             ],
             pending: Pending::default(),
             failure: Mutex::default(),
-            stop: cx.cancel.child_token(),
+            stop,
             fresh: Mutex::default(),
             stored: Mutex::default(),
             bytes_new: AtomicU64::new(0),

@@ -12,6 +12,7 @@
 mod config;
 mod covered;
 mod file;
+mod later;
 mod links;
 mod meta;
 mod mirror;
@@ -167,7 +168,8 @@ impl Target for FilesTarget {
             .then(|| mirror::Spool::new(&config.folder))
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
-        let way = way::Way::new(top).map_err(|cause| fail("open", cause.into()))?;
+        let later = later::Later::new(&config.folder);
+        let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config),
             config,

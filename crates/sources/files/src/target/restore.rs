@@ -158,13 +158,16 @@ impl Restore for FilesRestore {
 
     async fn close(
         self: Box<Self>,
-        _cx: &OpContext,
+        cx: &OpContext,
         outcome: Outcome,
     ) -> Result<RestoreReport, TargetError> {
         let mut deleted = 0;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        // After a restore that was given up, the folders on the way keep their mark.
-        if outcome == Outcome::Committed {
+        // After a restore that was broken off, folders keep their mark: the next one finishes them.
+        if outcome == Outcome::Committed || !cx.cancel.is_cancelled() {
+            if outcome == Outcome::Abandoned {
+                self.shared.failed.store(true, Ordering::Relaxed);
+            }
             let State { way, spool, .. } = &mut *state;
             way.leave_all(&self.shared);
             if let Some(spool) = spool.take() {

@@ -1,9 +1,8 @@
 //! The way down to where the restore is: the open folders from the target folder on.
 //!
-//! Entries come in ascending order of path, so when one comes that does not lie in a folder, that
-//! folder will get no further entry. Its metadata is set then, its time of last change among it:
-//! what is still written into its files does not touch it. So only the folders on the way are in
-//! memory, however many there are.
+//! Entries come mostly in ascending order of path, so when one comes that does not lie in a folder,
+//! that folder is left; only the folders on the way are open, however many there are. Their metadata
+//! waits for the end (see [`super::later`]), because files may still come for a folder that was left.
 //!
 //! Every step is one name in an open folder and never follows a symbolic link, so whatever stands
 //! in the target folder, nothing is written outside of it.
@@ -18,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::later::Later;
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, error, invalid};
 use crate::handle::DirHandle;
@@ -33,7 +33,7 @@ const FOLDER: OFlags = OFlags::RDONLY
 struct Step {
     handle: Arc<DirHandle>,
     path: EntryPath,
-    /// The metadata to set when it is left, and what is known before.
+    /// The metadata to set at the end, and what is known before.
     finish: Option<(EntryMeta, Before)>,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
@@ -44,6 +44,7 @@ struct Step {
 pub(super) struct Way {
     top: Step,
     steps: Vec<Step>,
+    later: Later,
 }
 
 /// The folder that an entry is to be made in.
@@ -63,7 +64,7 @@ pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetErr
 }
 
 impl Way {
-    pub(super) fn new(top: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn new(top: OwnedFd, later: Later) -> Result<Self, Errno> {
         let hands_on = hands_on(&top, &fstat(&top)?);
         let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
         let top = Step {
@@ -75,6 +76,7 @@ impl Way {
         Ok(Self {
             top,
             steps: Vec::new(),
+            later,
         })
     }
 
@@ -147,7 +149,7 @@ impl Way {
         self.enter(shared, name, fd, path, None)
     }
 
-    /// Goes down into a folder whose metadata is set when it is left.
+    /// Goes down into a folder whose metadata is set at the end.
     pub(super) fn enter(
         &mut self,
         shared: &Shared,
@@ -173,38 +175,52 @@ impl Way {
 
     /// Leaves the current folder.
     fn leave(&mut self, shared: &Shared) {
-        if let Some(step) = self.steps.pop() {
-            finish(shared, &step);
+        let Some(step) = self.steps.pop() else {
+            return;
+        };
+        if let Some((meta, before)) = &step.finish
+            && let Err(cause) = self.later.add(&step.path, meta, *before)
+        {
+            shared.fail(&error("finish folder", &step.path, cause));
         }
     }
 
-    /// Leaves all folders, the target folder last.
+    /// Leaves all folders and sets their metadata, that of the target folder last.
     pub(super) fn leave_all(&mut self, shared: &Shared) {
         while !self.steps.is_empty() {
             self.leave(shared);
         }
-        finish(shared, &self.top);
+        let top = match shared.handles.get(&self.top.handle) {
+            Ok(top) => top,
+            Err(cause) => {
+                return shared.fail(&error("finish folder", &self.top.path, cause));
+            }
+        };
+        let drained = self.later.drain(|(path, meta, before)| {
+            finish(shared, &top, &path, &meta, before);
+        });
+        if let Err(cause) = drained {
+            shared.fail(&error("finish folder", &self.top.path, cause));
+        }
+        if let Some((meta, before)) = self.top.finish.take() {
+            finish(shared, &top, &self.top.path, &meta, before);
+        }
     }
 }
 
-/// Sets the metadata of a folder. It is opened anew, because a descriptor that was closed and
-/// reached again is good for passing through only.
-fn finish(shared: &Shared, step: &Step) {
-    let Some((meta, before)) = &step.finish else {
-        return;
-    };
-    let opened = shared
-        .handles
-        .get(&step.handle)
-        .and_then(|fd| Ok(openat(&*fd, c".", FOLDER, Mode::empty())?));
+/// Sets the metadata of a folder, which is reached from the target folder step by step.
+fn finish(shared: &Shared, top: &OwnedFd, path: &EntryPath, meta: &EntryMeta, before: Before) {
+    let opened = openat(top, c".", FOLDER, Mode::empty()).and_then(|top| {
+        path.components()
+            .try_fold(top, |above, name| openat(above, name, FOLDER, Mode::empty()))
+    });
     match opened {
         Ok(fd) => {
             let object = Object::Open(fd.as_fd());
-            shared
-                .applier
-                .apply(&object, &step.path, meta, *before, &shared.findings);
+            let findings = &shared.findings;
+            shared.applier.apply(&object, path, meta, before, findings);
         }
-        Err(cause) => shared.fail(&error("finish folder", &step.path, cause)),
+        Err(cause) => shared.fail(&error("finish folder", path, cause.into())),
     }
 }
 
@@ -251,7 +267,7 @@ pub(super) fn make_folder(spot: &Spot, path: &EntryPath) -> Result<Folder, Targe
     Ok(Folder::There(fd, stat))
 }
 
-/// Lets the owner write into a folder of theirs that forbids it; its mode is set when it is left.
+/// Lets the owner write into a folder of theirs that forbids it; its mode is set at the end.
 pub(super) fn open_up(fd: &OwnedFd, stat: &Stat) {
     if stat.st_mode & 0o300 != 0o300 {
         // If it is not ours, creating something in it will say so.

@@ -1,0 +1,72 @@
+//! Folders whose metadata is set at the end.
+//!
+//! Files are begun by whoever has their first bytes, so one may still be made in a folder after
+//! entries of other folders have come. It would change the folder's time of last change, and a
+//! folder that forbids writing could not take it. So the metadata of folders waits until everything
+//! is in its place: in memory as long as it is little, then in a file that has no name.
+
+use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
+use std::path::Path;
+
+use backup_core::{EntryMeta, EntryPath};
+use tempfile::SpooledTempFile;
+
+use super::meta::Before;
+
+/// Bytes that are kept in memory.
+const IN_MEMORY: usize = 4 << 20;
+
+/// A folder's path, its metadata, and what was known of it before.
+type Folder = (EntryPath, EntryMeta, Before);
+
+/// What is stored of one: path, owner before, whether it may have attributes, metadata.
+type Stored = (Vec<u8>, Option<(u32, u32)>, bool, EntryMeta);
+
+/// Folders that wait for their metadata, in the order in which they were left.
+#[derive(Debug)]
+pub(super) struct Later(SpooledTempFile);
+
+impl Later {
+    /// None yet; what does not fit in memory goes into a file in `folder`.
+    pub(super) fn new(folder: &Path) -> Self {
+        Self(tempfile::spooled_tempfile_in(IN_MEMORY, folder))
+    }
+
+    /// Adds a folder.
+    pub(super) fn add(
+        &mut self,
+        path: &EntryPath,
+        meta: &EntryMeta,
+        before: Before,
+    ) -> io::Result<()> {
+        let stored = (path.as_stored(), before.owner, before.xattrs, meta);
+        let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        self.0.write_all(&length.to_le_bytes())?;
+        self.0.write_all(&bytes)
+    }
+
+    /// Goes through all of them, those below a folder before it, and forgets them.
+    pub(super) fn drain(&mut self, mut take: impl FnMut(Folder)) -> io::Result<()> {
+        self.0.rewind()?;
+        let mut reader = BufReader::new(&mut self.0);
+        let mut length = [0; 4];
+        let mut bytes = Vec::new();
+        loop {
+            match reader.read_exact(&mut length) {
+                Ok(()) => {}
+                Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => break,
+                Err(cause) => return Err(cause),
+            }
+            bytes.resize(u32::from_le_bytes(length) as usize, 0);
+            reader.read_exact(&mut bytes)?;
+            let stored: Stored = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+            let (path, owner, xattrs, meta) = stored;
+            let path = EntryPath::from_stored(&path).map_err(io::Error::other)?;
+            take((path, meta, Before { owner, xattrs }));
+        }
+        drop(reader);
+        self.0.set_len(0)?;
+        self.0.rewind()
+    }
+}
