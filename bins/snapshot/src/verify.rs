@@ -37,7 +37,12 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         (None, None) => Sample::All,
     };
     let outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
-    let report = &outcome.report;
+    let mut report = outcome.report;
+    if args.snapshots.is_empty() {
+        // Only the ledger knows of a snapshot that is gone altogether.
+        let ledger = verify_ledger(&repo, &console.cx).await?;
+        report.findings.extend(ledger.findings);
+    }
     let is_damaged = console.findings(&report.findings, 0)?;
     console.record(
         "verified",

@@ -206,6 +206,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let mut copies = copied.iter();
     let mut findings = Vec::new();
     let mut known = std::collections::HashSet::new();
+    let mut forgotten = std::collections::HashSet::new();
     let mismatch = |subject: String, detail: &str| {
         Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail)
     };
@@ -231,10 +232,12 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
                 "it is not what this host's copy says",
             ));
         }
-        if let Ok(line) = Line::parse(&line)
-            && line.record().op.as_str() == "snapshot"
-        {
-            known.extend(line.record().snapshot);
+        if let Ok(line) = Line::parse(&line) {
+            match line.record().op.as_str() {
+                "snapshot" => known.extend(line.record().snapshot),
+                "forget" => forgotten.extend(line.record().snapshot),
+                _ => {}
+            }
         }
         verifier.push(&line);
     }
@@ -244,12 +247,20 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         findings.push(mismatch("ledger".into(), &detail));
     }
     for (id, key) in repo.snapshot_keys(cx).await? {
-        if !known.contains(&id) {
+        if !known.remove(&id) {
             findings.push(mismatch(
                 key.to_string(),
                 "the ledger does not know this snapshot",
             ));
         }
+    }
+    let mut missing: Vec<_> = known.difference(&forgotten).collect();
+    missing.sort();
+    for id in missing {
+        let detail = "the ledger knows it, nobody forgot it, and it is gone from the tier";
+        let kind = FindingKind::Missing;
+        let finding = Finding::new(Severity::Error, kind, format!("snapshot {id}"), detail);
+        findings.push(finding);
     }
     let report = verifier.finish();
     findings.extend(report.findings.iter().map(|finding| finding.to_finding()));

@@ -272,6 +272,10 @@ impl Repository {
             return Ok(run);
         }
         let sealed = self.sink.get(cx, &key, ByteRange::Full).await?;
+        if name(layout::index(&sealed))? != key {
+            let why = "its bytes do not hash to its name";
+            return Err(EngineError::damaged(&key, why));
+        }
         let run = parse(&sealed)?;
         self.cache.write(key.as_str(), &sealed);
         Ok(run)
