@@ -43,7 +43,10 @@ fn harm(victims: &[PathBuf], harm: Harm) -> Vec<String> {
         name.chars().take(16).collect::<String>()
     };
     let swapped = victims.get(1).filter(|_| harm == Harm::Swapped);
-    std::iter::once(victim).chain(swapped).map(|path| name(path)).collect()
+    std::iter::once(victim)
+        .chain(swapped)
+        .map(|path| name(path))
+        .collect()
 }
 
 /// Two snapshots that share nothing, so that there are two objects of every kind and damage to one

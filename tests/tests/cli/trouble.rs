@@ -269,8 +269,12 @@ fn a_full_disk_is_a_clear_error_and_nothing_is_lost() {
         "{}",
         full.err
     );
-    let is_temporary =
-        |path: &std::path::PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(".tmp");
+    let is_temporary = |path: &std::path::PathBuf| {
+        path.file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with(".tmp")
+    };
     let left: Vec<_> = place.objects("").into_iter().filter(is_temporary).collect();
     assert!(left.is_empty(), "{left:?}");
     let _ = place.verify().ok();

@@ -211,8 +211,9 @@ impl Way {
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
 fn finish(shared: &Shared, top: &OwnedFd, path: &EntryPath, meta: &EntryMeta, before: Before) {
     let opened = openat(top, c".", FOLDER, Mode::empty()).and_then(|top| {
-        path.components()
-            .try_fold(top, |above, name| openat(above, name, FOLDER, Mode::empty()))
+        path.components().try_fold(top, |above, name| {
+            openat(above, name, FOLDER, Mode::empty())
+        })
     });
     match opened {
         Ok(fd) => {
