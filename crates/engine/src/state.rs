@@ -37,7 +37,8 @@ pub struct StateEntry {
 }
 
 impl StateEntry {
-    fn encode(&self, out: &mut Vec<u8>) {
+    /// Appends the stored form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_bytes(&self.key);
         match &self.fingerprint {
             None => out.push(0),
@@ -56,7 +57,11 @@ impl StateEntry {
         out.put_bytes(&self.extents);
     }
 
-    fn decode(take: &mut Take<'_>) -> Result<Self, WireError> {
+    /// Takes an entry from the front.
+    ///
+    /// # Errors
+    /// [`WireError`] when the bytes end too early.
+    pub fn decode(take: &mut Take<'_>) -> Result<Self, WireError> {
         let key = take.bytes()?.to_vec();
         let fingerprint = match take.u8()? {
             0 => None,
@@ -430,6 +435,7 @@ impl StateWriter {
 #[cfg(test)]
 mod tests {
     use backup_core::RepoId;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -532,5 +538,50 @@ mod tests {
         let mut reader = StateReader::open(&paths, &ring());
         assert_eq!(reader.seek(&entries[0].key).as_ref(), Some(&entries[0]));
         assert_eq!(reader.seek(&entries[9999].key), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn whatever_a_state_file_holds_only_true_entries_are_read(
+            at: prop::sample::Index, noise in prop::collection::vec(any::<u8>(), 1..40), cut: bool
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let paths = StatePaths::new(&dir.path().join("job"));
+            let entries: Vec<_> = (0..6000).map(|n| entry(n, 5)).collect();
+            write_all(&paths, &entries, 9);
+            let mut bytes = fs::read(&paths.complete).unwrap();
+            let at = at.index(bytes.len());
+            if cut {
+                bytes.truncate(at);
+            }
+            // Over what is there, or behind where it was cut.
+            let end = bytes.len().min(at + noise.len());
+            bytes.splice(at..end, noise);
+            fs::write(&paths.complete, &bytes).unwrap();
+            let mut reader = StateReader::open(&paths, &ring());
+            for wanted in &entries {
+                let Some(found) = reader.seek(&wanted.key) else { break };
+                prop_assert_eq!(&found, wanted);
+            }
+            fs::write(&paths.mark, &bytes[..bytes.len().min(8)]).unwrap();
+            fs::write(&paths.parent, &bytes).unwrap();
+            prop_assert_eq!(StateReader::open(&paths, &ring()).parent, None);
+        }
+
+        #[test]
+        fn any_bytes_are_entries_or_refused(bytes: Vec<u8>, at: prop::sample::Index, value: u8) {
+            let mut stored = Vec::new();
+            entry(1, 5).encode(&mut stored);
+            let at = at.index(stored.len());
+            stored[at] = value;
+            for bytes in [bytes, stored] {
+                if let Ok(read) = StateEntry::decode(&mut Take::new(&bytes)) {
+                    let mut again = Vec::new();
+                    read.encode(&mut again);
+                    prop_assert_eq!(StateEntry::decode(&mut Take::new(&again)).unwrap(), read);
+                }
+            }
+        }
     }
 }

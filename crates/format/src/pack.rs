@@ -329,5 +329,30 @@ mod tests {
             prop_assert_eq!(read_tail(&ring(), &bytes).is_err(), matters);
             prop_assert!(read_tail(&ring(), &tail[..cut % tail.len()]).is_err());
         }
+
+        #[test]
+        fn whatever_a_header_holds_it_is_read_or_refused(
+            noise in prop::collection::vec(any::<u8>(), 0..200), at: prop::sample::Index
+        ) {
+            // Whoever may write can seal any bytes as a header.
+            let pack = pack(5);
+            let header = header_length(&pack.bytes[pack.bytes.len() - FOOTER..]).unwrap();
+            let sealed = &pack.bytes[pack.bytes.len() - FOOTER - header..pack.bytes.len() - FOOTER];
+            let mut plain = ring().open(ObjectKind::PackHeader, sealed).unwrap();
+            let at = at.index(plain.len());
+            plain.iter_mut().skip(at).zip(&noise).for_each(|(byte, noise)| *byte = *noise);
+            for plain in [plain, [&[1], &noise[..]].concat(), noise] {
+                let mut tail = ring().seal(ObjectKind::PackHeader, &plain).unwrap();
+                let length = tail.len() as u32;
+                tail.extend_from_slice(MAGIC);
+                tail.extend_from_slice(&[1, 0, 0, 0]);
+                tail.extend_from_slice(&length.to_le_bytes());
+                tail.extend_from_slice(&[0; FOOTER - 16]);
+                if let Ok(read) = read_tail(&ring(), &tail) {
+                    prop_assert!(read.blobs.iter().all(|blob| blob.raw as usize <= MAX_RAW));
+                    prop_assert!(read.blobs.is_sorted_by_key(|blob| blob.offset));
+                }
+            }
+        }
     }
 }

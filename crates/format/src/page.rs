@@ -419,8 +419,33 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_page_or_refused(bytes: Vec<u8>) {
-            let _ = Page::parse(&bytes, 0);
+        fn any_bytes_are_a_page_or_refused(
+            bytes: Vec<u8>, at: prop::sample::Index, noise in prop::collection::vec(any::<u8>(), 1..5)
+        ) {
+            for level in 0..3 {
+                let _ = Page::parse(&[&[level], &bytes[..]].concat(), level);
+            }
+            let mut store = Store::new();
+            let root = build(&numbered(200), &mut store).unwrap();
+            for page in store.values_mut() {
+                let at = at.index(page.len());
+                page.iter_mut().skip(at).zip(&noise).for_each(|(byte, noise)| *byte = *noise);
+            }
+            let mut cursor = TreeCursor::new(&root, b"key000100");
+            let mut entries = 0;
+            while let Ok(step) = cursor.step() {
+                match step {
+                    Step::Need(id) => match store.get(&id) {
+                        Some(page) if cursor.supply(page).is_ok() => {}
+                        _ => break,
+                    },
+                    Step::Entry(..) => entries += 1,
+                    Step::End => break,
+                }
+            }
+            // Damage may hide entries; it cannot make a walk longer than its pages.
+            let bytes: usize = store.values().map(Vec::len).sum();
+            prop_assert!(entries * 3 <= bytes, "{entries} entries of {bytes} bytes");
         }
     }
 

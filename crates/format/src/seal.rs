@@ -549,6 +549,43 @@ mod tests {
         }
     }
 
+    /// A blob with this plaintext, codec byte and all, as whoever has the key can make it.
+    fn forged(id: &ChunkId, raw: usize, plain: &[u8]) -> Vec<u8> {
+        let nonce = [6u8; 12];
+        let mut body = plain.to_vec();
+        let aad = Aad::from(key().aad(BlobKind::Data, id, raw));
+        let cipher = key().cipher(BlobKind::Data, id).unwrap();
+        cipher
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut body)
+            .unwrap();
+        [&key().session().to_bytes()[..], &nonce, &body].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_was_sealed_opens_to_the_stated_length_or_is_refused(
+            noise in prop::collection::vec(any::<u8>(), 0..60), at: prop::sample::Index,
+            raw in 0usize..3000, zeros in 0usize..3000,
+        ) {
+            let id = ChunkId([4; 32]);
+            let mut frame = zstd::bulk::compress(&vec![0; zeros], 3).unwrap();
+            let whole = [&[1], &frame[..]].concat();
+            let at = at.index(frame.len());
+            frame.iter_mut().skip(at).zip(&noise).for_each(|(byte, noise)| *byte = *noise);
+            let damaged = [&[1], &frame[..]].concat();
+            let mut codec = BlobCodec::new(3).unwrap();
+            for plain in [whole, damaged, [&[0], &noise[..]].concat(), noise] {
+                let bytes = forged(&id, raw, &plain);
+                let mut out = Vec::new();
+                let opened = codec.open(&key(), BlobKind::Data, &id, raw, &bytes, &mut out);
+                prop_assert_eq!(out.len(), if opened.is_ok() { raw } else { 0 });
+                // The same bytes as they come from a tier, under no key of ours.
+                prop_assert!(codec.open(&key(), BlobKind::Data, &id, raw, &plain, &mut out).is_err());
+                prop_assert!(ObjectKeyring::new(REPO, &[3; 32]).open(ObjectKind::Refs, &plain).is_err());
+            }
+        }
+    }
+
     #[test]
     fn a_blob_under_another_id_kind_length_or_repository_does_not_open() {
         let raw = vec![5u8; 100_000];
