@@ -6,7 +6,8 @@ use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use backup_core::{ChunkId, HostId, RepoId, SessionId, SnapshotId};
+use backup_core::{ChunkId, FileTime, Fingerprint, HostId, RepoId, SessionId, SnapshotId};
+use backup_engine::state::StateEntry;
 use backup_format::session::Session;
 use backup_format::snapshot::{Outer, Roots, SnapshotObject, encode};
 use backup_integrity::ledger::{Draft, Op, RecordOutcome, append};
@@ -62,7 +63,35 @@ fn main() -> Done {
         let tail = bytes.get(bytes.len().saturating_sub(4096)..).unwrap_or(&[]);
         write(&corpus, "pack_tail", "golden", tail)?;
     }
-    write(&corpus, "ledger_line", "snapshot", &ledger_line()?)?;
+    for object in files(&golden.join("repo/snap"))? {
+        write(&corpus, "sealed", "snapshot", &fs::read(object)?)?;
+    }
+    let identity = fs::read(golden.join("age-identity"))?;
+    write(&corpus, "age_key", "identity", &identity)?;
+    write(&corpus, "entry_path", "two", b"srv\0data")?;
+    write(&corpus, "tree", "empty", b"\x01\0\0")?;
+    let zeros = "0".repeat(64);
+    write(
+        &corpus,
+        "sum_line",
+        "plain",
+        format!("{zeros}  ./a\n").as_bytes(),
+    )?;
+    write(
+        &corpus,
+        "sum_line",
+        "escaped",
+        format!("\\{zeros}  a\\nb").as_bytes(),
+    )?;
+    write(&corpus, "state_entry", "one", &state_entry())?;
+    let line = ledger_line()?;
+    write(
+        &corpus,
+        "ledger",
+        "twice",
+        &[&line[..], b"\n", &line].concat(),
+    )?;
+    write(&corpus, "ledger_line", "snapshot", &line)?;
     write(&corpus, "proof", "two", &proof()?)?;
     write(&corpus, "session", "one", &session()?)?;
     write(&corpus, "snapshot_object", "outer", &encode(&outer())?)?;
@@ -109,6 +138,24 @@ fn statement(root: backup_integrity::merkle::MerkleRoot) -> SignedStatement {
         bytes: 3,
         parent: None,
     }
+}
+
+fn state_entry() -> Vec<u8> {
+    let entry = StateEntry {
+        key: b"0\0srv".to_vec(),
+        fingerprint: Some(Fingerprint {
+            size: 300,
+            mtime: FileTime::default(),
+            ctime: FileTime::default(),
+            inode: 9,
+        }),
+        record: vec![7; 60],
+        lineage: vec![8; 3],
+        extents: Vec::new(),
+    };
+    let mut out = Vec::new();
+    entry.encode(&mut out);
+    out
 }
 
 fn ledger_line() -> Done<Vec<u8>> {
