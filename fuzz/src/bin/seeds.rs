@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use backup_core::{ChunkId, FileTime, Fingerprint, HostId, RepoId, SessionId, SnapshotId};
 use backup_engine::state::StateEntry;
+use backup_format::keys::{KeyFile, Slot};
 use backup_format::session::Session;
 use backup_format::snapshot::{Outer, Roots, SnapshotObject, encode};
 use backup_integrity::ledger::{Draft, Op, RecordOutcome, append};
@@ -54,6 +55,15 @@ fn main() -> Done {
     )?;
     for (number, slot) in files(&golden.join("repo/keys"))?.iter().enumerate() {
         write(&corpus, "slot", &number.to_string(), &fs::read(slot)?)?;
+    }
+    if let KeyFile::Secret(secret) = KeyFile::parse(&fs::read(golden.join("key"))?)? {
+        let slots = files(&golden.join("repo/keys"))?;
+        let slots = slots.iter().filter_map(|slot| fs::read(slot).ok());
+        let opened =
+            slots.filter_map(|slot| Slot::parse(&slot).ok()?.open_with_secret(&secret).ok());
+        for (number, keys) in opened.enumerate() {
+            write(&corpus, "key_set", &number.to_string(), &keys.encode()?)?;
+        }
     }
     for name in ["key", "recovery-code", "age-identity"] {
         write(&corpus, "key_file", name, &fs::read(golden.join(name))?)?;
