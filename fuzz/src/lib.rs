@@ -150,7 +150,7 @@ pub fn extents(data: &[u8]) {
         assert_eq!(Extents::decode(&mut Take::new(&out)), Ok(extents.clone()));
         let half = extents.length() / 2;
         let mut whole = extents.slice(0, half);
-        whole.extend(&extents.slice(half, u64::MAX));
+        assert_eq!(whole.extend(&extents.slice(half, u64::MAX)), Ok(()));
         assert_eq!(whole, extents);
     }
     if let Ok(content) = Content::decode(&mut Take::new(data)) {

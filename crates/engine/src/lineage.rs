@@ -116,7 +116,8 @@ pub async fn resolve(repo: &Repository, cx: &OpContext, content: &Content) -> Re
                 let bytes = repo.read_blob(cx, BlobKind::Lineage, id).await?;
                 let mut take = Take::new(&bytes);
                 let part = Extents::decode(&mut take).and_then(|part| take.end().map(|()| part));
-                out.extend(&part.map_err(|error| EngineError::wire("a list of extents", &error))?);
+                part.and_then(|part| out.extend(&part))
+                    .map_err(|error| EngineError::wire("a list of extents", &error))?;
             }
             Ok(out)
         }

@@ -51,6 +51,10 @@ impl Extent {
     }
 }
 
+/// Largest length of a content, in bytes: file systems have no longer files, and holes that adjoin
+/// still fit into one number when they are stored.
+const MAX_CONTENT: u64 = i64::MAX as u64;
+
 /// A list of extents in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extents {
@@ -115,8 +119,17 @@ impl Extents {
     }
 
     /// Appends another list.
-    pub fn extend(&mut self, other: &Self) {
+    ///
+    /// # Errors
+    /// [`WireError::Range`] when both together are longer than any content; then nothing is
+    /// appended.
+    pub fn extend(&mut self, other: &Self) -> Result<(), WireError> {
+        let length = self.length.checked_add(other.length);
+        if length.is_none_or(|length| length > MAX_CONTENT) {
+            return Err(WireError::Range("the length of a content"));
+        }
         other.list.iter().for_each(|extent| self.push(*extent));
+        Ok(())
     }
 
     /// The stored form.
@@ -189,7 +202,8 @@ impl Extents {
                     length,
                 }
             };
-            if extent.is_empty() || out.length.checked_add(extent.len()).is_none() {
+            let length = out.length.checked_add(extent.len());
+            if extent.is_empty() || length.is_none_or(|length| length > MAX_CONTENT) {
                 return Err(WireError::Range("the length of an extent"));
             }
             out.push(extent);
@@ -292,6 +306,29 @@ mod tests {
         })
     }
 
+    /// Found by the fuzzer: melted together, such holes lost their highest bit when stored again.
+    #[test]
+    fn holes_that_are_longer_than_any_file_are_refused() {
+        let stored = |lengths: &[u64]| {
+            let mut out = vec![0];
+            out.put_varint(lengths.len() as u64);
+            lengths
+                .iter()
+                .for_each(|length| out.put_varint(length << 1 | 1));
+            out
+        };
+        let read = |bytes: &[u8]| Extents::decode(&mut Take::new(bytes));
+        assert!(read(&stored(&[MAX_CONTENT, 1])).is_err());
+        let longest = read(&stored(&[MAX_CONTENT - 1, 1])).unwrap();
+        let mut again = Vec::new();
+        longest.encode(&mut again);
+        assert_eq!(read(&again).unwrap(), longest);
+        // Nor do several lists make one that is longer.
+        let mut whole = longest.clone();
+        assert!(whole.extend(&read(&stored(&[1])).unwrap()).is_err());
+        assert_eq!(whole, longest);
+    }
+
     proptest! {
         #[test]
         fn lists_round_trip(list in extents()) {
@@ -306,7 +343,7 @@ mod tests {
         fn slices_put_together_are_the_whole(list in extents(), at: u64) {
             let at = at % (list.length() + 1);
             let mut whole = list.slice(0, at);
-            whole.extend(&list.slice(at, u64::MAX));
+            whole.extend(&list.slice(at, u64::MAX)).unwrap();
             prop_assert_eq!(whole, list);
         }
 

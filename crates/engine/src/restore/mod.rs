@@ -106,7 +106,7 @@ pub async fn plan(
             .is_none_or(|filter| filter(&entry.path, &entry))
         {
             entries += 1;
-            bytes += entry.record.size;
+            bytes = bytes.saturating_add(entry.record.size);
         }
     }
     Ok((plan, entries, bytes))
@@ -301,7 +301,7 @@ impl Driver<'_> {
             self.at_once(&folder);
         }
         self.entries += 1;
-        self.bytes += wanted.size;
+        self.bytes = self.bytes.saturating_add(wanted.size);
         if !record.meta.kind.has_content() {
             self.at_once(&wanted);
             self.cx.tell(Event::Advanced {
