@@ -97,7 +97,7 @@ pub async fn plan(
     job: &RestoreJob,
 ) -> Result<(RestorePlan, u64, u64)> {
     let plan = target.plan(cx, &request(view, job)?).await?;
-    let (mut entries, mut bytes) = (0, 0);
+    let (mut entries, mut bytes) = (0, 0u64);
     let mut walk = view.entries(job.component, &job.below);
     while let Some(entry) = walk.next(cx).await? {
         if job
