@@ -274,7 +274,9 @@ pub fn key_set(data: &[u8]) {
 /// A session object.
 pub fn session(data: &[u8]) {
     if let Ok(session) = Session::decode(data) {
-        assert!(session.encode().is_ok_and(|bytes| bytes == data));
+        // By value: the numbers of postcard have longer spellings too, which nobody writes.
+        let again = session.encode().and_then(|bytes| Session::decode(&bytes));
+        assert_eq!(again.ok(), Some(session));
     }
 }
 
