@@ -1,0 +1,129 @@
+//! A process that dies at a change of the tier: before it, or behind it with nobody told.
+
+use std::sync::Arc;
+
+use backup_engine::{ForgetPlan, InitRequest, Repository, Unlock, forget, prepare};
+use backup_format::config::Operation;
+use backup_format::keys::keyfile::KeyFile;
+use backup_testkit::{Crash, FaultSink, MemSink};
+
+use crate::world::{Memory, World, context, host};
+
+const WAYS: [Crash; 2] = [Crash::Before, Crash::After];
+
+/// Kills a backup at every change that it makes of the tier.
+async fn kill_everywhere(world: &World, memory: Memory) {
+    let case = world.case(memory);
+    let sink = case.faulty();
+    world.try_to_save(&case, &sink).await.unwrap();
+    let changes = sink.mutations();
+    let before = world.check(&case, "undisturbed").await - 1;
+    assert!(changes > 8, "only {changes} changes: too few to tell");
+    let mut committed = 0;
+    for k in 1..=changes {
+        for crash in WAYS {
+            let what = format!("{memory:?}, {crash:?} change {k} of {changes}");
+            let case = world.case(memory);
+            let sink = case.faulty();
+            sink.crash_at(k, crash);
+            let ended = world.try_to_save(&case, &sink).await;
+            assert!(sink.crashed(), "{what}");
+            let there = world.check(&case, &what).await;
+            // A run that says that it succeeded has a snapshot.
+            assert!(ended.is_err() || there == before + 1, "{what}");
+            committed += there - before;
+            world.make_good(&case, &what).await;
+        }
+    }
+    // Only the last changes come behind the commit.
+    assert!((1..=8).contains(&committed), "{committed} were committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_backup_killed_at_any_change_leaves_nothing_or_all() {
+    kill_everywhere(&World::new().await, Memory::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_backup_killed_at_any_change_hurts_no_earlier_one() {
+    kill_everywhere(&World::with_snapshot().await, Memory::Kept).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_backup_without_a_cache_killed_at_any_change_hurts_no_earlier_one() {
+    kill_everywhere(&World::with_snapshot().await, Memory::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
+    let mut world = World::with_snapshot().await;
+    world.keep_one_more().await;
+    let changes = 3;
+    for k in 1..=changes {
+        for crash in WAYS {
+            let what = format!("{crash:?} change {k}");
+            let case = world.case(Memory::Kept);
+            let sink = case.faulty();
+            let repo = world.open(Arc::new(sink.clone()), case.cache());
+            let repo = repo.await.unwrap();
+            let (heads, _) = repo.heads(&world.cx).await.unwrap();
+            let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
+            sink.crash_at(k, crash);
+            assert!(
+                forget(&repo, &world.cx, &plan, &host(), "me").await.is_err(),
+                "{what}"
+            );
+            let repo = world.open(Arc::new(case.mem.clone()), case.cache());
+            let repo = repo.await.unwrap();
+            let (heads, errors) = repo.heads(&world.cx).await.unwrap();
+            assert!(errors.is_empty(), "{what}: {errors:?}");
+            if heads.len() == 2 {
+                world.check(&case, &what).await;
+                let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
+                let removed = forget(&repo, &world.cx, &plan, &host(), "me").await;
+                assert_eq!(removed.unwrap(), 1, "{what}");
+            }
+        }
+    }
+    let case = world.case(Memory::Kept);
+    let sink = case.faulty();
+    let repo = world.open(Arc::new(sink.clone()), case.cache());
+    let repo = repo.await.unwrap();
+    let (heads, _) = repo.heads(&world.cx).await.unwrap();
+    let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
+    let done = forget(&repo, &world.cx, &plan, &host(), "me").await;
+    assert_eq!((done.unwrap(), sink.mutations()), (1, changes));
+    world.forget_oldest();
+    assert_eq!(world.check(&case, "forgotten").await, 1);
+    world.make_good(&case, "forgotten").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_killed_at_any_change_leaves_no_repository_or_one_that_opens() {
+    let cx = context();
+    for k in 1..=3 {
+        for crash in WAYS {
+            let what = format!("{crash:?} change {k}");
+            let mem = MemSink::new();
+            let sink = FaultSink::new(Arc::new(mem.clone()), 7);
+            sink.crash_at(k, crash);
+            let request = InitRequest {
+                key_file: true,
+                ..InitRequest::default()
+            };
+            let prepared = prepare(&cx, &request).unwrap();
+            let mut key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
+            assert!(prepared.create(&cx, Arc::new(sink), None).await.is_err());
+            if !Repository::exists(&cx, &mem).await.unwrap() {
+                let prepared = prepare(&cx, &request).unwrap();
+                key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
+                let made = prepared.create(&cx, Arc::new(mem.clone()), None).await;
+                assert!(made.is_ok(), "{what}: {made:?}");
+            }
+            let unlock = Unlock::KeyFile(KeyFile::parse(&key).unwrap());
+            let opened =
+                Repository::open(&cx, Arc::new(mem), &unlock, None, Operation::Write).await;
+            assert!(opened.is_ok(), "{what}: {opened:?}");
+        }
+    }
+}

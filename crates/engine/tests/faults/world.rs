@@ -1,0 +1,302 @@
+//! A repository in memory, real files to save, and the questions that every fault must leave
+//! answered with yes.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backup_core::{
+    EntryPath, HostId, OpContext, RestoreMode, Sample, Severity, Sink, Source, VerifyLevel,
+};
+use backup_engine::ledger::{LedgerCheck, verify_ledger};
+use backup_engine::repository::SnapshotHead;
+use backup_engine::snapshot::CheckpointRule;
+use backup_engine::{
+    InitRequest, Repository, RestoreJob, Result, SnapshotJob, SnapshotReport, SnapshotView, Unlock,
+    prepare, restore, snapshot, verify,
+};
+use backup_format::config::Operation;
+use backup_format::keys::keyfile::KeyFile;
+use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
+use backup_testkit::{FaultSink, MemSink, TestClock};
+use jiff::SignedDuration;
+use tempfile::TempDir;
+
+pub type Files = BTreeMap<PathBuf, Vec<u8>>;
+
+/// Whether a run knows what the last one saw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    Kept,
+    Lost,
+}
+
+/// A repository with what led to it, from which every case starts.
+pub struct World {
+    pub cx: OpContext,
+    dir: TempDir,
+    mem: MemSink,
+    key: Vec<u8>,
+    /// What its snapshots hold, oldest first.
+    saved: Vec<Files>,
+}
+
+pub fn host() -> HostId {
+    HostId("host".into())
+}
+
+pub fn job() -> SnapshotJob {
+    let mut job = SnapshotJob::new("test", host());
+    // Several checkpoints in a small run.
+    job.checkpoint = CheckpointRule {
+        bytes: 1 << 20,
+        every: Duration::from_secs(3600),
+    };
+    job
+}
+
+pub fn context() -> OpContext {
+    let clock = TestClock::default().ticking(SignedDuration::from_millis(10));
+    OpContext::new(Arc::new(clock))
+}
+
+pub fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut out);
+    out
+}
+
+impl World {
+    /// A repository without snapshots, and files.
+    pub async fn new() -> Self {
+        let cx = context();
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("tree/below")).unwrap();
+        let mem = MemSink::new();
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
+        let prepared = prepare(&cx, &request).unwrap();
+        let key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
+        prepared
+            .create(&cx, Arc::new(mem.clone()), None)
+            .await
+            .unwrap();
+        let saved = Vec::new();
+        let world = Self {
+            cx,
+            dir,
+            mem,
+            key,
+            saved,
+        };
+        for number in 0..60u64 {
+            let content = noise(number, usize::try_from(number * number * 9).unwrap());
+            world.write(&format!("below/{number}"), &content);
+        }
+        world.write("dump", &noise(1000, 2 << 20));
+        world.write("large", &noise(1001, 1 << 20));
+        world
+    }
+
+    /// A repository with a snapshot, and files that have changed since.
+    pub async fn with_snapshot() -> Self {
+        let mut world = Self::new().await;
+        let repo = world.open(Arc::new(world.mem.clone()), Some(world.cache()));
+        let repo = repo.await.unwrap();
+        world.save(&repo).await.unwrap();
+        world.saved.push(world.files());
+        for number in (0..60u64).step_by(7) {
+            world.write(&format!("below/{number}"), &noise(number + 100, 3000));
+        }
+        let mut dump = noise(1000, 2 << 20);
+        dump.splice(900_000..900_000, *b"inserted");
+        world.write("dump", &dump);
+        world.write("new", &noise(1002, 1_300_000));
+        world
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        fs::write(self.tree().join(name), content).unwrap();
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    pub fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// What is to be saved now.
+    pub fn files(&self) -> Files {
+        read(&self.tree())
+    }
+
+    /// A tier and a cache of its own.
+    pub fn case(&self, memory: Memory) -> Case {
+        let cache = tempfile::tempdir().unwrap();
+        if memory == Memory::Kept && self.cache().exists() {
+            copy(&self.cache(), cache.path());
+        }
+        Case {
+            mem: self.mem.fork(),
+            cache,
+            memory,
+        }
+    }
+
+    pub async fn open(&self, sink: Arc<dyn Sink>, cache: Option<PathBuf>) -> Result<Repository> {
+        let unlock = Unlock::KeyFile(KeyFile::parse(&self.key).unwrap());
+        Repository::open(&self.cx, sink, &unlock, cache, Operation::Write).await
+    }
+
+    pub async fn save(&self, repo: &Repository) -> Result<SnapshotReport> {
+        let config = FilesConfig::of_roots([self.tree()]);
+        let source: Arc<dyn Source> = Arc::new(FilesSource::new(config));
+        let job = job();
+        let run = snapshot(repo, &self.cx, source, &job);
+        tokio::time::timeout(Duration::from_secs(60), run)
+            .await
+            .expect("a run whose tier has failed ends")
+    }
+
+    /// Opens a case's repository and saves; whatever fails.
+    pub async fn try_to_save(&self, case: &Case, sink: &FaultSink) -> Result<SnapshotReport> {
+        let repo = self.open(Arc::new(sink.clone()), case.cache()).await?;
+        self.save(&repo).await
+    }
+
+    pub async fn restore(&self, repo: &Repository, head: SnapshotHead) -> Files {
+        let view = SnapshotView::open(repo, head).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let target = FilesTarget::new(FilesTargetConfig::of_folder(out.path()));
+        let below = self.tree();
+        let below = EntryPath::from_slashed(below.as_os_str().as_encoded_bytes()).unwrap();
+        let job = RestoreJob {
+            component: 0,
+            strip: below.clone(),
+            below,
+            filter: None,
+            mode: RestoreMode::Files,
+            folder: Some(out.path().to_owned()),
+            host: host(),
+            user: "me".into(),
+        };
+        let done = restore(&view, &self.cx, Arc::new(target), &job).await;
+        assert_eq!(done.unwrap().report.findings, []);
+        read(out.path())
+    }
+
+    /// The repository of a case, read anew by somebody else: everything that was saved before comes
+    /// back, a snapshot that is there beyond that holds the files of now, and there is no damage.
+    /// Says how many snapshots there are.
+    pub async fn check(&self, case: &Case, what: &str) -> usize {
+        let repo = self.open(Arc::new(case.mem.clone()), None).await.unwrap();
+        let (heads, errors) = repo.heads(&self.cx).await.unwrap();
+        assert!(errors.is_empty(), "{what}: {errors:?}");
+        assert!(heads.len() >= self.saved.len(), "{what}: a snapshot is lost");
+        let now = self.files();
+        let count = heads.len();
+        let wanted = self.saved.iter().chain(std::iter::repeat(&now));
+        for (number, (head, wanted)) in heads.into_iter().zip(wanted).enumerate() {
+            let found = self.restore(&repo, head).await;
+            assert!(found == *wanted, "{what}: snapshot {number} is not itself");
+        }
+        let done = verify(&repo, &self.cx, None, VerifyLevel::FullRead, Sample::All).await;
+        assert_eq!(done.unwrap().report.findings, [], "{what}");
+        for cache in [None, case.cache()] {
+            let repo = self.open(Arc::new(case.mem.clone()), cache).await.unwrap();
+            let ledger = verify_ledger(&repo, &self.cx).await.unwrap();
+            assert_eq!(serious(&ledger), Vec::<String>::new(), "{what}");
+        }
+        count
+    }
+
+    /// The next run, on a tier that works: it succeeds, stores no chunk twice, and leaves nothing to
+    /// be noted.
+    pub async fn make_good(&self, case: &Case, what: &str) -> SnapshotReport {
+        let repo = self.open(Arc::new(case.mem.clone()), case.cache());
+        let repo = repo.await.unwrap();
+        let report = self.save(&repo).await;
+        let report = report.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(report.findings, [], "{what}");
+        let repo = self.open(Arc::new(case.mem.clone()), case.cache());
+        let repo = repo.await.unwrap();
+        let mut seen = HashSet::new();
+        for run in repo.index().runs() {
+            for (id, _) in run.iter() {
+                assert!(seen.insert(id), "{what}: a chunk is stored twice");
+            }
+        }
+        self.check(case, what).await;
+        let ledger = verify_ledger(&repo, &self.cx).await.unwrap();
+        assert_eq!(ledger.findings, [], "{what}");
+        report
+    }
+
+    /// One more snapshot of the files as they are, as the ground for further cases.
+    pub async fn keep_one_more(&mut self) {
+        let repo = self.open(Arc::new(self.mem.clone()), Some(self.cache()));
+        self.save(&repo.await.unwrap()).await.unwrap();
+        self.saved.push(self.files());
+    }
+
+    /// The same world, with the oldest snapshot forgotten.
+    pub fn forget_oldest(&mut self) {
+        self.saved.remove(0);
+    }
+}
+
+/// One run of a fault.
+pub struct Case {
+    pub mem: MemSink,
+    cache: TempDir,
+    memory: Memory,
+}
+
+impl Case {
+    pub fn cache(&self) -> Option<PathBuf> {
+        (self.memory == Memory::Kept).then(|| self.cache.path().to_owned())
+    }
+
+    pub fn faulty(&self) -> FaultSink {
+        FaultSink::new(Arc::new(self.mem.clone()), 7)
+    }
+}
+
+pub fn serious(check: &LedgerCheck) -> Vec<String> {
+    let findings = check.findings.iter();
+    let serious = findings.filter(|finding| finding.severity > Severity::Note);
+    serious.map(|finding| format!("{finding:?}")).collect()
+}
+
+fn read(folder: &Path) -> Files {
+    let mut out = Files::new();
+    let mut left = vec![folder.to_owned()];
+    while let Some(at) = left.pop() {
+        for entry in fs::read_dir(&at).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                left.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().to_owned();
+                out.insert(name, fs::read(&path).unwrap());
+            }
+        }
+    }
+    out
+}
+
+fn copy(from: &Path, to: &Path) {
+    for (name, content) in read(from) {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    }
+}
