@@ -37,9 +37,6 @@ impl Cache {
     /// Keeps a file; does nothing when that fails.
     pub fn write(&self, name: &str, bytes: &[u8]) {
         let Some(path) = self.path(name) else { return };
-        if path.exists() {
-            return;
-        }
         if write_whole(&path, bytes).is_err() {
             let _ = fs::remove_file(path.with_extension("new"));
         }

@@ -6,13 +6,15 @@
 //! on the tier no longer fits the copies. What the lines say and how they hang together is defined in
 //! [`backup_integrity::ledger`].
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 
 use backup_core::{
     ByteRange, ErrorKind, Finding, FindingKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode,
-    Severity, SnapshotId,
+    Severity, SnapshotId, SnapshotMeta,
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -26,6 +28,7 @@ use futures::TryStreamExt;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
+use crate::view::check_signatures;
 
 /// How often a record looks for its place when others write at the same time.
 const ATTEMPTS: usize = 100;
@@ -68,75 +71,180 @@ pub async fn record_operation(
     user: &str,
     draft: LedgerDraft,
 ) -> Result<()> {
-    let evidence = |error: &dyn std::fmt::Display| EngineError::Evidence(error.to_string());
-    let key = HmacKey::new(repo.keys().host_keys(host)?.hmac);
-    let has_findings = draft
-        .counts
-        .iter()
-        .any(|(name, count)| *name == "findings" && *count > 0);
-    let op: Op = draft.op.parse().map_err(|error| evidence(&error))?;
-    let draft = Draft {
-        time: cx.clock.now(),
-        op,
-        host: host.clone(),
-        user: user.to_owned(),
-        repo: repo.id(),
-        snapshot: draft.snapshot,
-        root: draft.root,
-        counts: draft
-            .counts
-            .iter()
-            .map(|(name, count)| ((*name).to_owned(), *count))
-            .collect(),
-        outcome: if has_findings {
-            RecordOutcome::Findings
-        } else {
-            RecordOutcome::Ok
-        },
-        note: (!draft.note.is_empty()).then_some(draft.note),
-    };
-    for _ in 0..ATTEMPTS {
-        let head = catch_up(repo, cx).await?;
-        let line = append(head.as_ref(), draft.clone(), &key).map_err(|error| evidence(&error))?;
-        let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());
-        let body = sealed.map_err(EngineError::Seal)?.into();
-        let place = name(layout::ledger(line.head().seq))?;
-        match repo.sink().put(cx, &place, body, PutMode::Create).await {
-            Ok(_) => {
-                copy_lines(repo, &[line.as_bytes().to_vec()]);
-                return Ok(());
-            }
-            Err(error) if error.kind == ErrorKind::Conflict => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Err(EngineError::Evidence(
-        "the ledger is written by too many at once".into(),
-    ))
+    let mut chain = Chain::read(repo, cx).await?;
+    chain.append(repo, cx, host, user, draft).await
 }
 
-/// Brings this host's copy up to date and says where the ledger ends.
-async fn catch_up(repo: &Repository, cx: &OpContext) -> Result<Option<LedgerHead>> {
-    let mut head = copied_lines(repo)
-        .last()
-        .and_then(|line| Line::parse(line).ok())
-        .map(|l| l.head());
-    let after = head
-        .map(|head| layout::ledger(head.seq))
-        .map(name)
-        .transpose()?;
-    let mut news = Vec::new();
-    for key in keys_after(repo, cx, after.as_ref()).await? {
-        let line = read_line(repo, cx, &key).await?;
-        head = Some(
-            Line::parse(&line)
-                .map_err(|error| EngineError::damaged(&key, error))?
-                .head(),
-        );
-        news.push(line);
+/// Appends the record of a snapshot; and before it those of earlier snapshots of this host whose runs
+/// ended between commit and record, killed or without room on the tier.
+///
+/// # Errors
+/// As [`record_operation`].
+pub(crate) async fn record_snapshot(
+    repo: &Repository,
+    cx: &OpContext,
+    host: &HostId,
+    user: &str,
+    draft: LedgerDraft,
+) -> Result<()> {
+    let mut chain = Chain::read(repo, cx).await?;
+    let known = chain.snapshots();
+    for (id, key) in repo.snapshot_keys(cx).await? {
+        if draft.snapshot == Some(id) || known.contains(&id) {
+            continue;
+        }
+        // What cannot be read, or was not signed by this host, is for verification to tell.
+        let Ok(head) = repo.head(cx, id, &key).await else {
+            continue;
+        };
+        if head.meta.host != *host || !matches!(check_signatures(repo, &head), Ok(true)) {
+            continue;
+        }
+        let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));
+        "recorded late: its run ended before it could".clone_into(&mut late.note);
+        chain.append(repo, cx, host, user, late).await?;
     }
-    copy_lines(repo, &news);
-    Ok(head)
+    chain.append(repo, cx, host, user, draft).await
+}
+
+impl LedgerDraft {
+    /// The record of a snapshot that was made.
+    pub(crate) fn of_snapshot(meta: &SnapshotMeta, root: MerkleRoot) -> Self {
+        Self {
+            op: "snapshot",
+            snapshot: Some(meta.id),
+            root: Some(root),
+            counts: vec![
+                ("entries", meta.stats.entries),
+                ("bytes", meta.stats.bytes),
+                ("bytes-added", meta.stats.bytes_added),
+                ("findings", meta.findings),
+            ],
+            note: String::new(),
+        }
+    }
+
+    fn signed_by(
+        self,
+        repo: &Repository,
+        cx: &OpContext,
+        host: &HostId,
+        user: &str,
+    ) -> Result<Draft> {
+        let has_findings = self
+            .counts
+            .iter()
+            .any(|(name, count)| *name == "findings" && *count > 0);
+        Ok(Draft {
+            time: cx.clock.now(),
+            op: self.op.parse::<Op>().map_err(|error| evidence(&error))?,
+            host: host.clone(),
+            user: user.to_owned(),
+            repo: repo.id(),
+            snapshot: self.snapshot,
+            root: self.root,
+            counts: self
+                .counts
+                .iter()
+                .map(|(name, count)| ((*name).to_owned(), *count))
+                .collect(),
+            outcome: if has_findings {
+                RecordOutcome::Findings
+            } else {
+                RecordOutcome::Ok
+            },
+            note: (!self.note.is_empty()).then_some(self.note),
+        })
+    }
+}
+
+fn evidence(error: &dyn std::fmt::Display) -> EngineError {
+    EngineError::Evidence(error.to_string())
+}
+
+/// The lines of the ledger up to its end as far as it is known.
+#[derive(Default)]
+struct Chain {
+    lines: Vec<Vec<u8>>,
+    head: Option<LedgerHead>,
+}
+
+impl Chain {
+    /// What this host's copy says, and what the tier has beyond it.
+    async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        let lines = copied_lines(repo);
+        let mut chain = match lines.last().map(|line| Line::parse(line)) {
+            Some(Ok(last)) => Self {
+                head: Some(last.head()),
+                lines,
+            },
+            _ => Self::default(),
+        };
+        chain.catch_up(repo, cx).await?;
+        Ok(chain)
+    }
+
+    async fn catch_up(&mut self, repo: &Repository, cx: &OpContext) -> Result<()> {
+        let after = self.head.map(|head| layout::ledger(head.seq));
+        let after = after.map(name).transpose()?;
+        let known = self.lines.len();
+        for key in keys_after(repo, cx, after.as_ref()).await? {
+            self.take(repo, cx, &key).await?;
+        }
+        copy_lines(repo, self.lines.get(known..).unwrap_or_default());
+        Ok(())
+    }
+
+    async fn take(&mut self, repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<()> {
+        let bytes = read_line(repo, cx, key).await?;
+        let line = Line::parse(&bytes).map_err(|error| EngineError::damaged(key, error))?;
+        self.head = Some(line.head());
+        self.lines.push(bytes);
+        Ok(())
+    }
+
+    /// The snapshots that it knows.
+    fn snapshots(&self) -> HashSet<SnapshotId> {
+        let records = self.lines.iter().filter_map(|line| Line::parse(line).ok());
+        let made = records.filter(|line| line.record().op.as_str() == "snapshot");
+        made.filter_map(|line| line.record().snapshot).collect()
+    }
+
+    async fn append(
+        &mut self,
+        repo: &Repository,
+        cx: &OpContext,
+        host: &HostId,
+        user: &str,
+        draft: LedgerDraft,
+    ) -> Result<()> {
+        let key = HmacKey::new(repo.keys().host_keys(host)?.hmac);
+        let draft = draft.signed_by(repo, cx, host, user)?;
+        for _ in 0..ATTEMPTS {
+            let line = append(self.head.as_ref(), draft.clone(), &key)
+                .map_err(|error| evidence(&error))?;
+            let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());
+            let body = sealed.map_err(EngineError::Seal)?.into();
+            let place = name(layout::ledger(line.head().seq))?;
+            match repo.sink().put(cx, &place, body, PutMode::Create).await {
+                Ok(_) => {
+                    self.head = Some(line.head());
+                    self.lines.push(line.as_bytes().to_vec());
+                    copy_lines(repo, self.lines.last().map_or(&[], std::slice::from_ref));
+                    return Ok(());
+                }
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Somebody was faster. A listing may not show it yet; the object itself is there.
+            self.take(repo, cx, &place).await?;
+            copy_lines(repo, self.lines.last().map_or(&[], std::slice::from_ref));
+            self.catch_up(repo, cx).await?;
+        }
+        Err(EngineError::Evidence(
+            "the ledger is written by too many at once".into(),
+        ))
+    }
 }
 
 async fn keys_after(
@@ -169,20 +277,39 @@ fn copied_lines(repo: &Repository) -> Vec<Vec<u8>> {
 }
 
 fn copy_lines(repo: &Repository, lines: &[Vec<u8>]) {
-    let (Some(path), false) = (repo.cache().path(COPY), lines.is_empty()) else {
-        return;
-    };
-    let bytes: Vec<u8> = lines
+    if let (Some(path), false) = (repo.cache().path(COPY), lines.is_empty()) {
+        // A copy that cannot be written is as if there were none; the ledger itself is on the tier.
+        let _ = extend_copy(&path, lines);
+    }
+}
+
+/// Adds the lines that a copy does not have yet. Other processes of this host may be doing the same, and
+/// one that was killed may have left the beginning of a line.
+fn extend_copy(path: &Path, lines: &[Vec<u8>]) -> io::Result<()> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600);
+    let mut file = options.open(path)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|byte| *byte == b'\n');
+    let (whole, torn) = bytes.split_at(end.map_or(0, |end| end + 1));
+    if !torn.is_empty() {
+        file.set_len(whole.len() as u64)?;
+    }
+    let copied: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let last = copied
+        .last()
+        .and_then(|line| Line::parse(line.trim_ascii_end()).ok());
+    // A line that says nothing is damage, which verification tells; it counts as the one it was.
+    let seq = last.map_or(copied.len() as u64, |line| line.head().seq);
+    let is_new = |line: &&Vec<u8>| Line::parse(line).is_ok_and(|line| line.head().seq > seq);
+    let news: Vec<u8> = lines
         .iter()
+        .filter(is_new)
         .flat_map(|line| [&line[..], b"\n"].concat())
         .collect();
-    let file = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path);
-    // A copy that cannot be written is as if there were none; the ledger itself is on the tier.
-    let _ = file.and_then(|mut file| file.write_all(&bytes));
+    file.write_all(&news)
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
@@ -205,8 +332,8 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let copied = copied_lines(repo);
     let mut copies = copied.iter();
     let mut findings = Vec::new();
-    let mut known = std::collections::HashSet::new();
-    let mut forgotten = std::collections::HashSet::new();
+    let mut known = HashSet::new();
+    let mut forgotten = HashSet::new();
     let mismatch = |subject: String, detail: &str| {
         Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail)
     };
@@ -247,10 +374,22 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         findings.push(mismatch("ledger".into(), &detail));
     }
     for (id, key) in repo.snapshot_keys(cx).await? {
-        if !known.remove(&id) {
+        if known.remove(&id) {
+            continue;
+        }
+        let head = repo.head(cx, id, &key).await;
+        if let Ok(head) = head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
+            // Nobody but its host can have made it; a run that is killed comes to this.
+            let detail = format!(
+                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
+                head.meta.host
+            );
+            let kind = FindingKind::Degraded;
+            findings.push(Finding::new(Severity::Note, kind, key.as_str(), detail));
+        } else {
             findings.push(mismatch(
                 key.to_string(),
-                "the ledger does not know this snapshot",
+                "the ledger does not know this snapshot, and its host did not sign it",
             ));
         }
     }

@@ -28,6 +28,7 @@ pub mod verify;
 pub mod view;
 
 mod past;
+mod patient;
 
 pub use error::{EngineError, Result};
 pub use forget::{ForgetPlan, forget};

@@ -28,6 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+use crate::patient::PatientSink;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
@@ -130,6 +131,7 @@ impl Repository {
         slots: &[Vec<u8>],
         cache_dir: Option<PathBuf>,
     ) -> Result<Self> {
+        let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
         let place = sink.info().location;
         let key = name(layout::config(0))?;
         match sink.head(cx, &key).await {
@@ -178,6 +180,7 @@ impl Repository {
         cache_dir: Option<PathBuf>,
         operation: Operation,
     ) -> Result<Self> {
+        let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
         let unverified = read_config(cx, &*sink).await?;
         unverified
             .peek()
@@ -293,7 +296,7 @@ impl Repository {
         self.sink.info().location
     }
 
-    /// The tier.
+    /// The tier; what fails there and can pass is tried again.
     #[must_use]
     pub const fn sink(&self) -> &Arc<dyn Sink> {
         &self.sink
@@ -502,13 +505,21 @@ impl Repository {
         id: SnapshotId,
         key: &ObjectKey,
     ) -> Result<SnapshotHead> {
-        let sealed = match self.cache.read(key.as_str()) {
-            Some(bytes) => Bytes::from(bytes),
-            None => self.sink.get(cx, key, ByteRange::Full).await?,
-        };
+        // A copy that is damaged is as if there were none.
+        let cached = self.cache.read(key.as_str());
+        if let Some(head) = cached.and_then(|sealed| self.open_head(id, key, &sealed).ok()) {
+            return Ok(head);
+        }
+        let sealed = self.sink.get(cx, key, ByteRange::Full).await?;
+        let head = self.open_head(id, key, &sealed)?;
+        self.cache.write(key.as_str(), &sealed);
+        Ok(head)
+    }
+
+    fn open_head(&self, id: SnapshotId, key: &ObjectKey, sealed: &[u8]) -> Result<SnapshotHead> {
         let plain = self
             .ring
-            .open(ObjectKind::Snapshot, &sealed)
+            .open(ObjectKind::Snapshot, sealed)
             .map_err(|error| EngineError::sealed(key, &error))?;
         let object =
             SnapshotObject::decode(&plain).map_err(|error| EngineError::wire(key, &error))?;
@@ -522,7 +533,6 @@ impl Repository {
             ));
         }
         self.learn_wrap(SessionId::from_bytes(outer.session), outer.wrap.clone());
-        self.cache.write(key.as_str(), &sealed);
         Ok(SnapshotHead {
             meta,
             outer,

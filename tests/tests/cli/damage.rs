@@ -265,3 +265,104 @@ fn verification_reads_the_repository_and_not_the_local_cache() {
     let _ = harm(&place.objects("snap"), Harm::Flipped);
     let _ = verify(&place).ends(13);
 }
+
+/// Harms all objects of a kind.
+fn harm_all(place: &Place, prefix: &str, way: Harm) {
+    for victim in place.objects(prefix) {
+        let _ = harm(&[victim], way);
+    }
+}
+
+/// What a command that needs a kind of object says when all objects of that kind are harmed: its
+/// exit code, what it names, and a line that says what to do.
+#[test]
+fn what_cannot_be_read_is_an_error_with_a_code_a_name_and_a_remedy() {
+    let whole = place();
+    let file = format!("latest:one:{}", whole.data().join("one/large").display());
+    let cat = ["cat", file.as_str()];
+    let ls = ["ls", "latest:one"];
+    // The command, and its codes when the objects are deleted and when they are damaged.
+    let table: [(&str, &[&str], i32, i32); 9] = [
+        ("config", &ls, 10, 13),
+        ("keys", &ls, 12, 13),
+        ("snap", &ls, 1, 13),
+        ("index", &ls, 13, 13),
+        ("meta", &ls, 13, 13),
+        ("data", &cat, 13, 13),
+        ("refs", &cat, 0, 0),
+        ("sessions", &cat, 0, 0),
+        ("ledger", &ls, 0, 0),
+    ];
+    for (prefix, command, deleted, damaged) in table {
+        for way in [Harm::Deleted, Harm::Truncated, Harm::Flipped] {
+            let place = copy(&whole);
+            harm_all(&place, prefix, way);
+            let run = Run::of(&mut place.restore(command.iter().copied()));
+            let code = if way == Harm::Deleted {
+                deleted
+            } else {
+                damaged
+            };
+            let what = format!("{prefix} {way:?}\n{}\n{}", run.text(), run.err);
+            assert_eq!(run.code, code, "{what}");
+            assert!(!run.err.contains("panicked"), "{what}");
+            if code == 0 {
+                continue;
+            }
+            let is_named = run.err.contains(&format!("{prefix}/")) || run.err.contains("chunk ");
+            assert!(is_named || way == Harm::Deleted, "{what}");
+            assert!(run.err.trim_end().lines().count() >= 2, "no remedy: {what}");
+        }
+    }
+}
+
+#[test]
+fn sessions_that_are_harmed_hurt_nothing() {
+    let whole = place();
+    for way in [Harm::Deleted, Harm::Truncated, Harm::Flipped] {
+        let place = copy(&whole);
+        assert!(
+            place.objects("sessions").len() >= 4,
+            "two begun and two done"
+        );
+        harm_all(&place, "sessions", way);
+        let _ = verify(&place).ok();
+        let _ = place.save().ok();
+    }
+}
+
+#[test]
+fn the_configuration_and_keys_of_another_repository_open_nothing() {
+    let (whole, other) = (place(), Place::new());
+    let place = copy(&whole);
+    let bytes = fs::read(&other.objects("config")[0]).unwrap();
+    overwrite(&place.objects("config")[0], &bytes);
+    let run = verify(&place);
+    assert!([12, 13].contains(&run.code), "{}", run.err);
+    let place = copy(&whole);
+    for (mine, theirs) in place.objects("keys").iter().zip(other.objects("keys")) {
+        overwrite(mine, &fs::read(theirs).unwrap());
+    }
+    let _ = verify(&place).ends(13).says("keys/");
+}
+
+#[test]
+fn a_damaged_cache_hurts_nothing() {
+    let place = place();
+    let _ = Run::of(&mut place.restore(["ls", "latest:one"])).ok();
+    let mut left = vec![place.path("cache")];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(
+                fs::read_dir(path)
+                    .unwrap()
+                    .map(|entry| entry.unwrap().path()),
+            );
+        } else if !path.ends_with("ledger.jsonl") {
+            let _ = harm(&[path], Harm::Flipped);
+        }
+    }
+    let _ = Run::of(&mut place.restore(["ls", "latest:one"])).ok();
+    let _ = place.save().ok();
+    let _ = verify(&place).ok();
+}

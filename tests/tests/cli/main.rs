@@ -9,6 +9,7 @@
 mod access;
 mod codes;
 mod damage;
+mod faults;
 mod forget;
 mod look;
 mod round_trip;

@@ -13,7 +13,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn noise(seed: u64, length: usize) -> Vec<u8> {
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut out = Vec::with_capacity(length + 8);
     while out.len() < length {
@@ -26,7 +26,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
     out
 }
 
-fn assert_restores(place: &Place) {
+pub(crate) fn assert_restores(place: &Place) {
     let _ = place.bring_back("out").ok();
     let (data, out) = (
         read_tree(&place.data()).unwrap(),
@@ -125,7 +125,7 @@ fn a_restore_into_a_folder_that_cannot_be_written_says_so() {
     let _ = Run::of(&mut as_nobody(&run)).ends(1);
 }
 
-fn start(command: &mut Command) -> Child {
+pub(crate) fn start(command: &mut Command) -> Child {
     command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -222,10 +222,10 @@ fn an_interrupted_save_ends_with_130_and_the_next_one_goes_on() {
 }
 
 /// A small file system in memory, unmounted at the end.
-struct Small(std::path::PathBuf);
+pub(crate) struct Small(std::path::PathBuf);
 
 impl Small {
-    fn mount(path: &Path, size: &str) -> Option<Self> {
+    pub(crate) fn mount(path: &Path, size: &str) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])

@@ -6,7 +6,7 @@ use backup_format::layout;
 
 use super::commit::Committed;
 use crate::error::Result;
-use crate::ledger::{LedgerDraft, record_operation};
+use crate::ledger::{LedgerDraft, record_snapshot};
 use crate::repository::{Repository, name};
 use crate::snapshot::{SnapshotJob, SnapshotReport};
 
@@ -37,19 +37,8 @@ pub async fn record(
     if let Some(writer) = stored.assembled.writer {
         writer.finish(meta.id);
     }
-    let draft = LedgerDraft {
-        op: "snapshot",
-        snapshot: Some(meta.id),
-        root: Some(root),
-        counts: vec![
-            ("entries", meta.stats.entries),
-            ("bytes", meta.stats.bytes),
-            ("bytes-added", meta.stats.bytes_added),
-            ("findings", meta.findings),
-        ],
-        note: String::new(),
-    };
-    if let Err(error) = record_operation(repo, cx, &job.host, &job.user, draft).await {
+    let draft = LedgerDraft::of_snapshot(&meta, root);
+    if let Err(error) = record_snapshot(repo, cx, &job.host, &job.user, draft).await {
         degraded("the ledger", error.to_string());
     }
     let done = name(layout::session_done(stored.session.id))?;

@@ -110,7 +110,7 @@ pub async fn store(
     };
     let (bytes_new, _) = store.totals();
     let added = tokio::task::block_in_place(|| {
-        store.flush()?;
+        store.flush().map_err(|error| store.reason(error))?;
         let (_, bytes_added) = store.totals();
         Ok::<_, EngineError>((store.finish()?, bytes_added))
     });
@@ -207,21 +207,25 @@ impl Flow<'_> {
                         assembler.abandon();
                         return Err(EngineError::Cancelled);
                     }
-                    let mut assembled = assembler.finish(sizes)?;
+                    let ended = assembler.finish(sizes);
+                    let mut assembled = ended.map_err(|error| self.store.reason(error))?;
                     assembled.usage.absorb(&usage);
                     if gone && let Some(writer) = &mut assembled.writer {
                         writer.differs();
                     }
                     Ok(assembled)
                 }
-                (Err(error), _) | (Ok(()), Err(error)) => {
+                (ran, decided) => {
                     assembler.abandon();
-                    Err(self
-                        .store
-                        .check()
-                        .err()
-                        .filter(|_| matches!(error, EngineError::Cancelled))
-                        .unwrap_or(error))
+                    // One side hears of the other's failure as a cancellation.
+                    let errors = [ran.err(), decided.err()].into_iter().flatten();
+                    let mut told = EngineError::Cancelled;
+                    for error in errors {
+                        if matches!(told, EngineError::Cancelled) {
+                            told = error;
+                        }
+                    }
+                    Err(self.store.reason(told))
                 }
             }
         })

@@ -13,9 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use backup_core::{
-    CancellationToken, ChunkId, Event, ObjectKey, OpContext, PackId, Retry, Sink, Stage,
-};
+use backup_core::{CancellationToken, ChunkId, Event, ObjectKey, OpContext, PackId, Sink, Stage};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::{Pack, PackBlob, PackBuilder};
@@ -30,9 +28,6 @@ use crate::repository::{Repository, Sizes, name, put_new};
 
 pub use pending::Pending;
 pub use session::{Session, random};
-
-/// How often a put is tried again before it fails.
-const ATTEMPTS: u32 = 5;
 
 /// A pack that is on the tier.
 #[derive(Debug, Clone)]
@@ -179,7 +174,7 @@ impl BlobStore {
     /// Stores a blob unless it is there, and says its id.
     ///
     /// # Errors
-    /// The first failure of any thread; [`EngineError::Cancelled`].
+    /// [`EngineError::Cancelled`] when any thread has failed.
     pub fn put(&self, kind: BlobKind, raw: Vec<u8>) -> Result<ChunkId> {
         let id = blob_id(&self.shared.id_key, kind, &raw);
         if self.shared.index.find(&id).is_some() {
@@ -204,17 +199,27 @@ impl BlobStore {
         Ok(id)
     }
 
-    /// The first failure of any thread, or that the operation was cancelled.
+    /// Whether to go on.
     ///
     /// # Errors
-    /// That failure; the error itself goes to the first who asks, the others hear `Cancelled`.
+    /// [`EngineError::Cancelled`] when any thread has failed; [`BlobStore::reason`] says why.
     pub fn check(&self) -> Result<()> {
-        if !self.shared.stop.is_cancelled() {
-            return Ok(());
+        if self.shared.stop.is_cancelled() {
+            Err(EngineError::Cancelled)
+        } else {
+            Ok(())
         }
-        Err(lock(&self.shared.failure)
-            .take()
-            .unwrap_or(EngineError::Cancelled))
+    }
+
+    /// What ended the work: the first failure of any thread where that is why others hear
+    /// `Cancelled`, else the error as it is. For whoever hands it on to the caller; the failure is
+    /// told once.
+    #[must_use]
+    pub fn reason(&self, error: EngineError) -> EngineError {
+        if !matches!(error, EngineError::Cancelled) {
+            return error;
+        }
+        lock(&self.shared.failure).take().unwrap_or(error)
     }
 
     /// Ends the store's work with an error from outside.
@@ -225,7 +230,7 @@ impl BlobStore {
     /// Waits until all that was put is on the tier and in an index run.
     ///
     /// # Errors
-    /// The first failure of any thread.
+    /// [`EngineError::Cancelled`] when any thread has failed; the failure of an index run itself.
     pub fn flush(&self) -> Result<()> {
         self.shared.pending.wait(&self.shared.stop);
         self.check()?;
@@ -246,8 +251,8 @@ impl BlobStore {
     /// # Errors
     /// The first failure of any thread.
     pub fn finish(mut self) -> Result<Vec<StoredPack>> {
-        self.flush()?;
-        self.close()?;
+        let ended = self.flush().and_then(|()| self.close());
+        ended.map_err(|error| self.reason(error))?;
         Ok(std::mem::take(&mut *lock(&self.shared.stored)))
     }
 
@@ -338,30 +343,18 @@ impl Shared {
         }
     }
 
-    fn put_object(&self, key: &ObjectKey, body: &Bytes) -> Result<()> {
-        let mut attempt = 1;
-        loop {
-            if self.stop.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
-            let put = put_new(&self.cx, &*self.sink, key, body.clone());
-            let pause = match self.handle.block_on(put) {
-                Err(EngineError::Sink(error)) if attempt < ATTEMPTS => match error.retry {
-                    Retry::Never => return Err(error.into()),
-                    Retry::Now => std::time::Duration::ZERO,
-                    Retry::After(pause) => pause * (1 << (attempt - 1)),
-                },
-                other => return other,
-            };
-            std::thread::sleep(pause);
-            attempt += 1;
+    fn put_object(&self, key: &ObjectKey, body: Bytes) -> Result<()> {
+        if self.stop.is_cancelled() {
+            return Err(EngineError::Cancelled);
         }
+        self.handle
+            .block_on(put_new(&self.cx, &*self.sink, key, body))
     }
 
     fn upload(&self, pack: Pack, is_meta: bool) -> Result<()> {
         let key = name(layout::pack(pack.id, is_meta))?;
         let size = pack.bytes.len() as u64;
-        self.put_object(&key, &pack.bytes.into())?;
+        self.put_object(&key, pack.bytes.into())?;
         self.bytes_added.fetch_add(size, Ordering::Relaxed);
         self.cx.tell(Event::Advanced {
             stage: Stage::Store,
@@ -389,7 +382,7 @@ impl Shared {
             let key = name(layout::index(&sealed))?;
             self.bytes_added
                 .fetch_add(sealed.len() as u64, Ordering::Relaxed);
-            self.put_object(&key, &sealed.into())
+            self.put_object(&key, sealed.into())
         };
         for pack in &fresh {
             if builder.len() + pack.blobs.len() > MAX_ENTRIES {

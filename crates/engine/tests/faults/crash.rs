@@ -70,7 +70,9 @@ async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
             let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
             sink.crash_at(k, crash);
             assert!(
-                forget(&repo, &world.cx, &plan, &host(), "me").await.is_err(),
+                forget(&repo, &world.cx, &plan, &host(), "me")
+                    .await
+                    .is_err(),
                 "{what}"
             );
             let repo = world.open(Arc::new(case.mem.clone()), case.cache());

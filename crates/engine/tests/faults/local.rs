@@ -27,7 +27,11 @@ async fn a_cache_that_is_damaged_or_cut_off_costs_time_only() {
         let mut harmed = 0;
         while let Some(path) = left.pop() {
             if path.is_dir() {
-                left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+                left.extend(
+                    fs::read_dir(path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
             } else if !path.ends_with("ledger.jsonl") {
                 let mut bytes = fs::read(&path).unwrap();
                 harm(&mut bytes);

@@ -42,7 +42,7 @@ async fn a_tier_that_is_full_at_any_write_is_one_error_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tier_with_little_space_left_is_one_error_and_loses_nothing() {
     let world = World::with_snapshot().await;
-    for left in [0, 300, 2_000, 20_000, 100_000, 600_000, 1_500_000] {
+    for left in [0, 300, 2_000, 20_000, 100_000, 600_000, 1_200_000] {
         let what = format!("{left} bytes left");
         let case = world.case(Memory::Kept);
         let sink = case.faulty();

@@ -25,8 +25,8 @@ async fn is_not_noticed(fault: Fault) {
         let saved = saved.unwrap_or_else(|error| panic!("{what}: {error}"));
         assert_eq!(saved.findings, [], "{what}");
         assert_eq!(sink.injected().len(), 1, "{what}");
-        assert_eq!(world.check(&case, &what).await, 2, "{what}");
         assert_eq!(records(&world, &case).await, 2, "{what}");
+        assert_eq!(world.check(&case, &what).await, 2, "{what}");
     }
 }
 
@@ -166,7 +166,7 @@ async fn two_backups_at_once_on_a_slow_tier_both_succeed() {
             assert_eq!(saved.unwrap().findings, [], "{memory:?}");
         }
         let what = format!("{memory:?}, three at once");
-        assert_eq!(world.check(&case, &what).await, 4, "{what}");
         assert_eq!(records(&world, &case).await, 4, "{what}");
+        assert_eq!(world.check(&case, &what).await, 4, "{what}");
     }
 }

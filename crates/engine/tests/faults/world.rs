@@ -110,6 +110,9 @@ impl World {
         let repo = world.open(Arc::new(world.mem.clone()), Some(world.cache()));
         let repo = repo.await.unwrap();
         world.save(&repo).await.unwrap();
+        // Reading fills the cache.
+        repo.reload_index(&world.cx).await.unwrap();
+        repo.heads(&world.cx).await.unwrap();
         world.saved.push(world.files());
         for number in (0..60u64).step_by(7) {
             world.write(&format!("below/{number}"), &noise(number + 100, 3000));
@@ -200,7 +203,10 @@ impl World {
         let repo = self.open(Arc::new(case.mem.clone()), None).await.unwrap();
         let (heads, errors) = repo.heads(&self.cx).await.unwrap();
         assert!(errors.is_empty(), "{what}: {errors:?}");
-        assert!(heads.len() >= self.saved.len(), "{what}: a snapshot is lost");
+        assert!(
+            heads.len() >= self.saved.len(),
+            "{what}: a snapshot is lost"
+        );
         let now = self.files();
         let count = heads.len();
         let wanted = self.saved.iter().chain(std::iter::repeat(&now));

@@ -1,0 +1,161 @@
+//! A tier that is asked again: what fails and can pass is tried again, and an object that is there
+//! already because an answer was lost on the way is taken for what it is, our own.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Sink, SinkError,
+    SinkInfo, Warmth,
+};
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+
+/// How often a call is made before it fails.
+const ATTEMPTS: u32 = 5;
+
+/// A sink that makes calls again as long as that can help.
+pub(crate) struct PatientSink(Arc<dyn Sink>);
+
+impl PatientSink {
+    /// Wraps a sink.
+    pub(crate) fn new(inner: Arc<dyn Sink>) -> Self {
+        Self(inner)
+    }
+
+    /// A create was told that the object is there: it may have been made by a call whose answer was
+    /// lost, here or in a layer below. Then it has these bytes.
+    async fn is_ours(&self, cx: &OpContext, key: &ObjectKey, body: &Bytes) -> Option<ObjectMeta> {
+        let meta = self.head(cx, key).await.ok()?;
+        if meta.size != body.len() as u64 {
+            return None;
+        }
+        let there = self.get(cx, key, ByteRange::Full).await.ok()?;
+        (there == body).then_some(meta)
+    }
+}
+
+impl fmt::Debug for PatientSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Attempts of one call.
+struct Attempts(u32);
+
+impl Attempts {
+    /// Waits until a call may be made again.
+    ///
+    /// # Errors
+    /// The failure itself, when it is final.
+    async fn after(&mut self, cx: &OpContext, failure: SinkError) -> Result<(), SinkError> {
+        let pause = match failure.retry {
+            Retry::Never => return Err(failure),
+            Retry::Now => Duration::ZERO,
+            Retry::After(pause) => pause.saturating_mul(1 << (self.0 - 1)),
+        };
+        if self.0 == ATTEMPTS || cx.cancel.is_cancelled() {
+            return Err(failure);
+        }
+        self.0 += 1;
+        tokio::select! {
+            () = cx.cancel.cancelled() => Err(failure),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+}
+
+/// Makes a call until it succeeds or its failure is final.
+macro_rules! patiently {
+    ($cx:expr, $call:expr) => {{
+        let mut attempts = Attempts(1);
+        loop {
+            match $call.await {
+                Ok(answer) => break Ok(answer),
+                Err(failure) => attempts.after($cx, failure).await?,
+            }
+        }
+    }};
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Sink for PatientSink {
+    fn info(&self) -> SinkInfo {
+        self.0.info()
+    }
+
+    async fn put(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, SinkError> {
+        let answer = patiently!(cx, async {
+            match self.0.put(cx, key, body.clone(), mode.clone()).await {
+                // Told at once: a conflict is no failure to be tried again.
+                Err(error) if error.kind == ErrorKind::Conflict => Ok(Err(error)),
+                Err(error) => Err(error),
+                Ok(meta) => Ok(Ok(meta)),
+            }
+        })?;
+        match answer {
+            Err(conflict) if mode == PutMode::Create => {
+                self.is_ours(cx, key, &body).await.ok_or(conflict)
+            }
+            answer => answer,
+        }
+    }
+
+    async fn get(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        range: ByteRange,
+    ) -> Result<Bytes, SinkError> {
+        patiently!(cx, self.0.get(cx, key, range))
+    }
+
+    async fn head(&self, cx: &OpContext, key: &ObjectKey) -> Result<ObjectMeta, SinkError> {
+        patiently!(cx, self.0.head(cx, key))
+    }
+
+    /// A listing is begun again as long as nothing of it was handed on.
+    fn list(
+        &self,
+        cx: &OpContext,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
+        let (inner, cx) = (self.0.clone(), cx.clone());
+        let (prefix, after) = (prefix.to_owned(), after.cloned());
+        let begun = async move {
+            let mut attempts = Attempts(1);
+            loop {
+                let mut listing = inner.list(&cx, &prefix, after.as_ref());
+                match listing.next().await {
+                    None => return stream::empty().boxed(),
+                    Some(Ok(first)) => return stream::iter([Ok(first)]).chain(listing).boxed(),
+                    Some(Err(failure)) => {
+                        if let Err(failure) = attempts.after(&cx, failure).await {
+                            return stream::iter([Err(failure)]).boxed();
+                        }
+                    }
+                }
+            }
+        };
+        stream::once(begun).flatten().boxed()
+    }
+
+    async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
+        patiently!(cx, self.0.delete(cx, key))
+    }
+
+    async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
+        patiently!(cx, self.0.warm(cx, keys))
+    }
+}
