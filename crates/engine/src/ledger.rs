@@ -75,8 +75,9 @@ pub async fn record_operation(
     chain.append(repo, cx, host, user, draft).await
 }
 
-/// Appends the record of a snapshot; and before it those of earlier snapshots of this host whose runs
-/// ended between commit and record, killed or without room on the tier.
+/// Appends the record of a snapshot; and before it those of snapshots of this host whose runs ended
+/// between commit and record, killed or without room on the tier. They are looked for among those that
+/// were there when this run began: one that came since may be recorded by its own run just now.
 ///
 /// # Errors
 /// As [`record_operation`].
@@ -86,18 +87,17 @@ pub(crate) async fn record_snapshot(
     host: &HostId,
     user: &str,
     draft: LedgerDraft,
+    earlier: &[SnapshotId],
 ) -> Result<()> {
     let mut chain = Chain::read(repo, cx).await?;
     let known = chain.snapshots();
-    for (id, key) in repo.snapshot_keys(cx).await? {
-        if draft.snapshot == Some(id) || known.contains(&id) {
-            continue;
-        }
+    for id in earlier.iter().filter(|id| !known.contains(id)) {
         // What cannot be read, or was not signed by this host, is for verification to tell.
-        let Ok(head) = repo.head(cx, id, &key).await else {
+        let key = name(layout::snapshot(*id))?;
+        let Ok(head) = repo.head(cx, *id, &key).await else {
             continue;
         };
-        if head.meta.host != *host || !matches!(check_signatures(repo, &head), Ok(true)) {
+        if !matches!(check_signatures(repo, &head), Ok(true)) {
             continue;
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));

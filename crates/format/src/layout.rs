@@ -4,6 +4,7 @@
 //! config/<n>                create-only; what the repository is
 //! keys/<sha256>             key slots
 //! sessions/<ulid>           a writing session and its wrapped data key
+//! sessions/<ulid>.done      the session ended; nothing relies on it
 //! data/<aa>/<sha256>        packs of content
 //! meta/<aa>/<sha256>        packs of pages and lineage
 //! index/<sha256>            index runs

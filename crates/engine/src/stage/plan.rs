@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use backup_core::{CapturePlan, CaptureRequest, HostId, OpContext, ParentHint, Source, SourceInfo};
+use backup_core::{
+    CapturePlan, CaptureRequest, OpContext, ParentHint, SnapshotId, Source, SourceInfo,
+};
 
 use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead};
@@ -15,6 +17,8 @@ pub struct Planned {
     pub(super) info: SourceInfo,
     pub(super) plan: CapturePlan,
     pub(super) parent: Option<SnapshotHead>,
+    /// The snapshots of this host that are there already.
+    pub(super) earlier: Vec<SnapshotId>,
     pub(super) started: jiff::Timestamp,
 }
 
@@ -44,7 +48,11 @@ pub async fn plan(
 ) -> Result<Planned> {
     let started = cx.clock.now();
     let info = source.info();
-    let parent = newest_of(repo, cx, &job.name, &job.host).await?;
+    // Heads that cannot be read do not hinder a backup; it is verification that reports them.
+    let (mut heads, _) = repo.heads(cx).await?;
+    heads.retain(|head| head.meta.host == job.host);
+    let earlier = heads.iter().map(|head| head.meta.id).collect();
+    let parent = newest_of(heads, &job.name);
     let hint = parent
         .as_ref()
         .filter(|_| !job.reread)
@@ -67,21 +75,13 @@ pub async fn plan(
         info,
         plan,
         parent,
+        earlier,
         started,
     })
 }
 
-/// The newest complete snapshot of a line. Heads that cannot be read do not hinder a backup; it is
-/// verification that reports them.
-async fn newest_of(
-    repo: &Repository,
-    cx: &OpContext,
-    line: &str,
-    host: &HostId,
-) -> Result<Option<SnapshotHead>> {
-    let (heads, _) = repo.heads(cx).await?;
-    Ok(heads
-        .into_iter()
-        .rev()
-        .find(|head| head.meta.name == line && head.meta.host == *host && !head.meta.partial))
+/// The newest complete snapshot of a line.
+fn newest_of(heads: Vec<SnapshotHead>, line: &str) -> Option<SnapshotHead> {
+    let is_of = |head: &SnapshotHead| head.meta.name == line && !head.meta.partial;
+    heads.into_iter().rev().find(is_of)
 }

@@ -38,7 +38,8 @@ pub async fn record(
         writer.finish(meta.id);
     }
     let draft = LedgerDraft::of_snapshot(&meta, root);
-    if let Err(error) = record_snapshot(repo, cx, &job.host, &job.user, draft).await {
+    let earlier = stored.planned.earlier;
+    if let Err(error) = record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
         degraded("the ledger", error.to_string());
     }
     let done = name(layout::session_done(stored.session.id))?;

@@ -33,6 +33,7 @@ async fn kill_everywhere(world: &World, memory: Memory) {
             assert!(ended.is_err() || there == before + 1, "{what}");
             committed += there - before;
             world.make_good(&case, &what).await;
+            world.check_stored_once(&case, &what).await;
         }
     }
     // Only the last changes come behind the commit.

@@ -35,6 +35,7 @@ async fn a_tier_that_is_full_at_any_write_is_one_error_and_loses_nothing() {
                 }
             }
             world.make_good(&case, &what).await;
+            world.check_stored_once(&case, &what).await;
         }
     }
 }
