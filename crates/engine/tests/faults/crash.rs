@@ -27,6 +27,11 @@ async fn kill_everywhere(world: &World, memory: Memory) {
             let sink = case.faulty();
             sink.crash_at(k, crash);
             let ended = world.try_to_save(&case, &sink).await;
+            if sink.mutations() < k {
+                // How packs fall can differ by one from run to run: it was over before.
+                assert!(ended.is_ok(), "{what}");
+                continue;
+            }
             assert!(sink.crashed(), "{what}");
             let there = world.check(&case, &what).await;
             // A run that says that it succeeded has a snapshot.

@@ -31,7 +31,11 @@ async fn a_tier_that_is_full_at_any_write_is_one_error_and_loses_nothing() {
                 }
                 Ok(report) => {
                     assert_eq!(there, 2, "{what}");
-                    assert!(!report.findings.is_empty(), "{what}: nobody was told");
+                    let told = !report.findings.is_empty();
+                    assert!(
+                        told || sink.injected().is_empty(),
+                        "{what}: nobody was told"
+                    );
                 }
             }
             world.make_good(&case, &what).await;
