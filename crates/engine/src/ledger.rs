@@ -377,21 +377,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         if known.remove(&id) {
             continue;
         }
-        let head = repo.head(cx, id, &key).await;
-        if let Ok(head) = head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
-            // Nobody but its host can have made it; a run that is killed comes to this.
-            let detail = format!(
-                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
-                head.meta.host
-            );
-            let kind = FindingKind::Degraded;
-            findings.push(Finding::new(Severity::Note, kind, key.as_str(), detail));
-        } else {
-            findings.push(mismatch(
-                key.to_string(),
-                "the ledger does not know this snapshot, and its host did not sign it",
-            ));
-        }
+        findings.push(unknown(repo, cx, id, &key).await);
     }
     let mut missing: Vec<_> = known.difference(&forgotten).collect();
     missing.sort();
@@ -408,4 +394,24 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         findings,
         copied: copied.len() as u64,
     })
+}
+
+/// What is to be said of a snapshot that the ledger does not know.
+async fn unknown(repo: &Repository, cx: &OpContext, id: SnapshotId, key: &ObjectKey) -> Finding {
+    let head = repo.head(cx, id, key).await;
+    match head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
+        // Nobody but its host can have made it; a run that is killed comes to this.
+        Ok(head) => {
+            let detail = format!(
+                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
+                head.meta.host
+            );
+            let kind = FindingKind::Degraded;
+            Finding::new(Severity::Note, kind, key.as_str(), detail)
+        }
+        Err(error) => {
+            let detail = format!("the ledger does not know this snapshot: {error}");
+            Finding::new(Severity::Error, FindingKind::Mismatch, key.as_str(), detail)
+        }
+    }
 }
