@@ -128,7 +128,7 @@ fn a_disk_that_is_full_at_any_write_is_one_clear_error_and_loses_nothing() {
         0u64, 1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48,
     ] {
         place.write("changing", noise(100 + pages, 30_000));
-        let free = rustix::fs::statvfs(&place.repo()).unwrap();
+        let free = rustix::fs::statvfs(place.repo()).unwrap();
         let room = free.f_bavail * free.f_bsize;
         fs::write(
             &filler,
