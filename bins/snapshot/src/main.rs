@@ -2,12 +2,14 @@
 
 mod cli;
 mod forget;
+mod hold;
 mod init;
 mod keys;
 mod look;
 mod save;
 mod source;
 mod verify;
+mod versions;
 
 use backup_terminal::{Console, Outcome, extras, start};
 use clap::CommandFactory as _;
@@ -24,6 +26,8 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
+        Command::Hold(args) => hold::hold(console, &args).await,
+        Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,
         Command::Key(command) => keys::run(console, command).await,
         Command::Ledger(_) => verify::ledger(console).await,

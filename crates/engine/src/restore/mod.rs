@@ -283,6 +283,8 @@ impl Driver<'_> {
             meta: record.meta.clone(),
             size: record.size,
             sha256: record.sha256,
+            // What a filter holds back is in the snapshot all the same.
+            whole: self.job.filter.is_none(),
         };
         while self
             .pending
