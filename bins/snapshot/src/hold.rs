@@ -22,10 +22,10 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
     let (heads, _) = console.heads(&repo).await?;
     let (host, user) = (surroundings::host(), surroundings::user());
     let why = args.reason.as_deref().unwrap_or_default();
-    let (kind, done) = if holds {
-        ("held", "holds")
+    let (kind, so) = if holds {
+        ("held", "is held already")
     } else {
-        ("released", "releases")
+        ("released", "is not held")
     };
     for head in Console::chosen(&heads, &args.snapshots)? {
         let (meta, by) = (&head.meta, (&host, user.as_str()));
@@ -39,7 +39,7 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
         if changed {
             console.line(format!("{kind} {id}"))?;
         } else {
-            console.note(&format!("nothing {done} {id} anew: it was so already"));
+            console.note(&format!("{id} {so}"));
         }
     }
     Ok(Exit::Ok)

@@ -40,6 +40,8 @@ pub async fn hold(
     (host, user): (&HostId, &str),
     why: &str,
 ) -> Result<bool> {
+    // A key that cannot sign must not leave a hold without a record.
+    repo.keys().host_keys(host)?;
     let key = name(layout::hold(snapshot.id))?;
     let body = Bytes::from_static(b"held\n");
     match repo.sink().put(cx, &key, body, PutMode::Create).await {

@@ -9,8 +9,11 @@
 mod access;
 mod codes;
 mod damage;
+mod files;
 mod forget;
 mod look;
+mod overwrite;
 mod round_trip;
 mod streams;
+mod terminal;
 mod trouble;

@@ -40,7 +40,12 @@ pub(crate) fn make_root(root: &Path) -> Outcome<()> {
             make_root(above.ok_or(Errno::NOENT)?)?;
             // Not from the start: where nobody can make folders (below /proc), one above that is
             // there does not help.
-            make_one(root)
+            match make_one(root) {
+                Err(Fault::System(again)) if again.kind() == std::io::ErrorKind::NotFound => {
+                    Err(Fault::Ours(ErrorKind::Denied, Wrong::NoPlace(root.into())))
+                }
+                made => made,
+            }
         }
         made => made,
     }
