@@ -253,13 +253,19 @@ fn every_json_line_is_documented() {
     ] {
         lines.extend(Run::of(place.snapshot(args).arg("--json")).ok().lines());
     }
+    let kept = Run::of(&mut place.snapshot(["list", "--json"])).ok();
+    let kept = kept.of_type("snapshot").remove(0)["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    place.write("a/new", "new");
     let _ = place.save().ok();
     for args in [
         &["list"][..],
         &["ls", "-R", &wanted],
         &["find", "b"],
         &["sums", &wanted],
-        &["diff", "latest", "latest"],
+        &["diff", &kept, "latest"],
         &["prove", &file, "-o", "proof"],
         &["check-proof", "proof"],
         &["run", &wanted, "--to", "out", "--dry-run"],
@@ -276,7 +282,6 @@ fn every_json_line_is_documented() {
     );
     let key = lines.iter().find(|line| line["type"] == "key-added");
     let id = key.unwrap()["id"].as_str().unwrap().to_owned();
-    let _ = Run::of(&mut place.snapshot(["save", "--stdin", "empty", "--json"])).ends(3);
     let mut empty = place.snapshot(["save", "--stdin", "empty", "--json"]);
     lines.extend(Run::of(&mut empty).ends(3).lines());
     let mut remove = place.snapshot(["key", "remove", &id, "--json"]);

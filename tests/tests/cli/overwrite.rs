@@ -147,7 +147,7 @@ fn an_interrupted_restore_ends_with_130_and_is_completed_by_the_next_one() {
     use std::process::Stdio;
     let place = Place::new();
     let mut state = 1u64;
-    for number in 0..24 {
+    for number in 0..16 {
         let content: Vec<u8> = (0..1_500_000)
             .flat_map(|_| {
                 state = state

@@ -7,7 +7,7 @@ use backup_tests::{Place, Run};
 
 /// Runs a command in a pseudo-terminal of 80 columns; gives what was written to it, or nothing
 /// where there is no `script`.
-fn in_terminal(place: &Place, mut command: Command, args: &str) -> Option<String> {
+fn in_terminal(place: &Place, command: &Command, args: &str) -> Option<String> {
     let line = format!(
         "stty cols 80 rows 24; exec {} {args}",
         command.get_program().to_str()?
@@ -16,12 +16,12 @@ fn in_terminal(place: &Place, mut command: Command, args: &str) -> Option<String
     let mut script = Command::new("script");
     script.args(["-q", "-e", "-c", &line]).arg(&record);
     for (name, value) in command.get_envs() {
-        if let Some(value) = value {
-            script.env(name, value);
-        }
+        match value {
+            Some(value) => script.env(name, value),
+            None => script.env_remove(name),
+        };
     }
     script.current_dir(place.path("")).env("TERM", "xterm");
-    command.stdin(std::process::Stdio::null());
     let run = script.stdin(std::process::Stdio::null()).output();
     let Ok(run) = run else {
         eprintln!("skipped: there is no `script`");
@@ -47,18 +47,18 @@ fn noise(length: usize) -> Vec<u8> {
 fn progress_is_shown_on_a_terminal_and_nowhere_else() {
     let place = Place::new();
     place.write("large", noise(96 << 20));
-    let Some(shown) = in_terminal(&place, place.snapshot([""; 0]), "save data") else {
+    let Some(shown) = in_terminal(&place, &place.snapshot([""; 0]), "save data") else {
         return;
     };
     for word in ["saving", "MiB", "/s", "entr"] {
         assert!(shown.contains(word), "no {word:?} in\n{shown}");
     }
-    let shown = in_terminal(&place, place.snapshot([""; 0]), "save data --reread").unwrap();
+    let shown = in_terminal(&place, &place.snapshot([""; 0]), "save data --reread").unwrap();
     assert!(
         shown.contains(" of 96.0 MiB") && shown.contains(" left"),
         "the last snapshot tells how much is to come\n{shown}"
     );
-    let shown = in_terminal(&place, place.restore([""; 0]), "run latest --to out").unwrap();
+    let shown = in_terminal(&place, &place.restore([""; 0]), "run latest --to out").unwrap();
     for word in ["restoring", " of 96.0 MiB", "/s", " left"] {
         assert!(shown.contains(word), "no {word:?} in\n{shown}");
     }
@@ -68,7 +68,7 @@ fn progress_is_shown_on_a_terminal_and_nowhere_else() {
     );
     for quiet in ["--quiet", "--json"] {
         let args = format!("save data --reread {quiet}");
-        let shown = in_terminal(&place, place.snapshot([""; 0]), &args).unwrap();
+        let shown = in_terminal(&place, &place.snapshot([""; 0]), &args).unwrap();
         assert!(!shown.contains("saving"), "{shown}");
     }
     let piped = Run::of(&mut place.snapshot(["save", "data", "--reread"])).ok();
@@ -100,12 +100,12 @@ fn every_command_has_help_with_examples() {
         (&restore, restore(&["--help"])),
     ] {
         for command in commands(&help) {
-            let own = program(&[&command, "--help"]);
+            let own = program(&[command.as_str(), "--help"]);
             assert!(own.contains("Example"), "{command}: {own}");
             seen += 1;
             if own.contains("Commands:\n") {
                 for below in commands(&own) {
-                    let own = program(&[&command, &below, "--help"]);
+                    let own = program(&[command.as_str(), below.as_str(), "--help"]);
                     assert!(own.contains("Example"), "{command} {below}: {own}");
                 }
             }
