@@ -21,7 +21,8 @@ impl Progress {
     #[must_use]
     pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
-        bar.set_message(counted(0));
+        // Before the first stage there is nothing to show but that something goes on.
+        bar.set_style(ProgressStyle::default_spinner());
         Self {
             bar,
             entries: AtomicU64::new(0),
@@ -47,6 +48,8 @@ impl Progress {
             Stage::Plan => "planning",
         };
         self.bar.set_prefix(word);
+        let done = self.entries.load(Ordering::Relaxed);
+        self.bar.set_message(counted(stage, done));
         let template = if bytes.is_some() {
             "{prefix} {wide_bar} {done} of {all} · {msg} · {rate} · {eta} left"
         } else {
@@ -86,8 +89,11 @@ fn with_sizes(style: ProgressStyle) -> ProgressStyle {
         })
 }
 
-fn counted(count: u64) -> String {
-    text::plural(count, "entry", "entries")
+fn counted(stage: Stage, count: u64) -> String {
+    match stage {
+        Stage::Verify => text::plural(count, "pack", "packs"),
+        _ => text::plural(count, "entry", "entries"),
+    }
 }
 
 impl Default for Progress {
@@ -105,13 +111,17 @@ impl Observer for Progress {
                 stage: Stage::Store,
                 ..
             } => {}
-            Event::Advanced { entries, bytes, .. } => {
+            Event::Advanced {
+                stage,
+                entries,
+                bytes,
+            } => {
                 if bytes > 0 {
                     self.bar.inc(bytes);
                 }
                 if entries > 0 {
                     let done = self.entries.fetch_add(entries, Ordering::Relaxed) + entries;
-                    self.bar.set_message(counted(done));
+                    self.bar.set_message(counted(stage, done));
                 }
             }
             Event::Expect { bytes, .. } => self.enter(Stage::Write, Some(bytes)),
