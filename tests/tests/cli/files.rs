@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use backup_tests::{Place, Run, read_tree};
 
@@ -26,7 +26,8 @@ fn size_and_age_leave_files_out() {
     place.write("small", vec![1; 100]);
     place.write("large", vec![1; 5000]);
     place.write("old", vec![1; 100]);
-    let long_ago = SystemTime::now() - Duration::from_secs(100 * 24 * 3600);
+    let now = fs::metadata(place.data().join("small")).unwrap().modified();
+    let long_ago = now.unwrap() - Duration::from_secs(100 * 24 * 3600);
     let old = File::options().write(true).open(place.data().join("old"));
     old.unwrap().set_modified(long_ago).unwrap();
     let names = |args: &[&str]| saved_names(&place, args);
