@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Make a repository with its keys
     Init(InitArgs),
     /// Make a snapshot of files, of a command's output, of standard input, or of a URL
-    Save(SaveArgs),
+    Save(Box<SaveArgs>),
     /// List snapshots
     #[command(visible_alias = "ls")]
     List(ListArgs),

@@ -22,7 +22,7 @@ fn main() -> std::process::ExitCode {
 async fn run(cli: Cli, console: &mut Console) -> Outcome {
     match cli.command {
         Command::Init(args) => init::init(console, &args).await,
-        Command::Save(args) => save::save(console, args).await,
+        Command::Save(args) => save::save(console, &args).await,
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
