@@ -17,7 +17,8 @@ Examples:
   restore cat latest:/etc/fstab
   restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
 
-SNAPSHOT is an id, its beginning or end, latest, latest:NAME, or a time (the newest not after it).
+SNAPSHOT is an id, its beginning or end, latest, latest:NAME, or a time or a day
+(the newest not after it).
 A path follows behind a colon and begins with a slash.";
 
 /// Restores snapshots and looks into them
@@ -54,11 +55,13 @@ pub(crate) enum Command {
     /// Check such a file; needs neither repository nor key
     CheckProof(CheckProofArgs),
     /// Write completions for a shell to standard output
+    #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
         /// The shell
         shell: Shell,
     },
     /// Write the manual page to standard output, or those of all commands into a folder
+    #[command(after_help = MAN_EXAMPLES)]
     Man {
         /// The folder
         #[arg(value_name = "DIR")]
@@ -66,8 +69,52 @@ pub(crate) enum Command {
     },
 }
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  restore list --name shop
+  restore list --json | jq -r .id";
+
+const LS_EXAMPLES: &str = "\
+Examples:
+  restore ls latest:/etc
+  restore ls latest:shop -R -l";
+
+const FIND_EXAMPLES: &str = "\
+Examples:
+  restore find '*.conf'
+  restore find '/home/**/thesis.tex' -l --snapshot latest";
+
+const CAT_EXAMPLES: &str = "\
+Examples:
+  restore cat latest:/etc/fstab
+  restore cat latest:shop:/shop.dump | pg_restore -d shop";
+
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  restore diff 7Q2M0XVA latest
+  restore diff 2026-11-20 2026-11-21 /etc";
+
+const SUMS_EXAMPLES: &str = "\
+Examples:
+  restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
+  restore sums latest:/etc/nginx";
+
+const PROVE_EXAMPLES: &str = "\
+Examples:
+  restore prove latest:/srv/contract.pdf -o contract.proof
+  restore check-proof contract.proof --file contract.pdf";
+
+const COMPLETION_EXAMPLES: &str = "\
+Example:
+  restore completion bash > ~/.local/share/bash-completion/completions/restore";
+
+const MAN_EXAMPLES: &str = "\
+Example:
+  restore man ~/.local/share/man/man1";
+
 /// `restore list`.
 #[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct ListArgs {
     /// Which snapshots.
     #[command(flatten)]
@@ -76,6 +123,7 @@ pub(crate) struct ListArgs {
 
 /// `restore ls`.
 #[derive(Debug, Args)]
+#[command(after_help = LS_EXAMPLES)]
 pub(crate) struct LsArgs {
     /// The snapshot, and a path in it
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -90,6 +138,7 @@ pub(crate) struct LsArgs {
 
 /// `restore find`.
 #[derive(Debug, Args)]
+#[command(after_help = FIND_EXAMPLES)]
 pub(crate) struct FindArgs {
     /// Glob: of a name, or with a slash in it of a path from the root
     #[arg(value_name = "PATTERN")]
@@ -107,6 +156,7 @@ pub(crate) struct FindArgs {
 
 /// `restore cat`.
 #[derive(Debug, Args)]
+#[command(after_help = CAT_EXAMPLES)]
 pub(crate) struct CatArgs {
     /// The snapshot, and the file in it
     #[arg(value_name = "SNAPSHOT:PATH")]
@@ -187,6 +237,7 @@ pub(crate) enum Owner {
 
 /// `restore diff`.
 #[derive(Debug, Args)]
+#[command(after_help = DIFF_EXAMPLES)]
 pub(crate) struct DiffArgs {
     /// The older snapshot
     #[arg(value_name = "SNAPSHOT")]
@@ -201,6 +252,7 @@ pub(crate) struct DiffArgs {
 
 /// `restore sums`.
 #[derive(Debug, Args)]
+#[command(after_help = SUMS_EXAMPLES)]
 pub(crate) struct SumsArgs {
     /// The snapshot, and a path in it
     #[arg(value_name = "SNAPSHOT[:PATH]")]
@@ -209,6 +261,7 @@ pub(crate) struct SumsArgs {
 
 /// `restore prove`.
 #[derive(Debug, Args)]
+#[command(after_help = PROVE_EXAMPLES)]
 pub(crate) struct ProveArgs {
     /// The snapshot, and the entry in it
     #[arg(value_name = "SNAPSHOT:PATH")]

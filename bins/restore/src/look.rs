@@ -5,7 +5,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use backstay::core::{EntryKind, EntryPath};
 use backstay::engine::SnapshotView;
 use backstay::engine::view::ViewEntry;
-use backstay::engine::view::select;
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, text};
 use globset::GlobBuilder;
@@ -68,9 +67,7 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
     if args.snapshots.is_empty() {
         chosen.extend(heads.iter().filter(|head| args.filter.takes(&head.meta)));
     } else {
-        for spec in &args.snapshots {
-            chosen.push(select(&heads, spec)?);
-        }
+        chosen = Console::chosen(&heads, &args.snapshots)?;
     }
     let mut found = 0u64;
     for head in chosen {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backstay::core::{EntryPath, RestoreMode};
+use backstay::core::{EntryPath, Finding, FindingKind, RestoreMode, Severity};
 use backstay::engine::restore::{Filter as EntryFilter, plan};
 use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView, restore};
 use backstay::format::config::Operation;
@@ -24,27 +24,53 @@ use crate::verify::compare;
 pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     let wanted = parse_snapshot_path(&args.snapshot)?;
     let filter = filter(args)?;
+    if args.delete && filter.is_some() {
+        return Err(Failure::usage(
+            "--delete does not go with --include or --exclude: it would delete what they leave out",
+            "name the folder that is to be as it was: SNAPSHOT:/PATH --to DIR --delete",
+        ));
+    }
     let folder = surroundings::absolute(&args.to);
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let parts = place::parts(console, &view, &wanted).await?;
     let target = Arc::new(FilesTarget::new(target(args, &folder)));
-    let mut ending = Exit::Ok;
+    let (mut ending, mut chosen) = (check_signature(console, &view)?, 0);
     for part in parts {
         let job = job(&part, &folder, filter.clone());
         if args.dry_run {
-            dry_run(console, &view, &target, &job).await?;
+            chosen += dry_run(console, &view, &target, &job).await?;
             continue;
         }
         let started = Instant::now();
         let outcome = restore(&view, &console.cx, target.clone(), &job).await?;
         let seconds = started.elapsed().as_secs_f64();
+        chosen += outcome.entries;
         ending = ending.max(report_on(console, &view, &outcome, seconds)?);
         if args.verify {
             ending = ending.max(compare(console, &view, &job).await?);
         }
     }
+    if chosen == 0 && !args.includes.is_empty() {
+        return Err(Failure::new(
+            Exit::Failed,
+            "nothing in the snapshot matches --include, so nothing was restored",
+            "`restore find PATTERN --snapshot SNAPSHOT` shows what would match",
+        ));
+    }
     Ok(ending)
+}
+
+/// A signature that does not hold keeps nobody from content that opens, but must be known.
+fn check_signature(console: &mut Console, view: &SnapshotView<'_>) -> Outcome {
+    let Err(error) = view.check_signatures() else {
+        return Ok(Exit::Ok);
+    };
+    let subject = format!("snapshot {}", view.meta().id);
+    let detail = error.to_string();
+    let finding = Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail);
+    console.findings(&[finding], 0)?;
+    Ok(Exit::Findings)
 }
 
 fn target(args: &RunArgs, folder: &Path) -> FilesTargetConfig {
@@ -132,7 +158,7 @@ async fn dry_run(
     view: &SnapshotView<'_>,
     target: &Arc<FilesTarget>,
     job: &RestoreJob,
-) -> Outcome<()> {
+) -> Outcome<u64> {
     let (plan, entries, bytes) = plan(view, &console.cx, &**target, job).await?;
     console.findings(&plan.notes, 0)?;
     console.record(
@@ -149,7 +175,8 @@ async fn dry_run(
         text::plural(entries, "entry", "entries"),
         text::bytes(bytes),
         text::escape(plan.into.as_bytes()),
-    ))
+    ))?;
+    Ok(entries)
 }
 
 /// What `--include` and `--exclude` let pass; nothing if neither is given.

@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use backstay::retention::{Count, Span, WeekStart};
@@ -39,7 +40,7 @@ pub(crate) enum Command {
     /// Make a repository with its keys
     Init(InitArgs),
     /// Make a snapshot of files, of a command's output, of standard input, or of a URL
-    Save(SaveArgs),
+    Save(Box<SaveArgs>),
     /// List snapshots
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -47,22 +48,29 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
+    /// Hold snapshots: nothing forgets them until they are released
+    Hold(HoldArgs),
+    /// Release snapshots that are held
+    Release(HoldArgs),
     /// Look whether snapshots are whole
     Verify(VerifyArgs),
     /// List, add and remove keys
-    #[command(subcommand)]
+    #[command(subcommand, after_help = KEY_EXAMPLES)]
     Key(KeyCommand),
     /// Check the record of everything that was done
-    #[command(subcommand)]
+    #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
     /// Show sizes and counts of the repository
+    #[command(after_help = STATS_EXAMPLES)]
     Stats,
     /// Write completions for a shell to standard output
+    #[command(after_help = COMPLETION_EXAMPLES)]
     Completion {
         /// The shell
         shell: Shell,
     },
     /// Write the manual page to standard output, or those of all commands into a folder
+    #[command(after_help = MAN_EXAMPLES)]
     Man {
         /// The folder
         #[arg(value_name = "DIR")]
@@ -90,6 +98,44 @@ pub(crate) struct InitArgs {
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
 }
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  snapshot list
+  snapshot list --name shop --tag release
+  snapshot list --json | jq -r .id";
+
+const SHOW_EXAMPLES: &str = "\
+Examples:
+  snapshot show latest
+  snapshot show latest:shop
+  snapshot show 2026-11-21";
+
+const KEY_EXAMPLES: &str = "\
+Examples:
+  snapshot key list
+  snapshot key add --new-key-file writer.key --role writer --host web1
+  snapshot key add --passphrase-file-new ~/passphrase --role reader --label 'me, at home'
+  snapshot key add --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
+  snapshot key remove 2aa6834b";
+
+const LEDGER_EXAMPLES: &str = "\
+Example:
+  snapshot ledger verify
+
+Exit code 13 if it does not match.";
+
+const STATS_EXAMPLES: &str = "\
+Example:
+  snapshot stats --json";
+
+const COMPLETION_EXAMPLES: &str = "\
+Example:
+  snapshot completion bash > ~/.local/share/bash-completion/completions/snapshot";
+
+const MAN_EXAMPLES: &str = "\
+Example:
+  snapshot man ~/.local/share/man/man1";
 
 const SAVE_EXAMPLES: &str = "\
 Examples:
@@ -127,9 +173,6 @@ pub(crate) struct SaveArgs {
     /// The host to sign for; the name of this one if not given
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
-    /// What to leave out.
-    #[command(flatten)]
-    pub(crate) leave_out: LeaveOut,
     /// Read every file, also those that look unchanged
     #[arg(long)]
     pub(crate) reread: bool,
@@ -139,6 +182,10 @@ pub(crate) struct SaveArgs {
     /// Show what would be saved, and save nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    // Last, for its heading counts for every option behind it.
+    /// What to leave out.
+    #[command(flatten)]
+    pub(crate) leave_out: LeaveOut,
 }
 
 /// What is left out of a snapshot of files.
@@ -163,6 +210,15 @@ pub(crate) struct LeaveOut {
     /// Leave out files larger than this, such as 1G
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) exclude_larger_than: Option<u64>,
+    /// Leave out files smaller than this
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) exclude_smaller_than: Option<u64>,
+    /// Leave out files last modified longer ago than this, such as 2y or 36h
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) exclude_older_than: Option<Span>,
+    /// Leave out files last modified more recently than this
+    #[arg(long, value_name = "SPAN")]
+    pub(crate) exclude_newer_than: Option<Span>,
     /// Do not go down into other file systems
     #[arg(long, short = 'x')]
     pub(crate) one_file_system: bool,
@@ -170,6 +226,7 @@ pub(crate) struct LeaveOut {
 
 /// `snapshot list`.
 #[derive(Debug, Args)]
+#[command(after_help = LIST_EXAMPLES)]
 pub(crate) struct ListArgs {
     /// Which snapshots.
     #[command(flatten)]
@@ -178,6 +235,7 @@ pub(crate) struct ListArgs {
 
 /// `snapshot show`.
 #[derive(Debug, Args)]
+#[command(after_help = SHOW_EXAMPLES)]
 pub(crate) struct ShowArgs {
     /// An id or its beginning or end, latest, latest:NAME, or a time
     #[arg(value_name = "SNAPSHOT")]
@@ -188,10 +246,12 @@ const FORGET_EXAMPLES: &str = "\
 Examples:
   snapshot forget --keep-last 3 --keep-daily 7 --keep-within 30d --dry-run
   snapshot forget --name shop --keep-monthly 12 --keep-tag release
+  snapshot forget --keep-daily 30 --keep-versions 5 --versions-of /home/me/thesis.tex
   snapshot forget 7Q2M0XVA
 
 A snapshot stays if any rule keeps it. Rules count for each line of snapshots (same name and host)
-by itself. The newest complete snapshot of a line is never forgotten by a rule.";
+by itself. The newest complete snapshot of a line is never forgotten by a rule, and what is held
+(`snapshot hold`) not at all.";
 
 /// `snapshot forget`.
 #[derive(Debug, Args)]
@@ -200,25 +260,32 @@ pub(crate) struct ForgetArgs {
     /// Forget just these
     #[arg(value_name = "SNAPSHOT")]
     pub(crate) snapshots: Vec<String>,
-    /// The rules.
-    #[command(flatten)]
-    pub(crate) keep: Keep,
-    /// Only snapshots of this name
+    /// Decide only on snapshots of this name
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Only snapshots of this host
+    /// Decide only on snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
+    /// Decide only on snapshots that carry this tag; several: those that carry all of them
+    #[arg(long = "tag", value_name = "TAG")]
+    pub(crate) tags: Vec<String>,
+    /// Decide only on snapshots that were made under this label (`snapshot save --label`)
+    #[arg(long, value_name = "LABEL")]
+    pub(crate) label: Option<String>,
     /// Show what would be forgotten and why, and forget nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    // Last, for its heading counts for every option behind it.
+    /// The rules.
+    #[command(flatten)]
+    pub(crate) keep: Keep,
 }
 
 /// The rules of retention.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "What to keep")]
 pub(crate) struct Keep {
-    /// The newest N
+    /// The newest N; all: every one, for ever
     #[arg(long, value_name = "N|all")]
     pub(crate) keep_last: Option<Count>,
     /// The newest of each of N hours
@@ -263,6 +330,12 @@ pub(crate) struct Keep {
     /// Those that carry a tag; may be given several times
     #[arg(long, value_name = "TAG")]
     pub(crate) keep_tag: Vec<String>,
+    /// The newest N versions of each file that --versions-of names
+    #[arg(long, value_name = "N", requires = "versions_of")]
+    pub(crate) keep_versions: Option<NonZeroU32>,
+    /// A file whose versions are kept; may be given several times
+    #[arg(long, value_name = "PATH", requires = "keep_versions")]
+    pub(crate) versions_of: Vec<OsString>,
     /// The day with which weeks begin
     #[arg(long, value_name = "DAY", default_value = "monday", value_parser = parse_week_start)]
     pub(crate) week_start: WeekStart,
@@ -271,6 +344,23 @@ pub(crate) struct Keep {
 fn parse_week_start(text: &str) -> Result<WeekStart, String> {
     serde_json::from_value(text.to_ascii_lowercase().into())
         .map_err(|_| format!("`{text}` is not a day of the week"))
+}
+
+const HOLD_EXAMPLES: &str = "\
+Examples:
+  snapshot hold latest:shop --reason 'before the migration'
+  snapshot release latest:shop";
+
+/// `snapshot hold` and `release`.
+#[derive(Debug, Args)]
+#[command(after_help = HOLD_EXAMPLES)]
+pub(crate) struct HoldArgs {
+    /// An id or its beginning or end, latest, latest:NAME, or a time
+    #[arg(value_name = "SNAPSHOT", required = true)]
+    pub(crate) snapshots: Vec<String>,
+    /// Why, for the ledger
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: Option<String>,
 }
 
 const VERIFY_EXAMPLES: &str = "\
@@ -335,6 +425,7 @@ fn parse_slice(text: &str) -> Result<(u32, u32), String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
     /// List key slots
+    #[command(after_help = KEY_EXAMPLES)]
     List,
     /// Add a key
     Add(KeyAddArgs),
@@ -344,6 +435,7 @@ pub(crate) enum KeyCommand {
 
 /// `snapshot key add`.
 #[derive(Debug, Args)]
+#[command(after_help = KEY_EXAMPLES)]
 pub(crate) struct KeyAddArgs {
     /// What opens it.
     #[command(flatten)]
@@ -376,6 +468,7 @@ pub(crate) struct KeyWay {
 
 /// `snapshot key remove`.
 #[derive(Debug, Args)]
+#[command(after_help = KEY_EXAMPLES)]
 pub(crate) struct KeyRemoveArgs {
     /// The slot's id or its beginning, as `snapshot key list` shows it
     #[arg(value_name = "ID")]
@@ -386,5 +479,6 @@ pub(crate) struct KeyRemoveArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum LedgerCommand {
     /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
+    #[command(after_help = LEDGER_EXAMPLES)]
     Verify,
 }

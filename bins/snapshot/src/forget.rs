@@ -1,22 +1,26 @@
 //! `snapshot forget`.
 
-use backstay::core::{SnapshotMeta, Verdict};
-use backstay::engine::view::select;
+use std::collections::BTreeMap;
+
+use backstay::core::Verdict;
+use backstay::engine::repository::SnapshotHead;
 use backstay::engine::{ForgetPlan, forget as carry_out};
 use backstay::format::config::Operation;
-use backstay::retention::KeepPolicy;
+use backstay::retention::{Count, KeepPolicy};
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Align, Console, Exit, Failure, Filter, Outcome, Table, surroundings, text};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::cli::{ForgetArgs, Keep};
+use crate::cli::ForgetArgs;
+use crate::versions::{Rules, kept_versions};
 
 /// Forgets snapshots.
 pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome {
-    let policy = policy(&args.keep);
+    let mut policy = policy(args);
     let by_name = !args.snapshots.is_empty();
-    if by_name != policy.is_empty() {
+    let has_rules = !policy.is_empty() || args.keep.keep_versions.is_some();
+    if by_name == has_rules {
         return Err(if by_name {
             Failure::usage(
                 "snapshots are named and rules are given",
@@ -32,24 +36,32 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let repo = console.open(Operation::Prune).await?;
     let (heads, damage) = console.heads(&repo).await?;
     let plan = if by_name {
-        let mut named: Vec<SnapshotMeta> = Vec::new();
-        for spec in &args.snapshots {
-            let meta = &select(&heads, spec)?.meta;
-            if !named.iter().any(|other| other.id == meta.id) {
-                named.push(meta.clone());
-            }
-        }
-        ForgetPlan::by_id(named)
+        let named = Console::chosen(&heads, &args.snapshots)?;
+        let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
+        must_not_be_held(&plan)?;
+        plan
     } else {
         let filter = Filter {
             name: args.name.clone(),
             host: args.host.clone(),
-            tags: Vec::new(),
+            tags: args.tags.clone(),
         };
-        let metas = heads.iter().map(|head| head.meta.clone());
-        let metas = metas.filter(|meta| filter.takes(meta)).collect();
+        let heads = heads.iter().filter(|head| filter.takes(&head.meta));
+        let heads: Vec<&SnapshotHead> = heads.collect();
+        let versions = match args.keep.keep_versions {
+            Some(most) => {
+                kept_versions(console, &repo, &heads, most, &args.keep.versions_of).await?
+            }
+            None => BTreeMap::new(),
+        };
+        if policy.is_empty() {
+            // Versions alone: a line keeps its newest in any case.
+            policy.last = Some(Count::AtMost(1));
+        }
+        let rules = Rules { policy, versions };
+        let metas = heads.iter().map(|head| head.meta.clone()).collect();
         let now = console.cx.clock.now();
-        ForgetPlan::by_policy(metas, &policy, now, &TimeZone::system())
+        ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system())
     };
     show(console, &plan, args.dry_run)?;
     let has_damage = console.findings(&damage, 0)?;
@@ -72,9 +84,26 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     Ok(ending)
 }
 
-fn policy(keep: &Keep) -> KeepPolicy {
+/// A hold is there to be heeded: naming a held snapshot forgets nothing at all.
+fn must_not_be_held(plan: &ForgetPlan) -> Outcome<()> {
+    let kept = plan
+        .decisions
+        .iter()
+        .find(|(_, decision)| decision.verdict == Verdict::Keep);
+    let Some((meta, _)) = kept else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Exit::Conflict,
+        format!("snapshot {} is held, so nothing is forgotten", meta.id),
+        format!("release it first: `snapshot release {}`", meta.id.short()),
+    ))
+}
+
+fn policy(args: &ForgetArgs) -> KeepPolicy {
+    let keep = &args.keep;
     KeepPolicy {
-        label: None,
+        label: args.label.clone(),
         last: keep.keep_last,
         hourly: keep.keep_hourly,
         daily: keep.keep_daily,

@@ -4,8 +4,7 @@ use std::path::Path;
 
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
-use backup_terminal::access::NewKeys;
-use backup_terminal::{Console, Exit, Failure, Outcome, secrets, surroundings, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
 use crate::cli::InitArgs;
@@ -36,13 +35,13 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
         ));
     }
     let label = args.label.clone().unwrap_or_else(own_label);
-    let keys = console.new_keys(key_file, &label)?;
+    let mut keys = console.new_keys(key_file, &label)?;
     if let Some(path) = &args.recovery_sheet {
-        secrets::write_new(path, &keys.prepared.recovery_sheet)?;
+        keys.write_sheet(path)?;
     }
-    let NewKeys { prepared, key_file } = keys;
-    let (id, sheet) = (prepared.id(), prepared.recovery_sheet.clone());
-    let repo = console.create(prepared).await?;
+    let (id, key_file) = (keys.prepared.id(), keys.key_file.clone());
+    let sheet = keys.prepared.recovery_sheet.clone();
+    let repo = console.create(keys).await?;
     note_in_ledger(console, &repo).await;
     let place = repo.location();
     console.record(
@@ -93,9 +92,9 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
             "move it to a safe place, then run the command again",
         ));
     }
-    let keys = console.new_keys(Some(key_file.clone()), &own_label())?;
-    secrets::write_new(&sheet, &keys.prepared.recovery_sheet)?;
-    let repo = console.create(keys.prepared).await?;
+    let mut keys = console.new_keys(Some(key_file.clone()), &own_label())?;
+    keys.write_sheet(&sheet)?;
+    let repo = console.create(keys).await?;
     note_in_ledger(console, &repo).await;
     console.record(
         "repository",
@@ -106,6 +105,15 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
             "recovery_sheet": text::path(&sheet),
         }),
     )?;
+    if console.common.quiet {
+        // Whoever does not learn of the key loses everything with this machine.
+        console.warn(&format!(
+            "made repository {}; keep copies of its key file {} elsewhere, and print its recovery sheet {}",
+            repo.id(),
+            text::path(&key_file),
+            text::path(&sheet)
+        ));
+    }
     console.note(&format!(
         "made repository {} at {}",
         repo.id(),

@@ -106,6 +106,8 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
             "signature".into(),
             if checked.is_ok() { "valid" } else { "invalid" }.into(),
         );
+        let is_hosts = checked.as_ref().ok().copied();
+        members.insert("host_key_checked".into(), is_hosts.into());
     }
     console.record("snapshot", members)?;
     for (name, value) in lines.into_iter().filter(|(_, value)| !value.is_empty()) {

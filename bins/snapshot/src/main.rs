@@ -2,12 +2,14 @@
 
 mod cli;
 mod forget;
+mod hold;
 mod init;
 mod keys;
 mod look;
 mod save;
 mod source;
 mod verify;
+mod versions;
 
 use backup_terminal::{Console, Outcome, extras, start};
 use clap::CommandFactory as _;
@@ -20,10 +22,12 @@ fn main() -> std::process::ExitCode {
 async fn run(cli: Cli, console: &mut Console) -> Outcome {
     match cli.command {
         Command::Init(args) => init::init(console, &args).await,
-        Command::Save(args) => save::save(console, args).await,
+        Command::Save(args) => save::save(console, &args).await,
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
+        Command::Hold(args) => hold::hold(console, &args).await,
+        Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,
         Command::Key(command) => keys::run(console, command).await,
         Command::Ledger(_) => verify::ledger(console).await,

@@ -17,9 +17,9 @@ use crate::init::make_for_save;
 use crate::source::{Chosen, choose};
 
 /// Makes a snapshot, or shows what it would be.
-pub(crate) async fn save(console: &mut Console, args: SaveArgs) -> Outcome {
-    let chosen = choose(&args)?;
-    let job = job(&args, &chosen);
+pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
+    let chosen = choose(args, console.cx.clock.now())?;
+    let job = job(args, &chosen);
     if args.dry_run {
         return dry_run(console, &chosen, &job).await;
     }

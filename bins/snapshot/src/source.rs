@@ -9,10 +9,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay::core::Source;
+use backstay::retention::Span;
 use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
 use backstay::source_files::{FilesConfig, FilesSource};
 use backup_terminal::access::{parse_location, registry};
 use backup_terminal::{Failure, Outcome, parse_entry_path, surroundings, text};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::cli::{LeaveOut, SaveArgs};
 
@@ -31,7 +34,7 @@ pub(crate) struct Chosen {
 }
 
 /// Chooses the source.
-pub(crate) fn choose(args: &SaveArgs) -> Outcome<Chosen> {
+pub(crate) fn choose(args: &SaveArgs, now: Timestamp) -> Outcome<Chosen> {
     if args.command.is_some() || args.stdin.is_some() {
         if args.leave_out.is_given() {
             return Err(no_excludes());
@@ -41,12 +44,14 @@ pub(crate) fn choose(args: &SaveArgs) -> Outcome<Chosen> {
     let registry = registry()?;
     let url = |path: &OsString| {
         let text = path.to_str()?;
-        let (scheme, _) = text.split_once(':')?;
-        registry.has_source(scheme).then(|| text.to_owned())
+        let (scheme, rest) = text.split_once(':')?;
+        // What looks like a URL and is no file gets the answer which sources there are.
+        let is_url = rest.starts_with("//") && !Path::new(path).exists();
+        (is_url || registry.has_source(scheme)).then(|| text.to_owned())
     };
     let urls: Vec<String> = args.paths.iter().filter_map(url).collect();
     match (&urls[..], args.paths.len()) {
-        ([], _) => Ok(files(args)),
+        ([], _) => Ok(files(args, now)),
         ([url], 1) => {
             if args.leave_out.is_given() {
                 return Err(Failure::usage(
@@ -75,13 +80,14 @@ fn no_excludes() -> Failure {
     )
 }
 
-fn files(args: &SaveArgs) -> Chosen {
+fn files(args: &SaveArgs, now: Timestamp) -> Chosen {
     let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
     let absolute: Vec<PathBuf> = roots
         .iter()
         .map(|root| surroundings::absolute(root))
         .collect();
     let leave_out = &args.leave_out;
+    let age = |span: Span| now.duration_since(span.before(now, &TimeZone::system()));
     let config = FilesConfig {
         roots,
         base: surroundings::current_folder(),
@@ -92,6 +98,9 @@ fn files(args: &SaveArgs) -> Chosen {
         exclude_if_present: leave_out.exclude_if_present.clone(),
         one_file_system: leave_out.one_file_system,
         exclude_larger_than: leave_out.exclude_larger_than,
+        exclude_smaller_than: leave_out.exclude_smaller_than,
+        exclude_older_than: leave_out.exclude_older_than.map(age),
+        exclude_newer_than: leave_out.exclude_newer_than.map(age),
         ..FilesConfig::default()
     };
     Chosen {
@@ -168,6 +177,9 @@ impl LeaveOut {
             || !self.exclude_if_present.is_empty()
             || self.exclude_caches
             || self.exclude_larger_than.is_some()
+            || self.exclude_smaller_than.is_some()
+            || self.exclude_older_than.is_some()
+            || self.exclude_newer_than.is_some()
             || self.one_file_system
     }
 }

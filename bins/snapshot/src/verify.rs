@@ -3,7 +3,6 @@
 use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::verify as engine_verify;
-use backstay::engine::view::select;
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Outcome, text};
 use serde_json::json;
@@ -17,11 +16,8 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         None
     } else {
         let (all, _) = console.heads(&repo).await?;
-        let mut chosen = Vec::new();
-        for spec in &args.snapshots {
-            chosen.push(select(&all, spec)?.clone());
-        }
-        Some(chosen)
+        let chosen = Console::chosen(&all, &args.snapshots)?;
+        Some(chosen.into_iter().cloned().collect())
     };
     let level = match args.level {
         Level::Metadata => VerifyLevel::Metadata,
@@ -54,6 +50,8 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
             "bytes_read": report.bytes,
             "findings": report.findings.len(),
             "read_manifests": outcome.read_manifests,
+            "foreign_signatures": outcome.foreign,
+            "share": share(args),
         }),
     )?;
     console.line(format!(
@@ -64,9 +62,18 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         text::count(report.objects),
         text::bytes(report.bytes),
     ))?;
+    if let Some(share) = share(args).filter(|_| args.level != Level::Metadata) {
+        console.line(format!("of the content, {share} was looked at"))?;
+    }
     if !outcome.read_manifests {
         console
             .line("this key cannot read manifests: only the objects around them were checked")?;
+    }
+    if outcome.foreign > 0 {
+        console.line(format!(
+            "the signatures of {} hold, but this key cannot tell whether they are their hosts': compare `snapshot show` with a public key that you know",
+            text::plural(outcome.foreign, "snapshot", "snapshots"),
+        ))?;
     }
     if is_damaged {
         console.line(format!(
@@ -77,6 +84,15 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     }
     console.line("no damage found")?;
     Ok(Exit::Ok)
+}
+
+/// The share of the content that is read, for people; nothing for all of it.
+fn share(args: &VerifyArgs) -> Option<String> {
+    match (args.sample, args.slice) {
+        (Some(percent), _) => Some(format!("a random {percent}%")),
+        (None, Some((n, of))) => Some(format!("slice {n} of {of}")),
+        (None, None) => None,
+    }
 }
 
 /// Checks the ledger.
@@ -101,6 +117,13 @@ pub(crate) async fn ledger(console: &mut Console) -> Outcome {
         text::count(check.report.hmacs_checked),
         text::count(check.copied),
     ))?;
+    let foreign = check.report.records - check.report.hmacs_checked.min(check.report.records);
+    if foreign > 0 {
+        console.line(format!(
+            "of {} only the chain was checked: this key does not hold the keys of the hosts that signed them",
+            text::plural(foreign, "record", "records"),
+        ))?;
+    }
     if let Some(head) = last {
         console.line(format!("last record {} {}", head.seq, head.hash))?;
     }

@@ -38,6 +38,36 @@ pub struct NewKeys {
     pub prepared: Prepared,
     /// Where the key file was written.
     pub key_file: Option<PathBuf>,
+    /// Where the recovery sheet was written.
+    pub recovery_sheet: Option<PathBuf>,
+}
+
+impl NewKeys {
+    /// Writes the recovery sheet into a new file.
+    ///
+    /// # Errors
+    /// [`Exit::Conflict`] when there is one, and what the system says; then the key file is taken
+    /// away again.
+    pub fn write_sheet(&mut self, path: &Path) -> Outcome<()> {
+        if let Err(failure) = secrets::write_new(path, &self.prepared.recovery_sheet) {
+            self.discard();
+            return Err(failure);
+        }
+        self.recovery_sheet = Some(path.to_path_buf());
+        Ok(())
+    }
+
+    fn discard(&self) {
+        discard(&[&self.key_file, &self.recovery_sheet]);
+    }
+}
+
+/// Takes away files that were written for a repository that was not made.
+fn discard(files: &[&Option<PathBuf>]) {
+    for path in files.iter().copied().flatten() {
+        // They open nothing; one that stays is in the way of the next attempt, no worse.
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 impl Console {
@@ -183,16 +213,35 @@ impl Console {
         if let (Some(path), Some(secret)) = (&key_file, &prepared.key_file) {
             secrets::write_new(path, secret)?;
         }
-        Ok(NewKeys { prepared, key_file })
+        Ok(NewKeys {
+            prepared,
+            key_file,
+            recovery_sheet: None,
+        })
     }
 
-    /// Makes the repository of these keys.
+    /// Makes the repository of these keys. If that fails and there is none, the files that were
+    /// written for it are taken away again.
     ///
     /// # Errors
     /// [`Exit::Conflict`] when there is one; errors of the tier.
-    pub async fn create(&self, keys: Prepared) -> Outcome<Repository> {
+    pub async fn create(&self, keys: NewKeys) -> Outcome<Repository> {
+        let NewKeys {
+            prepared,
+            key_file,
+            recovery_sheet,
+        } = keys;
         let sink = self.sink(true)?;
-        Ok(keys.create(&self.cx, sink, self.cache_folder()).await?)
+        match prepared.create(&self.cx, sink, self.cache_folder()).await {
+            Ok(repo) => Ok(repo),
+            Err(error) => {
+                // Where that cannot be told it may have been made, and these may be its only keys.
+                if matches!(self.exists().await, Ok(false)) {
+                    discard(&[&key_file, &recovery_sheet]);
+                }
+                Err(error.into())
+            }
+        }
     }
 }
 

@@ -229,7 +229,7 @@ impl From<EngineError> for Failure {
                 "run the command again: what was stored so far is reused",
             ),
             EngineError::Panicked(_) | EngineError::Seal(_) => {
-                Self::new(Exit::Failed, what, "please report it; run it again with -v")
+                Self::new(Exit::Failed, what, "please report it")
             }
             _ => Self::new(Exit::Failed, what, "run `snapshot verify`, then try again"),
         }

@@ -29,7 +29,7 @@ pub struct Common {
     /// Say nothing but results, warnings and errors
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
-    /// Say more; twice: everything
+    /// Show every finding, notes too, and not only the first ones
     #[arg(long, short = 'v', global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
     /// Use no colours

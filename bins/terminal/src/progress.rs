@@ -1,10 +1,11 @@
 //! Progress on a terminal: bytes, entries, rate, and the time that is left where the total is known.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use backstay::core::{Event, Observer, Stage};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use crate::text;
 
@@ -20,6 +21,8 @@ impl Progress {
     #[must_use]
     pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(8));
+        // Before the first stage there is nothing to show but that something goes on.
+        bar.set_style(ProgressStyle::default_spinner());
         Self {
             bar,
             entries: AtomicU64::new(0),
@@ -44,20 +47,52 @@ impl Progress {
             Stage::Commit | Stage::Store | Stage::Record => "committing",
             Stage::Plan => "planning",
         };
+        self.bar.set_prefix(word);
+        let done = self.entries.load(Ordering::Relaxed);
+        self.bar.set_message(counted(stage, done));
         let template = if bytes.is_some() {
-            "{prefix} {bar:24} {binary_bytes} of {binary_total_bytes} · {msg} · {binary_bytes_per_sec} · {eta} left"
+            "{prefix} {wide_bar} {done} of {all} · {msg} · {rate} · {eta} left"
         } else {
-            "{spinner} {prefix} {binary_bytes} · {msg} · {binary_bytes_per_sec} · {elapsed}"
+            "{spinner} {prefix} {done} · {msg} · {rate} · {elapsed}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
+            self.bar.set_style(with_sizes(style));
         }
         match bytes {
             Some(bytes) => self.bar.set_length(bytes),
             None => self.bar.unset_length(),
         }
-        self.bar.set_prefix(word);
         self.bar.enable_steady_tick(Duration::from_millis(200));
+    }
+}
+
+/// Sizes of three digits: a line of a terminal has room for them.
+#[allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a rate is shown with three digits"
+)]
+fn with_sizes(style: ProgressStyle) -> ProgressStyle {
+    let put = |out: &mut dyn Write, bytes: u64, unit: &str| {
+        // A terminal that is gone is no reason to stop.
+        let _ = write!(out, "{}{unit}", text::bytes(bytes));
+    };
+    style
+        .with_key("done", move |state: &ProgressState, out: &mut dyn Write| {
+            put(out, state.pos(), "");
+        })
+        .with_key("all", move |state: &ProgressState, out: &mut dyn Write| {
+            put(out, state.len().unwrap_or_default(), "");
+        })
+        .with_key("rate", move |state: &ProgressState, out: &mut dyn Write| {
+            put(out, state.per_sec() as u64, "/s");
+        })
+}
+
+fn counted(stage: Stage, count: u64) -> String {
+    match stage {
+        Stage::Verify => text::plural(count, "pack", "packs"),
+        _ => text::plural(count, "entry", "entries"),
     }
 }
 
@@ -71,14 +106,22 @@ impl Observer for Progress {
     fn on(&self, event: Event<'_>) {
         match event {
             Event::Entered { stage, bytes, .. } => self.enter(stage, bytes),
-            Event::Advanced { entries, bytes, .. } => {
+            // Packs that are stored are the same bytes once more.
+            Event::Advanced {
+                stage: Stage::Store,
+                ..
+            } => {}
+            Event::Advanced {
+                stage,
+                entries,
+                bytes,
+            } => {
                 if bytes > 0 {
                     self.bar.inc(bytes);
                 }
                 if entries > 0 {
                     let done = self.entries.fetch_add(entries, Ordering::Relaxed) + entries;
-                    self.bar
-                        .set_message(format!("{} entries", text::count(done)));
+                    self.bar.set_message(counted(stage, done));
                 }
             }
             Event::Expect { bytes, .. } => self.enter(Stage::Write, Some(bytes)),

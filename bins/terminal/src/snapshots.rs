@@ -1,6 +1,7 @@
 //! Naming snapshots and listing them.
 
 use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotMeta};
+use backstay::engine::EngineError;
 use backstay::engine::repository::{Repository, SnapshotHead};
 use backstay::engine::view::select;
 use clap::Args;
@@ -20,7 +21,7 @@ pub struct Filter {
     /// Only snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
-    /// Only snapshots that carry this tag; several: all of them
+    /// Only snapshots that carry this tag; several: those that carry all of them
     #[arg(long = "tag", value_name = "TAG")]
     pub tags: Vec<String>,
 }
@@ -100,17 +101,36 @@ impl Console {
     /// [`crate::Exit::Failed`] when none or several are meant; errors of the tier.
     pub async fn head(&self, repo: &Repository, spec: &str) -> Outcome<SnapshotHead> {
         let (heads, errors) = repo.heads(&self.cx).await?;
-        match select(&heads, spec) {
+        match select(&heads, &text::snapshot_spec(spec)) {
             Ok(head) => Ok(head.clone()),
             Err(error) => {
                 // The damaged one may be the one that is meant.
-                let mut failure = Failure::from(error);
+                let mut failure = Failure::from(named_as_given(error, spec));
                 if let Some(damage) = errors.into_iter().next() {
                     failure = Failure::from(damage);
                 }
                 Err(failure)
             }
         }
+    }
+
+    /// The ones that texts mean, each once, of heads that were read already.
+    ///
+    /// # Errors
+    /// [`crate::Exit::Failed`] when none or several are meant by one.
+    pub fn chosen<'a>(
+        heads: &'a [SnapshotHead],
+        specs: &[String],
+    ) -> Outcome<Vec<&'a SnapshotHead>> {
+        let mut out: Vec<&SnapshotHead> = Vec::new();
+        for spec in specs {
+            let head = select(heads, &text::snapshot_spec(spec))
+                .map_err(|error| named_as_given(error, spec))?;
+            if !out.iter().any(|other| other.meta.id == head.meta.id) {
+                out.push(head);
+            }
+        }
+        Ok(out)
     }
 
     /// Writes a list of snapshots.
@@ -150,10 +170,18 @@ impl Console {
             return Ok(());
         }
         if shown == 0 {
-            self.note("there are no snapshots");
+            self.note("there are no such snapshots");
             return Ok(());
         }
         self.line(table.render())
+    }
+}
+
+/// The error with the text that was given, not with the time that was read from it.
+fn named_as_given(error: EngineError, given: &str) -> EngineError {
+    match error {
+        EngineError::NoSnapshot(_) => EngineError::NoSnapshot(given.to_owned()),
+        other => other,
     }
 }
 

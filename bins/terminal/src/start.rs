@@ -4,11 +4,11 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use backstay::core::CancellationToken;
+use backstay::core::{CancellationToken, Clock as _};
 use clap::{ColorChoice, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::console::Console;
+use crate::console::{Console, show_failure};
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::options::Common;
@@ -30,7 +30,10 @@ pub fn start<C: Parser>(
                 Exit::Ok
             };
             // A reader that has gone away is no failure of the help.
-            let _ = error.print();
+            let _ = match exit {
+                Exit::Usage if is_given("--json") => say_as_json(program, &error),
+                _ => error.print(),
+            };
             return exit.into();
         }
     };
@@ -65,8 +68,27 @@ pub fn start<C: Parser>(
     }
 }
 
+/// Whether an option is on the command line, where the command line itself could not be read.
+fn is_given(option: &str) -> bool {
+    std::env::args_os()
+        .take_while(|arg| arg != "--")
+        .any(|arg| arg == option)
+}
+
+/// The line that programs read of a command line that is wrong.
+fn say_as_json(program: &str, error: &clap::Error) -> std::io::Result<()> {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or_default();
+    let what = what.strip_prefix("error: ").unwrap_or(what);
+    let failure = Failure::usage(what, "see --help");
+    let now = backstay::SystemClock.now().to_string();
+    let line = show_failure(program, &failure, true, &now);
+    writeln!(std::io::stderr().lock(), "{line}")
+}
+
 fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
-    let color = if surroundings::no_color() {
+    let color = if surroundings::no_color() || is_given("--no-color") {
         ColorChoice::Never
     } else {
         ColorChoice::Auto

@@ -1,11 +1,13 @@
 //! How numbers, names and times are written for people, and read from them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use backstay::core::FileTime;
 use jiff::Timestamp;
+use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
 /// Bytes of a name on one line of a terminal: control characters, backslashes and what is not
@@ -105,6 +107,27 @@ pub fn file_time(at: FileTime) -> String {
     }
 }
 
+/// How a snapshot is named, with times as people write them turned into what the engine reads: a
+/// day, or a day and a time, of this host's zone. A day means its last moment.
+#[must_use]
+pub fn snapshot_spec(spec: &str) -> Cow<'_, str> {
+    moment(spec.trim(), &TimeZone::system())
+        .map_or(Cow::Borrowed(spec), |moment| Cow::Owned(moment.to_string()))
+}
+
+fn moment(text: &str, tz: &TimeZone) -> Option<Timestamp> {
+    // A time with its own zone is read as it is; ids and names hold no two hyphens like these.
+    if text.parse::<Timestamp>().is_ok() || text.as_bytes().get(4) != Some(&b'-') {
+        return None;
+    }
+    let civil = if text.len() == "2026-11-21".len() {
+        text.parse::<Date>().ok()?.at(23, 59, 59, 999_999_999)
+    } else {
+        text.parse::<DateTime>().ok()?
+    };
+    Some(civil.to_zoned(tz.clone()).ok()?.timestamp())
+}
+
 /// Reads a number of bytes: `512`, `64K`, `1.5G`, `10MiB`. Units are binary.
 ///
 /// # Errors
@@ -177,6 +200,25 @@ mod tests {
         }
         for text in ["", "K", "-1", "1X", "99999999999T"] {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_in_the_zone_of_the_host() {
+        let tz = TimeZone::fixed(jiff::tz::offset(2));
+        let read = |text: &str| moment(text, &tz).map(|moment| moment.to_string());
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(read("2026-11-21"), some("2026-11-21T21:59:59.999999999Z"));
+        assert_eq!(read("2026-11-21T10:30"), some("2026-11-21T08:30:00Z"));
+        assert_eq!(read("2026-11-21 10:30:05"), some("2026-11-21T08:30:05Z"));
+        for other in [
+            "2026-11-21T10:30:00Z",
+            "latest",
+            "VYJH49HN",
+            "2026-13-01",
+            "2026-",
+        ] {
+            assert_eq!(read(other), None, "{other}");
         }
     }
 

@@ -67,6 +67,9 @@ pub struct RestoreEntry {
     pub size: u64,
     /// SHA-256 of its content, where the snapshot has it.
     pub sha256: Option<[u8; 32]>,
+    /// Of a folder: whether everything that the snapshot has in it is restored with it, and not a
+    /// selection. A target that deletes what the snapshot does not have deletes in no other.
+    pub whole: bool,
 }
 
 /// Takes the content of one entry at positions, out of order, from several threads.

@@ -2,13 +2,14 @@
 //! for chunks; space comes back when the repository is pruned.
 
 use backup_core::{
-    Decision, HostId, OpContext, Reason, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
+    Decision, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
-use backup_retention::decide_lines;
+use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
 use crate::error::Result;
+use crate::hold::holds;
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::{Repository, name};
 
@@ -42,22 +43,13 @@ impl ForgetPlan {
         }
     }
 
-    /// Forgets just these, whatever any policy says.
+    /// Forgets just these, whatever any policy says; but none that is held.
     #[must_use]
     pub fn by_id(snapshots: Vec<SnapshotMeta>) -> Self {
-        let named = |meta: SnapshotMeta| {
-            let (id, reasons) = (meta.id, vec![Reason::Named]);
-            (
-                meta,
-                Decision {
-                    id,
-                    verdict: Verdict::Forget,
-                    reasons,
-                },
-            )
-        };
+        let named = snapshots.iter().map(|meta| meta.id).collect();
+        let decided = decide_named(&snapshots, &named);
         Self {
-            decisions: snapshots.into_iter().map(named).collect(),
+            decisions: snapshots.into_iter().zip(decided).collect(),
         }
     }
 
@@ -69,7 +61,7 @@ impl ForgetPlan {
 }
 
 /// Carries a plan out; says how many snapshots were removed. Each is recorded in the ledger before
-/// it goes.
+/// it goes. One that came to be held since the plan was made stays.
 ///
 /// # Errors
 /// Errors of the tier; what was removed until then stays removed, and the ledger says so.
@@ -81,7 +73,8 @@ pub async fn forget(
     user: &str,
 ) -> Result<u64> {
     let mut removed = 0;
-    for meta in plan.forgotten() {
+    let held = holds(repo, cx).await?;
+    for meta in plan.forgotten().filter(|meta| !held.contains(&meta.id)) {
         if cx.cancel.is_cancelled() {
             return Err(crate::EngineError::Cancelled);
         }

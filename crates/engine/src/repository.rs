@@ -558,6 +558,10 @@ impl Repository {
                 Err(error) => errors.push(error),
             }
         }
+        let held = crate::hold::holds(self, cx).await?;
+        for head in &mut heads {
+            head.meta.held = held.contains(&head.meta.id);
+        }
         heads.sort_by_key(|head| (head.meta.time, head.meta.id));
         Ok((heads, errors))
     }

@@ -152,7 +152,14 @@ impl StatePaths {
     /// The last complete state is now that of this snapshot.
     pub fn write_parent(&self, ring: &ObjectKeyring, parent: SnapshotId) {
         if let Ok(sealed) = ring.seal(ObjectKind::Cache, &parent.to_bytes()) {
-            let _ = fs::write(&self.parent, sealed);
+            let file = fs::OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&self.parent);
+            // Without it the next run reads more, no worse.
+            let _ = file.and_then(|mut file| file.write_all(&sealed));
         }
     }
 }

@@ -39,6 +39,9 @@ pub struct VerifyOutcome {
     pub snapshots: u64,
     /// Whether manifests could be read with this key, or only the objects around them.
     pub read_manifests: bool,
+    /// Snapshots whose signature holds, but of which this key cannot tell whether it is their
+    /// host's: it does not hold the keys of that host.
+    pub foreign: u64,
 }
 
 /// Verifies snapshots (all, if none are named) and the packs that the index knows.
@@ -72,16 +75,19 @@ pub async fn verify(
     run.around(&heads).await?;
     run.packs(level, sample).await?;
     let read_manifests = repo.keys().identities().is_ok();
+    let mut foreign = 0;
     for head in &heads {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        if let Err(error) = check_signatures(repo, head) {
-            run.found(
+        match check_signatures(repo, head) {
+            Ok(true) => {}
+            Ok(false) => foreign += 1,
+            Err(error) => run.found(
                 FindingKind::Mismatch,
                 &format!("snapshot {}", head.meta.id),
                 &error.to_string(),
-            );
+            ),
         }
         if read_manifests {
             run.manifest(head, level, sample).await?;
@@ -91,6 +97,7 @@ pub async fn verify(
         report: run.report,
         snapshots: heads.len() as u64,
         read_manifests,
+        foreign,
     })
 }
 

@@ -257,3 +257,35 @@ async fn thirty_changes_in_a_row_stay_whole() {
     assert_same(&tree, &world.path("out"));
     world.verify().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_filter_holds_back_is_not_deleted_as_if_the_snapshot_did_not_have_it() {
+    let world = World::new(true).await;
+    let tree = world.path("tree");
+    fs::create_dir_all(tree.join("folder")).unwrap();
+    for name in ["a.conf", "b.txt", "folder/c.conf", "folder/d.txt"] {
+        fs::write(tree.join(name), name).unwrap();
+    }
+    world.save(&tree).await;
+    let out = world.path("out");
+    world.restore_newest(&tree, &out).await;
+    let (heads, _) = world.repo.heads(&world.cx).await.unwrap();
+    let view = SnapshotView::open(&world.repo, heads[0].clone()).unwrap();
+    let below = EntryPath::from_slashed(tree.as_os_str().as_encoded_bytes()).unwrap();
+    let mut job = RestoreJob {
+        strip: below.clone(),
+        below,
+        ..RestoreJob::whole(RestoreMode::Files, Some(out.clone()), HostId("host".into()))
+    };
+    job.filter = Some(Arc::new(|path: &EntryPath, _: &_| {
+        path.name().is_some_and(|name| name.ends_with(b".conf"))
+    }));
+    let config = FilesTargetConfig {
+        delete: true,
+        ..FilesTargetConfig::of_folder(&out)
+    };
+    let target = Arc::new(FilesTarget::new(config));
+    let outcome = restore(&view, &world.cx, target, &job).await.unwrap();
+    assert_eq!(outcome.report.deleted, 0);
+    assert_same(&tree, &out);
+}

@@ -10,6 +10,7 @@
 //! index/<sha256>            index runs
 //! refs/<ulid>               what a snapshot uses
 //! snap/<yyyymm>/<ulid>      snapshots: the only commit point
+//! holds/<ulid>              a snapshot that may not be forgotten
 //! ledger/<n>                records of the ledger, n of 12 digits
 //! ```
 //!
@@ -105,6 +106,14 @@ pub fn snapshot(id: SnapshotId) -> Result<ObjectKey, KeyError> {
     key(format!("snap/{:04}{:02}/{id}", date.year(), date.month()))
 }
 
+/// `holds/<ulid>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn hold(id: SnapshotId) -> Result<ObjectKey, KeyError> {
+    key(format!("holds/{id}"))
+}
+
 /// `ledger/<n>`, 12 digits.
 ///
 /// # Errors
@@ -121,6 +130,7 @@ mod tests {
     fn names_are_those_of_the_format() {
         let id = SnapshotId::from_parts(1_795_219_200_000, [0; 10]);
         assert!(snapshot(id).unwrap().as_str().starts_with("snap/202611/"));
+        assert_eq!(hold(id).unwrap().as_str(), format!("holds/{id}"));
         let id = PackId([0xab; 32]);
         assert_eq!(pack(id, false).unwrap().as_str(), format!("data/ab/{id}"));
         assert_eq!(ledger(7).unwrap().as_str(), "ledger/000000000007");

@@ -244,3 +244,113 @@ fn a_repository_of_a_newer_version_is_left_alone() {
     let _ = Run::of(&mut place.snapshot(["list"])).ends(1).says("newer");
     assert_eq!(place.objects(""), before);
 }
+
+#[test]
+fn a_repository_that_cannot_be_made_leaves_no_key_behind() {
+    let place = Place::empty();
+    let mut init = place.snapshot([
+        "init",
+        "--repo",
+        "/proc/backup",
+        "--recovery-sheet",
+        "sheet",
+    ]);
+    let _ = Run::of(&mut init).ends(1).says("cannot be made");
+    place.write("a", "a");
+    fs::write(place.path("file"), "").unwrap();
+    let mut save = place.snapshot(["save", "data", "--repo", "file/repo"]);
+    let _ = Run::of(save.env_remove("BACKSTAY_KEY_FILE"));
+    assert!(!place.path("key").exists() && !place.path("sheet").exists());
+    let keys = fs::read_dir(place.path(".config/backstay/keys"));
+    assert_eq!(keys.map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn a_quiet_save_still_tells_of_the_key_it_made() {
+    let place = Place::empty();
+    place.write("a", "a");
+    let save = || {
+        let mut save = place.snapshot(["save", "--quiet", "data"]);
+        Run::of(save.env_remove("BACKSTAY_KEY_FILE")).ok()
+    };
+    let first = save();
+    assert!(first.err.contains(".key") && first.err.contains(".recovery.txt"));
+    assert_eq!(first.text().lines().count(), 1, "the id alone");
+    assert_eq!(save().err, "");
+}
+
+#[test]
+fn every_variable_stands_for_its_option() {
+    let place = Place::empty();
+    fs::write(place.path("words"), "correct horse\n").unwrap();
+    place.write("a", "a");
+    let run = |args: &[&str]| {
+        let mut run = place.snapshot(args);
+        run.env_remove("BACKSTAY_KEY_FILE")
+            .env("BACKSTAY_PASSPHRASE_FILE", place.path("words"));
+        Run::of(&mut run)
+    };
+    let _ = run(&["init"]).ok();
+    let _ = run(&["save", "data"]).ok();
+    let _ = run(&["list"]).ok();
+    assert!(place.path("cache").is_dir() && !place.path(".cache").exists());
+    assert!(!place.path("key").exists());
+}
+
+#[test]
+fn what_a_reader_cannot_check_is_said() {
+    let place = Place::new();
+    place.write("a", "a");
+    let _ = place.save().ok();
+    let add = ["key", "add", "--new-key-file", "reader", "--role", "reader"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let with = |args: &[&str]| Run::of(place.snapshot(args).args(["--key-file", "reader"])).ok();
+    let verified = with(&["verify"]).text();
+    assert!(verified.contains("cannot tell whether"), "{verified}");
+    let line = with(&["verify", "--json"]).of_type("verified").remove(0);
+    assert_eq!(line["foreign_signatures"], 1);
+    let ledger = with(&["ledger", "verify"]).text();
+    assert!(ledger.contains("only the chain was checked"), "{ledger}");
+    let shown = with(&["show", "latest", "--json"])
+        .of_type("snapshot")
+        .remove(0);
+    assert_eq!(
+        (&shown["signature"], &shown["host_key_checked"]),
+        (&"valid".into(), &false.into())
+    );
+    let own = Run::of(&mut place.snapshot(["verify", "--json"])).ok();
+    assert_eq!(own.of_type("verified")[0]["foreign_signatures"], 0);
+}
+
+#[test]
+fn samples_and_slices_are_said_and_thirty_slices_are_everything() {
+    let place = Place::new();
+    for number in 0..40u32 {
+        place.write(format!("{number}"), vec![number as u8; 3000]);
+        let _ = place.save().ok();
+    }
+    let read = |args: &[&str]| {
+        let mut verify = place.snapshot(["verify", "--level", "full", "--json"]);
+        let line = Run::of(verify.args(args))
+            .ok()
+            .of_type("verified")
+            .remove(0);
+        line["bytes_read"].as_u64().unwrap()
+    };
+    let all = read(&[]);
+    let parts: u64 = (1..=5)
+        .map(|part| read(&["--slice", &format!("{part}/5")]))
+        .sum();
+    assert_eq!(parts, all);
+    assert!(read(&["--sample", "20%"]) < all);
+    let said = Run::of(&mut place.snapshot(["verify", "--level", "full", "--slice", "2/5"]));
+    assert!(said.ok().text().contains("slice 2 of 5"));
+    for wrong in [
+        ["--slice", "6/5"],
+        ["--slice", "0/5"],
+        ["--sample", "0%"],
+        ["--level", "x"],
+    ] {
+        let _ = Run::of(place.snapshot(["verify"]).args(wrong)).ends(2);
+    }
+}

@@ -82,3 +82,142 @@ fn only_the_lines_that_are_named_are_decided_on() {
     assert_eq!(names.iter().filter(|name| **name == "a").count(), 1);
     assert_eq!(names.iter().filter(|name| **name == "b").count(), 2);
 }
+
+fn ids(place: &Place) -> Vec<String> {
+    let listed = Run::of(&mut place.snapshot(["list", "--json"])).ok();
+    let ids = listed.of_type("snapshot");
+    ids.iter()
+        .map(|line| line["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn what_is_held_is_not_forgotten_until_it_is_released() {
+    let place = Place::new();
+    for content in [b"1", b"2", b"3"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    let all = ids(&place);
+    let oldest = all[0].as_str();
+    let hold = ["hold", oldest, "--reason", "evidence", "--json"];
+    let held = Run::of(&mut place.snapshot(hold)).ok().of_type("held");
+    assert_eq!(
+        (&held[0]["id"], &held[0]["changed"]),
+        (&oldest.into(), &true.into())
+    );
+    let again = Run::of(&mut place.snapshot(hold)).ok().of_type("held");
+    assert_eq!(again[0]["changed"], false);
+    let listed = Run::of(&mut place.snapshot(["list"])).ok().text();
+    assert_eq!(listed.matches("held").count(), 1, "{listed}");
+    // Named together with another one it keeps both.
+    let _ = Run::of(&mut place.snapshot(["forget", oldest, "latest"]))
+        .ends(11)
+        .says("is held");
+    assert_eq!(count(&place), 3);
+    let table = Run::of(&mut place.snapshot(["forget", "--keep-last", "1"]))
+        .ok()
+        .text();
+    assert!(table.contains("keep     held"), "{table}");
+    assert_eq!(ids(&place), [oldest, &all[2]]);
+    let _ = Run::of(&mut place.snapshot(["release", oldest])).ok();
+    let _ = Run::of(&mut place.snapshot(["release", oldest]))
+        .ok()
+        .says("is not held");
+    let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1"])).ok();
+    assert_eq!(ids(&place), [all[2].as_str()]);
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let _ = Run::of(&mut place.snapshot(["hold", "ZZZZZZZZ"])).ends(1);
+}
+
+#[test]
+fn a_key_that_cannot_sign_leaves_no_hold() {
+    let place = Place::new();
+    let _ = place.pipe("x", b"x").ok();
+    let add = ["key", "add", "--new-key-file", "reader", "--role", "reader"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let _ = Run::of(&mut place.snapshot(["hold", "latest", "--key-file", "reader"])).ends(12);
+    assert!(place.objects("holds").is_empty());
+}
+
+#[test]
+fn the_versions_of_a_file_are_kept_however_often_it_was_saved() {
+    let place = Place::new();
+    let mut saved = Vec::new();
+    for (file, other) in [("1", "a"), ("1", "b"), ("2", "b"), ("3", "b"), ("3", "c")] {
+        place.write("thesis", file);
+        place.write("other", other);
+        let one = place.save().ok().of_type("saved").remove(0);
+        saved.push(one["id"].as_str().unwrap().to_owned());
+    }
+    let path = place.data().join("thesis").display().to_string();
+    let forget = |more: &[&str]| {
+        let mut forget = place.snapshot(["forget", "--json", "--keep-versions", "2"]);
+        Run::of(forget.args(more))
+    };
+    let unknown = forget(&["--versions-of", "/no/such/file"]).ends(2);
+    assert!(
+        unknown.err.contains("nothing is forgotten"),
+        "{}",
+        unknown.err
+    );
+    let _ = forget(&[]).ends(2);
+    let decided = forget(&["--versions-of", &path]).ok().of_type("decision");
+    let reason = |place: usize| decided[place]["reasons"].to_string();
+    assert!(reason(2).contains("versions 2"), "{}", reason(2));
+    assert!(reason(4).contains("versions 1"), "{}", reason(4));
+    assert_eq!(ids(&place), [saved[2].as_str(), &saved[4]]);
+}
+
+#[test]
+fn rules_are_for_the_label_and_the_tag_that_are_named() {
+    let place = Place::new();
+    for (tag, label) in [
+        ("a", "daily"),
+        ("a", "daily"),
+        ("b", "hourly"),
+        ("b", "hourly"),
+    ] {
+        place.write("file", format!("{tag}{label}"));
+        let mut save = place.snapshot(["save", "data", "--name", "n", "--tag", tag]);
+        let _ = Run::of(save.args(["--label", label])).ok();
+    }
+    let all = ids(&place);
+    let forget = |args: &[&str]| {
+        let mut forget = place.snapshot(["forget", "--dry-run", "--json"]);
+        let run = Run::of(forget.args(args)).ok();
+        let gone = run.of_type("decision").into_iter();
+        gone.filter(|line| line["verdict"] == "forget")
+            .map(|line| line["id"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        forget(&["--keep-last", "1", "--label", "daily"]),
+        [all[0].clone()]
+    );
+    assert_eq!(
+        forget(&["--keep-last", "1", "--tag", "b"]),
+        [all[2].clone()]
+    );
+    assert_eq!(forget(&["--keep-tag", "a"]), [all[2].clone()]);
+    assert_eq!(forget(&["--keep-last", "all"]), [""; 0]);
+    assert_eq!(forget(&["--keep-within", "1h"]), [""; 0]);
+    assert_eq!(
+        forget(&["--keep-yearly", "1", "--week-start", "sunday"]).len(),
+        3
+    );
+}
+
+#[test]
+fn rules_that_cannot_be_read_are_usage_errors() {
+    let place = Place::new();
+    let _ = place.pipe("x", b"x").ok();
+    for args in [
+        ["--keep-within", "1x"],
+        ["--keep-daily", "many"],
+        ["--week-start", "noday"],
+        ["--keep-versions", "0"],
+    ] {
+        let _ = Run::of(place.snapshot(["forget"]).args(args)).ends(2);
+    }
+    assert_eq!(count(&place), 1);
+}

@@ -247,17 +247,25 @@ fn every_json_line_is_documented() {
         &["ledger", "verify"],
         &["key", "list"],
         &["key", "add", "--passphrase-file-new", "words"],
+        &["hold", "latest"],
+        &["release", "latest"],
         &["forget", "--keep-last", "1"],
     ] {
         lines.extend(Run::of(place.snapshot(args).arg("--json")).ok().lines());
     }
+    let kept = Run::of(&mut place.snapshot(["list", "--json"])).ok();
+    let kept = kept.of_type("snapshot").remove(0)["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    place.write("a/new", "new");
     let _ = place.save().ok();
     for args in [
         &["list"][..],
         &["ls", "-R", &wanted],
         &["find", "b"],
         &["sums", &wanted],
-        &["diff", "latest", "latest"],
+        &["diff", &kept, "latest"],
         &["prove", &file, "-o", "proof"],
         &["check-proof", "proof"],
         &["run", &wanted, "--to", "out", "--dry-run"],
@@ -271,6 +279,37 @@ fn every_json_line_is_documented() {
             .err
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+    );
+    let key = lines.iter().find(|line| line["type"] == "key-added");
+    let id = key.unwrap()["id"].as_str().unwrap().to_owned();
+    let mut empty = place.snapshot(["save", "--stdin", "empty", "--json"]);
+    lines.extend(Run::of(&mut empty).ends(3).lines());
+    let mut remove = place.snapshot(["key", "remove", &id, "--json"]);
+    lines.extend(Run::of(&mut remove).ok().lines());
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    fs::set_permissions(place.path("key"), mode).unwrap();
+    let warned = Run::of(&mut place.snapshot(["list", "--json"])).ok().err;
+    lines.extend(
+        warned
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()),
+    );
+    assert_documented(&lines, page);
+}
+
+/// Sees that lines and page name the same types, and that the page has every member.
+fn assert_documented(lines: &[Value], page: &str) {
+    let seen: std::collections::BTreeSet<&str> = lines
+        .iter()
+        .filter_map(|line| line["type"].as_str())
+        .collect();
+    let documented: std::collections::BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'))
+        .collect();
+    assert_eq!(
+        seen, documented,
+        "types that commands write, and those on the page"
     );
     for line in lines {
         assert_eq!(line["v"], 1, "{line}");

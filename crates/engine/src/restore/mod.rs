@@ -142,10 +142,12 @@ pub async fn restore(
 ) -> Result<RestoreOutcome> {
     let repo = view.repository();
     let plan = target.plan(cx, &request(view, job)?).await?;
+    // Of a part nobody knows the size before it was walked.
+    let is_all = job.filter.is_none() && job.below.is_root() && view.components().len() == 1;
     cx.tell(Event::Entered {
         stage: Stage::Write,
-        entries: None,
-        bytes: None,
+        entries: is_all.then_some(view.meta().stats.entries),
+        bytes: is_all.then_some(view.meta().stats.bytes),
     });
     let running = target.begin(cx, plan).await?;
     let driven = tokio::task::block_in_place(|| {
@@ -283,6 +285,8 @@ impl Driver<'_> {
             meta: record.meta.clone(),
             size: record.size,
             sha256: record.sha256,
+            // What a filter holds back is in the snapshot all the same.
+            whole: self.job.filter.is_none(),
         };
         while self
             .pending

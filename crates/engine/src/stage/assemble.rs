@@ -212,6 +212,8 @@ impl<'a> Assembler<'a> {
     /// # Errors
     /// Failures of readers and of the store.
     pub(super) fn run(&mut self, slots: &Receiver<Slot>) -> Result<()> {
+        // Of what was cut its readers have told; it may be counted some slots later.
+        let mut told = 0;
         for slot in slots {
             let items = match slot {
                 Slot::Ready(items) => items,
@@ -227,9 +229,14 @@ impl<'a> Assembler<'a> {
                 if let Some(finding) = finding {
                     self.counts.found(self.cx, finding);
                 }
+                if let Work::Cut { stream, .. } = &item.work {
+                    told += stream.size;
+                }
                 self.take(item)?;
             }
-            let bytes = self.counts.bytes - before;
+            let counted = self.counts.bytes - before;
+            let bytes = counted.saturating_sub(told);
+            told -= counted - bytes;
             self.cx.tell(Event::Advanced {
                 stage: Stage::Capture,
                 entries,

@@ -19,10 +19,18 @@ pub struct Captured {
 /// Errors of the source.
 pub async fn capture(cx: &OpContext, planned: Planned) -> Result<Captured> {
     let total = &planned.plan.total;
+    // What a source could hold at most says nothing of what is to come: the last snapshot does.
+    let bytes = match total.at_most {
+        Some(most) if most == total.at_least => Some(most),
+        _ => planned
+            .parent
+            .as_ref()
+            .map(|parent| parent.meta.stats.bytes),
+    };
     cx.tell(Event::Entered {
         stage: Stage::Capture,
         entries: None,
-        bytes: total.at_most,
+        bytes,
     });
     let capture = planned.source.begin(cx, planned.plan.clone()).await?;
     Ok(Captured { planned, capture })

@@ -265,6 +265,7 @@ impl Reader<'_> {
                 if hole > 0 {
                     cutter.zeros(hole)?;
                     hasher.zeros(hole);
+                    self.advanced(hole);
                     at += hole;
                 }
                 hole_known_until = until;
@@ -281,8 +282,18 @@ impl Reader<'_> {
             let block = Bytes::from(block);
             hasher.update(&block);
             cutter.data(&block)?;
+            self.advanced(count as u64);
             at += count as u64;
         }
+    }
+
+    /// Says that so many bytes of something large were read: it takes long until all of it was.
+    fn advanced(&self, bytes: u64) {
+        self.cx.tell(backup_core::Event::Advanced {
+            stage: backup_core::Stage::Capture,
+            entries: 0,
+            bytes,
+        });
     }
 
     /// Reads and cuts a body that comes as a stream or as bytes.
@@ -330,17 +341,13 @@ impl Reader<'_> {
                     item.path
                 )));
             }
+            self.advanced(length);
             match segment {
                 Segment::Data { bytes, .. } => {
                     if let Some(hasher) = &mut hasher {
                         hasher.update(&bytes);
                     }
                     cutter.data(&bytes)?;
-                    self.cx.tell(backup_core::Event::Advanced {
-                        stage: backup_core::Stage::Capture,
-                        entries: 0,
-                        bytes: length,
-                    });
                 }
                 Segment::Zero(_) => {
                     if let Some(hasher) = &mut hasher {

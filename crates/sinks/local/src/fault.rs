@@ -15,6 +15,8 @@ pub(crate) enum Wrong {
          (`LocalSink::create`, or the option `create=yes` of its location)"
     )]
     NoRoot(PathBuf),
+    #[error("the folder {0:?} cannot be made: the file system has no room for folders there")]
+    NoPlace(PathBuf),
     #[error("{0:?} is not a folder")]
     RootNotFolder(PathBuf),
     #[error("`{0}` is a symbolic link; links below the root are not followed")]

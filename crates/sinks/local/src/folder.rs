@@ -34,6 +34,25 @@ pub(crate) fn open_root(root: &Path) -> Outcome<OwnedFd> {
 
 /// Makes the root and the folders above it as far as they are missing.
 pub(crate) fn make_root(root: &Path) -> Outcome<()> {
+    match make_one(root) {
+        Err(Fault::System(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            let above = root.parent().filter(|above| !above.as_os_str().is_empty());
+            make_root(above.ok_or(Errno::NOENT)?)?;
+            // Not from the start: where nobody can make folders (below /proc), one above that is
+            // there does not help.
+            match make_one(root) {
+                Err(Fault::System(again)) if again.kind() == std::io::ErrorKind::NotFound => {
+                    Err(Fault::Ours(ErrorKind::Denied, Wrong::NoPlace(root.into())))
+                }
+                made => made,
+            }
+        }
+        made => made,
+    }
+}
+
+/// Makes the root in a folder that is there.
+fn make_one(root: &Path) -> Outcome<()> {
     match retry_on_intr(|| rustix::fs::mkdirat(CWD, root, FOLDER_MODE)) {
         Ok(()) => {
             let folder = open_root(root)?;
@@ -47,13 +66,6 @@ pub(crate) fn make_root(root: &Path) -> Outcome<()> {
             }
         }
         Err(Errno::EXIST) => open_root(root).map(drop),
-        Err(Errno::NOENT) => match root.parent().filter(|above| !above.as_os_str().is_empty()) {
-            Some(above) => {
-                make_root(above)?;
-                make_root(root)
-            }
-            None => Err(Errno::NOENT.into()),
-        },
         Err(Errno::NOTDIR) => Err(Fault::Ours(
             ErrorKind::Invalid,
             Wrong::RootNotFolder(root.into()),

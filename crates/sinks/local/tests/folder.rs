@@ -269,3 +269,13 @@ async fn old_temporary_files_are_swept_and_nothing_else() {
     assert_eq!(files(folder.path()).len(), 3);
     assert_eq!(listed(&sink).await, ["d/a"]);
 }
+
+#[tokio::test]
+async fn a_root_where_no_folder_can_be_made_is_refused() {
+    let sink = LocalSink::new("/proc/backstay/root").making_root(true);
+    let error = sink
+        .put(&context(), &key("a"), BODY, PutMode::Create)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("cannot be made"), "{error}");
+}

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use backup_core::Registry;
 use backup_core::location::Location;
 use backup_core::registry::RegistryError;
+use jiff::SignedDuration;
 
 use crate::config::FilesConfig;
 use crate::target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
@@ -15,7 +16,9 @@ use crate::{FilesSource, KIND};
 ///
 /// The path of a location is the root to save or the folder to restore into: absolute. Options of
 /// the source: `exclude` (one line of gitignore syntax), `exclude-file`, `ignore-file`,
-/// `exclude-if-present`, `exclude-caches`, `one-file-system`; of the target: `overwrite`
+/// `exclude-if-present`, `exclude-caches`, `one-file-system`, `exclude-larger-than` and
+/// `exclude-smaller-than` (bytes), `exclude-older-than` and `exclude-newer-than` (such as `720h`);
+/// of the target: `overwrite`
 /// (`never`, `if-newer`, `always`), `owner` (`name`, `number`, `none`), `delete`, `sparse`,
 /// `xattrs`. Switches are `yes` (or nothing) and `no`.
 ///
@@ -46,6 +49,10 @@ fn source(location: &Location) -> Result<FilesConfig, RegistryError> {
             "exclude-if-present" => config.exclude_if_present.push(value.to_owned()),
             "exclude-caches" => config.exclude_caches = switch(location, name, value)?,
             "one-file-system" => config.one_file_system = switch(location, name, value)?,
+            "exclude-larger-than" => config.exclude_larger_than = Some(size(location, value)?),
+            "exclude-smaller-than" => config.exclude_smaller_than = Some(size(location, value)?),
+            "exclude-older-than" => config.exclude_older_than = Some(age(location, value)?),
+            "exclude-newer-than" => config.exclude_newer_than = Some(age(location, value)?),
             _ => return Err(unknown(location, name)),
         }
     }
@@ -101,6 +108,18 @@ fn unknown(location: &Location, name: &str) -> RegistryError {
     RegistryError::config(location, format!("there is no option `{name}`"))
 }
 
+fn size(location: &Location, value: &str) -> Result<u64, RegistryError> {
+    let why = || format!("`{value}` is not a number of bytes");
+    let parsed = value.parse();
+    parsed.map_err(|_| RegistryError::config(location, why()))
+}
+
+fn age(location: &Location, value: &str) -> Result<SignedDuration, RegistryError> {
+    let why = || format!("`{value}` is not an age: write hours or less, such as 720h");
+    let parsed = value.parse();
+    parsed.map_err(|_| RegistryError::config(location, why()))
+}
+
 fn switch(location: &Location, name: &str, value: &str) -> Result<bool, RegistryError> {
     match value {
         "" | "yes" => Ok(true),
@@ -133,6 +152,11 @@ mod tests {
             )
             .unwrap();
         assert_eq!(source.info().origin, ["/srv/data"]);
+        let limits = "files:///srv?exclude-larger-than=10&exclude-older-than=720h";
+        let limits = super::source(&limits.parse().unwrap()).unwrap();
+        assert_eq!(limits.exclude_larger_than, Some(10));
+        let month = SignedDuration::from_hours(720);
+        assert_eq!(limits.exclude_older_than, Some(month));
         let location = "files:///srv/restored?overwrite=always&delete"
             .parse()
             .unwrap();
@@ -149,6 +173,8 @@ mod tests {
             ("files://host/data", "files:///path"),
             ("files:///data?exlude=a", "exlude"),
             ("files:///data?one-file-system=maybe", "yes or no"),
+            ("files:///data?exclude-larger-than=big", "bytes"),
+            ("files:///data?exclude-older-than=30d", "720h"),
         ] {
             let error = registry.open_source(&text.parse().unwrap()).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");

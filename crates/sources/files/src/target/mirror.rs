@@ -46,8 +46,9 @@ impl Spool {
     }
 
     pub(super) fn add(&mut self, entry: &RestoreEntry) -> io::Result<()> {
-        let whole =
-            entry.meta.kind == EntryKind::Directory && !entry.meta.attrs.contains_key(CONTENT_ATTR);
+        let whole = entry.whole
+            && entry.meta.kind == EntryKind::Directory
+            && !entry.meta.attrs.contains_key(CONTENT_ATTR);
         let path = entry.path.as_stored();
         let length = u16::try_from(path.len()).map_err(io::Error::other)?;
         self.0.write_all(&[u8::from(whole)])?;

@@ -45,6 +45,7 @@ pub fn made_up(path: &[u8], kind: EntryKind, content: &[u8]) -> Stored {
             meta,
             size,
             sha256: None,
+            whole: true,
         },
         data,
     }

@@ -183,6 +183,7 @@ pub fn store(captured: &Captured) -> Vec<Stored> {
                 meta,
                 size,
                 sha256: None,
+                whole: true,
             },
             data,
         }
