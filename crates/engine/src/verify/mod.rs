@@ -410,3 +410,6 @@ impl Run<'_> {
         self.found(FindingKind::Damaged, subject, &detail);
     }
 }
+
+#[cfg(test)]
+mod tests;
