@@ -85,8 +85,11 @@ pub(super) struct Contents<'a> {
     index: Arc<IndexSet>,
     /// Packs to be fetched whole on their first chunk.
     wanted: HashMap<PackId, PackFacts>,
+    /// Opened chunks, packs, and files have budgets of their own: a file is held while it waits for
+    /// room for its chunks, and a chunk while it waits for its pack.
     plain: Arc<Budget>,
     raw: Arc<Budget>,
+    files: Arc<Budget>,
     buffers: Arc<Buffers>,
     queue: Mutex<Queue>,
     more: Condvar,
@@ -125,8 +128,9 @@ impl<'a> Contents<'a> {
             cx,
             index: repo.index(),
             wanted: packs,
-            plain: Budget::new(half),
+            plain: Budget::new(half - half / 4),
             raw: Budget::new(half),
+            files: Budget::new(half / 4),
             buffers: Arc::default(),
             queue: Mutex::default(),
             more: Condvar::new(),
@@ -200,7 +204,8 @@ impl<'a> Contents<'a> {
         if let Some(error) = lock(&self.failure).take() {
             return Err(error);
         }
-        if self.cx.cancel.is_cancelled() {
+        // The failure itself is handed out once.
+        if self.has_failed() {
             return Err(EngineError::Cancelled);
         }
         Ok(())
@@ -429,7 +434,7 @@ impl Feeder<'_, '_> {
             return Ok(());
         }
         let path = path.to_string();
-        let held = self.hold(FILE_BYTES + path.len())?;
+        let held = self.hold_file(FILE_BYTES + path.len())?;
         let file = Arc::new(FileCheck::new(path, wanted, content, held));
         lock(&self.contents.known).files_left += 1;
         let mut fed = Ok(());
@@ -496,7 +501,7 @@ impl Feeder<'_, '_> {
                 why: "no index run knows it".into(),
             })?;
         let pack = self.pack(&place)?;
-        let held = self.hold(place.located.raw as usize)?;
+        let held = self.hold_chunk(place.located.raw as usize)?;
         let chunk = Arc::new(ChunkCheck::new(*id, place, pack, held));
         self.contents.queue(Job::Chunk(chunk.clone()));
         if self.chunks.len() >= RECENT {
@@ -541,7 +546,17 @@ impl Feeder<'_, '_> {
         Ok(Some(pack))
     }
 
-    fn hold(&mut self, bytes: usize) -> Result<Held> {
+    fn hold_file(&self, bytes: usize) -> Result<Held> {
+        loop {
+            self.contents.check()?;
+            if let Some(held) = self.contents.files.try_take(bytes) {
+                return Ok(held);
+            }
+            self.contents.files.wait_for(bytes);
+        }
+    }
+
+    fn hold_chunk(&mut self, bytes: usize) -> Result<Held> {
         loop {
             self.contents.check()?;
             if let Some(held) = self.contents.plain.try_take(bytes) {

@@ -287,6 +287,11 @@ impl Run<'_> {
             }
             let mut hurt = Vec::new();
             let walked = self.walk(head, feeder, level, sample, &mut hurt).await;
+            if let Err(error) = &walked
+                && !error.is_damage()
+            {
+                return walked.map(drop);
+            }
             // What was added is finished even if the rest of the manifest cannot be read.
             hurt.extend(feeder.drain()?);
             self.tell_hurt(&subject, &hurt);
