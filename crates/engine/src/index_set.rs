@@ -61,23 +61,25 @@ impl IndexSet {
     /// All packs with their sizes and whether they hold pages and lineage (or content).
     #[must_use]
     pub fn packs(&self) -> HashMap<PackId, PackFacts> {
-        let mut out = HashMap::new();
+        let mut out: HashMap<PackId, PackFacts> = HashMap::new();
         for run in &self.runs {
-            let mut kinds = vec![None; run.packs.len()];
+            let mut blobs = vec![(None, 0); run.packs.len()];
             for (_, located) in run.iter() {
-                if let Some(kind) = kinds.get_mut(located.pack as usize) {
+                if let Some((kind, count)) = blobs.get_mut(located.pack as usize) {
                     *kind = Some(located.kind);
+                    *count += 1;
                 }
             }
-            for (pack, kind) in run.packs.iter().zip(kinds) {
+            for (pack, (kind, count)) in run.packs.iter().zip(blobs) {
                 let is_meta = kind.is_some_and(|kind| kind.is_meta());
-                out.insert(
-                    pack.id,
-                    PackFacts {
-                        size: pack.size,
-                        is_meta,
-                    },
-                );
+                let facts = PackFacts {
+                    size: pack.size,
+                    is_meta,
+                    blobs: 0,
+                };
+                let known = out.entry(pack.id).or_insert(facts);
+                (known.size, known.is_meta) = (facts.size, facts.is_meta);
+                known.blobs += count;
             }
         }
         out
@@ -103,4 +105,6 @@ pub struct PackFacts {
     pub size: u64,
     /// Whether it lies below `meta/` (or `data/`).
     pub is_meta: bool,
+    /// Blobs of it that the runs know, those known to several counted several times.
+    pub blobs: u64,
 }

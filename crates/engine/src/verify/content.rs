@@ -1,0 +1,583 @@
+//! Reading content: each chunk is opened once, and the files that need it are hashed behind it.
+//!
+//! Whoever walks the manifests adds files in order ([`Contents::add`]) and waits where as much is in
+//! hand as the limits allow. Fetch threads bring whole packs, in the order in which they are needed;
+//! workers, one for each processor, hash what is ready of any file, hash packs, and open chunks, in
+//! this order of preference: what frees memory comes first. SHA-256 of one file is serial, so while
+//! one worker hashes a large file the others open the chunks behind.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::thread::Scope;
+
+use backup_core::{ByteRange, ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage};
+use backup_format::extent::{Extent, Extents};
+use backup_format::layout;
+use backup_format::seal::{BlobCodec, BlobKind};
+use backup_integrity::digest::ContentDigest;
+use tokio::runtime::Handle;
+
+use super::budget::{Budget, Held, LOOK_UP};
+use super::packs::{is_at, open_tail, wrong_name};
+use super::parts::{Buffers, ChunkCheck, FileCheck, Pack, Plain, Step, lock};
+use crate::error::{EngineError, Result};
+use crate::index_set::{IndexSet, PackFacts, Place};
+use crate::repository::{Repository, name};
+use crate::store::cpu_threads;
+
+/// What a file in hand is counted for, beside its chunks.
+const FILE_BYTES: usize = 1 << 10;
+/// Chunks that are kept for the extents that follow: a change in the middle of a chunk leaves two
+/// extents of it with another between them.
+const RECENT: usize = 6;
+/// Contents that are remembered as whole, so that the next snapshots need not hash them again.
+const MOST_CONTENTS: usize = 1 << 20;
+
+/// What became of a pack that was fetched whole.
+#[derive(Debug, Default)]
+pub(super) struct PackSeen {
+    /// Whether it was fetched whole, or that was tried.
+    pub(super) is_read: bool,
+    /// Bytes that were read of it.
+    pub(super) bytes: u64,
+    /// What is wrong with it as a whole.
+    pub(super) whole: Option<(FindingKind, String)>,
+    /// Blobs that its end names.
+    pub(super) named: u64,
+    /// Blobs that its end names where the index has them too; only those can have been opened.
+    pub(super) in_place: u64,
+    /// Chunks of it that were opened, or were found not to open.
+    pub(super) opened: u64,
+}
+
+/// What is known so far.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) packs: HashMap<PackId, PackSeen>,
+    /// Chunks that were opened where the index has them, or do not open.
+    pub(super) opened: HashSet<[u8; 16]>,
+    pub(super) faults: Vec<(PackId, ChunkId, String)>,
+    whole_contents: HashSet<[u8; 16]>,
+    hurt: Vec<(String, String)>,
+    files_left: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    files: VecDeque<Arc<FileCheck>>,
+    packs: VecDeque<Arc<Pack>>,
+    chunks: VecDeque<Arc<ChunkCheck>>,
+    is_ended: bool,
+}
+
+enum Job {
+    File(Arc<FileCheck>),
+    Pack(Arc<Pack>),
+    Chunk(Arc<ChunkCheck>),
+}
+
+/// Content that is being read.
+pub(super) struct Contents<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    index: Arc<IndexSet>,
+    /// Packs to be fetched whole on their first chunk.
+    wanted: HashMap<PackId, PackFacts>,
+    /// Opened chunks, packs, and files have budgets of their own: a file is held while it waits for
+    /// room for its chunks, and a chunk while it waits for its pack.
+    plain: Arc<Budget>,
+    raw: Arc<Budget>,
+    files: Arc<Budget>,
+    buffers: Arc<Buffers>,
+    queue: Mutex<Queue>,
+    more: Condvar,
+    known: Mutex<Known>,
+    drained: Condvar,
+    failure: Mutex<Option<EngineError>>,
+    /// Stays when the failure was handed out.
+    is_failed: AtomicBool,
+    fetches: crossbeam_channel::Receiver<Arc<Pack>>,
+    handle: Handle,
+}
+
+/// Adds files; there is one.
+pub(super) struct Feeder<'c, 'a> {
+    contents: &'c Contents<'a>,
+    fetch: crossbeam_channel::Sender<Arc<Pack>>,
+    chunks: VecDeque<Arc<ChunkCheck>>,
+    packs: VecDeque<Arc<Pack>>,
+    fetched: HashSet<PackId>,
+}
+
+impl<'a> Contents<'a> {
+    /// Runs `feed` on this thread with workers behind it; returns what it returned and what is
+    /// known at the end. `packs` are fetched whole and hashed once a chunk of them is needed; of
+    /// others only the ranges are fetched that files need.
+    pub(super) fn read<T>(
+        repo: &'a Repository,
+        cx: &'a OpContext,
+        packs: HashMap<PackId, PackFacts>,
+        feed: impl FnOnce(&mut Feeder<'_, 'a>) -> Result<T>,
+    ) -> Result<(T, Known)> {
+        let (fetch, fetches) = crossbeam_channel::unbounded();
+        let half = cx.limits.memory_bytes / 2;
+        let contents = Self {
+            repo,
+            cx,
+            index: repo.index(),
+            wanted: packs,
+            plain: Budget::new(half - half / 4),
+            raw: Budget::new(half),
+            files: Budget::new(half / 4),
+            buffers: Arc::default(),
+            queue: Mutex::default(),
+            more: Condvar::new(),
+            known: Mutex::default(),
+            drained: Condvar::new(),
+            failure: Mutex::default(),
+            is_failed: AtomicBool::new(false),
+            fetches,
+            handle: Handle::current(),
+        };
+        let fed = std::thread::scope(|scope| {
+            let mut feeder = Feeder {
+                contents: &contents,
+                fetch,
+                chunks: VecDeque::new(),
+                packs: VecDeque::new(),
+                fetched: HashSet::new(),
+            };
+            let fed = contents.spawn(scope).and_then(|()| feed(&mut feeder));
+            drop(feeder);
+            lock(&contents.queue).is_ended = true;
+            contents.more.notify_all();
+            fed
+        });
+        let fed = fed?;
+        contents.check()?;
+        let known = contents.known.into_inner();
+        Ok((fed, known.unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    fn spawn<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Result<()> {
+        let no_thread = |error| EngineError::Invalid(format!("no thread: {error}"));
+        for number in 0..cpu_threads(self.cx) {
+            std::thread::Builder::new()
+                .name(format!("verify-{number}"))
+                .spawn_scoped(scope, || self.guard(|| self.work()))
+                .map_err(no_thread)?;
+        }
+        for number in 0..self.repo.connections(self.cx).clamp(1, 4) {
+            std::thread::Builder::new()
+                .name(format!("fetch-{number}"))
+                .spawn_scoped(scope, || {
+                    self.guard(|| {
+                        for pack in &self.fetches {
+                            let _ = self.fetch(&pack);
+                        }
+                    });
+                })
+                .map_err(no_thread)?;
+        }
+        Ok(())
+    }
+
+    /// A thread that panics ends the run, not the wait for it.
+    fn guard(&self, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.fail(EngineError::Panicked("a verify worker"));
+        }
+    }
+
+    fn fail(&self, error: EngineError) {
+        lock(&self.failure).get_or_insert(error);
+        self.is_failed.store(true, Ordering::Relaxed);
+    }
+
+    fn has_failed(&self) -> bool {
+        self.cx.cancel.is_cancelled() || self.is_failed.load(Ordering::Relaxed)
+    }
+
+    fn check(&self) -> Result<()> {
+        if let Some(error) = lock(&self.failure).take() {
+            return Err(error);
+        }
+        // The failure itself is handed out once.
+        if self.has_failed() {
+            return Err(EngineError::Cancelled);
+        }
+        Ok(())
+    }
+
+    fn queue(&self, job: Job) {
+        let mut queue = lock(&self.queue);
+        match job {
+            Job::File(file) => queue.files.push_back(file),
+            Job::Pack(pack) => queue.packs.push_back(pack),
+            Job::Chunk(chunk) => queue.chunks.push_back(chunk),
+        }
+        drop(queue);
+        self.more.notify_one();
+    }
+
+    fn next(&self) -> Option<Job> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some(file) = queue.files.pop_front() {
+                return Some(Job::File(file));
+            }
+            if let Some(pack) = queue.packs.pop_front() {
+                return Some(Job::Pack(pack));
+            }
+            if let Some(chunk) = queue.chunks.pop_front() {
+                return Some(Job::Chunk(chunk));
+            }
+            if queue.is_ended {
+                return None;
+            }
+            queue = self
+                .more
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn work(&self) {
+        let mut codec = match BlobCodec::new(3) {
+            Ok(codec) => codec,
+            Err(error) => return self.fail(EngineError::Seal(error)),
+        };
+        while let Some(job) = self.next() {
+            match job {
+                Job::File(file) => {
+                    if let Some(outcome) = file.advance() {
+                        self.finish(&file, outcome);
+                    }
+                }
+                Job::Pack(pack) => self.pack(&pack),
+                Job::Chunk(chunk) => self.chunk(&chunk, &mut codec),
+            }
+        }
+    }
+
+    fn finish(&self, file: &FileCheck, outcome: Result<(), String>) {
+        let mut known = lock(&self.known);
+        match outcome {
+            Ok(()) if known.whole_contents.len() < MOST_CONTENTS => {
+                known.whole_contents.insert(file.content);
+            }
+            Ok(()) => {}
+            Err(why) => known.hurt.push((file.path.clone(), why)),
+        }
+        known.files_left = known.files_left.saturating_sub(1);
+        if known.files_left == 0 {
+            self.drained.notify_all();
+        }
+    }
+
+    /// Fetches a pack, whoever comes first: the others wait for it.
+    fn fetch<'p>(&self, pack: &'p Arc<Pack>) -> &'p Result<bytes::Bytes, (FindingKind, String)> {
+        pack.bytes.get_or_init(|| {
+            if self.has_failed() {
+                return Err((FindingKind::Unreadable, "the run was stopped".into()));
+            }
+            let key = name(layout::pack(pack.id, pack.facts.is_meta))
+                .map_err(|error| (FindingKind::Unreadable, error.to_string()))?;
+            let got = self.repo.sink().get(self.cx, &key, ByteRange::Full);
+            let got = self.handle.block_on(got).map_err(|error| {
+                let kind = match error.kind {
+                    ErrorKind::NotFound => FindingKind::Missing,
+                    _ => FindingKind::Unreadable,
+                };
+                (kind, error.to_string())
+            });
+            self.queue(Job::Pack(pack.clone()));
+            got
+        })
+    }
+
+    /// Hashes a pack and looks what its end names.
+    fn pack(&self, pack: &Arc<Pack>) {
+        let (mut named, mut in_place) = (0, 0);
+        let (read, whole) = match self.fetch(pack) {
+            Err(fault) => (0, Some(fault.clone())),
+            Ok(bytes) => {
+                let is_whole = ContentDigest::of(bytes).0 == pack.id.0;
+                let mut whole = (!is_whole).then(wrong_name);
+                match open_tail(self.repo, bytes) {
+                    Ok(blobs) => {
+                        named = blobs.len() as u64;
+                        let placed = blobs.iter().filter(|blob| {
+                            let place = self.index.find(&blob.id);
+                            blob.kind == BlobKind::Data
+                                && place.is_some_and(|place| is_at(&place, pack.id, blob))
+                        });
+                        in_place = placed.count() as u64;
+                    }
+                    Err(fault) => {
+                        whole.get_or_insert(fault);
+                    }
+                }
+                (bytes.len() as u64, whole)
+            }
+        };
+        let mut known = lock(&self.known);
+        let seen = known.packs.entry(pack.id).or_default();
+        (seen.is_read, seen.bytes, seen.whole) = (true, read, whole);
+        (seen.named, seen.in_place) = (named, in_place);
+        drop(known);
+        self.cx.tell(Event::Advanced {
+            stage: Stage::Verify,
+            entries: 1,
+            bytes: read,
+        });
+    }
+
+    fn chunk(&self, chunk: &ChunkCheck, codec: &mut BlobCodec) {
+        let opened = if self.has_failed() {
+            Err("the run was stopped".to_owned())
+        } else {
+            self.open(chunk, codec)
+        };
+        lock(&chunk.pack).take();
+        for file in chunk.done(opened) {
+            if file.wake() {
+                self.queue(Job::File(file));
+            }
+        }
+    }
+
+    fn open(&self, chunk: &ChunkCheck, codec: &mut BlobCodec) -> Result<Plain, String> {
+        let place = &chunk.place;
+        let (start, length) = (place.located.offset, place.located.stored);
+        let pack = lock(&chunk.pack).clone();
+        let sealed = match &pack {
+            Some(pack) => {
+                let bytes = self.fetch(pack).as_ref().map_err(|(_, why)| why.clone())?;
+                let start = start as usize;
+                let span = start..start.saturating_add(length as usize).min(bytes.len());
+                if span.start <= span.end {
+                    bytes.slice(span)
+                } else {
+                    bytes::Bytes::new()
+                }
+            }
+            None => match self.range(place) {
+                Ok(bytes) => bytes,
+                Err(error) if error.is_damage() => return Err(error.to_string()),
+                Err(error) => {
+                    let why = error.to_string();
+                    self.fail(error);
+                    return Err(why);
+                }
+            },
+        };
+        let mut plain = Plain {
+            bytes: self.buffers.take(),
+            home: self.buffers.clone(),
+        };
+        let (kind, raw) = (BlobKind::Data, place.located.raw as usize);
+        let opened = self
+            .repo
+            .open_blob(codec, kind, &chunk.id, raw, &sealed, &mut plain.bytes);
+        let why = match opened {
+            Ok(()) => None,
+            Err(error) if error.is_damage() => Some(error.to_string()),
+            Err(error) => {
+                let why = error.to_string();
+                self.fail(error);
+                return Err(why);
+            }
+        };
+        let mut known = lock(&self.known);
+        if known.opened.insert(chunk.id.prefix()) {
+            known.packs.entry(place.pack).or_default().opened += 1;
+            if let Some(why) = &why {
+                known.faults.push((place.pack, chunk.id, why.clone()));
+            }
+        }
+        why.map_or(Ok(plain), Err)
+    }
+
+    fn range(&self, place: &Place) -> Result<bytes::Bytes> {
+        let key = Repository::pack_key(place)?;
+        let range = ByteRange::Span {
+            offset: u64::from(place.located.offset),
+            length: u64::from(place.located.stored),
+        };
+        let got = self
+            .handle
+            .block_on(self.repo.sink().get(self.cx, &key, range));
+        got.map_err(|error| match error.kind {
+            ErrorKind::NotFound => EngineError::Missing {
+                object: key.to_string(),
+                why: "it is not on the tier".into(),
+            },
+            _ => error.into(),
+        })
+    }
+}
+
+impl Feeder<'_, '_> {
+    /// Adds a file whose chunks are all in the index. A content that was found whole before is not
+    /// read again.
+    pub(super) fn add(
+        &mut self,
+        path: &dyn std::fmt::Display,
+        extents: &Extents,
+        wanted: Option<[u8; 32]>,
+    ) -> Result<()> {
+        let content = fingerprint(extents, wanted);
+        if lock(&self.contents.known).whole_contents.contains(&content) {
+            return Ok(());
+        }
+        let path = path.to_string();
+        let held = self.hold_file(FILE_BYTES + path.len())?;
+        let file = Arc::new(FileCheck::new(path, wanted, content, held));
+        lock(&self.contents.known).files_left += 1;
+        let mut fed = Ok(());
+        for extent in extents.as_slice() {
+            let step = match *extent {
+                Extent::Zero { length } => Step::Zeros(length),
+                Extent::Data {
+                    chunk,
+                    offset,
+                    length,
+                } => match self.chunk(&chunk) {
+                    Ok(chunk) => Step::Part {
+                        chunk,
+                        offset,
+                        length,
+                    },
+                    Err(error) => {
+                        fed = Err(error);
+                        break;
+                    }
+                },
+            };
+            self.step(&file, Some(step));
+        }
+        // Even a file that was given up is ended, so that nothing waits for the rest of it.
+        self.step(&file, None);
+        fed
+    }
+
+    /// Waits until every file that was added is done; returns the paths that are hurt, and why.
+    pub(super) fn drain(&mut self) -> Result<Vec<(String, String)>> {
+        self.chunks.clear();
+        let contents = self.contents;
+        let mut known = lock(&contents.known);
+        while known.files_left > 0 {
+            contents.check()?;
+            let waited = contents.drained.wait_timeout(known, LOOK_UP);
+            known = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let mut hurt = std::mem::take(&mut known.hurt);
+        drop(known);
+        contents.check()?;
+        // Files end in any order; what is told is told in that of paths.
+        hurt.sort();
+        Ok(hurt)
+    }
+
+    fn step(&self, file: &Arc<FileCheck>, step: Option<Step>) {
+        if file.add(step) {
+            self.contents.queue(Job::File(file.clone()));
+        }
+    }
+
+    fn chunk(&mut self, id: &ChunkId) -> Result<Arc<ChunkCheck>> {
+        if let Some(known) = self.chunks.iter().find(|chunk| chunk.id == *id) {
+            return Ok(known.clone());
+        }
+        let place = self
+            .contents
+            .index
+            .find(id)
+            .ok_or_else(|| EngineError::Missing {
+                object: format!("chunk {id}"),
+                why: "no index run knows it".into(),
+            })?;
+        let pack = self.pack(&place)?;
+        let held = self.hold_chunk(place.located.raw as usize)?;
+        let chunk = Arc::new(ChunkCheck::new(*id, place, pack, held));
+        self.contents.queue(Job::Chunk(chunk.clone()));
+        if self.chunks.len() >= RECENT {
+            self.chunks.pop_front();
+        }
+        self.chunks.push_back(chunk.clone());
+        Ok(chunk)
+    }
+
+    /// The pack of a place, if it is in hand or is now fetched for the first time.
+    fn pack(&mut self, place: &Place) -> Result<Option<Arc<Pack>>> {
+        if let Some(at) = self.packs.iter().position(|pack| pack.id == place.pack) {
+            let pack = self.packs.remove(at);
+            self.packs.extend(pack.clone());
+            return Ok(pack);
+        }
+        let Some(facts) = self.contents.wanted.get(&place.pack).copied() else {
+            return Ok(None);
+        };
+        if !self.fetched.insert(place.pack) {
+            return Ok(None);
+        }
+        let bytes = usize::try_from(facts.size).unwrap_or(usize::MAX);
+        let held = loop {
+            self.contents.check()?;
+            if let Some(held) = self.contents.raw.try_take(bytes) {
+                break held;
+            }
+            if self.packs.pop_front().is_none() {
+                self.contents.raw.wait_for(bytes);
+            }
+        };
+        let pack = Arc::new(Pack {
+            id: place.pack,
+            facts,
+            bytes: OnceLock::new(),
+            _held: held,
+        });
+        self.packs.push_back(pack.clone());
+        // The fetchers end after this one.
+        let _ = self.fetch.send(pack.clone());
+        Ok(Some(pack))
+    }
+
+    fn hold_file(&self, bytes: usize) -> Result<Held> {
+        loop {
+            self.contents.check()?;
+            if let Some(held) = self.contents.files.try_take(bytes) {
+                return Ok(held);
+            }
+            self.contents.files.wait_for(bytes);
+        }
+    }
+
+    fn hold_chunk(&mut self, bytes: usize) -> Result<Held> {
+        loop {
+            self.contents.check()?;
+            if let Some(held) = self.contents.plain.try_take(bytes) {
+                return Ok(held);
+            }
+            if self.chunks.pop_front().is_none() {
+                self.contents.plain.wait_for(bytes);
+            }
+        }
+    }
+}
+
+/// Stands for a list of extents and the SHA-256 that its content is to have.
+fn fingerprint(extents: &Extents, wanted: Option<[u8; 32]>) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&wanted.unwrap_or_default());
+    let mut list = Vec::new();
+    extents.encode(&mut list);
+    hasher.update(&[u8::from(wanted.is_some())]);
+    hasher.update(&list);
+    let mut out = [0; 16];
+    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    out
+}

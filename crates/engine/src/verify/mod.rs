@@ -1,0 +1,428 @@
+//! Verification by levels, sampled or in slices.
+//!
+//! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
+//! over all entries is the signed one, every chunk that is named is in the index, every pack of the
+//! index is on the tier with its size. *Checksum*: the bytes of the packs hash to their names.
+//! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
+//! file is that of its content. A damaged object is named with the snapshots and paths it hurts.
+
+use std::collections::{HashMap, HashSet};
+
+use backup_core::{
+    ByteRange, ChunkId, ErrorKind, Event, Finding, FindingKind, OpContext, PackId, Sample,
+    Severity, Stage, VerifyLevel, VerifyReport,
+};
+use backup_format::extent::{Extent, Extents};
+use backup_format::layout;
+use backup_format::refs::Refs;
+use backup_format::seal::ObjectKind;
+use backup_integrity::merkle::SnapshotTreeBuilder;
+use futures::TryStreamExt;
+use tokio::runtime::Handle;
+
+use self::content::{Contents, Feeder, Known};
+use self::packs::PackPass;
+use crate::error::{EngineError, Result};
+use crate::index_set::{IndexSet, PackFacts};
+use crate::repository::{Repository, SnapshotHead, name};
+use crate::stage::canonical;
+use crate::view::{SnapshotView, check_signatures};
+
+mod budget;
+mod content;
+mod packs;
+mod parts;
+
+/// Paths that are named for one damaged object.
+const MOST_PATHS: usize = 20;
+
+/// What a verification found.
+#[derive(Debug, Clone)]
+pub struct VerifyOutcome {
+    /// Counts and findings.
+    pub report: VerifyReport,
+    /// Snapshots that were looked at.
+    pub snapshots: u64,
+    /// Whether manifests could be read with this key, or only the objects around them.
+    pub read_manifests: bool,
+    /// Snapshots whose signature holds, but of which this key cannot tell whether it is their
+    /// host's: it does not hold the keys of that host.
+    pub foreign: u64,
+}
+
+/// Verifies snapshots (all, if none are named) and the packs that the index knows.
+///
+/// # Errors
+/// Errors of the tier as a whole; what is wrong with data is in the findings.
+pub async fn verify(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshots: Option<Vec<SnapshotHead>>,
+    level: VerifyLevel,
+    sample: Sample,
+) -> Result<VerifyOutcome> {
+    let mut run = Run {
+        repo,
+        cx,
+        report: VerifyReport::default(),
+        bad_packs: HashMap::new(),
+        bad_chunks: HashMap::new(),
+        foreign: 0,
+    };
+    let heads = match snapshots {
+        Some(heads) => heads,
+        None => {
+            let (heads, errors) = repo.heads(cx).await?;
+            for error in errors {
+                run.found(FindingKind::Damaged, "a snapshot", &error.to_string());
+            }
+            heads
+        }
+    };
+    run.around(&heads).await?;
+    let chosen = run.packs_there(sample).await?;
+    let read_manifests = repo.keys().identities().is_ok();
+    // All at once: every pack is fetched when the first file needs it. A sample of the packs is
+    // checked first, since files that it does not take lie in packs that it takes.
+    let at_once = read_manifests && level >= VerifyLevel::FullRead && sample == Sample::All;
+    if level >= VerifyLevel::Checksum {
+        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
+        cx.tell(Event::Entered {
+            stage: Stage::Verify,
+            entries: Some(chosen.len() as u64),
+            bytes: Some(total),
+        });
+        if !at_once {
+            run.packs(level, chosen.clone(), &Known::default())?;
+        }
+    }
+    let whole = if at_once {
+        chosen.iter().copied().collect()
+    } else {
+        HashMap::new()
+    };
+    tokio::task::block_in_place(|| {
+        let ((), known) = Contents::read(repo, cx, whole, |feeder| {
+            Handle::current().block_on(run.heads(&heads, feeder, level, sample))
+        })?;
+        if at_once {
+            run.packs_left(level, chosen, known)?;
+        }
+        Ok::<_, EngineError>(())
+    })?;
+    Ok(VerifyOutcome {
+        report: run.report,
+        snapshots: heads.len() as u64,
+        read_manifests,
+        foreign: run.foreign,
+    })
+}
+
+struct Run<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    report: VerifyReport,
+    bad_packs: HashMap<PackId, String>,
+    bad_chunks: HashMap<[u8; 16], String>,
+    foreign: u64,
+}
+
+impl Run<'_> {
+    fn found(&mut self, kind: FindingKind, subject: &str, detail: &str) {
+        let finding = Finding::new(Severity::Error, kind, subject, detail);
+        self.cx.tell(Event::Found(&finding));
+        self.report.findings.push(finding);
+    }
+
+    /// What lies around manifests and packs: index runs, key slots, and the refs of snapshots.
+    async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
+        for (key, error) in self.repo.take_damaged_runs() {
+            self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+        }
+        for (key, slot) in self.repo.slots(self.cx).await? {
+            self.report.objects += 1;
+            if let Err(error) = slot {
+                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+            }
+        }
+        for head in heads {
+            let key = name(layout::refs(head.meta.id))?;
+            self.report.objects += 1;
+            let sealed = match self.repo.sink().get(self.cx, &key, ByteRange::Full).await {
+                Ok(sealed) => sealed,
+                Err(error) if error.kind == ErrorKind::NotFound => {
+                    self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
+            let refs = opened
+                .map_err(|error| error.to_string())
+                .and_then(|plain| Refs::decode(&plain).map_err(|error| error.to_string()));
+            match refs {
+                Ok(refs) if refs.snapshot == head.meta.id => {}
+                Ok(refs) => {
+                    let why = format!("it is that of snapshot {}", refs.snapshot);
+                    self.found(FindingKind::Mismatch, key.as_str(), &why);
+                }
+                Err(why) => self.found(FindingKind::Damaged, key.as_str(), &why),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks which packs of the index are on the tier; returns those of the sample.
+    async fn packs_there(&mut self, sample: Sample) -> Result<Vec<(PackId, PackFacts)>> {
+        let packs = self.repo.index().packs();
+        let mut on_tier: HashMap<String, u64> = HashMap::new();
+        for prefix in ["data/", "meta/"] {
+            let mut list = self.repo.sink().list(self.cx, prefix, None);
+            while let Some(meta) = list.try_next().await? {
+                on_tier.insert(meta.key.to_string(), meta.size);
+            }
+        }
+        let mut chosen = Vec::new();
+        for (id, facts) in packs {
+            let key = name(layout::pack(id, facts.is_meta))?;
+            self.report.objects += 1;
+            match on_tier.get(key.as_str()) {
+                None => self.bad_pack(
+                    id,
+                    FindingKind::Missing,
+                    key.as_str(),
+                    "it is not on the tier",
+                ),
+                Some(size) if *size != facts.size => {
+                    let why = format!("it has {size} bytes instead of {}", facts.size);
+                    self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
+                }
+                Some(_) if sample.takes(&id.0) => chosen.push((id, facts)),
+                Some(_) => {}
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// Checks packs, but for what is known of them.
+    fn packs(
+        &mut self,
+        level: VerifyLevel,
+        packs: Vec<(PackId, PackFacts)>,
+        known: &Known,
+    ) -> Result<()> {
+        let pass = PackPass {
+            repo: self.repo,
+            cx: self.cx,
+            level,
+            known,
+        };
+        for check in tokio::task::block_in_place(|| pass.run(packs))? {
+            self.report.bytes += check.bytes;
+            self.report.chunks += check.chunks;
+            if let Some((kind, why)) = check.whole {
+                self.bad_pack(check.id, kind, &format!("pack {}", check.id), &why);
+            }
+            for (chunk, why) in check.faults {
+                self.bad_chunk(check.id, chunk, why);
+            }
+        }
+        Ok(())
+    }
+
+    /// What files did not need of the packs: whole packs, and blobs of those that were read.
+    fn packs_left(
+        &mut self,
+        level: VerifyLevel,
+        packs: Vec<(PackId, PackFacts)>,
+        mut known: Known,
+    ) -> Result<()> {
+        self.report.chunks += known.opened.len() as u64;
+        for (pack, chunk, why) in std::mem::take(&mut known.faults) {
+            self.bad_chunk(pack, chunk, why);
+        }
+        let mut left = Vec::new();
+        for (id, facts) in packs {
+            let Some(seen) = known.packs.get_mut(&id).filter(|seen| seen.is_read) else {
+                left.push((id, facts));
+                continue;
+            };
+            self.report.bytes += seen.bytes;
+            let is_gone = seen.bytes == 0;
+            if let Some((kind, why)) = seen.whole.take() {
+                self.bad_pack(id, kind, &format!("pack {id}"), &why);
+            }
+            // All that the index has was opened, and its end names nothing else.
+            let is_done = seen.named == seen.in_place && seen.opened == facts.blobs;
+            if !is_gone && !is_done {
+                left.push((id, facts));
+            }
+        }
+        self.packs(level, left, &known)
+    }
+
+    fn bad_chunk(&mut self, pack: PackId, chunk: ChunkId, why: String) {
+        let subject = format!("chunk {chunk} in pack {pack}");
+        self.found(FindingKind::Damaged, &subject, &why);
+        self.bad_chunks.insert(chunk.prefix(), why);
+    }
+
+    fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
+        self.found(kind, subject, why);
+        self.bad_packs.insert(id, why.to_owned());
+    }
+
+    /// Signatures and entries of every snapshot.
+    async fn heads(
+        &mut self,
+        heads: &[SnapshotHead],
+        feeder: &mut Feeder<'_, '_>,
+        level: VerifyLevel,
+        sample: Sample,
+    ) -> Result<()> {
+        for head in heads {
+            if self.cx.cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            let subject = format!("snapshot {}", head.meta.id);
+            match check_signatures(self.repo, head) {
+                Ok(true) => {}
+                Ok(false) => self.foreign += 1,
+                Err(error) => self.found(FindingKind::Mismatch, &subject, &error.to_string()),
+            }
+            if self.repo.keys().identities().is_err() {
+                continue;
+            }
+            let mut hurt = Vec::new();
+            let walked = self.walk(head, feeder, level, sample, &mut hurt).await;
+            if let Err(error) = &walked
+                && !error.is_damage()
+            {
+                return walked.map(drop);
+            }
+            // What was added is finished even if the rest of the manifest cannot be read.
+            hurt.extend(feeder.drain()?);
+            self.tell_hurt(&subject, &hurt);
+            match walked {
+                Ok(Some(why)) => self.found(FindingKind::Mismatch, &subject, &why),
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {
+                    self.found(FindingKind::Damaged, &subject, &error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every entry of a snapshot; says what does not match of the whole.
+    async fn walk(
+        &mut self,
+        head: &SnapshotHead,
+        feeder: &mut Feeder<'_, '_>,
+        level: VerifyLevel,
+        sample: Sample,
+        hurt: &mut Vec<(String, String)>,
+    ) -> Result<Option<String>> {
+        let view = SnapshotView::open(self.repo, head.clone())?;
+        let index = self.repo.index();
+        let mut tree = SnapshotTreeBuilder::new(view.salt());
+        let mut canonical_bytes = Vec::new();
+        let mut seen: HashSet<ChunkId> = HashSet::new();
+        let mut walk = view.all();
+        while let Some(entry) = walk.next(self.cx).await? {
+            self.report.entries += 1;
+            canonical_bytes.clear();
+            canonical(
+                view.component_name(entry.component),
+                &entry.path,
+                &entry.record,
+            )
+            .encode(&mut canonical_bytes)
+            .map_err(|error| EngineError::damaged(&entry.path, error))?;
+            tree.push(&canonical_bytes);
+            if !entry.record.meta.kind.has_content() {
+                continue;
+            }
+            let extents = match view.extents(self.cx, &entry.record).await {
+                Ok(extents) => extents,
+                Err(error) if error.is_damage() => {
+                    hurt.push((entry.path.to_string(), error.to_string()));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let bad = self.known_bad(&index, &extents, level, &mut seen);
+            if let Some(why) = bad {
+                hurt.push((entry.path.to_string(), why));
+                continue;
+            }
+            let wanted = entry.record.sha256;
+            // Chunks of a content without SHA-256 are opened with the packs; that one of them is
+            // damaged is told of its entry only if they are read here.
+            let takes = wanted.map_or(sample == Sample::All, |wanted| sample.takes(&wanted));
+            if level >= VerifyLevel::FullRead && takes {
+                feeder.add(&entry.path, &extents, wanted)?;
+            }
+        }
+        let made = tree.finish();
+        if made.root != view.root() || made.leaf_count != head.outer.leaves {
+            return Ok(Some(
+                "the Merkle root over its entries is not the signed one".into(),
+            ));
+        }
+        Ok(None)
+    }
+
+    /// Why a content cannot be had, by what is known without reading it.
+    fn known_bad(
+        &mut self,
+        index: &IndexSet,
+        extents: &Extents,
+        level: VerifyLevel,
+        seen: &mut HashSet<ChunkId>,
+    ) -> Option<String> {
+        let mut bad = None;
+        for extent in extents.as_slice() {
+            let Extent::Data { chunk, .. } = extent else {
+                continue;
+            };
+            match index.find(chunk) {
+                None => bad = Some(format!("chunk {chunk} is in no index run")),
+                Some(place) => {
+                    if level < VerifyLevel::FullRead && seen.insert(*chunk) {
+                        self.report.chunks += 1;
+                    }
+                    bad = bad
+                        .or_else(|| self.bad_packs.get(&place.pack).cloned())
+                        .or_else(|| self.bad_chunks.get(&chunk.prefix()).cloned());
+                }
+            }
+        }
+        bad
+    }
+
+    fn tell_hurt(&mut self, subject: &str, hurt: &[(String, String)]) {
+        if hurt.is_empty() {
+            return;
+        }
+        let shown = hurt
+            .iter()
+            .take(MOST_PATHS)
+            .map(|(path, why)| format!("{path} ({why})"))
+            .collect::<Vec<_>>()
+            .join("; ");
+        let more = hurt.len().saturating_sub(MOST_PATHS);
+        let more = if more > 0 {
+            format!("; and {more} more")
+        } else {
+            String::new()
+        };
+        let count = hurt.len();
+        let detail = format!("{count} entries cannot be restored whole: {shown}{more}");
+        self.found(FindingKind::Damaged, subject, &detail);
+    }
+}
+
+#[cfg(test)]
+mod tests;
