@@ -185,7 +185,8 @@ pub fn recovery_sheet(repo: RepoId, location: &str, code: &str) -> Zeroizing<Str
          \n\
          TO MAKE A NEW KEY AFTERWARDS\n\
          \n\
-         \x20      snapshot key add --repo {place} --key-file recovery.txt --new-key-file new.key\n",
+         \x20      snapshot key add --repo {place} --key-file recovery.txt \\\n\
+         \x20          --new-key-file new.key\n",
         lines = lines.as_str(),
     ))
 }
