@@ -42,6 +42,11 @@ pub async fn hold(
 ) -> Result<bool> {
     // A key that cannot sign must not leave a hold without a record.
     repo.keys().host_keys(host)?;
+    // All holds have the same bytes, so the tier cannot tell a second one from an answer that was
+    // lost.
+    if holds(repo, cx).await?.contains(&snapshot.id) {
+        return Ok(false);
+    }
     let key = name(layout::hold(snapshot.id))?;
     let body = Bytes::from_static(b"held\n");
     match repo.sink().put(cx, &key, body, PutMode::Create).await {

@@ -430,7 +430,13 @@ impl Repository {
         let damaged = |why: String| EngineError::damaged(format!("chunk {id}"), why);
         let session =
             backup_format::seal::blob_session(sealed).map_err(|e| damaged(e.to_string()))?;
-        let key = self.session_key(session)?;
+        // Before it authenticates, what a blob says of its session may be damage as well.
+        let key = self.session_key(session).map_err(|error| match error {
+            EngineError::Missing { .. } => {
+                damaged(format!("it names session {session}, whose key nothing has"))
+            }
+            other => other,
+        })?;
         codec
             .open(&key, kind, id, raw, sealed, out)
             .map_err(|e| damaged(e.to_string()))?;
