@@ -57,7 +57,7 @@ impl SnapshotJob {
             label: None,
             select: Vec::new(),
             reread: false,
-            compression: 3,
+            compression: backup_format::seal::DEFAULT_LEVEL,
             checkpoint: CheckpointRule::default(),
         }
     }
