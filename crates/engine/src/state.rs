@@ -126,6 +126,13 @@ impl StatePaths {
         }
     }
 
+    /// The entries of the last complete run, in ascending order of key; quietly ends at the first
+    /// thing that is wrong.
+    pub fn last_complete(&self, ring: &ObjectKeyring) -> impl Iterator<Item = StateEntry> {
+        let mut reader = FrameReader::open(&self.complete, ring);
+        std::iter::from_fn(move || reader.as_mut()?.next())
+    }
+
     /// Turns what a killed run left into something that the next run reads.
     fn take_over(&self) {
         let marked = fs::read(&self.mark)

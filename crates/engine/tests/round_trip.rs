@@ -224,6 +224,39 @@ async fn a_change_stores_little_more_than_what_changed() {
     }
 }
 
+/// The bundles of the moved folder cannot be cut as they were: it begins and ends in the middle of
+/// two, and an edit lies in each of the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_moved_folder_is_stored_again_only_where_it_was_edited() {
+    let world = World::new(true).await;
+    let tree = world.path("tree");
+    for folder in 0..6u64 {
+        let folder_path = tree.join(format!("folder{folder}"));
+        fs::create_dir_all(&folder_path).unwrap();
+        for file in 0..200u64 {
+            let content = noise(folder * 1000 + file, 10_000);
+            fs::write(folder_path.join(format!("f{file:03}")), content).unwrap();
+        }
+    }
+    world.save(&tree).await;
+    let moved = tree.join("a-moved");
+    fs::rename(tree.join("folder3"), &moved).unwrap();
+    for file in (0..200u64).step_by(20) {
+        fs::write(
+            moved.join(format!("f{file:03}")),
+            noise(90_000 + file, 10_000),
+        )
+        .unwrap();
+    }
+    let report = world.save(&tree).await;
+    let added = report.meta.stats.bytes_new;
+    // Ten files of 10,000 bytes, and pages.
+    assert!(added < 250_000, "{added} bytes");
+    world.restore_newest(&tree, &world.path("out")).await;
+    assert_same(&tree, &world.path("out"));
+    world.verify().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_changes_in_a_row_stay_whole() {
     let world = World::new(true).await;

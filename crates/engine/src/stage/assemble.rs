@@ -15,6 +15,7 @@ use backup_integrity::merkle::{SnapshotTree, SnapshotTreeBuilder};
 use crossbeam_channel::Receiver;
 
 use super::chunk::Slot;
+use super::former::Former;
 use super::read::{Item, Work};
 use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
@@ -153,6 +154,7 @@ pub(super) struct Assembler<'a> {
     counts: Counts,
     usage: Usage,
     writer: Option<StateWriter>,
+    former: Former,
     reuse_counts_as_same: bool,
     scratch: Vec<u8>,
     rule: CheckpointRule,
@@ -174,6 +176,7 @@ impl<'a> Assembler<'a> {
         sizes: Sizes,
         salt: [u8; 32],
         writer: Option<StateWriter>,
+        former: Former,
         resumes: bool,
         rule: CheckpointRule,
     ) -> Self {
@@ -200,6 +203,7 @@ impl<'a> Assembler<'a> {
             counts: Counts::default(),
             usage: Usage::new(store.index()),
             writer,
+            former,
             reuse_counts_as_same: true,
             scratch: Vec::new(),
             rule,
@@ -254,6 +258,7 @@ impl<'a> Assembler<'a> {
             meta,
             fingerprint,
             after_gap,
+            is_new,
             work,
         } = item;
         if after_gap {
@@ -281,7 +286,7 @@ impl<'a> Assembler<'a> {
             Work::Content { bytes, sha256 } => {
                 (next.size, next.sha256) = (bytes.len() as u64, Some(sha256));
                 self.counts.bytes_read += next.size;
-                next.located = self.lay(&bytes, &sha256)?;
+                next.located = self.lay(&bytes, &sha256, is_new)?;
             }
             Work::Cut { stream, sha256 } => {
                 (next.size, next.sha256) = (stream.size, sha256);
@@ -381,8 +386,9 @@ impl<'a> Assembler<'a> {
         Ok(Located::Known(Content::Inline(extents)))
     }
 
-    /// Lays a small file into the open bundle, unless this run has laid its content already.
-    fn lay(&mut self, bytes: &[u8], sha256: &[u8; 32]) -> Result<Located> {
+    /// Lays a small file into the open bundle, unless this run has laid its content already or the
+    /// last one had.
+    fn lay(&mut self, bytes: &[u8], sha256: &[u8; 32], is_new: bool) -> Result<Located> {
         if bytes.is_empty() {
             return Ok(Located::Known(Content::empty()));
         }
@@ -390,6 +396,17 @@ impl<'a> Assembler<'a> {
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if let Some((number, offset)) = self.remembered.get(&digest).copied() {
             return self.in_bundle(number, offset, length);
+        }
+        if let Some((chunk, offset)) = self.former.find(self.keys, &digest, is_new)
+            && self.usage.mark(self.store.index(), &chunk)
+        {
+            let mut extents = Extents::default();
+            extents.push(Extent::Data {
+                chunk,
+                offset,
+                length,
+            });
+            return Ok(Located::Known(Content::Inline(extents)));
         }
         if self.bundle.is_full_for(bytes.len()) {
             self.end_bundle()?;

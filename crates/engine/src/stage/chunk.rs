@@ -16,6 +16,7 @@ use backup_format::wire::Take;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::capture::{Batches, Captured};
+use super::former::Former;
 use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, Sizes};
@@ -36,6 +37,7 @@ pub struct Chunked {
     pub(super) keys: CutKeys,
     pub(super) state: StateReader,
     pub(super) writer: Option<StateWriter>,
+    pub(super) former: Former,
 }
 
 /// Opens the state of the last run.
@@ -55,12 +57,19 @@ pub fn chunk(repo: &Repository, captured: Captured, job: &SnapshotJob) -> Result
         Some(paths) if !job.reread => StateReader::open(paths, &ring),
         _ => StateReader::empty(),
     };
+    let former = Former::new(
+        paths
+            .clone()
+            .filter(|_| !job.reread)
+            .map(|paths| (paths, ring.clone())),
+    );
     let writer = paths.map(|paths| StateWriter::new(paths, ring));
     Ok(Chunked {
         captured,
         keys: repo.cut_keys()?,
         state,
         writer,
+        former,
     })
 }
 
@@ -139,6 +148,7 @@ impl Decider<'_> {
             meta,
             fingerprint,
             after_gap,
+            is_new: known.is_none(),
             work: Work::Bare,
         };
         if !item.meta.kind.has_content() {

@@ -14,6 +14,7 @@ pub mod seal;
 pub mod store;
 
 mod assemble;
+mod former;
 
 mod read;
 mod stream;

@@ -46,6 +46,8 @@ pub(super) struct Item {
     pub(super) fingerprint: Option<Fingerprint>,
     /// Whether something that the last run had is gone before it.
     pub(super) after_gap: bool,
+    /// Whether the last run did not have its path.
+    pub(super) is_new: bool,
     /// What is to be done, or was.
     pub(super) work: Work,
 }

@@ -53,6 +53,7 @@ pub async fn store(
         keys,
         state,
         writer,
+        former,
     } = chunked;
     let Captured {
         planned,
@@ -76,7 +77,7 @@ pub async fn store(
     let ran = std::thread::scope(|scope| {
         let threads = std::thread::Builder::new()
             .name("assemble".into())
-            .spawn_scoped(scope, || flow.run(&handle, source, state, writer));
+            .spawn_scoped(scope, || flow.run(&handle, source, state, writer, former));
         let threads =
             threads.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
         let pumped = tokio::task::block_in_place(|| {
@@ -143,6 +144,7 @@ impl Flow<'_> {
         mut source: Batches,
         state: crate::state::StateReader,
         writer: Option<crate::state::StateWriter>,
+        former: super::former::Former,
     ) -> Result<Assembled> {
         let sizes = self.repo.sizes();
         let readers = match self.cx.limits.readers {
@@ -177,6 +179,7 @@ impl Flow<'_> {
             sizes,
             salt,
             writer,
+            former,
             resumes,
             self.job.checkpoint,
         );
