@@ -13,8 +13,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use backup_core::{
-    ByteRange, ErrorKind, Finding, FindingKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode,
-    Severity, SnapshotId, SnapshotMeta,
+    ByteRange, CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, ObjectMeta,
+    OpContext, PutMode, Severity, SnapshotId, SnapshotMeta,
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -71,8 +71,16 @@ pub async fn record_operation(
     user: &str,
     draft: LedgerDraft,
 ) -> Result<()> {
+    let cx = &to_the_end(cx);
     let mut chain = Chain::read(repo, cx).await?;
     chain.append(repo, cx, host, user, draft).await
+}
+
+/// What was done is recorded even if it is called off by now: it can no longer be undone.
+fn to_the_end(cx: &OpContext) -> OpContext {
+    let mut own = cx.clone();
+    own.cancel = CancellationToken::new();
+    own
 }
 
 /// Appends the record of a snapshot; and before it those of snapshots of this host whose runs ended
@@ -89,6 +97,7 @@ pub(crate) async fn record_snapshot(
     draft: LedgerDraft,
     earlier: &[SnapshotId],
 ) -> Result<()> {
+    let cx = &to_the_end(cx);
     let mut chain = Chain::read(repo, cx).await?;
     let known = chain.snapshots();
     for id in earlier.iter().filter(|id| !known.contains(id)) {
