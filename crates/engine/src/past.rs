@@ -16,20 +16,60 @@ pub(crate) struct Past {
     pub(crate) head: LineageHead,
     /// Its pieces.
     pub(crate) pieces: Pieces,
-    /// Where each piece begins; empty for pages.
+    /// Where every [`STRIDE`]th piece begins; empty for pages.
     starts: Vec<u64>,
     /// Its extents and where each begins.
     extents: Vec<Extent>,
     extent_starts: Vec<u64>,
     /// Whether each extent may be used again.
     sound: Vec<bool>,
-    /// The first piece of each digest (by its first eight bytes); empty for pages.
-    by_digest: HashMap<u64, u32>,
+    by_digest: DigestTable,
 }
 
-fn short(digest: &PieceDigest) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *digest;
-    u64::from_le_bytes([a, b, c, d, e, f, g, h])
+/// Large streams have two million pieces: where each begins is summed up from the last of so many.
+const STRIDE: usize = 64;
+
+/// The first piece of each digest: an open hash table of piece numbers alone, since the digests
+/// are there already. Empty for pages.
+#[derive(Debug, Default)]
+struct DigestTable {
+    /// Number of a piece plus one; 0: free. Its length is a power of two, or 0.
+    slots: Vec<u32>,
+}
+
+impl DigestTable {
+    fn new(digests: &[PieceDigest]) -> Self {
+        let mut table = Self {
+            slots: vec![0; (digests.len() + digests.len() / 2 + 1).next_power_of_two()],
+        };
+        for (number, digest) in (1u32..).zip(digests) {
+            let at = table.place(digests, digest);
+            if let Some(slot) = table.slots.get_mut(at)
+                && *slot == 0
+            {
+                *slot = number;
+            }
+        }
+        table
+    }
+
+    /// Where a digest is, or would be. A third of the slots is free, so there is an end.
+    fn place(&self, digests: &[PieceDigest], digest: &PieceDigest) -> usize {
+        let [a, b, c, d, ..] = *digest;
+        let mask = self.slots.len() - 1;
+        let mut at = u32::from_le_bytes([a, b, c, d]) as usize & mask;
+        while self.slots[at] != 0 && digests.get(self.slots[at] as usize - 1) != Some(digest) {
+            at = (at + 1) & mask;
+        }
+        at
+    }
+
+    fn find(&self, digests: &[PieceDigest], digest: &PieceDigest) -> Option<u32> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        self.slots[self.place(digests, digest)].checked_sub(1)
+    }
 }
 
 impl Past {
@@ -73,19 +113,16 @@ impl Past {
         };
         let lengths = extents.as_slice().iter().map(Extent::len);
         let extent_starts = lengths.scan(0, begin).collect();
-        let mut by_digest = HashMap::new();
+        let mut by_digest = DigestTable::default();
         let mut starts = Vec::new();
         if matches!(head.cut, PieceCut::Content(_)) {
             starts = pieces
                 .lengths
-                .iter()
-                .map(|length| u64::from(*length))
+                .chunks(STRIDE)
+                .map(|lengths| lengths.iter().map(|length| u64::from(*length)).sum())
                 .scan(0, begin)
                 .collect();
-            by_digest.reserve(pieces.digests.len());
-            for (number, digest) in (0u32..).zip(&pieces.digests) {
-                by_digest.entry(short(digest)).or_insert(number);
-            }
+            by_digest = DigestTable::new(&pieces.digests);
         }
         let extents = extents.as_slice().to_vec();
         Self {
@@ -116,7 +153,7 @@ impl Past {
         let candidate = match self.head.cut {
             PieceCut::Pages(_) => Some(number),
             PieceCut::Content(_) if equals(expected) => Some(expected),
-            PieceCut::Content(_) => self.by_digest.get(&short(digest)).copied(),
+            PieceCut::Content(_) => self.by_digest.find(&self.pieces.digests, digest),
         };
         candidate.filter(|candidate| equals(*candidate) && self.is_sound(*candidate))
     }
@@ -124,7 +161,16 @@ impl Past {
     fn start(&self, piece: u32) -> u64 {
         match self.head.cut {
             PieceCut::Pages(size) => u64::from(piece) * u64::from(size),
-            PieceCut::Content(_) => self.starts.get(piece as usize).copied().unwrap_or(u64::MAX),
+            PieceCut::Content(_) => {
+                let at = piece as usize;
+                let before = self.pieces.lengths.get(at / STRIDE * STRIDE..at);
+                match (self.starts.get(at / STRIDE), before) {
+                    (Some(start), Some(before)) => {
+                        start + before.iter().map(|length| u64::from(*length)).sum::<u64>()
+                    }
+                    _ => u64::MAX,
+                }
+            }
         }
     }
 

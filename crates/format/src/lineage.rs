@@ -16,6 +16,8 @@
 //!
 //! Pieces that are all zeros have the digest of 16 zero bytes.
 
+use std::ops::Range;
+
 use backup_core::ChunkId;
 
 use crate::chunk::{PieceCut, PieceDigest};
@@ -28,7 +30,7 @@ pub const MAX_EDITS: usize = 12;
 pub const MAX_PIECES: usize = 8 << 20;
 
 /// Bytes of a layer in one blob.
-pub const PART: usize = 8 << 20;
+pub const PART: usize = 1 << 20;
 
 /// A layer of digests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,52 +144,49 @@ impl Pieces {
     #[must_use]
     pub fn base(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.digests.len() * 18 + 8);
-        out.push(0);
-        out.put_varint(self.digests.len() as u64);
-        self.lengths
-            .iter()
-            .for_each(|length| out.put_varint(u64::from(*length)));
-        self.digests
-            .iter()
-            .for_each(|digest| out.extend_from_slice(digest));
+        self.emit_base(&mut |bytes| out.extend_from_slice(bytes));
         out
+    }
+
+    /// The base layer of this state, piece by piece: it need not be in memory as a whole.
+    pub fn emit_base(&self, out: &mut dyn FnMut(&[u8])) {
+        out(&[0]);
+        emit_varint(self.digests.len() as u64, out);
+        self.emit_new(0..self.digests.len(), out);
+    }
+
+    fn emit_new(&self, range: Range<usize>, out: &mut dyn FnMut(&[u8])) {
+        if let Some(lengths) = self.lengths.get(range.clone()) {
+            lengths
+                .iter()
+                .for_each(|length| emit_varint(u64::from(*length), out));
+        }
+        self.digests[range].iter().for_each(|digest| out(digest));
     }
 
     /// The edit layer that makes this state from the one before: `origins[i]` is the number of the
     /// piece of the state before that piece `i` equals, or [`NEW`].
     #[must_use]
     pub fn edit(&self, origins: &[u32]) -> Vec<u8> {
-        let mut runs = 0u64;
-        let mut body = Vec::new();
-        let mut at = 0;
-        while at < origins.len() {
-            let first = origins[at];
-            let mut end = at + 1;
-            while end < origins.len() && follows(first, end - at, origins[end]) {
-                end += 1;
-            }
-            runs += 1;
-            let count = (end - at) as u64;
-            if first == NEW {
-                body.put_varint(count << 1 | 1);
-                if let Some(lengths) = self.lengths.get(at..end) {
-                    lengths
-                        .iter()
-                        .for_each(|length| body.put_varint(u64::from(*length)));
-                }
-                self.digests[at..end]
-                    .iter()
-                    .for_each(|digest| body.extend_from_slice(digest));
-            } else {
-                body.put_varint(count << 1);
-                body.put_varint(u64::from(first));
-            }
-            at = end;
-        }
-        let mut out = vec![1];
-        out.put_varint(runs);
-        out.append(&mut body);
+        let mut out = Vec::new();
+        self.emit_edit(origins, &mut |bytes| out.extend_from_slice(bytes));
         out
+    }
+
+    /// As [`Pieces::edit`], piece by piece: it need not be in memory as a whole.
+    pub fn emit_edit(&self, origins: &[u32], out: &mut dyn FnMut(&[u8])) {
+        out(&[1]);
+        emit_varint(runs(origins).count() as u64, out);
+        for run in runs(origins) {
+            let (first, count) = (origins[run.start], run.len() as u64);
+            if first == NEW {
+                emit_varint(count << 1 | 1, out);
+                self.emit_new(run, out);
+            } else {
+                emit_varint(count << 1, out);
+                emit_varint(u64::from(first), out);
+            }
+        }
     }
 
     /// Reads a layer on top of the state before it (empty for a base).
@@ -231,7 +230,9 @@ impl Pieces {
         if count.saturating_mul(16) > take.left() {
             return Err(WireError::Range("the number of pieces"));
         }
+        self.digests.reserve_exact(count);
         if with_lengths {
+            self.lengths.reserve_exact(count);
             for _ in 0..count {
                 let length = take.varint()?;
                 let length = u32::try_from(length).map_err(|_| WireError::Range("a length"))?;
@@ -266,6 +267,26 @@ impl Pieces {
     }
 }
 
+fn emit_varint(value: u64, out: &mut dyn FnMut(&[u8])) {
+    let mut bytes = Vec::with_capacity(10);
+    bytes.put_varint(value);
+    out(&bytes);
+}
+
+/// The runs of pieces that are all new, or that follow each other in the state before.
+fn runs(origins: &[u32]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let first = *origins.get(at)?;
+        let start = at;
+        at += 1;
+        while at < origins.len() && follows(first, at - start, origins[at]) {
+            at += 1;
+        }
+        Some(start..at)
+    })
+}
+
 fn follows(first: u32, distance: usize, origin: u32) -> bool {
     match first {
         NEW => origin == NEW,
@@ -275,12 +296,12 @@ fn follows(first: u32, distance: usize, origin: u32) -> bool {
 
 /// Whether a new base is due before another edit of `bytes` is added.
 #[must_use]
-pub fn base_is_due(layers: &[Layer], bytes: usize) -> bool {
+pub fn base_is_due(layers: &[Layer], bytes: u64) -> bool {
     let Some((base, edits)) = layers.split_first() else {
         return true;
     };
     let weight: u64 = edits.iter().map(|layer| layer.bytes).sum();
-    edits.len() >= MAX_EDITS || (weight + bytes as u64) * 2 > base.bytes
+    edits.len() >= MAX_EDITS || (weight + bytes) * 2 > base.bytes
 }
 
 #[cfg(test)]

@@ -7,13 +7,14 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{
     Body, EntryMeta, EntryPath, Finding, FindingKind, Fingerprint, OpContext, OpenContent, Segment,
     SegmentStream, Severity, StreamProfile,
 };
 use backup_format::chunk::PieceCut;
+use backup_format::chunk::profile::PIECE;
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -30,6 +31,9 @@ use backup_format::chunk::CutKeys;
 
 /// Bytes of one read of a large file.
 const BLOCK: usize = 1 << 20;
+/// Of files with more pieces than that, only one is cut at a time: what is known of their pieces, now
+/// and in the past, takes about 50 bytes each.
+const MANY_PIECES: u64 = 1 << 18;
 /// Larger files are hashed on a thread of their own.
 const HASH_APART: u64 = 8 << 20;
 
@@ -85,6 +89,8 @@ pub(super) struct Reader<'a> {
     pub(super) store: &'a BlobStore,
     pub(super) sizes: Sizes,
     pub(super) lineages: &'a Lineages<'a>,
+    /// Held while a file of more than [`MANY_PIECES`] is cut.
+    pub(super) many_pieces: &'a Mutex<()>,
 }
 
 enum Small {
@@ -232,9 +238,15 @@ impl Reader<'_> {
             Ok(read) => read,
             Err(error) => return Ok(Err(error)),
         };
+        let is_large = size / u64::from(PIECE) > MANY_PIECES;
+        let _alone = is_large.then(|| {
+            self.many_pieces
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        });
         let past = self.past(key, known);
         let cut = cut_of(profile, size, &head[..read], past.as_ref());
-        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past);
+        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
         let sha256 = match self.read_through(file, size, &mut cutter)? {
             Ok(sha256) => sha256,
             Err(error) => return Ok(Err(error)),
@@ -326,7 +338,7 @@ impl Reader<'_> {
         };
         let size = past.as_ref().map_or(0, |past| past.head.size);
         let cut = cut_of(profile, size, &head, past.as_ref());
-        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past);
+        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
         let mut hasher = Some(Hashing::new(HASH_APART));
         let mut at = 0u64;
         while let Some(segment) = first.take() {

@@ -2,6 +2,7 @@
 //! snapshot will name is on the tier and in an index run. Nothing names it yet.
 
 use std::collections::HashSet;
+use std::sync::Mutex;
 
 use backup_core::{Capture, CaptureReport, OpContext, Outcome};
 use crossbeam_channel::bounded;
@@ -183,6 +184,7 @@ impl Flow<'_> {
             resumes,
             self.job.checkpoint,
         );
+        let many_pieces = Mutex::new(());
         std::thread::scope(|scope| {
             for _ in 0..readers {
                 let tasks = task_source.clone();
@@ -193,6 +195,7 @@ impl Flow<'_> {
                     store: self.store,
                     sizes,
                     lineages: self.lineages,
+                    many_pieces: &many_pieces,
                 };
                 scope.spawn(move || read_loop(&reader, &tasks));
             }

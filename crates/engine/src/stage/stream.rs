@@ -64,14 +64,21 @@ impl std::fmt::Debug for StreamCutter<'_> {
 }
 
 impl<'a> StreamCutter<'a> {
-    /// A cutter for a stream cut in this way, compared with its past if that was cut alike.
+    /// A cutter for a stream of about `size` bytes (0: not known) cut in this way, compared with
+    /// its past if that was cut alike.
     pub(super) fn new(
         keys: &'a CutKeys,
         store: &'a BlobStore,
         sizes: Sizes,
         cut: PieceCut,
         past: Option<Past>,
+        size: u64,
     ) -> Self {
+        // Growing by doubling would take up to twice the memory. Content-defined pieces are a little
+        // smaller than their average here and there.
+        let expected_pieces = size / u64::from(cut.piece()) * 9 / 8;
+        let expected_pieces =
+            usize::try_from(expected_pieces).map_or(MAX_PIECES, |n| n.min(MAX_PIECES));
         Self {
             keys,
             store,
@@ -81,8 +88,14 @@ impl<'a> StreamCutter<'a> {
             gatherer: Gatherer::new(sizes.chunks),
             chunks: Vec::new(),
             parts: Vec::new(),
-            pieces: Pieces::default(),
-            origins: Vec::new(),
+            pieces: Pieces {
+                digests: Vec::with_capacity(expected_pieces),
+                lengths: Vec::with_capacity(match cut {
+                    PieceCut::Content(_) => expected_pieces,
+                    PieceCut::Pages(_) => 0,
+                }),
+            },
+            origins: Vec::with_capacity(expected_pieces),
             expected: 0,
             buffer: Vec::new(),
             size: 0,
@@ -354,15 +367,17 @@ impl<'a> StreamCutter<'a> {
             .as_ref()
             .map(|past| past.head.layers.clone())
             .unwrap_or_default();
-        let edit = self.pieces.edit(&self.origins);
+        let mut edit = 0u64;
+        self.pieces
+            .emit_edit(&self.origins, &mut |bytes| edit += bytes.len() as u64);
         let is_same = self
             .past
             .as_ref()
             .is_some_and(|past| past.pieces == self.pieces);
-        if lineage::base_is_due(&layers, edit.len()) {
-            layers = vec![self.write_layer(self.pieces.base())?];
+        if lineage::base_is_due(&layers, edit) {
+            layers = vec![self.write_layer(|out| self.pieces.emit_base(out))?];
         } else if !is_same {
-            layers.push(self.write_layer(edit)?);
+            layers.push(self.write_layer(|out| self.pieces.emit_edit(&self.origins, out))?);
         }
         Ok(Some(LineageHead {
             cut: self.cut,
@@ -373,14 +388,33 @@ impl<'a> StreamCutter<'a> {
         }))
     }
 
-    fn write_layer(&self, layer: Vec<u8>) -> Result<Layer> {
-        let bytes = layer.len() as u64;
-        let parts = layer
-            .chunks(PART)
-            .map(|part| self.store.put(BlobKind::Lineage, part.to_vec()));
+    /// Stores a layer in parts while it is made.
+    fn write_layer(&self, emit: impl FnOnce(&mut dyn FnMut(&[u8]))) -> Result<Layer> {
+        let (mut bytes, mut open) = (0, Vec::with_capacity(PART));
+        let mut parts: Result<Vec<ChunkId>> = Ok(Vec::new());
+        let mut put = |part: Vec<u8>| {
+            if let Ok(ids) = &mut parts {
+                match self.store.put(BlobKind::Lineage, part) {
+                    Ok(id) => ids.push(id),
+                    Err(error) => parts = Err(error),
+                }
+            }
+        };
+        emit(&mut |more| {
+            bytes += more.len() as u64;
+            let (now, later) = more.split_at(more.len().min(PART - open.len()));
+            open.extend_from_slice(now);
+            if open.len() == PART {
+                put(std::mem::replace(&mut open, Vec::with_capacity(PART)));
+                open.extend_from_slice(later);
+            }
+        });
+        if !open.is_empty() {
+            put(open);
+        }
         Ok(Layer {
             bytes,
-            parts: parts.collect::<Result<_>>()?,
+            parts: parts?,
         })
     }
 }

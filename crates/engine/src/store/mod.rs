@@ -315,20 +315,17 @@ impl Shared {
         } else {
             self.sizes.data_pack
         };
-        let full = {
-            let mut open = lock(&self.open[usize::from(is_meta)]);
-            let full = open
-                .is_full_for(sealed.len(), target)
-                .then(|| std::mem::replace(&mut *open, PackBuilder::new(0)));
-            if open.is_empty() {
-                *open = PackBuilder::new(target + (1 << 16));
-            }
-            open.push(job.kind, job.id, job.raw.len(), sealed);
-            full
-        };
-        if let Some(builder) = full {
-            self.send_pack(builder, is_meta, uploads);
+        let mut open = lock(&self.open[usize::from(is_meta)]);
+        if open.is_full_for(sealed.len(), target) {
+            let full = std::mem::replace(&mut *open, PackBuilder::new(0));
+            // Sent while the open pack is locked: when the tier is slow, the other threads wait with
+            // a blob each, not with a pack each.
+            self.send_pack(full, is_meta, uploads);
         }
+        if open.is_empty() {
+            *open = PackBuilder::new(target + (1 << 16));
+        }
+        open.push(job.kind, job.id, job.raw.len(), sealed);
     }
 
     fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<(Pack, bool)>) {

@@ -122,15 +122,16 @@ impl<'a> Contents<'a> {
         feed: impl FnOnce(&mut Feeder<'_, 'a>) -> Result<T>,
     ) -> Result<(T, Known)> {
         let (fetch, fetches) = crossbeam_channel::unbounded();
-        let half = cx.limits.memory_bytes / 2;
+        // The rest is for what is not counted: buffers of the codecs, answers under way.
+        let memory = cx.limits.memory_bytes;
         let contents = Self {
             repo,
             cx,
             index: repo.index(),
             wanted: packs,
-            plain: Budget::new(half - half / 4),
-            raw: Budget::new(half),
-            files: Budget::new(half / 4),
+            plain: Budget::new(memory / 4),
+            raw: Budget::new(memory / 3),
+            files: Budget::new(memory / 12),
             buffers: Arc::default(),
             queue: Mutex::default(),
             more: Condvar::new(),
