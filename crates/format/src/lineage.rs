@@ -350,7 +350,7 @@ mod tests {
             pieces: 131_072,
             layers: vec![Layer {
                 bytes: 9 << 20,
-                parts: vec![ChunkId([1; 32]); 2],
+                parts: vec![ChunkId([1; 32]); 9],
             }],
             content: Content::Spilled(vec![ChunkId([2; 32]); 4]),
         };
