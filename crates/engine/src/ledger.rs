@@ -6,6 +6,8 @@
 //! on the tier no longer fits the copies. What the lines say and how they hang together is defined in
 //! [`backup_integrity::ledger`].
 
+mod check;
+
 use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -13,15 +15,12 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use backup_core::{
-    ByteRange, CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, ObjectMeta,
-    OpContext, PutMode, Severity, SnapshotId, SnapshotMeta,
+    ByteRange, CancellationToken, ErrorKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode,
+    SnapshotId, SnapshotMeta,
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::ledger::{
-    Draft, Expect, LedgerHead, LedgerKeys, LedgerReport, LedgerVerifier, Line, Op, RecordOutcome,
-    append,
-};
+use backup_integrity::ledger::{Draft, LedgerHead, Line, Op, RecordOutcome, append};
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt;
@@ -29,6 +28,8 @@ use futures::TryStreamExt;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
 use crate::view::check_signatures;
+
+pub use check::{LedgerCheck, verify_ledger};
 
 /// How often a record looks for its place when others write at the same time.
 const ATTEMPTS: usize = 100;
@@ -47,17 +48,6 @@ pub struct LedgerDraft {
     pub counts: Vec<(&'static str, u64)>,
     /// A sentence for people; empty: none.
     pub note: String,
-}
-
-/// What a check of the ledger found.
-#[derive(Debug, Clone)]
-pub struct LedgerCheck {
-    /// The chain itself.
-    pub report: LedgerReport,
-    /// Findings of the chain, of the copy, and of the snapshots against it.
-    pub findings: Vec<Finding>,
-    /// Lines of this host's copy.
-    pub copied: u64,
 }
 
 /// Appends a record to the ledger.
@@ -319,108 +309,4 @@ fn extend_copy(path: &Path, lines: &[Vec<u8>]) -> io::Result<()> {
         .flat_map(|line| [&line[..], b"\n"].concat())
         .collect();
     file.write_all(&news)
-}
-
-/// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
-/// snapshots.
-///
-/// # Errors
-/// Errors of the tier; what is wrong with the ledger is in the findings.
-pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCheck> {
-    let key_of = |host: &HostId| {
-        repo.keys()
-            .host_keys(host)
-            .ok()
-            .map(|keys| HmacKey::new(keys.hmac))
-    };
-    let expect = Expect {
-        head: None,
-        repo: Some(repo.id()),
-    };
-    let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
-    let copied = copied_lines(repo);
-    let mut copies = copied.iter();
-    let mut findings = Vec::new();
-    let mut known = HashSet::new();
-    let mut forgotten = HashSet::new();
-    let mismatch = |subject: String, detail: &str| {
-        Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail)
-    };
-    for key in keys_after(repo, cx, None).await? {
-        let line = match read_line(repo, cx, &key).await {
-            Ok(line) => line,
-            Err(error) => {
-                verifier.push(b"");
-                copies.next();
-                let why = error.to_string();
-                findings.push(Finding::new(
-                    Severity::Error,
-                    FindingKind::Damaged,
-                    key.as_str(),
-                    why,
-                ));
-                continue;
-            }
-        };
-        if copies.next().is_some_and(|copy| *copy != line) {
-            findings.push(mismatch(
-                key.to_string(),
-                "it is not what this host's copy says",
-            ));
-        }
-        if let Ok(line) = Line::parse(&line) {
-            match line.record().op.as_str() {
-                "snapshot" => known.extend(line.record().snapshot),
-                "forget" => forgotten.extend(line.record().snapshot),
-                _ => {}
-            }
-        }
-        verifier.push(&line);
-    }
-    let missing = copies.count();
-    if missing > 0 {
-        let detail = format!("{missing} records of this host's copy are gone from the end");
-        findings.push(mismatch("ledger".into(), &detail));
-    }
-    for (id, key) in repo.snapshot_keys(cx).await? {
-        if known.remove(&id) {
-            continue;
-        }
-        findings.push(unknown(repo, cx, id, &key).await);
-    }
-    let mut missing: Vec<_> = known.difference(&forgotten).collect();
-    missing.sort();
-    for id in missing {
-        let detail = "the ledger knows it, nobody forgot it, and it is gone from the tier";
-        let kind = FindingKind::Missing;
-        let finding = Finding::new(Severity::Error, kind, format!("snapshot {id}"), detail);
-        findings.push(finding);
-    }
-    let report = verifier.finish();
-    findings.extend(report.findings.iter().map(|finding| finding.to_finding()));
-    Ok(LedgerCheck {
-        report,
-        findings,
-        copied: copied.len() as u64,
-    })
-}
-
-/// What is to be said of a snapshot that the ledger does not know.
-async fn unknown(repo: &Repository, cx: &OpContext, id: SnapshotId, key: &ObjectKey) -> Finding {
-    let head = repo.head(cx, id, key).await;
-    match head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
-        // Nobody but its host can have made it; a run that is killed comes to this.
-        Ok(head) => {
-            let detail = format!(
-                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
-                head.meta.host
-            );
-            let kind = FindingKind::Degraded;
-            Finding::new(Severity::Note, kind, key.as_str(), detail)
-        }
-        Err(error) => {
-            let detail = format!("the ledger does not know this snapshot: {error}");
-            Finding::new(Severity::Error, FindingKind::Mismatch, key.as_str(), detail)
-        }
-    }
 }

@@ -122,6 +122,13 @@ pub fn ledger(number: u64) -> Result<ObjectKey, KeyError> {
     key(format!("ledger/{number:012}"))
 }
 
+/// The number of the record that a name says; nothing for names that [`ledger`] does not give.
+#[must_use]
+pub fn ledger_number(name: &ObjectKey) -> Option<u64> {
+    let number = name.as_str().strip_prefix("ledger/")?.parse().ok()?;
+    (ledger(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,5 +141,14 @@ mod tests {
         let id = PackId([0xab; 32]);
         assert_eq!(pack(id, false).unwrap().as_str(), format!("data/ab/{id}"));
         assert_eq!(ledger(7).unwrap().as_str(), "ledger/000000000007");
+        assert_eq!(ledger_number(&ledger(7).unwrap()), Some(7));
+        for other in [
+            "ledger/7",
+            "ledger/+00000000007",
+            "ledger/x",
+            "index/000000000007",
+        ] {
+            assert_eq!(ledger_number(&key(other.into()).unwrap()), None, "{other}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod damage;
 mod faults;
 mod files;
 mod forget;
+mod ledger;
 mod look;
 mod overwrite;
 mod round_trip;

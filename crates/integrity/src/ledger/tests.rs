@@ -424,3 +424,30 @@ proptest! {
         let _ = faults(&lines, Expect { head: Some(LedgerHead { seq, hash: LineHash::NONE }), repo: None });
     }
 }
+
+#[test]
+fn a_record_whose_line_cannot_be_had_is_named_alone_and_no_other() {
+    let lines = chain(6);
+    let key = key();
+    let faults = |without: &[u64], damaged: u64| {
+        let mut verifier = LedgerVerifier::new(LedgerKeys::One(&key), Expect::default());
+        for (line, seq) in lines.iter().zip(1..) {
+            if seq == damaged {
+                verifier.damaged(seq, "it does not open".into());
+            } else if !without.contains(&seq) {
+                verifier.push(line);
+            }
+        }
+        let findings = verifier.finish().findings;
+        findings
+            .iter()
+            .map(|found| (found.fault, found.seq))
+            .collect::<Vec<_>>()
+    };
+    use LedgerFault::{Missing, Unreadable};
+    for seq in 1..=6 {
+        assert_eq!(faults(&[], seq), [(Unreadable, seq)]);
+    }
+    assert_eq!(faults(&[3], 4), [(Missing, 3), (Unreadable, 4)]);
+    assert_eq!(faults(&[4], 3), [(Unreadable, 3), (Missing, 4)]);
+}

@@ -120,6 +120,27 @@ impl<'a> LedgerVerifier<'a> {
         };
     }
 
+    /// Takes the place of the record `seq`, which is there by its number, and whose line cannot be had.
+    pub fn damaged(&mut self, seq: u64, detail: String) {
+        self.line += 1;
+        // Its line is nobody's predecessor.
+        self.above = LedgerHead {
+            seq,
+            hash: LineHash::of(b""),
+        };
+        self.unreadable = 0;
+        self.report
+            .add(LedgerFault::Unreadable, seq, self.line, detail);
+        if seq >= self.next && seq < u64::MAX {
+            if let Some((range, line)) = self.gaps.add(self.next..seq, self.line) {
+                self.missing(&range, line);
+            }
+            self.next = seq + 1;
+        } else {
+            self.gaps.fill(seq);
+        }
+    }
+
     /// Takes what follows the last newline: a line that was not written to its end.
     pub fn torn(&mut self, bytes: &[u8]) {
         self.line += 1;
