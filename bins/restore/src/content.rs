@@ -1,9 +1,12 @@
 //! `restore cat` and `sums`.
 
-use backstay::engine::view::ContentReader;
+use backstay::engine::SnapshotView;
+use backstay::engine::restore::{Reading, record_reading};
+use backstay::engine::view::{ContentReader, ViewEntry};
 use backstay::format::config::Operation;
 use backstay::integrity::digest::{ContentDigest, ContentHasher, write_sum_line};
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path};
+use backstay::integrity::ledger::RecordOutcome;
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings};
 use serde_json::{Value, json};
 
 use crate::cli::{CatArgs, SumsArgs};
@@ -23,8 +26,40 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
             "name a file; `restore ls` shows what there is",
         ));
     }
+    let mut bytes = 0;
+    let written = write_out(console, &view, &entry, &mut bytes).await;
+    let outcome = match &written {
+        Ok(_) => RecordOutcome::Ok,
+        // A reader that went away has had enough.
+        Err(failure) if failure.is_silent || failure.exit == Exit::Interrupted => {
+            RecordOutcome::Cancelled
+        }
+        Err(_) => RecordOutcome::Failed,
+    };
+    let reading = Reading {
+        entries: 1,
+        bytes,
+        findings: 0,
+        outcome,
+        note: "the content of a file, to standard output".into(),
+    };
+    let (host, user) = (surroundings::host(), surroundings::user());
+    let unrecorded = record_reading(&view, &console.cx, &host, &user, reading).await;
+    if let Some(finding) = unrecorded {
+        console.warn(&format!("{}: {}", finding.subject, finding.detail));
+    }
+    written
+}
+
+/// Writes the content of a file to standard output; counts the bytes.
+async fn write_out(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    entry: &ViewEntry,
+    written: &mut u64,
+) -> Outcome {
     let extents = view.extents(&console.cx, &entry.record).await?;
-    let mut reader = ContentReader::new(&repo, extents);
+    let mut reader = ContentReader::new(view.repository(), extents);
     let mut hasher = ContentHasher::new();
     while let Some(bytes) = reader.next(&console.cx).await? {
         if console.cx.cancel.is_cancelled() {
@@ -32,6 +67,7 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
         }
         hasher.update(&bytes);
         console.raw(&bytes)?;
+        *written += bytes.len() as u64;
     }
     let digest = hasher.finish();
     if entry.record.sha256.is_some_and(|wanted| wanted != digest.0) {

@@ -35,6 +35,12 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let parts = place::parts(console, &view, &wanted).await?;
     let target = Arc::new(FilesTarget::new(target(args, &folder)));
+    if let (false, Err(error)) = (
+        args.dry_run || console.json(),
+        repo.keys().ledger_key(&surroundings::host()),
+    ) {
+        console.note(&format!("this restore is not in the ledger: {error}"));
+    }
     let (mut ending, mut chosen) = (check_signature(console, &view)?, 0);
     for part in parts {
         let job = job(&part, &folder, filter.clone());

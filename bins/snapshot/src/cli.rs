@@ -443,7 +443,7 @@ pub(crate) struct KeyAddArgs {
     /// What the key may do: full, writer, reader, maintenance or verifier
     #[arg(long, default_value = "full", value_name = "ROLE")]
     pub(crate) role: backstay::format::keys::Role,
-    /// The host that a writer key signs for; this one if not given
+    /// The host that a writer or maintenance key signs for; this one if not given
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
     /// What the slot says of itself, for people

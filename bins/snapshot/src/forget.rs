@@ -34,6 +34,9 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         });
     }
     let repo = console.open(Operation::Prune).await?;
+    if !args.dry_run {
+        repo.keys().may_forget()?;
+    }
     let (heads, damage) = console.heads(&repo).await?;
     let plan = if by_name {
         let named = Console::chosen(&heads, &args.snapshots)?;

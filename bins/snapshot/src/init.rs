@@ -4,6 +4,7 @@ use std::path::Path;
 
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backstay::integrity::ledger::RecordOutcome;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
@@ -150,6 +151,7 @@ async fn note_in_ledger(console: &Console, repo: &Repository) {
         snapshot: None,
         root: None,
         counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
         note: String::new(),
     };
     let (host, user) = (surroundings::host(), surroundings::user());

@@ -9,6 +9,7 @@ use backstay::format::keys::{
     seal_with_passphrase, seal_with_secret,
 };
 use backstay::format::layout;
+use backstay::integrity::ledger::RecordOutcome;
 use backup_terminal::{Align, Console, Exit, Failure, Outcome, Table, secrets, surroundings, text};
 use serde_json::json;
 
@@ -131,6 +132,8 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
 
 async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
+    // Who is let in is for those alone who can let others in.
+    repo.keys().subset(Role::Full, None)?;
     let slots = repo.slots(&console.cx).await?;
     let wanted = args.slot.to_ascii_lowercase();
     let matching: Vec<&ObjectKey> = slots
@@ -187,6 +190,7 @@ async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> O
         snapshot: None,
         root: None,
         counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
         note,
     };
     let (host, user) = (surroundings::host(), surroundings::user());

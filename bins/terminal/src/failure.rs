@@ -100,7 +100,10 @@ impl From<KeyError> for Failure {
                 what,
                 "give the key file or passphrase that was made for this repository",
             ),
-            KeyError::Missing { .. } | KeyError::OtherHost { .. } | KeyError::OtherKind { .. } => {
+            KeyError::Missing { .. }
+            | KeyError::MayNotForget { .. }
+            | KeyError::OtherHost { .. }
+            | KeyError::OtherKind { .. } => {
                 Self::new(Exit::WrongKey, what, "use a key that may do this")
             }
             KeyError::Damaged { .. } => Self::new(

@@ -5,6 +5,7 @@ use backup_core::{
     Decision, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
+use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
@@ -64,7 +65,8 @@ impl ForgetPlan {
 /// it goes. One that came to be held since the plan was made stays.
 ///
 /// # Errors
-/// Errors of the tier; what was removed until then stays removed, and the ledger says so.
+/// [`crate::EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
+/// host; errors of the tier; what was removed until then stays removed, and the ledger says so.
 pub async fn forget(
     repo: &Repository,
     cx: &OpContext,
@@ -72,6 +74,7 @@ pub async fn forget(
     host: &HostId,
     user: &str,
 ) -> Result<u64> {
+    repo.keys().may_forget()?;
     let mut removed = 0;
     let held = holds(repo, cx).await?;
     for meta in plan.forgotten().filter(|meta| !held.contains(&meta.id)) {
@@ -83,6 +86,7 @@ pub async fn forget(
             snapshot: Some(meta.id),
             root: None,
             counts: vec![("entries", meta.stats.entries), ("bytes", meta.stats.bytes)],
+            outcome: RecordOutcome::Ok,
             note: format!("{} of {}", meta.name, meta.time),
         };
         record_operation(repo, cx, host, user, draft).await?;

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use backup_core::{ErrorKind, HostId, OpContext, PutMode, SnapshotId, SnapshotMeta};
 use backup_format::layout;
+use backup_integrity::ledger::RecordOutcome;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
@@ -41,7 +42,7 @@ pub async fn hold(
     why: &str,
 ) -> Result<bool> {
     // A key that cannot sign must not leave a hold without a record.
-    repo.keys().host_keys(host)?;
+    repo.keys().ledger_key(host)?;
     // All holds have the same bytes, so the tier cannot tell a second one from an answer that was
     // lost.
     if holds(repo, cx).await?.contains(&snapshot.id) {
@@ -61,7 +62,7 @@ pub async fn hold(
 /// Releases a snapshot; says whether it was held.
 ///
 /// # Errors
-/// A key that cannot sign for the host; errors of the tier.
+/// A key whose holder may not forget, or that cannot sign for the host; errors of the tier.
 pub async fn release(
     repo: &Repository,
     cx: &OpContext,
@@ -69,6 +70,7 @@ pub async fn release(
     (host, user): (&HostId, &str),
     why: &str,
 ) -> Result<bool> {
+    repo.keys().may_forget()?;
     if !holds(repo, cx).await?.contains(&snapshot.id) {
         return Ok(false);
     }
@@ -85,6 +87,7 @@ fn draft(op: &'static str, snapshot: &SnapshotMeta, why: &str) -> LedgerDraft {
         snapshot: Some(snapshot.id),
         root: None,
         counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
         note: why.to_owned(),
     }
 }

@@ -38,7 +38,7 @@ const COPY: &str = "ledger.jsonl";
 /// What a record says.
 #[derive(Debug, Clone)]
 pub struct LedgerDraft {
-    /// What was done: `snapshot`, `forget`, `restore`.
+    /// What was done: `snapshot`, `forget`, `restore` and the like.
     pub op: &'static str,
     /// The snapshot that it concerns.
     pub snapshot: Option<SnapshotId>,
@@ -46,6 +46,8 @@ pub struct LedgerDraft {
     pub root: Option<MerkleRoot>,
     /// Numbers by name.
     pub counts: Vec<(&'static str, u64)>,
+    /// How it ended.
+    pub outcome: RecordOutcome,
     /// A sentence for people; empty: none.
     pub note: String,
 }
@@ -119,6 +121,11 @@ impl LedgerDraft {
                 ("bytes-added", meta.stats.bytes_added),
                 ("findings", meta.findings),
             ],
+            outcome: if meta.findings > 0 {
+                RecordOutcome::Findings
+            } else {
+                RecordOutcome::Ok
+            },
             note: String::new(),
         }
     }
@@ -130,10 +137,6 @@ impl LedgerDraft {
         host: &HostId,
         user: &str,
     ) -> Result<Draft> {
-        let has_findings = self
-            .counts
-            .iter()
-            .any(|(name, count)| *name == "findings" && *count > 0);
         Ok(Draft {
             time: cx.clock.now(),
             op: self.op.parse::<Op>().map_err(|error| evidence(&error))?,
@@ -147,11 +150,7 @@ impl LedgerDraft {
                 .iter()
                 .map(|(name, count)| ((*name).to_owned(), *count))
                 .collect(),
-            outcome: if has_findings {
-                RecordOutcome::Findings
-            } else {
-                RecordOutcome::Ok
-            },
+            outcome: self.outcome,
             note: (!self.note.is_empty()).then_some(self.note),
         })
     }
@@ -217,7 +216,7 @@ impl Chain {
         user: &str,
         draft: LedgerDraft,
     ) -> Result<()> {
-        let key = HmacKey::new(repo.keys().host_keys(host)?.hmac);
+        let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
         let draft = draft.signed_by(repo, cx, host, user)?;
         for _ in 0..ATTEMPTS {
             let line = append(self.head.as_ref(), draft.clone(), &key)

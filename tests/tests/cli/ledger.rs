@@ -1,9 +1,11 @@
-//! The ledger: what its check says of what.
+//! The ledger: what is recorded, and what its check says of what.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Stdio;
 
 use backup_tests::{Place, Run};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// A place with so many records: those of the repository and of snapshots.
 fn with_records(count: usize) -> Place {
@@ -81,4 +83,217 @@ fn a_record_that_does_not_open_is_one_finding_and_the_first_that_is_shown() {
     let shown = Run::of(&mut place.snapshot(["ledger", "verify", "-v"])).ends(13);
     let first = shown.err.lines().next().unwrap_or_default();
     assert!(first.contains("ledger record 4"), "{}", shown.err);
+}
+
+/// The records, from this host's copy of them.
+fn records(place: &Place) -> Vec<serde_json::Value> {
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let folders = fs::read_dir(place.path("cache")).unwrap();
+    let copies = folders.map(|folder| folder.unwrap().path().join("ledger.jsonl"));
+    let copy = copies.into_iter().find(|copy| copy.exists()).unwrap();
+    let parse = |line: &str| serde_json::from_str(line).unwrap();
+    fs::read_to_string(copy)
+        .unwrap()
+        .lines()
+        .map(parse)
+        .collect()
+}
+
+fn restores(place: &Place) -> Vec<serde_json::Value> {
+    let mut records = records(place);
+    records.retain(|record| record["op"] == "restore");
+    records
+}
+
+fn key(place: &Place, role: &str) {
+    let add = ["key", "add", "--new-key-file", role, "--role", role];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+}
+
+#[test]
+fn an_interrupted_restore_is_recorded_as_far_as_it_came() {
+    let place = Place::new();
+    for number in 0..3000 {
+        place.write(format!("{number}"), format!("{number}"));
+    }
+    let _ = place.save().ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let mut restore = place.restore(["run", &wanted, "--to", "out"]);
+    let child = restore
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has begun when the first of its files are there.
+    while fs::read_dir(place.path("out")).map_or(0, Iterator::count) < 20 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = Run::from(child.wait_with_output().unwrap());
+    let restores = restores(&place);
+    assert_eq!(restores.len(), 1);
+    let record = &restores[0];
+    let entries = record["counts"]["entries"].as_u64().unwrap();
+    assert!(entries >= 20, "{record}");
+    // A fast machine may have been done before it heard of it.
+    let expected = if ended.code == 0 { "ok" } else { "cancelled" };
+    assert_eq!(record["outcome"], expected, "{ended:?}");
+}
+
+#[test]
+fn a_restore_that_fails_on_damage_is_recorded() {
+    let place = Place::new();
+    place.write("a", "a");
+    let _ = place.save().ok();
+    for pack in place.objects("meta") {
+        fs::remove_file(pack).unwrap();
+    }
+    // The manifest is gone, and not to be had from the cache.
+    let keep = |name: &str| name != "ledger.jsonl";
+    for folder in fs::read_dir(place.path("cache")).unwrap() {
+        for entry in fs::read_dir(folder.unwrap().path()).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                fs::remove_dir_all(path).unwrap();
+            } else if keep(&name) {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(13);
+    let restores = restores(&place);
+    assert_eq!(restores.len(), 1);
+    assert_eq!(restores[0]["outcome"], "failed");
+}
+
+#[test]
+fn content_that_is_shown_is_recorded_and_names_are_not() {
+    let place = Place::new();
+    place.write("secret-name", "content");
+    let _ = place.save().ok();
+    let file = format!("latest:{}", place.data().join("secret-name").display());
+    for looking in [&["ls", "latest"][..], &["sums", "latest"]] {
+        let _ = Run::of(&mut place.restore(looking)).ok();
+    }
+    assert_eq!(restores(&place).len(), 0);
+    let shown = Run::of(&mut place.restore(["cat", &file])).ok();
+    assert_eq!((shown.out.as_slice(), shown.err.as_str()), (&b"content"[..], ""));
+    let restores = restores(&place);
+    assert_eq!(restores.len(), 1);
+    assert_eq!(restores[0]["outcome"], "ok");
+    assert_eq!(restores[0]["counts"]["bytes"], 7);
+    assert!(!restores[0].to_string().contains("secret-name"));
+}
+
+#[test]
+fn a_reader_is_told_that_its_restore_is_not_in_the_ledger() {
+    let place = Place::new();
+    place.write("a", "a");
+    let _ = place.save().ok();
+    key(&place, "reader");
+    let with = |args: &[&str]| Run::of(place.restore(args).args(["--key-file", "reader"]));
+    let said = "this restore is not in";
+    let _ = with(&["run", "latest", "--to", "out"]).ok().says(said);
+    let json = with(&["run", "latest", "--to", "out2", "--json"]).ok();
+    let findings = json.of_type("finding");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0]["severity"], "note");
+    assert_eq!(findings[0]["subject"], "the ledger");
+    let file = format!("latest:{}", place.data().join("a").display());
+    let _ = with(&["cat", &file]).ok().says(said);
+    assert_eq!(restores(&place).len(), 0);
+}
+
+#[test]
+fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() {
+    let place = Place::new();
+    place.write("a", "a");
+    for content in [b"1", b"2", b"3", b"4"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    key(&place, "maintenance");
+    let with = |args: &[&str]| {
+        let mut run = place.snapshot(args);
+        // No cache of a key that can do more.
+        run.args(["--key-file", "maintenance"])
+            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"));
+        Run::of(&mut run)
+    };
+    let listed = with(&["list", "--json"]).ok().of_type("snapshot");
+    let ids: Vec<&str> = listed
+        .iter()
+        .map(|line| line["id"].as_str().unwrap())
+        .collect();
+    let _ = with(&["hold", ids[0], "--reason", "audit"]).ok();
+    let _ = with(&["forget", ids[1]]).ok();
+    let _ = with(&["forget", "--keep-last", "1"]).ok();
+    assert_eq!(place.objects("snap").len(), 2);
+    let _ = with(&["release", ids[0]]).ok();
+    let _ = with(&["forget", "--keep-last", "1"]).ok();
+    assert_eq!(place.objects("snap").len(), 1);
+    let ops: Vec<String> = records(&place)
+        .iter()
+        .map(|record| record["op"].as_str().unwrap().to_owned())
+        .skip(6)
+        .collect();
+    assert_eq!(ops, ["hold", "forget", "forget", "release", "forget"]);
+    let checked = Run::of(&mut place.snapshot(["ledger", "verify", "--json"])).ok();
+    let checked = checked.of_type("ledger").remove(0);
+    assert_eq!(checked["hmacs_checked"], checked["records"]);
+    // It holds nothing to read or to save with, and lets nobody in or out.
+    let before = place.objects("");
+    for args in [
+        &["run", "latest", "--to", "out"][..],
+        &["cat", "latest:/x"],
+        &["ls", "latest"],
+    ] {
+        let mut read = place.restore(args);
+        read.args(["--key-file", "maintenance"])
+            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"));
+        let _ = Run::of(&mut read).ends(12);
+    }
+    let _ = with(&["save", "data"]).ends(12);
+    let keys = Run::of(&mut place.snapshot(["key", "list", "--json"])).ok();
+    let slot = keys.of_type("key").remove(0)["id"].clone();
+    let _ = with(&["key", "remove", slot.as_str().unwrap()]).ends(12);
+    let full = ["key", "add", "--new-key-file", "more", "--role", "writer"];
+    let _ = with(&full).ends(12);
+    assert_eq!(place.objects(""), before);
+}
+
+#[test]
+fn a_maintenance_key_of_another_host_signs_nothing_here() {
+    let place = Place::new();
+    let _ = place.pipe("x", b"x").ok();
+    let add = ["key", "add", "--new-key-file", "other", "--role", "maintenance"];
+    let _ = Run::of(place.snapshot(add).args(["--host", "elsewhere"])).ok();
+    let forget = ["forget", "latest", "--key-file", "other"];
+    let _ = Run::of(&mut place.snapshot(forget))
+        .ends(12)
+        .says("elsewhere");
+    assert_eq!(place.objects("snap").len(), 1);
+}
+
+#[test]
+fn a_writer_cannot_remove_history_and_hears_which_key_can() {
+    let place = Place::new();
+    for content in [b"1", b"2"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    key(&place, "writer");
+    let with = |args: &[&str]| Run::of(place.snapshot(args).args(["--key-file", "writer"]));
+    let _ = with(&["hold", "latest"]).ok();
+    let before = place.objects("");
+    for args in [
+        &["release", "latest"][..],
+        &["forget", "latest"],
+        &["forget", "--keep-last", "1"],
+    ] {
+        let _ = with(args).ends(12).says("use a maintenance or full key");
+    }
+    let _ = with(&["forget", "--keep-last", "1", "--dry-run"]).ok();
+    let add = ["key", "add", "--new-key-file", "m", "--role", "maintenance"];
+    let _ = with(&add).ends(12);
+    assert_eq!(place.objects(""), before);
 }

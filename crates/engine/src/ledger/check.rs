@@ -31,10 +31,8 @@ pub struct LedgerCheck {
 /// Errors of the tier; what is wrong with the ledger is in the findings.
 pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCheck> {
     let key_of = |host: &HostId| {
-        repo.keys()
-            .host_keys(host)
-            .ok()
-            .map(|keys| HmacKey::new(keys.hmac))
+        let key = repo.keys().ledger_key(host).ok()?;
+        Some(HmacKey::new(*key.expose()))
     };
     let expect = Expect {
         head: None,

@@ -5,6 +5,7 @@
 //! need it. Worker threads fetch, open, check and write; a bad chunk fails its own files only.
 //! Memory is bounded by the window and the workers, whatever the size of the snapshot.
 
+mod evidence;
 mod fetch;
 mod window;
 
@@ -20,9 +21,9 @@ use backup_core::{
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
-use crate::ledger::{LedgerDraft, record_operation};
-use crate::repository::Repository;
 use crate::view::{ContentReader, SnapshotView, ViewEntry};
+use backup_integrity::ledger::RecordOutcome;
+pub use evidence::{Reading, record_reading};
 use fetch::Workers;
 use window::{FileJob, Window};
 
@@ -129,7 +130,8 @@ fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> 
 
 /// Restores entries of a snapshot into a target.
 ///
-/// Must run on a multi-threaded tokio runtime.
+/// Must run on a multi-threaded tokio runtime. However it ends once it has begun, the ledger gets a
+/// record of it, if the key can sign one; if not, the report says so.
 ///
 /// # Errors
 /// Damage of the manifest, errors of the tier and of the target as a whole. What is wrong with
@@ -140,7 +142,6 @@ pub async fn restore(
     target: Arc<dyn Target>,
     job: &RestoreJob,
 ) -> Result<RestoreOutcome> {
-    let repo = view.repository();
     let plan = target.plan(cx, &request(view, job)?).await?;
     // Of a part nobody knows the size before it was walked.
     let is_all = job.filter.is_none() && job.below.is_root() && view.components().len() == 1;
@@ -150,15 +151,69 @@ pub async fn restore(
         bytes: is_all.then_some(view.meta().stats.bytes),
     });
     let running = target.begin(cx, plan).await?;
-    let driven = tokio::task::block_in_place(|| {
-        let workers = Workers::new(repo, cx, &*running)?;
+    let mut tally = Tally::default();
+    let restored = carry_out(view, cx, &*running, job, &mut tally).await;
+    let restored = match restored {
+        Ok(findings) => close(running, cx, findings).await,
+        Err(error) => {
+            // What was restored stays; the error says why it is not all.
+            let _ = running.close(cx, Outcome::Abandoned).await;
+            Err(error)
+        }
+    };
+    let (outcome, findings) = match &restored {
+        Ok(report) if report.findings.is_empty() => (RecordOutcome::Ok, 0),
+        Ok(report) => (RecordOutcome::Findings, report.findings.len() as u64),
+        Err(_) if cx.cancel.is_cancelled() => (RecordOutcome::Cancelled, 0),
+        Err(_) => (RecordOutcome::Failed, 0),
+    };
+    let reading = Reading {
+        entries: tally.entries,
+        bytes: tally.bytes,
+        findings,
+        outcome,
+        note: String::new(),
+    };
+    let unrecorded = record_reading(view, cx, &job.host, &job.user, reading).await;
+    if let Some(finding) = &unrecorded {
+        cx.tell(Event::Found(finding));
+    }
+    let mut report = restored?;
+    report.findings.extend(unrecorded);
+    cx.tell(Event::Left(Stage::Write));
+    Ok(RestoreOutcome {
+        report,
+        entries: tally.entries,
+        bytes: tally.bytes,
+        fetched: tally.fetched,
+    })
+}
+
+/// How far a restore came.
+#[derive(Default)]
+struct Tally {
+    entries: u64,
+    bytes: u64,
+    fetched: u64,
+}
+
+/// Restores the entries; gives what was wrong with single ones.
+async fn carry_out(
+    view: &SnapshotView<'_>,
+    cx: &OpContext,
+    running: &dyn Restore,
+    job: &RestoreJob,
+    tally: &mut Tally,
+) -> Result<Vec<Finding>> {
+    tokio::task::block_in_place(|| {
+        let workers = Workers::new(view.repository(), cx, running)?;
         std::thread::scope(|scope| {
             let fetched = workers.spawn(scope)?;
             let mut driver = Driver {
                 view,
                 cx,
                 job,
-                restore: &*running,
+                restore: running,
                 workers: &workers,
                 window: Window::default(),
                 pending: VecDeque::new(),
@@ -166,22 +221,22 @@ pub async fn restore(
                 bytes: 0,
             };
             let drove = Handle::current().block_on(driver.run());
-            let counts = (driver.entries, driver.bytes);
+            (tally.entries, tally.bytes) = (driver.entries, driver.bytes);
             drop(driver);
             workers.end();
-            let fetched = fetched.join();
+            tally.fetched = fetched.join();
             drove?;
-            Ok::<_, EngineError>((counts, fetched, workers.findings()))
+            Ok(workers.findings())
         })
-    });
-    let ((entries, bytes), fetched, findings) = match driven {
-        Ok(done) => done,
-        Err(error) => {
-            // What was restored stays; the error says why it is not all.
-            let _ = running.close(cx, Outcome::Abandoned).await;
-            return Err(error);
-        }
-    };
+    })
+}
+
+/// Ends a restore that came to its end.
+async fn close(
+    running: Box<dyn Restore>,
+    cx: &OpContext,
+    findings: Vec<Finding>,
+) -> Result<RestoreReport> {
     let outcome = if findings.is_empty() {
         Outcome::Committed
     } else {
@@ -189,50 +244,7 @@ pub async fn restore(
     };
     let mut report = running.close(cx, outcome).await?;
     report.findings.splice(0..0, findings);
-    cx.tell(Event::Left(Stage::Write));
-    note_in_ledger(repo, cx, view, job, &mut report, entries, bytes).await;
-    Ok(RestoreOutcome {
-        report,
-        entries,
-        bytes,
-        fetched,
-    })
-}
-
-async fn note_in_ledger(
-    repo: &Repository,
-    cx: &OpContext,
-    view: &SnapshotView<'_>,
-    job: &RestoreJob,
-    report: &mut RestoreReport,
-    entries: u64,
-    bytes: u64,
-) {
-    // A reader's key cannot sign: reading is then not recorded, which the role implies.
-    if repo.keys().host_keys(&job.host).is_err() {
-        return;
-    }
-    let draft = LedgerDraft {
-        op: "restore",
-        snapshot: Some(view.meta().id),
-        root: Some(view.root()),
-        counts: vec![
-            ("entries", entries),
-            ("bytes", bytes),
-            ("findings", report.findings.len() as u64),
-        ],
-        note: String::new(),
-    };
-    if let Err(error) = record_operation(repo, cx, &job.host, &job.user, draft).await {
-        let severity = backup_core::Severity::Warning;
-        let kind = FindingKind::Degraded;
-        report.findings.push(Finding::new(
-            severity,
-            kind,
-            "the ledger",
-            error.to_string(),
-        ));
-    }
+    Ok(report)
 }
 
 struct Driver<'a> {

@@ -21,9 +21,17 @@ pub enum KeyError {
         /// The role of the set at hand.
         role: Role,
     },
-    /// A writer key signs for its own host only.
+    /// The holder is not trusted to remove history.
     #[error(
-        "this writer key belongs to host `{has}` and cannot sign for `{wanted}`; use the key made for `{wanted}` or a full key"
+        "this key is a {role} key: it may not forget or release snapshots; use a maintenance or full key"
+    )]
+    MayNotForget {
+        /// The role of the set at hand.
+        role: Role,
+    },
+    /// A writer or maintenance key signs for its own host only.
+    #[error(
+        "this key belongs to host `{has}` and cannot sign for `{wanted}`; use the key made for `{wanted}` or a full key"
     )]
     OtherHost {
         /// The host that the key was made for.
@@ -31,8 +39,8 @@ pub enum KeyError {
         /// The host that was to be signed for.
         wanted: HostId,
     },
-    /// A writer key is made for one host, and none was named.
-    #[error("a writer key is made for one host: name the host")]
+    /// A writer or maintenance key is made for one host, and none was named.
+    #[error("a writer or maintenance key is made for one host: name the host")]
     HostNeeded,
     /// A host name that cannot stand in a key.
     #[error("a host name has 1 to 255 bytes and no control characters")]

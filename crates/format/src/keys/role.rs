@@ -6,8 +6,8 @@ use std::str::FromStr;
 /// What the holder of a key set may do. A role is nothing but a choice of keys: what it may not do
 /// it cannot do, because the key for it is not there.
 ///
-/// Maintenance and verifier hold the same key; they differ in what their holder is trusted to do
-/// on the tier (a maintenance job has a credential that may delete).
+/// Removing history is the one thing that no key is needed for, only a credential of the tier that
+/// may delete: which roles are trusted with it is told by [`super::KeySet::may_forget`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Every key, among them the root key from which keys for others are made. Code 1.
@@ -16,7 +16,8 @@ pub enum Role {
     Writer,
     /// Reads and restores; cannot add. Code 3.
     Reader,
-    /// Collects garbage and repacks; cannot read data. Code 4.
+    /// Forgets and collects garbage, and signs records of that for one host; cannot read data, add
+    /// any, or sign snapshots. Code 4.
     Maintenance,
     /// Checks that objects are there and undamaged; cannot read data. Code 5.
     Verifier,
@@ -101,6 +102,8 @@ pub enum Need {
     State,
     /// The keys that sign for a host.
     HostKeys,
+    /// The key by which a host signs records of the ledger.
+    LedgerKey,
     /// The identities that open session keys.
     Identities,
     /// The recipients that session keys are wrapped to.
@@ -119,6 +122,7 @@ impl Need {
             Self::Index => "open the index",
             Self::State => "keep a cache of what was saved",
             Self::HostKeys => "sign snapshots",
+            Self::LedgerKey => "sign records of the ledger",
             Self::Identities => "read data",
         }
     }
@@ -130,6 +134,7 @@ impl Need {
             Self::Root => "full key",
             Self::Id | Self::Lineage => "writer, reader or full key",
             Self::Cut | Self::Recipients | Self::State | Self::HostKeys => "writer or full key",
+            Self::LedgerKey => "writer, maintenance or full key",
             Self::Index => "key of any role",
             Self::Identities => "reader or full key",
         }
@@ -146,6 +151,7 @@ impl fmt::Display for Need {
             Self::Lineage => "lineage key",
             Self::State => "state key",
             Self::HostKeys => "signing keys of a host",
+            Self::LedgerKey => "ledger key of a host",
             Self::Identities => "identities",
             Self::Recipients => "recipients",
         })

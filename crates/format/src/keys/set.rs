@@ -26,6 +26,16 @@ impl fmt::Debug for HostKeys {
     }
 }
 
+/// What a set for one host holds of that host's keys.
+#[derive(Clone)]
+pub(super) struct OwnHost {
+    pub(super) name: HostId,
+    /// Key of the HMACs of snapshots and of the ledger's records.
+    pub(super) hmac: Secret,
+    /// Without it no snapshot can be signed: a maintenance set has none.
+    pub(super) ed25519_seed: Option<Secret>,
+}
+
 /// The keys that one holder has of one repository; which ones depends on its [`Role`].
 ///
 /// | key | full | writer | reader | maintenance | verifier |
@@ -36,6 +46,7 @@ impl fmt::Debug for HostKeys {
 /// | cut, state | yes | yes | | | |
 /// | index | yes | yes | yes | yes | yes |
 /// | host keys | of any host | of its own host | | | |
+/// | ledger key of a host | of any host | of its own host | | of its own host | |
 /// | identities | yes | | yes | | |
 /// | recipients | yes | yes | yes | | |
 #[derive(Clone)]
@@ -49,7 +60,7 @@ pub struct KeySet {
     pub(super) lineage: Option<Secret>,
     pub(super) state: Option<Secret>,
     pub(super) sign: Option<Secret>,
-    pub(super) host: Option<(HostId, HostKeys)>,
+    pub(super) host: Option<OwnHost>,
     pub(super) identities: Vec<Identity>,
     pub(super) recipients: Vec<Recipient>,
 }
@@ -100,11 +111,14 @@ impl KeySet {
         })
     }
 
-    /// The keys of this set that `role` may have; a writer's are for one host.
+    /// The keys of this set that `role` may have; a writer's and a
+    /// maintenance job's are for one host.
     ///
     /// # Errors
     /// [`KeyError::Missing`] when this set lacks a key of that role, [`KeyError::HostNeeded`] for a
-    /// writer without a host, [`KeyError::OtherHost`] when a writer set is asked for another host's.
+    /// writer or maintenance without a host, [`KeyError::OtherHost`] when a set for one host is asked
+    /// for another host's, [`KeyError::MayNotForget`] when a set without that trust is asked for a
+    /// maintenance set.
     pub fn subset(&self, role: Role, host: Option<&HostId>) -> Result<Self, KeyError> {
         let mut subset = Self::empty(self.repo, role);
         subset.index = Some(self.need(self.index.as_ref(), Need::Index)?.clone());
@@ -119,7 +133,12 @@ impl KeySet {
                 subset.cut = Some(self.need(self.cut.as_ref(), Need::Cut)?.clone());
                 subset.lineage = Some(self.need(self.lineage.as_ref(), Need::Lineage)?.clone());
                 subset.state = Some(self.need(self.state.as_ref(), Need::State)?.clone());
-                subset.host = Some((host.clone(), self.host_keys(host)?));
+                let keys = self.host_keys(host)?;
+                subset.host = Some(OwnHost {
+                    name: host.clone(),
+                    hmac: Secret::new(keys.hmac),
+                    ed25519_seed: Some(Secret::new(keys.ed25519_seed)),
+                });
                 self.recipients()?;
                 subset.recipients = self.recipients.clone();
             }
@@ -129,7 +148,16 @@ impl KeySet {
                 subset.identities = self.identities()?.to_vec();
                 subset.recipients = self.recipients.clone();
             }
-            Role::Maintenance | Role::Verifier => {}
+            Role::Maintenance => {
+                let host = host.ok_or(KeyError::HostNeeded)?;
+                self.may_forget()?;
+                subset.host = Some(OwnHost {
+                    name: host.clone(),
+                    hmac: self.ledger_key(host)?,
+                    ed25519_seed: None,
+                });
+            }
+            Role::Verifier => {}
         }
         Ok(subset)
     }
@@ -185,10 +213,10 @@ impl KeySet {
         self.role
     }
 
-    /// The host that a writer set was made for.
+    /// The host that a writer or maintenance set was made for.
     #[must_use]
     pub fn host(&self) -> Option<&HostId> {
-        self.host.as_ref().map(|(host, _)| host)
+        self.host.as_ref().map(|own| &own.name)
     }
 
     /// Key of chunk ids.
@@ -238,29 +266,63 @@ impl KeySet {
             .map(Secret::expose)
     }
 
-    /// The keys by which `host` signs.
+    /// The keys by which `host` signs snapshots.
     ///
     /// # Errors
-    /// [`KeyError::OtherHost`] when this is the writer set of another host, [`KeyError::Missing`]
+    /// [`KeyError::OtherHost`] when this is the set of another host, [`KeyError::Missing`]
     /// for the roles reader, maintenance and verifier, [`KeyError::BadHost`].
     pub fn host_keys(&self, host: &HostId) -> Result<HostKeys, KeyError> {
-        check_host(host)?;
-        if let Some((own, keys)) = &self.host {
-            if own == host {
-                return Ok(keys.clone());
-            }
-            return Err(KeyError::OtherHost {
-                has: own.clone(),
-                wanted: host.clone(),
-            });
-        }
-        let sign = self.need(self.sign.as_ref(), Need::HostKeys)?;
-        let name = host.0.as_bytes();
-        let of = |info: &[u8]| derive(self.repo.as_bytes(), sign, &[info, name]);
+        let needed = Need::HostKeys;
+        let seed = match self.own_host(host)? {
+            Some(own) => self.need(own.ed25519_seed.as_ref(), needed)?.clone(),
+            None => self.host_key(host, b"backstay v1 host ed25519", needed)?,
+        };
         Ok(HostKeys {
-            hmac: *of(b"backstay v1 host hmac")?.expose(),
-            ed25519_seed: *of(b"backstay v1 host ed25519")?.expose(),
+            hmac: *self.ledger_key(host)?.expose(),
+            ed25519_seed: *seed.expose(),
         })
+    }
+
+    /// The key by which `host` signs records of the ledger; it is that of the HMACs of its snapshots.
+    ///
+    /// # Errors
+    /// [`KeyError::OtherHost`] when this is the set of another host, [`KeyError::Missing`] for the
+    /// roles reader and verifier, [`KeyError::BadHost`].
+    pub fn ledger_key(&self, host: &HostId) -> Result<Secret, KeyError> {
+        match self.own_host(host)? {
+            Some(own) => Ok(own.hmac.clone()),
+            None => self.host_key(host, b"backstay v1 host hmac", Need::LedgerKey),
+        }
+    }
+
+    /// The keys of `host` in a set for one host.
+    fn own_host(&self, host: &HostId) -> Result<Option<&OwnHost>, KeyError> {
+        check_host(host)?;
+        match &self.host {
+            Some(own) if own.name != *host => Err(KeyError::OtherHost {
+                has: own.name.clone(),
+                wanted: host.clone(),
+            }),
+            own => Ok(own.as_ref()),
+        }
+    }
+
+    fn host_key(&self, host: &HostId, info: &[u8], needed: Need) -> Result<Secret, KeyError> {
+        let sign = self.need(self.sign.as_ref(), needed)?;
+        derive(self.repo.as_bytes(), sign, &[info, host.0.as_bytes()])
+    }
+
+    /// Whether the holder is trusted to forget snapshots and to release what is held. No key is needed
+    /// for it, so the programs heed it and the tier's credentials enforce it: a host that writes may
+    /// have been broken into, and must not remove its history.
+    ///
+    /// # Errors
+    /// [`KeyError::MayNotForget`] for the roles writer, reader and verifier.
+    pub const fn may_forget(&self) -> Result<(), KeyError> {
+        match self.role {
+            Role::Full | Role::Maintenance => Ok(()),
+            role => Err(KeyError::MayNotForget { role }),
+        }
     }
 
     /// Whether data can be read with this set.

@@ -133,10 +133,44 @@ fn a_reader_reads_but_cannot_add() {
 }
 
 #[test]
-fn maintenance_and_verifier_hold_the_index_key_and_nothing_else() {
+fn maintenance_signs_records_for_its_host_and_nothing_else() {
+    let full = fixed_set();
+    let (web, other) = (host("web-1"), host("web-2"));
+    let set = full.subset(Role::Maintenance, Some(&web)).unwrap();
+    assert_eq!(set.host(), Some(&web));
+    assert_eq!(
+        set.ledger_key(&web).unwrap().expose(),
+        &full.host_keys(&web).unwrap().hmac
+    );
+    assert!(matches!(
+        set.ledger_key(&other),
+        Err(KeyError::OtherHost { .. })
+    ));
+    assert!(missing(set.host_keys(&web)).contains("it cannot sign snapshots"));
+    assert!(matches!(
+        full.subset(Role::Maintenance, None),
+        Err(KeyError::HostNeeded)
+    ));
+}
+
+#[test]
+fn only_full_and_maintenance_may_forget() {
+    let full = fixed_set();
+    for role in Role::ALL {
+        let set = full.subset(role, Some(&host("web-1"))).unwrap();
+        let may = matches!(role, Role::Full | Role::Maintenance);
+        assert_eq!(set.may_forget().is_ok(), may, "{role}");
+        if let Err(error) = set.may_forget() {
+            assert!(error.to_string().contains("use a maintenance or full key"));
+        }
+    }
+}
+
+#[test]
+fn maintenance_and_verifier_can_neither_read_nor_add() {
     for role in [Role::Maintenance, Role::Verifier] {
         let full = fixed_set();
-        let set = full.subset(role, None).unwrap();
+        let set = full.subset(role, Some(&host("web-1"))).unwrap();
         assert_eq!(set.index_key().unwrap(), full.index_key().unwrap());
         assert_eq!(set.fingerprint().unwrap(), full.fingerprint().unwrap());
         assert!(!set.can_read());
@@ -161,8 +195,7 @@ fn no_role_gives_more_than_it_has() {
     for from in Role::ALL {
         let set = full.subset(from, Some(&web)).unwrap();
         for to in Role::ALL {
-            let index_only = matches!(to, Role::Maintenance | Role::Verifier);
-            let allowed = from == Role::Full || from == to || index_only;
+            let allowed = from == Role::Full || from == to || to == Role::Verifier;
             assert_eq!(
                 set.subset(to, Some(&web)).is_ok(),
                 allowed,

@@ -11,7 +11,7 @@
 //! | role | `u8`: 1 full, 2 writer, 3 reader, 4 maintenance, 5 verifier |
 //! | root key | option of `[u8; 32]`; full only |
 //! | id, cut, index, lineage, state keys | five options of `[u8; 32]`; all absent when full, because they follow from the root key |
-//! | host | option of { name: text, HMAC key `[u8; 32]`, Ed25519 seed `[u8; 32]` }; writer only |
+//! | host | option of { name: text, HMAC key `[u8; 32]`, option of Ed25519 seed `[u8; 32]` }; writer, and without a seed maintenance, only |
 //! | identities | sequence of { epoch `u32`, text `AGE-SECRET-KEY-1…` }, epochs rising |
 //! | recipients | sequence of { epoch `u32`, text `age1…` }, epochs not falling |
 //!
@@ -26,7 +26,7 @@ use super::agefile::{Identity, Recipient};
 use super::error::KeyError;
 use super::role::Role;
 use super::secret::Secret;
-use super::set::{HostKeys, KeySet, check_host};
+use super::set::{KeySet, OwnHost, check_host};
 
 /// Longest key set in bytes: room for about 100 epochs.
 pub const MAX_SET_BYTES: usize = 16 << 10;
@@ -53,7 +53,7 @@ struct WireSet {
 struct WireHost {
     name: String,
     hmac: [u8; 32],
-    ed25519_seed: [u8; 32],
+    ed25519_seed: Option<[u8; 32]>,
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -80,10 +80,10 @@ impl KeySet {
             index: sub(&self.index),
             lineage: sub(&self.lineage),
             state: sub(&self.state),
-            host: self.host.as_ref().map(|(name, keys)| WireHost {
-                name: name.0.clone(),
-                hmac: keys.hmac,
-                ed25519_seed: keys.ed25519_seed,
+            host: self.host.as_ref().map(|own| WireHost {
+                name: own.name.0.clone(),
+                hmac: *own.hmac.expose(),
+                ed25519_seed: bytes(&own.ed25519_seed),
             }),
             identities: self
                 .identities
@@ -164,7 +164,12 @@ impl WireSet {
             && self.cut.is_some() == writer
             && self.lineage.is_some() == (writer || reader)
             && self.state.is_some() == writer
-            && self.host.is_some() == writer
+            && self.host.is_some() == (writer || role == Role::Maintenance)
+            && self
+                .host
+                .as_ref()
+                .is_some_and(|host| host.ed25519_seed.is_some())
+                == writer
             && self.identities.is_empty() != (full || reader)
             && self.recipients.is_empty() != (full || reader || writer)
             && rising(&self.identities)
@@ -200,11 +205,11 @@ impl WireSet {
         if let Some(host) = &self.host {
             let name = HostId(host.name.clone());
             check_host(&name).map_err(|_| damaged("the host's name in it cannot be one"))?;
-            let keys = HostKeys {
-                hmac: host.hmac,
-                ed25519_seed: host.ed25519_seed,
-            };
-            set.host = Some((name, keys));
+            set.host = Some(OwnHost {
+                name,
+                hmac: Secret::new(host.hmac),
+                ed25519_seed: host.ed25519_seed.map(Secret::new),
+            });
         }
         Ok(set)
     }

@@ -102,8 +102,6 @@ impl fmt::Display for Op {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RecordOutcome {
-    /// It has not ended: it is about to begin.
-    Begun,
     /// Done.
     Ok,
     /// Done, with findings.

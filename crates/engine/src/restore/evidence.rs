@@ -1,0 +1,57 @@
+//! The record of what was read out of a snapshot.
+
+use backup_core::{Finding, FindingKind, HostId, OpContext, Severity};
+use backup_integrity::ledger::RecordOutcome;
+
+use crate::ledger::{LedgerDraft, record_operation};
+use crate::view::SnapshotView;
+
+const SUBJECT: &str = "the ledger";
+
+/// What was read out of a snapshot.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    /// Entries that it came to.
+    pub entries: u64,
+    /// Bytes of their content.
+    pub bytes: u64,
+    /// What was not as it should be.
+    pub findings: u64,
+    /// How it ended.
+    pub outcome: RecordOutcome,
+    /// A sentence for people; empty: none. Without paths: those who see the ledger may not see them.
+    pub note: String,
+}
+
+/// Records in the ledger what was read out of a snapshot, even if it was called off. Gives what is to be
+/// said where that cannot be: a note for a key that cannot sign, a warning for a tier that takes nothing.
+pub async fn record_reading(
+    view: &SnapshotView<'_>,
+    cx: &OpContext,
+    host: &HostId,
+    user: &str,
+    reading: Reading,
+) -> Option<Finding> {
+    let repo = view.repository();
+    let kind = FindingKind::Degraded;
+    if let Err(error) = repo.keys().ledger_key(host) {
+        let detail = format!("this restore is not in it: {error}");
+        return Some(Finding::new(Severity::Note, kind, SUBJECT, detail));
+    }
+    let draft = LedgerDraft {
+        op: "restore",
+        snapshot: Some(view.meta().id),
+        root: Some(view.root()),
+        counts: vec![
+            ("entries", reading.entries),
+            ("bytes", reading.bytes),
+            ("findings", reading.findings),
+        ],
+        outcome: reading.outcome,
+        note: reading.note,
+    };
+    let recorded = record_operation(repo, cx, host, user, draft).await;
+    let error = recorded.err()?;
+    let detail = format!("this restore is not in it: {error}");
+    Some(Finding::new(Severity::Warning, kind, SUBJECT, detail))
+}
