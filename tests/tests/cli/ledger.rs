@@ -85,10 +85,10 @@ fn a_record_that_does_not_open_is_one_finding_and_the_first_that_is_shown() {
     assert!(first.contains("ledger record 4"), "{}", shown.err);
 }
 
-/// The records, from this host's copy of them.
-fn records(place: &Place) -> Vec<serde_json::Value> {
+/// The records, from the copy of them that whoever wrote the last one keeps.
+fn records_in(place: &Place, cache: &str) -> Vec<serde_json::Value> {
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
-    let folders = fs::read_dir(place.path("cache")).unwrap();
+    let folders = fs::read_dir(place.path(cache)).unwrap();
     let copies = folders.map(|folder| folder.unwrap().path().join("ledger.jsonl"));
     let copy = copies.into_iter().find(|copy| copy.exists()).unwrap();
     let parse = |line: &str| serde_json::from_str(line).unwrap();
@@ -100,7 +100,7 @@ fn records(place: &Place) -> Vec<serde_json::Value> {
 }
 
 fn restores(place: &Place) -> Vec<serde_json::Value> {
-    let mut records = records(place);
+    let mut records = records_in(place, "cache");
     records.retain(|record| record["op"] == "restore");
     records
 }
@@ -178,7 +178,10 @@ fn content_that_is_shown_is_recorded_and_names_are_not() {
     }
     assert_eq!(restores(&place).len(), 0);
     let shown = Run::of(&mut place.restore(["cat", &file])).ok();
-    assert_eq!((shown.out.as_slice(), shown.err.as_str()), (&b"content"[..], ""));
+    assert_eq!(
+        (shown.out.as_slice(), shown.err.as_str()),
+        (&b"content"[..], "")
+    );
     let restores = restores(&place);
     assert_eq!(restores.len(), 1);
     assert_eq!(restores[0]["outcome"], "ok");
@@ -232,7 +235,7 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
     let _ = with(&["release", ids[0]]).ok();
     let _ = with(&["forget", "--keep-last", "1"]).ok();
     assert_eq!(place.objects("snap").len(), 1);
-    let ops: Vec<String> = records(&place)
+    let ops: Vec<String> = records_in(&place, "cache-of-maintenance")
         .iter()
         .map(|record| record["op"].as_str().unwrap().to_owned())
         .skip(6)
@@ -266,7 +269,14 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
 fn a_maintenance_key_of_another_host_signs_nothing_here() {
     let place = Place::new();
     let _ = place.pipe("x", b"x").ok();
-    let add = ["key", "add", "--new-key-file", "other", "--role", "maintenance"];
+    let add = [
+        "key",
+        "add",
+        "--new-key-file",
+        "other",
+        "--role",
+        "maintenance",
+    ];
     let _ = Run::of(place.snapshot(add).args(["--host", "elsewhere"])).ok();
     let forget = ["forget", "latest", "--key-file", "other"];
     let _ = Run::of(&mut place.snapshot(forget))

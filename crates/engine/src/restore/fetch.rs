@@ -151,6 +151,11 @@ impl<'a> Workers<'a> {
         }
     }
 
+    /// Whether everything that was sent was done; for when the workers have ended.
+    pub(super) fn done(&self) -> Result<()> {
+        lock(&self.failure).take().map_or(Ok(()), Err)
+    }
+
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
@@ -192,7 +197,10 @@ impl<'a> Workers<'a> {
         };
         let mut plain = Vec::new();
         for task in &self.source {
-            if self.cx.cancel.is_cancelled() || lock(&self.failure).is_some() {
+            if self.cx.cancel.is_cancelled() {
+                self.fail(EngineError::Cancelled);
+            }
+            if lock(&self.failure).is_some() {
                 continue;
             }
             match task {
@@ -205,6 +213,8 @@ impl<'a> Workers<'a> {
     fn range(&self, range: RangeJob, codec: &mut BlobCodec, plain: &mut Vec<u8>) {
         let bytes = match self.get(&range) {
             Ok(bytes) => bytes,
+            // A chunk that was not waited for is not damaged.
+            Err(_) if self.cx.cancel.is_cancelled() => return self.fail(EngineError::Cancelled),
             Err(error) => {
                 // Perhaps only some of the range is gone: try chunk by chunk.
                 if range.chunks.len() == 1 {

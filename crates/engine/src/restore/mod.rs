@@ -226,6 +226,7 @@ async fn carry_out(
             workers.end();
             tally.fetched = fetched.join();
             drove?;
+            workers.done()?;
             Ok(workers.findings())
         })
     })
