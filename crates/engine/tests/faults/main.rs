@@ -10,6 +10,7 @@
 
 mod crash;
 mod local;
+mod restores;
 mod space;
 mod weather;
 mod world;

@@ -14,8 +14,8 @@ use backup_engine::ledger::{LedgerCheck, verify_ledger};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::snapshot::CheckpointRule;
 use backup_engine::{
-    InitRequest, Repository, RestoreJob, Result, SnapshotJob, SnapshotReport, SnapshotView, Unlock,
-    prepare, restore, snapshot, verify,
+    InitRequest, Repository, RestoreJob, RestoreOutcome, Result, SnapshotJob, SnapshotReport,
+    SnapshotView, Unlock, prepare, restore, snapshot, verify,
 };
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
@@ -184,9 +184,21 @@ impl World {
     }
 
     pub(crate) async fn restore(&self, repo: &Repository, head: SnapshotHead) -> Files {
-        let view = SnapshotView::open(repo, head).unwrap();
         let out = tempfile::tempdir().unwrap();
-        let target = FilesTarget::new(FilesTargetConfig::of_folder(out.path()));
+        let done = self.try_to_restore(repo, &self.cx, head, out.path()).await;
+        assert_eq!(done.unwrap().report.findings, []);
+        read(out.path())
+    }
+
+    pub(crate) async fn try_to_restore(
+        &self,
+        repo: &Repository,
+        cx: &OpContext,
+        head: SnapshotHead,
+        out: &Path,
+    ) -> Result<RestoreOutcome> {
+        let view = SnapshotView::open(repo, head).unwrap();
+        let target = FilesTarget::new(FilesTargetConfig::of_folder(out));
         let below = self.tree();
         let below = EntryPath::from_slashed(below.as_os_str().as_encoded_bytes()).unwrap();
         let job = RestoreJob {
@@ -195,13 +207,11 @@ impl World {
             below,
             filter: None,
             mode: RestoreMode::Files,
-            folder: Some(out.path().to_owned()),
+            folder: Some(out.to_owned()),
             host: host(),
             user: "me".into(),
         };
-        let done = restore(&view, &self.cx, Arc::new(target), &job).await;
-        assert_eq!(done.unwrap().report.findings, []);
-        read(out.path())
+        restore(&view, cx, Arc::new(target), &job).await
     }
 
     /// The repository of a case, read anew by somebody else: everything that was saved before comes

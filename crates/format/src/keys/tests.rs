@@ -73,6 +73,15 @@ fn the_bytes_of_a_set_are_frozen() {
         hex(&crate::keys::secret::sha256(&[&writer.encode().unwrap()])),
         WRITER_SET_SHA256
     );
+    let maintenance = keys
+        .subset(Role::Maintenance, Some(&host("web-1")))
+        .unwrap();
+    assert_eq!(
+        hex(&crate::keys::secret::sha256(&[&maintenance
+            .encode()
+            .unwrap()])),
+        MAINTENANCE_SET_SHA256
+    );
 }
 
 #[test]
@@ -322,4 +331,6 @@ const FULL_SET: &str = "01424242424242424242424242424242420101070707070707070707
     5a5845353433475a3435444459414c33454c30435935374e39384156344d455158304d41373001003e61676531746b38\
     6e75683063766a376535793978737a723630633368767170796b77716d63727179797a76396d6138393477686d773465\
     736a6a677a6734";
-const WRITER_SET_SHA256: &str = "ecf25efbd99e833e7eff89951002f74f8f7c8532cc6c43add4ac81545f3a4650";
+const MAINTENANCE_SET_SHA256: &str =
+    "5c6a19133696301de71519dc33f954d3331f55293f474b708163db585f2c06c5";
+const WRITER_SET_SHA256: &str = "490d89e6805b8354e1aca11a8407c03e781e017dea18bdc8e07c4b1b8e8ef4ff";

@@ -1,0 +1,46 @@
+//! Restores that are called off.
+
+use std::fs;
+use std::sync::Arc;
+
+use backup_core::{CancellationToken, Event, Observer, Stage};
+use backup_engine::EngineError;
+
+use crate::world::{Memory, World};
+
+/// Calls an operation off when the first entry is there.
+#[derive(Debug)]
+struct Impatient(CancellationToken);
+
+impl Observer for Impatient {
+    fn on(&self, event: Event<'_>) {
+        if let Event::Advanced {
+            stage: Stage::Write,
+            ..
+        } = event
+        {
+            self.0.cancel();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_that_is_called_off_is_not_done_and_is_recorded_so() {
+    let world = World::with_snapshot().await;
+    let case = world.case(Memory::Kept);
+    let repo = world.open(Arc::new(case.mem.clone()), case.cache());
+    let repo = repo.await.unwrap();
+    let head = repo.heads(&world.cx).await.unwrap().0.remove(0);
+    let mut cx = world.cx.clone();
+    cx.cancel = CancellationToken::new();
+    cx.observer = Arc::new(Impatient(cx.cancel.clone()));
+    let out = tempfile::tempdir().unwrap();
+    let ended = world.try_to_restore(&repo, &cx, head, out.path()).await;
+    assert!(matches!(ended, Err(EngineError::Cancelled)), "{ended:?}");
+    let folder = fs::read_dir(case.cache().unwrap()).unwrap().next().unwrap();
+    let copy = folder.unwrap().path().join("ledger.jsonl");
+    let copy = fs::read_to_string(copy).unwrap();
+    let last = copy.lines().last().unwrap();
+    assert!(last.contains(r#""op":"restore""#), "{last}");
+    assert!(last.contains(r#""outcome":"cancelled""#), "{last}");
+}
