@@ -22,13 +22,18 @@ impl LostPage {
     /// Whether what the snapshot has at this path, if anything, is lost with the page.
     #[must_use]
     pub fn covers(&self, component: u8, path: &EntryPath) -> bool {
-        let key = manifest_key(component, path);
-        self.gap.from <= key && !self.is_before(component, path)
+        self.begins_before(component, path) && !self.ends_before(component, path)
+    }
+
+    /// Whether the page begins at this path or before it.
+    #[must_use]
+    pub fn begins_before(&self, component: u8, path: &EntryPath) -> bool {
+        self.gap.from <= manifest_key(component, path)
     }
 
     /// Whether the page ends before this path.
     #[must_use]
-    pub fn is_before(&self, component: u8, path: &EntryPath) -> bool {
+    pub fn ends_before(&self, component: u8, path: &EntryPath) -> bool {
         let key = manifest_key(component, path);
         self.gap.to.as_ref().is_some_and(|to| *to <= key)
     }

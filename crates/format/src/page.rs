@@ -438,7 +438,12 @@ mod tests {
     }
 
     /// Walks a tree of which one page is gone.
-    fn walk_without(root: &TreeRoot, from: &[u8], store: &Store, gone: ChunkId) -> (Pairs, Vec<Gap>) {
+    fn walk_without(
+        root: &TreeRoot,
+        from: &[u8],
+        store: &Store,
+        gone: ChunkId,
+    ) -> (Pairs, Vec<Gap>) {
         let mut cursor = TreeCursor::new(root, from);
         let (mut out, mut gaps) = (Vec::new(), Vec::new());
         loop {
