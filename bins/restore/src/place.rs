@@ -116,10 +116,17 @@ pub(crate) async fn entry(
     wanted: &SnapshotPath,
 ) -> Outcome<ViewEntry> {
     let part = parts(console, view, wanted).await?.into_iter().next();
-    part.and_then(|part| part.entry).ok_or_else(|| {
-        Failure::usage(
+    match part {
+        Some(Part {
+            entry: Some(entry), ..
+        }) => Ok(entry),
+        // A folder whose own entry is lost; the error says so.
+        Some(part) if !part.path.is_root() => {
+            Ok(view.entry(&console.cx, part.component, &part.path).await?)
+        }
+        _ => Err(Failure::usage(
             "no path is named",
             "write SNAPSHOT:/PATH, such as latest:/etc/fstab",
-        )
-    })
+        )),
+    }
 }
