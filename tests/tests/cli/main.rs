@@ -13,6 +13,7 @@ mod faults;
 mod files;
 mod forget;
 mod look;
+mod lost_pages;
 mod overwrite;
 mod round_trip;
 mod streams;
