@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{CatArgs, SumsArgs};
 use crate::look::{path_members, show_path};
+use crate::losses::Losses;
 use crate::place;
 
 /// Writes the content of a file to standard output.
@@ -89,11 +90,11 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let mut line = Vec::new();
-    let mut without = 0u64;
+    let (mut without, mut losses) = (0u64, Losses::default());
     for part in place::parts(console, &view, &wanted).await? {
         let strip = part.strip().as_stored().len();
         let mut walk = view.entries(part.component, &part.path);
-        while let Some(entry) = walk.next(&console.cx).await? {
+        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
             if !entry.record.meta.kind.has_content() {
                 continue;
             }
@@ -119,11 +120,12 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
             console.raw(&line)?;
         }
     }
+    let ending = losses.tell(console)?;
     if without > 0 {
         console.warn(&format!(
             "{without} files have no sum: they could not be read as a whole"
         ));
         return Ok(Exit::Findings);
     }
-    Ok(Exit::Ok)
+    Ok(ending)
 }

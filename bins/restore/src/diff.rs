@@ -4,13 +4,15 @@ use std::cmp::Ordering;
 
 use backstay::core::EntryPath;
 use backstay::engine::SnapshotView;
-use backstay::engine::view::{Entries, ViewEntry};
+use backstay::engine::lost::LostPage;
+use backstay::engine::view::{Entries, Seen, ViewEntry};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, parse_entry_path, text};
+use backup_terminal::{Console, Outcome, parse_entry_path, text};
 use serde_json::{Value, json};
 
 use crate::cli::DiffArgs;
 use crate::look::{kind_name, path_members, show_path};
+use crate::losses::Losses;
 use crate::place;
 
 /// How an entry differs.
@@ -55,6 +57,49 @@ struct Totals {
     bytes_removed: u64,
 }
 
+/// One of the two snapshots, on its way through a component.
+struct Side<'v> {
+    view: &'v SnapshotView<'v>,
+    walk: Entries<'v>,
+    next: Option<ViewEntry>,
+    /// Pages that cannot be read: what the other snapshot has there may be in this one too.
+    lost: Vec<LostPage>,
+}
+
+impl<'v> Side<'v> {
+    fn new(view: &'v SnapshotView<'v>, component: u8, below: &EntryPath) -> Self {
+        Self {
+            view,
+            walk: view.entries(component, below),
+            next: None,
+            lost: Vec::new(),
+        }
+    }
+
+    /// Goes on to the next entry that can be read.
+    async fn advance(&mut self, console: &Console, losses: &mut Losses) -> Outcome<()> {
+        self.next = loop {
+            match self.walk.step(&console.cx).await? {
+                Some(Seen::Entry(entry)) => break Some(*entry),
+                Some(Seen::Lost(lost)) => {
+                    losses.add(self.view, &lost);
+                    self.lost.push(*lost);
+                }
+                None => break None,
+            }
+        };
+        Ok(())
+    }
+
+    /// Whether nobody knows if this snapshot has an entry that the other one has. The entries that
+    /// are asked for come in order.
+    fn may_have(&mut self, other: &ViewEntry) -> bool {
+        let (component, path) = (other.component, &other.path);
+        self.lost.retain(|lost| !lost.ends_before(component, path));
+        self.lost.iter().any(|lost| lost.covers(component, path))
+    }
+}
+
 /// Shows what differs between two snapshots.
 pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
     use std::os::unix::ffi::OsStrExt as _;
@@ -65,11 +110,16 @@ pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let old = place::open(console, &repo, &args.old).await?;
     let new = place::open(console, &repo, &args.new).await?;
-    let mut totals = Totals::default();
+    let (mut totals, mut losses) = (Totals::default(), Losses::default());
     let count = old.components().len().max(new.components().len());
     for component in 0..u8::try_from(count).unwrap_or(u8::MAX) {
-        walk(console, (&old, &new), component, &below, &mut totals).await?;
+        let (old, new) = (
+            Side::new(&old, component, &below),
+            Side::new(&new, component, &below),
+        );
+        walk(console, old, new, &mut totals, &mut losses).await?;
     }
+    let ending = losses.tell(console)?;
     console.record(
         "diff",
         json!({
@@ -95,39 +145,44 @@ pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
             number(totals.metadata),
         ))?;
     }
-    Ok(Exit::Ok)
+    Ok(ending)
 }
 
 async fn walk(
     console: &mut Console,
-    (old, new): (&SnapshotView<'_>, &SnapshotView<'_>),
-    component: u8,
-    below: &EntryPath,
+    mut old: Side<'_>,
+    mut new: Side<'_>,
     totals: &mut Totals,
+    losses: &mut Losses,
 ) -> Outcome<()> {
-    let mut sides: (Entries<'_>, Entries<'_>) =
-        (old.entries(component, below), new.entries(component, below));
-    let mut left = sides.0.next(&console.cx).await?;
-    let mut right = sides.1.next(&console.cx).await?;
+    old.advance(console, losses).await?;
+    new.advance(console, losses).await?;
     loop {
-        let order = match (&left, &right) {
+        let order = match (&old.next, &new.next) {
             (None, None) => return Ok(()),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(left), Some(right)) => left.path.cmp(&right.path),
+            (Some(old), Some(new)) => old.path.cmp(&new.path),
         };
         let (gone, come) = match order {
-            Ordering::Less => (left.take(), None),
-            Ordering::Greater => (None, right.take()),
-            Ordering::Equal => (left.take(), right.take()),
+            Ordering::Less => (old.next.take(), None),
+            Ordering::Greater => (None, new.next.take()),
+            Ordering::Equal => (old.next.take(), new.next.take()),
+        };
+        let is_unknown = match (&gone, &come) {
+            (Some(gone), None) => new.may_have(gone),
+            (None, Some(come)) => old.may_have(come),
+            _ => false,
         };
         if order != Ordering::Greater {
-            left = sides.0.next(&console.cx).await?;
+            old.advance(console, losses).await?;
         }
         if order != Ordering::Less {
-            right = sides.1.next(&console.cx).await?;
+            new.advance(console, losses).await?;
         }
-        one(console, gone.as_ref(), come.as_ref(), totals)?;
+        if !is_unknown {
+            one(console, gone.as_ref(), come.as_ref(), totals)?;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use globset::GlobBuilder;
 use serde_json::{Value, json};
 
 use crate::cli::{FindArgs, ListArgs, LsArgs};
+use crate::losses::Losses;
 use crate::place;
 
 /// Lists snapshots.
@@ -32,6 +33,7 @@ pub(crate) async fn ls(console: &mut Console, args: &LsArgs) -> Outcome {
     let wanted = parse_snapshot_path(&args.snapshot)?;
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
+    let mut losses = Losses::default();
     for part in place::parts(console, &view, &wanted).await? {
         let depth = part.path.components().count();
         let is_folder = part
@@ -39,7 +41,7 @@ pub(crate) async fn ls(console: &mut Console, args: &LsArgs) -> Outcome {
             .as_ref()
             .is_none_or(|entry| entry.record.meta.kind == EntryKind::Directory);
         let mut walk = view.entries(part.component, &part.path);
-        while let Some(entry) = walk.next(&console.cx).await? {
+        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
             let level = entry.path.components().count();
             if is_folder && level == depth {
                 continue;
@@ -50,7 +52,7 @@ pub(crate) async fn ls(console: &mut Console, args: &LsArgs) -> Outcome {
             write_entry(console, &view, &entry, args.long)?;
         }
     }
-    Ok(Exit::Ok)
+    losses.tell(console)
 }
 
 /// Finds entries by name.
@@ -69,12 +71,12 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
     } else {
         chosen = Console::chosen(&heads, &args.snapshots)?;
     }
-    let mut found = 0u64;
+    let (mut found, mut losses) = (0u64, Losses::default());
     for head in chosen {
         let view = SnapshotView::open(&repo, head.clone())?;
         let mut walk = view.all();
         let mut is_first = true;
-        while let Some(entry) = walk.next(&console.cx).await? {
+        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
             let subject = if by_path {
                 entry.path.to_slashed()
             } else {
@@ -97,11 +99,12 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
         }
     }
     console.findings(&damage, 0)?;
+    let ending = losses.tell(console)?;
     if found == 0 {
         console.note("nothing was found");
     }
     Ok(if damage.is_empty() {
-        Exit::Ok
+        ending
     } else {
         Exit::Damage
     })

@@ -4,6 +4,7 @@ mod cli;
 mod content;
 mod diff;
 mod look;
+mod losses;
 mod place;
 mod proof;
 mod run;

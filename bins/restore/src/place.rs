@@ -1,7 +1,7 @@
 //! Opening snapshots, and finding paths in them.
 
 use backstay::core::{EntryKind, EntryPath};
-use backstay::engine::view::ViewEntry;
+use backstay::engine::view::{Seen, ViewEntry};
 use backstay::engine::{EngineError, Repository, SnapshotView};
 use backup_terminal::{Console, Failure, Outcome, SnapshotPath};
 
@@ -12,7 +12,7 @@ pub(crate) struct Part {
     pub(crate) component: u8,
     /// The path.
     pub(crate) path: EntryPath,
-    /// What stands there; nothing for the root itself.
+    /// What stands there; nothing for the root itself, and for a folder whose own entry is lost.
     pub(crate) entry: Option<ViewEntry>,
 }
 
@@ -43,7 +43,8 @@ pub(crate) async fn open<'r>(
 }
 
 /// The parts of a snapshot that a path means: for no path the root of every component, otherwise
-/// the path in the first component that has it.
+/// the path in the first component that has it. A folder of which only its own entry is lost, with a
+/// page that cannot be read, still means what is below it.
 pub(crate) async fn parts(
     console: &Console,
     view: &SnapshotView<'_>,
@@ -58,7 +59,7 @@ pub(crate) async fn parts(
         };
         return Ok((0..count).map(root).collect());
     };
-    let mut missing = None;
+    let (mut missing, mut damage) = (None, None);
     for component in 0..count {
         match view.entry(&console.cx, component, path).await {
             Ok(entry) => {
@@ -70,11 +71,42 @@ pub(crate) async fn parts(
                 }]);
             }
             Err(error @ EngineError::NoPath { .. }) => missing = Some(error),
+            Err(error) if error.is_damage() => {
+                if has_below(console, view, component, path).await? {
+                    return Ok(vec![Part {
+                        component,
+                        path: path.clone(),
+                        entry: None,
+                    }]);
+                }
+                damage = damage.or(Some(error));
+            }
             Err(error) => return Err(error.into()),
         }
     }
+    // That it is in no other component does not tell that it is not in the damaged one.
+    if let Some(damage) = damage {
+        return Err(damage.into());
+    }
     let none = || Failure::usage("the snapshot is empty", "choose another one");
     Err(missing.map_or_else(none, Failure::from))
+}
+
+/// Whether entries below a path can be read.
+async fn has_below(
+    console: &Console,
+    view: &SnapshotView<'_>,
+    component: u8,
+    path: &EntryPath,
+) -> Outcome<bool> {
+    let mut walk = view.entries(component, path);
+    loop {
+        match walk.step(&console.cx).await? {
+            Some(Seen::Entry(_)) => return Ok(true),
+            Some(Seen::Lost(_)) => {}
+            None => return Ok(false),
+        }
+    }
 }
 
 /// The one entry that a path means.
@@ -84,10 +116,17 @@ pub(crate) async fn entry(
     wanted: &SnapshotPath,
 ) -> Outcome<ViewEntry> {
     let part = parts(console, view, wanted).await?.into_iter().next();
-    part.and_then(|part| part.entry).ok_or_else(|| {
-        Failure::usage(
+    match part {
+        Some(Part {
+            entry: Some(entry), ..
+        }) => Ok(entry),
+        // A folder whose own entry is lost; the error says so.
+        Some(part) if !part.path.is_root() => {
+            Ok(view.entry(&console.cx, part.component, &part.path).await?)
+        }
+        _ => Err(Failure::usage(
             "no path is named",
             "write SNAPSHOT:/PATH, such as latest:/etc/fstab",
-        )
-    })
+        )),
+    }
 }

@@ -42,22 +42,28 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         console.note(&format!("this restore is not in the ledger: {error}"));
     }
     let (mut ending, mut chosen) = (check_signature(console, &view)?, 0);
+    let mut is_known = true;
     for part in parts {
         let job = job(&part, &folder, filter.clone());
         if args.dry_run {
-            chosen += dry_run(console, &view, &target, &job).await?;
+            let (entries, noted) = dry_run(console, &view, &target, &job).await?;
+            chosen += entries;
+            is_known &= noted == Exit::Ok;
+            ending = ending.max(noted);
             continue;
         }
         let started = Instant::now();
         let outcome = restore(&view, &console.cx, target.clone(), &job).await?;
         let seconds = started.elapsed().as_secs_f64();
         chosen += outcome.entries;
+        is_known &= outcome.lost_pages == 0;
         ending = ending.max(report_on(console, &view, &outcome, seconds)?);
         if args.verify {
             ending = ending.max(compare(console, &view, &job).await?);
         }
     }
-    if chosen == 0 && !args.includes.is_empty() {
+    // Of what is lost nobody knows whether it matches; the findings told of it.
+    if chosen == 0 && is_known && !args.includes.is_empty() {
         return Err(Failure::new(
             Exit::Failed,
             "nothing in the snapshot matches --include, so nothing was restored",
@@ -164,9 +170,10 @@ async fn dry_run(
     view: &SnapshotView<'_>,
     target: &Arc<FilesTarget>,
     job: &RestoreJob,
-) -> Outcome<u64> {
+) -> Outcome<(u64, Exit)> {
     let (plan, entries, bytes) = plan(view, &console.cx, &**target, job).await?;
     console.findings(&plan.notes, 0)?;
+    let is_hurt = (plan.notes.iter()).any(|note| note.severity == Severity::Error);
     console.record(
         "plan",
         json!({
@@ -182,7 +189,8 @@ async fn dry_run(
         text::bytes(bytes),
         text::escape(plan.into.as_bytes()),
     ))?;
-    Ok(entries)
+    let ending = if is_hurt { Exit::Findings } else { Exit::Ok };
+    Ok((entries, ending))
 }
 
 /// What `--include` and `--exclude` let pass; nothing if neither is given.

@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use backstay::core::{EntryKind, EntryPath, Finding, FindingKind, Severity};
-use backstay::engine::view::ViewEntry;
+use backstay::engine::view::{Seen, ViewEntry};
 use backstay::engine::{RestoreJob, SnapshotView};
 use backstay::integrity::digest::ContentHasher;
 use backup_terminal::{Console, Exit, Outcome, text};
@@ -26,7 +26,14 @@ pub(crate) async fn compare(
     let mut findings = Vec::new();
     let (mut entries, mut bytes) = (0u64, 0u64);
     let mut walk = view.entries(job.component, &job.below);
-    while let Some(entry) = walk.next(&console.cx).await? {
+    while let Some(seen) = walk.step(&console.cx).await? {
+        let entry = match seen {
+            Seen::Entry(entry) => entry,
+            Seen::Lost(lost) => {
+                findings.push(lost.finding(view));
+                continue;
+            }
+        };
         if console.cx.cancel.is_cancelled() {
             return Err(backstay::engine::EngineError::Cancelled.into());
         }

@@ -17,6 +17,7 @@ pub mod index_set;
 pub mod init;
 pub mod ledger;
 pub mod lineage;
+pub mod lost;
 pub mod repository;
 pub mod restore;
 pub mod snapshot;

@@ -5,6 +5,7 @@ use backup_format::page::{Step, TreeCursor, TreeRoot};
 use backup_format::seal::BlobKind;
 
 use crate::error::{EngineError, Result};
+use crate::lost::LostPage;
 use crate::repository::Repository;
 
 /// Reads one tree.
@@ -20,6 +21,15 @@ pub struct TreeReader<'a> {
 pub struct Walk<'a> {
     reader: TreeReader<'a>,
     cursor: TreeCursor,
+}
+
+/// What a walk that goes on behind damage comes upon.
+#[derive(Debug)]
+pub enum Met {
+    /// An entry: key and value.
+    Entry(Vec<u8>, Vec<u8>),
+    /// A page that cannot be read. The walk goes on behind it.
+    Lost(Box<LostPage>),
 }
 
 impl<'a> TreeReader<'a> {
@@ -57,21 +67,40 @@ impl Walk<'_> {
     /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier,
     /// [`EngineError::Cancelled`].
     pub async fn next(&mut self, cx: &OpContext) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        match self.step(cx).await? {
+            Some(Met::Entry(key, value)) => Ok(Some((key, value))),
+            Some(Met::Lost(lost)) => Err(lost.why),
+            None => Ok(None),
+        }
+    }
+
+    /// The next entry, or a page that cannot be read, behind which the walk goes on.
+    ///
+    /// # Errors
+    /// Damage of the root page, behind which nothing comes; errors of the tier,
+    /// [`EngineError::Cancelled`].
+    pub async fn step(&mut self, cx: &OpContext) -> Result<Option<Met>> {
         loop {
             let wrong = |error| EngineError::wire("a page of the manifest", &error);
             match self.cursor.step().map_err(wrong)? {
-                Step::Entry(key, value) => return Ok(Some((key, value))),
+                Step::Entry(key, value) => return Ok(Some(Met::Entry(key, value))),
                 Step::End => return Ok(None),
                 Step::Need(id) => {
                     if cx.cancel.is_cancelled() {
                         return Err(EngineError::Cancelled);
                     }
-                    let page = self
-                        .reader
-                        .repo
-                        .read_blob(cx, self.reader.kind, &id)
-                        .await?;
-                    self.cursor.supply(&page).map_err(wrong)?;
+                    let read = self.reader.repo.read_blob(cx, self.reader.kind, &id).await;
+                    let supplied = read.and_then(|page| self.cursor.supply(&page).map_err(wrong));
+                    let Err(why) = supplied else {
+                        continue;
+                    };
+                    if !why.is_damage() {
+                        return Err(why);
+                    }
+                    let Some(gap) = self.cursor.pass_over() else {
+                        return Err(why);
+                    };
+                    return Ok(Some(Met::Lost(Box::new(LostPage { gap, why }))));
                 }
             }
         }

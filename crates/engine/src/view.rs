@@ -13,8 +13,9 @@ use backup_integrity::statement::{
 
 use crate::error::{EngineError, Result};
 use crate::lineage::resolve;
+use crate::lost::LostPage;
 use crate::repository::{Repository, SnapshotHead};
-use crate::tree::{TreeReader, Walk};
+use crate::tree::{Met, TreeReader, Walk};
 
 /// A snapshot, opened for reading.
 #[derive(Debug)]
@@ -35,12 +36,21 @@ pub struct ViewEntry {
     pub record: Record,
 }
 
+/// What a walk that goes on behind damage comes upon.
+#[derive(Debug)]
+pub enum Seen {
+    /// An entry.
+    Entry(Box<ViewEntry>),
+    /// A page that cannot be read, with entries of those that are walked. The walk goes on behind it.
+    Lost(Box<LostPage>),
+}
+
 /// A walk over entries in order.
 #[derive(Debug)]
 pub struct Entries<'a> {
     walk: Option<Walk<'a>>,
+    // Empty for everything.
     below: Vec<u8>,
-    exact: bool,
 }
 
 impl<'a> SnapshotView<'a> {
@@ -148,11 +158,7 @@ impl<'a> SnapshotView<'a> {
         let key = manifest_key(component, below);
         let root = self.head.outer.manifest;
         let walk = root.map(|root| TreeReader::new(self.repo, root, BlobKind::Page).walk(&key));
-        Entries {
-            walk,
-            below: key,
-            exact: false,
-        }
+        Entries { walk, below: key }
     }
 
     /// Every entry of every component, in order.
@@ -163,27 +169,28 @@ impl<'a> SnapshotView<'a> {
         Entries {
             walk,
             below: Vec::new(),
-            exact: true,
         }
     }
 
     /// One entry.
     ///
     /// # Errors
-    /// [`EngineError::NoPath`] when it is not there; damage, errors of the tier.
+    /// [`EngineError::NoPath`] when it is not there; damage, also when nobody can tell whether it is
+    /// there; errors of the tier.
     pub async fn entry(
         &self,
         cx: &OpContext,
         component: u8,
         path: &EntryPath,
     ) -> Result<ViewEntry> {
-        let found = self.entries(component, path).next(cx).await?;
-        found
-            .filter(|entry| entry.path == *path)
-            .ok_or_else(|| EngineError::NoPath {
+        match self.entries(component, path).step(cx).await? {
+            Some(Seen::Entry(entry)) if entry.path == *path => Ok(*entry),
+            Some(Seen::Lost(lost)) if lost.covers(component, path) => Err(lost.why),
+            _ => Err(EngineError::NoPath {
                 path: path.to_string(),
                 snapshot: self.meta().id.short(),
-            })
+            }),
+        }
     }
 
     /// Where the content of an entry lies.
@@ -209,34 +216,56 @@ pub fn manifest_key(component: u8, path: &EntryPath) -> Vec<u8> {
 }
 
 impl Entries<'_> {
-    /// The next entry.
+    /// The next entry, of a walk that is of use only if it is whole.
     ///
     /// # Errors
     /// Damage, errors of the tier, [`EngineError::Cancelled`].
     pub async fn next(&mut self, cx: &OpContext) -> Result<Option<ViewEntry>> {
+        match self.step(cx).await? {
+            Some(Seen::Entry(entry)) => Ok(Some(*entry)),
+            Some(Seen::Lost(lost)) => Err(lost.why),
+            None => Ok(None),
+        }
+    }
+
+    /// The next entry, or a page that cannot be read, behind which the walk goes on.
+    ///
+    /// # Errors
+    /// Damage of the root page, behind which nothing comes; errors of the tier,
+    /// [`EngineError::Cancelled`].
+    pub async fn step(&mut self, cx: &OpContext) -> Result<Option<Seen>> {
         let Some(walk) = &mut self.walk else {
             return Ok(None);
         };
-        let Some((key, value)) = walk.next(cx).await? else {
-            return Ok(None);
+        let (key, value) = match walk.step(cx).await? {
+            Some(Met::Entry(key, value)) => (key, value),
+            Some(Met::Lost(lost)) if self.is_behind(&lost.gap.from) => {
+                self.walk = None;
+                return Ok(None);
+            }
+            Some(Met::Lost(lost)) => return Ok(Some(Seen::Lost(lost))),
+            None => return Ok(None),
         };
-        let wrong = |why: &dyn std::fmt::Display| EngineError::damaged("the manifest", why);
-        let (component, stored) = key.split_first().ok_or_else(|| wrong(&"an empty key"))?;
-        let inside = self.exact
-            || key == self.below
-            || (key.starts_with(&self.below)
-                && (self.below.len() == 1 || key.get(self.below.len()) == Some(&0)));
-        if !inside {
+        if self.is_behind(&key) {
             self.walk = None;
             return Ok(None);
         }
+        let wrong = |why: &dyn std::fmt::Display| EngineError::damaged("the manifest", why);
+        let (component, stored) = key.split_first().ok_or_else(|| wrong(&"an empty key"))?;
         let path = EntryPath::from_stored(stored).map_err(|error| wrong(&error))?;
         let record = Record::decode(&value).map_err(|error| wrong(&error))?;
-        Ok(Some(ViewEntry {
+        Ok(Some(Seen::Entry(Box::new(ViewEntry {
             component: *component,
             path,
             record,
-        }))
+        }))))
+    }
+
+    /// Whether a key lies behind everything that is walked.
+    fn is_behind(&self, key: &[u8]) -> bool {
+        let is_inside = key.starts_with(&self.below)
+            && (self.below.len() <= 1 || key.get(self.below.len()).is_none_or(|byte| *byte == 0));
+        key > self.below.as_slice() && !is_inside
     }
 
     /// Passes over everything below an entry that was just returned.

@@ -247,7 +247,11 @@ impl Page {
             if !entries.is_empty() && key.as_slice() <= last {
                 return Err(WireError::Range("the order of a page"));
             }
-            entries.push((key, take.bytes()?.to_vec()));
+            let value = take.bytes()?;
+            if level > 0 {
+                let _ = read_child(value)?;
+            }
+            entries.push((key, value.to_vec()));
         }
         take.end()?;
         Ok(Self { level, entries })
@@ -261,6 +265,19 @@ pub struct TreeCursor {
     // The pages from the root down, each with the number of its next entry.
     stack: Vec<(Page, usize)>,
     wanted: Option<(ChunkId, u8)>,
+}
+
+/// What a page that cannot be read held, as the pages above it say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// The page.
+    pub page: ChunkId,
+    /// Its first key.
+    pub from: Vec<u8>,
+    /// The first key behind it; `None` if it is the last page.
+    pub to: Option<Vec<u8>>,
+    /// Entries in it and below it.
+    pub entries: u64,
 }
 
 /// The next step of a walk.
@@ -289,13 +306,14 @@ impl TreeCursor {
     /// Hands over the page that was needed.
     ///
     /// # Errors
-    /// [`WireError`] when it is not a page of the right level, or none was needed.
+    /// [`WireError`] when it is not a page of the right level, or none was needed. The page is then
+    /// still needed: see [`TreeCursor::pass_over`].
     pub fn supply(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let (_, level) = self
             .wanted
-            .take()
             .ok_or(WireError::Decode("a page nobody asked for"))?;
         let page = Page::parse(bytes, level)?;
+        self.wanted = None;
         let at = page
             .entries
             .partition_point(|(key, _)| key.as_slice() < self.from.as_slice());
@@ -336,6 +354,28 @@ impl TreeCursor {
             return Ok(Step::Need(id));
         }
         Ok(Step::End)
+    }
+
+    /// Goes on behind the page that is needed, which cannot be had; says what is lost with it.
+    /// `None`: it is the root, and nothing comes behind it.
+    pub fn pass_over(&mut self) -> Option<Gap> {
+        // What the page held is told by its entry in the page above.
+        let (above, next) = self.stack.last()?;
+        let (from, value) = above.entries.get(next.checked_sub(1)?)?;
+        let (page, entries) = read_child(value).ok()?;
+        let to = self
+            .stack
+            .iter()
+            .rev()
+            .find_map(|(page, next)| page.entries.get(*next));
+        let gap = Gap {
+            page,
+            from: from.clone(),
+            to: to.map(|(key, _)| key.clone()),
+            entries,
+        };
+        self.wanted = None;
+        Some(gap)
     }
 
     /// Passes over everything below keys that begin with `prefix` and a NUL byte: the rest of a
@@ -397,6 +437,25 @@ mod tests {
         }
     }
 
+    /// Walks a tree of which one page is gone.
+    fn walk_without(
+        root: &TreeRoot,
+        from: &[u8],
+        store: &Store,
+        gone: ChunkId,
+    ) -> (Pairs, Vec<Gap>) {
+        let mut cursor = TreeCursor::new(root, from);
+        let (mut out, mut gaps) = (Vec::new(), Vec::new());
+        loop {
+            match cursor.step().unwrap() {
+                Step::Need(id) if id == gone => gaps.push(cursor.pass_over().unwrap()),
+                Step::Need(id) => cursor.supply(&store[&id]).unwrap(),
+                Step::Entry(key, value) => out.push((key, value)),
+                Step::End => return (out, gaps),
+            }
+        }
+    }
+
     fn numbered(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
         (0..count)
             .map(|n| (format!("key{n:06}").into_bytes(), vec![n as u8; 40]))
@@ -447,6 +506,45 @@ mod tests {
             let bytes: usize = store.values().map(Vec::len).sum();
             prop_assert!(entries * 3 <= bytes, "{entries} entries of {bytes} bytes");
         }
+    }
+
+    #[test]
+    fn a_page_that_is_gone_hides_its_own_range_of_keys_and_no_other() {
+        let mut store = Store::new();
+        let entries = numbered(3000);
+        let root = build(&entries, &mut store).unwrap();
+        assert!(root.height >= 2, "pages above pages are lost too");
+        for gone in store.keys().filter(|id| **id != root.id) {
+            let (left, gaps) = walk_without(&root, b"", &store, *gone);
+            let [gap] = &gaps[..] else {
+                panic!("{gaps:?}");
+            };
+            let is_lost = |key: &[u8]| {
+                key >= gap.from.as_slice() && gap.to.as_ref().is_none_or(|to| key < to.as_slice())
+            };
+            let wanted: Pairs = (entries.clone().into_iter())
+                .filter(|(key, _)| !is_lost(key))
+                .collect();
+            assert_eq!(left, wanted);
+            assert_eq!(gap.entries, (entries.len() - wanted.len()) as u64);
+            assert_eq!(gap.page, *gone);
+            assert!(entries.contains_key(&gap.from), "it is the first key lost");
+            // A walk that begins behind it does not meet it.
+            if let Some(to) = &gap.to {
+                assert_eq!(walk_without(&root, to, &store, *gone).1, []);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_comes_behind_a_root_that_is_gone_or_no_page() {
+        let mut store = Store::new();
+        let root = build(&numbered(3000), &mut store).unwrap();
+        let mut cursor = TreeCursor::new(&root, b"");
+        assert_eq!(cursor.step().unwrap(), Step::Need(root.id));
+        assert!(cursor.supply(b"no page").is_err());
+        assert_eq!(cursor.pass_over(), None);
+        assert_eq!(cursor.step().unwrap(), Step::Need(root.id));
     }
 
     #[test]

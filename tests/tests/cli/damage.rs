@@ -212,11 +212,6 @@ fn damaged_content_leaves_the_rest() {
 }
 
 #[test]
-fn damaged_manifests_leave_the_rest() {
-    leaves_the_rest("meta");
-}
-
-#[test]
 fn damaged_index_runs_leave_the_rest() {
     leaves_the_rest("index");
 }

@@ -14,6 +14,7 @@ mod files;
 mod forget;
 mod ledger;
 mod look;
+mod lost_pages;
 mod overwrite;
 mod round_trip;
 mod streams;

@@ -20,7 +20,7 @@ use crate::repository::Repository;
 use crate::store::cpu_threads;
 
 /// Findings that are kept.
-const MOST_FINDINGS: usize = 10_000;
+pub(super) const MOST_FINDINGS: usize = 10_000;
 
 enum Task {
     Range(RangeJob),

@@ -21,7 +21,8 @@ use backup_core::{
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
-use crate::view::{ContentReader, SnapshotView, ViewEntry};
+use crate::lost::LostPage;
+use crate::view::{ContentReader, Seen, SnapshotView, ViewEntry};
 use backup_integrity::ledger::RecordOutcome;
 pub use evidence::{Reading, record_reading};
 use fetch::Workers;
@@ -85,22 +86,34 @@ pub struct RestoreOutcome {
     pub bytes: u64,
     /// Bytes that were read from the tier.
     pub fetched: u64,
+    /// Pages of the manifest that cannot be read; the findings say what is lost with them.
+    pub lost_pages: u64,
 }
 
-/// What a restore would do; only reads. Counts every entry.
+/// What a restore would do; only reads. Counts every entry; pages of the manifest that cannot be
+/// read are among the notes.
 ///
 /// # Errors
-/// Damage of the manifest, errors of the tier and of the target.
+/// Damage of the manifest's root, errors of the tier and of the target.
 pub async fn plan(
     view: &SnapshotView<'_>,
     cx: &OpContext,
     target: &dyn Target,
     job: &RestoreJob,
 ) -> Result<(RestorePlan, u64, u64)> {
-    let plan = target.plan(cx, &request(view, job)?).await?;
+    let mut plan = target.plan(cx, &request(view, job)?).await?;
     let (mut entries, mut bytes) = (0, 0u64);
     let mut walk = view.entries(job.component, &job.below);
-    while let Some(entry) = walk.next(cx).await? {
+    while let Some(seen) = walk.step(cx).await? {
+        let entry = match seen {
+            Seen::Entry(entry) => entry,
+            Seen::Lost(lost) => {
+                if plan.notes.len() < fetch::MOST_FINDINGS {
+                    plan.notes.push(lost.finding(view));
+                }
+                continue;
+            }
+        };
         if job
             .filter
             .as_ref()
@@ -134,8 +147,8 @@ fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> 
 /// record of it, if the key can sign one; if not, the report says so.
 ///
 /// # Errors
-/// Damage of the manifest, errors of the tier and of the target as a whole. What is wrong with
-/// single entries is in the report's findings.
+/// Damage of the manifest's root, errors of the tier and of the target as a whole. What is wrong with
+/// single entries, or with one of the pages that name them, is in the report's findings.
 pub async fn restore(
     view: &SnapshotView<'_>,
     cx: &OpContext,
@@ -186,12 +199,14 @@ pub async fn restore(
         entries: tally.entries,
         bytes: tally.bytes,
         fetched: tally.fetched,
+        lost_pages: tally.lost_pages,
     })
 }
 
 /// How far a restore came.
 #[derive(Default)]
 struct Tally {
+    lost_pages: u64,
     entries: u64,
     bytes: u64,
     fetched: u64,
@@ -217,11 +232,14 @@ async fn carry_out(
                 workers: &workers,
                 window: Window::default(),
                 pending: VecDeque::new(),
+                nameless: Vec::new(),
+                lost_pages: 0,
                 entries: 0,
                 bytes: 0,
             };
             let drove = Handle::current().block_on(driver.run());
             (tally.entries, tally.bytes) = (driver.entries, driver.bytes);
+            tally.lost_pages = driver.lost_pages;
             drop(driver);
             workers.end();
             tally.fetched = fetched.join();
@@ -257,6 +275,9 @@ struct Driver<'a> {
     window: Window,
     /// Folders that were passed and may yet be needed by what is below them.
     pending: VecDeque<RestoreEntry>,
+    /// Folders whose own entry is lost, and that may yet be needed by what is below them.
+    nameless: Vec<EntryPath>,
+    lost_pages: u64,
     entries: u64,
     bytes: u64,
 }
@@ -265,11 +286,26 @@ impl Driver<'_> {
     async fn run(&mut self) -> Result<()> {
         let mut walk = self.view.entries(self.job.component, &self.job.below);
         let mut is_first = true;
-        while let Some(entry) = walk.next(self.cx).await? {
+        // The first of the pages that are lost since the entry before.
+        let mut first_lost: Option<Box<LostPage>> = None;
+        while let Some(seen) = walk.step(self.cx).await? {
+            let entry = match seen {
+                Seen::Entry(entry) => *entry,
+                Seen::Lost(lost) => {
+                    self.workers.found(lost.finding(self.view));
+                    self.lost_pages += 1;
+                    is_first &= !lost.covers(self.job.component, &self.job.below);
+                    first_lost.get_or_insert(lost);
+                    continue;
+                }
+            };
             if is_first && !self.job.below.is_root() && entry.path != self.job.below {
                 break;
             }
             is_first = false;
+            if let Some(lost) = first_lost.take() {
+                self.note_nameless(&lost, &entry.path);
+            }
             self.workers.check()?;
             self.entry(entry).await?;
         }
@@ -280,6 +316,30 @@ impl Driver<'_> {
             });
         }
         self.send_window()
+    }
+
+    /// Notes the folders of the first entry behind lost pages whose own entries are in these pages:
+    /// had they been read, they would have come between. Later entries lie in no other such folder.
+    fn note_nameless(&mut self, lost: &LostPage, path: &EntryPath) {
+        let folders = std::iter::successors(path.parent(), EntryPath::parent);
+        self.nameless = folders
+            .filter(|folder| lost.begins_before(self.job.component, folder))
+            .filter_map(|folder| strip(&folder, &self.job.strip))
+            .collect();
+    }
+
+    /// Tells of the folders that an entry is put into and whose own entry is lost.
+    fn tell_nameless(&mut self, path: &EntryPath) {
+        let workers = self.workers;
+        self.nameless.retain(|folder| {
+            let is_above = path.starts_with(folder);
+            if is_above {
+                let detail = "its own entry is lost with a page of the manifest: it gets the owner \
+                              and the permissions of a new folder";
+                workers.found(Finding::entry(FindingKind::Metadata, folder, detail));
+            }
+            !is_above
+        });
     }
 
     async fn entry(&mut self, entry: ViewEntry) -> Result<()> {
@@ -317,6 +377,7 @@ impl Driver<'_> {
         while let Some(folder) = self.pending.pop_front() {
             self.at_once(&folder);
         }
+        self.tell_nameless(&wanted.path);
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(wanted.size);
         if !record.meta.kind.has_content() {

@@ -4,7 +4,8 @@
 //! over all entries is the signed one, every chunk that is named is in the index, every pack of the
 //! index is on the tier with its size. *Checksum*: the bytes of the packs hash to their names.
 //! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
-//! file is that of its content. A damaged object is named with the snapshots and paths it hurts.
+//! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
+//! a page that does not open, the walk goes on.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +27,7 @@ use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts};
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::stage::canonical;
-use crate::view::{SnapshotView, check_signatures};
+use crate::view::{Seen, SnapshotView, check_signatures};
 
 mod budget;
 mod content;
@@ -35,6 +36,8 @@ mod parts;
 
 /// Paths that are named for one damaged object.
 const MOST_PATHS: usize = 20;
+/// Pages that are named for one snapshot.
+const MOST_PAGES: u64 = 1000;
 
 /// What a verification found.
 #[derive(Debug, Clone)]
@@ -315,7 +318,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Reads every entry of a snapshot; says what does not match of the whole.
+    /// Reads every entry of a snapshot that can be read; says what does not match of the whole.
     async fn walk(
         &mut self,
         head: &SnapshotHead,
@@ -330,7 +333,19 @@ impl Run<'_> {
         let mut canonical_bytes = Vec::new();
         let mut seen: HashSet<ChunkId> = HashSet::new();
         let mut walk = view.all();
-        while let Some(entry) = walk.next(self.cx).await? {
+        let mut lost_pages = 0;
+        while let Some(step) = walk.step(self.cx).await? {
+            let entry = match step {
+                Seen::Entry(entry) => entry,
+                Seen::Lost(lost) => {
+                    lost_pages += 1;
+                    if lost_pages <= MOST_PAGES {
+                        let finding = lost.finding(&view);
+                        self.found(finding.kind, &finding.subject, &finding.detail);
+                    }
+                    continue;
+                }
+            };
             self.report.entries += 1;
             canonical_bytes.clear();
             canonical(
@@ -364,6 +379,16 @@ impl Run<'_> {
             if level >= VerifyLevel::FullRead && takes {
                 feeder.add(&entry.path, &extents, wanted)?;
             }
+        }
+        if lost_pages > 0 {
+            let pages = if lost_pages > MOST_PAGES {
+                format!(" ({lost_pages} pages)")
+            } else {
+                String::new()
+            };
+            return Ok(Some(format!(
+                "the Merkle root cannot be checked: not all of its entries can be read{pages}"
+            )));
         }
         let made = tree.finish();
         if made.root != view.root() || made.leaf_count != head.outer.leaves {
