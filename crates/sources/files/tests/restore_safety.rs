@@ -407,3 +407,82 @@ fn writes_beyond_the_size_of_an_entry_are_refused() {
     assert_eq!(restored.errors[0].kind, ErrorKind::Invalid);
     assert!(fs::metadata(temp.path().join("file")).unwrap().len() <= 3);
 }
+
+/// Captures a folder, restores it beside and deletes there what the snapshot does not have.
+/// Returns what is there then of the given names.
+fn left_after_mirroring(config: FilesConfig, from: &Path, to: &Path, names: &[&str]) -> Vec<String> {
+    let stored = rooted_at(&store(&capture(config)), from);
+    for name in names {
+        put(&to.join(name), "there");
+    }
+    let delete = FilesTargetConfig {
+        delete: true,
+        ..into(to, Overwrite::Always)
+    };
+    let restored = restore(delete, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    let there = |name: &&&str| to.join(name).exists();
+    names.iter().filter(there).map(|name| (*name).to_owned()).collect()
+}
+
+#[test]
+fn a_folder_that_lost_a_child_to_any_filter_loses_nothing_to_deleting() {
+    let of = |from: &Path| FilesConfig::of_roots([from]);
+    let hour = jiff::SignedDuration::from_hours(1);
+    type Change = fn(&mut FilesConfig, jiff::SignedDuration);
+    let filters: [(&str, Change); 6] = [
+        ("pattern", |config, _| config.excludes = vec!["*.out".into()]),
+        ("anchored", |config, _| config.excludes = vec!["/part/x.out".into()]),
+        ("ignore file", |config, _| config.ignore_files = vec![".ignore".into()]),
+        ("larger", |config, _| config.exclude_larger_than = Some(4096)),
+        ("smaller", |config, _| config.exclude_smaller_than = Some(3)),
+        ("newer", |config, hour| config.exclude_newer_than = Some(hour)),
+    ];
+    // A folder of many names is looked at in several steps, its record is made after the first.
+    for (many, (what, change)) in [1, 700].into_iter().flat_map(|many| {
+        filters.into_iter().map(move |filter| (many, filter))
+    }) {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        put(&from.join("all/keep"), "content");
+        put(&from.join(".ignore"), "x.out\n");
+        for number in 0..many {
+            put(&from.join(format!("part/keep{number:03}")), "content");
+        }
+        let content = match what {
+            "larger" => vec![1; 8192],
+            "smaller" => vec![1; 1],
+            _ => b"content".to_vec(),
+        };
+        put(&from.join("part/x.out"), content);
+        for name in ["all/keep", ".ignore"] {
+            set_mtime(&from.join(name), NOW - 100_000, 0);
+        }
+        for number in 0..many {
+            set_mtime(&from.join(format!("part/keep{number:03}")), NOW - 100_000, 0);
+        }
+        let age = if what == "newer" { 10 } else { 100_000 };
+        set_mtime(&from.join("part/x.out"), NOW - age, 0);
+        let mut config = of(&from);
+        change(&mut config, hour);
+        let names = ["part/x.out", "part/other", "all/other"];
+        let left = left_after_mirroring(config, &from, &to, &names);
+        assert_eq!(left, ["part/x.out", "part/other"], "{what}, {many} others");
+        let left = left_after_mirroring(of(&from), &from, &temp.path().join("second"), &names);
+        assert_eq!(left, ["part/x.out"], "without {what}");
+    }
+}
+
+#[test]
+fn a_folder_that_lost_a_folder_to_a_pattern_keeps_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    put(&from.join("a/skip/s"), "x");
+    put(&from.join("a/keep"), "x");
+    let config = FilesConfig {
+        excludes: vec!["skip".into()],
+        ..FilesConfig::of_roots([&from])
+    };
+    let names = ["a/skip/s", "b"];
+    assert_eq!(left_after_mirroring(config, &from, &to, &names), ["a/skip/s"]);
+}
