@@ -6,6 +6,7 @@
 //! Memory is bounded by the window and the workers, whatever the size of the snapshot.
 
 mod fetch;
+mod held;
 mod window;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::Repository;
 use crate::view::{ContentReader, SnapshotView, ViewEntry};
 use fetch::Workers;
+use held::Lacking;
 use window::{FileJob, Window};
 
 /// Which entries are restored: those for which the function says so.
@@ -156,6 +158,7 @@ pub async fn restore(
             let fetched = workers.spawn(scope)?;
             let mut driver = Driver {
                 view,
+                lacking: Lacking::of(view),
                 cx,
                 job,
                 restore: &*running,
@@ -237,6 +240,7 @@ async fn note_in_ledger(
 
 struct Driver<'a> {
     view: &'a SnapshotView<'a>,
+    lacking: Lacking,
     cx: &'a OpContext,
     job: &'a RestoreJob,
     restore: &'a dyn Restore,
@@ -286,7 +290,7 @@ impl Driver<'_> {
             size: record.size,
             sha256: record.sha256,
             // What a filter holds back is in the snapshot all the same.
-            whole: self.job.filter.is_none(),
+            whole: self.job.filter.is_none() && !(is_folder && self.lacking.has(&entry.path)),
         };
         while self
             .pending

@@ -122,9 +122,7 @@ impl Listing {
 
     /// Whether the file system left open of what kind some name is.
     pub(crate) fn has_unknown_kinds(&self) -> bool {
-        self.items
-            .iter()
-            .any(|item| item.kind == FileType::Unknown)
+        self.items.iter().any(|item| item.kind == FileType::Unknown)
     }
 
     /// Keeps only names that are wanted, by name and kind as listed. Returns whether any went.
