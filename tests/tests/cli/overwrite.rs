@@ -31,6 +31,57 @@ fn delete_makes_the_folder_as_it_was_saved() {
 }
 
 #[test]
+fn delete_spares_what_the_save_left_out() {
+    let filters: [&[&str]; 4] = [
+        &["--exclude", "skip", "--exclude", "*.tmp"],
+        &["--exclude-larger-than", "4K", "--exclude", "skip"],
+        &["--exclude-smaller-than", "4", "--exclude", "skip"],
+        &["--exclude-newer-than", "1h", "--exclude", "skip"],
+    ];
+    for filter in filters {
+        let place = Place::new();
+        for (name, content) in [
+            ("a/keep", "content".to_owned()),
+            ("all/keep", "content".to_owned()),
+            ("a/skip/s", "content".to_owned()),
+            (
+                "a/x.tmp",
+                "x".repeat(if filter.contains(&"4") { 1 } else { 8192 }),
+            ),
+        ] {
+            place.write(name, content);
+            if !(name == "a/x.tmp" && filter.contains(&"1h")) {
+                let file = fs::File::options()
+                    .write(true)
+                    .open(place.data().join(name))
+                    .unwrap();
+                let long_ago =
+                    std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+                file.set_modified(long_ago).unwrap();
+            }
+        }
+        let _ = Run::of(
+            place
+                .snapshot(["save", &place.data().display().to_string()])
+                .args(filter),
+        )
+        .ok();
+        fs::write(place.data().join("all/other"), "not in the snapshot").unwrap();
+        let (wanted, to) = (below(&place), place.data().display().to_string());
+        let run = ["run", &wanted, "--to", &to, "--delete", "--json"];
+        let restored = Run::of(&mut place.restore(run)).ok().of_type("restored");
+        assert_eq!(restored[0]["deleted"], 1, "{filter:?}");
+        for name in ["a/keep", "a/skip/s", "a/x.tmp", "all/keep"] {
+            assert!(
+                place.data().join(name).exists(),
+                "{name} is gone with {filter:?}"
+            );
+        }
+        assert!(!place.data().join("all/other").exists());
+    }
+}
+
+#[test]
 fn delete_never_goes_with_a_selection() {
     let place = Place::new();
     fill(&place);

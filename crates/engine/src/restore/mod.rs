@@ -7,6 +7,7 @@
 
 mod evidence;
 mod fetch;
+mod held;
 mod window;
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use crate::view::{ContentReader, Seen, SnapshotView, ViewEntry};
 use backup_integrity::ledger::RecordOutcome;
 pub use evidence::{Reading, record_reading};
 use fetch::Workers;
+use held::Lacking;
 use window::{FileJob, Window};
 
 /// Which entries are restored: those for which the function says so.
@@ -226,6 +228,7 @@ async fn carry_out(
             let fetched = workers.spawn(scope)?;
             let mut driver = Driver {
                 view,
+                lacking: Lacking::of(view),
                 cx,
                 job,
                 restore: running,
@@ -268,6 +271,7 @@ async fn close(
 
 struct Driver<'a> {
     view: &'a SnapshotView<'a>,
+    lacking: Lacking,
     cx: &'a OpContext,
     job: &'a RestoreJob,
     restore: &'a dyn Restore,
@@ -359,7 +363,7 @@ impl Driver<'_> {
             size: record.size,
             sha256: record.sha256,
             // What a filter holds back is in the snapshot all the same.
-            whole: self.job.filter.is_none(),
+            whole: self.job.filter.is_none() && !(is_folder && self.lacking.has(&entry.path)),
         };
         while self
             .pending

@@ -111,6 +111,14 @@ impl FileLimits {
         }
     }
 
+    /// Whether any limit is set.
+    pub(crate) const fn any(&self) -> bool {
+        self.larger.is_some()
+            || self.smaller.is_some()
+            || self.older.is_some()
+            || self.newer.is_some()
+    }
+
     /// Whether a regular file of this size and time of last change is left out.
     pub(crate) fn leave_out(&self, size: u64, mtime: (i64, i64)) -> bool {
         self.larger.is_some_and(|limit| size > limit)

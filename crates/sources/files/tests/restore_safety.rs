@@ -12,6 +12,9 @@ use backup_source_files::{FilesConfig, FilesTargetConfig, Overwrite, Ownership};
 use support::given::*;
 use support::*;
 
+/// What stands in the target folder until nothing is left unfinished.
+const MARKER: &str = ".backstay-unfinished";
+
 #[test]
 fn a_full_folder_gives_way_to_a_file_only_when_deleting_is_asked_for_too() {
     let temp = tempfile::tempdir().unwrap();
@@ -112,10 +115,12 @@ fn an_interrupted_restore_shows_what_is_unfinished_and_the_next_one_finishes_it(
             (mode("a/two"), mode("b/three"), mode("b/four")),
             (0o1600, 0o1600, 0o1600)
         );
+        assert!(to.join(MARKER).exists());
         // Folders get their metadata at the end, also of a restore that is given up.
         assert_eq!((mode("a/one"), mode("a"), mode("b")), (0o644, 0o755, 0o755));
         let again = restore(into(&to, overwrite), &stored);
         assert!(again.errors.is_empty(), "{overwrite:?} {:?}", again.errors);
+        assert!(!to.join(MARKER).exists());
         let (mut want, mut got) = (tree(&from), tree(&to));
         // The target folder was there before the second run, which may leave it as it is.
         want.remove(Path::new(""));
@@ -406,4 +411,178 @@ fn writes_beyond_the_size_of_an_entry_are_refused() {
     let restored = restore(into(temp.path(), Overwrite::Never), &[stored]);
     assert_eq!(restored.errors[0].kind, ErrorKind::Invalid);
     assert!(fs::metadata(temp.path().join("file")).unwrap().len() <= 3);
+}
+
+/// Captures a folder, restores it beside and deletes there what the snapshot does not have.
+/// Returns what is there then of the given names.
+fn left_after_mirroring(
+    config: FilesConfig,
+    from: &Path,
+    to: &Path,
+    names: &[&str],
+) -> Vec<String> {
+    let stored = rooted_at(&store(&capture(config)), from);
+    for name in names {
+        put(&to.join(name), "there");
+    }
+    let delete = FilesTargetConfig {
+        delete: true,
+        ..into(to, Overwrite::Always)
+    };
+    let restored = restore(delete, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    let there = |name: &&&str| to.join(name).exists();
+    names
+        .iter()
+        .filter(there)
+        .map(|name| (*name).to_owned())
+        .collect()
+}
+
+#[test]
+fn a_folder_that_lost_a_child_to_any_filter_loses_nothing_to_deleting() {
+    let of = |from: &Path| FilesConfig::of_roots([from]);
+    let hour = jiff::SignedDuration::from_hours(1);
+    type Change = fn(&mut FilesConfig, jiff::SignedDuration);
+    let filters: [(&str, Change); 6] = [
+        ("pattern", |config, _| {
+            config.excludes = vec!["*.out".into()]
+        }),
+        ("anchored", |config, _| {
+            config.excludes = vec!["/part/x.out".into()]
+        }),
+        ("ignore file", |config, _| {
+            config.ignore_files = vec![".ignore".into()]
+        }),
+        ("larger", |config, _| {
+            config.exclude_larger_than = Some(4096)
+        }),
+        ("smaller", |config, _| config.exclude_smaller_than = Some(3)),
+        ("newer", |config, hour| {
+            config.exclude_newer_than = Some(hour)
+        }),
+    ];
+    // A folder of many names is looked at in several steps, its record is made after the first.
+    for (many, (what, change)) in [1, 700]
+        .into_iter()
+        .flat_map(|many| filters.into_iter().map(move |filter| (many, filter)))
+    {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        put(&from.join("all/keep"), "content");
+        put(&from.join(".ignore"), "x.out\n");
+        for number in 0..many {
+            put(&from.join(format!("part/keep{number:03}")), "content");
+        }
+        let content = match what {
+            "larger" => vec![1; 8192],
+            "smaller" => vec![1; 1],
+            _ => b"content".to_vec(),
+        };
+        put(&from.join("part/x.out"), content);
+        for name in ["all/keep", ".ignore"] {
+            set_mtime(&from.join(name), NOW - 100_000, 0);
+        }
+        for number in 0..many {
+            set_mtime(
+                &from.join(format!("part/keep{number:03}")),
+                NOW - 100_000,
+                0,
+            );
+        }
+        let age = if what == "newer" { 10 } else { 100_000 };
+        set_mtime(&from.join("part/x.out"), NOW - age, 0);
+        let mut config = of(&from);
+        change(&mut config, hour);
+        let names = ["part/x.out", "part/other", "all/other"];
+        let left = left_after_mirroring(config, &from, &to, &names);
+        assert_eq!(left, ["part/x.out", "part/other"], "{what}, {many} others");
+        let left = left_after_mirroring(of(&from), &from, &temp.path().join("second"), &names);
+        assert_eq!(left, ["part/x.out"], "without {what}");
+    }
+}
+
+#[test]
+fn a_folder_that_lost_a_folder_to_a_pattern_keeps_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    put(&from.join("a/skip/s"), "x");
+    put(&from.join("a/keep"), "x");
+    let config = FilesConfig {
+        excludes: vec!["skip".into()],
+        ..FilesConfig::of_roots([&from])
+    };
+    let names = ["a/skip/s", "b"];
+    assert_eq!(
+        left_after_mirroring(config, &from, &to, &names),
+        ["a/skip/s"]
+    );
+}
+
+#[test]
+fn a_users_own_file_with_the_mode_of_an_unfinished_one_is_never_replaced() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    for name in ["mine", "half", "linked"] {
+        put(&from.join(name), "saved");
+    }
+    fs::hard_link(from.join("linked"), from.join("alink")).unwrap();
+    fs::create_dir(from.join("folder")).unwrap();
+    for name in ["mine", "linked"] {
+        put(&to.join(name), "precious");
+        fs::set_permissions(to.join(name), fs::Permissions::from_mode(0o1600)).unwrap();
+    }
+    fs::create_dir(to.join("folder")).unwrap();
+    fs::set_permissions(to.join("folder"), fs::Permissions::from_mode(0o1700)).unwrap();
+    let kept = || {
+        for name in ["mine", "linked"] {
+            assert_eq!(fs::read(to.join(name)).unwrap(), b"precious", "{name}");
+            assert_eq!(state(&to.join(name)).mode & 0o7777, 0o1600, "{name}");
+        }
+        assert_eq!(state(&to.join("folder")).mode & 0o7777, 0o1700);
+    };
+    // What the kernel calls now moves in ticks.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let stored = captured(&from);
+    let half = |path: &EntryPath| match path.to_string().as_str() {
+        "half" => Pumping::Half,
+        _ => Pumping::Whole,
+    };
+    let config = || into(&to, Overwrite::Never);
+    let broken = restore_with(config(), &stored, Outcome::Abandoned, half).unwrap();
+    assert!(broken.errors.is_empty(), "{:?}", broken.errors);
+    kept();
+    // An earlier restore was broken off; still these files are older than that.
+    let again = restore(config(), &stored);
+    assert!(again.errors.is_empty(), "{:?}", again.errors);
+    assert_eq!(fs::read(to.join("half")).unwrap(), b"saved");
+    kept();
+    let told = again.report.findings.iter();
+    let told: Vec<_> = told
+        .map(|finding| (finding.kind, finding.subject.as_str()))
+        .collect();
+    assert!(told.contains(&(FindingKind::Skipped, "mine")), "{told:?}");
+    assert!(!to.join(MARKER).exists());
+}
+
+#[test]
+fn the_target_folder_keeps_the_time_and_mode_it_gets() {
+    as_nobody(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        put(&from.join("file"), "x");
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o555)).unwrap();
+        set_mtime(&from, 5_000, 5);
+        let restored = restore(into(&to, Overwrite::Never), &captured(&from));
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        let got = fs::metadata(&to).unwrap();
+        assert_eq!(
+            (got.mode() & 0o7777, got.mtime(), got.mtime_nsec()),
+            (0o555, 5_000, 5)
+        );
+        assert!(!to.join(MARKER).exists());
+        for folder in [&from, &to] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    });
 }

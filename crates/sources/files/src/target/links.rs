@@ -12,7 +12,6 @@ use backup_core::{
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::meta::MARK_FILE;
 use super::restore::{gives_way, skip};
 use super::way::{Spot, c_name};
 use super::{Shared, error};
@@ -105,7 +104,7 @@ impl Links {
         };
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let unfinished = there.st_mode & 0o7777 == MARK_FILE;
+            let unfinished = shared.begun.is_unfinished(there);
             if linked || !(unfinished || gives_way(shared, there, &entry.meta)) {
                 skip(shared);
                 return Ok(true);

@@ -5,10 +5,12 @@
 //! its own; a folder likewise. That costs nothing, needs no second name that would have to be
 //! cleaned up, and lets content that is there already be compared and kept in place, which a
 //! temporary file and a rename would not. Whatever carries the mark is finished by the next
-//! restore, whatever its [`Overwrite`] says.
+//! restore, whatever its [`Overwrite`] says; a user's own file of that mode is told from it by
+//! what [`begun`] keeps.
 //!
 //! *Nothing is written outside the folder.* See [`way`].
 
+mod begun;
 mod config;
 mod covered;
 mod file;
@@ -168,18 +170,21 @@ impl Target for FilesTarget {
             .then(|| mirror::Spool::new(&config.folder))
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
+        let begun = begun::Begun::at(&top).map_err(|cause| fail("begin in", cause))?;
         let later = later::Later::new(&config.folder);
         let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config),
             config,
             made,
+            begun,
             handles: HandleCache::for_this_process(),
             findings: Findings::default(),
             open: Mutex::default(),
             written: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
             failed: AtomicBool::new(false),
+            unfinished: AtomicBool::new(false),
         };
         Ok(Box::new(FilesRestore::new(shared, way, spool)))
     }
@@ -192,6 +197,7 @@ struct Shared {
     applier: Applier,
     /// Whether the target folder was not there before.
     made: bool,
+    begun: begun::Begun,
     handles: HandleCache,
     findings: Findings,
     /// Files that are started and not finished.
@@ -200,6 +206,8 @@ struct Shared {
     skipped: AtomicU64,
     /// Whether anything went wrong.
     failed: AtomicBool,
+    /// Whether anything keeps its mark.
+    unfinished: AtomicBool,
 }
 
 impl Shared {

@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryMeta, EntryOutcome, EntryWriter, Finding, FindingKind, OpContext, Outcome,
-    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+    EntryKind, EntryMeta, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext,
+    Outcome, Restore, RestoreEntry, RestoreReport, Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::begun::has_mark;
 use super::config::Overwrite;
 use super::file::FileWriter;
 use super::links::Links;
@@ -106,9 +107,12 @@ impl FilesRestore {
         drop(open);
         // What is not whole keeps its mark.
         if outcome == EntryOutcome::Failed {
+            shared.unfinished.store(true, Ordering::Relaxed);
             return Ok(());
         }
-        let changed = writer.complete()?;
+        let changed = writer
+            .complete()
+            .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
         let object = Object::Open(writer.file().as_fd());
         let before = writer.before();
         shared
@@ -121,6 +125,22 @@ impl FilesRestore {
         };
         count.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Ends the time in which marks count, if nothing carries one any more.
+    fn end(&self, way: &Way) {
+        let shared = &self.shared;
+        let open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.unfinished.load(Ordering::Relaxed) || !open.is_empty() {
+            return;
+        }
+        let ended = shared
+            .handles
+            .get(way.top())
+            .and_then(|top| shared.begun.done(&top));
+        if let Err(cause) = ended {
+            shared.fail(&error("end", &EntryPath::root(), cause));
+        }
     }
 
     /// Deletes what the snapshot does not have, if all that it has is there.
@@ -170,6 +190,7 @@ impl Restore for FilesRestore {
             }
             let State { way, spool, .. } = &mut *state;
             way.leave_all(&self.shared);
+            self.end(way);
             if let Some(spool) = spool.take() {
                 deleted = self.mirror(way, spool)?;
             }
@@ -232,10 +253,10 @@ fn start_folder(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<(), TargetError> {
-    let mut made = make_folder(spot, &entry.path)?;
+    let mut made = make_folder(shared, spot, &entry.path)?;
     if let Folder::Else(stat) = &made {
         clear_place(shared, spot, entry, stat)?;
-        made = make_folder(spot, &entry.path)?;
+        made = make_folder(shared, spot, &entry.path)?;
     }
     let (fd, finish) = match made {
         Folder::Ours(fd) => {
@@ -331,7 +352,9 @@ fn start_file(
         };
         let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
         if !shared.config.sparse {
-            writer.allocate()?;
+            writer
+                .allocate()
+                .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
         }
         Ok(Some(writer))
     };
@@ -343,11 +366,14 @@ fn start_file(
     }
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let unfinished = is_file && stat.st_mode & 0o7777 == MARK_FILE;
+    let unfinished = is_file && shared.begun.is_unfinished(&stat);
     if !unfinished {
         if shared.config.overwrite == Overwrite::Never
             || (is_file && !gives_way(shared, &stat, &entry.meta))
         {
+            if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
+                warn_of_mark(shared, &entry.path);
+            }
             skip(shared);
             return Ok(None);
         }
@@ -358,7 +384,7 @@ fn start_file(
     }
     // Writing into a file of several names would change what stands under the others.
     if stat.st_nlink == 1
-        && let Some(writer) = reopen(spot, entry, &stat, unfinished)?
+        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished)?
     {
         return Ok(Some(writer));
     }
@@ -366,9 +392,22 @@ fn start_file(
     fresh(create().map_err(fail)?)
 }
 
+/// A file that stays as it is looks as if an earlier restore had left it unfinished, and nothing
+/// says that one did.
+fn warn_of_mark(shared: &Shared, path: &EntryPath) {
+    let detail = "it stays as it is, with the mode 1600 of an unfinished file; if a restore into \
+                  another folder left it so, --overwrite always finishes it";
+    let finding = Finding::entry(FindingKind::Skipped, path, detail);
+    shared.findings.add(Finding {
+        severity: Severity::Warning,
+        ..finding
+    });
+}
+
 /// Opens a file that is there, to keep what of it is right. `None`: it cannot be written to (it
 /// is running, or forbids it to its owner) and must give way to a new one.
 fn reopen(
+    shared: &Shared,
     spot: &Spot,
     entry: &RestoreEntry,
     seen: &Stat,
@@ -390,5 +429,7 @@ fn reopen(
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let path = entry.path.clone();
     let state = (reach, unfinished);
-    FileWriter::existing(File::from(fd), path, entry.size, before, state).map(Some)
+    FileWriter::existing(File::from(fd), path, entry.size, before, state)
+        .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
+        .map(Some)
 }

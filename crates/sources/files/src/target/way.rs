@@ -245,7 +245,11 @@ pub(super) enum Folder {
 }
 
 /// Makes a folder or opens the one that is there.
-pub(super) fn make_folder(spot: &Spot, path: &EntryPath) -> Result<Folder, TargetError> {
+pub(super) fn make_folder(
+    shared: &Shared,
+    spot: &Spot,
+    path: &EntryPath,
+) -> Result<Folder, TargetError> {
     let folder = &*spot.folder;
     let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
@@ -262,7 +266,7 @@ pub(super) fn make_folder(spot: &Spot, path: &EntryPath) -> Result<Folder, Targe
         return Ok(Folder::Else(stat));
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
-    if stat.st_mode & 0o7777 == MARK_DIR {
+    if shared.begun.is_unfinished(&stat) {
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use backup_core::{Finding, FindingKind, Severity};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 
 use super::listing::Listing;
 use super::{Pending, Shared, WalkDir, meta};
 use crate::CONTENT_LEFT_OUT;
 use crate::config::FilesConfig;
 use crate::exclude::{CACHE_TAG, IgnoreNode, has_cache_signature, is_left_out};
-use crate::roots::Wanted;
+use crate::roots::{RootContext, Wanted};
 
 /// What is known of a name when its fate is decided.
 pub(super) struct Seen<'a> {
@@ -73,15 +73,87 @@ pub(super) fn fate(shared: &Shared, dir: &Arc<WalkDir>, seen: &Seen<'_>) -> Fate
     if is_dir {
         return Fate::Down(pending(dir, seen));
     }
-    let mtime = (
-        seen.stat.st_mtime,
-        i64::try_from(seen.stat.st_mtime_nsec).unwrap_or(0),
-    );
-    if kind == FileType::RegularFile && shared.limits.leave_out(meta::size(seen.stat), mtime) {
-        shared.limited.fetch_add(1, Ordering::Relaxed);
+    if dir.limited && beyond_limits(shared, seen.stat) {
         return Fate::Out;
     }
     Fate::Entry(None)
+}
+
+/// Whether the limits on size and age leave out a file; counts it.
+fn beyond_limits(shared: &Shared, stat: &Stat) -> bool {
+    let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
+    let out = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && shared
+            .limits
+            .leave_out(meta::size(stat), (stat.st_mtime, nanos));
+    if out {
+        shared.limited.fetch_add(1, Ordering::Relaxed);
+    }
+    out
+}
+
+/// The path of a folder with slashes, to which names are appended.
+fn slashed_base(dir: &WalkDir) -> Vec<u8> {
+    let mut slashed = dir.path.to_slashed();
+    if !slashed.is_empty() {
+        slashed.push(b'/');
+    }
+    slashed
+}
+
+/// Whether a name is a root or leads to one, and so is never left out.
+fn is_wanted(dir: &WalkDir, name: &[u8]) -> bool {
+    dir.wanted
+        .as_ref()
+        .is_some_and(|wanted| wanted.below.contains_key(name))
+}
+
+/// Drops from a listing what the lines leave out, as far as the kinds are listed; that saves the
+/// `stat`, too. Returns whether there was any.
+pub(super) fn drop_excluded(dir: &WalkDir, listing: &mut Listing) -> bool {
+    let has_lines = |root: &Arc<RootContext>| !root.excludes.is_empty() || dir.ignores.is_some();
+    if !dir.root.as_ref().is_some_and(has_lines) {
+        return false;
+    }
+    let mut slashed = slashed_base(dir);
+    let base = slashed.len();
+    listing.keep_kinds(|name, kind| {
+        if kind == FileType::Unknown || is_wanted(dir, name.to_bytes()) {
+            return true;
+        }
+        slashed.truncate(base);
+        slashed.extend_from_slice(name.to_bytes());
+        !excluded(dir, &slashed, kind == FileType::Directory)
+    })
+}
+
+/// Drops from a listing what is left out for its size or age, or by lines where the kind is not
+/// listed. Returns whether there was any. A name without a `stat` stays: whoever makes its entry
+/// reports it.
+pub(super) fn drop_by_stat(
+    shared: &Shared,
+    fd: &OwnedFd,
+    dir: &WalkDir,
+    listing: &mut Listing,
+) -> bool {
+    let mut slashed = slashed_base(dir);
+    let base = slashed.len();
+    let mut failed = false;
+    let dropped = listing.keep_kinds(|name, kind| {
+        if is_wanted(dir, name.to_bytes()) || kind == FileType::Directory {
+            return true;
+        }
+        let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            failed = true;
+            return true;
+        };
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        slashed.truncate(base);
+        slashed.extend_from_slice(name.to_bytes());
+        let by_line = kind == FileType::Unknown && excluded(dir, &slashed, is_dir);
+        !by_line && !beyond_limits(shared, &stat)
+    });
+    dropped || failed
 }
 
 /// A root is never left out, and neither is the way to it.
@@ -166,12 +238,7 @@ pub(super) fn keep_tags_only(
     if tags.is_empty() {
         return false;
     }
-    let leads_on = |name: &[u8]| {
-        dir.wanted
-            .as_ref()
-            .is_some_and(|w| w.below.contains_key(name))
-    };
-    listing.keep(|name| tags.contains(&name) || leads_on(name));
+    listing.keep(|name| tags.contains(&name) || is_wanted(dir, name));
     true
 }
 

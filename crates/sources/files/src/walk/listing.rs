@@ -120,6 +120,21 @@ impl Listing {
             .is_ok()
     }
 
+    /// Whether the file system left open of what kind some name is.
+    pub(crate) fn has_unknown_kinds(&self) -> bool {
+        self.items.iter().any(|item| item.kind == FileType::Unknown)
+    }
+
+    /// Keeps only names that are wanted, by name and kind as listed. Returns whether any went.
+    pub(crate) fn keep_kinds(&mut self, mut wanted: impl FnMut(&CStr, FileType) -> bool) -> bool {
+        let (text, before) = (&self.text, self.items.len());
+        self.items.retain(|item| {
+            let name = CStr::from_bytes_with_nul(raw(text, item)).unwrap_or_default();
+            wanted(name, item.kind)
+        });
+        self.items.len() < before
+    }
+
     /// Keeps only names that are wanted.
     pub(crate) fn keep(&mut self, wanted: impl Fn(&[u8]) -> bool) {
         let text = &self.text;

@@ -72,6 +72,8 @@ struct WalkDir {
     wanted: Option<Arc<Wanted>>,
     /// Whether only what leads to roots is taken of it.
     passage: bool,
+    /// Whether the limits on size and age are still to be applied to its files.
+    limited: bool,
 }
 
 /// A folder that is to be scanned.

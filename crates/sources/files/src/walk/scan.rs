@@ -91,10 +91,10 @@ impl Walker {
             ignores: None,
             wanted: Some(Arc::clone(&wanted)),
             passage,
+            limited: true,
         };
         if passage {
-            let dir = Arc::new(dir(0));
-            return self.fill(&dir, None).unwrap_or_else(|cause| {
+            return self.fill(dir(0), None).unwrap_or_else(|cause| {
                 self.trouble(&EntryPath::root(), &cause, "the folder could not be read");
                 Scanned::default()
             });
@@ -172,6 +172,7 @@ impl Walker {
             ignores: pending.parent.ignores.clone().filter(|_| same_root),
             wanted: pending.wanted,
             passage: pending.passage,
+            limited: true,
         };
         let mut content = dir.passage.then_some(CONTENT_ANCESTOR);
         let listing = match listing {
@@ -185,25 +186,42 @@ impl Walker {
                 Some(listing)
             }
         };
-        let mut scanned = self.fill(&Arc::new(dir), listing)?;
-        scanned.content = content;
+        let mut scanned = self.fill(dir, listing)?;
+        scanned.content = content.or(scanned.content);
         Ok(scanned)
     }
 
     /// Stats the first names of a folder and leaves tasks for the rest. Without a listing, only
     /// the names on the way to roots are looked at.
-    fn fill(&mut self, dir: &Arc<WalkDir>, listing: Option<Listing>) -> io::Result<Scanned> {
+    ///
+    /// The record of the folder is handed over before its later names are looked at, and must say
+    /// whether any of them is left out. So what the listing alone decides is decided here for all
+    /// names, and what only a `stat` decides, too, if there are more names than the first ones.
+    fn fill(&mut self, mut dir: WalkDir, listing: Option<Listing>) -> io::Result<Scanned> {
+        let mut left_out = false;
         let listing = match (listing, &dir.wanted) {
-            (Some(listing), wanted) => {
-                self.note_missing_roots(dir, &listing, wanted.as_deref());
+            (Some(mut listing), wanted) => {
+                self.note_missing_roots(&dir, &listing, wanted.as_deref());
+                left_out = choose::drop_excluded(&dir, &mut listing);
+                if listing.len() > STAT_BATCH
+                    && (self.shared.limits.any() || listing.has_unknown_kinds())
+                {
+                    let fd = self.shared.handles.get(&dir.handle)?;
+                    left_out |= choose::drop_by_stat(&self.shared, &fd, &dir, &mut listing);
+                    dir.limited = false;
+                }
                 listing
             }
             (None, Some(wanted)) => Listing::of_names(wanted.below.keys().map(Vec::as_slice))?,
             (None, None) => Listing::default(),
         };
+        let dir = &Arc::new(dir);
         let listing = Arc::new(listing);
         let first = listing.len().min(STAT_BATCH);
         let mut scanned = self.stat(dir, &listing, 0..first);
+        if left_out {
+            scanned.content = Some(CONTENT_LEFT_OUT);
+        }
         let mut start = first;
         while start < listing.len() {
             let end = listing.len().min(start + STAT_BATCH);
@@ -252,6 +270,7 @@ impl Walker {
                     &cause,
                     "the folder could not be read any further",
                 );
+                out.content = Some(CONTENT_UNREADABLE);
                 return out;
             }
         };
@@ -284,17 +303,11 @@ impl Walker {
             .wanted
             .as_ref()
             .and_then(|wanted| wanted.below.get(name.to_bytes()));
-        // What the listing knows already saves the stat of what is left out anyway.
-        if wanted.is_none() && listed != FileType::Unknown {
-            let is_dir = listed == FileType::Directory;
-            if choose::excluded(dir, slashed, is_dir) {
-                return;
-            }
-        }
         let path = match dir.path.join(name.to_bytes()) {
             Ok(path) => path,
             Err(cause) => {
                 let cause = io::Error::other(cause);
+                out.content = out.content.or(Some(CONTENT_UNREADABLE));
                 return self.trouble(&dir.path, &cause, "a name in it could not be taken");
             }
         };
@@ -306,7 +319,10 @@ impl Walker {
         };
         let stat = match statat(fd, name, flags) {
             Ok(stat) => stat,
-            Err(cause) => return self.trouble(&path, &cause.into(), "it could not be read"),
+            Err(cause) => {
+                out.content = out.content.or(Some(CONTENT_UNREADABLE));
+                return self.trouble(&path, &cause.into(), "it could not be read");
+            }
         };
         let seen = Seen {
             name,
@@ -317,7 +333,10 @@ impl Walker {
             follow,
         };
         let (fate, content) = match choose::fate(&self.shared, dir, &seen) {
-            Fate::Out => return,
+            Fate::Out => {
+                out.content = Some(CONTENT_LEFT_OUT);
+                return;
+            }
             Fate::Misplaced => {
                 let cause = io::Error::other("it is not a folder");
                 return self.trouble(&path, &cause, "a root lies below it");
@@ -327,7 +346,10 @@ impl Walker {
         };
         let mut entry = match self.entry(fd, name, &path, &stat, &dir.handle) {
             Ok(entry) => entry,
-            Err(cause) => return self.trouble(&path, &cause, "it could not be read"),
+            Err(cause) => {
+                out.content = out.content.or(Some(CONTENT_UNREADABLE));
+                return self.trouble(&path, &cause, "it could not be read");
+            }
         };
         if let Some(content) = content {
             entry.meta.attrs.insert(CONTENT_ATTR.into(), content.into());
