@@ -1,5 +1,6 @@
 //! Opening and making repositories with what the command line and the environment say.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +41,8 @@ pub struct NewKeys {
     pub key_file: Option<PathBuf>,
     /// Where the recovery sheet was written.
     pub recovery_sheet: Option<PathBuf>,
+    /// The key file, locked until the repository is made.
+    lock: Option<File>,
 }
 
 impl NewKeys {
@@ -210,13 +213,15 @@ impl Console {
             argon2: None,
         };
         let prepared = prepare(&self.cx, &request)?;
-        if let (Some(path), Some(secret)) = (&key_file, &prepared.key_file) {
-            secrets::write_new(path, secret)?;
-        }
+        let lock = match (&key_file, &prepared.key_file) {
+            (Some(path), Some(secret)) => Some(secrets::write_new(path, secret)?),
+            _ => None,
+        };
         Ok(NewKeys {
             prepared,
             key_file,
             recovery_sheet: None,
+            lock,
         })
     }
 
@@ -230,6 +235,7 @@ impl Console {
             prepared,
             key_file,
             recovery_sheet,
+            lock: _lock,
         } = keys;
         let sink = self.sink(true)?;
         match prepared.create(&self.cx, sink, self.cache_folder()).await {

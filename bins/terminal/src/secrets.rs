@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use backstay::format::keys::KeyFile;
 use backstay::integrity::digest::ContentDigest;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::exit::Exit;
@@ -18,6 +21,8 @@ use crate::text;
 const MAX_PASSPHRASE: u64 = 64 << 10;
 /// Longest key file in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
+/// How long another process may take to make the repository of a key file that it wrote.
+const LONGEST_MAKING: Duration = Duration::from_secs(30);
 
 fn no_secret(what: String, hint: &str) -> Failure {
     Failure::new(Exit::NoSecrets, what, hint)
@@ -119,39 +124,52 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
     Ok(folder.join("keys").join(format!("{name}.key")))
 }
 
-/// Writes a new secret file, readable by its owner alone, and sees it safely on the disk.
+/// Writes a new secret file, readable by its owner alone, and sees it safely on the disk. It is
+/// there whole or not at all, and locked for as long as the file that is returned is open: see
+/// [`wait_for_maker`].
 ///
 /// # Errors
 /// [`Exit::Conflict`] when there is one, and what the system says.
-pub fn write_new(path: &Path, text: &str) -> Outcome<()> {
+pub fn write_new(path: &Path, text: &str) -> Outcome<fs::File> {
     let failed = |error: std::io::Error| Failure::file("write", path, &error);
-    let folder = surroundings::absolute(path);
-    if let Some(folder) = folder.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed)?;
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    let whole = surroundings::absolute(path);
+    let folder = whole.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
         .map_err(failed)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // Half a key opens nothing.
-        let _ = fs::remove_file(path);
-        return Err(failed(error));
+    let mut file = tempfile::Builder::new()
+        .prefix(".backstay-")
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(failed)?;
+    // Where files cannot be locked, whoever comes second does not wait and says what it finds.
+    let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    let file = file
+        .persist_noclobber(&whole)
+        .map_err(|error| failed(error.error))?;
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)?;
+    Ok(file)
+}
+
+/// Waits until nobody is making the repository that a key file was just written for; the maker
+/// holds the file locked until the repository is there, and a maker that was killed holds nothing.
+pub async fn wait_for_maker(key_file: &Path) {
+    let Ok(file) = fs::File::open(key_file) else {
+        return;
+    };
+    let end = Instant::now() + LONGEST_MAKING;
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        && Instant::now() < end
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if let Some(folder) = folder.parent() {
-        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(failed)?;
-    }
-    Ok(())
 }
 
 /// What an existing key file says of itself, for the error that it is not overwritten.

@@ -11,6 +11,7 @@ mod codes;
 mod damage;
 mod faults;
 mod files;
+mod first;
 mod forget;
 mod look;
 mod overwrite;
