@@ -43,8 +43,9 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
     }
     let (id, key_file) = (keys.prepared.id(), keys.key_file.clone());
     let sheet = keys.prepared.recovery_sheet.clone();
+    let slots = keys.prepared.slots_note();
     let repo = console.create(keys).await?;
-    note_in_ledger(console, &repo).await;
+    note_in_ledger(console, &repo, slots).await;
     let place = repo.location();
     console.record(
         "repository",
@@ -112,8 +113,9 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
         Err(failure) => return Err(failure),
     };
     keys.write_sheet(&sheet)?;
+    let slots = keys.prepared.slots_note();
     let repo = console.create(keys).await?;
-    note_in_ledger(console, &repo).await;
+    note_in_ledger(console, &repo, slots).await;
     console.record(
         "repository",
         json!({
@@ -162,13 +164,13 @@ fn own_label() -> String {
         .collect()
 }
 
-async fn note_in_ledger(console: &Console, repo: &Repository) {
+async fn note_in_ledger(console: &Console, repo: &Repository, slots: String) {
     let draft = LedgerDraft {
         op: "init",
         snapshot: None,
         root: None,
         counts: Vec::new(),
-        note: String::new(),
+        note: slots,
     };
     let (host, user) = (surroundings::host(), surroundings::user());
     if let Err(error) = record_operation(repo, &console.cx, &host, &user, draft).await {

@@ -3,6 +3,7 @@
 use backstay::core::{ObjectKey, PutMode};
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backstay::engine::slots::{added_note, removed_note};
 use backstay::format::config::Operation;
 use backstay::format::keys::{
     Argon2Params, Recipient, Role, Secret, Slot, SlotKind, SlotMeta, keyfile, seal_to_recipients,
@@ -116,7 +117,8 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     };
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
-    note_in_ledger(console, &repo, format!("added {id}, {} key", args.role)).await?;
+    let what = format!("{} key", args.role);
+    note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
     repo.sink()
         .put(&console.cx, &key, slot.into(), PutMode::Create)
         .await?;
@@ -172,7 +174,7 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         ));
     }
     let id = id_of(key).to_owned();
-    note_in_ledger(console, &repo, format!("removed {id}")).await?;
+    note_in_ledger(console, &repo, removed_note(&id)).await?;
     repo.sink().delete(&console.cx, key).await?;
     console.record("key-removed", json!({ "id": id }))?;
     console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;

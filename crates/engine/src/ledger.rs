@@ -28,6 +28,7 @@ use futures::TryStreamExt;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
+use crate::slots::KnownSlots;
 use crate::view::check_signatures;
 
 /// How often a record looks for its place when others write at the same time.
@@ -343,6 +344,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let mut findings = Vec::new();
     let mut known = HashSet::new();
     let mut forgotten = HashSet::new();
+    let mut slots = KnownSlots::default();
     let mismatch = |subject: String, detail: &str| {
         Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail)
     };
@@ -369,6 +371,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
             ));
         }
         if let Ok(line) = Line::parse(&line) {
+            slots.take(line.record());
             match line.record().op.as_str() {
                 "snapshot" => known.extend(line.record().snapshot),
                 "forget" => forgotten.extend(line.record().snapshot),
@@ -396,6 +399,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         let finding = Finding::new(Severity::Error, kind, format!("snapshot {id}"), detail);
         findings.push(finding);
     }
+    findings.extend(slots.missing(repo, cx).await?);
     let report = verifier.finish();
     findings.extend(report.findings.iter().map(|finding| finding.to_finding()));
     Ok(LedgerCheck {

@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod lineage;
 pub mod repository;
 pub mod restore;
+pub mod slots;
 pub mod snapshot;
 pub mod stage;
 pub mod state;
