@@ -6,7 +6,7 @@ use backstay::core::EntryPath;
 use backstay::engine::SnapshotView;
 use backstay::engine::view::{Entries, ViewEntry};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, parse_entry_path, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_entry_path, text};
 use serde_json::{Value, json};
 
 use crate::cli::DiffArgs;
@@ -47,6 +47,7 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct Totals {
+    seen: u64,
     added: u64,
     removed: u64,
     changed: u64,
@@ -69,6 +70,13 @@ pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
     let count = old.components().len().max(new.components().len());
     for component in 0..u8::try_from(count).unwrap_or(u8::MAX) {
         walk(console, (&old, &new), component, &below, &mut totals).await?;
+    }
+    if totals.seen == 0 && !below.is_root() {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{} is in neither snapshot", show_path(&below)),
+            "`restore ls` lists what is in them; paths begin at the root",
+        ));
     }
     console.record(
         "diff",
@@ -137,6 +145,7 @@ fn one(
     new: Option<&ViewEntry>,
     totals: &mut Totals,
 ) -> Outcome<()> {
+    totals.seen += 1;
     let (entry, change) = match (old, new) {
         (Some(old), None) => {
             totals.removed += 1;

@@ -98,7 +98,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         created,
     };
     let slot = if let Some(path) = &args.way.passphrase_file_new {
-        let passphrase = secrets::read_passphrase(path)?;
+        let passphrase = console.passphrase(path)?;
         seal_with_passphrase(&keys, &meta, &passphrase, Argon2Params::default())?
     } else if let Some(path) = &args.way.new_key_file {
         let secret = Secret::random()?;
@@ -141,6 +141,13 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         .collect();
     let key = match matching[..] {
         [key] => key,
+        [] if wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            // It is gone already: from now on nothing waits for it.
+            note_in_ledger(console, &repo, removed_note(&wanted)).await?;
+            console.record("key-removed", json!({ "id": wanted }))?;
+            console.line(format!("noted that key {wanted} is removed"))?;
+            return Ok(Exit::Ok);
+        }
         [] => {
             let what = format!(
                 "no key slot begins with `{}`",

@@ -8,6 +8,8 @@ use backstay::core::{Location, Registry, Sink};
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
 use backstay::format::config::Operation;
 
+use zeroize::Zeroizing;
+
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, no_repository};
@@ -116,8 +118,31 @@ impl Console {
     pub fn key_file(&self) -> Outcome<PathBuf> {
         match &self.common.key_file {
             Some(path) => Ok(path.clone()),
-            None => secrets::default_key_file(&self.location()?.to_string()),
+            None => secrets::default_key_file(&self.place()?),
         }
+    }
+
+    /// The place of the repository as its key is named after it: one spelling for a folder, however
+    /// it is reached.
+    fn place(&self) -> Outcome<String> {
+        let location = self.location()?;
+        if !matches!(location.scheme(), "file" | "local") {
+            return Ok(location.to_string());
+        }
+        let folder = surroundings::real_path(Path::new(location.path()));
+        Ok(folder.to_string_lossy().into_owned())
+    }
+
+    /// The passphrase in a file; warns of one that others may read.
+    ///
+    /// # Errors
+    /// [`Exit::NoSecrets`].
+    pub fn passphrase(&self, path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+        let (passphrase, warning) = secrets::read_passphrase(path)?;
+        if let Some(warning) = warning {
+            self.warn(&warning);
+        }
+        Ok(passphrase)
     }
 
     /// What opens the repository; `None` when nothing is named and no key file is where the key of
@@ -129,7 +154,7 @@ impl Console {
         if self.common.key_file.is_none()
             && let Some(path) = &self.common.passphrase_file
         {
-            return Ok(Some(Unlock::Passphrase(secrets::read_passphrase(path)?)));
+            return Ok(Some(Unlock::Passphrase(self.passphrase(path)?)));
         }
         let path = self.key_file()?;
         if self.common.key_file.is_none() && !path.exists() {
@@ -168,8 +193,22 @@ impl Console {
                 return Err(other.err().unwrap_or_else(no_key));
             }
         };
-        let repo = Repository::open(&self.cx, sink, &unlock, cache, operation);
-        Ok(repo.await?)
+        let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
+        self.check_cache(cache.as_deref());
+        Ok(repo)
+    }
+
+    /// Says that the cache cannot be kept: runs are slower without, and a ledger that was cut off
+    /// cannot be told.
+    fn check_cache(&self, folder: Option<&Path>) {
+        if let Some(folder) = folder
+            && let Err(error) = surroundings::try_folder(folder)
+        {
+            self.warn(&format!(
+                "the cache folder {} cannot be used ({error}): runs are slower, and no copy of the ledger is kept on this host; name another with --cache-dir",
+                text::path(folder)
+            ));
+        }
     }
 
     async fn must_exist(&self, sink: &dyn Sink) -> Outcome<()> {
@@ -193,7 +232,7 @@ impl Console {
     /// [`Exit::Conflict`] when there is such a key file already.
     pub fn new_keys(&self, key_file: Option<PathBuf>, label: &str) -> Outcome<NewKeys> {
         let passphrase = match &self.common.passphrase_file {
-            Some(path) => Some(secrets::read_passphrase(path)?),
+            Some(path) => Some(self.passphrase(path)?),
             None => None,
         };
         if let Some(path) = key_file.as_deref().filter(|path| path.exists()) {
@@ -239,7 +278,10 @@ impl Console {
         } = keys;
         let sink = self.sink(true)?;
         match prepared.create(&self.cx, sink, self.cache_folder()).await {
-            Ok(repo) => Ok(repo),
+            Ok(repo) => {
+                self.check_cache(self.cache_folder().as_deref());
+                Ok(repo)
+            }
             Err(error) => {
                 // Where that cannot be told it may have been made, and these may be its only keys.
                 if matches!(self.exists().await, Ok(false)) {

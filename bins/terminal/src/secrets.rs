@@ -48,11 +48,11 @@ fn read_secret(what: &str, path: &Path, limit: u64) -> Outcome<Zeroizing<Vec<u8>
     Ok(bytes)
 }
 
-/// The passphrase in a file: its first line.
+/// The passphrase in a file: its first line. The second value is a warning about its mode.
 ///
 /// # Errors
 /// [`Exit::NoSecrets`].
-pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+pub fn read_passphrase(path: &Path) -> Outcome<(Zeroizing<Vec<u8>>, Option<String>)> {
     let mut bytes = read_secret("passphrase file", path, MAX_PASSPHRASE)?;
     let end = bytes
         .iter()
@@ -66,7 +66,17 @@ pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
         let why = format!("the passphrase file {} is empty", text::path(path));
         return Err(no_secret(why, "write the passphrase into its first line"));
     }
-    Ok(bytes)
+    Ok((bytes, readable_by_others("passphrase file", path)))
+}
+
+/// What is to be said of a secret file that others may read.
+fn readable_by_others(what: &str, path: &Path) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    let mode = meta.permissions().mode() & 0o777;
+    (meta.is_file() && mode & 0o077 != 0).then(|| {
+        let shown = text::path(path);
+        format!("the {what} {shown} has mode {mode:04o}: others may read it; `chmod 600` it")
+    })
 }
 
 /// Reads a key file; the second value is a warning about its mode.
@@ -80,14 +90,10 @@ pub fn read_key_file(path: &Path) -> Outcome<(KeyFile, Option<String>)> {
         let hint = "give the key file that `snapshot init` made, or the recovery code in a file";
         no_secret(format!("{shown}: {error}"), hint)
     })?;
-    let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777);
-    let warning = mode.ok().filter(|mode| mode & 0o077 != 0).map(|mode| {
-        format!("the key file {shown} has mode {mode:04o}: others may read it; `chmod 600` it")
-    });
-    Ok((key, warning))
+    Ok((key, readable_by_others("key file", path)))
 }
 
-/// Where the key of a repository lies if it is not named.
+/// Where the key of a repository lies if it is not named, by the path of its folder or its URL.
 ///
 /// # Errors
 /// [`Exit::NoSecrets`] where there is no folder for it.
@@ -98,14 +104,7 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
             "name one with --key-file",
         )
     })?;
-    let place = match location.strip_prefix('/') {
-        Some(_) => location.to_owned(),
-        None if location.contains("://") => location.to_owned(),
-        None => surroundings::absolute(Path::new(location))
-            .to_string_lossy()
-            .into_owned(),
-    };
-    let place = place.trim_end_matches('/');
+    let place = location.trim_end_matches('/');
     let mut name: String = place
         .trim_start_matches('/')
         .chars()

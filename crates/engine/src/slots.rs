@@ -65,7 +65,7 @@ impl KnownSlots {
             self.0.remove(key.strip_prefix("keys/").unwrap_or(key));
         }
         let finding = |id: String| {
-            let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; add another with `snapshot key add`";
+            let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; add another with `snapshot key add`, then let `snapshot key remove` of the whole id note that it is gone";
             let subject = format!("keys/{id}");
             Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
         };

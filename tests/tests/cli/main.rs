@@ -14,6 +14,7 @@ mod files;
 mod first;
 mod forget;
 mod look;
+mod names;
 mod overwrite;
 mod round_trip;
 mod streams;
