@@ -7,7 +7,7 @@ use backstay::engine::SnapshotView;
 use backstay::engine::lost::LostPage;
 use backstay::engine::view::{Entries, Seen, ViewEntry};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Outcome, parse_entry_path, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_entry_path, text};
 use serde_json::{Value, json};
 
 use crate::cli::DiffArgs;
@@ -49,6 +49,7 @@ impl Change {
 
 #[derive(Debug, Default)]
 struct Totals {
+    seen: u64,
     added: u64,
     removed: u64,
     changed: u64,
@@ -120,6 +121,14 @@ pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
         walk(console, old, new, &mut totals, &mut losses).await?;
     }
     let ending = losses.tell(console)?;
+    // It may be among what cannot be read.
+    if totals.seen == 0 && !below.is_root() && matches!(ending, Exit::Ok) {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!("{} is in neither snapshot", show_path(&below)),
+            "`restore ls` lists what is in them; paths begin at the root",
+        ));
+    }
     console.record(
         "diff",
         json!({
@@ -192,6 +201,7 @@ fn one(
     new: Option<&ViewEntry>,
     totals: &mut Totals,
 ) -> Outcome<()> {
+    totals.seen += 1;
     let (entry, change) = match (old, new) {
         (Some(old), None) => {
             totals.removed += 1;

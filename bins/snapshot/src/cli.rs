@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Common, Filter};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -162,10 +163,10 @@ pub(crate) struct SaveArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "paths")]
     pub(crate) stdin: Option<String>,
     /// Name of the snapshot; snapshots of one name and host follow each other
-    #[arg(long, short = 'n', value_name = "NAME")]
+    #[arg(long, short = 'n', value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Mark the snapshot; may be given several times
-    #[arg(long = "tag", short = 't', value_name = "TAG")]
+    #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) tags: Vec<String>,
     /// The schedule that it is made under, such as daily
     #[arg(long, value_name = "LABEL")]
@@ -261,13 +262,13 @@ pub(crate) struct ForgetArgs {
     #[arg(value_name = "SNAPSHOT")]
     pub(crate) snapshots: Vec<String>,
     /// Decide only on snapshots of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Decide only on snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
     /// Decide only on snapshots that carry this tag; several: those that carry all of them
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) tags: Vec<String>,
     /// Decide only on snapshots that were made under this label (`snapshot save --label`)
     #[arg(long, value_name = "LABEL")]

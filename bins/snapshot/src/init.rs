@@ -4,7 +4,9 @@ use std::path::Path;
 
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backstay::format::config::Operation;
 use backstay::integrity::ledger::RecordOutcome;
+use backup_terminal::secrets::wait_for_maker;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
@@ -42,8 +44,9 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
     }
     let (id, key_file) = (keys.prepared.id(), keys.key_file.clone());
     let sheet = keys.prepared.recovery_sheet.clone();
+    let slots = keys.prepared.slots_note();
     let repo = console.create(keys).await?;
-    note_in_ledger(console, &repo).await;
+    note_in_ledger(console, &repo, slots).await;
     let place = repo.location();
     console.record(
         "repository",
@@ -72,31 +75,48 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
     Ok(Exit::Ok)
 }
 
+/// Opens the repository of a key file that is there already: another process may be making it just
+/// now. If none does, it was there before and is not now.
+async fn open_of_other(console: &mut Console, key_file: &Path) -> Outcome<Repository> {
+    wait_for_maker(key_file).await;
+    if console.exists().await? {
+        return console.open(Operation::Write).await;
+    }
+    let mut failure = backup_terminal::failure::no_repository(&console.location()?.to_string());
+    failure.hint = format!(
+        "its key file {} is there, so check that its disk is mounted; `snapshot init` makes a new repository with another key file",
+        text::path(key_file)
+    );
+    Err(failure)
+}
+
 /// Makes the repository that a first save finds missing. Not where a key of this place is there
 /// already: then its disk is not mounted, or somebody removed it.
 pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> {
     let key_file = console.key_file()?;
-    let place = console.location()?.to_string();
     if key_file.exists() {
-        let mut failure = backup_terminal::failure::no_repository(&place);
-        failure.hint = format!(
-            "its key file {} is there, so check that its disk is mounted; `snapshot init` makes a new repository with another key file",
-            text::path(&key_file)
-        );
-        return Err(failure);
+        return open_of_other(console, &key_file).await;
     }
     let sheet = key_file.with_extension("recovery.txt");
-    if sheet.exists() {
+    if sheet.exists() && !key_file.exists() {
         return Err(Failure::new(
             Exit::Conflict,
             format!("a recovery sheet is at {} already", text::path(&sheet)),
             "move it to a safe place, then run the command again",
         ));
     }
-    let mut keys = console.new_keys(Some(key_file.clone()), &own_label())?;
+    let mut keys = match console.new_keys(Some(key_file.clone()), &own_label()) {
+        Ok(keys) => keys,
+        // Another process was faster.
+        Err(failure) if failure.exit == Exit::Conflict && key_file.exists() => {
+            return open_of_other(console, &key_file).await;
+        }
+        Err(failure) => return Err(failure),
+    };
     keys.write_sheet(&sheet)?;
+    let slots = keys.prepared.slots_note();
     let repo = console.create(keys).await?;
-    note_in_ledger(console, &repo).await;
+    note_in_ledger(console, &repo, slots).await;
     console.record(
         "repository",
         json!({
@@ -145,14 +165,14 @@ fn own_label() -> String {
         .collect()
 }
 
-async fn note_in_ledger(console: &Console, repo: &Repository) {
+async fn note_in_ledger(console: &Console, repo: &Repository, slots: String) {
     let draft = LedgerDraft {
         op: "init",
         snapshot: None,
         root: None,
         counts: Vec::new(),
         outcome: RecordOutcome::Ok,
-        note: String::new(),
+        note: slots,
     };
     let (host, user) = (surroundings::host(), surroundings::user());
     if let Err(error) = record_operation(repo, &console.cx, &host, &user, draft).await {

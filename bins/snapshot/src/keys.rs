@@ -3,6 +3,7 @@
 use backstay::core::{ObjectKey, PutMode};
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
+use backstay::engine::slots::{added_note, removed_note};
 use backstay::format::config::Operation;
 use backstay::format::keys::{
     Argon2Params, Recipient, Role, Secret, Slot, SlotKind, SlotMeta, keyfile, seal_to_recipients,
@@ -98,7 +99,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         created,
     };
     let slot = if let Some(path) = &args.way.passphrase_file_new {
-        let passphrase = secrets::read_passphrase(path)?;
+        let passphrase = console.passphrase(path)?;
         seal_with_passphrase(&keys, &meta, &passphrase, Argon2Params::default())?
     } else if let Some(path) = &args.way.new_key_file {
         let secret = Secret::random()?;
@@ -117,7 +118,8 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     };
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
-    note_in_ledger(console, &repo, format!("added {id}, {} key", args.role)).await?;
+    let what = format!("{} key", args.role);
+    note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
     repo.sink()
         .put(&console.cx, &key, slot.into(), PutMode::Create)
         .await?;
@@ -142,6 +144,13 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         .collect();
     let key = match matching[..] {
         [key] => key,
+        [] if wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            // It is gone already: from now on nothing waits for it.
+            note_in_ledger(console, &repo, removed_note(&wanted)).await?;
+            console.record("key-removed", json!({ "id": wanted }))?;
+            console.line(format!("noted that key {wanted} is removed"))?;
+            return Ok(Exit::Ok);
+        }
         [] => {
             let what = format!(
                 "no key slot begins with `{}`",
@@ -175,7 +184,7 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         ));
     }
     let id = id_of(key).to_owned();
-    note_in_ledger(console, &repo, format!("removed {id}")).await?;
+    note_in_ledger(console, &repo, removed_note(&id)).await?;
     repo.sink().delete(&console.cx, key).await?;
     console.record("key-removed", json!({ "id": id }))?;
     console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;

@@ -51,6 +51,13 @@ async fn open_or_make(console: &mut Console) -> Outcome<Repository> {
             exit: Exit::NoRepository,
             ..
         }) => make_for_save(console).await,
+        // Another process made it while this one looked for the key.
+        Err(Failure {
+            exit: Exit::NoSecrets,
+            ..
+        }) if console.key_file()?.exists() && console.exists().await? => {
+            console.open(Operation::Write).await
+        }
         // A key file that is named and not there yet is made with the repository.
         Err(Failure {
             exit: Exit::NoSecrets,

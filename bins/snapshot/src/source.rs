@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backstay::core::Source;
+use backstay::core::{Location, Source};
 use backstay::retention::Span;
 use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
 use backstay::source_files::{FilesConfig, FilesSource};
@@ -62,7 +62,7 @@ pub(crate) fn choose(args: &SaveArgs, now: Timestamp) -> Outcome<Chosen> {
             let location = parse_location(url)?;
             Ok(Chosen {
                 source: registry.open_source(&location)?,
-                name: name_of([Path::new(location.path())]),
+                name: name_of_url(&location),
                 is_files: location.scheme() == backstay::source_files::KIND,
             })
         }
@@ -135,14 +135,12 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
             "write it in quotes: --command 'pg_dump -Fc shop'",
         )
     })?;
-    let name = match &args.name {
-        Some(name) => name.clone(),
-        None => name_of([Path::new(first.rsplit('/').next().unwrap_or(first))]),
-    };
-    let config = CommandConfig::new(entry_name(&name)?, shell(command));
+    let program = name_of([Path::new(first.rsplit('/').next().unwrap_or(first))]);
+    let entry = entry_name(args.name.as_ref().unwrap_or(&program))?;
+    let config = CommandConfig::new(entry, shell(command));
     Ok(Chosen {
         source: Arc::new(CommandSource::new(config)),
-        name,
+        name: format!("{program}-{}", digest_of(command)),
         is_files: false,
     })
 }
@@ -195,9 +193,22 @@ fn name_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> String {
     if name.len() <= MAX_MADE_UP_NAME {
         return name;
     }
-    let digest = backstay::integrity::digest::ContentDigest::of(name.as_bytes()).to_string();
     let head: String = name.chars().take(100).collect();
-    format!("{head}…{}", digest.get(..12).unwrap_or_default())
+    format!("{head}…{}", digest_of(&name))
+}
+
+/// The name of a snapshot of a URL: that of its stream, or else of its path.
+fn name_of_url(location: &Location) -> String {
+    let stream = (location.scheme() == backstay::source_command::KIND)
+        .then(|| location.option("name"))
+        .flatten();
+    name_of([Path::new(stream.unwrap_or(location.path()))])
+}
+
+/// What tells one text from others: of a command line it shows nothing.
+fn digest_of(text: &str) -> String {
+    let digest = backstay::integrity::digest::ContentDigest::of(text.as_bytes());
+    digest.to_string().chars().take(12).collect()
 }
 
 fn one_name(path: &OsStr) -> String {

@@ -4,13 +4,19 @@ use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::verify as engine_verify;
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, text};
 use serde_json::json;
 
 use crate::cli::{Level, VerifyArgs};
 
 /// Looks whether snapshots are whole.
 pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
+    if args.level == Level::Metadata && share(args).is_some() {
+        return Err(Failure::usage(
+            "--sample and --slice choose content to read, and the level metadata reads none",
+            "add --level checksum or --level full",
+        ));
+    }
     let repo = console.open_uncached(Operation::Verify).await?;
     let heads = if args.snapshots.is_empty() {
         None
@@ -62,7 +68,7 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         text::count(report.objects),
         text::bytes(report.bytes),
     ))?;
-    if let Some(share) = share(args).filter(|_| args.level != Level::Metadata) {
+    if let Some(share) = share(args) {
         console.line(format!("of the content, {share} was looked at"))?;
     }
     if !outcome.read_manifests {

@@ -1,11 +1,14 @@
 //! Opening and making repositories with what the command line and the environment say.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay::core::{Location, Registry, Sink};
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
 use backstay::format::config::Operation;
+
+use zeroize::Zeroizing;
 
 use crate::console::Console;
 use crate::exit::Exit;
@@ -40,6 +43,8 @@ pub struct NewKeys {
     pub key_file: Option<PathBuf>,
     /// Where the recovery sheet was written.
     pub recovery_sheet: Option<PathBuf>,
+    /// The key file, locked until the repository is made.
+    lock: Option<File>,
 }
 
 impl NewKeys {
@@ -113,8 +118,31 @@ impl Console {
     pub fn key_file(&self) -> Outcome<PathBuf> {
         match &self.common.key_file {
             Some(path) => Ok(path.clone()),
-            None => secrets::default_key_file(&self.location()?.to_string()),
+            None => secrets::default_key_file(&self.place()?),
         }
+    }
+
+    /// The place of the repository as its key is named after it: one spelling for a folder, however
+    /// it is reached.
+    fn place(&self) -> Outcome<String> {
+        let location = self.location()?;
+        if !matches!(location.scheme(), "file" | "local") {
+            return Ok(location.to_string());
+        }
+        let folder = surroundings::real_path(Path::new(location.path()));
+        Ok(folder.to_string_lossy().into_owned())
+    }
+
+    /// The passphrase in a file; warns of one that others may read.
+    ///
+    /// # Errors
+    /// [`Exit::NoSecrets`].
+    pub fn passphrase(&self, path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+        let (passphrase, warning) = secrets::read_passphrase(path)?;
+        if let Some(warning) = warning {
+            self.warn(&warning);
+        }
+        Ok(passphrase)
     }
 
     /// What opens the repository; `None` when nothing is named and no key file is where the key of
@@ -126,7 +154,7 @@ impl Console {
         if self.common.key_file.is_none()
             && let Some(path) = &self.common.passphrase_file
         {
-            return Ok(Some(Unlock::Passphrase(secrets::read_passphrase(path)?)));
+            return Ok(Some(Unlock::Passphrase(self.passphrase(path)?)));
         }
         let path = self.key_file()?;
         if self.common.key_file.is_none() && !path.exists() {
@@ -165,8 +193,22 @@ impl Console {
                 return Err(other.err().unwrap_or_else(no_key));
             }
         };
-        let repo = Repository::open(&self.cx, sink, &unlock, cache, operation);
-        Ok(repo.await?)
+        let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
+        self.check_cache(cache.as_deref());
+        Ok(repo)
+    }
+
+    /// Says that the cache cannot be kept: runs are slower without, and a ledger that was cut off
+    /// cannot be told.
+    fn check_cache(&self, folder: Option<&Path>) {
+        if let Some(folder) = folder
+            && let Err(error) = surroundings::try_folder(folder)
+        {
+            self.warn(&format!(
+                "the cache folder {} cannot be used ({error}): runs are slower, and no copy of the ledger is kept on this host; name another with --cache-dir",
+                text::path(folder)
+            ));
+        }
     }
 
     async fn must_exist(&self, sink: &dyn Sink) -> Outcome<()> {
@@ -190,7 +232,7 @@ impl Console {
     /// [`Exit::Conflict`] when there is such a key file already.
     pub fn new_keys(&self, key_file: Option<PathBuf>, label: &str) -> Outcome<NewKeys> {
         let passphrase = match &self.common.passphrase_file {
-            Some(path) => Some(secrets::read_passphrase(path)?),
+            Some(path) => Some(self.passphrase(path)?),
             None => None,
         };
         if let Some(path) = key_file.as_deref().filter(|path| path.exists()) {
@@ -210,13 +252,15 @@ impl Console {
             argon2: None,
         };
         let prepared = prepare(&self.cx, &request)?;
-        if let (Some(path), Some(secret)) = (&key_file, &prepared.key_file) {
-            secrets::write_new(path, secret)?;
-        }
+        let lock = match (&key_file, &prepared.key_file) {
+            (Some(path), Some(secret)) => Some(secrets::write_new(path, secret)?),
+            _ => None,
+        };
         Ok(NewKeys {
             prepared,
             key_file,
             recovery_sheet: None,
+            lock,
         })
     }
 
@@ -230,10 +274,14 @@ impl Console {
             prepared,
             key_file,
             recovery_sheet,
+            lock: _lock,
         } = keys;
         let sink = self.sink(true)?;
         match prepared.create(&self.cx, sink, self.cache_folder()).await {
-            Ok(repo) => Ok(repo),
+            Ok(repo) => {
+                self.check_cache(self.cache_folder().as_deref());
+                Ok(repo)
+            }
             Err(error) => {
                 // Where that cannot be told it may have been made, and these may be its only keys.
                 if matches!(self.exists().await, Ok(false)) {

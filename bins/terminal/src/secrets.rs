@@ -2,11 +2,14 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use backstay::format::keys::KeyFile;
 use backstay::integrity::digest::ContentDigest;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::exit::Exit;
@@ -18,6 +21,8 @@ use crate::text;
 const MAX_PASSPHRASE: u64 = 64 << 10;
 /// Longest key file in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
+/// How long another process may take to make the repository of a key file that it wrote.
+const LONGEST_MAKING: Duration = Duration::from_secs(30);
 
 fn no_secret(what: String, hint: &str) -> Failure {
     Failure::new(Exit::NoSecrets, what, hint)
@@ -43,11 +48,11 @@ fn read_secret(what: &str, path: &Path, limit: u64) -> Outcome<Zeroizing<Vec<u8>
     Ok(bytes)
 }
 
-/// The passphrase in a file: its first line.
+/// The passphrase in a file: its first line. The second value is a warning about its mode.
 ///
 /// # Errors
 /// [`Exit::NoSecrets`].
-pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
+pub fn read_passphrase(path: &Path) -> Outcome<(Zeroizing<Vec<u8>>, Option<String>)> {
     let mut bytes = read_secret("passphrase file", path, MAX_PASSPHRASE)?;
     let end = bytes
         .iter()
@@ -61,7 +66,17 @@ pub fn read_passphrase(path: &Path) -> Outcome<Zeroizing<Vec<u8>>> {
         let why = format!("the passphrase file {} is empty", text::path(path));
         return Err(no_secret(why, "write the passphrase into its first line"));
     }
-    Ok(bytes)
+    Ok((bytes, readable_by_others("passphrase file", path)))
+}
+
+/// What is to be said of a secret file that others may read.
+fn readable_by_others(what: &str, path: &Path) -> Option<String> {
+    let meta = fs::metadata(path).ok()?;
+    let mode = meta.permissions().mode() & 0o777;
+    (meta.is_file() && mode & 0o077 != 0).then(|| {
+        let shown = text::path(path);
+        format!("the {what} {shown} has mode {mode:04o}: others may read it; `chmod 600` it")
+    })
 }
 
 /// Reads a key file; the second value is a warning about its mode.
@@ -75,14 +90,10 @@ pub fn read_key_file(path: &Path) -> Outcome<(KeyFile, Option<String>)> {
         let hint = "give the key file that `snapshot init` made, or the recovery code in a file";
         no_secret(format!("{shown}: {error}"), hint)
     })?;
-    let mode = fs::metadata(path).map(|meta| meta.permissions().mode() & 0o777);
-    let warning = mode.ok().filter(|mode| mode & 0o077 != 0).map(|mode| {
-        format!("the key file {shown} has mode {mode:04o}: others may read it; `chmod 600` it")
-    });
-    Ok((key, warning))
+    Ok((key, readable_by_others("key file", path)))
 }
 
-/// Where the key of a repository lies if it is not named.
+/// Where the key of a repository lies if it is not named, by the path of its folder or its URL.
 ///
 /// # Errors
 /// [`Exit::NoSecrets`] where there is no folder for it.
@@ -93,14 +104,7 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
             "name one with --key-file",
         )
     })?;
-    let place = match location.strip_prefix('/') {
-        Some(_) => location.to_owned(),
-        None if location.contains("://") => location.to_owned(),
-        None => surroundings::absolute(Path::new(location))
-            .to_string_lossy()
-            .into_owned(),
-    };
-    let place = place.trim_end_matches('/');
+    let place = location.trim_end_matches('/');
     let mut name: String = place
         .trim_start_matches('/')
         .chars()
@@ -119,39 +123,52 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
     Ok(folder.join("keys").join(format!("{name}.key")))
 }
 
-/// Writes a new secret file, readable by its owner alone, and sees it safely on the disk.
+/// Writes a new secret file, readable by its owner alone, and sees it safely on the disk. It is
+/// there whole or not at all, and locked for as long as the file that is returned is open: see
+/// [`wait_for_maker`].
 ///
 /// # Errors
 /// [`Exit::Conflict`] when there is one, and what the system says.
-pub fn write_new(path: &Path, text: &str) -> Outcome<()> {
+pub fn write_new(path: &Path, text: &str) -> Outcome<fs::File> {
     let failed = |error: std::io::Error| Failure::file("write", path, &error);
-    let folder = surroundings::absolute(path);
-    if let Some(folder) = folder.parent() {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)
-            .map_err(failed)?;
-    }
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    let whole = surroundings::absolute(path);
+    let folder = whole.parent().unwrap_or(Path::new("/"));
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
         .map_err(failed)?;
-    let written = file
-        .write_all(text.as_bytes())
-        .and_then(|()| file.sync_all());
-    if let Err(error) = written {
-        // Half a key opens nothing.
-        let _ = fs::remove_file(path);
-        return Err(failed(error));
+    let mut file = tempfile::Builder::new()
+        .prefix(".backstay-")
+        .permissions(fs::Permissions::from_mode(0o600))
+        .tempfile_in(folder)
+        .map_err(failed)?;
+    file.write_all(text.as_bytes())
+        .and_then(|()| file.as_file().sync_all())
+        .map_err(failed)?;
+    // Where files cannot be locked, whoever comes second does not wait and says what it finds.
+    let _ = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
+    let file = file
+        .persist_noclobber(&whole)
+        .map_err(|error| failed(error.error))?;
+    fs::File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(failed)?;
+    Ok(file)
+}
+
+/// Waits until nobody is making the repository that a key file was just written for; the maker
+/// holds the file locked until the repository is there, and a maker that was killed holds nothing.
+pub async fn wait_for_maker(key_file: &Path) {
+    let Ok(file) = fs::File::open(key_file) else {
+        return;
+    };
+    let end = Instant::now() + LONGEST_MAKING;
+    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
+        && Instant::now() < end
+    {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    if let Some(folder) = folder.parent() {
-        let synced = fs::File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(failed)?;
-    }
-    Ok(())
 }
 
 /// What an existing key file says of itself, for the error that it is not overwritten.

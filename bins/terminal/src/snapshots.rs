@@ -5,6 +5,7 @@ use backstay::engine::EngineError;
 use backstay::engine::repository::{Repository, SnapshotHead};
 use backstay::engine::view::select;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use crate::console::Console;
@@ -16,13 +17,13 @@ use crate::text;
 #[derive(Debug, Clone, Default, Args)]
 pub struct Filter {
     /// Only snapshots of this name
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: Option<String>,
     /// Only snapshots of this host
     #[arg(long, value_name = "HOST")]
     pub host: Option<String>,
     /// Only snapshots that carry this tag; several: those that carry all of them
-    #[arg(long = "tag", value_name = "TAG")]
+    #[arg(long = "tag", value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
     pub tags: Vec<String>,
 }
 

@@ -1,5 +1,6 @@
 //! What is read from the system: environment, host, user, folders. Nowhere else is it read.
 
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use backstay::core::HostId;
@@ -58,6 +59,31 @@ pub fn current_folder() -> PathBuf {
 #[must_use]
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| current_folder().join(path))
+}
+
+/// A path without links, as far as it is there; what is not there yet follows as it is written.
+#[must_use]
+pub fn real_path(path: &Path) -> PathBuf {
+    let whole = absolute(path);
+    for there in whole.ancestors() {
+        if let (Ok(real), Ok(rest)) = (there.canonicalize(), whole.strip_prefix(there)) {
+            return real.components().chain(rest.components()).collect();
+        }
+    }
+    whole
+}
+
+/// Makes a folder where it is missing, for the user alone, and sees whether files can be made in it.
+///
+/// # Errors
+/// What the system says.
+pub fn try_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
+    let wanted = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(folder, wanted)?)
 }
 
 /// The name of this host.

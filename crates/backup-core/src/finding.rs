@@ -90,10 +90,10 @@ impl Finding {
         }
     }
 
-    /// An error about an entry of a snapshot.
+    /// An error about an entry of a snapshot. The subject is its path from the slash of the root on.
     #[must_use]
     pub fn entry(kind: FindingKind, path: &EntryPath, detail: impl Into<String>) -> Self {
-        Self::new(Severity::Error, kind, path.to_string(), detail)
+        Self::new(Severity::Error, kind, format!("/{path}"), detail)
     }
 }
 

@@ -9,10 +9,12 @@ use backup_format::config::{ChunkProfile, Config};
 use backup_format::keys::{
     Argon2Params, KeySet, Secret, SlotMeta, keyfile, recovery_code, recovery_sheet, slot,
 };
+use backup_integrity::digest::ContentDigest;
 use zeroize::Zeroizing;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{PROFILE, Repository, Sizes};
+use crate::slots::added_note;
 use crate::store::random;
 
 /// What a new repository is to be opened with.
@@ -115,6 +117,17 @@ impl Prepared {
     #[must_use]
     pub const fn id(&self) -> RepoId {
         self.config.repo
+    }
+
+    /// What the ledger is to say of its key slots.
+    #[must_use]
+    pub fn slots_note(&self) -> String {
+        let ids: Vec<String> = self
+            .slots
+            .iter()
+            .map(|slot| ContentDigest::of(slot).to_string())
+            .collect();
+        added_note(ids.iter().map(|id| (id.as_str(), "full key")))
     }
 
     /// Makes the repository.

@@ -20,6 +20,7 @@ pub mod lineage;
 pub mod lost;
 pub mod repository;
 pub mod restore;
+pub mod slots;
 pub mod snapshot;
 pub mod stage;
 pub mod state;

@@ -16,6 +16,8 @@ async fn main() -> anyhow::Result<()> {
         .nth(1)
         .map(PathBuf::from)
         .context("usage: FOLDER")?;
+    // The engine does not ask where it was started.
+    let folder = std::path::absolute(folder)?;
     let scratch = tempfile::tempdir()?;
     let file = scratch.path().join("repository.bks");
 

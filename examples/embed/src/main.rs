@@ -2,6 +2,8 @@
 //! repository if it is not there, saves the folder, and restores the snapshot into the target.
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +25,9 @@ async fn main() -> anyhow::Result<()> {
         .zip(args.next())
         .context("REPOSITORY FOLDER TARGET")?;
     let target = args.next().context("REPOSITORY FOLDER TARGET")?;
+    // The engine does not ask where it was started.
+    let folder = std::path::absolute(folder)?;
+    let target = std::path::absolute(target)?;
     let (cx, host) = (backstay::context(), HostId("example".into()));
     let repo = open_or_make(&cx, &repository).await?;
 
@@ -69,10 +74,16 @@ async fn open_or_make(cx: &backstay::core::OpContext, place: &Path) -> anyhow::R
             ..InitRequest::default()
         },
     )?;
-    std::fs::write(
-        key_file,
-        prepared.key_file.as_ref().context("no key")?.as_bytes(),
-    )?;
+    // Nobody else may read it, from its first byte on.
+    let key = prepared.key_file.as_ref().context("no key")?;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(key_file)?;
+    file.write_all(key.as_bytes())?;
+    file.sync_all()?;
     std::fs::create_dir_all(place)?;
     Ok(prepared.create(cx, sink, None).await?)
 }

@@ -354,3 +354,65 @@ fn samples_and_slices_are_said_and_thirty_slices_are_everything() {
         let _ = Run::of(place.snapshot(["verify"]).args(wrong)).ends(2);
     }
 }
+
+#[test]
+fn a_sample_at_a_level_that_reads_no_content_is_refused() {
+    let place = Place::new();
+    for share in [["--sample", "5%"], ["--slice", "1/30"]] {
+        let _ = Run::of(place.snapshot(["verify"]).args(share))
+            .ends(2)
+            .says("--level");
+        let _ = Run::of(
+            place
+                .snapshot(["verify", "--level", "checksum"])
+                .args(share),
+        )
+        .ok();
+    }
+}
+
+#[test]
+fn a_cache_that_cannot_be_kept_is_said_once() {
+    let place = Place::new();
+    place.write("file", "content");
+    std::fs::write(place.path("blocked"), "").unwrap();
+    let save = |cache: &str| {
+        let mut save = place.snapshot(["save", "--cache-dir", cache]);
+        Run::of(save.arg(place.data())).ok().err
+    };
+    assert_eq!(save("blocked/cache").matches("cache folder").count(), 1);
+    assert!(!save("cache").contains("warning"));
+}
+
+#[test]
+fn a_passphrase_file_that_others_may_read_is_said() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let place = Place::empty();
+    let file = place.path("passphrase");
+    std::fs::write(&file, "correct horse").unwrap();
+    let init = |mode: u32, repo: &str| {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut init = place.snapshot(["init", "--repo", repo, "--passphrase-file"]);
+        Run::of(init.arg(&file).env_remove("BACKSTAY_KEY_FILE"))
+            .ok()
+            .err
+    };
+    assert!(init(0o644, "a").contains("chmod 600"));
+    assert!(!init(0o600, "b").contains("chmod 600"));
+}
+
+#[test]
+fn the_key_of_a_repository_is_found_however_its_folder_is_reached() {
+    let place = Place::empty();
+    place.write("file", "content");
+    std::os::unix::fs::symlink(".", place.path("link")).unwrap();
+    let mut save = place.snapshot(["save", "--repo", "link/repo"]);
+    let _ = Run::of(save.arg(place.data()).env_remove("BACKSTAY_KEY_FILE")).ok();
+    let whole = place.repo().display().to_string();
+    let url = format!("file://{whole}");
+    for repo in ["repo", "./link/link/repo", &whole, &url, "link/repo/"] {
+        let mut list = place.snapshot(["list", "--json", "--repo", repo]);
+        let run = Run::of(list.env_remove("BACKSTAY_KEY_FILE")).ok();
+        assert_eq!(run.of_type("snapshot").len(), 1, "{repo}");
+    }
+}

@@ -327,3 +327,25 @@ fn assert_documented(lines: &[Value], page: &str) {
         }
     }
 }
+
+#[test]
+fn a_diff_below_a_path_that_is_in_neither_snapshot_says_so() {
+    let place = Place::new();
+    place.write("file", "one");
+    let ids: Vec<String> = (0..2)
+        .map(|_| {
+            place.save().ok().of_type("saved")[0]["id"]
+                .as_str()
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    let diff =
+        |path: &std::path::Path| Run::of(place.restore(["diff", &ids[0], &ids[1]]).arg(path));
+    let _ = diff("/nope".as_ref())
+        .ends(1)
+        .says("/nope is in neither snapshot");
+    let _ = diff(&place.data()).ok();
+    let _ = diff(&place.data().join("file")).ok();
+    let _ = diff("/".as_ref()).ok();
+}

@@ -11,6 +11,7 @@ use backup_integrity::sign::HmacKey;
 use super::{copied_lines, keys_after, read_line};
 use crate::error::Result;
 use crate::repository::Repository;
+use crate::slots::KnownSlots;
 use crate::view::check_signatures;
 
 /// What a check of the ledger found.
@@ -77,6 +78,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     // If not, a record that would clear a suspicion may be among those that are lost.
     let is_whole = findings.is_empty();
     findings.extend(differing);
+    findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
     findings.extend(snapshots(repo, cx, told, is_whole).await?);
     findings.sort_by_key(|finding| Reverse(finding.severity));
     Ok(LedgerCheck {
@@ -93,6 +95,7 @@ fn mismatch(subject: String, detail: impl Into<String>) -> Finding {
 /// What the records say of snapshots.
 #[derive(Default)]
 struct Told {
+    slots: KnownSlots,
     made: HashSet<SnapshotId>,
     forgotten: HashSet<SnapshotId>,
 }
@@ -100,6 +103,7 @@ struct Told {
 impl Told {
     fn take(&mut self, line: &[u8]) {
         let Ok(line) = Line::parse(line) else { return };
+        self.slots.take(line.record());
         match line.record().op.as_str() {
             "snapshot" => self.made.extend(line.record().snapshot),
             "forget" => self.forgotten.extend(line.record().snapshot),

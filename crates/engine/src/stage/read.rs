@@ -429,17 +429,18 @@ fn lost(path: &EntryPath, error: &io::Error) -> Finding {
         io::ErrorKind::NotFound => (Severity::Warning, FindingKind::Vanished),
         _ => (Severity::Error, FindingKind::Unreadable),
     };
-    Finding::new(severity, kind, path.to_string(), error.to_string())
+    Finding {
+        severity,
+        ..Finding::entry(kind, path, error.to_string())
+    }
 }
 
 fn changed(path: &EntryPath) -> Finding {
     let detail = "it changed twice while it was read; what was read last is stored";
-    Finding::new(
-        Severity::Warning,
-        FindingKind::ChangedWhileRead,
-        path.to_string(),
-        detail,
-    )
+    Finding {
+        severity: Severity::Warning,
+        ..Finding::entry(FindingKind::ChangedWhileRead, path, detail)
+    }
 }
 
 /// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.

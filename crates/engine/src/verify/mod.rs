@@ -33,6 +33,7 @@ mod budget;
 mod content;
 mod packs;
 mod parts;
+mod sessions;
 
 /// Paths that are named for one damaged object.
 const MOST_PATHS: usize = 20;
@@ -137,7 +138,8 @@ impl Run<'_> {
         self.report.findings.push(finding);
     }
 
-    /// What lies around manifests and packs: index runs, key slots, and the refs of snapshots.
+    /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
+    /// snapshots.
     async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
@@ -148,6 +150,7 @@ impl Run<'_> {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
         }
+        self.sessions().await?;
         for head in heads {
             let key = name(layout::refs(head.meta.id))?;
             self.report.objects += 1;

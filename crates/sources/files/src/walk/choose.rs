@@ -166,7 +166,7 @@ fn fate_of_wanted(
 ) -> Fate {
     let link_in_root = !dir.passage && seen.follow && seen.listed == FileType::Symlink;
     if link_in_root && wanted.root.as_ref().is_none_or(|root| !root.follow) {
-        let subject = String::from_utf8_lossy(seen.slashed);
+        let subject = format!("/{}", String::from_utf8_lossy(seen.slashed));
         let detail = "it is a symbolic link and on the way to a root, so it is stored as a folder";
         let kind = FindingKind::Degraded;
         shared
@@ -253,7 +253,8 @@ pub(super) fn add_ignore_files(
         if !listing.contains(name.as_bytes()) {
             continue;
         }
-        let subject = format!("{}/{name}", dir.path);
+        let path = format!("{}/{name}", dir.path);
+        let subject = format!("/{}", path.trim_start_matches('/'));
         let warn = |detail: String| {
             let kind = FindingKind::Degraded;
             let subject = subject.clone();

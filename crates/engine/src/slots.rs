@@ -1,0 +1,74 @@
+//! Key slots in the ledger: which were added and which removed, so that verification can tell one
+//! that is gone from the tier. Whoever holds nothing else has lost the repository with it.
+
+use std::collections::BTreeSet;
+
+use backup_core::{Finding, FindingKind, OpContext, Severity};
+use backup_integrity::ledger::Record;
+use futures::TryStreamExt;
+
+use crate::error::Result;
+use crate::repository::Repository;
+
+/// What a ledger record says of slots that were added: `added ID, WHAT`, joined by `; `.
+#[must_use]
+pub fn added_note<'a>(slots: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let said = slots
+        .into_iter()
+        .map(|(id, what)| format!("added {id}, {what}"));
+    said.collect::<Vec<_>>().join("; ")
+}
+
+/// What a ledger record says of a slot that was removed.
+#[must_use]
+pub fn removed_note(id: &str) -> String {
+    format!("removed {id}")
+}
+
+/// The slots that there should be by what the ledger says.
+#[derive(Debug, Default)]
+pub(crate) struct KnownSlots(BTreeSet<String>);
+
+impl KnownSlots {
+    /// Takes up the next record.
+    pub(crate) fn take(&mut self, record: &Record) {
+        if !matches!(record.op.as_str(), "init" | "key") {
+            return;
+        }
+        for said in record.note.iter().flat_map(|note| note.split("; ")) {
+            let Some((verb, rest)) = said.split_once(' ') else {
+                continue;
+            };
+            let id = rest.split(',').next().unwrap_or_default();
+            let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+            match verb {
+                "added" if is_id => {
+                    self.0.insert(id.to_owned());
+                }
+                "removed" => {
+                    self.0.remove(id);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Those that are not on the tier.
+    pub(crate) async fn missing(
+        mut self,
+        repo: &Repository,
+        cx: &OpContext,
+    ) -> Result<Vec<Finding>> {
+        let mut listed = repo.sink().list(cx, "keys/", None);
+        while let Some(meta) = listed.try_next().await? {
+            let key = meta.key.as_str();
+            self.0.remove(key.strip_prefix("keys/").unwrap_or(key));
+        }
+        let finding = |id: String| {
+            let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; add another with `snapshot key add`, then let `snapshot key remove` of the whole id note that it is gone";
+            let subject = format!("keys/{id}");
+            Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
+        };
+        Ok(self.0.into_iter().map(finding).collect())
+    }
+}

@@ -1,0 +1,55 @@
+//! The first saves into a repository that is not there yet.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Child, Stdio};
+
+use backup_tests::{Place, Run};
+
+fn start_save(place: &Place, name: &str) -> Child {
+    let mut command = place.snapshot(["save", "--json", "--name", name]);
+    command.arg(place.data());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+fn first_saves_at_once_all_succeed_with_the_repository_that_one_of_them_makes() {
+    for _ in 0..8 {
+        let place = Place::empty();
+        place.write("file", "content");
+        let names = ["one", "two", "three"];
+        let saves: Vec<Child> = names.iter().map(|name| start_save(&place, name)).collect();
+        let mut made = 0;
+        for save in saves {
+            let run = Run::from(save.wait_with_output().unwrap()).ok();
+            assert_eq!(run.of_type("saved").len(), 1);
+            made += run.of_type("repository").len();
+        }
+        assert_eq!(made, 1, "one of them makes the repository");
+        let listed = Run::of(&mut place.restore(["list", "--json"])).ok();
+        assert_eq!(listed.of_type("snapshot").len(), names.len());
+        let _ = place.verify().ok();
+    }
+}
+
+#[test]
+fn a_first_save_leaves_a_key_file_of_its_owner_and_nothing_half_written_beside_it() {
+    let place = Place::empty();
+    place.write("file", "content");
+    let mut save = place.snapshot(["save", "--key-file", "keys/here"]);
+    let _ = Run::of(save.arg(place.data())).ok();
+    let mut names: Vec<_> = fs::read_dir(place.path("keys"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["here", "here.recovery.txt"]);
+    for name in names {
+        let mode = fs::metadata(place.path("keys").join(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,51 @@
+//! Names of snapshots: those that are made up and those that are refused.
+
+use backup_tests::{Place, Run};
+
+fn saved_name(place: &Place, args: &[&str]) -> String {
+    let run = Run::of(place.snapshot(["save", "--json"]).args(args)).ok();
+    run.of_type("saved")[0]["name"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn every_command_line_has_a_name_of_its_own_that_stays() {
+    let place = Place::new();
+    let (shop, crm) = ("printf %s shop", "printf %s crm");
+    let name = saved_name(&place, &["--command", shop]);
+    assert!(name.starts_with("printf-"), "{name}");
+    assert_eq!(name, saved_name(&place, &["--command", shop]));
+    assert_ne!(name, saved_name(&place, &["--command", crm]));
+    assert_eq!(saved_name(&place, &["--command", crm, "--name", "x"]), "x");
+    let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1"])).ok();
+    for (line, content) in [(name.as_str(), "shop"), ("x", "crm")] {
+        let path = if line == "x" { "/x" } else { "/printf" };
+        let wanted = format!("latest:{line}:{path}");
+        let run = Run::of(&mut place.restore(["cat", &wanted])).ok();
+        assert_eq!(run.text(), content);
+    }
+}
+
+#[test]
+fn urls_of_one_program_have_the_names_of_their_streams() {
+    let place = Place::new();
+    for name in ["shop.dump", "crm.dump"] {
+        let url = format!("command:///usr/bin/printf?name={name}&arg1=x");
+        assert_eq!(saved_name(&place, &[&url]), name);
+    }
+}
+
+#[test]
+fn empty_names_and_tags_are_refused() {
+    let place = Place::new();
+    place.write("file", "content");
+    let data = place.data();
+    for option in ["--name", "--tag"] {
+        let _ = Run::of(place.snapshot(["save", option, ""]).arg(&data))
+            .ends(2)
+            .says(option);
+        let _ = Run::of(&mut place.snapshot(["list", option, ""])).ends(2);
+        let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1", option, ""])).ends(2);
+    }
+    let listed = Run::of(&mut place.snapshot(["list", "--json"])).ok();
+    assert!(listed.lines().is_empty());
+}
