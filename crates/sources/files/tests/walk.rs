@@ -346,14 +346,14 @@ fn what_may_not_be_read_is_a_finding_and_the_rest_is_saved() {
     let captured = as_nobody(|| capture(of(temp.path())));
     let want = ["closed", "listed", "open", "open/file", "secret"];
     assert_eq!(captured.below(temp.path()), want);
-    let prefix = entry_path(temp.path()).to_string();
+    let prefix = format!("/{}/", entry_path(temp.path()));
     let found: BTreeMap<&str, (Severity, FindingKind)> = captured
         .report
         .findings
         .iter()
         .map(|finding| {
             (
-                &finding.subject[prefix.len() + 1..],
+                finding.subject.strip_prefix(&prefix).unwrap(),
                 (finding.severity, finding.kind),
             )
         })
