@@ -37,8 +37,11 @@ impl Lacking {
             )
         };
         let above = |finding: &Finding| {
+            // Entries are told of by their path from its slash on.
             let path = finding.subject.as_str();
-            path.rsplit_once('/')
+            path.strip_prefix('/')
+                .unwrap_or(path)
+                .rsplit_once('/')
                 .map_or("", |(above, _)| above)
                 .to_owned()
         };
