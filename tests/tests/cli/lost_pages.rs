@@ -118,34 +118,37 @@ fn a_flipped_bit_in_a_page_costs_the_files_of_that_page() {
     };
     assert_eq!(whole[0].1.2, FILES);
     let (count, detail) = lost(run);
+    assert!(count > 0 && detail.contains("chunk "), "{detail}");
+    // Which page the bit is in is a matter of luck: the folders above may be among what is lost.
     assert!(
-        count > 0 && count < FILES / 2 && detail.contains("chunk "),
-        "{detail}"
+        *back < FILES && *back + count >= FILES && *back + count <= FILES + 8,
+        "{back} came back, {detail}"
     );
-    assert_eq!(*back, FILES - count);
+    let gone = FILES - *back;
 
     let spec = format!("latest:{part}");
     let ls = Run::of(&mut place.restore(["ls", &spec, "-R"])).ends(3);
     let seen = |run: &Run| run.text().lines().filter(|line| line.contains('-')).count();
-    assert_eq!(seen(&ls), FILES - count, "{}", ls.text());
+    assert_eq!(seen(&ls), FILES - gone, "{}", ls.text());
     assert!(ls.err.contains("lost with it is"), "{}", ls.err);
     let sums = Run::of(&mut place.restore(["sums", &spec])).ends(3);
-    assert_eq!(sums.text().lines().count(), FILES - count);
+    assert_eq!(sums.text().lines().count(), FILES - gone);
     let find = Run::of(&mut place.restore(["find", "*.conf", "--json"])).ends(3);
     let found = find.of_type("entry").len();
-    assert!(found >= FILES - count && found < FILES, "{found}");
+    assert!(found >= FILES - gone && found < FILES, "{found}");
     assert_eq!(lost(&find).0, count);
 
     // A file in the page is damaged, one outside of it is read.
     let absent = (0..FILES).filter(|number| !ls.text().contains(&name(*number)));
     let absent: Vec<usize> = absent.collect();
-    assert_eq!(absent.len(), count);
+    assert_eq!(absent.len(), gone);
     let cat = |number: usize| {
         let file = place.data().join(part).join(name(number));
         Run::of(&mut place.restore(["cat", &format!("{spec}:{}", file.display())]))
     };
     let _ = cat(absent[0]).ends(13).says("chunk ");
-    let other = cat(absent.last().unwrap() + 1);
+    let there = (0..FILES).find(|number| !absent.contains(number)).unwrap();
+    let other = cat(there);
     assert_eq!(other.code, 0, "{}", other.err);
 
     let include = ["run", &spec, "--include", "*.conf", "--to", "some"];
