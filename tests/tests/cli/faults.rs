@@ -97,13 +97,18 @@ fn a_save_killed_at_any_boundary_between_stages_loses_nothing() {
         let again = place.save();
         assert_eq!(again.code, 0, "{what}\n{}\n{}", again.text(), again.err);
     }
+    assert_nothing_lost(&place);
+}
+
+/// Verification finds nothing at all, and the newest snapshot restores.
+fn assert_nothing_lost(place: &Place) {
     let verified = place.verify().ok();
     assert!(
         verified.of_type("finding").is_empty(),
         "{}",
         verified.text()
     );
-    assert_restores(&place);
+    assert_restores(place);
 }
 
 fn is_temporary(path: &Path) -> bool {
@@ -162,13 +167,7 @@ fn a_disk_that_is_full_at_any_write_is_one_clear_error_and_loses_nothing() {
     }
     assert!(failed > 3 && saved > 0, "{failed} failed, {saved} saved");
     let _ = place.save().ok();
-    let verified = place.verify().ok();
-    assert!(
-        verified.of_type("finding").is_empty(),
-        "{}",
-        verified.text()
-    );
-    assert_restores(&place);
+    assert_nothing_lost(&place);
     drop(small);
 }
 
@@ -191,11 +190,5 @@ fn saves_at_once_that_share_a_cache_all_succeed_and_are_all_recorded() {
         }
     }
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
-    let verified = place.verify().ok();
-    assert!(
-        verified.of_type("finding").is_empty(),
-        "{}",
-        verified.text()
-    );
-    assert_restores(&place);
+    assert_nothing_lost(&place);
 }
