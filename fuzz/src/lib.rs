@@ -202,7 +202,7 @@ pub fn refs(data: &[u8]) {
 
 /// A config.
 pub fn config(data: &[u8]) {
-    let _ = Config::parse(data);
+    let _ = Config::parse(data).and_then(|config| config.peek());
 }
 
 /// A key slot; opened only where that costs little.

@@ -5,6 +5,8 @@
     reason = "a benchmark that cannot be set up has failed"
 )]
 
+use std::sync::Arc;
+
 use backup_core::{ChunkId, PackId};
 use backup_engine::index_set::IndexSet;
 use backup_format::index::{IndexRun, RunBuilder};
@@ -44,7 +46,7 @@ fn plain(from: u64, to: u64) -> Vec<u8> {
 fn index(runs: u64) -> IndexSet {
     let share = ENTRIES.div_ceil(runs);
     let run = |number| plain(number * share, ENTRIES.min((number + 1) * share));
-    let runs = (0..runs).map(|number| IndexRun::parse(run(number)).unwrap());
+    let runs = (0..runs).map(|number| Arc::new(IndexRun::parse(run(number)).unwrap()));
     let index = IndexSet::new(runs.collect());
     assert_eq!(index.len() as u64, ENTRIES);
     index

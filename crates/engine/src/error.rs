@@ -118,7 +118,9 @@ impl EngineError {
     /// An object whose layout is wrong: a newer version, or damage.
     pub fn wire(object: impl ToString, error: &WireError) -> Self {
         match error {
-            WireError::Version { .. } => Self::Newer(format!("{}: {error}", object.to_string())),
+            WireError::Version { .. } | WireError::Needs { .. } => {
+                Self::Newer(format!("{}: {error}", object.to_string()))
+            }
             other => Self::damaged(object, other),
         }
     }

@@ -24,8 +24,7 @@ pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<Snapsho
     let mut out = BTreeSet::new();
     let mut list = repo.sink().list(cx, "holds/", None);
     while let Some(meta) = list.try_next().await? {
-        let id = meta.key.as_str().rsplit('/').next();
-        out.extend(id.and_then(|id| id.parse::<SnapshotId>().ok()));
+        out.extend(layout::hold_id(&meta.key));
     }
     Ok(out)
 }

@@ -1,6 +1,7 @@
 //! All index runs of a repository together: where each chunk lies.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use backup_core::{ChunkId, PackId, SessionId};
 use backup_format::index::{IndexRun, Located};
@@ -8,7 +9,7 @@ use backup_format::index::{IndexRun, Located};
 /// The runs of a repository as they were when it was opened.
 #[derive(Debug, Default)]
 pub struct IndexSet {
-    runs: Vec<IndexRun>,
+    runs: Vec<Arc<IndexRun>>,
 }
 
 /// Where a chunk lies, with the pack's name.
@@ -25,7 +26,7 @@ pub struct Place {
 impl IndexSet {
     /// The runs together.
     #[must_use]
-    pub const fn new(runs: Vec<IndexRun>) -> Self {
+    pub const fn new(runs: Vec<Arc<IndexRun>>) -> Self {
         Self { runs }
     }
 
@@ -45,7 +46,7 @@ impl IndexSet {
 
     /// The runs.
     #[must_use]
-    pub fn runs(&self) -> &[IndexRun] {
+    pub fn runs(&self) -> &[Arc<IndexRun>] {
         &self.runs
     }
 
@@ -88,7 +89,7 @@ impl IndexSet {
     /// Number of chunks over all runs, those known to several counted several times.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.runs.iter().map(IndexRun::len).sum()
+        self.runs.iter().map(|run| run.len()).sum()
     }
 
     /// Whether nothing is known.

@@ -30,6 +30,7 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod configs;
 mod past;
 mod patient;
 

@@ -1,9 +1,9 @@
 //! An open repository: a tier, the keys, the index.
 //!
 //! Making one ([`Repository::create`]) writes the key slots first and `config/0` last, so a killed
-//! `init` leaves no repository. Opening one ([`Repository::open`]) reads the config, opens a slot
-//! with what the caller has, checks that the config is authentic and that this program knows all
-//! features that are mandatory, and loads the index runs (from the local cache where it has them).
+//! `init` leaves no repository. Opening one ([`Repository::open`]) opens a slot with what the caller
+//! has, checks with it that the configs are authentic, and then that this program knows all features
+//! that the newest makes mandatory, and loads the index runs (from the local cache where it has them).
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -16,7 +16,8 @@ use backup_core::{
 use backup_format::chunk::{ChunkSizes, CutKeys};
 use backup_format::config::{Config, ConfigError, Operation, UnverifiedConfig};
 use backup_format::index::IndexRun;
-use backup_format::keys::{KeySet, Slot};
+use backup_format::keys::slot::MAX_SLOT_BYTES;
+use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
@@ -26,6 +27,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::cache::Cache;
+use crate::configs::{self, config_error};
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::patient::PatientSink;
@@ -87,6 +89,7 @@ pub struct Repository {
     ring: ObjectKeyring,
     cache: Cache,
     index: RwLock<Arc<IndexSet>>,
+    runs: Mutex<HashMap<ObjectKey, Arc<IndexRun>>>,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
     damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
@@ -181,14 +184,27 @@ impl Repository {
         operation: Operation,
     ) -> Result<Self> {
         let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
-        let unverified = read_config(cx, &*sink).await?;
-        unverified
-            .peek()
+        let first = configs::first(cx, &*sink).await?;
+        let (keys, first) = open_keys(cx, &*sink, &first, unlock).await?;
+        let cache = repo_cache(cache_dir.clone(), first.repo);
+        let config = configs::newest(cx, &*sink, &keys, first, &cache).await?;
+        config
             .check_features(operation)
-            .map_err(config_error)?;
-        let keys = open_keys(cx, &*sink, unverified.peek().repo, unlock).await?;
-        let config = unverified.verify_mac(0, &keys).map_err(config_error)?;
+            .map_err(|error| config_error(config.number, error))?;
         Self::assemble(cx, sink, config, keys, cache_dir).await
+    }
+
+    /// Looks whether the repository came to need something, since it was opened, that this program
+    /// does not know.
+    ///
+    /// # Errors
+    /// [`EngineError::Newer`], [`EngineError::Damaged`], errors of the tier.
+    pub async fn check_features(&self, cx: &OpContext, operation: Operation) -> Result<()> {
+        let known = self.config.clone();
+        let config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        config
+            .check_features(operation)
+            .map_err(|error| config_error(config.number, error))
     }
 
     async fn assemble(
@@ -199,7 +215,7 @@ impl Repository {
         cache_dir: Option<PathBuf>,
     ) -> Result<Self> {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
-        let cache = Cache::new(cache_dir.map(|dir| dir.join(config.repo.to_string())));
+        let cache = repo_cache(cache_dir, config.repo);
         let out = Self {
             sink,
             config,
@@ -207,6 +223,7 @@ impl Repository {
             ring,
             cache,
             index: RwLock::default(),
+            runs: Mutex::default(),
             opened: Mutex::default(),
             wraps: Mutex::default(),
             damaged_runs: Mutex::default(),
@@ -221,28 +238,52 @@ impl Repository {
     /// # Errors
     /// [`EngineError::Newer`], errors of the tier.
     pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
+        self.runs.lock().unwrap_or_else(unpoison).clear();
+        self.refresh_index(cx).await
+    }
+
+    /// Loads the index runs that are new, and drops those that are gone.
+    ///
+    /// # Errors
+    /// As [`Repository::reload_index`].
+    pub async fn refresh_index(&self, cx: &OpContext) -> Result<()> {
         let listed: Vec<ObjectMeta> = self
             .sink
             .list(cx, "index/", None)
             .try_collect()
             .await
             .map_err(EngineError::from)?;
-        let loaded: Vec<(ObjectKey, Result<IndexRun>)> = futures::stream::iter(listed)
-            .map(|meta| async move {
-                let run = self.load_run(cx, meta.key.clone()).await;
-                (meta.key, run)
+        let known = self.runs.lock().unwrap_or_else(unpoison).clone();
+        let runs = listed
+            .into_iter()
+            .filter(|meta| layout::is_index(&meta.key));
+        let loaded: Vec<(ObjectKey, Result<Arc<IndexRun>>)> = futures::stream::iter(runs)
+            .map(|meta| {
+                let known = known.get(&meta.key).cloned();
+                async move {
+                    let run = match known {
+                        Some(run) => Ok(run),
+                        None => self.load_run(cx, meta.key.clone()).await.map(Arc::new),
+                    };
+                    (meta.key, run)
+                }
             })
             .buffered(self.connections(cx))
             .collect()
             .await;
         let (mut runs, mut damaged) = (Vec::new(), Vec::new());
+        let mut by_name = HashMap::new();
         for (key, run) in loaded {
             match run {
-                Ok(run) => runs.push(run),
+                Ok(run) => {
+                    by_name.insert(key, run.clone());
+                    runs.push(run);
+                }
                 Err(error) if error.is_damage() => damaged.push((key, error)),
                 Err(error) => return Err(error),
             }
         }
+        *self.runs.lock().unwrap_or_else(unpoison) = by_name;
         *self.damaged_runs.lock().unwrap_or_else(unpoison) = damaged;
         let set = IndexSet::new(runs);
         self.wraps
@@ -492,10 +533,7 @@ impl Repository {
         let listed: Vec<ObjectMeta> = self.sink.list(cx, "snap/", None).try_collect().await?;
         let mut out: Vec<_> = listed
             .into_iter()
-            .filter_map(|meta| {
-                let id = meta.key.as_str().rsplit('/').next()?.parse().ok()?;
-                Some((id, meta.key))
-            })
+            .filter_map(|meta| Some((layout::snapshot_id(&meta.key)?, meta.key)))
             .collect();
         out.sort();
         Ok(out)
@@ -600,32 +638,32 @@ pub(crate) async fn put_new(
     }
 }
 
-fn config_error(error: ConfigError) -> EngineError {
-    match error {
-        ConfigError::Newer { .. } | ConfigError::Unsupported { .. } => {
-            EngineError::Newer(error.to_string())
-        }
-        other => EngineError::damaged("config/0", other),
+/// Reads a whole object of at most so many bytes: whoever may write to the tier can put any number of
+/// them under any name.
+pub(crate) async fn get_within(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    key: &ObjectKey,
+    limit: usize,
+) -> Result<Bytes> {
+    let range = ByteRange::Suffix((limit as u64).saturating_add(1));
+    let bytes = sink.get(cx, key, range).await?;
+    if bytes.len() > limit {
+        let why = format!("it has more than the {limit} bytes that such an object may have");
+        return Err(EngineError::damaged(key, why));
     }
+    Ok(bytes)
 }
 
-async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<UnverifiedConfig> {
-    let key = name(layout::config(0))?;
-    let bytes = match sink.get(cx, &key, ByteRange::Full).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind == ErrorKind::NotFound => {
-            return Err(EngineError::NoRepository(sink.info().location));
-        }
-        Err(error) => return Err(error.into()),
-    };
-    Config::parse(&bytes).map_err(config_error)
+fn repo_cache(dir: Option<PathBuf>, repo: RepoId) -> Cache {
+    Cache::new(dir.map(|dir| dir.join(repo.to_string())))
 }
 
 async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
     let listed: Vec<ObjectMeta> = sink.list(cx, "keys/", None).try_collect().await?;
     let mut out = BTreeMap::new();
-    for meta in listed {
-        let slot = match sink.get(cx, &meta.key, ByteRange::Full).await {
+    for meta in listed.into_iter().filter(|meta| layout::is_slot(&meta.key)) {
+        let slot = match get_within(cx, sink, &meta.key, MAX_SLOT_BYTES).await {
             Ok(bytes) if name(layout::slot(&bytes))? != meta.key => Err(EngineError::damaged(
                 &meta.key,
                 "its bytes do not hash to its name",
@@ -633,29 +671,22 @@ async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<BTreeMap<ObjectKe
             Ok(bytes) => {
                 Slot::parse(&bytes).map_err(|error| EngineError::damaged(&meta.key, error))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         };
         out.insert(meta.key, slot);
     }
     Ok(out)
 }
 
+/// The keys that the caller's secret gives, and the first config, which they show to be authentic.
+/// Anybody who may write to the tier can add slots that open to keys of their own: such keys do not
+/// fit the config, and the other slots are tried.
 async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
-    repo: RepoId,
+    first: &UnverifiedConfig,
     unlock: &Unlock,
-) -> Result<KeySet> {
-    use backup_format::keys::Credential;
-    use backup_format::keys::keyfile::KeyFile;
-
-    if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
-        return check_repo((**keys).clone(), repo, sink);
-    }
-    let credential = match unlock {
-        Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
-        Unlock::KeyFile(file) => file.credential(),
-    };
+) -> Result<(KeySet, Config)> {
     let what = match unlock {
         Unlock::Passphrase(_) => "passphrase",
         Unlock::KeyFile(_) => "key file",
@@ -664,28 +695,35 @@ async fn open_keys(
         credential: what,
         repository: sink.info().location,
     };
+    let fitting = |keys: KeySet| match first.verify_mac(0, &keys) {
+        Ok(config) => Ok((keys, config)),
+        Err(ConfigError::OtherRepository { .. }) => Err(wrong()),
+        Err(error) => Err(config_error(0, error)),
+    };
+    let credential = match unlock {
+        Unlock::KeyFile(KeyFile::Keys(keys)) => return fitting((**keys).clone()),
+        Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
+        Unlock::KeyFile(file) => file.credential(),
+    };
     let credential = credential.ok_or_else(wrong)?;
-    let mut damaged = None;
+    let (mut unfit, mut damaged) = (None, None);
     for slot in read_slots(cx, sink).await?.into_values() {
-        match slot {
-            Ok(slot) if slot.kind() == credential.opens() => {
-                if let Ok(keys) = slot.open(credential) {
-                    return check_repo(keys, repo, sink);
-                }
+        let slot = match slot {
+            Ok(slot) if slot.kind() == credential.opens() => slot,
+            Ok(_) => continue,
+            Err(error) => {
+                damaged = Some(error);
+                continue;
             }
-            Ok(_) => {}
-            Err(error) => damaged = Some(error),
+        };
+        match slot.open(credential) {
+            Ok(keys) => match fitting(keys) {
+                Ok(found) => return Ok(found),
+                Err(error) => unfit = Some(error),
+            },
+            Err(KeyError::WrongKey) => {}
+            Err(error) => damaged = Some(error.into()),
         }
     }
-    Err(damaged.unwrap_or_else(wrong))
-}
-
-fn check_repo(keys: KeySet, repo: RepoId, sink: &dyn Sink) -> Result<KeySet> {
-    if keys.repo() == repo {
-        return Ok(keys);
-    }
-    Err(EngineError::WrongKey {
-        credential: "key file",
-        repository: sink.info().location,
-    })
+    Err(unfit.or(damaged).unwrap_or_else(wrong))
 }

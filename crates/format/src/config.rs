@@ -25,10 +25,13 @@
 //! | suites: id hash, aead, compression, merkle | four `u16` |
 //! | chunk profiles | sequence, names rising, of { name: text; chunk min, target, max; piece min, average, max; page; bundle limit: eight `u32` } |
 //! | recipients | sequence of { epoch `u32`, text `age1…` }, epochs not falling |
+//! | extra | see [`crate::extra`] |
 //!
 //! Names of features and profiles have 1 to 64 characters of `a-z`, `0-9`, `-`; there are at most
 //! 64 features of each kind and 64 profiles. At most [`MAX_CONFIG_BYTES`] bytes. Anything after the
-//! value, before the HMAC, is damage.
+//! value, before the HMAC, is damage. The HMAC is the last 32 bytes in every version, and is checked
+//! before anything else is believed, the version among it: what was tampered with must not pass for
+//! something that a newer program would read.
 //!
 //! Whoever has the index key can make a configuration that verifies, so writers wrap to the
 //! recipients of their own key set, never to those listed here.
@@ -36,6 +39,7 @@
 use backup_core::RepoId;
 use serde::{Deserialize, Serialize};
 
+use crate::extra::{self, Extra};
 use crate::keys::{KeyError, KeySet, Recipient, Secret, derive, mac, mac_matches};
 
 mod chunking;
@@ -127,6 +131,8 @@ pub struct Config {
     pub chunking: Vec<ChunkProfile>,
     /// The public keys that sessions were wrapped to, oldest epoch first.
     pub recipients: Vec<Recipient>,
+    /// What later releases add.
+    pub extra: Extra,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,6 +145,7 @@ struct Wire {
     suites: Suites,
     chunking: Vec<ChunkProfile>,
     recipients: Vec<(u32, String)>,
+    extra: Extra,
 }
 
 impl Config {
@@ -156,6 +163,7 @@ impl Config {
             suites: Suites::default(),
             chunking,
             recipients: keys.all_recipients().to_vec(),
+            extra: Extra::new(),
         }
     }
 
@@ -181,7 +189,8 @@ impl Config {
     /// [`ConfigError::OtherRepository`] when the keys are another repository's.
     pub fn seal(&self, keys: &KeySet) -> Result<Vec<u8>, ConfigError> {
         self.check().map_err(ConfigError::Invalid)?;
-        let key = mac_key(self.repo, keys)?;
+        same_repo(self.repo, keys)?;
+        let key = mac_key(keys)?;
         let wire = Wire {
             number: self.number,
             repo: *self.repo.as_bytes(),
@@ -195,6 +204,7 @@ impl Config {
                 .iter()
                 .map(|key| (key.epoch(), key.to_string()))
                 .collect(),
+            extra: self.extra.clone(),
         };
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -207,23 +217,38 @@ impl Config {
         Ok(out)
     }
 
-    /// Reads a configuration. Nothing in it is certain until [`UnverifiedConfig::verify_mac`].
+    /// Takes a configuration apart. Nothing in it is certain until [`UnverifiedConfig::verify_mac`].
     ///
     /// # Errors
-    /// [`ConfigError::Damaged`], [`ConfigError::Newer`].
+    /// [`ConfigError::Damaged`].
     pub fn parse(bytes: &[u8]) -> Result<UnverifiedConfig, ConfigError> {
         if bytes.len() > MAX_CONFIG_BYTES {
             return Err(ConfigError::Damaged("it is too long"));
         }
-        let rest = bytes.strip_prefix(MAGIC);
-        let rest = rest.ok_or(ConfigError::Damaged("it does not begin like one"))?;
+        let (signed, mac) = bytes
+            .split_last_chunk::<MAC>()
+            .ok_or(ConfigError::Damaged("it is cut short"))?;
+        if !signed.starts_with(MAGIC) {
+            return Err(ConfigError::Damaged("it does not begin like one"));
+        }
+        if signed.len() < PREFIX {
+            return Err(ConfigError::Damaged("it is cut short"));
+        }
+        Ok(UnverifiedConfig {
+            signed: signed.to_vec(),
+            mac: *mac,
+        })
+    }
+
+    /// Reads what stands before the HMAC.
+    fn decode(signed: &[u8]) -> Result<Self, ConfigError> {
         let short = || ConfigError::Damaged("it is cut short");
-        let (version, rest) = rest.split_first_chunk::<2>().ok_or_else(short)?;
+        let rest = signed.get(MAGIC.len()..).ok_or_else(short)?;
+        let (version, body) = rest.split_first_chunk::<2>().ok_or_else(short)?;
         let version = u16::from_le_bytes(*version);
         if version != VERSION {
             return Err(ConfigError::Newer { version });
         }
-        let (body, mac) = rest.split_last_chunk::<MAC>().ok_or_else(short)?;
         let (wire, after) = postcard::take_from_bytes::<Wire>(body)
             .map_err(|_| ConfigError::Damaged("its fields cannot be read"))?;
         if !after.is_empty() {
@@ -244,14 +269,10 @@ impl Config {
             suites: wire.suites,
             chunking: wire.chunking,
             recipients,
+            extra: wire.extra,
         };
         config.check().map_err(ConfigError::Damaged)?;
-        let signed = bytes.get(..PREFIX + body.len()).ok_or_else(short)?.to_vec();
-        Ok(UnverifiedConfig {
-            config,
-            signed,
-            mac: *mac,
-        })
+        Ok(config)
     }
 
     /// The profile of the given name.
@@ -267,6 +288,7 @@ impl Config {
     pub fn check_features(&self, operation: Operation) -> Result<(), ConfigError> {
         let mut unknown = self.suites.unknown();
         unknown.extend(self.features.unknown(operation));
+        unknown.extend(extra::unknown(&self.extra).map(|name| format!("`{name}`")));
         if unknown.is_empty() {
             return Ok(());
         }
@@ -286,6 +308,9 @@ impl Config {
         if !self.recipients.is_sorted_by(|a, b| a.epoch() <= b.epoch()) {
             return Err("its recipients are not in order");
         }
+        if !extra::is_sound(&self.extra) {
+            return Err("its additions cannot be such");
+        }
         Ok(())
     }
 }
@@ -293,50 +318,59 @@ impl Config {
 /// A configuration as it was found; it may say anything.
 #[derive(Debug, Clone)]
 pub struct UnverifiedConfig {
-    config: Config,
     signed: Vec<u8>,
     mac: [u8; MAC],
 }
 
 impl UnverifiedConfig {
-    /// What it says: enough to find the key, to refuse what is too new, and to report.
-    #[must_use]
-    pub const fn peek(&self) -> &Config {
-        &self.config
+    /// What it says, true or not: enough to tell a key for another repository.
+    ///
+    /// # Errors
+    /// [`ConfigError::Damaged`], [`ConfigError::Newer`].
+    pub fn peek(&self) -> Result<Config, ConfigError> {
+        Config::decode(&self.signed)
     }
 
     /// The configuration, once it is shown to be the one that was written as `config/<number>` by
-    /// someone who had the index key.
+    /// someone who had the index key. Whether this program may go on is another question:
+    /// [`Config::check_features`].
     ///
     /// # Errors
-    /// [`ConfigError::OtherRepository`], [`ConfigError::Tampered`], [`ConfigError::Misplaced`].
-    pub fn verify_mac(self, number: u32, keys: &KeySet) -> Result<Config, ConfigError> {
-        let key = mac_key(self.config.repo, keys)?;
-        if !mac_matches(&key, &self.signed, &self.mac) {
+    /// [`ConfigError::OtherRepository`], [`ConfigError::Tampered`], [`ConfigError::Misplaced`], and
+    /// of what is authentic [`ConfigError::Newer`], [`ConfigError::Damaged`].
+    pub fn verify_mac(&self, number: u32, keys: &KeySet) -> Result<Config, ConfigError> {
+        if !mac_matches(&mac_key(keys)?, &self.signed, &self.mac) {
+            // It says only why the key does not fit, so it need not be certain.
+            if let Ok(config) = self.peek() {
+                same_repo(config.repo, keys)?;
+            }
             return Err(ConfigError::Tampered);
         }
-        if self.config.number != number {
+        let config = self.peek()?;
+        same_repo(config.repo, keys)?;
+        if config.number != number {
             return Err(ConfigError::Misplaced {
                 wanted: number,
-                found: self.config.number,
+                found: config.number,
             });
         }
-        Ok(self.config)
+        Ok(config)
     }
 }
 
-fn mac_key(repo: RepoId, keys: &KeySet) -> Result<Secret, ConfigError> {
-    if keys.repo() != repo {
-        return Err(ConfigError::OtherRepository {
-            keys: keys.repo(),
-            config: repo,
-        });
+fn same_repo(repo: RepoId, keys: &KeySet) -> Result<(), ConfigError> {
+    if keys.repo() == repo {
+        return Ok(());
     }
-    Ok(derive(
-        repo.as_bytes(),
-        keys.index_secret()?,
-        &[b"backstay v1 config mac"],
-    )?)
+    Err(ConfigError::OtherRepository {
+        keys: keys.repo(),
+        config: repo,
+    })
+}
+
+fn mac_key(keys: &KeySet) -> Result<Secret, ConfigError> {
+    let info: &[&[u8]] = &[b"backstay v1 config mac"];
+    Ok(derive(keys.repo().as_bytes(), keys.index_secret()?, info)?)
 }
 
 /// Whether a text can name a feature or a profile.

@@ -122,11 +122,59 @@ pub fn ledger(number: u64) -> Result<ObjectKey, KeyError> {
     key(format!("ledger/{number:012}"))
 }
 
-/// The number of the record that a name says; nothing for names that [`ledger`] does not give.
+/// The number of the record that a name says; nothing for names that [`ledger`] does not give. So
+/// with the functions below: what is not named as the format says is not an object of the
+/// repository.
 #[must_use]
 pub fn ledger_number(name: &ObjectKey) -> Option<u64> {
     let number = name.as_str().strip_prefix("ledger/")?.parse().ok()?;
     (ledger(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
+/// The number of a [`config`].
+#[must_use]
+pub fn config_number(name: &ObjectKey) -> Option<u32> {
+    let number = name.as_str().strip_prefix("config/")?.parse().ok()?;
+    (config(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
+/// The id of a [`session`].
+#[must_use]
+pub fn session_id(name: &ObjectKey) -> Option<SessionId> {
+    let id = name.as_str().strip_prefix("sessions/")?.parse().ok()?;
+    (session(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The id of a [`snapshot`].
+#[must_use]
+pub fn snapshot_id(name: &ObjectKey) -> Option<SnapshotId> {
+    let id = name.as_str().rsplit('/').next()?.parse().ok()?;
+    (snapshot(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The id of a [`hold`].
+#[must_use]
+pub fn hold_id(name: &ObjectKey) -> Option<SnapshotId> {
+    let id = name.as_str().strip_prefix("holds/")?.parse().ok()?;
+    (hold(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// Whether it is the name of a [`slot`].
+#[must_use]
+pub fn is_slot(name: &ObjectKey) -> bool {
+    is_digest_below(name, "keys/")
+}
+
+/// Whether it is the name of an [`index`] run.
+#[must_use]
+pub fn is_index(name: &ObjectKey) -> bool {
+    is_digest_below(name, "index/")
+}
+
+fn is_digest_below(name: &ObjectKey, folder: &str) -> bool {
+    let digest = name.as_str().strip_prefix(folder);
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    digest.is_some_and(|digest| digest.len() == 64 && digest.bytes().all(is_digit))
 }
 
 #[cfg(test)]
@@ -144,6 +192,40 @@ mod tests {
         assert_eq!(ledger_number(&ledger(7).unwrap()), Some(7));
         for other in ["ledger/7", "ledger/x", "index/000000000007"] {
             assert_eq!(ledger_number(&key(other.into()).unwrap()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_the_names_of_the_format_are_objects_of_a_repository() {
+        let id = SnapshotId::from_parts(1_795_219_200_000, [0xab; 10]);
+        let session = SessionId::from_parts(1_795_219_200_000, [0xab; 10]);
+        assert_eq!(snapshot_id(&snapshot(id).unwrap()), Some(id));
+        assert_eq!(hold_id(&hold(id).unwrap()), Some(id));
+        assert_eq!(session_id(&super::session(session).unwrap()), Some(session));
+        assert_eq!(config_number(&config(17).unwrap()), Some(17));
+        assert!(is_slot(&slot(b"a").unwrap()) && is_index(&index(b"a").unwrap()));
+        let lower = id.to_string().to_lowercase();
+        let others = [
+            format!("snap/x/{id}"),
+            format!("snap/202612/{id}"),
+            format!("snap/202611/{lower}"),
+            format!("snap/{id}"),
+            format!("holds/x/{id}"),
+            format!("holds/{lower}"),
+            format!("sessions/{lower}"),
+            format!("sessions/{id}.done"),
+            "config/01".into(),
+            "config/4294967296".into(),
+            format!("keys/{}", "AB".repeat(32)),
+            format!("index/{}.new", "ab".repeat(32)),
+        ];
+        for other in others {
+            let name = key(other.clone()).unwrap();
+            assert_eq!(snapshot_id(&name), None, "{other}");
+            assert_eq!(hold_id(&name), None, "{other}");
+            assert_eq!(session_id(&name), None, "{other}");
+            assert_eq!(config_number(&name), None, "{other}");
+            assert!(!is_slot(&name) && !is_index(&name), "{other}");
         }
     }
 }

@@ -17,6 +17,7 @@
 pub mod chunk;
 pub mod config;
 pub mod extent;
+pub mod extra;
 pub mod index;
 pub mod keys;
 pub mod layout;

@@ -27,6 +27,8 @@ use crate::wire::{Take, WireError};
 pub const BLOB_OVERHEAD: usize = 16 + 12 + 1 + 16;
 /// Largest raw length of a blob, in bytes.
 pub const MAX_RAW: usize = (1 << 24) - 1;
+/// Bytes that sealing adds to an object beside the packs.
+pub const OBJECT_OVERHEAD: usize = OBJECT_HEADER + 12 + TAG;
 /// Largest raw length of an object beside the packs, in bytes.
 pub const MAX_OBJECT: usize = 256 << 20;
 

@@ -29,6 +29,14 @@ pub enum WireError {
         /// Newest version known.
         known: u32,
     },
+    /// The object needs something that a newer program added to it.
+    #[error("a {what} needs `{name}`, which this program does not know: use a newer Backstay")]
+    Needs {
+        /// What it is.
+        what: &'static str,
+        /// What it needs.
+        name: String,
+    },
     /// A structured part does not decode.
     #[error("{0} does not decode")]
     Decode(&'static str),

@@ -55,7 +55,7 @@ pub async fn commit(
     let refs = stored
         .assembled
         .usage
-        .refs(meta.id, &repo.index(), &stored.packs);
+        .refs(meta.id, &stored.index, &stored.packs);
     let sealed_refs = repo
         .ring()
         .seal(ObjectKind::Refs, &refs.encode())

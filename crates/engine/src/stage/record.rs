@@ -2,12 +2,11 @@
 //! date. The snapshot stands whatever happens here: trouble is a finding.
 
 use backup_core::{Event, Finding, FindingKind, OpContext, Outcome, Severity, Stage};
-use backup_format::layout;
 
 use super::commit::Committed;
 use crate::error::Result;
 use crate::ledger::{LedgerDraft, record_snapshot};
-use crate::repository::{Repository, name};
+use crate::repository::Repository;
 use crate::snapshot::{SnapshotJob, SnapshotReport};
 
 /// Brings everything up to date.
@@ -42,14 +41,7 @@ pub async fn record(
     if let Err(error) = record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
         degraded("the ledger", error.to_string());
     }
-    let done = name(layout::session_done(stored.session.id))?;
-    let put = repo.sink().put(
-        cx,
-        &done,
-        bytes::Bytes::from_static(b"done\n"),
-        backup_core::PutMode::Create,
-    );
-    if let Err(error) = put.await {
+    if let Err(error) = stored.session.end(repo, cx).await {
         degraded("the session", error.to_string());
     }
     cx.tell(Event::Left(Stage::Record));

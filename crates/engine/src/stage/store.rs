@@ -2,7 +2,7 @@
 //! snapshot will name is on the tier and in an index run. Nothing names it yet.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use backup_core::{Capture, CaptureReport, OpContext, Outcome};
 use crossbeam_channel::bounded;
@@ -15,6 +15,7 @@ use super::plan::Planned;
 use super::read::Reader;
 use super::seal::Sealing;
 use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
 use crate::lineage::Lineages;
 use crate::repository::Repository;
 use crate::snapshot::SnapshotJob;
@@ -28,6 +29,7 @@ pub struct Stored {
     pub(super) capture: Box<dyn Capture>,
     pub(super) report: CaptureReport,
     pub(super) session: Session,
+    pub(super) index: Arc<IndexSet>,
     pub(super) assembled: Assembled,
     pub(super) packs: Vec<StoredPack>,
     pub(super) bytes_new: u64,
@@ -48,6 +50,7 @@ pub async fn store(
         chunked,
         session,
         store,
+        index,
     } = sealing;
     let Chunked {
         captured,
@@ -122,6 +125,7 @@ pub async fn store(
         capture,
         report,
         session,
+        index,
         assembled,
         packs,
         bytes_new,

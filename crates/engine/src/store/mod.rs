@@ -91,7 +91,13 @@ impl BlobStore {
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
     /// refuses threads.
-    pub fn start(repo: &Repository, cx: &OpContext, session: Session, level: i32) -> Result<Self> {
+    pub fn start(
+        repo: &Repository,
+        cx: &OpContext,
+        session: Session,
+        index: Arc<IndexSet>,
+        level: i32,
+    ) -> Result<Self> {
         let sizes = repo.sizes();
         // A cancelled run stops putting and then makes safe what it has put: its store goes on until
         // that is done.
@@ -106,7 +112,7 @@ impl BlobStore {
             session,
             sizes,
             id_key: *repo.keys().id_key()?,
-            index: repo.index(),
+            index,
             seen: (0..64).map(|_| Mutex::default()).collect(),
             // Room is taken when the first blob comes: many runs store nothing.
             open: [

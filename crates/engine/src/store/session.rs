@@ -7,6 +7,7 @@ use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::{BlobKey, BlobKind, ObjectKind};
 use backup_format::session as wire;
+use bytes::Bytes;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
@@ -50,6 +51,17 @@ impl Session {
             data,
             lineage,
         })
+    }
+
+    /// Says on the tier that the session has come to its end.
+    ///
+    /// # Errors
+    /// Errors of the tier.
+    pub async fn end(&self, repo: &Repository, cx: &OpContext) -> Result<()> {
+        let done = name(layout::session_done(self.id))?;
+        let body = Bytes::from_static(b"done\n");
+        repo.sink().put(cx, &done, body, PutMode::Create).await?;
+        Ok(())
     }
 
     /// The key for blobs of a kind.

@@ -151,6 +151,7 @@ impl Run<'_> {
             }
         }
         self.sessions().await?;
+        self.unknown_names().await?;
         for head in heads {
             let key = name(layout::refs(head.meta.id))?;
             self.report.objects += 1;

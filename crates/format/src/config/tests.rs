@@ -90,10 +90,17 @@ fn what_is_wrong_is_said_apart() {
         Err(ConfigError::OtherRepository { .. })
     ));
 
+    // Whoever has no key cannot make it look like the work of a newer program.
     let mut newer = bytes.clone();
     newer[8] = 2;
+    let forged = Config::parse(&newer).unwrap().verify_mac(0, &keys);
+    assert!(matches!(forged, Err(ConfigError::Tampered)));
+    let signed = newer.len() - MAC;
+    let tag = mac(&mac_key(&keys).unwrap(), &newer[..signed]);
+    newer[signed..].copy_from_slice(&tag);
+    let newer = Config::parse(&newer).unwrap().verify_mac(0, &keys);
     assert_eq!(
-        Config::parse(&newer).unwrap_err().to_string(),
+        newer.unwrap_err().to_string(),
         "the repository has format version 2, this Backstay knows version 1: a newer Backstay is needed"
     );
     for cut in 0..bytes.len() {
@@ -124,6 +131,15 @@ fn an_unknown_feature_stops_only_the_operations_that_need_it() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("needs id hash suite 2: a newer"), "{error}");
+    let mut config = sample();
+    config.extra = [("later".into(), vec![1]), ("!now".into(), vec![2])].into();
+    let error = config.check_features(Operation::Prune).unwrap_err();
+    assert!(
+        error.to_string().contains("needs `!now`: a newer"),
+        "{error}"
+    );
+    config.extra.remove("!now");
+    config.check_features(Operation::Prune).unwrap();
 }
 
 #[test]
@@ -144,7 +160,7 @@ fn later_configurations_follow_by_number() {
 #[test]
 fn what_could_not_be_read_back_is_not_written() {
     let keys = fixed_set();
-    let wrong: [fn(&mut Config); 8] = [
+    let wrong: [fn(&mut Config); 9] = [
         |config| config.chunking.reverse(),
         |config| config.chunking[0].name = "Has Spaces".into(),
         |config| config.chunking[0].chunk_min = 0,
@@ -152,6 +168,7 @@ fn what_could_not_be_read_back_is_not_written() {
         |config| config.chunking[0].piece_avg = 1,
         |config| config.chunking[1].page = 5000,
         |config| config.features.read = vec!["b".into(), "a".into()],
+        |config| drop(config.extra.insert("Not a name".into(), Vec::new())),
         |config| config.features.prune = (0..65).map(|n| format!("f{n:02}")).collect(),
     ];
     for spoil in wrong {
@@ -180,7 +197,7 @@ proptest! {
     fn reading_random_bytes_is_an_error_not_a_panic(
         bytes in proptest::collection::vec(any::<u8>(), 0..400)
     ) {
-        prop_assert!(Config::parse(&bytes).is_err());
+        prop_assert!(Config::parse(&bytes).and_then(|config| config.peek()).is_err());
         let led = [b"BKSYCONF\x01\x00", &bytes[..]].concat();
         if let Ok(config) = Config::parse(&led) {
             prop_assert!(config.verify_mac(0, &fixed_set()).is_err());

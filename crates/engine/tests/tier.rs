@@ -1,0 +1,379 @@
+//! What others put on the tier, a newer program or somebody without a key: a repository can tell this
+//! program to stop, and nobody without a key can tell it anything.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot be set up has failed"
+)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use backup_core::{
+    HostId, ObjectKey, OpContext, PutMode, Sample, Severity, Sink as _, VerifyLevel,
+};
+use backup_engine::{
+    EngineError, InitRequest, Repository, Result, SnapshotJob, SnapshotReport, Unlock, forget,
+    prepare, snapshot, verify,
+};
+use backup_format::config::{Config, Operation};
+use backup_format::keys::keyfile::KeyFile;
+use backup_format::keys::{Identity, KeySet, Role, SlotMeta, seal_to_recipients};
+use backup_format::layout;
+use backup_source_files::{FilesConfig, FilesSource};
+use backup_testkit::{MemSink, Op, RecordingSink, context};
+use tempfile::TempDir;
+
+const ALL: [Operation; 4] = [
+    Operation::Read,
+    Operation::Write,
+    Operation::Verify,
+    Operation::Prune,
+];
+
+struct World {
+    cx: OpContext,
+    dir: TempDir,
+    tier: MemSink,
+    keys: KeySet,
+    config: Config,
+    key: Vec<u8>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (cx, dir, tier) = (context(), tempfile::tempdir().unwrap(), MemSink::new());
+        fs::create_dir(dir.path().join("tree")).unwrap();
+        fs::write(dir.path().join("tree/file"), b"content").unwrap();
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
+        let prepared = prepare(&cx, &request).unwrap();
+        let key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
+        let repo = prepared.create(&cx, Arc::new(tier.clone()), None).await;
+        let repo = repo.unwrap();
+        let (keys, config) = (repo.keys().clone(), repo.config().clone());
+        Self {
+            cx,
+            dir,
+            tier,
+            keys,
+            config,
+            key,
+        }
+    }
+
+    fn cache(&self) -> Option<PathBuf> {
+        Some(self.dir.path().join("cache"))
+    }
+
+    async fn open(&self, operation: Operation) -> Result<Repository> {
+        let unlock = Unlock::KeyFile(KeyFile::parse(&self.key).unwrap());
+        let tier = Arc::new(self.tier.clone());
+        Repository::open(&self.cx, tier, &unlock, self.cache(), operation).await
+    }
+
+    async fn save(&self, repo: &Repository) -> Result<SnapshotReport> {
+        let roots = [self.dir.path().join("tree")];
+        let source = Arc::new(FilesSource::new(FilesConfig::of_roots(roots)));
+        let job = SnapshotJob::new("test", HostId("host".into()));
+        snapshot(repo, &self.cx, source, &job).await
+    }
+
+    async fn put(&self, key: impl Into<String>, bytes: impl Into<Vec<u8>>) {
+        let key = ObjectKey::new(key).unwrap();
+        let bytes = bytes.into().into();
+        let put = self.tier.put(&self.cx, &key, bytes, PutMode::Replace);
+        put.await.unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        let key = ObjectKey::new(key).unwrap();
+        self.tier.delete(&self.cx, &key).await.unwrap();
+    }
+
+    /// The config of that number, which needs `later` for these operations.
+    fn needing(&self, number: u32, operations: &[Operation]) -> Config {
+        let mut config = self.config.clone();
+        config.number = number;
+        for operation in operations {
+            let features = &mut config.features;
+            let list = match operation {
+                Operation::Read => &mut features.read,
+                Operation::Write => &mut features.write,
+                Operation::Verify => &mut features.verify,
+                Operation::Prune => &mut features.prune,
+            };
+            list.push("later".into());
+        }
+        config
+    }
+
+    async fn put_config(&self, config: &Config) {
+        let bytes = config.seal(&self.keys).unwrap();
+        self.put(format!("config/{}", config.number), bytes).await;
+    }
+}
+
+fn is_newer<T>(result: &Result<T>) -> bool {
+    matches!(result, Err(EngineError::Newer(_)))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_newest_config_tells_older_programs_to_stop() {
+    for operation in ALL {
+        let world = World::new().await;
+        world.put_config(&world.needing(1, &[operation])).await;
+        for other in ALL {
+            let opened = world.open(other).await;
+            assert_eq!(
+                is_newer(&opened),
+                other == operation,
+                "{operation}, {other}"
+            );
+        }
+        // What a later one no longer needs is free again.
+        world.put_config(&world.needing(2, &[])).await;
+        assert_eq!(world.open(operation).await.unwrap().config().number, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_that_comes_while_a_repository_is_open_stops_the_writer() {
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    world
+        .put_config(&world.needing(1, &[Operation::Write]))
+        .await;
+    let saved = world.save(&repo).await;
+    assert!(is_newer(&saved), "{saved:?}");
+    assert!(repo.heads(&world.cx).await.unwrap().0.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configs_with_a_gap_or_without_a_key_are_damage() {
+    let gap = World::new().await;
+    gap.put_config(&gap.needing(2, &[])).await;
+    let error = gap.open(Operation::Read).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert!(
+        error.to_string().starts_with("config/1 is missing"),
+        "{error}"
+    );
+
+    let forged = World::new().await;
+    let others = KeySet::generate(forged.config.repo).unwrap();
+    let bytes = forged.needing(1, &ALL).seal(&others).unwrap();
+    forged.put("config/1", bytes).await;
+    let error = forged.open(Operation::Read).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert!(error.to_string().contains("without the key"), "{error}");
+
+    // Tampering is told as such, and not as the work of a newer program.
+    let tampered = World::new().await;
+    let mut bytes = tampered.config.seal(&tampered.keys).unwrap();
+    bytes[8] = 2;
+    tampered.put("config/0", bytes).await;
+    let error = tampered.open(Operation::Read).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+
+    let exchanged = World::new().await;
+    let bytes = exchanged.config.seal(&exchanged.keys).unwrap();
+    exchanged.put("config/1", bytes).await;
+    assert!(
+        exchanged
+            .open(Operation::Read)
+            .await
+            .unwrap_err()
+            .is_damage()
+    );
+
+    let family = World::new().await;
+    let mut other = family.needing(1, &[]);
+    other.family = [9; 16];
+    family.put_config(&other).await;
+    assert!(family.open(Operation::Read).await.unwrap_err().is_damage());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_config_that_this_host_has_seen_cannot_be_taken_away() {
+    let world = World::new().await;
+    world.put_config(&world.needing(1, &[])).await;
+    world.open(Operation::Read).await.unwrap();
+    world.remove("config/1").await;
+    let error = world.open(Operation::Read).await.unwrap_err();
+    assert!(error.is_damage(), "{error}");
+    assert!(error.to_string().contains("set back"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_announces_itself_before_it_looks() {
+    let world = World::new().await;
+    world
+        .save(&world.open(Operation::Write).await.unwrap())
+        .await
+        .unwrap();
+    let calls = RecordingSink::new(Arc::new(world.tier.clone()));
+    let unlock = Unlock::KeyFile(KeyFile::parse(&world.key).unwrap());
+    let tier = Arc::new(calls.clone());
+    let operation = Operation::Write;
+    let repo = Repository::open(&world.cx, tier, &unlock, world.cache(), operation)
+        .await
+        .unwrap();
+    world.save(&repo).await.unwrap();
+    let calls = calls.calls();
+    let nth = |op: Op, subject: &str| {
+        let is_it =
+            |call: &backup_testkit::Call| call.op == op && call.subject.starts_with(subject);
+        calls
+            .iter()
+            .rposition(is_it)
+            .unwrap_or_else(|| panic!("{op} {subject}"))
+    };
+    let session = calls.iter().position(|call| call.op == Op::Put).unwrap();
+    assert!(calls[session].subject.starts_with("sessions/"));
+    let order = [
+        session,
+        nth(Op::List, "config/"),
+        nth(Op::List, "gc/"),
+        nth(Op::List, "index/"),
+        nth(Op::Put, "snap/"),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_builds_on_nothing_that_went_before_its_session() {
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    world
+        .save(&world.open(Operation::Write).await.unwrap())
+        .await
+        .unwrap();
+    let stale = world.open(Operation::Write).await.unwrap();
+    // Garbage is collected while the repository is open.
+    let plan = forget::ForgetPlan::by_id(
+        stale
+            .heads(&world.cx)
+            .await
+            .unwrap()
+            .0
+            .into_iter()
+            .map(|head| head.meta)
+            .collect(),
+    );
+    forget(&stale, &world.cx, &plan, &HostId("host".into()), "me")
+        .await
+        .unwrap();
+    for folder in ["index/", "data/", "meta/"] {
+        use futures::TryStreamExt as _;
+        let listed: Vec<_> = world
+            .tier
+            .list(&world.cx, folder, None)
+            .try_collect()
+            .await
+            .unwrap();
+        for meta in listed {
+            world.remove(meta.key.as_str()).await;
+        }
+    }
+    for repo in [repo, stale] {
+        world.save(&repo).await.unwrap();
+        repo.reload_index(&world.cx).await.unwrap();
+        let done = verify(&repo, &world.cx, None, VerifyLevel::FullRead, Sample::All);
+        assert_eq!(done.await.unwrap().report.findings, []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_of_a_newer_program_stops_the_writer_and_is_no_damage() {
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    world.save(&repo).await.unwrap();
+    let session = "01M7XPE6000R30C1G60R30C1G6";
+    for end in [".hb", ".hb.7", ".revoked", ".verdict"] {
+        world
+            .put(format!("sessions/{session}{end}"), b"later")
+            .await;
+    }
+    for name in [
+        "keys/later",
+        "index/later",
+        "config/later",
+        "parity/aa/later",
+    ] {
+        world.put(name, b"later").await;
+    }
+    repo.reload_index(&world.cx).await.unwrap();
+    let done = verify(&repo, &world.cx, None, VerifyLevel::FullRead, Sample::All)
+        .await
+        .unwrap();
+    let worst = done
+        .report
+        .findings
+        .iter()
+        .map(|finding| finding.severity)
+        .max();
+    assert_eq!(worst, Some(Severity::Note), "{:?}", done.report.findings);
+    assert_eq!(done.report.findings.len(), 4);
+    world
+        .save(&world.open(Operation::Write).await.unwrap())
+        .await
+        .unwrap();
+
+    world.put("gc/000000000001", b"later").await;
+    let saved = world
+        .save(&world.open(Operation::Write).await.unwrap())
+        .await;
+    assert!(is_newer(&saved), "{saved:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_planted_slot_does_not_deny_access() {
+    let world = World::new().await;
+    let me = Identity::generate(0);
+    let label = |label: &str| SlotMeta {
+        label: label.into(),
+        created: 0,
+    };
+    let reader = world.keys.subset(Role::Reader, None).unwrap();
+    let slot = seal_to_recipients(&reader, &label("mine"), &[me.recipient()]).unwrap();
+    world.put(layout::slot(&slot).unwrap().as_str(), slot).await;
+    // Some sort before and some behind.
+    for _ in 0..8 {
+        let theirs = KeySet::generate(world.config.repo).unwrap();
+        let slot = seal_to_recipients(&theirs, &label("theirs"), &[me.recipient()]).unwrap();
+        world.put(layout::slot(&slot).unwrap().as_str(), slot).await;
+    }
+    let file = format!("{}\n", &*me.secret_text());
+    let unlock = Unlock::KeyFile(KeyFile::parse(file.as_bytes()).unwrap());
+    let tier = Arc::new(world.tier.clone());
+    let repo = Repository::open(&world.cx, tier, &unlock, None, Operation::Read)
+        .await
+        .unwrap();
+    assert_eq!(repo.keys().role(), Role::Reader);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_names_of_the_format_are_snapshots_and_holds() {
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    let id = world.save(&repo).await.unwrap().meta.id;
+    let key = layout::snapshot(id).unwrap();
+    let sealed = world
+        .tier
+        .get(&world.cx, &key, backup_core::ByteRange::Full)
+        .await
+        .unwrap();
+    for folder in ["snap/x", "snap/199901"] {
+        world.put(format!("{folder}/{id}"), sealed.to_vec()).await;
+    }
+    world.put(format!("holds/x/{id}"), b"held\n").await;
+    let (heads, errors) = repo.heads(&world.cx).await.unwrap();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(heads.len(), 1);
+    assert!(!heads[0].meta.held);
+}
