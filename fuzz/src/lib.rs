@@ -30,17 +30,30 @@ pub fn ring() -> ObjectKeyring {
     ObjectKeyring::new(RepoId([0x42; 16]), &[7; 32])
 }
 
-/// The end of a pack: as it is, and as the plaintext of a header that authenticates.
+/// The end of a pack: as it is, and as the plaintext of a header that authenticates, behind a byte that
+/// says how many blobs there are.
 pub fn pack_tail(data: &[u8]) {
     let _ = backup_format::pack::read_tail(&ring(), data);
-    let Ok(header) = ring().seal(ObjectKind::PackHeader, data) else {
+    let Some((&blobs, plain)) = data.split_first() else {
+        return;
+    };
+    let Ok(header) = ring().seal(ObjectKind::PackHeader, plain) else {
         return;
     };
     let mut tail = header.clone();
     tail.extend_from_slice(b"BKSYPACK\x01\0\0\0");
-    tail.extend_from_slice(&u32::try_from(header.len()).unwrap_or(0).to_le_bytes());
-    tail.extend_from_slice(&[0; 16]);
+    let length = u32::try_from(header.len()).unwrap_or(0);
+    for number in [length, blobs.into(), crc32(&header)] {
+        tail.extend_from_slice(&number.to_le_bytes());
+    }
+    tail.extend_from_slice(&[0; 8]);
     let _ = backup_format::pack::read_tail(&ring(), &tail);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| crc >> 1 ^ (0xEDB8_8320 * (crc & 1));
+    let byte = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc));
+    !bytes.iter().fold(u32::MAX, byte)
 }
 
 /// An index run, and look-ups in it.

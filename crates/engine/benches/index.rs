@@ -38,7 +38,8 @@ fn plain(from: u64, to: u64) -> Vec<u8> {
             raw: 2000,
         };
         let blobs: Vec<_> = (pack..to.min(pack + IN_PACK)).map(blob).collect();
-        run.add_pack(PackId(*id(!pack).as_bytes()), 1 << 20, &blobs);
+        run.add_pack(PackId(*id(!pack).as_bytes()), 1 << 20, &blobs)
+            .unwrap();
     }
     run.finish(&[])
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use backup_core::{ChunkId, PackId, SessionId};
+use backup_core::{ByteRange, ChunkId, PackId, SessionId};
 use backup_format::index::{IndexRun, Located};
 
 /// The runs of a repository as they were when it was opened.
@@ -108,4 +108,13 @@ pub struct PackFacts {
     pub is_meta: bool,
     /// Blobs of it that the runs know, those known to several counted several times.
     pub blobs: u64,
+}
+
+impl PackFacts {
+    /// The range of the whole pack; of one that is longer than it should be a byte more, so that it
+    /// does not hash to its name.
+    #[must_use]
+    pub const fn whole(&self) -> ByteRange {
+        ByteRange::Suffix(self.size.saturating_add(1))
+    }
 }

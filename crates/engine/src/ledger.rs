@@ -15,8 +15,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use backup_core::{
-    ByteRange, CancellationToken, ErrorKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode,
-    SnapshotId, SnapshotMeta,
+    CancellationToken, ErrorKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode, SnapshotId,
+    SnapshotMeta,
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -26,7 +26,7 @@ use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt;
 
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, name};
+use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
 
 pub use check::{LedgerCheck, verify_ledger};
@@ -257,7 +257,8 @@ async fn keys_after(
 }
 
 async fn read_line(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<Vec<u8>> {
-    let sealed = repo.sink().get(cx, key, ByteRange::Full).await?;
+    let limit = ObjectKind::Ledger.max_sealed();
+    let sealed = get_within(cx, &**repo.sink(), key, limit).await?;
     repo.ring()
         .open(ObjectKind::Ledger, &sealed)
         .map_err(|error| EngineError::sealed(key, &error))

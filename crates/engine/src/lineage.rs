@@ -2,7 +2,7 @@
 //! lineage directory.
 
 use backup_core::OpContext;
-use backup_format::extent::{Content, Extents};
+use backup_format::extent::{Content, Extents, MAX_EXTENTS};
 use backup_format::lineage::{LineageHead, Pieces};
 use backup_format::page::TreeRoot;
 use backup_format::seal::BlobKind;
@@ -61,8 +61,10 @@ impl<'a> Lineages<'a> {
                 let head = decode(&state.lineage)?;
                 let extents = match &head.content {
                     Content::Inline(extents) => extents.clone(),
-                    Content::Spilled(_) => Extents::decode(&mut Take::new(&state.extents))
-                        .map_err(|error| EngineError::wire("the local state", &error))?,
+                    Content::Spilled(_) => {
+                        Extents::decode_within(&mut Take::new(&state.extents), MAX_EXTENTS)
+                            .map_err(|error| EngineError::wire("the local state", &error))?
+                    }
                 };
                 (head, extents)
             }

@@ -35,6 +35,9 @@ use crate::patient::PatientSink;
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
 
+/// Index runs of more bytes than this are loaded one after the other.
+const LARGE_RUN: u64 = 16 << 20;
+
 /// Sizes and limits that a repository's config records.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
@@ -257,20 +260,26 @@ impl Repository {
         let runs = listed
             .into_iter()
             .filter(|meta| layout::is_index(&meta.key));
-        let loaded: Vec<(ObjectKey, Result<Arc<IndexRun>>)> = futures::stream::iter(runs)
-            .map(|meta| {
-                let known = known.get(&meta.key).cloned();
-                async move {
-                    let run = match known {
-                        Some(run) => Ok(run),
-                        None => self.load_run(cx, meta.key.clone()).await.map(Arc::new),
-                    };
-                    (meta.key, run)
-                }
-            })
+        // Several large ones at once would take more memory than there may be.
+        let (large, small): (Vec<_>, Vec<_>) = runs.partition(|meta| meta.size > LARGE_RUN);
+        let load = |meta: ObjectMeta| {
+            let known = known.get(&meta.key).cloned();
+            async move {
+                let run = match known {
+                    Some(run) => Ok(run),
+                    None => self.load_run(cx, &meta).await.map(Arc::new),
+                };
+                (meta.key, run)
+            }
+        };
+        let mut loaded: Vec<(ObjectKey, Result<Arc<IndexRun>>)> = futures::stream::iter(small)
+            .map(load)
             .buffered(self.connections(cx))
             .collect()
             .await;
+        for meta in large {
+            loaded.push(load(meta).await);
+        }
         let (mut runs, mut damaged) = (Vec::new(), Vec::new());
         let mut by_name = HashMap::new();
         for (key, run) in loaded {
@@ -300,13 +309,14 @@ impl Repository {
         std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
     }
 
-    async fn load_run(&self, cx: &OpContext, key: ObjectKey) -> Result<IndexRun> {
+    async fn load_run(&self, cx: &OpContext, meta: &ObjectMeta) -> Result<IndexRun> {
+        let key = &meta.key;
         let parse = |sealed: &[u8]| -> Result<IndexRun> {
             let plain = self
                 .ring
                 .open(ObjectKind::IndexRun, sealed)
-                .map_err(|error| EngineError::sealed(&key, &error))?;
-            IndexRun::parse(plain).map_err(|error| EngineError::wire(&key, &error))
+                .map_err(|error| EngineError::sealed(key, &error))?;
+            IndexRun::parse(plain).map_err(|error| EngineError::wire(key, &error))
         };
         if let Some(run) = self
             .cache
@@ -315,10 +325,12 @@ impl Repository {
         {
             return Ok(run);
         }
-        let sealed = self.sink.get(cx, &key, ByteRange::Full).await?;
-        if name(layout::index(&sealed))? != key {
+        let most = ObjectKind::IndexRun.max_sealed();
+        let limit = usize::try_from(meta.size).map_or(most, |size| size.min(most));
+        let sealed = get_within(cx, &*self.sink, key, limit).await?;
+        if name(layout::index(&sealed))? != *key {
             let why = "its bytes do not hash to its name";
-            return Err(EngineError::damaged(&key, why));
+            return Err(EngineError::damaged(key, why));
         }
         let run = parse(&sealed)?;
         self.cache.write(key.as_str(), &sealed);
@@ -554,7 +566,8 @@ impl Repository {
         if let Some(head) = cached.and_then(|sealed| self.open_head(id, key, &sealed).ok()) {
             return Ok(head);
         }
-        let sealed = self.sink.get(cx, key, ByteRange::Full).await?;
+        let limit = ObjectKind::Snapshot.max_sealed();
+        let sealed = get_within(cx, &*self.sink, key, limit).await?;
         let head = self.open_head(id, key, &sealed)?;
         self.cache.write(key.as_str(), &sealed);
         Ok(head)

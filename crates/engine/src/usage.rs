@@ -93,30 +93,14 @@ impl Usage {
                 let used = (0u32..)
                     .zip(pack)
                     .filter(|(_, slot)| slot.2)
-                    .map(|(n, _)| n)
-                    .collect();
+                    .map(|(n, _)| n);
                 let slots = u32::try_from(pack.len()).unwrap_or(u32::MAX);
-                packs.insert(
-                    known.id,
-                    PackUse {
-                        pack: known.id,
-                        slots,
-                        used,
-                    },
-                );
+                packs.insert(known.id, PackUse::new(known.id, slots, used));
             }
         }
         for pack in stored {
             let slots = u32::try_from(pack.blobs.len()).unwrap_or(u32::MAX);
-            let used = (0..slots).collect();
-            packs.insert(
-                pack.id,
-                PackUse {
-                    pack: pack.id,
-                    slots,
-                    used,
-                },
-            );
+            packs.insert(pack.id, PackUse::new(pack.id, slots, 0..slots));
         }
         Refs {
             snapshot,

@@ -223,7 +223,7 @@ fn of_packs(out: &mut Vec<(&'static str, String)>) {
         raw,
     });
     let mut run = RunBuilder::default();
-    run.add_pack(PackId([0xab; 32]), 1234, &blobs);
+    run.add_pack(PackId([0xab; 32]), 1234, &blobs).unwrap();
     let run = run.finish(&[SessionWrap {
         session,
         wrap: vec![1, 2, 3],
@@ -231,16 +231,8 @@ fn of_packs(out: &mut Vec<(&'static str, String)>) {
     let refs = Refs {
         snapshot: SnapshotId::from_parts(1_795_219_200_000, [6; 10]),
         packs: vec![
-            PackUse {
-                pack: PackId([1; 32]),
-                slots: 3,
-                used: vec![0, 1, 2],
-            },
-            PackUse {
-                pack: PackId([2; 32]),
-                slots: 10,
-                used: vec![0, 9],
-            },
+            PackUse::new(PackId([1; 32]), 3, [0, 1, 2]),
+            PackUse::new(PackId([2; 32]), 10, [0, 9]),
         ],
     };
     let id = SnapshotId::from_parts(1_795_219_200_000, [6; 10]);

@@ -55,6 +55,11 @@ impl Extent {
 /// still fit into one number when they are stored.
 const MAX_CONTENT: u64 = i64::MAX as u64;
 
+/// Most extents of a content: twice the most pieces of a stream, since a hole may follow each.
+pub const MAX_EXTENTS: usize = 1 << 24;
+/// Most extents of one stored list: a record's, or a spill's.
+pub const MAX_LIST: usize = 1 << 20;
+
 /// A list of extents in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Extents {
@@ -121,12 +126,15 @@ impl Extents {
     /// Appends another list.
     ///
     /// # Errors
-    /// [`WireError::Range`] when both together are longer than any content; then nothing is
-    /// appended.
+    /// [`WireError::Range`] when both together are longer than any content, or have more extents;
+    /// then nothing is appended.
     pub fn extend(&mut self, other: &Self) -> Result<(), WireError> {
         let length = self.length.checked_add(other.length);
         if length.is_none_or(|length| length > MAX_CONTENT) {
             return Err(WireError::Range("the length of a content"));
+        }
+        if self.list.len() + other.list.len() > MAX_EXTENTS {
+            return Err(WireError::Range("the number of extents"));
         }
         other.list.iter().for_each(|extent| self.push(*extent));
         Ok(())
@@ -165,19 +173,31 @@ impl Extents {
         }
     }
 
-    /// Reads the stored form.
+    /// Reads the stored form of a record's list or a spill's.
     ///
     /// # Errors
     /// [`WireError`] when a number is out of range or the bytes end.
     pub fn decode(take: &mut Take<'_>) -> Result<Self, WireError> {
+        Self::decode_within(take, MAX_LIST)
+    }
+
+    /// Reads the stored form of a list of at most so many extents.
+    ///
+    /// # Errors
+    /// As [`Extents::decode`].
+    pub fn decode_within(take: &mut Take<'_>, most: usize) -> Result<Self, WireError> {
         let count = take.count(32)?;
         let mut chunks = Vec::with_capacity(count);
         for _ in 0..count {
             chunks.push(ChunkId(take.array()?));
         }
         let count = take.count(1)?;
+        if count > most {
+            return Err(WireError::Range("the number of extents"));
+        }
+        // Zeros melt together, so there are fewer extents than half the bytes.
         let mut out = Self {
-            list: Vec::with_capacity(count),
+            list: Vec::with_capacity(count.min(take.left() / 2 + 1)),
             length: 0,
         };
         for _ in 0..count {
@@ -327,6 +347,34 @@ mod tests {
         let mut whole = longest.clone();
         assert!(whole.extend(&read(&stored(&[1])).unwrap()).is_err());
         assert_eq!(whole, longest);
+    }
+
+    #[test]
+    fn a_list_takes_no_more_room_than_a_multiple_of_its_bytes() {
+        let stored = |count: usize| {
+            let mut out = vec![1];
+            out.extend_from_slice(&[7; 32]);
+            out.put_varint(count as u64);
+            // A byte of the chunk and a zero by turns: the shortest that do not melt together.
+            (0..count / 2).for_each(|_| out.extend_from_slice(&[2, 0, 0, 3]));
+            out
+        };
+        let bytes = stored(100_000);
+        let list = Extents::decode(&mut Take::new(&bytes)).unwrap();
+        assert_eq!(list.as_slice().len(), 100_000);
+        assert!(list.list.capacity() * size_of::<Extent>() <= 24 * bytes.len());
+        // Zeros alone melt, and take no room before they do.
+        let zeros = [&[0, 0xa0, 0x8d, 0x06][..], &[3; 100_000]].concat();
+        let list = Extents::decode(&mut Take::new(&zeros)).unwrap();
+        assert!(list.list.capacity() * size_of::<Extent>() <= 24 * zeros.len());
+
+        let long = stored(MAX_LIST + 2);
+        let refused = Extents::decode(&mut Take::new(&long));
+        assert_eq!(refused, Err(WireError::Range("the number of extents")));
+        let mut whole = Extents::decode(&mut Take::new(&stored(MAX_LIST))).unwrap();
+        let part = whole.clone();
+        let added = (0..MAX_EXTENTS / MAX_LIST).filter(|_| whole.extend(&part).is_ok());
+        assert_eq!(added.count(), MAX_EXTENTS / MAX_LIST - 1);
     }
 
     proptest! {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use backup_core::{ChunkId, PackId};
 
-use crate::pack::{PackBlob, SessionWrap, put_wraps, take_wraps};
-use crate::seal::BlobKind;
+use crate::pack::{MAX_PACK, PackBlob, SessionWrap, put_wraps, take_wraps};
+use crate::seal::{BlobKind, MAX_RAW, MAX_SEALED};
 use crate::wire::{Put, Take, WireError};
 
 const ENTRY: usize = 32;
@@ -52,7 +52,15 @@ pub struct RunBuilder {
 
 impl RunBuilder {
     /// Adds a pack and all its blobs.
-    pub fn add_pack(&mut self, id: PackId, size: u64, blobs: &[PackBlob]) {
+    ///
+    /// # Errors
+    /// [`WireError::Range`] for a length that does not fit; then nothing is added.
+    pub fn add_pack(&mut self, id: PackId, size: u64, blobs: &[PackBlob]) -> Result<(), WireError> {
+        let fits =
+            |blob: &PackBlob| blob.stored as usize <= MAX_SEALED && blob.raw as usize <= MAX_RAW;
+        if size > MAX_PACK as u64 || !blobs.iter().all(fits) {
+            return Err(WireError::Range("a length for the index"));
+        }
         let number = self.packs.len() as u32;
         self.packs.push(PackRef { id, size });
         for blob in blobs {
@@ -62,9 +70,10 @@ impl RunBuilder {
             entry[20..24].copy_from_slice(&blob.offset.to_le_bytes());
             entry[24..28].copy_from_slice(&blob.stored.to_le_bytes());
             entry[27] = blob.kind as u8;
-            entry[28..32].copy_from_slice(&(blob.raw & 0x00FF_FFFF).to_le_bytes());
+            entry[28..32].copy_from_slice(&blob.raw.to_le_bytes());
             self.entries.push(entry);
         }
+        Ok(())
     }
 
     /// How many entries there are.
@@ -134,10 +143,11 @@ impl IndexRun {
         let count = take.count(33)?;
         let mut packs = Vec::with_capacity(count);
         for _ in 0..count {
-            packs.push(PackRef {
-                id: PackId(take.array()?),
-                size: take.varint()?,
-            });
+            let (id, size) = (PackId(take.array()?), take.varint()?);
+            if size > MAX_PACK as u64 {
+                return Err(WireError::Range("the size of a pack"));
+            }
+            packs.push(PackRef { id, size });
         }
         let count = take.count(ENTRY)?;
         if count > MAX_ENTRIES || take.left() != count * ENTRY {
@@ -214,6 +224,9 @@ fn decode(number: usize, entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), Wir
     if raw >> 24 != 0 {
         return Err(WireError::Range("the flags of an index entry"));
     }
+    if raw as usize > MAX_RAW {
+        return Err(WireError::Range("the raw length of a blob"));
+    }
     let entry = number as u32;
     Ok((
         id,
@@ -288,9 +301,49 @@ mod tests {
                     raw: 5000,
                 })
                 .collect();
-            builder.add_pack(PackId([pack as u8; 32]), each * 1000, &blobs);
+            let id = PackId([pack as u8; 32]);
+            builder.add_pack(id, each * 1000, &blobs).unwrap();
         }
         IndexRun::parse(builder.finish(&[])).unwrap()
+    }
+
+    /// Noise of the largest length, sealed: its sealed length is the largest that an entry holds.
+    #[test]
+    fn the_largest_blob_that_cannot_be_compressed_is_found_again() {
+        use crate::seal::{BLOB_OVERHEAD, BlobCodec, BlobKey};
+        use backup_core::{RepoId, SessionId};
+
+        let mut raw = vec![0; MAX_RAW];
+        blake3::Hasher::new().finalize_xof().fill(&mut raw);
+        let key = BlobKey::of_session(RepoId([1; 16]), SessionId(2), &[3; 32]);
+        let (kind, id) = (BlobKind::Data, id(1));
+        let mut codec = BlobCodec::new(3).unwrap();
+        let mut sealed = Vec::new();
+        codec.seal(&key, kind, &id, &raw, &mut sealed).unwrap();
+        assert_eq!(sealed.len(), MAX_RAW + BLOB_OVERHEAD);
+        let mut pack = crate::pack::PackBuilder::new(0);
+        pack.push(kind, id, raw.len(), &sealed);
+        let ring = crate::seal::ObjectKeyring::new(RepoId([1; 16]), &[2; 32]);
+        let pack = pack.finish(&ring, &[]).unwrap();
+        let mut run = RunBuilder::default();
+        run.add_pack(pack.id, pack.bytes.len() as u64, &pack.blobs)
+            .unwrap();
+        let run = IndexRun::parse(run.finish(&[])).unwrap();
+        let found = run.find(&id).unwrap();
+        let (from, length) = (found.offset as usize, found.stored as usize);
+        let mut out = Vec::new();
+        let sealed = &pack.bytes[from..from + length];
+        codec
+            .open(&key, kind, &id, found.raw as usize, sealed, &mut out)
+            .unwrap();
+        assert!(out == raw);
+        raw.push(0);
+        let larger = codec.seal(&key, kind, &id, &raw, &mut out);
+        assert!(larger.is_err());
+        let mut blob = pack.blobs[0];
+        blob.stored += 1;
+        let mut run = RunBuilder::default();
+        assert!(run.add_pack(pack.id, 9, &[blob]).is_err() && run.is_empty());
     }
 
     proptest! {
@@ -314,7 +367,7 @@ mod tests {
         fn damaged_runs_are_refused_or_harmless(at: usize, value: u8, cut: usize) {
             let mut builder = RunBuilder::default();
             let blob = |n| PackBlob { kind: BlobKind::Page, id: id(n), offset: 0, stored: 9, raw: 9 };
-            builder.add_pack(PackId([1; 32]), 900, &[blob(1), blob(2), blob(3)]);
+            builder.add_pack(PackId([1; 32]), 900, &[blob(1), blob(2), blob(3)]).unwrap();
             let mut plain = builder.finish(&[]);
             prop_assert!(IndexRun::parse(plain[..cut % plain.len()].to_vec()).is_err());
             let at = at % plain.len();

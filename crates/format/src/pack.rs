@@ -11,7 +11,7 @@
 use backup_core::{ChunkId, PackId, SessionId};
 use sha2::{Digest, Sha256};
 
-use crate::seal::{BlobKind, MAX_RAW, ObjectKeyring, ObjectKind, SealError};
+use crate::seal::{BlobKind, MAX_RAW, MAX_SEALED, ObjectKeyring, ObjectKind, SealError};
 use crate::wire::{Put, Take, WireError};
 
 /// Length of the footer in bytes.
@@ -183,11 +183,23 @@ impl PackBuilder {
     }
 }
 
+/// What a footer says.
+struct Footer {
+    header: usize,
+    blobs: usize,
+    crc: u32,
+}
+
 /// Reads a footer (the last [`FOOTER`] bytes): the length of the sealed header before it.
 ///
 /// # Errors
 /// [`WireError`] when it is not the footer of a pack.
 pub fn header_length(footer: &[u8]) -> Result<usize, WireError> {
+    read_footer(footer).map(|footer| footer.header)
+}
+
+/// Nothing in a footer is passed over, so that what is not used yet can come to mean something.
+fn read_footer(footer: &[u8]) -> Result<Footer, WireError> {
     let mut take = Take::new(footer);
     if take.slice(8)? != MAGIC {
         return Err(WireError::Magic("pack: its end is missing or damaged"));
@@ -201,12 +213,20 @@ pub fn header_length(footer: &[u8]) -> Result<usize, WireError> {
             known: 1,
         });
     }
-    take.u16()?;
-    let length = take.u32()? as usize;
-    if length > MAX_PACK {
+    let zero = take.u16()?;
+    let footer = Footer {
+        header: take.u32()? as usize,
+        blobs: take.u32()? as usize,
+        crc: take.u32()?,
+    };
+    if zero != 0 || take.u64()? != 0 {
+        return Err(WireError::Range("a zero of a pack's footer"));
+    }
+    take.end()?;
+    if footer.header > ObjectKind::PackHeader.max_sealed() {
         return Err(WireError::Range("a pack header's length"));
     }
-    Ok(length)
+    Ok(footer)
 }
 
 /// Reads the end of a pack: sealed header and footer, and nothing before.
@@ -216,16 +236,21 @@ pub fn header_length(footer: &[u8]) -> Result<usize, WireError> {
 pub fn read_tail(ring: &ObjectKeyring, tail: &[u8]) -> Result<PackHeader, SealError> {
     let split = tail.len().checked_sub(FOOTER).ok_or(WireError::Short)?;
     let (header, footer) = tail.split_at(split);
-    let length = header_length(footer)?;
-    let start = header.len().checked_sub(length).ok_or(WireError::Short)?;
-    let plain = ring.open(ObjectKind::PackHeader, &header[start..])?;
+    let footer = read_footer(footer)?;
+    let start = header.len().checked_sub(footer.header);
+    let header = start.and_then(|start| header.get(start..));
+    let header = header.ok_or(WireError::Short)?;
+    if crc32(header) != footer.crc {
+        return Err(WireError::Range("the check sum of a pack's header").into());
+    }
+    let plain = ring.open(ObjectKind::PackHeader, header)?;
     let mut take = Take::new(&plain);
     if take.u8()? != 1 {
         return Err(WireError::Range("a pack header's version").into());
     }
     let sessions = take_wraps(&mut take)?;
     let count = take.count(35)?;
-    if count > MAX_BLOBS {
+    if count > MAX_BLOBS || count != footer.blobs {
         return Err(WireError::Range("the number of blobs in a pack").into());
     }
     let mut blobs = Vec::with_capacity(count);
@@ -235,8 +260,8 @@ pub fn read_tail(ring: &ObjectKeyring, tail: &[u8]) -> Result<PackHeader, SealEr
         let id = ChunkId(take.array()?);
         let stored = u32::try_from(take.varint()?).map_err(|_| WireError::Range("a length"))?;
         let raw = u32::try_from(take.varint()?).map_err(|_| WireError::Range("a length"))?;
-        if raw as usize > MAX_RAW {
-            return Err(WireError::Range("the raw length of a blob").into());
+        if raw as usize > MAX_RAW || stored as usize > MAX_SEALED {
+            return Err(WireError::Range("the length of a blob").into());
         }
         blobs.push(PackBlob {
             kind,
@@ -245,9 +270,11 @@ pub fn read_tail(ring: &ObjectKeyring, tail: &[u8]) -> Result<PackHeader, SealEr
             stored,
             raw,
         });
-        offset = offset
-            .checked_add(stored)
-            .ok_or(WireError::Range("an offset in a pack"))?;
+        // Both are below 2^30.
+        offset += stored;
+        if offset as usize > MAX_PACK {
+            return Err(WireError::Range("an offset in a pack").into());
+        }
     }
     take.end()?;
     Ok(PackHeader { sessions, blobs })
@@ -315,6 +342,18 @@ mod tests {
         assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
     }
 
+    #[test]
+    fn every_bit_of_a_footer_counts() {
+        let pack = pack(5);
+        assert!(read_tail(&ring(), &pack.bytes).is_ok());
+        for bit in 0..FOOTER * 8 {
+            let mut bytes = pack.bytes.clone();
+            let at = bytes.len() - FOOTER + bit / 8;
+            bytes[at] ^= 1 << (bit % 8);
+            assert!(read_tail(&ring(), &bytes).is_err(), "bit {bit}");
+        }
+    }
+
     proptest! {
         #[test]
         fn a_damaged_end_is_found_and_never_panics(at in 0usize..2000, bit in 0u8..8, cut in 0usize..2000) {
@@ -324,9 +363,7 @@ mod tests {
             let mut bytes = tail.to_vec();
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
-            // The check sum and the padding of the footer are not needed to read the header.
-            let matters = at < bytes.len() - 16 && !(bytes.len() - 22..bytes.len() - 20).contains(&at);
-            prop_assert_eq!(read_tail(&ring(), &bytes).is_err(), matters);
+            prop_assert!(read_tail(&ring(), &bytes).is_err(), "byte {at} of {}", bytes.len());
             prop_assert!(read_tail(&ring(), &tail[..cut % tail.len()]).is_err());
         }
 
@@ -343,11 +380,13 @@ mod tests {
             plain.iter_mut().skip(at).zip(&noise).for_each(|(byte, noise)| *byte = *noise);
             for plain in [plain, [&[1], &noise[..]].concat(), noise] {
                 let mut tail = ring().seal(ObjectKind::PackHeader, &plain).unwrap();
-                let length = tail.len() as u32;
+                let (length, crc) = (tail.len() as u32, crc32(&tail));
                 tail.extend_from_slice(MAGIC);
                 tail.extend_from_slice(&[1, 0, 0, 0]);
-                tail.extend_from_slice(&length.to_le_bytes());
-                tail.extend_from_slice(&[0; FOOTER - 16]);
+                for number in [length, 5, crc] {
+                    tail.extend_from_slice(&number.to_le_bytes());
+                }
+                tail.extend_from_slice(&[0; 8]);
                 if let Ok(read) = read_tail(&ring(), &tail) {
                     prop_assert!(read.blobs.iter().all(|blob| blob.raw as usize <= MAX_RAW));
                     prop_assert!(read.blobs.is_sorted_by_key(|blob| blob.offset));

@@ -10,6 +10,8 @@
 //! snapshot, and a change touches the pages on its way to the root only. Listing one folder of a
 //! large snapshot reads a few pages.
 
+use std::cmp::Ordering;
+
 use backup_core::ChunkId;
 
 use crate::wire::{Put, Take, WireError};
@@ -18,6 +20,8 @@ use crate::wire::{Put, Take, WireError};
 pub const MAX_HEIGHT: u8 = 12;
 /// A page ends at the latest at so many bytes (a single larger entry has a page of its own).
 const MAX: usize = 64 << 10;
+/// Longest key: a path, with room for what stands in front of it.
+const MAX_KEY: usize = backup_core::EntryPath::MAX_BYTES + 16;
 
 /// Wanted bytes of a page before compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -213,11 +217,19 @@ fn read_child(value: &[u8]) -> Result<(ChunkId, u64), WireError> {
     Ok((id, below))
 }
 
-/// A page, read.
+/// A page, read. Its entries are taken from its bytes one after the other: keys that share a long
+/// prefix would otherwise take many times the room of the page.
 #[derive(Debug, Clone)]
 pub struct Page {
     level: u8,
-    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    bytes: Vec<u8>,
+    /// Where the entries begin.
+    start: usize,
+    count: usize,
+    first: Vec<u8>,
+    last: Vec<u8>,
+    /// Entries of the tree in it and below it.
+    below: u64,
 }
 
 impl Page {
@@ -231,40 +243,157 @@ impl Page {
             return Err(WireError::Range("the level of a page"));
         }
         let count = take.count(3)?;
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(count);
-        for _ in 0..count {
-            let shared = usize::try_from(take.varint()?).unwrap_or(usize::MAX);
-            let suffix = take.bytes()?;
-            let last = entries.last().map_or(&[][..], |(key, _)| key);
-            let head = last
-                .get(..shared)
+        if count == 0 {
+            return Err(WireError::Range("the entries of a page"));
+        }
+        let start = bytes.len() - take.left();
+        let (mut first, mut last, mut below) = (Vec::new(), Vec::new(), 0u64);
+        for number in 0..count {
+            let entry = Stored::take(&mut take)?;
+            let after = last
+                .get(entry.shared..)
                 .ok_or(WireError::Range("a shared length of a page"))?;
-            // Prefixes could make a small page grow without bound.
-            if head.len() + suffix.len() > backup_core::EntryPath::MAX_BYTES + 16 {
-                return Err(WireError::Range("the length of a key"));
-            }
-            let key = [head, suffix].concat();
-            if !entries.is_empty() && key.as_slice() <= last {
+            // What both share is equal, so the rest decides.
+            if number > 0 && entry.suffix <= after {
                 return Err(WireError::Range("the order of a page"));
             }
-            let value = take.bytes()?;
-            if level > 0 {
-                let _ = read_child(value)?;
+            if entry.shared + entry.suffix.len() > MAX_KEY {
+                return Err(WireError::Range("the length of a key"));
             }
-            entries.push((key, value.to_vec()));
+            last.truncate(entry.shared);
+            last.extend_from_slice(entry.suffix);
+            if number == 0 {
+                first.clone_from(&last);
+            }
+            let entries = match level {
+                0 => 1,
+                _ => read_child(entry.value)?.1,
+            };
+            below = below
+                .checked_add(entries)
+                .ok_or(WireError::Range("the entries below a page"))?;
         }
         take.end()?;
-        Ok(Self { level, entries })
+        Ok(Self {
+            level,
+            bytes: bytes.to_vec(),
+            start,
+            count,
+            first,
+            last,
+            below,
+        })
+    }
+
+    /// The number of the first entry whose key is at least `from`, and whether it is just that.
+    fn find(&self, from: &[u8]) -> Result<(usize, bool), WireError> {
+        let mut take = Take::new(self.bytes.get(self.start..).unwrap_or_default());
+        // How many bytes the key before, which is less, has in common with `from`.
+        let mut common = 0;
+        for number in 0..self.count {
+            let entry = Stored::take(&mut take)?;
+            // A key that has more in common with the one before is less for the same reason.
+            if entry.shared > common {
+                continue;
+            }
+            let rest = from.get(entry.shared..).unwrap_or_default();
+            match entry.suffix.cmp(rest) {
+                Ordering::Less => {
+                    let pairs = entry.suffix.iter().zip(rest);
+                    common = entry.shared + pairs.take_while(|(a, b)| a == b).count();
+                }
+                order => return Ok((number, order == Ordering::Equal)),
+            }
+        }
+        Ok((self.count, false))
+    }
+}
+
+/// An entry as it stands in a page.
+struct Stored<'a> {
+    shared: usize,
+    suffix: &'a [u8],
+    value: &'a [u8],
+}
+
+impl<'a> Stored<'a> {
+    fn take(take: &mut Take<'a>) -> Result<Self, WireError> {
+        Ok(Self {
+            shared: usize::try_from(take.varint()?).unwrap_or(usize::MAX),
+            suffix: take.bytes()?,
+            value: take.bytes()?,
+        })
+    }
+}
+
+/// A page of a walk, and how far it has come.
+#[derive(Debug)]
+struct Open {
+    page: Page,
+    at: usize,
+    left: usize,
+    /// The key of the entry before.
+    key: Vec<u8>,
+}
+
+impl Open {
+    /// A page whose next entry is number `number`.
+    fn at(page: Page, number: usize) -> Result<Self, WireError> {
+        let mut open = Self {
+            at: page.start,
+            left: page.count,
+            key: Vec::new(),
+            page,
+        };
+        for _ in 0..number {
+            open.next()?;
+        }
+        Ok(open)
+    }
+
+    /// The value of the next entry; its key is then [`Open::key`].
+    fn next(&mut self) -> Result<Option<&[u8]>, WireError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        let mut take = Take::new(self.page.bytes.get(self.at..).unwrap_or_default());
+        let entry = Stored::take(&mut take)?;
+        self.key.truncate(entry.shared);
+        self.key.extend_from_slice(entry.suffix);
+        self.at = self.page.bytes.len() - take.left();
+        self.left -= 1;
+        Ok(Some(entry.value))
+    }
+
+    /// The key of the next entry.
+    fn next_key(&self) -> Option<Vec<u8>> {
+        let mut take = Take::new(self.page.bytes.get(self.at..)?);
+        let entry = Stored::take(&mut take).ok().filter(|_| self.left > 0)?;
+        Some([self.key.get(..entry.shared)?, entry.suffix].concat())
     }
 }
 
 /// Walks a tree in order of key from any key on. It does no I/O: it says which page it needs.
+///
+/// A page must be what the page above says of it: its first key, its keys before the next page's,
+/// the number of entries in it and below it. So a walk is not longer than its tree claims to be, and
+/// a page that is named twice is found out.
 #[derive(Debug)]
 pub struct TreeCursor {
     from: Vec<u8>,
-    // The pages from the root down, each with the number of its next entry.
-    stack: Vec<(Page, usize)>,
-    wanted: Option<(ChunkId, u8)>,
+    // The pages from the root down.
+    stack: Vec<Open>,
+    wanted: Option<Wanted>,
+}
+
+/// A page that is needed, and what must be true of it.
+#[derive(Debug)]
+struct Wanted {
+    id: ChunkId,
+    level: u8,
+    entries: u64,
+    /// Its first key; of the root nothing is known.
+    first: Option<Vec<u8>>,
 }
 
 /// What a page that cannot be read held, as the pages above it say.
@@ -299,36 +428,44 @@ impl TreeCursor {
         Self {
             from: from.to_vec(),
             stack: Vec::new(),
-            wanted: Some((root.id, root.height)),
+            wanted: Some(Wanted {
+                id: root.id,
+                level: root.height,
+                entries: root.entries,
+                first: None,
+            }),
         }
     }
 
     /// Hands over the page that was needed.
     ///
     /// # Errors
-    /// [`WireError`] when it is not a page of the right level, or none was needed. The page is then
-    /// still needed: see [`TreeCursor::pass_over`].
+    /// [`WireError`] when it is not a page of the right level with the right keys, or none was
+    /// needed. The page is then still needed: see [`TreeCursor::pass_over`].
     pub fn supply(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        let (_, level) = self
+        let wanted = self
             .wanted
+            .as_ref()
             .ok_or(WireError::Decode("a page nobody asked for"))?;
-        let page = Page::parse(bytes, level)?;
-        self.wanted = None;
-        let at = page
-            .entries
-            .partition_point(|(key, _)| key.as_slice() < self.from.as_slice());
-        let at = if level == 0
-            || page
-                .entries
-                .get(at)
-                .is_some_and(|(key, _)| *key == self.from)
-        {
+        let page = Page::parse(bytes, wanted.level)?;
+        if page.below != wanted.entries {
+            return Err(WireError::Range("the number of entries below a page"));
+        }
+        if wanted.first.as_ref().is_some_and(|key| *key != page.first) {
+            return Err(WireError::Range("the first key of a page"));
+        }
+        if self.next_key().is_some_and(|next| page.last >= next) {
+            return Err(WireError::Range("the last key of a page"));
+        }
+        let (at, is_there) = page.find(&self.from)?;
+        let at = if page.level == 0 || is_there {
             at
         } else {
             // The key may lie below the child before.
             at.saturating_sub(1)
         };
-        self.stack.push((page, at));
+        self.stack.push(Open::at(page, at)?);
+        self.wanted = None;
         Ok(())
     }
 
@@ -337,45 +474,50 @@ impl TreeCursor {
     /// # Errors
     /// [`WireError`] when an inner page is malformed.
     pub fn step(&mut self) -> Result<Step, WireError> {
-        if let Some((id, _)) = self.wanted {
-            return Ok(Step::Need(id));
+        if let Some(wanted) = &self.wanted {
+            return Ok(Step::Need(wanted.id));
         }
-        while let Some((page, next)) = self.stack.last_mut() {
-            let Some((key, value)) = page.entries.get_mut(*next) else {
+        while let Some(open) = self.stack.last_mut() {
+            let level = open.page.level;
+            let Some(value) = open.next()? else {
                 self.stack.pop();
                 continue;
             };
-            *next += 1;
-            if page.level == 0 {
-                return Ok(Step::Entry(std::mem::take(key), std::mem::take(value)));
+            if level == 0 {
+                let value = value.to_vec();
+                return Ok(Step::Entry(open.key.clone(), value));
             }
-            let (id, _) = read_child(value)?;
-            self.wanted = Some((id, page.level - 1));
+            let (id, entries) = read_child(value)?;
+            self.wanted = Some(Wanted {
+                id,
+                level: level - 1,
+                entries,
+                first: Some(open.key.clone()),
+            });
             return Ok(Step::Need(id));
         }
         Ok(Step::End)
     }
 
+    /// The first key behind the page that is needed.
+    fn next_key(&self) -> Option<Vec<u8>> {
+        self.stack.iter().rev().find_map(Open::next_key)
+    }
+
     /// Goes on behind the page that is needed, which cannot be had; says what is lost with it.
     /// `None`: it is the root, and nothing comes behind it.
     pub fn pass_over(&mut self) -> Option<Gap> {
+        let to = self.next_key();
         // What the page held is told by its entry in the page above.
-        let (above, next) = self.stack.last()?;
-        let (from, value) = above.entries.get(next.checked_sub(1)?)?;
-        let (page, entries) = read_child(value).ok()?;
-        let to = self
-            .stack
-            .iter()
-            .rev()
-            .find_map(|(page, next)| page.entries.get(*next));
-        let gap = Gap {
-            page,
-            from: from.clone(),
-            to: to.map(|(key, _)| key.clone()),
+        let Wanted {
+            id, entries, first, ..
+        } = self.wanted.take_if(|wanted| wanted.first.is_some())?;
+        Some(Gap {
+            page: id,
+            from: first?,
+            to,
             entries,
-        };
-        self.wanted = None;
-        Some(gap)
+        })
     }
 
     /// Passes over everything below keys that begin with `prefix` and a NUL byte: the rest of a
@@ -383,10 +525,8 @@ impl TreeCursor {
     pub fn skip_below(&mut self, root: &TreeRoot, prefix: &[u8]) {
         // Behind every key `prefix ‖ 0 ‖ …` and before `prefix ‖ 1`.
         let from = [prefix, &[1]].concat();
-        let inside = self.stack.last().is_some_and(|(page, next)| {
-            page.entries.get(*next).is_some_and(|(key, _)| *key >= from)
-        });
-        if !inside {
+        let next = self.stack.last().and_then(Open::next_key);
+        if next.is_none_or(|key| key < from) {
             *self = Self::new(root, &from);
         }
     }
@@ -545,6 +685,104 @@ mod tests {
         assert!(cursor.supply(b"no page").is_err());
         assert_eq!(cursor.pass_over(), None);
         assert_eq!(cursor.step().unwrap(), Step::Need(root.id));
+    }
+
+    /// A page of keys that share a long prefix.
+    fn deep(entries: u32) -> Vec<u8> {
+        let mut page = vec![0];
+        page.put_varint(u64::from(entries));
+        let prefix = vec![b'x'; 65_000];
+        for number in 0..entries {
+            let shared = if number == 0 { 0 } else { prefix.len() };
+            page.put_varint(shared as u64);
+            let key = [&prefix[shared..], &number.to_be_bytes()].concat();
+            page.put_bytes(&key);
+            page.put_bytes(&[]);
+        }
+        page
+    }
+
+    #[test]
+    fn shared_prefixes_take_no_more_room_than_the_page() {
+        let page = deep(5_000);
+        let (id, height, entries) = (ChunkId([0; 32]), 0, 5_000);
+        let root = TreeRoot {
+            id,
+            height,
+            entries,
+        };
+        let from = [&vec![b'x'; 65_000][..], &4_000u32.to_be_bytes()].concat();
+        let mut cursor = TreeCursor::new(&root, &from);
+        assert_eq!(cursor.step().unwrap(), Step::Need(id));
+        cursor.supply(&page).unwrap();
+        let [open] = &cursor.stack[..] else {
+            panic!("one page")
+        };
+        let held = [
+            &open.page.bytes,
+            &open.page.first,
+            &open.page.last,
+            &open.key,
+        ];
+        let held: usize = held.into_iter().map(Vec::capacity).sum();
+        assert!(
+            held <= 2 * page.len() + 4 * MAX_KEY,
+            "{held} for {}",
+            page.len()
+        );
+        let mut walked = 0;
+        while let Step::Entry(key, _) = cursor.step().unwrap() {
+            assert_eq!(key.len(), 65_004);
+            walked += 1;
+        }
+        assert_eq!(walked, 1_000);
+    }
+
+    /// An inner page of these children.
+    fn inner(level: u8, children: &[(&[u8], ChunkId, u64)]) -> Vec<u8> {
+        let mut open = OpenPage::default();
+        for (key, id, below) in children {
+            open.push(key, &child(*id, *below), *below);
+        }
+        open.finish(level).0
+    }
+
+    #[test]
+    fn a_page_is_what_the_page_above_says_of_it() {
+        let leaf = |keys: [&[u8]; 2]| {
+            let mut open = OpenPage::default();
+            keys.iter().for_each(|key| open.push(key, &[], 1));
+            open.finish(0).0
+        };
+        let (page, id) = (leaf([b"b", b"d"]), ChunkId([1; 32]));
+        let other = ChunkId([2; 32]);
+        let supplied = |children: &[(&[u8], ChunkId, u64)], entries| {
+            let (id, height) = (ChunkId([0; 32]), 1);
+            let root = TreeRoot {
+                id,
+                height,
+                entries,
+            };
+            let mut cursor = TreeCursor::new(&root, b"");
+            cursor.supply(&inner(1, children))?;
+            cursor.step().unwrap();
+            cursor.supply(&page)
+        };
+        supplied(&[(b"b", id, 2)], 2).unwrap();
+        supplied(&[(b"b", id, 2), (b"e", other, 1)], 3).unwrap();
+        let wrong: [(&[(&[u8], ChunkId, u64)], u64, &str); 4] = [
+            (&[(b"a", id, 2)], 2, "the first key of a page"),
+            (&[(b"b", id, 3)], 3, "the number of entries below a page"),
+            (&[(b"b", id, 2)], 3, "the number of entries below a page"),
+            (
+                &[(b"b", id, 2), (b"d", other, 1)],
+                3,
+                "the last key of a page",
+            ),
+        ];
+        for (children, entries, why) in wrong {
+            assert_eq!(supplied(children, entries), Err(WireError::Range(why)));
+        }
     }
 
     #[test]

@@ -17,8 +17,42 @@ pub struct PackUse {
     pub pack: PackId,
     /// How many slots it has.
     pub slots: u32,
+    /// Which are used; `None`: all. It stays a bitmap, since a list would be many times as long.
+    bitmap: Option<Vec<u8>>,
+}
+
+impl PackUse {
+    /// A use of these slots of a pack; those that it does not have are passed over.
+    #[must_use]
+    pub fn new(pack: PackId, slots: u32, used: impl IntoIterator<Item = u32>) -> Self {
+        let mut bitmap = vec![0; slots.div_ceil(8) as usize];
+        for slot in used.into_iter().filter(|slot| *slot < slots) {
+            if let Some(byte) = bitmap.get_mut((slot / 8) as usize) {
+                *byte |= 1 << (slot % 8);
+            }
+        }
+        Self::of_bitmap(pack, slots, bitmap)
+    }
+
+    fn of_bitmap(pack: PackId, slots: u32, bitmap: Vec<u8>) -> Self {
+        let used: u32 = bitmap.iter().map(|byte| byte.count_ones()).sum();
+        Self {
+            pack,
+            slots,
+            bitmap: (used != slots).then_some(bitmap),
+        }
+    }
+
     /// The slots that are used, ascending.
-    pub used: Vec<u32>,
+    pub fn used(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.slots).filter(|slot| match &self.bitmap {
+            None => true,
+            Some(bitmap) => {
+                let byte = bitmap.get((slot / 8) as usize);
+                byte.is_some_and(|byte| byte >> (slot % 8) & 1 == 1)
+            }
+        })
+    }
 }
 
 /// The slots that a snapshot uses.
@@ -40,15 +74,12 @@ impl Refs {
         for pack in &self.packs {
             out.extend_from_slice(&pack.pack.0);
             out.put_varint(u64::from(pack.slots));
-            if pack.used.len() == pack.slots as usize {
-                out.push(0);
-                continue;
-            }
-            out.push(1);
-            let start = out.len();
-            out.resize(start + pack.slots.div_ceil(8) as usize, 0);
-            for slot in pack.used.iter().filter(|slot| **slot < pack.slots) {
-                out[start + (slot / 8) as usize] |= 1 << (slot % 8);
+            match &pack.bitmap {
+                None => out.push(0),
+                Some(bitmap) => {
+                    out.push(1);
+                    out.extend_from_slice(bitmap);
+                }
             }
         }
         out
@@ -81,16 +112,23 @@ impl Refs {
             if slots as usize > MAX_BLOBS {
                 return Err(WireError::Range("the slots of a pack"));
             }
-            let used = match take.u8()? {
-                0 => (0..slots).collect(),
+            packs.push(match take.u8()? {
+                0 => PackUse {
+                    pack,
+                    slots,
+                    bitmap: None,
+                },
                 1 => {
                     let bitmap = take.slice(slots.div_ceil(8) as usize)?;
-                    let is_set = |slot: &u32| bitmap[(slot / 8) as usize] >> (slot % 8) & 1 == 1;
-                    (0..slots).filter(is_set).collect()
+                    let in_last = (slots + 7) % 8 + 1;
+                    let last = bitmap.last().copied().map_or(0, u32::from);
+                    if last >> in_last != 0 {
+                        return Err(WireError::Range("a bit behind the slots of a pack"));
+                    }
+                    PackUse::of_bitmap(pack, slots, bitmap.to_vec())
                 }
                 _ => return Err(WireError::Range("a kind of pack use")),
-            };
-            packs.push(PackUse { pack, slots, used });
+            });
         }
         take.end()?;
         Ok(Self { snapshot, packs })
@@ -103,14 +141,48 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn a_use_of_all_slots_takes_no_room() {
+        let mut plain = vec![1];
+        plain.extend_from_slice(&[7; 16]);
+        plain.put_varint(1000);
+        for number in 0..1000u16 {
+            plain.extend_from_slice(&[0; 30]);
+            plain.extend_from_slice(&number.to_be_bytes());
+            plain.put_varint(MAX_BLOBS as u64);
+            plain.push(0);
+        }
+        let refs = Refs::decode(&plain).unwrap();
+        let bitmaps = refs.packs.iter().flat_map(|pack| &pack.bitmap);
+        let held: usize = bitmaps.map(Vec::capacity).sum();
+        assert!(held + refs.packs.capacity() * size_of::<PackUse>() <= 4 * plain.len());
+        assert_eq!(refs.packs[3].used().count(), MAX_BLOBS);
+    }
+
+    #[test]
+    fn bits_behind_the_last_slot_are_refused() {
+        let refs = |slots, used| Refs {
+            snapshot: SnapshotId(9),
+            packs: vec![PackUse::new(PackId([1; 32]), slots, used)],
+        };
+        for slots in 1..=16 {
+            let mut plain = refs(slots, []).encode();
+            assert!(Refs::decode(&plain).is_ok());
+            *plain.last_mut().unwrap() |= 0x80;
+            assert_eq!(Refs::decode(&plain).is_ok(), slots % 8 == 0, "{slots}");
+        }
+    }
+
     proptest! {
         #[test]
         fn refs_round_trip(uses in prop::collection::btree_map(any::<[u8; 32]>(), (1u32..200, any::<u64>()), 0..10)) {
-            let packs = uses.into_iter().map(|(pack, (slots, seed))| PackUse {
-                pack: PackId(pack),
-                slots,
-                used: (0..slots).filter(|slot| seed >> (slot % 64) & 1 == 1).collect(),
+            let used = |slots: u32, seed: u64| (0..slots).filter(move |slot| seed >> (slot % 64) & 1 == 1);
+            let packs: Vec<_> = uses.iter().map(|(pack, (slots, seed))| {
+                PackUse::new(PackId(*pack), *slots, used(*slots, *seed))
             }).collect();
+            for (pack, (slots, seed)) in packs.iter().zip(uses.values()) {
+                prop_assert!(pack.used().eq(used(*slots, *seed)));
+            }
             let refs = Refs { snapshot: SnapshotId(9), packs };
             prop_assert_eq!(Refs::decode(&refs.encode()).unwrap(), refs);
         }

@@ -25,11 +25,13 @@ use crate::wire::{Take, WireError};
 
 /// Bytes that sealing adds to the body of a blob.
 pub const BLOB_OVERHEAD: usize = 16 + 12 + 1 + 16;
-/// Largest raw length of a blob, in bytes.
-pub const MAX_RAW: usize = (1 << 24) - 1;
+/// Largest sealed length of a blob, in bytes: the index has 24 bits for it.
+pub const MAX_SEALED: usize = (1 << 24) - 1;
+/// Largest raw length of a blob, in bytes: what cannot be compressed grows when it is sealed.
+pub const MAX_RAW: usize = MAX_SEALED - BLOB_OVERHEAD;
 /// Bytes that sealing adds to an object beside the packs.
 pub const OBJECT_OVERHEAD: usize = OBJECT_HEADER + 12 + TAG;
-/// Largest raw length of an object beside the packs, in bytes.
+/// Largest raw length of any object beside the packs, in bytes; see [`ObjectKind::max_raw`].
 pub const MAX_OBJECT: usize = 256 << 20;
 
 /// The zstd level that is used unless another is asked for.
@@ -98,6 +100,26 @@ pub enum ObjectKind {
     PackHeader = 7,
 }
 
+impl ObjectKind {
+    /// Largest raw length in bytes. Nothing longer is sealed, and nothing longer is read.
+    #[must_use]
+    pub const fn max_raw(self) -> usize {
+        match self {
+            Self::Session => 32 << 10,
+            Self::Ledger => 64 << 10,
+            Self::PackHeader => 16 << 20,
+            Self::Snapshot => 64 << 20,
+            Self::IndexRun | Self::Refs | Self::Cache => MAX_OBJECT,
+        }
+    }
+
+    /// Largest sealed length in bytes.
+    #[must_use]
+    pub const fn max_sealed(self) -> usize {
+        self.max_raw() + OBJECT_OVERHEAD
+    }
+}
+
 /// Why something could not be sealed or opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
@@ -116,7 +138,7 @@ pub enum SealError {
     #[error("it could not be compressed: {0}")]
     Compress(String),
     /// It is too large to be sealed.
-    #[error("{0} bytes are too many for one blob")]
+    #[error("{0} bytes are too many for one blob or object")]
     TooLarge(usize),
     /// What was sealed does not open to what was given: the memory or processor is not to be
     /// trusted.
@@ -429,7 +451,7 @@ impl ObjectKeyring {
     /// # Errors
     /// [`SealError`].
     pub fn seal(&self, kind: ObjectKind, plain: &[u8]) -> Result<Vec<u8>, SealError> {
-        if plain.len() > MAX_OBJECT {
+        if plain.len() > kind.max_raw() {
             return Err(SealError::TooLarge(plain.len()));
         }
         let packed = zstd::bulk::compress(plain, 3)
@@ -480,9 +502,11 @@ impl ObjectKeyring {
             .into());
         }
         let flags = head.u8()?;
-        head.u8()?;
+        if head.u8()? != 0 {
+            return Err(WireError::Range("the eighth byte of an object").into());
+        }
         let raw_len = head.u32()? as usize;
-        if raw_len > MAX_OBJECT {
+        if raw_len > kind.max_raw() {
             return Err(SealError::TooLarge(raw_len));
         }
         let mut body = take.slice(take.left())?.to_vec();
@@ -570,6 +594,44 @@ mod tests {
             prop_assert!(ring.open(ObjectKind::Refs, &bytes).is_err());
             prop_assert!(ring.open(ObjectKind::Refs, &bytes[..at]).is_err());
         }
+    }
+
+    #[test]
+    fn an_object_with_an_unknown_eighth_byte_is_refused() {
+        let ring = ObjectKeyring::new(REPO, &[3; 32]);
+        for (eighth, is_known) in [(0, true), (1, false), (0x80, false)] {
+            let mut sealed = [&b"BKSY"[..], &[ObjectKind::Refs as u8, 1, 0, eighth]].concat();
+            sealed.extend_from_slice(&5u32.to_le_bytes());
+            let (aad, nonce, mut body) = (ring.aad(&sealed), [6u8; 12], b"plain".to_vec());
+            let cipher = ring.cipher(ObjectKind::Refs).unwrap();
+            cipher
+                .seal_in_place_append_tag(
+                    Nonce::assume_unique_for_key(nonce),
+                    Aad::from(aad),
+                    &mut body,
+                )
+                .unwrap();
+            sealed.extend_from_slice(&nonce);
+            sealed.extend_from_slice(&body);
+            let opened = ring.open(ObjectKind::Refs, &sealed);
+            assert_eq!(opened.is_ok(), is_known, "{eighth}: {opened:?}");
+        }
+    }
+
+    #[test]
+    fn no_object_is_larger_than_its_kind_allows() {
+        let ring = ObjectKeyring::new(REPO, &[3; 32]);
+        for kind in [ObjectKind::Session, ObjectKind::Ledger] {
+            let longest = vec![0; kind.max_raw()];
+            let sealed = ring.seal(kind, &longest).unwrap();
+            assert!(ring.open(kind, &sealed).is_ok());
+            assert!(ring.seal(kind, &[&longest[..], &[0]].concat()).is_err());
+        }
+        // Refused by its header, before anything is made room for.
+        let mut sealed = ring.seal(ObjectKind::Ledger, &[0; 1000]).unwrap();
+        sealed[8..12].copy_from_slice(&(1u32 << 24).to_le_bytes());
+        let opened = ring.open(ObjectKind::Ledger, &sealed);
+        assert_eq!(opened, Err(SealError::TooLarge(1 << 24)));
     }
 
     /// A blob with this plaintext, codec byte and all, as whoever has the key can make it.

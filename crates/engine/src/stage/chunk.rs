@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use backup_core::{Body, Entry, EntryKind, Finding, OpContext};
 use backup_format::chunk::CutKeys;
-use backup_format::extent::{Content, Extent, Extents};
+use backup_format::extent::{Content, Extent, Extents, MAX_EXTENTS};
 use backup_format::lineage::LineageHead;
 use backup_format::record::Record;
 use backup_format::wire::Take;
@@ -267,10 +267,12 @@ impl Decider<'_> {
         };
         let extents = match &record.content {
             Content::Inline(extents) => extents.clone(),
-            Content::Spilled(_) => match Extents::decode(&mut Take::new(&known.extents)) {
-                Ok(extents) => extents,
-                Err(_) => return false,
-            },
+            Content::Spilled(_) => {
+                match Extents::decode_within(&mut Take::new(&known.extents), MAX_EXTENTS) {
+                    Ok(extents) => extents,
+                    Err(_) => return false,
+                }
+            }
         };
         let index = self.store.index();
         let mut mark = |id: &backup_core::ChunkId| self.usage.mark(index, id);

@@ -391,7 +391,9 @@ impl Shared {
             if builder.len() + pack.blobs.len() > MAX_ENTRIES {
                 write(std::mem::take(&mut builder))?;
             }
-            builder.add_pack(pack.id, pack.size, &pack.blobs);
+            builder
+                .add_pack(pack.id, pack.size, &pack.blobs)
+                .map_err(|error| EngineError::Invalid(error.to_string()))?;
         }
         if !builder.is_empty() {
             write(builder)?;

@@ -286,7 +286,7 @@ impl<'a> Contents<'a> {
             }
             let key = name(layout::pack(pack.id, pack.facts.is_meta))
                 .map_err(|error| (FindingKind::Unreadable, error.to_string()))?;
-            let got = self.repo.sink().get(self.cx, &key, ByteRange::Full);
+            let got = self.repo.sink().get(self.cx, &key, pack.facts.whole());
             let got = self.handle.block_on(got).map_err(|error| {
                 let kind = match error.kind {
                     ErrorKind::NotFound => FindingKind::Missing,

@@ -10,8 +10,8 @@
 use std::collections::{HashMap, HashSet};
 
 use backup_core::{
-    ByteRange, ChunkId, ErrorKind, Event, Finding, FindingKind, OpContext, PackId, Sample,
-    Severity, Stage, VerifyLevel, VerifyReport,
+    ChunkId, ErrorKind, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, Stage,
+    VerifyLevel, VerifyReport,
 };
 use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
@@ -25,7 +25,7 @@ use self::content::{Contents, Feeder, Known};
 use self::packs::PackPass;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts};
-use crate::repository::{Repository, SnapshotHead, name};
+use crate::repository::{Repository, SnapshotHead, get_within, name};
 use crate::stage::canonical;
 use crate::view::{Seen, SnapshotView, check_signatures};
 
@@ -155,13 +155,18 @@ impl Run<'_> {
         for head in heads {
             let key = name(layout::refs(head.meta.id))?;
             self.report.objects += 1;
-            let sealed = match self.repo.sink().get(self.cx, &key, ByteRange::Full).await {
+            let limit = ObjectKind::Refs.max_sealed();
+            let sealed = match get_within(self.cx, &**self.repo.sink(), &key, limit).await {
                 Ok(sealed) => sealed,
-                Err(error) if error.kind == ErrorKind::NotFound => {
+                Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
                     self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) if error.is_damage() => {
+                    self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
             let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
             let refs = opened

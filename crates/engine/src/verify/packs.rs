@@ -3,9 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 
-use backup_core::{
-    ByteRange, ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel,
-};
+use backup_core::{ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel};
 use backup_format::layout;
 use backup_format::pack::{FOOTER, PackBlob, header_length, read_tail};
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -135,7 +133,8 @@ impl PackPass<'_> {
             faults: Vec::new(),
         };
         let key = name(layout::pack(id, facts.is_meta))?;
-        let got = handle.block_on(self.repo.sink().get(self.cx, &key, ByteRange::Full));
+        let got = self.repo.sink().get(self.cx, &key, facts.whole());
+        let got = handle.block_on(got);
         let bytes = match got {
             Ok(bytes) => bytes,
             Err(error) => {

@@ -3,8 +3,8 @@
 
 use backup_core::{ErrorKind, Event, Finding, FindingKind, ObjectKey, Severity};
 use backup_format::layout;
-use backup_format::seal::{OBJECT_OVERHEAD, ObjectKind};
-use backup_format::session::{MAX_SESSION_BYTES, Session};
+use backup_format::seal::ObjectKind;
+use backup_format::session::Session;
 use futures::TryStreamExt;
 
 use super::Run;
@@ -20,7 +20,7 @@ impl Run<'_> {
             if layout::session_id(&key).is_none() {
                 continue;
             }
-            let limit = MAX_SESSION_BYTES + OBJECT_OVERHEAD;
+            let limit = ObjectKind::Session.max_sealed();
             let sealed = match get_within(self.cx, &**sink, &key, limit).await {
                 Ok(sealed) => sealed,
                 Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,

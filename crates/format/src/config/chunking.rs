@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::is_name;
 
-/// Largest chunk that a configuration may ask for: every reader must be able to hold some.
-const MAX_CHUNK: u32 = 64 << 20;
+/// Largest chunk that a configuration may ask for: a chunk is a blob.
+const MAX_CHUNK: u32 = crate::seal::MAX_RAW as u32;
 
 /// How streams of one kind are cut; all sizes in bytes. Writers of one repository must agree on
 /// it, or they would store the same data twice; readers need none of it.
@@ -17,7 +17,7 @@ pub struct ChunkProfile {
     pub chunk_min: u32,
     /// Size that chunks aim at.
     pub chunk_target: u32,
-    /// Largest chunk, at most 64 MiB.
+    /// Largest chunk, at most [`crate::seal::MAX_RAW`].
     pub chunk_max: u32,
     /// Smallest content-defined piece; 0, as the next two, where pieces are not content-defined.
     pub piece_min: u32,

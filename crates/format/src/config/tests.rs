@@ -164,7 +164,7 @@ fn what_could_not_be_read_back_is_not_written() {
         |config| config.chunking.reverse(),
         |config| config.chunking[0].name = "Has Spaces".into(),
         |config| config.chunking[0].chunk_min = 0,
-        |config| config.chunking[0].chunk_max = 65 << 20,
+        |config| config.chunking[0].chunk_max = crate::seal::MAX_RAW as u32 + 1,
         |config| config.chunking[0].piece_avg = 1,
         |config| config.chunking[1].page = 5000,
         |config| config.features.read = vec!["b".into(), "a".into()],
@@ -179,6 +179,9 @@ fn what_could_not_be_read_back_is_not_written() {
             "{config:?}"
         );
     }
+    let mut largest = sample();
+    largest.chunking[0].chunk_max = crate::seal::MAX_RAW as u32;
+    largest.seal(&keys).unwrap();
 }
 
 #[test]
@@ -226,5 +229,5 @@ proptest! {
 const CONFIG: &str = "424b5359434f4e46010000424242424242424242424242424242424242424242424242424242424242424280f7c4d506\
     00000000010101010207636f6e74656e7480802080804080808002801080408080040080800405706167657380802080\
     804080808002000000804080800401003e61676531746b386e75683063766a376535793978737a723630633368767170\
-    796b77716d63727179797a76396d6138393477686d773465736a6a677a673460a3716ce2513e322f8ae413da04d66c08\
-    bcdd68c2f532cb5b699a1c5d6bcb6f";
+    796b77716d63727179797a76396d6138393477686d773465736a6a677a673400c0825bc237d2046154c75f78cf6d7366\
+    8d120ae0fb972a1e4e0aead4b3e55a09";
