@@ -15,7 +15,7 @@ use backup_format::record::Record;
 use backup_format::refs::Refs;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind};
 use backup_format::session::Session;
-use backup_format::snapshot::{Inner, Outer, SnapshotObject, decode};
+use backup_format::snapshot::{Inner, Next, Outer, SnapshotObject, decode_part};
 use backup_format::wire::Take;
 use backup_integrity::canonical::ProvenEntry;
 use backup_integrity::digest::{parse_sum_line, write_sum_line};
@@ -194,10 +194,10 @@ pub fn lineage_layer(data: &[u8]) {
 /// A snapshot object and its parts.
 pub fn snapshot_object(data: &[u8]) {
     let _ = SnapshotObject::decode(data);
-    if let Ok(outer) = decode::<Outer>(data, "snapshot") {
+    if let Ok(outer) = decode_part::<Outer>(data) {
         let _ = outer.meta();
     }
-    if let Ok(inner) = decode::<Inner>(data, "snapshot") {
+    if let Ok(inner) = decode_part::<Inner>(data) {
         inner
             .components
             .iter()

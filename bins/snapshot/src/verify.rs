@@ -56,7 +56,6 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
             "bytes_read": report.bytes,
             "findings": report.findings.len(),
             "read_manifests": outcome.read_manifests,
-            "foreign_signatures": outcome.foreign,
             "share": share(args),
         }),
     )?;
@@ -74,12 +73,6 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     if !outcome.read_manifests {
         console
             .line("this key cannot read manifests: only the objects around them were checked")?;
-    }
-    if outcome.foreign > 0 {
-        console.line(format!(
-            "the signatures of {} hold, but this key cannot tell whether they are their hosts': compare `snapshot show` with a public key that you know",
-            text::plural(outcome.foreign, "snapshot", "snapshots"),
-        ))?;
     }
     if is_damaged {
         console.line(format!(

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backstay::core::{Location, Registry, Sink};
+use backstay::engine::known::Known;
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
 use backstay::format::config::Operation;
 
@@ -124,7 +125,7 @@ impl Console {
 
     /// The place of the repository as its key is named after it: one spelling for a folder, however
     /// it is reached.
-    fn place(&self) -> Outcome<String> {
+    pub(crate) fn place(&self) -> Outcome<String> {
         let location = self.location()?;
         if !matches!(location.scheme(), "file" | "local") {
             return Ok(location.to_string());
@@ -194,6 +195,7 @@ impl Console {
             }
         };
         let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
+        self.check_known(&repo)?;
         self.check_cache(cache.as_deref());
         Ok(repo)
     }
@@ -279,6 +281,7 @@ impl Console {
         let sink = self.sink(true)?;
         match prepared.create(&self.cx, sink, self.cache_folder()).await {
             Ok(repo) => {
+                self.remember(&Known::of(&repo)?)?;
                 self.check_cache(self.cache_folder().as_deref());
                 Ok(repo)
             }

@@ -111,7 +111,7 @@ impl From<KeyError> for Failure {
                 what,
                 "use another key of this repository; `snapshot key list` shows which there are",
             ),
-            KeyError::Newer { .. } => newer(what),
+            KeyError::Newer { .. } | KeyError::Needs { .. } => newer(what),
             KeyError::NoMemory { .. } => Self::new(
                 Exit::Failed,
                 what,
@@ -206,6 +206,9 @@ impl From<EngineError> for Failure {
                 Self::new(Exit::Damage, what, "`snapshot verify` tells what it hurts")
             }
             EngineError::Newer(_) => newer(what),
+            EngineError::Swapped { .. } => {
+                Self::new(Exit::Damage, what, "ask who looks after the repository")
+            }
             EngineError::NoSnapshot(spec) => Self::new(
                 Exit::Failed,
                 format!(

@@ -7,6 +7,7 @@ pub mod console;
 pub mod exit;
 pub mod extras;
 pub mod failure;
+mod known;
 mod memory;
 pub mod options;
 pub mod progress;

@@ -9,6 +9,8 @@ use backup_format::keys::KeyError;
 use backup_format::seal::SealError;
 use backup_format::wire::WireError;
 
+use crate::known::Known;
+
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,6 +35,14 @@ pub enum EngineError {
     /// There is one already.
     #[error("there is a repository at {0} already; nothing was changed")]
     RepositoryExists(String),
+    /// Another repository than before is at a place.
+    #[error("the repository at {place} is not the one that was there before: it is {found}")]
+    Swapped {
+        /// Where it is.
+        place: String,
+        /// What is there now.
+        found: Known,
+    },
     /// No key slot opens with what was given.
     #[error(
         "no key slot of the repository opens with this {credential}; is it the right one for {repository}?"

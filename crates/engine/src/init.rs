@@ -104,10 +104,10 @@ fn profile() -> ChunkProfile {
         chunk_min: narrow(sizes.chunks.min),
         chunk_target: narrow(sizes.chunks.target),
         chunk_max: narrow(sizes.chunks.max),
-        piece_min: 2 << 10,
-        piece_avg: 8 << 10,
-        piece_max: 64 << 10,
-        page: 8 << 10,
+        piece_min: narrow(sizes.pieces.content.min),
+        piece_avg: narrow(sizes.pieces.content.average),
+        piece_max: narrow(sizes.pieces.content.max),
+        page: sizes.pieces.page,
         bundle_limit: u32::try_from(sizes.bundle_limit).unwrap_or(u32::MAX),
     }
 }

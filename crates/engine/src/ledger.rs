@@ -98,7 +98,7 @@ pub(crate) async fn record_snapshot(
         let Ok(head) = repo.head(cx, *id, &key).await else {
             continue;
         };
-        if !matches!(check_signatures(repo, &head), Ok(true)) {
+        if check_signatures(repo, &head).is_err() {
             continue;
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));

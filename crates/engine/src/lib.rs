@@ -15,6 +15,7 @@ pub mod forget;
 pub mod hold;
 pub mod index_set;
 pub mod init;
+pub mod known;
 pub mod ledger;
 pub mod lineage;
 pub mod lost;

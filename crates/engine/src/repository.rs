@@ -13,7 +13,8 @@ use backup_core::{
     ByteRange, ChunkId, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, RepoId, SessionId,
     Sink, SnapshotId, SnapshotMeta,
 };
-use backup_format::chunk::{ChunkSizes, CutKeys};
+use backup_format::chunk::gear::PieceSizes;
+use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
 use backup_format::config::{Config, ConfigError, Operation, UnverifiedConfig};
 use backup_format::index::IndexRun;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
@@ -43,6 +44,8 @@ const LARGE_RUN: u64 = 16 << 20;
 pub struct Sizes {
     /// Chunks of streams and bundles.
     pub chunks: ChunkSizes,
+    /// The smallest pieces of streams.
+    pub pieces: BasePieces,
     /// Files up to this size in bytes are laid together in bundles.
     pub bundle_limit: u64,
     /// Streams from this size in bytes on have a lineage.
@@ -63,6 +66,7 @@ impl Default for Sizes {
                 target: 2 << 20,
                 max: 4 << 20,
             },
+            pieces: BasePieces::default(),
             bundle_limit: 256 << 10,
             lineage_from: 1 << 20,
             pages: PageSizes {
@@ -374,12 +378,25 @@ impl Repository {
         let Some(profile) = self.config.profile(PROFILE) else {
             return default;
         };
+        let mut pieces = default.pieces;
+        // 0: the profile says nothing of them.
+        if profile.piece_avg > 0 {
+            pieces.content = PieceSizes {
+                min: profile.piece_min as usize,
+                average: profile.piece_avg as usize,
+                max: profile.piece_max as usize,
+            };
+        }
+        if profile.page > 0 {
+            pieces.page = profile.page;
+        }
         Sizes {
             chunks: ChunkSizes {
                 min: profile.chunk_min as usize,
                 target: profile.chunk_target as usize,
                 max: profile.chunk_max as usize,
             },
+            pieces,
             bundle_limit: u64::from(profile.bundle_limit),
             ..default
         }
@@ -580,7 +597,7 @@ impl Repository {
             .map_err(|error| EngineError::sealed(key, &error))?;
         let object =
             SnapshotObject::decode(&plain).map_err(|error| EngineError::wire(key, &error))?;
-        let outer: Outer = backup_format::snapshot::decode(&object.outer, "snapshot")
+        let outer: Outer = backup_format::snapshot::decode_part(&object.outer)
             .map_err(|error| EngineError::wire(key, &error))?;
         let meta = outer.meta();
         if meta.id != id {

@@ -2,9 +2,10 @@
 
 use backup_core::{ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::extent::Extents;
+use backup_format::keys::is_certified;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
-use backup_format::snapshot::{Inner, InnerComponent};
+use backup_format::snapshot::{Inner, InnerComponent, Next, SnapshotObject};
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{Ed25519Signature, HmacKey, HmacTag, PublicKey, Signatures};
 use backup_integrity::statement::{
@@ -70,7 +71,7 @@ impl<'a> SnapshotView<'a> {
             &head.object.inner,
             &mut plain,
         )?;
-        let inner = backup_format::snapshot::decode(&plain, "snapshot")
+        let inner = backup_format::snapshot::decode_part(&plain)
             .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
         Ok(Self { repo, head, inner })
     }
@@ -144,11 +145,11 @@ impl<'a> SnapshotView<'a> {
         statement_of(&self.head)
     }
 
-    /// Checks the signatures. Whether the HMAC could be checked depends on the key.
+    /// Checks the signatures, and that they are its host's.
     ///
     /// # Errors
     /// [`EngineError::Damaged`] when one does not match.
-    pub fn check_signatures(&self) -> Result<bool> {
+    pub fn check_signatures(&self) -> Result<()> {
         check_signatures(self.repo, &self.head)
     }
 
@@ -300,25 +301,31 @@ pub fn statement_of(head: &SnapshotHead) -> Result<(SignedStatement, [u8; 32], S
             "its signed statement contradicts it",
         ));
     }
-    let digest =
-        backup_format::snapshot::SnapshotObject::digest(&head.object.outer, &head.object.inner);
-    let (low, high) = head.object.signature;
-    let mut signature = [0u8; 64];
-    signature[..32].copy_from_slice(&low);
-    signature[32..].copy_from_slice(&high);
+    let SnapshotObject {
+        outer, inner, next, ..
+    } = &head.object;
+    let digest = SnapshotObject::digest(outer, inner, next.as_ref());
     let signatures = Signatures {
         hmac: HmacTag(head.object.hmac),
-        ed25519: Ed25519Signature(signature),
+        ed25519: Ed25519Signature(joined(head.object.signature)),
         public_key: PublicKey(head.object.public_key),
     };
     Ok((statement, digest, signatures))
 }
 
-/// Checks the signatures of a head; says whether the HMAC could be checked with these keys.
+fn joined((low, high): ([u8; 32], [u8; 32])) -> [u8; 64] {
+    let mut out = [0u8; 64];
+    out[..32].copy_from_slice(&low);
+    out[32..].copy_from_slice(&high);
+    out
+}
+
+/// Checks the signatures of a head: that the Ed25519 key is its host's by the word of the repository's
+/// authority, and the HMAC where these keys can.
 ///
 /// # Errors
 /// [`EngineError::Damaged`] when one does not match.
-pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<bool> {
+pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<()> {
     let object = format!("snapshot {}", head.meta.id);
     let (statement, digest, signatures) = statement_of(head)?;
     if statement.repo != repo.id() {
@@ -330,19 +337,44 @@ pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<bool> 
     let bytes = &head.object.statement;
     verify_statement_ed25519(bytes, &digest, &signatures)
         .map_err(|error| EngineError::damaged(&object, error))?;
-    let Ok(keys) = repo.keys().host_keys(&head.meta.host) else {
-        return Ok(false);
-    };
-    verify_statement_hmac(&HmacKey::new(keys.hmac), bytes, &digest, &signatures)
-        .map_err(|error| EngineError::damaged(&object, error))?;
-    let signer = crate::stage::commit::host_signer(repo, &head.meta.host)?;
-    if signer.public_key() != signatures.public_key {
+    let (authority, host) = (repo.keys().authority(), &head.meta.host);
+    let certificate = joined(head.object.certificate);
+    if !is_certified(
+        authority,
+        repo.id(),
+        host,
+        &head.object.public_key,
+        &certificate,
+    ) {
         return Err(EngineError::damaged(
             object,
             "it is signed with a key that is not its host's",
         ));
     }
-    Ok(true)
+    if let Ok(key) = repo.keys().ledger_key(host) {
+        verify_statement_hmac(&HmacKey::new(*key.expose()), bytes, &digest, &signatures)
+            .map_err(|error| EngineError::damaged(&object, error))?;
+    }
+    Ok(())
+}
+
+/// What the source of a component left for its next capture, if it left anything. Writers read it as
+/// well as readers.
+///
+/// # Errors
+/// [`EngineError::Damaged`], [`EngineError::Key`] for a key that does neither.
+pub fn cursor(repo: &Repository, head: &SnapshotHead, component: &str) -> Result<Option<Vec<u8>>> {
+    let Some(next) = &head.object.next else {
+        return Ok(None);
+    };
+    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+    let mut plain = Vec::new();
+    let raw = next.raw as usize;
+    let kind = BlobKind::Lineage;
+    repo.open_blob(&mut codec, kind, &next.id, raw, &next.sealed, &mut plain)?;
+    let mut next: Next = backup_format::snapshot::decode_part(&plain)
+        .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
+    Ok(next.cursors.remove(component))
 }
 
 /// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`, or

@@ -377,3 +377,102 @@ async fn only_names_of_the_format_are_snapshots_and_holds() {
     assert_eq!(heads.len(), 1);
     assert!(!heads[0].meta.held);
 }
+
+/// Whoever holds the index key can seal a snapshot object, and sign it with a key of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_passes_for_another_host() {
+    use backup_engine::view::{check_signatures, statement_of};
+    use backup_format::seal::ObjectKind;
+    use backup_format::snapshot::{SnapshotObject, encode};
+    use backup_integrity::sign::{HmacKey, HostSigner};
+
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    world.save(&repo).await.unwrap();
+    let (mut heads, _) = repo.heads(&world.cx).await.unwrap();
+    let head = heads.pop().unwrap();
+    let (mut statement, _, _) = statement_of(&head).unwrap();
+    let own = repo.keys().host_keys(&HostId("host".into())).unwrap();
+    let victim = HostId("victim".into());
+    let mut outer = head.outer.clone();
+    outer.host.clone_from(&victim.0);
+    statement.host = victim.clone();
+    let outer = encode(&outer).unwrap();
+    let digest = SnapshotObject::digest(&outer, &head.object.inner, head.object.next.as_ref());
+    let signer = HostSigner::new(victim, HmacKey::new(own.hmac), &own.ed25519_seed.into());
+    let signatures = statement.sign(&signer, &digest).unwrap();
+    let (mut low, mut high) = ([0; 32], [0; 32]);
+    low.copy_from_slice(&signatures.ed25519.as_bytes()[..32]);
+    high.copy_from_slice(&signatures.ed25519.as_bytes()[32..]);
+    let forged = SnapshotObject {
+        outer,
+        statement: statement.encode().unwrap(),
+        hmac: *signatures.hmac.as_bytes(),
+        public_key: *signatures.public_key.as_bytes(),
+        signature: (low, high),
+        ..head.object.clone()
+    };
+    let sealed = repo
+        .ring()
+        .seal(ObjectKind::Snapshot, &forged.encode().unwrap());
+    let key = layout::snapshot(head.meta.id).unwrap();
+    world.put(key.as_str(), sealed.unwrap()).await;
+    for role in [Role::Reader, Role::Verifier] {
+        let keys = world.keys.subset(role, None).unwrap();
+        let unlock = Unlock::KeyFile(KeyFile::Keys(Box::new(keys)));
+        let tier = Arc::new(world.tier.clone());
+        let repo = Repository::open(&world.cx, tier, &unlock, None, Operation::Verify);
+        let repo = repo.await.unwrap();
+        check_signatures(&repo, &head).unwrap();
+        let (heads, errors) = repo.heads(&world.cx).await.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        let error = check_signatures(&repo, &heads[0]).unwrap_err();
+        assert!(error.to_string().contains("not its host's"), "{error}");
+    }
+}
+
+/// Writers of one repository must cut alike, or they store the same data twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_cut_as_the_config_says() {
+    use backup_format::chunk::PieceCut;
+    use backup_format::lineage::LineageHead;
+    use backup_format::seal::BlobKind;
+
+    let mut world = World::new().await;
+    let mut noise = vec![0; 3 << 20];
+    blake3::Hasher::new().finalize_xof().fill(&mut noise);
+    fs::write(world.dir.path().join("tree/content"), &noise).unwrap();
+    let page = [&b"SQLite format 3\0"[..], &noise[..(3 << 20) - 16]].concat();
+    fs::write(world.dir.path().join("tree/pages"), page).unwrap();
+    world.tier = MemSink::new();
+    let profile = &mut world.config.chunking[0];
+    (profile.piece_min, profile.piece_avg, profile.piece_max) = (8 << 10, 32 << 10, 64 << 10);
+    profile.page = 16 << 10;
+    let tier = Arc::new(world.tier.clone());
+    let (config, keys) = (world.config.clone(), world.keys.clone());
+    let repo = Repository::create(&world.cx, tier, config, keys, &[], None);
+    let repo = repo.await.unwrap();
+    world.save(&repo).await.unwrap();
+    repo.reload_index(&world.cx).await.unwrap();
+    let (heads, _) = repo.heads(&world.cx).await.unwrap();
+    let lineage = heads[0].outer.lineage.unwrap();
+    let reader = backup_engine::tree::TreeReader::new(&repo, lineage, BlobKind::Lineage);
+    let (mut walk, mut cuts) = (reader.walk(&[]), Vec::new());
+    while let Some((_, head)) = walk.next(&world.cx).await.unwrap() {
+        let head = LineageHead::decode(&head).unwrap();
+        if matches!(head.cut, PieceCut::Content(_)) {
+            // Between the least and the most of the config, not of this release.
+            assert!(
+                (3 << 20) / head.pieces <= 64 << 10,
+                "{} pieces",
+                head.pieces
+            );
+        }
+        cuts.push(head.cut);
+    }
+    cuts.sort_by_key(|cut| cut.piece());
+    assert_eq!(
+        cuts,
+        [PieceCut::Pages(16 << 10), PieceCut::Content(32 << 10)]
+    );
+}

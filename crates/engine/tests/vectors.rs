@@ -43,11 +43,12 @@ fn keys() -> KeySet {
     bytes.extend_from_slice(REPO.as_bytes());
     bytes.extend_from_slice(&[1, 1]);
     bytes.extend_from_slice(&[7; 32]);
-    bytes.extend_from_slice(&[0; 6]);
+    bytes.extend_from_slice(&[0; 7]);
     for text in [IDENTITY, &recipient] {
         bytes.extend_from_slice(&[1, 0]);
         bytes.put_bytes(text.as_bytes());
     }
+    bytes.push(0);
     KeySet::decode(&bytes).unwrap()
 }
 
@@ -113,6 +114,11 @@ fn of_keys(out: &mut Vec<(&'static str, String)>) {
         ("key-host-hmac", hex(&host.hmac)),
         ("key-host-ed25519-seed", hex(&host.ed25519_seed)),
         ("key-host-ed25519-public", signer.public_key().to_string()),
+        ("key-authority-public", hex(keys.authority())),
+        (
+            "host-certificate",
+            hex(&keys.host_certificate(&HostId("web1".into())).unwrap()),
+        ),
         ("key-fingerprint", hex(&keys.fingerprint().unwrap())),
     ]);
 }
@@ -152,13 +158,17 @@ fn of_manifests(out: &mut Vec<(&'static str, String)>) {
     let mut record = Vec::new();
     let sha256 = Some([9; 32]);
     let content = Content::Inline(extents());
-    Record {
+    let mut whole = Record {
         meta: meta(),
         size: 4111,
         sha256,
+        digest: None,
         content,
-    }
-    .encode(&mut record);
+    };
+    whole.encode(&mut record);
+    whole.sha256 = None;
+    let other = whole.other_digest().unwrap();
+    assert_eq!(other.kind, 1);
     let mut page = Vec::new();
     let mut builder = TreeBuilder::new(PageSizes {
         min: 2048,
@@ -175,6 +185,7 @@ fn of_manifests(out: &mut Vec<(&'static str, String)>) {
     out.extend([
         ("extents", hex(&list)),
         ("record", hex(&record)),
+        ("other-digest", hex(&other.bytes)),
         ("page", hex(&page)),
     ]);
 }
@@ -256,8 +267,16 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
         meta: &meta(),
         size: 4111,
         sha256: Some([9; 32]),
+        digest: None,
     };
     entry.encode(&mut canonical).unwrap();
+    let unread = CanonicalEntry {
+        sha256: None,
+        digest: Some((1, [0x0a; 32])),
+        ..entry
+    };
+    let mut of_unread = Vec::new();
+    unread.encode(&mut of_unread).unwrap();
     let statement = SignedStatement {
         repo: REPO,
         snapshot: SnapshotId::from_parts(1_795_219_200_000, [6; 10]),
@@ -275,6 +294,7 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
     let signed = statement.sign(&signer, &[0x11; 32]).unwrap();
     out.extend([
         ("canonical", hex(&canonical)),
+        ("canonical-unread", hex(&of_unread)),
         ("statement", hex(&statement.encode().unwrap())),
         ("statement-hmac", signed.hmac.to_string()),
         ("statement-ed25519", signed.ed25519.to_string()),

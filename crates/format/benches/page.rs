@@ -43,6 +43,7 @@ fn record() -> Record {
         meta,
         size: 4000,
         sha256: Some([5; 32]),
+        digest: None,
         content: Content::Inline(extents),
     }
 }

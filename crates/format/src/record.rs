@@ -1,7 +1,7 @@
 //! Records: what a manifest says of one entry, stored under its path in a tree of pages.
 //!
 //! `kind(1) ‖ flags(1) ‖ varint mode ‖ zigzag mtime seconds ‖ varint mtime nanoseconds ‖ [owner] ‖
-//! [kind data] ‖ [size, content] ‖ [sha256] ‖ [xattrs] ‖ [link group] ‖ [attributes]`. Kinds: 0
+//! [kind data] ‖ [size, content] ‖ [sha256] ‖ [digest] ‖ [xattrs] ‖ [link group] ‖ [attributes]`. Kinds: 0
 //! file, 1 directory, 2 symlink, 3 fifo, 4 socket, 5 character device, 6 block device, 7 stream, 8
 //! disk. Flags: 1 owner (`varint uid ‖ varint gid ‖ bytes user ‖ bytes group`, an empty name is
 //! none), 2 sha256, 4 xattrs (`varint count { bytes name ‖ bytes value }`), 8 link group (u64), 16
@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use backup_core::{EntryKind, EntryMeta, FileTime, Owner};
+use sha2::{Digest as _, Sha256};
 
 use crate::extent::Content;
 use crate::wire::{Put, Take, WireError};
@@ -22,6 +23,16 @@ const SHA256: u8 = 2;
 const XATTRS: u8 = 4;
 const LINK: u8 = 8;
 const ATTRS: u8 = 16;
+const DIGEST: u8 = 32;
+
+/// A digest of a content that is not its SHA-256.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OtherDigest {
+    /// What kind of digest; see `docs/format.md`. 1 is never stored: it follows from the record.
+    pub kind: u8,
+    /// The digest.
+    pub bytes: [u8; 32],
+}
 
 /// What a manifest says of one entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +43,8 @@ pub struct Record {
     pub size: u64,
     /// SHA-256 of the content; `None` where it was never read as a whole.
     pub sha256: Option<[u8; 32]>,
+    /// Another digest of the content, which a later release may have stored; this one stores none.
+    pub digest: Option<OtherDigest>,
     /// Where the content lies.
     pub content: Content,
 }
@@ -47,7 +60,8 @@ impl Record {
                 | flag(self.sha256.is_some(), SHA256)
                 | flag(!meta.xattrs.is_empty(), XATTRS)
                 | flag(meta.link_group.is_some(), LINK)
-                | flag(!meta.attrs.is_empty(), ATTRS),
+                | flag(!meta.attrs.is_empty(), ATTRS)
+                | flag(self.digest.is_some(), DIGEST),
         );
         out.put_varint(u64::from(meta.mode));
         let seconds = meta.mtime.seconds;
@@ -73,6 +87,10 @@ impl Record {
         }
         if let Some(sha256) = &self.sha256 {
             out.extend_from_slice(sha256);
+        }
+        if let Some(digest) = &self.digest {
+            out.push(digest.kind);
+            out.extend_from_slice(&digest.bytes);
         }
         if !meta.xattrs.is_empty() {
             out.put_varint(meta.xattrs.len() as u64);
@@ -101,7 +119,7 @@ impl Record {
         let mut take = Take::new(stored);
         let number = take.u8()?;
         let flags = take.u8()?;
-        if flags > 31 {
+        if flags > 63 {
             return Err(WireError::Range("the flags of a record"));
         }
         let has = |bit: u8| flags & bit != 0;
@@ -125,6 +143,12 @@ impl Record {
         };
         let sha256 = if has(SHA256) {
             Some(take.array()?)
+        } else {
+            None
+        };
+        let digest = if has(DIGEST) {
+            let (kind, bytes) = (take.u8()?, take.array()?);
+            Some(OtherDigest { kind, bytes })
         } else {
             None
         };
@@ -164,7 +188,28 @@ impl Record {
             meta,
             size,
             sha256,
+            digest,
             content,
+        })
+    }
+
+    /// The digest of the content that evidence names where there is no SHA-256: the one that is
+    /// stored, or else kind 1, the SHA-256 of `"backstay content v1"` and the stored form of
+    /// [`Content`]. That names chunks, and their ids are hashes of what is in them, so whoever
+    /// holds the id key can check it.
+    #[must_use]
+    pub fn other_digest(&self) -> Option<OtherDigest> {
+        if self.digest.is_some() || self.sha256.is_some() || !self.meta.kind.has_content() {
+            return self.digest;
+        }
+        let mut stored = Vec::new();
+        self.content.encode(&mut stored);
+        let hash = Sha256::new()
+            .chain_update(b"backstay content v1")
+            .chain_update(&stored);
+        Some(OtherDigest {
+            kind: 1,
+            bytes: hash.finalize().into(),
         })
     }
 }
@@ -247,6 +292,7 @@ mod tests {
         Record {
             size: extents.length(),
             sha256: kind.has_content().then_some([9; 32]),
+            digest: None,
             meta: EntryMeta {
                 kind,
                 mode: 0o4755,
@@ -287,6 +333,38 @@ mod tests {
             record.encode(&mut out);
             assert_eq!(Record::decode(&out).unwrap(), record);
         }
+    }
+
+    #[test]
+    fn a_content_without_sha256_is_named_by_its_chunks() {
+        let mut record = record(EntryKind::Disk);
+        assert_eq!(record.other_digest(), None);
+        record.sha256 = None;
+        let digest = record.other_digest().unwrap();
+        assert_eq!(digest.kind, 1);
+        let mut other = record.clone();
+        let mut extents = Extents::default();
+        extents.push(Extent::Data {
+            chunk: backup_core::ChunkId([8; 32]),
+            offset: 5,
+            length: 100,
+        });
+        extents.push(Extent::Zero { length: 4096 });
+        other.content = Content::Inline(extents);
+        assert_ne!(other.other_digest(), Some(digest));
+        // One that a later release knows goes through.
+        let stored = OtherDigest {
+            kind: 2,
+            bytes: [3; 32],
+        };
+        record.digest = Some(stored);
+        let mut out = Vec::new();
+        record.encode(&mut out);
+        assert_eq!(Record::decode(&out).unwrap(), record);
+        assert_eq!(record.other_digest(), Some(stored));
+        let mut folder = self::record(EntryKind::Directory);
+        folder.sha256 = None;
+        assert_eq!(folder.other_digest(), None);
     }
 
     #[test]

@@ -3,9 +3,10 @@
 //! Plaintext of an object of kind `Snapshot`: postcard (its wire specification, version 1) of
 //! [`SnapshotObject`], behind one version byte. The *outer* part serves everybody who holds the
 //! index key: lists, retention, copies, verification of presence. The *inner* part (paths, salt,
-//! findings) is a blob of kind `Page` under the session's data key: for readers alone. Both are
-//! bytes here, since the signatures are over exactly these bytes: the signed statement names the
-//! SHA-256 of `outer ‖ inner`.
+//! findings) is a blob of kind `Page` under the session's data key: for readers alone. The *next*
+//! part (what sources left for their next capture) is a blob of kind `Lineage`: for writers too,
+//! which may have lost everything but their key. All are bytes here, since the signatures are over
+//! exactly these bytes: what is signed names [`SnapshotObject::digest`].
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::extra::{self, Extra};
 use crate::page::TreeRoot;
 use crate::wire::WireError;
 
@@ -31,6 +33,8 @@ pub struct SnapshotObject {
     pub inner_id: ChunkId,
     /// Plain length of the inner blob in bytes.
     pub inner_raw: u32,
+    /// What the next snapshot can build on.
+    pub next: Option<NextPart>,
     /// The statement that is signed, in its own canonical encoding.
     pub statement: Vec<u8>,
     /// HMAC-SHA256 of the statement under the host's key.
@@ -39,6 +43,54 @@ pub struct SnapshotObject {
     pub public_key: [u8; 32],
     /// Ed25519 signature of the statement, two halves.
     pub signature: ([u8; 32], [u8; 32]),
+    /// The repository's authority's word that the public key is the host's, two halves; see
+    /// [`crate::keys::is_certified`].
+    pub certificate: ([u8; 32], [u8; 32]),
+}
+
+/// The sealed part that writers read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextPart {
+    /// The sealed blob of kind lineage.
+    pub sealed: Vec<u8>,
+    /// Its id.
+    pub id: ChunkId,
+    /// Its plain length in bytes.
+    pub raw: u32,
+}
+
+/// What sources left for their next capture.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Next {
+    /// Cursors by the name of the component.
+    pub cursors: BTreeMap<String, Vec<u8>>,
+    /// What later versions add, by name.
+    pub extra: Extra,
+}
+
+/// What has room for additions.
+pub trait Extended {
+    /// What later versions add, by name, wherever in it.
+    fn extras(&self) -> Vec<&Extra>;
+}
+
+impl Extended for Outer {
+    fn extras(&self) -> Vec<&Extra> {
+        vec![&self.extra]
+    }
+}
+
+impl Extended for Inner {
+    fn extras(&self) -> Vec<&Extra> {
+        let of_components = self.components.iter().map(|component| &component.extra);
+        std::iter::once(&self.extra).chain(of_components).collect()
+    }
+}
+
+impl Extended for Next {
+    fn extras(&self) -> Vec<&Extra> {
+        vec![&self.extra]
+    }
 }
 
 /// What everybody who holds the index key may know.
@@ -77,7 +129,7 @@ pub struct Outer {
     /// Leaves of the Merkle tree.
     pub leaves: u64,
     /// What later versions add, by name.
-    pub extra: BTreeMap<String, Vec<u8>>,
+    pub extra: Extra,
 }
 
 /// What readers know.
@@ -94,7 +146,7 @@ pub struct Inner {
     /// User who ran it.
     pub user: String,
     /// What later versions add, by name.
-    pub extra: BTreeMap<String, Vec<u8>>,
+    pub extra: Extra,
 }
 
 /// One component.
@@ -114,8 +166,8 @@ pub struct InnerComponent {
     pub position: Option<(String, String)>,
     /// Versions of tools and servers.
     pub versions: BTreeMap<String, String>,
-    /// What the source left for its next capture.
-    pub cursor: Option<Vec<u8>>,
+    /// What later versions add, by name.
+    pub extra: Extra,
 }
 
 fn nanos(time: Timestamp) -> i64 {
@@ -129,7 +181,7 @@ fn timestamp(nanos: i64) -> Timestamp {
 impl InnerComponent {
     /// The stored form of a component.
     #[must_use]
-    pub fn new(meta: &ComponentMeta, cursor: Option<Vec<u8>>) -> Self {
+    pub fn new(meta: &ComponentMeta) -> Self {
         Self {
             name: meta.name.clone(),
             kind: meta.kind.clone(),
@@ -142,7 +194,7 @@ impl InnerComponent {
             },
             position: meta.point.position.clone(),
             versions: meta.versions.clone(),
-            cursor,
+            extra: Extra::new(),
         }
     }
 
@@ -197,7 +249,7 @@ impl Outer {
             lineage: roots.lineage,
             merkle_root: roots.merkle,
             leaves: roots.leaves,
-            extra: BTreeMap::new(),
+            extra: Extra::new(),
         }
     }
 
@@ -280,14 +332,17 @@ impl SnapshotObject {
         decode(plain, "snapshot")
     }
 
-    /// SHA-256 of `outer ‖ inner`, which the signed statement names.
+    /// SHA-256 of the three parts, which the signed statement names: for each `length u32 ‖ bytes`,
+    /// the length big-endian; of a part that is not there the length is 0.
     #[must_use]
-    pub fn digest(outer: &[u8], inner: &[u8]) -> [u8; 32] {
-        Sha256::new()
-            .chain_update(outer)
-            .chain_update(inner)
-            .finalize()
-            .into()
+    pub fn digest(outer: &[u8], inner: &[u8], next: Option<&NextPart>) -> [u8; 32] {
+        let next = next.map_or(&[][..], |next| &next.sealed);
+        let mut hasher = Sha256::new();
+        for part in [outer, inner, next] {
+            hasher.update((part.len() as u32).to_be_bytes());
+            hasher.update(part);
+        }
+        hasher.finalize().into()
     }
 }
 
@@ -297,6 +352,18 @@ impl SnapshotObject {
 /// [`WireError::Decode`] if postcard refuses.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
     postcard::to_extend(value, vec![1]).map_err(|_| WireError::Decode("a value to be stored"))
+}
+
+/// Reads a part of a snapshot; see [`decode`]. What it needs to be read must be known.
+///
+/// # Errors
+/// [`WireError`].
+pub fn decode_part<T: Extended + for<'a> Deserialize<'a>>(plain: &[u8]) -> Result<T, WireError> {
+    let part: T = decode(plain, "snapshot")?;
+    for extra in part.extras() {
+        extra::check(extra, "snapshot")?;
+    }
+    Ok(part)
 }
 
 /// Reads postcard behind a version byte of 1; nothing may be left over.
@@ -335,11 +402,67 @@ mod tests {
             inner: vec![4; 100],
             inner_id: ChunkId([5; 32]),
             inner_raw: 90,
+            next: Some(NextPart {
+                sealed: vec![11; 60],
+                id: ChunkId([12; 32]),
+                raw: 9,
+            }),
             statement: vec![6; 50],
             hmac: [7; 32],
             public_key: [8; 32],
             signature: ([9; 32], [10; 32]),
+            certificate: ([13; 32], [14; 32]),
         }
+    }
+
+    #[test]
+    fn the_digest_tells_the_parts_apart() {
+        let next = |sealed: &[u8]| NextPart {
+            sealed: sealed.to_vec(),
+            id: ChunkId([0; 32]),
+            raw: 0,
+        };
+        let digests = [
+            SnapshotObject::digest(b"ab", b"c", None),
+            SnapshotObject::digest(b"a", b"bc", None),
+            SnapshotObject::digest(b"a", b"b", Some(&next(b"c"))),
+            SnapshotObject::digest(b"a", b"b", Some(&next(b"d"))),
+            SnapshotObject::digest(b"abc", b"", None),
+        ];
+        let different: std::collections::BTreeSet<_> = digests.into_iter().collect();
+        assert_eq!(different.len(), digests.len());
+    }
+
+    #[test]
+    fn mandatory_additions_stop_older_readers() {
+        let with = |name: &str| Next {
+            extra: [(name.to_owned(), vec![1])].into(),
+            ..Next::default()
+        };
+        let read = |next: &Next| decode_part::<Next>(&encode(next).unwrap());
+        assert_eq!(read(&with("later")), Ok(with("later")));
+        let refused = read(&with("!later"));
+        assert!(matches!(refused, Err(WireError::Needs { .. })));
+        let component = InnerComponent {
+            name: String::new(),
+            kind: String::new(),
+            origin: Vec::new(),
+            at: 0,
+            consistency: 0,
+            position: None,
+            versions: BTreeMap::new(),
+            extra: with("!later").extra,
+        };
+        let inner = Inner {
+            components: vec![component],
+            salt: [0; 32],
+            findings: Vec::new(),
+            program: String::new(),
+            user: String::new(),
+            extra: Extra::new(),
+        };
+        let refused = decode_part::<Inner>(&encode(&inner).unwrap());
+        assert!(matches!(refused, Err(WireError::Needs { .. })));
     }
 
     proptest! {
@@ -351,8 +474,9 @@ mod tests {
             stored[at] = value;
             let _ = SnapshotObject::decode(&stored);
             let _ = SnapshotObject::decode(&bytes);
-            let _ = decode::<Outer>(&bytes, "outer");
-            let _ = decode::<Inner>(&bytes, "inner");
+            let _ = decode_part::<Outer>(&bytes);
+            let _ = decode_part::<Inner>(&bytes);
+            let _ = decode_part::<Next>(&bytes);
         }
     }
 }

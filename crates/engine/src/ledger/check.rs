@@ -196,7 +196,7 @@ async fn unknown(
     is_whole: bool,
 ) -> Finding {
     let head = repo.head(cx, id, key).await;
-    match head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
+    match head.and_then(|head| check_signatures(repo, &head).map(|()| head)) {
         Ok(_) if !is_whole => {
             let detail = "the ledger does not know this snapshot: its record may be among those that are missing or damaged";
             let kind = FindingKind::Degraded;

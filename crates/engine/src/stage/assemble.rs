@@ -507,6 +507,7 @@ impl<'a> Assembler<'a> {
             meta,
             size,
             sha256,
+            digest: None,
             content,
         };
         let mut stored = Vec::with_capacity(160);
@@ -664,5 +665,8 @@ pub fn canonical<'a>(
         meta: &record.meta,
         size,
         sha256,
+        digest: record
+            .other_digest()
+            .map(|digest| (digest.kind, digest.bytes)),
     }
 }

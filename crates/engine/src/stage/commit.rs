@@ -2,11 +2,14 @@
 //! one. The refs go first: what no snapshot names does not exist.
 
 use backup_core::{
-    ComponentMeta, Event, OpContext, PutMode, SnapshotId, SnapshotMeta, SnapshotStats, Stage,
+    ChunkId, ComponentMeta, Event, OpContext, PutMode, SnapshotId, SnapshotMeta, SnapshotStats,
+    Stage,
 };
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
-use backup_format::snapshot::{Inner, InnerComponent, Outer, Roots, SnapshotObject, encode};
+use backup_format::snapshot::{
+    Inner, InnerComponent, Next, NextPart, Outer, Roots, SnapshotObject, encode,
+};
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_integrity::statement::SignedStatement;
@@ -140,10 +143,7 @@ fn build(
     };
     let findings = assembled.counts.findings.iter().take(MOST_FINDINGS);
     let inner = Inner {
-        components: vec![InnerComponent::new(
-            &component,
-            stored.report.cursor.as_ref().map(|cursor| cursor.to_vec()),
-        )],
+        components: vec![InnerComponent::new(&component)],
         salt: assembled.salt,
         findings: findings
             .filter_map(|finding| serde_json::to_string(finding).ok())
@@ -153,13 +153,11 @@ fn build(
         extra: std::collections::BTreeMap::new(),
     };
     let inner = encode(&inner).map_err(|error| evidence(&error))?;
-    let inner_id = blob_id(repo.keys().id_key()?, BlobKind::Page, &inner);
-    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
-    let mut sealed = Vec::new();
-    let key = stored.session.key_of(BlobKind::Page);
-    codec
-        .seal(key, BlobKind::Page, &inner_id, &inner, &mut sealed)
-        .map_err(EngineError::Seal)?;
+    let (inner_id, sealed) = seal_part(repo, stored, BlobKind::Page, &inner)?;
+    let next = match &stored.report.cursor {
+        None => None,
+        Some(cursor) => Some(next_part(repo, stored, &job.component, cursor)?),
+    };
     let roots = Roots {
         manifest: assembled.manifest,
         lineage: assembled.lineage,
@@ -180,23 +178,65 @@ fn build(
         parent: meta.parent,
     };
     let signer = host_signer(repo, &meta.host)?;
-    let digest = SnapshotObject::digest(&outer, &sealed);
+    let digest = SnapshotObject::digest(&outer, &sealed, next.as_ref());
     let signatures = statement
         .sign(&signer, &digest)
         .map_err(|error| evidence(&error))?;
-    let signature = signatures.ed25519.as_bytes();
-    let (mut low, mut high) = ([0u8; 32], [0u8; 32]);
-    low.copy_from_slice(&signature[..32]);
-    high.copy_from_slice(&signature[32..]);
+    let certificate = repo.keys().host_certificate(&meta.host)?;
     Ok(SnapshotObject {
         outer,
         inner: sealed,
         inner_id,
         inner_raw: u32::try_from(inner.len()).unwrap_or(u32::MAX),
+        next,
         statement: statement.encode().map_err(|error| evidence(&error))?,
         hmac: *signatures.hmac.as_bytes(),
         public_key: *signatures.public_key.as_bytes(),
-        signature: (low, high),
+        signature: halves(signatures.ed25519.as_bytes()),
+        certificate: halves(&certificate),
+    })
+}
+
+fn halves(bytes: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
+    let (mut low, mut high) = ([0u8; 32], [0u8; 32]);
+    low.copy_from_slice(&bytes[..32]);
+    high.copy_from_slice(&bytes[32..]);
+    (low, high)
+}
+
+/// Seals a part of the snapshot object as a blob; its id and its bytes.
+fn seal_part(
+    repo: &Repository,
+    stored: &Stored,
+    kind: BlobKind,
+    plain: &[u8],
+) -> Result<(ChunkId, Vec<u8>)> {
+    let id = blob_id(repo.keys().id_key()?, kind, plain);
+    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+    let mut sealed = Vec::new();
+    codec
+        .seal(stored.session.key_of(kind), kind, &id, plain, &mut sealed)
+        .map_err(EngineError::Seal)?;
+    Ok((id, sealed))
+}
+
+/// What the source left for its next capture, where a writer that has lost everything else finds it.
+fn next_part(
+    repo: &Repository,
+    stored: &Stored,
+    component: &str,
+    cursor: &[u8],
+) -> Result<NextPart> {
+    let next = Next {
+        cursors: [(component.to_owned(), cursor.to_vec())].into(),
+        ..Next::default()
+    };
+    let plain = encode(&next).map_err(|error| EngineError::Evidence(error.to_string()))?;
+    let (id, sealed) = seal_part(repo, stored, BlobKind::Lineage, &plain)?;
+    Ok(NextPart {
+        sealed,
+        id,
+        raw: u32::try_from(plain.len()).unwrap_or(u32::MAX),
     })
 }
 

@@ -6,9 +6,12 @@ use backup_core::{
     CapturePlan, CaptureRequest, OpContext, ParentHint, SnapshotId, Source, SourceInfo,
 };
 
+use bytes::Bytes;
+
 use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
+use crate::view::cursor;
 
 /// A plan, ready to be captured.
 #[derive(Debug)]
@@ -63,7 +66,11 @@ pub async fn plan(
                 consistency: info.caps.best_consistency,
                 position: None,
             },
-            cursor: None,
+            // Without one the source captures as if it were the first time.
+            cursor: cursor(repo, parent, &job.component)
+                .ok()
+                .flatten()
+                .map(Bytes::from),
         });
     let request = CaptureRequest {
         select: job.select.clone(),

@@ -13,8 +13,8 @@ use backup_core::{
     Body, EntryMeta, EntryPath, Finding, FindingKind, Fingerprint, OpContext, OpenContent, Segment,
     SegmentStream, Severity, StreamProfile,
 };
-use backup_format::chunk::PieceCut;
 use backup_format::chunk::profile::PIECE;
+use backup_format::chunk::{BasePieces, PieceCut};
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -245,7 +245,13 @@ impl Reader<'_> {
                 .unwrap_or_else(PoisonError::into_inner)
         });
         let past = self.past(key, known);
-        let cut = cut_of(profile, size, &head[..read], past.as_ref());
+        let cut = cut_of(
+            &self.sizes.pieces,
+            profile,
+            size,
+            &head[..read],
+            past.as_ref(),
+        );
         let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
         let sha256 = match self.read_through(file, size, &mut cutter)? {
             Ok(sha256) => sha256,
@@ -337,7 +343,7 @@ impl Reader<'_> {
             _ => Bytes::new(),
         };
         let size = past.as_ref().map_or(0, |past| past.head.size);
-        let cut = cut_of(profile, size, &head, past.as_ref());
+        let cut = cut_of(&self.sizes.pieces, profile, size, &head, past.as_ref());
         let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
         let mut hasher = Some(Hashing::new(HASH_APART));
         let mut at = 0u64;
@@ -388,8 +394,14 @@ impl Reader<'_> {
 }
 
 /// How to cut: as the past was cut if that still fits, so that it can be compared with it.
-fn cut_of(profile: StreamProfile, size: u64, head: &[u8], past: Option<&Past>) -> PieceCut {
-    let fresh = PieceCut::choose(profile, size, head);
+fn cut_of(
+    base: &BasePieces,
+    profile: StreamProfile,
+    size: u64,
+    head: &[u8],
+    past: Option<&Past>,
+) -> PieceCut {
+    let fresh = PieceCut::choose(base, profile, size, head);
     // Within a factor of four of the size it would get today.
     let fits = |piece: u32| piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
     match (past.map(|past| past.head.cut), fresh) {

@@ -112,7 +112,7 @@ impl<'a> StreamCutter<'a> {
             PieceCut::Pages(page) => self.data_pages(bytes, page as usize),
             PieceCut::Content(average) => {
                 self.buffer.extend_from_slice(bytes);
-                self.cut_buffer(&PieceSizes::around(average as usize), false)
+                self.cut_buffer(&self.sizes.pieces.content.scaled(average as usize), false)
             }
         }
     }
@@ -175,7 +175,7 @@ impl<'a> StreamCutter<'a> {
             }
             PieceCut::Content(average) => {
                 // A hole ends the piece before it and is none itself.
-                self.cut_buffer(&PieceSizes::around(average as usize), true)?;
+                self.cut_buffer(&self.sizes.pieces.content.scaled(average as usize), true)?;
                 while length > 0 {
                     let part = u32::try_from(length).unwrap_or(u32::MAX);
                     self.zero_piece(part);
@@ -319,7 +319,7 @@ impl<'a> StreamCutter<'a> {
     pub(super) fn finish(mut self) -> Result<CutStream> {
         match self.cut {
             PieceCut::Content(average) => {
-                self.cut_buffer(&PieceSizes::around(average as usize), true)?;
+                self.cut_buffer(&self.sizes.pieces.content.scaled(average as usize), true)?;
             }
             PieceCut::Pages(_) => {
                 let rest = std::mem::take(&mut self.buffer);

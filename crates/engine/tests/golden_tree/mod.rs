@@ -350,7 +350,14 @@ impl Source for TreeSource {
         }
     }
 
-    async fn plan(&self, _: &OpContext, _: &CaptureRequest) -> Result<CapturePlan, SourceError> {
+    async fn plan(
+        &self,
+        _: &OpContext,
+        request: &CaptureRequest,
+    ) -> Result<CapturePlan, SourceError> {
+        // It shows what it was given.
+        let parent = request.parent.as_ref();
+        let cursor = parent.and_then(|parent| parent.cursor.clone());
         Ok(CapturePlan {
             mode: CaptureMode::Full {
                 why: "golden".into(),
@@ -358,7 +365,7 @@ impl Source for TreeSource {
             entries: Vec::new(),
             total: SizeHint::default(),
             notes: Vec::new(),
-            token: Bytes::new(),
+            token: cursor.unwrap_or_default(),
         })
     }
 

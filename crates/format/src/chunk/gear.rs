@@ -26,6 +26,18 @@ impl PieceSizes {
             max: average * 8,
         }
     }
+
+    /// The same for another average, in proportion; but no piece is larger than a blob.
+    #[must_use]
+    pub fn scaled(&self, average: usize) -> Self {
+        let max = self.max * average / self.average;
+        Self {
+            // Cutting takes two bytes a step.
+            min: (self.min * average / self.average) & !1,
+            average,
+            max: max.min(crate::seal::MAX_RAW),
+        }
+    }
 }
 
 /// A gear table: 256 random 64-bit numbers, and the same shifted by one.

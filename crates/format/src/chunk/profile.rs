@@ -2,6 +2,8 @@
 
 use backup_core::StreamProfile;
 
+use super::gear::PieceSizes;
+
 /// How a stream is cut into pieces; recorded with its lineage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PieceCut {
@@ -11,27 +13,49 @@ pub enum PieceCut {
     Content(u32),
 }
 
-/// The smallest piece size, in bytes.
+/// The smallest piece size of a repository that was made by this release, in bytes.
 pub const PIECE: u32 = 8 << 10;
 /// A stream has at most about so many pieces: larger streams get larger pieces, so that what is
 /// known of them stays bounded.
 const MOST_PIECES: u64 = 2 << 20;
 
+/// The smallest pieces of a repository, from which those of large streams are grown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BasePieces {
+    /// Content-defined ones.
+    pub content: PieceSizes,
+    /// Pages, where the source states no larger ones.
+    pub page: u32,
+}
+
+impl Default for BasePieces {
+    fn default() -> Self {
+        Self {
+            content: PieceSizes::around(PIECE as usize),
+            page: PIECE,
+        }
+    }
+}
+
 impl PieceCut {
     /// The cut of a stream of about `size` bytes (0: not known) with the given profile and first
     /// bytes (4 KiB of them suffice).
     #[must_use]
-    pub fn choose(profile: StreamProfile, size: u64, head: &[u8]) -> Self {
-        let profile = match profile {
-            StreamProfile::Auto => sniff(size, head),
-            given => given,
+    pub fn choose(base: &BasePieces, profile: StreamProfile, size: u64, head: &[u8]) -> Self {
+        let page = match profile {
+            StreamProfile::Auto => match sniff(size, head) {
+                StreamProfile::Pages(_) => Some(base.page),
+                _ => None,
+            },
+            StreamProfile::Pages(page) => Some(page),
+            StreamProfile::Content => None,
         };
-        match profile {
-            StreamProfile::Pages(page) => {
-                let page = page.clamp(4 << 10, 64 << 10).next_power_of_two().max(PIECE);
-                Self::Pages(grown(page, size))
+        match page {
+            Some(page) => {
+                let page = page.clamp(4 << 10, 64 << 10).next_power_of_two();
+                Self::Pages(grown(page.max(base.page), size))
             }
-            _ => Self::Content(grown(PIECE, size)),
+            None => Self::Content(grown(base.content.average as u32, size)),
         }
     }
 
@@ -116,7 +140,8 @@ mod tests {
 
     #[test]
     fn pieces_grow_with_the_stream() {
-        let cut = |size| PieceCut::choose(StreamProfile::Content, size, b"");
+        let cut =
+            |size| PieceCut::choose(&BasePieces::default(), StreamProfile::Content, size, b"");
         assert_eq!(cut(0), PieceCut::Content(8 << 10));
         assert_eq!(cut(16 << 30), PieceCut::Content(8 << 10));
         assert_eq!(cut(100 << 30), PieceCut::Content(64 << 10));
@@ -124,8 +149,41 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_says_how_small_pieces_are() {
+        let base = BasePieces {
+            content: PieceSizes {
+                min: 6 << 10,
+                average: 16 << 10,
+                max: 64 << 10,
+            },
+            page: 32 << 10,
+        };
+        let cut = |profile, size| PieceCut::choose(&base, profile, size, b"");
+        assert_eq!(cut(StreamProfile::Content, 0), PieceCut::Content(16 << 10));
+        assert_eq!(
+            cut(StreamProfile::Content, 100 << 30),
+            PieceCut::Content(64 << 10)
+        );
+        assert_eq!(
+            cut(StreamProfile::Pages(8192), 0),
+            PieceCut::Pages(32 << 10)
+        );
+        let grown = base.content.scaled(64 << 10);
+        assert_eq!((grown.min, grown.max), (24 << 10, 256 << 10));
+        let usual = PieceSizes::around(8 << 10);
+        assert_eq!(usual.scaled(1 << 20), PieceSizes::around(1 << 20));
+    }
+
+    #[test]
     fn a_page_size_given_by_a_source_is_kept_in_bounds() {
-        let cut = |page| PieceCut::choose(StreamProfile::Pages(page), 1 << 30, b"");
+        let cut = |page| {
+            PieceCut::choose(
+                &BasePieces::default(),
+                StreamProfile::Pages(page),
+                1 << 30,
+                b"",
+            )
+        };
         assert_eq!(cut(65_536), PieceCut::Pages(65_536));
         assert_eq!(cut(1), PieceCut::Pages(8192));
         assert_eq!(cut(u32::MAX), PieceCut::Pages(65_536));

@@ -43,13 +43,23 @@ impl ChunkProfile {
             && self.chunk_max <= MAX_CHUNK;
         let pieces = match (self.piece_min, self.piece_avg, self.piece_max) {
             (0, 0, 0) => true,
-            (min, avg, max) => 0 < min && min <= avg && avg <= max && max <= self.chunk_max,
+            (min, avg, max) => {
+                // The cutter takes two bytes a step, and its masks count bits.
+                let is_even = min.is_multiple_of(2);
+                let ascend = 0 < min && min <= avg && avg <= max && max <= self.chunk_max;
+                is_even && ascend && is_piece(avg)
+            }
         };
-        let page = self.page == 0 || (self.page.is_power_of_two() && self.page <= self.chunk_max);
+        let page = self.page == 0 || (is_piece(self.page) && self.page <= self.chunk_max);
         if chunks && pieces && page && self.bundle_limit <= self.chunk_max {
             Ok(())
         } else {
             Err("the sizes of a chunk profile contradict each other")
         }
     }
+}
+
+/// Whether a size can stand in the lineage of a stream.
+const fn is_piece(size: u32) -> bool {
+    size.is_power_of_two() && 4 << 10 <= size && size <= 1 << 20
 }

@@ -74,6 +74,16 @@ pub enum KeyError {
         /// The version found.
         version: u32,
     },
+    /// Bytes that need something which a later version added to them.
+    #[error(
+        "the {what} needs `{name}`, which this Backstay does not know: a newer Backstay is needed"
+    )]
+    Needs {
+        /// What needs it.
+        what: &'static str,
+        /// What it needs.
+        name: String,
+    },
     /// A slot asks for more work than anyone would set.
     #[error(
         "the key slot asks for {name} = {value}, more than the {limit} that is accepted: it is damaged or was made to do harm"
@@ -129,6 +139,20 @@ pub enum KeyError {
 }
 
 impl KeyError {
+    /// Refuses additions that are not sound, and those that this release would have to know.
+    pub(crate) fn check_extra(extra: &crate::extra::Extra, what: &'static str) -> Result<(), Self> {
+        if !crate::extra::is_sound(extra) {
+            return Err(Self::damaged(what, "its additions cannot be such"));
+        }
+        match crate::extra::unknown(extra).next() {
+            None => Ok(()),
+            Some(name) => Err(Self::Needs {
+                what,
+                name: name.to_owned(),
+            }),
+        }
+    }
+
     pub(crate) const fn damaged(what: &'static str, detail: &'static str) -> Self {
         Self::Damaged { what, detail }
     }

@@ -13,6 +13,7 @@
 //! | lineage | `backstay v1 lineage` | lineage objects, which writers read |
 //! | state | `backstay v1 state` | local caches |
 //! | sign | `backstay v1 sign` | the keys of hosts |
+//! | authority | `backstay v1 authority ed25519` | seed of the Ed25519 key pair that certifies the keys of hosts |
 //!
 //! From these follow, by the same function with the same salt: a host's HMAC key (from sign, info
 //! `backstay v1 host hmac` and the bytes of the host's name), its Ed25519 seed (from sign, info
@@ -28,6 +29,7 @@
 //! - [`keyfile`]: key files, age identity files; [`recovery`]: the code on paper.
 
 mod agefile;
+mod authority;
 mod error;
 mod kdf;
 pub mod keyfile;
@@ -39,6 +41,7 @@ pub mod slot;
 pub mod wire;
 
 pub use agefile::{Identity, Recipient};
+pub use authority::{Certificate, is_certified};
 pub use error::KeyError;
 pub use kdf::Argon2Params;
 pub use keyfile::{KeyFile, KeyFileError};

@@ -6,9 +6,11 @@ use backup_core::{HostId, RepoId};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use super::agefile::{Identity, Recipient};
+use super::authority::{self, Certificate};
 use super::error::KeyError;
 use super::role::{Need, Role};
 use super::secret::{Secret, derive};
+use crate::extra::Extra;
 
 /// The keys by which one host signs its snapshots, derived from the sign key and the host's name.
 /// Wiped when dropped, never printed.
@@ -33,7 +35,14 @@ pub(super) struct OwnHost {
     /// Key of the HMACs of snapshots and of the ledger's records.
     pub(super) hmac: Secret,
     /// Without it no snapshot can be signed: a maintenance set has none.
-    pub(super) ed25519_seed: Option<Secret>,
+    pub(super) ed25519: Option<OwnEd25519>,
+}
+
+/// The Ed25519 key of a set's host, and the authority's word that it is.
+#[derive(Clone)]
+pub(super) struct OwnEd25519 {
+    pub(super) seed: Secret,
+    pub(super) certificate: Certificate,
 }
 
 /// The keys that one holder has of one repository; which ones depends on its [`Role`].
@@ -49,6 +58,7 @@ pub(super) struct OwnHost {
 /// | ledger key of a host | of any host | of its own host | | of its own host | |
 /// | identities | yes | | yes | | |
 /// | recipients | yes | yes | yes | | |
+/// | public key of the authority | yes | yes | yes | yes | yes |
 #[derive(Clone)]
 pub struct KeySet {
     pub(super) repo: RepoId,
@@ -60,9 +70,11 @@ pub struct KeySet {
     pub(super) lineage: Option<Secret>,
     pub(super) state: Option<Secret>,
     pub(super) sign: Option<Secret>,
+    pub(super) authority: [u8; 32],
     pub(super) host: Option<OwnHost>,
     pub(super) identities: Vec<Identity>,
     pub(super) recipients: Vec<Recipient>,
+    pub(super) extra: Extra,
 }
 
 impl fmt::Debug for KeySet {
@@ -102,12 +114,14 @@ impl KeySet {
             lineage: sub(b"backstay v1 lineage")?,
             state: sub(b"backstay v1 state")?,
             sign: sub(b"backstay v1 sign")?,
+            authority: authority::public_key(&authority::key_pair(repo, &root)?)?,
             repo,
             role: Role::Full,
             root: Some(root),
             host: None,
             identities,
             recipients,
+            extra: Extra::new(),
         })
     }
 
@@ -120,7 +134,7 @@ impl KeySet {
     /// for another host's, [`KeyError::MayNotForget`] when a set without that trust is asked for a
     /// maintenance set.
     pub fn subset(&self, role: Role, host: Option<&HostId>) -> Result<Self, KeyError> {
-        let mut subset = Self::empty(self.repo, role);
+        let mut subset = Self::empty(self.repo, role, self.authority);
         subset.index = Some(self.need(self.index.as_ref(), Need::Index)?.clone());
         match role {
             Role::Full => {
@@ -137,7 +151,10 @@ impl KeySet {
                 subset.host = Some(OwnHost {
                     name: host.clone(),
                     hmac: Secret::new(keys.hmac),
-                    ed25519_seed: Some(Secret::new(keys.ed25519_seed)),
+                    ed25519: Some(OwnEd25519 {
+                        seed: Secret::new(keys.ed25519_seed),
+                        certificate: self.host_certificate(host)?,
+                    }),
                 });
                 self.recipients()?;
                 subset.recipients = self.recipients.clone();
@@ -154,7 +171,7 @@ impl KeySet {
                 subset.host = Some(OwnHost {
                     name: host.clone(),
                     hmac: self.ledger_key(host)?,
-                    ed25519_seed: None,
+                    ed25519: None,
                 });
             }
             Role::Verifier => {}
@@ -162,7 +179,7 @@ impl KeySet {
         Ok(subset)
     }
 
-    pub(super) const fn empty(repo: RepoId, role: Role) -> Self {
+    pub(super) const fn empty(repo: RepoId, role: Role, authority: [u8; 32]) -> Self {
         Self {
             repo,
             role,
@@ -173,9 +190,11 @@ impl KeySet {
             lineage: None,
             state: None,
             sign: None,
+            authority,
             host: None,
             identities: Vec::new(),
             recipients: Vec::new(),
+            extra: Extra::new(),
         }
     }
 
@@ -274,13 +293,35 @@ impl KeySet {
     pub fn host_keys(&self, host: &HostId) -> Result<HostKeys, KeyError> {
         let needed = Need::HostKeys;
         let seed = match self.own_host(host)? {
-            Some(own) => self.need(own.ed25519_seed.as_ref(), needed)?.clone(),
+            Some(own) => self.need(own.ed25519.as_ref(), needed)?.seed.clone(),
             None => self.host_key(host, b"backstay v1 host ed25519", needed)?,
         };
         Ok(HostKeys {
             hmac: *self.ledger_key(host)?.expose(),
             ed25519_seed: *seed.expose(),
         })
+    }
+
+    /// The public key of the repository's authority, which certifies the keys of hosts. It is the
+    /// same in every set of a repository.
+    #[must_use]
+    pub const fn authority(&self) -> &[u8; 32] {
+        &self.authority
+    }
+
+    /// The authority's word for the public key by which `host` signs; see [`super::is_certified`].
+    ///
+    /// # Errors
+    /// As [`KeySet::host_keys`].
+    pub fn host_certificate(&self, host: &HostId) -> Result<Certificate, KeyError> {
+        let needed = Need::HostKeys;
+        if let Some(own) = self.own_host(host)? {
+            return Ok(self.need(own.ed25519.as_ref(), needed)?.certificate);
+        }
+        let root = self.need(self.root.as_ref(), needed)?;
+        let seed = self.host_keys(host)?.ed25519_seed;
+        let authority = authority::key_pair(self.repo, root)?;
+        authority::certify(&authority, self.repo, host, &seed)
     }
 
     /// The key by which `host` signs records of the ledger; it is that of the HMACs of its snapshots.

@@ -14,7 +14,7 @@
 //! Header: repository id `[u8; 16]`, kind `u8` (1 passphrase, 2 key file), role `u8`, label (text
 //! of at most 256 bytes without control characters), time of making in seconds since 1970 `u64`,
 //! argon2 memory in KiB `u32`, passes `u32`, lanes `u32` (all three 0 in a key-file slot), salt
-//! `[u8; 16]`, nonce `[u8; 12]`; integers wider than a byte are varints.
+//! `[u8; 16]`, nonce `[u8; 12]`, extra (see [`crate::extra`]); integers wider than a byte are varints.
 //!
 //! The associated data of the encryption are all bytes before the ciphertext, so nothing in the
 //! header can be changed unnoticed. The key is
@@ -47,6 +47,7 @@ use super::role::Role;
 use super::secret::{Secret, derive, open, random, seal};
 use super::set::KeySet;
 use super::wire::MAX_SET_BYTES;
+use crate::extra::Extra;
 
 /// Longest slot in bytes.
 pub const MAX_SLOT_BYTES: usize = 64 << 10;
@@ -139,6 +140,7 @@ struct Header {
     lanes: u32,
     salt: [u8; 16],
     nonce: [u8; 12],
+    extra: Extra,
 }
 
 /// A slot as read from a repository, still locked.
@@ -325,6 +327,7 @@ impl Header {
             what: "role of the key slot",
             version: self.role.into(),
         })?;
+        KeyError::check_extra(&self.extra, WHAT)?;
         check_label(&self.label)
             .map_err(|_| KeyError::damaged(WHAT, "its label holds what no label may"))?;
         Ok(SlotInfo {
@@ -432,6 +435,7 @@ fn assemble(
         lanes: params.lanes,
         salt,
         nonce,
+        extra: Extra::new(),
     };
     let header =
         postcard::to_allocvec(&header).map_err(|_| KeyError::Crypto("encode the header"))?;

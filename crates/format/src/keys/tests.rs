@@ -272,6 +272,67 @@ fn a_newer_set_asks_for_a_newer_program() {
 }
 
 #[test]
+fn every_role_can_tell_the_keys_of_hosts() {
+    let (full, web) = (fixed_set(), host("web-1"));
+    let writer = full.subset(Role::Writer, Some(&web)).unwrap();
+    let certificate = full.host_certificate(&web).unwrap();
+    assert_eq!(writer.host_certificate(&web).unwrap(), certificate);
+    let again = KeySet::decode(&writer.encode().unwrap()).unwrap();
+    assert_eq!(again.host_certificate(&web).unwrap(), certificate);
+    let seed = full.host_keys(&web).unwrap().ed25519_seed;
+    let pair = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();
+    let public = super::authority::public_key(&pair).unwrap();
+    for role in Role::ALL {
+        let set = full.subset(role, Some(&web)).unwrap();
+        let authority = *set.authority();
+        let holds = |host: &HostId, public: &[u8; 32], certificate: &Certificate| {
+            is_certified(&authority, set.repo(), host, public, certificate)
+        };
+        assert!(holds(&web, &public, &certificate), "{role}");
+        assert!(!holds(&host("web-2"), &public, &certificate));
+        assert!(!holds(&web, &[9; 32], &certificate));
+        let mut forged = certificate;
+        forged[5] ^= 1;
+        assert!(!holds(&web, &public, &forged));
+        let elsewhere = RepoId([1; 16]);
+        assert!(!is_certified(
+            &authority,
+            elsewhere,
+            &web,
+            &public,
+            &certificate
+        ));
+    }
+    for role in [Role::Reader, Role::Maintenance, Role::Verifier] {
+        let set = full.subset(role, Some(&web)).unwrap();
+        missing(set.host_certificate(&web));
+    }
+    assert!(matches!(
+        writer.host_certificate(&host("web-2")),
+        Err(KeyError::OtherHost { .. })
+    ));
+}
+
+#[test]
+fn additions_to_a_set_are_kept_or_needed() {
+    for role in Role::ALL {
+        let mut set = fixed_set().subset(role, Some(&host("web-1"))).unwrap();
+        set.extra = [("later".into(), vec![1, 2])].into();
+        let again = KeySet::decode(&set.encode().unwrap()).unwrap();
+        assert_eq!(again.extra, set.extra);
+        set.extra.insert("!needed".into(), Vec::new());
+        let refused = KeySet::decode(&set.encode().unwrap()).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "the key set needs `!needed`, which this Backstay does not know: a newer Backstay is needed"
+        );
+        set.extra = [("Not a name".into(), Vec::new())].into();
+        let refused = KeySet::decode(&set.encode().unwrap());
+        assert!(matches!(refused, Err(KeyError::Damaged { .. })));
+    }
+}
+
+#[test]
 fn nothing_secret_is_printed() {
     let keys = fixed_set();
     let signing = keys.host_keys(&host("web-1")).unwrap();
@@ -327,10 +388,10 @@ const SUBKEYS: [&str; 7] = [
 ];
 const FINGERPRINT: &str = "b7dca69935b8a3a8";
 const FULL_SET: &str = "014242424242424242424242424242424201010707070707070707070707070707070707070707070707070707070707\
-    07070700000000000001004a4147452d5345435245542d4b45592d314a445a56544d4a4b38595232344a584541323635\
-    5a5845353433475a3435444459414c33454c30435935374e39384156344d455158304d41373001003e61676531746b38\
-    6e75683063766a376535793978737a723630633368767170796b77716d63727179797a76396d6138393477686d773465\
-    736a6a677a6734";
+    0707070000000000000001004a4147452d5345435245542d4b45592d314a445a56544d4a4b38595232344a5845413236\
+    355a5845353433475a3435444459414c33454c30435935374e39384156344d455158304d41373001003e61676531746b\
+    386e75683063766a376535793978737a723630633368767170796b77716d63727179797a76396d6138393477686d7734\
+    65736a6a677a673400";
 const MAINTENANCE_SET_SHA256: &str =
-    "5c6a19133696301de71519dc33f954d3331f55293f474b708163db585f2c06c5";
-const WRITER_SET_SHA256: &str = "490d89e6805b8354e1aca11a8407c03e781e017dea18bdc8e07c4b1b8e8ef4ff";
+    "ff14e5365c0ea190e99b091a9c26b3a349c3152cfcf1a0f399357241ab1af280";
+const WRITER_SET_SHA256: &str = "f23d56bab910276fe8d2e9be0f60cfbce35fb30b1c4d878950c54b8cc513bc5c";

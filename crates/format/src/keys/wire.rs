@@ -11,9 +11,11 @@
 //! | role | `u8`: 1 full, 2 writer, 3 reader, 4 maintenance, 5 verifier |
 //! | root key | option of `[u8; 32]`; full only |
 //! | id, cut, index, lineage, state keys | five options of `[u8; 32]`; all absent when full, because they follow from the root key |
-//! | host | option of { name: text, HMAC key `[u8; 32]`, option of Ed25519 seed `[u8; 32]` }; writer, and without a seed maintenance, only |
+//! | authority's public key | option of `[u8; 32]`; absent when full, because it follows from the root key |
+//! | host | option of { name: text, HMAC key `[u8; 32]`, option of { Ed25519 seed `[u8; 32]`, certificate as two halves `[u8; 32]` } }; writer, and without the second option maintenance, only |
 //! | identities | sequence of { epoch `u32`, text `AGE-SECRET-KEY-1…` }, epochs rising |
 //! | recipients | sequence of { epoch `u32`, text `age1…` }, epochs not falling |
+//! | extra | see [`crate::extra`] |
 //!
 //! A set holds exactly the keys of its role (see [`KeySet`]); bytes that hold more or fewer are
 //! damaged. At most [`MAX_SET_BYTES`] bytes.
@@ -26,7 +28,8 @@ use super::agefile::{Identity, Recipient};
 use super::error::KeyError;
 use super::role::Role;
 use super::secret::Secret;
-use super::set::{KeySet, OwnHost, check_host};
+use super::set::{KeySet, OwnEd25519, OwnHost, check_host};
+use crate::extra::Extra;
 
 /// Longest key set in bytes: room for about 100 epochs.
 pub const MAX_SET_BYTES: usize = 16 << 10;
@@ -44,16 +47,25 @@ struct WireSet {
     index: Option<[u8; 32]>,
     lineage: Option<[u8; 32]>,
     state: Option<[u8; 32]>,
+    authority: Option<[u8; 32]>,
     host: Option<WireHost>,
     identities: Vec<WireKey>,
     recipients: Vec<WireKey>,
+    #[zeroize(skip)]
+    extra: Extra,
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 struct WireHost {
     name: String,
     hmac: [u8; 32],
-    ed25519_seed: Option<[u8; 32]>,
+    ed25519: Option<WireEd25519>,
+}
+
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+struct WireEd25519 {
+    seed: [u8; 32],
+    certificate: ([u8; 32], [u8; 32]),
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -80,10 +92,14 @@ impl KeySet {
             index: sub(&self.index),
             lineage: sub(&self.lineage),
             state: sub(&self.state),
+            authority: (!full).then_some(self.authority),
             host: self.host.as_ref().map(|own| WireHost {
                 name: own.name.0.clone(),
                 hmac: *own.hmac.expose(),
-                ed25519_seed: bytes(&own.ed25519_seed),
+                ed25519: own.ed25519.as_ref().map(|own| WireEd25519 {
+                    seed: *own.seed.expose(),
+                    certificate: halves(&own.certificate),
+                }),
             }),
             identities: self
                 .identities
@@ -101,6 +117,7 @@ impl KeySet {
                     text: key.to_string(),
                 })
                 .collect(),
+            extra: self.extra.clone(),
         };
         // A fixed buffer: one that grows would leave copies of the keys behind.
         let mut buffer = Zeroizing::new(vec![0; MAX_SET_BYTES]);
@@ -143,6 +160,7 @@ impl KeySet {
             what: "role of the key",
             version: wire.role.into(),
         })?;
+        KeyError::check_extra(&wire.extra, WHAT)?;
         if !wire.has_shape_of(role) {
             return Err(damaged("it does not hold the keys of its role"));
         }
@@ -164,11 +182,12 @@ impl WireSet {
             && self.cut.is_some() == writer
             && self.lineage.is_some() == (writer || reader)
             && self.state.is_some() == writer
+            && self.authority.is_some() != full
             && self.host.is_some() == (writer || role == Role::Maintenance)
             && self
                 .host
                 .as_ref()
-                .is_some_and(|host| host.ed25519_seed.is_some())
+                .is_some_and(|host| host.ed25519.is_some())
                 == writer
             && self.identities.is_empty() != (full || reader)
             && self.recipients.is_empty() != (full || reader || writer)
@@ -192,14 +211,20 @@ impl WireSet {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|_| damaged("a recipient in it cannot be read"))?;
         if let Some(root) = self.root {
-            return KeySet::from_root(repo, Secret::new(root), identities, recipients);
+            let mut set = KeySet::from_root(repo, Secret::new(root), identities, recipients)?;
+            set.extra.clone_from(&self.extra);
+            return Ok(set);
         }
-        let mut set = KeySet::empty(repo, role);
+        let authority = self
+            .authority
+            .ok_or(damaged("it does not say whom to trust"))?;
+        let mut set = KeySet::empty(repo, role, authority);
         set.id = self.id.map(Secret::new);
         set.cut = self.cut.map(Secret::new);
         set.index = self.index.map(Secret::new);
         set.lineage = self.lineage.map(Secret::new);
         set.state = self.state.map(Secret::new);
+        set.extra.clone_from(&self.extra);
         set.identities = identities;
         set.recipients = recipients;
         if let Some(host) = &self.host {
@@ -208,9 +233,27 @@ impl WireSet {
             set.host = Some(OwnHost {
                 name,
                 hmac: Secret::new(host.hmac),
-                ed25519_seed: host.ed25519_seed.map(Secret::new),
+                ed25519: host.ed25519.as_ref().map(|own| OwnEd25519 {
+                    seed: Secret::new(own.seed),
+                    certificate: joined(own.certificate),
+                }),
             });
         }
         Ok(set)
     }
+}
+
+fn halves(bytes: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
+    let (mut low, mut high) = ([0; 32], [0; 32]);
+    low.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    let rest = bytes.iter().skip(32);
+    high.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    (low, high)
+}
+
+fn joined((low, high): ([u8; 32], [u8; 32])) -> [u8; 64] {
+    let mut out = [0; 64];
+    let bytes = low.iter().chain(&high);
+    out.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    out
 }

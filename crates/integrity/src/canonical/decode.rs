@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use backup_core::{EntryKind, EntryPath, FileTime, Owner};
 
 use super::{
-    CanonicalError, FLAG_GROUP, FLAG_LINKED, FLAG_OWNER, FLAG_SHA256, FLAG_USER, MAX_BYTES, VERSION,
+    CanonicalError, FLAG_DIGEST, FLAG_GROUP, FLAG_LINKED, FLAG_OWNER, FLAG_SHA256, FLAG_USER,
+    MAX_BYTES, VERSION,
 };
 use crate::digest::ContentDigest;
 use crate::wire::{Reader, Short};
@@ -35,6 +36,9 @@ pub struct ProvenEntry {
     pub size: u64,
     /// SHA-256 of its content.
     pub sha256: Option<ContentDigest>,
+    /// Another digest of its content, and its kind; kind 1 is of where the content lies in the
+    /// repository.
+    pub digest: Option<(u8, ContentDigest)>,
     /// Extended attributes, sorted by name.
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     /// What else its source remembered.
@@ -81,6 +85,11 @@ impl ProvenEntry {
         } else {
             None
         };
+        let digest = if flags & FLAG_DIGEST != 0 {
+            Some((from.u8()?, ContentDigest(from.array()?)))
+        } else {
+            None
+        };
         let mut xattrs = Vec::new();
         read_pairs(&mut from, "xattrs", |name, value| {
             xattrs.push((name.to_vec(), value.to_vec()));
@@ -107,6 +116,7 @@ impl ProvenEntry {
             mtime,
             size,
             sha256,
+            digest,
             xattrs,
             attrs,
             hard_linked,
@@ -140,7 +150,7 @@ fn read_kind(from: &mut Reader<'_>) -> Result<EntryKind, CanonicalError> {
 }
 
 fn read_owner(from: &mut Reader<'_>, flags: u8) -> Result<Option<Owner>, CanonicalError> {
-    let known = FLAG_OWNER | FLAG_USER | FLAG_GROUP | FLAG_SHA256 | FLAG_LINKED;
+    let known = FLAG_OWNER | FLAG_USER | FLAG_GROUP | FLAG_SHA256 | FLAG_LINKED | FLAG_DIGEST;
     let named = flags & (FLAG_USER | FLAG_GROUP) != 0;
     let owned = flags & FLAG_OWNER != 0;
     if flags & !known != 0 || (named && !owned) {

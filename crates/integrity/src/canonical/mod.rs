@@ -16,12 +16,13 @@
 //! | path | `bytes16`: the stored form of [`EntryPath`] (components joined by NUL) |
 //! | kind | `u8`: 0 file, 1 directory, 2 symlink, 3 fifo, 4 socket, 5 character device, 6 block device, 7 stream, 8 disk |
 //! | kind data | symlink: `bytes16` target; devices: `u32` major, `u32` minor; others: nothing |
-//! | flags | `u8`: 1 owner, 2 user name, 4 group name, 8 SHA-256, 16 one of several hard links; user or group name need an owner |
+//! | flags | `u8`: 1 owner, 2 user name, 4 group name, 8 SHA-256, 16 one of several hard links, 32 another digest; user or group name need an owner |
 //! | mode | `u32` |
 //! | owner | with flag 1: `u32` uid, `u32` gid; then with flag 2 `bytes16` user, with flag 4 `bytes16` group (UTF-8) |
 //! | mtime | `i64` seconds, `u32` nanoseconds below 1,000,000,000 |
 //! | size | `u64` |
 //! | SHA-256 | with flag 8: 32 bytes |
+//! | other digest | with flag 32: `u8` kind, 32 bytes; a reader that does not know the kind passes over it |
 //! | xattrs | `u16` count; each `bytes16` name, `bytes32` value; names strictly ascending as bytes |
 //! | attrs | `u16` count; each `bytes16` name, `bytes32` value (UTF-8); names strictly ascending as bytes |
 //!
@@ -45,6 +46,7 @@ pub(crate) const FLAG_USER: u8 = 2;
 pub(crate) const FLAG_GROUP: u8 = 4;
 pub(crate) const FLAG_SHA256: u8 = 8;
 pub(crate) const FLAG_LINKED: u8 = 16;
+pub(crate) const FLAG_DIGEST: u8 = 32;
 
 /// Why an entry has no canonical encoding, or bytes are not one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,6 +88,8 @@ pub struct CanonicalEntry<'a> {
     pub size: u64,
     /// SHA-256 of its content; `None` without content, or where it could not be read.
     pub sha256: Option<[u8; 32]>,
+    /// Another digest of its content, and its kind.
+    pub digest: Option<(u8, [u8; 32])>,
 }
 
 impl CanonicalEntry<'_> {
@@ -128,6 +132,10 @@ impl CanonicalEntry<'_> {
         if let Some(sha256) = &self.sha256 {
             out.extend_from_slice(sha256);
         }
+        if let Some((kind, digest)) = &self.digest {
+            out.push(*kind);
+            out.extend_from_slice(digest);
+        }
         let xattrs = self
             .meta
             .xattrs
@@ -152,7 +160,8 @@ impl CanonicalEntry<'_> {
                 | flag(user.is_some(), FLAG_USER)
                 | flag(group.is_some(), FLAG_GROUP)
                 | flag(self.sha256.is_some(), FLAG_SHA256)
-                | flag(self.meta.link_group.is_some(), FLAG_LINKED),
+                | flag(self.meta.link_group.is_some(), FLAG_LINKED)
+                | flag(self.digest.is_some(), FLAG_DIGEST),
         );
         out.extend_from_slice(&self.meta.mode.to_be_bytes());
         if let Some(owner) = owner {

@@ -39,6 +39,7 @@ fn encoded(meta: &EntryMeta, path: &EntryPath) -> Result<Vec<u8>, CanonicalError
         meta,
         size: 5,
         sha256: Some([0xab; 32]),
+        digest: None,
     };
     entry.encode(&mut out).map(|_| out)
 }
@@ -128,7 +129,7 @@ fn unknown_flags_and_names_without_an_owner_are_refused() {
     // Version, component "files" with its length, empty path, kind: then come the flags.
     let at = 1 + 6 + 2 + 1;
     assert_eq!(bytes[at], FLAG_SHA256);
-    for flag in [FLAG_USER, FLAG_GROUP, 32, 64, 128] {
+    for flag in [FLAG_USER, FLAG_GROUP, 64, 128] {
         let mut changed = bytes.clone();
         changed[at] |= flag;
         let refused = ProvenEntry::decode(&changed);
@@ -159,6 +160,7 @@ fn an_entry_that_does_not_fit_leaves_no_bytes_behind() {
             meta: &meta,
             size: 0,
             sha256: None,
+            digest: None,
         };
         assert!(entry.encode(&mut out).is_err());
         assert_eq!(out, b"before");
@@ -172,6 +174,7 @@ fn an_entry_that_does_not_fit_leaves_no_bytes_behind() {
             meta: &meta,
             size: 0,
             sha256: None,
+            digest: None,
         };
         assert!(entry.encode(&mut Vec::new()).is_err());
     }
@@ -253,6 +256,7 @@ fn encode_again(entry: &ProvenEntry) -> Vec<u8> {
     };
     let mut out = Vec::new();
     let sha256 = entry.sha256.map(|digest| digest.0);
+    let digest = entry.digest.map(|(kind, digest)| (kind, digest.0));
     let (component, path, size) = (entry.component.as_str(), &entry.path, entry.size);
     CanonicalEntry {
         component,
@@ -260,6 +264,7 @@ fn encode_again(entry: &ProvenEntry) -> Vec<u8> {
         meta: &meta,
         size,
         sha256,
+        digest,
     }
     .encode(&mut out)
     .unwrap();
@@ -272,13 +277,13 @@ proptest! {
         meta in metas(),
         path in vec("[a-z\u{e9}]{1,6}", 0..4),
         size: u64,
-        sha256: Option<[u8; 32]>,
+        sha256: Option<[u8; 32]>, digest: Option<(u8, [u8; 32])>,
         at: prop::sample::Index,
         bit in 0u8..8,
     ) {
         let path = EntryPath::from_slashed(path.join("/").as_bytes()).unwrap();
         let mut bytes = Vec::new();
-        CanonicalEntry { component: "c", path: &path, meta: &meta, size, sha256 }
+        CanonicalEntry { component: "c", path: &path, meta: &meta, size, sha256, digest }
             .encode(&mut bytes)
             .unwrap();
         let entry = ProvenEntry::decode(&bytes).unwrap();
@@ -315,6 +320,7 @@ fn encoding_a_large_tree_takes_a_few_milliseconds() {
         meta: &meta,
         size: 5,
         sha256: None,
+        digest: None,
     };
     let mut out = Vec::new();
     let begin = std::time::Instant::now();

@@ -32,6 +32,7 @@ fn entries(count: usize) -> Vec<Vec<u8>> {
             meta: &meta,
             size: CONTENT.len() as u64,
             sha256: Some(ContentDigest::of(CONTENT).0),
+            digest: None,
         }
         .encode(&mut out)
         .unwrap();

@@ -1,0 +1,79 @@
+//! Which repository was found at a place before: a file of the user's state folder for each place.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::PathBuf;
+
+use backstay::engine::known::Known;
+use backstay::engine::{EngineError, Repository};
+use backstay::integrity::digest::ContentDigest;
+
+use crate::console::Console;
+use crate::exit::Exit;
+use crate::failure::{Failure, Outcome};
+use crate::{surroundings, text};
+
+impl Console {
+    /// Looks whether the repository is the one that was found at its place before; remembers it when it
+    /// is the first.
+    ///
+    /// # Errors
+    /// [`Exit::Damage`] when it is another one.
+    pub(crate) fn check_known(&self, repo: &Repository) -> Outcome<()> {
+        let (known, Some(file)) = (Known::of(repo)?, self.known_file()?) else {
+            return Ok(());
+        };
+        let lines = fs::read_to_string(&file).unwrap_or_default();
+        let remembered: Vec<Known> = lines.lines().filter_map(|line| line.parse().ok()).collect();
+        match known.check(&remembered, &repo.location()) {
+            Ok(()) if remembered.is_empty() => {
+                self.remember(&known)?;
+                Ok(())
+            }
+            Err(EngineError::Swapped { place, found }) => Err(Failure::new(
+                Exit::Damage,
+                format!(
+                    "the repository at {place} is not the one that was there before: somebody may have put it in its place"
+                ),
+                format!(
+                    "ask who looks after it; if it is meant to be there, add the line `{found}` to {}",
+                    text::path(&file)
+                ),
+            )),
+            other => Ok(other?),
+        }
+    }
+
+    /// Remembers the repository of this place, and no other.
+    ///
+    /// # Errors
+    /// Those of the location.
+    pub(crate) fn remember(&self, known: &Known) -> Outcome<()> {
+        let Some(file) = self.known_file()? else {
+            return Ok(());
+        };
+        let written = file.parent().map_or(Ok(()), |folder| {
+            let mut builder = fs::DirBuilder::new();
+            builder.recursive(true).mode(0o700).create(folder)
+        });
+        let written = written.and_then(|()| {
+            let mut options = fs::OpenOptions::new();
+            options.write(true).create(true).truncate(true).mode(0o600);
+            writeln!(options.open(&file)?, "{known}")
+        });
+        if let Err(error) = written {
+            self.warn(&format!(
+                "{} cannot be written ({error}): nobody will notice when another repository is put in the place of this one",
+                text::path(&file)
+            ));
+        }
+        Ok(())
+    }
+
+    fn known_file(&self) -> Outcome<Option<PathBuf>> {
+        let place = ContentDigest::of(self.place()?.as_bytes());
+        let folder = surroundings::state_folder();
+        Ok(folder.map(|folder| folder.join("known").join(place.to_string())))
+    }
+}
