@@ -738,8 +738,11 @@ mod tests {
         assert_eq!(walked, 1_000);
     }
 
+    /// First key, page, entries below.
+    type Child<'a> = (&'a [u8], ChunkId, u64);
+
     /// An inner page of these children.
-    fn inner(level: u8, children: &[(&[u8], ChunkId, u64)]) -> Vec<u8> {
+    fn inner(level: u8, children: &[Child<'_>]) -> Vec<u8> {
         let mut open = OpenPage::default();
         for (key, id, below) in children {
             open.push(key, &child(*id, *below), *below);
@@ -756,7 +759,7 @@ mod tests {
         };
         let (page, id) = (leaf([b"b", b"d"]), ChunkId([1; 32]));
         let other = ChunkId([2; 32]);
-        let supplied = |children: &[(&[u8], ChunkId, u64)], entries| {
+        let supplied = |children: &[Child<'_>], entries| {
             let (id, height) = (ChunkId([0; 32]), 1);
             let root = TreeRoot {
                 id,
@@ -770,7 +773,7 @@ mod tests {
         };
         supplied(&[(b"b", id, 2)], 2).unwrap();
         supplied(&[(b"b", id, 2), (b"e", other, 1)], 3).unwrap();
-        let wrong: [(&[(&[u8], ChunkId, u64)], u64, &str); 4] = [
+        let wrong: [(&[Child<'_>], u64, &str); 4] = [
             (&[(b"a", id, 2)], 2, "the first key of a page"),
             (&[(b"b", id, 3)], 3, "the number of entries below a page"),
             (&[(b"b", id, 2)], 3, "the number of entries below a page"),

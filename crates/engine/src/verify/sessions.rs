@@ -11,6 +11,16 @@ use super::Run;
 use crate::error::{EngineError, Result};
 use crate::repository::{get_within, name};
 
+/// Whether the format gives a name.
+type IsKnown = fn(&ObjectKey) -> bool;
+
+/// Whether a session or its end is named so.
+fn is_session(key: &ObjectKey) -> bool {
+    let id = key.as_str().strip_suffix(".done");
+    let id = id.and_then(|id| ObjectKey::new(id).ok());
+    layout::session_id(id.as_ref().unwrap_or(key)).is_some()
+}
+
 impl Run<'_> {
     pub(super) async fn sessions(&mut self) -> Result<()> {
         let sink = self.repo.sink();
@@ -53,16 +63,11 @@ impl Run<'_> {
     /// Names that the format does not give, where only few objects lie. A newer program may have
     /// written them, so they are no damage.
     pub(super) async fn unknown_names(&mut self) -> Result<()> {
-        let is_session = |key: &ObjectKey| {
-            let id = key.as_str().strip_suffix(".done");
-            let id = id.and_then(|id| ObjectKey::new(id).ok());
-            layout::session_id(id.as_ref().unwrap_or(key)).is_some()
-        };
-        let folders: [(&str, &dyn Fn(&ObjectKey) -> bool); 4] = [
-            ("config/", &|key| layout::config_number(key).is_some()),
-            ("keys/", &layout::is_slot),
-            ("index/", &layout::is_index),
-            ("sessions/", &is_session),
+        let folders: [(&str, IsKnown); 4] = [
+            ("config/", |key| layout::config_number(key).is_some()),
+            ("keys/", layout::is_slot),
+            ("index/", layout::is_index),
+            ("sessions/", is_session),
         ];
         for (folder, is_known) in folders {
             let listed: Vec<_> = self
