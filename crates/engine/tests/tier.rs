@@ -198,6 +198,31 @@ async fn configs_with_a_gap_or_without_a_key_are_damage() {
     assert!(family.open(Operation::Read).await.unwrap_err().is_damage());
 }
 
+/// As a newer program would write it: of another version, with a HMAC that holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repository_of_a_newer_version_is_left_alone() {
+    use aws_lc_rs::hmac;
+
+    for number in [0, 1] {
+        let world = World::new().await;
+        let mut bytes = world.needing(number, &[]).seal(&world.keys).unwrap();
+        bytes[8] = 2;
+        let salt =
+            aws_lc_rs::hkdf::Salt::new(aws_lc_rs::hkdf::HKDF_SHA256, world.config.repo.as_bytes());
+        let key = salt.extract(world.keys.index_key().unwrap());
+        let okm = key.expand(&[b"backstay v1 config mac"], hmac::HMAC_SHA256);
+        let key = hmac::Key::from(okm.unwrap());
+        let signed = bytes.len() - 32;
+        let tag = hmac::sign(&key, &bytes[..signed]);
+        bytes[signed..].copy_from_slice(tag.as_ref());
+        world.put(format!("config/{number}"), bytes).await;
+        for operation in ALL {
+            let opened = world.open(operation).await;
+            assert!(is_newer(&opened), "{number}, {operation}: {opened:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_config_that_this_host_has_seen_cannot_be_taken_away() {
     let world = World::new().await;
