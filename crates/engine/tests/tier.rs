@@ -305,7 +305,7 @@ async fn a_writer_builds_on_nothing_that_went_before_its_session() {
             world.remove(meta.key.as_str()).await;
         }
     }
-    for repo in [repo, stale] {
+    for repo in [stale, repo] {
         world.save(&repo).await.unwrap();
         repo.reload_index(&world.cx).await.unwrap();
         let done = verify(&repo, &world.cx, None, VerifyLevel::FullRead, Sample::All);
@@ -500,4 +500,36 @@ async fn writers_cut_as_the_config_says() {
         cuts,
         [PieceCut::Pages(16 << 10), PieceCut::Content(32 << 10)]
     );
+}
+
+/// Whoever may write to the tier can put any number of bytes under any name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_read_that_is_larger_than_it_may_be() {
+    let world = World::new().await;
+    let repo = world.open(Operation::Write).await.unwrap();
+    world.save(&repo).await.unwrap();
+    let large = vec![7; 1 << 20];
+    let session = "sessions/01M7XPE6000R30C1G60R30C1G6";
+    let slot = layout::slot(&large).unwrap();
+    let names = [slot.as_str(), session, "ledger/000000000009"];
+    for name in names {
+        world.put(name, large.clone()).await;
+    }
+    let calls = RecordingSink::new(Arc::new(world.tier.clone()));
+    let unlock = Unlock::KeyFile(KeyFile::parse(&world.key).unwrap());
+    let tier = Arc::new(calls.clone());
+    let repo = Repository::open(&world.cx, tier, &unlock, None, Operation::Verify);
+    let repo = repo.await.unwrap();
+    let done = verify(&repo, &world.cx, None, VerifyLevel::Metadata, Sample::All).await;
+    let told = format!("{:?}", done.unwrap().report.findings);
+    let ledger = backup_engine::ledger::verify_ledger(&repo, &world.cx).await;
+    let told = format!("{told} {:?}", ledger.unwrap().findings);
+    for name in names {
+        assert!(told.contains(name), "{name}: {told}");
+    }
+    world.put("config/1", large).await;
+    assert!(world.open(Operation::Read).await.unwrap_err().is_damage());
+    let most = calls.calls().into_iter().filter(|call| call.op == Op::Get);
+    let most = most.map(|call| call.bytes).max().unwrap();
+    assert!(most <= (64 << 10) + 41, "{most} bytes");
 }
