@@ -4,6 +4,7 @@
 //! it is read once more; if it changed again, what was read is stored with a finding. Small files
 //! come back as bytes, to be bundled in order; larger ones are cut here and handed to the store.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
@@ -16,7 +17,7 @@ use backup_core::{
 use backup_format::chunk::PieceCut;
 use backup_format::chunk::profile::PIECE;
 use backup_integrity::digest::ContentHasher;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use tokio::runtime::Handle;
 
@@ -36,6 +37,8 @@ const BLOCK: usize = 1 << 20;
 const MANY_PIECES: u64 = 1 << 18;
 /// Larger files are hashed on a thread of their own.
 const HASH_APART: u64 = 8 << 20;
+/// Blocks that wait for the hasher.
+const HASH_QUEUE: usize = 4;
 
 /// An entry on its way, with what is to be done.
 #[derive(Debug)]
@@ -270,6 +273,7 @@ impl Reader<'_> {
         cutter: &mut StreamCutter<'_>,
     ) -> Result<io::Result<[u8; 32]>> {
         let mut hasher = Hashing::new(size);
+        let mut blocks = Blocks::default();
         let mut at = 0u64;
         let mut hole_known_until = 0u64;
         loop {
@@ -285,7 +289,7 @@ impl Reader<'_> {
                 hole_known_until = until;
             }
             let room = usize::try_from(hole_known_until.saturating_sub(at)).unwrap_or(BLOCK);
-            let mut block = vec![0; if room == 0 { BLOCK } else { room.min(BLOCK) }];
+            let mut block = blocks.take(if room == 0 { BLOCK } else { room.min(BLOCK) });
             let count = match file.read_at(&mut block, at) {
                 Ok(0) => return hasher.finish().map(Ok),
                 Ok(count) => count,
@@ -293,9 +297,10 @@ impl Reader<'_> {
                 Err(error) => return Ok(Err(error)),
             };
             block.truncate(count);
-            let block = Bytes::from(block);
+            let block = block.freeze();
             hasher.update(&block);
             cutter.data(&block)?;
+            blocks.give_back(block);
             self.advanced(count as u64);
             at += count as u64;
         }
@@ -443,6 +448,33 @@ fn changed(path: &EntryPath) -> Finding {
     }
 }
 
+/// Blocks of one file, used again when the hasher is done with them: fresh memory would cost a fault
+/// and a zeroing for each of its pages.
+#[derive(Default)]
+struct Blocks(VecDeque<Bytes>);
+
+impl Blocks {
+    fn take(&mut self, length: usize) -> BytesMut {
+        let mut block = match self.0.pop_front().map(Bytes::try_into_mut) {
+            Some(Ok(block)) => block,
+            Some(Err(busy)) => {
+                self.0.push_front(busy);
+                BytesMut::new()
+            }
+            None => BytesMut::new(),
+        };
+        block.resize(length, 0);
+        block
+    }
+
+    fn give_back(&mut self, block: Bytes) {
+        // As many as can be with the hasher, and the one in hand.
+        if self.0.len() < HASH_QUEUE + 2 {
+            self.0.push_back(block);
+        }
+    }
+}
+
 /// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.
 enum Hashing {
     Here(ContentHasher),
@@ -462,7 +494,7 @@ impl Hashing {
         if size < HASH_APART {
             return Self::Here(ContentHasher::new());
         }
-        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(4);
+        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(HASH_QUEUE);
         let thread = std::thread::Builder::new()
             .name("hash".into())
             .spawn(move || {
