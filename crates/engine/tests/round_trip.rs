@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use backup_core::{EntryPath, HostId, OpContext, RestoreMode, Sample, Source, VerifyLevel};
 use backup_engine::{
-    InitRequest, Repository, RestoreJob, SnapshotJob, SnapshotReport, SnapshotView, prepare,
-    restore, snapshot, verify,
+    InitRequest, Repository, RestoreJob, RestoreOutcome, SnapshotJob, SnapshotReport, SnapshotView,
+    prepare, restore, snapshot, verify,
 };
 use backup_sink_local::LocalSink;
 use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
@@ -70,7 +70,7 @@ impl World {
             .unwrap()
     }
 
-    async fn restore_newest(&self, below: &Path, to: &Path) {
+    async fn restore_newest(&self, below: &Path, to: &Path) -> RestoreOutcome {
         self.repo.reload_index(&self.cx).await.unwrap();
         let (heads, errors) = self.repo.heads(&self.cx).await.unwrap();
         assert!(errors.is_empty(), "{errors:?}");
@@ -91,6 +91,7 @@ impl World {
         };
         let outcome = restore(&view, &self.cx, target, &job).await.unwrap();
         assert_eq!(outcome.report.findings, [], "{:?}", outcome.report.findings);
+        outcome
     }
 
     async fn verify(&self) {
@@ -255,6 +256,24 @@ async fn a_moved_folder_is_stored_again_only_where_it_was_edited() {
     world.restore_newest(&tree, &world.path("out")).await;
     assert_same(&tree, &world.path("out"));
     world.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_files_that_lie_together_are_fetched_once() {
+    let world = World::new(false).await;
+    let root = world.path("tree");
+    fs::create_dir_all(&root).unwrap();
+    for number in 0..3000 {
+        fs::write(root.join(format!("{number:04}")), noise(number, 2000)).unwrap();
+    }
+    let stored = world.save(&root).await.meta.stats.bytes_added;
+    let outcome = world.restore_newest(&root, &world.path("back")).await;
+    assert!(
+        outcome.fetched <= stored,
+        "{} bytes were fetched of {stored}",
+        outcome.fetched
+    );
+    assert_same(&root, &world.path("back"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

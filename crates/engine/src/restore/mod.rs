@@ -8,6 +8,7 @@
 mod evidence;
 mod fetch;
 mod held;
+mod opened;
 mod window;
 
 use std::collections::VecDeque;
