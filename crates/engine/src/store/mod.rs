@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use backup_core::{CancellationToken, ChunkId, Event, ObjectKey, OpContext, PackId, Sink, Stage};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
-use backup_format::pack::{Pack, PackBlob, PackBuilder};
+use backup_format::pack::{PackBlob, PackBuilder};
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKeyring, ObjectKind, blob_id};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -46,6 +46,16 @@ struct Job {
     raw: Vec<u8>,
 }
 
+/// A pack that takes no more blobs.
+struct FullPack {
+    builder: PackBuilder,
+    is_meta: bool,
+}
+
+/// Of the memory that the run may take, what one sealing thread and one storing thread need: tables
+/// and buffers for a chunk and its copies, a chunk that waits, a pack under way.
+const SHARE: usize = 48 << 20;
+
 /// What all threads of a store share.
 struct Shared {
     cx: OpContext,
@@ -71,7 +81,7 @@ struct Shared {
 pub struct BlobStore {
     shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
-    uploads: Option<Sender<(Pack, bool)>>,
+    uploads: Option<Sender<FullPack>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -121,14 +131,11 @@ impl BlobStore {
             bytes_new: AtomicU64::new(0),
             bytes_added: AtomicU64::new(0),
         });
-        let cpus = cpu_threads(cx);
+        let within_budget = |threads: usize| threads.min(cx.limits.memory_bytes / SHARE).max(1);
+        let cpus = within_budget(cpu_threads(cx));
         let (jobs, job_source) = bounded::<Job>(cpus);
-        let uploaders = repo
-            .connections(cx)
-            .clamp(1, 8)
-            .min(cx.limits.memory_bytes / (48 << 20))
-            .max(1);
-        let (uploads, upload_source) = bounded::<(Pack, bool)>(0);
+        let uploaders = within_budget(repo.connections(cx).clamp(1, 8));
+        let (uploads, upload_source) = bounded::<FullPack>(0);
         let mut store = Self {
             shared,
             jobs: Some(jobs),
@@ -308,7 +315,7 @@ impl Shared {
         self.pending.wake();
     }
 
-    fn add(&self, job: &Job, sealed: &[u8], uploads: &Sender<(Pack, bool)>) {
+    fn add(&self, job: &Job, sealed: &[u8], uploads: &Sender<FullPack>) {
         let is_meta = job.kind.is_meta();
         let target = if is_meta {
             self.sizes.meta_pack
@@ -328,15 +335,10 @@ impl Shared {
         open.push(job.kind, job.id, job.raw.len(), sealed);
     }
 
-    fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<(Pack, bool)>) {
-        match builder.finish(&self.ring, &[self.session.wrap()]) {
-            Ok(pack) => {
-                self.pending.add(1);
-                if uploads.send((pack, is_meta)).is_err() {
-                    self.pending.done(1);
-                }
-            }
-            Err(error) => self.fail(EngineError::Seal(error)),
+    fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<FullPack>) {
+        self.pending.add(1);
+        if uploads.send(FullPack { builder, is_meta }).is_err() {
+            self.pending.done(1);
         }
     }
 
@@ -348,7 +350,11 @@ impl Shared {
             .block_on(put_new(&self.cx, &*self.sink, key, body))
     }
 
-    fn upload(&self, pack: Pack, is_meta: bool) -> Result<()> {
+    fn upload(&self, full: FullPack) -> Result<()> {
+        let FullPack { builder, is_meta } = full;
+        let pack = builder
+            .finish(&self.ring, &[self.session.wrap()])
+            .map_err(EngineError::Seal)?;
         let key = name(layout::pack(pack.id, is_meta))?;
         let size = pack.bytes.len() as u64;
         self.put_object(&key, pack.bytes.into())?;
@@ -395,7 +401,7 @@ impl Shared {
     }
 }
 
-fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<(Pack, bool)>) {
+fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<FullPack>) {
     let mut codec = match BlobCodec::new(level) {
         Ok(codec) => Some(codec),
         Err(error) => {
@@ -417,10 +423,10 @@ fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Send
     }
 }
 
-fn upload_loop(shared: &Shared, source: &Receiver<(Pack, bool)>) {
-    for (pack, is_meta) in source {
+fn upload_loop(shared: &Shared, source: &Receiver<FullPack>) {
+    for pack in source {
         if !shared.stop.is_cancelled()
-            && let Err(error) = shared.upload(pack, is_meta)
+            && let Err(error) = shared.upload(pack)
         {
             shared.fail(error);
         }
