@@ -420,7 +420,13 @@ impl ObjectKeyring {
         if plain.len() > MAX_OBJECT {
             return Err(SealError::TooLarge(plain.len()));
         }
-        let packed = zstd::bulk::compress(plain, 3)
+        // A cache is written anew with each run and never leaves the machine.
+        let level = if kind == ObjectKind::Cache {
+            1
+        } else {
+            DEFAULT_LEVEL
+        };
+        let packed = zstd::bulk::compress(plain, level)
             .map_err(|error| SealError::Compress(error.to_string()))?;
         let small = packed.len() + plain.len() / 8 < plain.len();
         let body = if small { packed.as_slice() } else { plain };
