@@ -426,6 +426,7 @@ impl Driver<'_> {
                     );
                     return false;
                 }
+                    writer.keep(0..job.entry.size);
                 job.began(EntryWriter::Positional(writer));
                 return true;
             }
