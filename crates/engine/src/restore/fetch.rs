@@ -151,7 +151,7 @@ impl<'a> Workers<'a> {
     pub(super) fn found_target(&self, entry: &RestoreEntry, error: &TargetError) {
         if error.kind == ErrorKind::NoSpace {
             // Every further file would fail alike, each leaving a fragment.
-            self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
+            self.fail(EngineError::TargetFull(error.to_string()));
             return;
         }
         self.found(Finding::entry(
