@@ -247,9 +247,11 @@ async fn carry_out(
             drop(driver);
             workers.end();
             tally.fetched = fetched.join();
-            drove?;
-            workers.done()?;
-            Ok(workers.findings())
+            match (drove, workers.done()) {
+                // That nobody takes tasks any more has a reason.
+                (Err(EngineError::Cancelled), Err(error)) => Err(error),
+                (drove, done) => drove.and(done).map(|()| workers.findings()),
+            }
         })
     })
 }

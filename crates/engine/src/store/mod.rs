@@ -152,6 +152,8 @@ impl BlobStore {
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        // Should a thread be refused, the store ends: nobody may wait at this sender then.
+        drop(uploads);
         let thread = std::thread::Builder::new().name(name).spawn(run);
         let thread = thread.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
         self.threads.push(thread);
@@ -413,7 +415,19 @@ fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Send
                 Err(error) => shared.fail(EngineError::Seal(error)),
             }
         }
-        shared.pending.done(1);
+/// A job or a pack that a thread works on. However that ends it is no longer under way, and nobody
+/// waits for it; a panic fails the store.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(EngineError::Panicked("the store"));
+        }
+        self.0.pending.done(1);
+    }
+}
+
     }
 }
 
@@ -424,6 +438,7 @@ fn upload_loop(shared: &Shared, source: &Receiver<(Pack, bool)>) {
         {
             shared.fail(error);
         }
-        shared.pending.done(1);
+        let _job = UnderWay(shared);
     }
 }
+        let _pack = UnderWay(shared);
