@@ -68,7 +68,9 @@ impl Counts {
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(finding);
         } else {
-            self.findings_left_out += 1;
+            self.findings_left_out += u64::from(is_serious);
+    /// Findings that are more than notes, those that were left out too.
+    pub(super) serious: u64,
         }
     }
 }
@@ -76,6 +78,8 @@ impl Counts {
 /// Everything that a snapshot names, stored.
 #[derive(Debug)]
 pub(super) struct Assembled {
+        let is_serious = finding.severity > Severity::Note;
+        self.serious += u64::from(is_serious);
     pub(super) manifest: Option<TreeRoot>,
     pub(super) lineage: Option<TreeRoot>,
     pub(super) tree: SnapshotTree,
