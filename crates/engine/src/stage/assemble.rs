@@ -44,6 +44,9 @@ impl Default for CheckpointRule {
     fn default() -> Self {
         Self {
             bytes: 4 << 30,
+    /// After so many bytes that were put on the tier they are made known to the next run, also in
+    /// the middle of an entry.
+    pub index_bytes: u64,
             every: Duration::from_secs(120),
         }
     }
@@ -51,6 +54,7 @@ impl Default for CheckpointRule {
 
 /// Counts and findings of an assembled snapshot.
 #[derive(Debug, Default)]
+            index_bytes: 1 << 30,
 pub(super) struct Counts {
     pub(super) entries: u64,
     pub(super) files: u64,

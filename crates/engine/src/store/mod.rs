@@ -62,6 +62,8 @@ struct Shared {
     failure: Mutex<Option<EngineError>>,
     stop: CancellationToken,
     fresh: Mutex<Vec<StoredPack>>,
+    /// After so many bytes of packs an index run is written.
+    index_bytes: u64,
     stored: Mutex<Vec<StoredPack>>,
     bytes_new: AtomicU64,
     bytes_added: AtomicU64,
@@ -86,12 +88,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl BlobStore {
-    /// Starts the threads of a store. Must be called on a tokio runtime.
+    /// Starts the threads of a store, which writes an index run whenever that many bytes of packs
+    /// are in none. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
     /// refuses threads.
-    pub fn start(repo: &Repository, cx: &OpContext, session: Session, level: i32) -> Result<Self> {
+    pub fn start(
+        repo: &Repository,
+        cx: &OpContext,
+        session: Session,
+        level: i32,
+        index_bytes: u64,
+    ) -> Result<Self> {
         let sizes = repo.sizes();
         // A cancelled run stops putting and then makes safe what it has put: its store goes on until
         // that is done.
@@ -117,6 +126,7 @@ impl BlobStore {
             failure: Mutex::default(),
             stop,
             fresh: Mutex::default(),
+            index_bytes,
             stored: Mutex::default(),
             bytes_new: AtomicU64::new(0),
             bytes_added: AtomicU64::new(0),
@@ -142,6 +152,8 @@ impl BlobStore {
                 seal_loop(&shared, level, &source, &uploads);
             })?;
         }
+        // Should a thread be refused, the store ends: nobody may wait at this sender then.
+        drop(uploads);
         for number in 0..uploaders {
             let (shared, source) = (store.shared.clone(), upload_source.clone());
             store.spawn(format!("store-{number}"), move || {
@@ -152,8 +164,6 @@ impl BlobStore {
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
-        // Should a thread be refused, the store ends: nobody may wait at this sender then.
-        drop(uploads);
         let thread = std::thread::Builder::new().name(name).spawn(run);
         let thread = thread.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
         self.threads.push(thread);
@@ -360,12 +370,20 @@ impl Shared {
             entries: 1,
             bytes: size,
         });
-        lock(&self.fresh).push(StoredPack {
+        let mut fresh = lock(&self.fresh);
+        fresh.push(StoredPack {
             id: pack.id,
             size,
             blobs: pack.blobs,
         });
-        Ok(())
+        let unindexed: u64 = fresh.iter().map(|pack| pack.size).sum();
+        drop(fresh);
+        // What no index run knows is stored again after a kill: one file can take hours.
+        if unindexed >= self.index_bytes {
+            self.write_runs()
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes index runs for all packs that are on the tier and in no run yet.
@@ -397,24 +415,6 @@ impl Shared {
     }
 }
 
-fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<(Pack, bool)>) {
-    let mut codec = match BlobCodec::new(level) {
-        Ok(codec) => Some(codec),
-        Err(error) => {
-            shared.fail(EngineError::Seal(error));
-            None
-        }
-    };
-    let mut sealed = Vec::new();
-    // After a failure the queue is still drained, so that nobody waits at it.
-    for job in source {
-        if let Some(codec) = codec.as_mut().filter(|_| !shared.stop.is_cancelled()) {
-            let key = shared.session.key_of(job.kind);
-            match codec.seal(key, job.kind, &job.id, &job.raw, &mut sealed) {
-                Ok(()) => shared.add(&job, &sealed, uploads),
-                Err(error) => shared.fail(EngineError::Seal(error)),
-            }
-        }
 /// A job or a pack that a thread works on. However that ends it is no longer under way, and nobody
 /// waits for it; a panic fails the store.
 struct UnderWay<'a>(&'a Shared);
@@ -428,17 +428,35 @@ impl Drop for UnderWay<'_> {
     }
 }
 
+fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<(Pack, bool)>) {
+    let mut codec = match BlobCodec::new(level) {
+        Ok(codec) => Some(codec),
+        Err(error) => {
+            shared.fail(EngineError::Seal(error));
+            None
+        }
+    };
+    let mut sealed = Vec::new();
+    // After a failure the queue is still drained, so that nobody waits at it.
+    for job in source {
+        let _job = UnderWay(shared);
+        if let Some(codec) = codec.as_mut().filter(|_| !shared.stop.is_cancelled()) {
+            let key = shared.session.key_of(job.kind);
+            match codec.seal(key, job.kind, &job.id, &job.raw, &mut sealed) {
+                Ok(()) => shared.add(&job, &sealed, uploads),
+                Err(error) => shared.fail(EngineError::Seal(error)),
+            }
+        }
     }
 }
 
 fn upload_loop(shared: &Shared, source: &Receiver<(Pack, bool)>) {
     for (pack, is_meta) in source {
+        let _pack = UnderWay(shared);
         if !shared.stop.is_cancelled()
             && let Err(error) = shared.upload(pack, is_meta)
         {
             shared.fail(error);
         }
-        let _job = UnderWay(shared);
     }
 }
-        let _pack = UnderWay(shared);
