@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
@@ -265,11 +264,10 @@ impl Shelf {
     ) -> Result<SnapshotReport> {
         self.repo.reload_index(&self.cx).await.unwrap();
         let source = Arc::new(GivenSource { files, findings });
-        let run = snapshot(&self.repo, &self.cx, source, &self.job);
-        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
+        let ended = snapshot(&self.repo, &self.cx, source, &self.job).await;
         // The next one is newer.
         self.clock.advance(SignedDuration::from_secs(1));
-        ended.expect("a run ends")
+        ended
     }
 
     pub(crate) async fn save(&self, files: Vec<Given>) -> SnapshotReport {
@@ -297,9 +295,7 @@ impl Shelf {
         let view = self.view().await;
         let target = FilesTarget::new(FilesTargetConfig::of_folder(to));
         let job = RestoreJob::whole(RestoreMode::Files, Some(to.to_owned()), host());
-        let run = restore(&view, &self.cx, Arc::new(target), &job);
-        let ended = tokio::time::timeout(Duration::from_secs(60), run).await;
-        ended.expect("a restore ends")
+        restore(&view, &self.cx, Arc::new(target), &job).await
     }
 
     /// What the newest snapshot brings back, after seeing that all of the repository is sound.
