@@ -187,6 +187,11 @@ impl From<EngineError> for Failure {
             EngineError::Sink(error) => error.into(),
             EngineError::Source(error) => error.into(),
             EngineError::Target(error) => error.into(),
+            EngineError::TargetFull(_) => Self::new(
+                Exit::Failed,
+                what,
+                "make room, or choose another place with --to; then restore again",
+            ),
             EngineError::Key(error) => error.into(),
             EngineError::NoRepository(place) => no_repository(&place),
             EngineError::RepositoryExists(place) => Self::new(

@@ -35,7 +35,7 @@ pub struct Common {
     /// Use no colours
     #[arg(long, global = true)]
     pub no_color: bool,
-    /// Bytes in flight between reading and writing, such as 96M
+    /// Bytes in flight between reading and writing, such as 96M [default: 48M a processor, 96M to 512M]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory_limit: Option<u64>,
     /// Threads for hashing, compressing and sealing; 0: one for each processor

@@ -63,7 +63,7 @@ pub struct SnapshotMeta {
     pub held: bool,
     /// Whether it is a checkpoint of a run that has not ended.
     pub partial: bool,
-    /// Whether something could not be captured.
+    /// How often something could not be captured or was degraded; notes do not count.
     pub findings: u64,
     /// The snapshot that its capture built on, if any. It does not depend on it.
     pub parent: Option<SnapshotId>,

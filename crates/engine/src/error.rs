@@ -22,6 +22,9 @@ pub enum EngineError {
     /// The target could not be written.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// There is no room where a restore writes to.
+    #[error("{0}; what was restored so far stays, and is not fetched again")]
+    TargetFull(String),
     /// A key does not open the repository, or lacks what the operation needs.
     #[error(transparent)]
     Key(#[from] KeyError),

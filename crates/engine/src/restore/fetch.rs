@@ -36,7 +36,7 @@ pub(super) struct Workers<'a> {
     restore: &'a dyn Restore,
     handle: Handle,
     tasks: Mutex<Option<Sender<Task>>>,
-    source: Receiver<Task>,
+    source: Mutex<Option<Receiver<Task>>>,
     findings: Mutex<Vec<Finding>>,
     failure: Mutex<Option<EngineError>>,
     opened: Opened,
@@ -75,11 +75,21 @@ impl Running<'_, '_> {
     /// Waits for the threads; says how many bytes were fetched.
     pub(super) fn join(self) -> u64 {
         for thread in self.threads {
-            if thread.join().is_err() {
-                self.workers.fail(EngineError::Panicked("a restore worker"));
-            }
+            // A panic was noted when it happened.
+            let _ = thread.join();
         }
         self.workers.fetched.load(Ordering::Relaxed)
+    }
+}
+
+/// Says of a worker that panics why the restore fails, before the driver hears that it is gone.
+struct Ending<'a, 'b>(&'a Workers<'b>);
+
+impl Drop for Ending<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(EngineError::Panicked("a restore worker"));
+        }
     }
 }
 
@@ -101,7 +111,7 @@ impl<'a> Workers<'a> {
             restore,
             handle: Handle::current(),
             tasks: Mutex::new(Some(tasks)),
-            source,
+            source: Mutex::new(Some(source)),
             findings: Mutex::default(),
             failure: Mutex::default(),
             opened: Opened::default(),
@@ -118,10 +128,16 @@ impl<'a> Workers<'a> {
             .min(self.cx.limits.memory_bytes / (16 << 20))
             .max(1);
         let mut threads = Vec::new();
+        // Only the workers hold the end where tasks come out: when the last of them is gone, however
+        // it went, nobody waits for one to take a task.
+        let source = lock(&self.source).take();
         for number in 0..count {
+            let source = source.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("restore-{number}"))
-                .spawn_scoped(scope, || self.work())
+                .spawn_scoped(scope, move || self.work(source))
+                // Those that run already must not wait for tasks.
+                .inspect_err(|_| self.end())
                 .map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
             threads.push(thread);
         }
@@ -151,7 +167,7 @@ impl<'a> Workers<'a> {
     pub(super) fn found_target(&self, entry: &RestoreEntry, error: &TargetError) {
         if error.kind == ErrorKind::NoSpace {
             // Every further file would fail alike, each leaving a fragment.
-            self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
+            self.fail(EngineError::TargetFull(error.to_string()));
             return;
         }
         self.found(Finding::entry(
@@ -213,7 +229,8 @@ impl<'a> Workers<'a> {
         }
     }
 
-    fn work(&self) {
+    fn work(&self, source: Option<Receiver<Task>>) {
+        let _ending = Ending(self);
         let mut codec = match BlobCodec::new(3) {
             Ok(codec) => codec,
             Err(error) => {
@@ -222,7 +239,7 @@ impl<'a> Workers<'a> {
             }
         };
         let mut plain = Vec::new();
-        for task in &self.source {
+        for task in source.iter().flatten() {
             if self.cx.cancel.is_cancelled() {
                 self.fail(EngineError::Cancelled);
             }

@@ -19,8 +19,11 @@ use backup_format::chunk::profile::PIECE;
 use backup_integrity::digest::ContentHasher;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
+use super::links::Link;
+use super::racy::is_racy;
 use super::stream::{CutStream, StreamCutter};
 use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
@@ -49,14 +52,26 @@ pub(super) struct Item {
     pub(super) path: EntryPath,
     /// Its metadata.
     pub(super) meta: EntryMeta,
-    /// What tells it as unchanged next time.
+    /// The state in which the walk saw it; `None` once its content was read in another.
     pub(super) fingerprint: Option<Fingerprint>,
+    /// Whether it may be another by now without its fingerprint showing it.
+    pub(super) is_racy: bool,
     /// Whether something that the last run had is gone before it.
     pub(super) after_gap: bool,
     /// Whether the last run did not have its path.
     pub(super) is_new: bool,
     /// What is to be done, or was.
     pub(super) work: Work,
+}
+
+impl Item {
+    /// Notes when its content was read, and in which state it was before and behind that; `None`:
+    /// it changed meanwhile. If it is not the state that the walk saw, its metadata is of another
+    /// time than its content: then nothing tells it as unchanged next time.
+    fn was_read(&mut self, began: Timestamp, state: Option<Fingerprint>) {
+        self.fingerprint = self.fingerprint.filter(|seen| state == Some(*seen));
+        self.is_racy = state.is_some_and(|state| is_racy(&state, began));
+    }
 }
 
 /// What is to be done with an entry, or was done.
@@ -66,8 +81,8 @@ pub(super) enum Work {
     Reuse(Box<StateEntry>),
     /// It has no content.
     Bare,
-    /// It is a further link to an entry that came before.
-    Link(u64),
+    /// It is a further name of a file that came before.
+    Link(Box<Link>),
     /// A small file is to be read.
     Read(Arc<dyn OpenContent>),
     /// It was read, whole.
@@ -124,6 +139,7 @@ impl Reader<'_> {
     fn small(&self, item: &mut Item, open: &Arc<dyn OpenContent>) -> Result<Option<Finding>> {
         let mut seen = item.fingerprint;
         for attempt in 0..2 {
+            let began = self.cx.clock.now();
             let read = open.open().and_then(|file| {
                 let content = self.read_small(&file, seen.map_or(0, |print| print.size))?;
                 Ok((content, open.fingerprint(&file)?))
@@ -142,7 +158,7 @@ impl Reader<'_> {
                     if !is_whole && attempt == 0 {
                         continue;
                     }
-                    item.fingerprint = seen.filter(|_| is_whole);
+                    item.was_read(began, is_whole.then_some(now));
                     let sha256 = backup_integrity::digest::ContentDigest::of(&bytes).0;
                     item.work = Work::Content { bytes, sha256 };
                     return Ok((!is_whole).then(|| changed(&item.path)));
@@ -190,6 +206,7 @@ impl Reader<'_> {
         known: Option<&StateEntry>,
     ) -> Result<Option<Finding>> {
         for attempt in 0..2 {
+            let began = self.cx.clock.now();
             let opened = open.open().and_then(|file| {
                 let before = open.fingerprint(&file)?;
                 Ok((file, before))
@@ -214,7 +231,7 @@ impl Reader<'_> {
             if !is_whole && attempt == 0 {
                 continue;
             }
-            item.fingerprint = is_whole.then_some(before);
+            item.was_read(began, is_whole.then_some(before));
             item.work = Work::Cut {
                 stream: Box::new(stream),
                 sha256: Some(sha256),
@@ -222,6 +239,33 @@ impl Reader<'_> {
             return Ok((!is_whole).then(|| changed(&item.path)));
         }
         Ok(None)
+    }
+
+    /// Reads a further name of a file by itself: no name before it has its content.
+    ///
+    /// # Errors
+    /// Failures of the store, and of the source of a stream; what is wrong with a file is noted.
+    pub(super) fn link(&self, item: &mut Item, link: Link) -> Result<Option<Finding>> {
+        let size = item.fingerprint.map_or(u64::MAX, |state| state.size);
+        match link.body {
+            Body::File(open) if size <= self.sizes.bundle_limit => self.small(item, &open),
+            Body::File(open) => self.file(item, &open, link.profile, None),
+            Body::None | Body::Unchanged => {
+                item.work = Work::Lost;
+                let detail = "the name of it that has its content could not be stored";
+                let kind = FindingKind::Unreadable;
+                Ok(Some(Finding::entry(kind, &item.path, detail)))
+            }
+            body => self.body(item, body, link.profile, None).map(|()| None),
+        }
+    }
+
+    /// Whether to go on reading.
+    fn check(&self) -> Result<()> {
+        if self.cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        self.store.check()
     }
 
     #[allow(
@@ -277,7 +321,7 @@ impl Reader<'_> {
         let mut at = 0u64;
         let mut hole_known_until = 0u64;
         loop {
-            self.store.check()?;
+            self.check()?;
             if at >= hole_known_until {
                 let (hole, until) = next_data(file, at, size);
                 if hole > 0 {
@@ -315,6 +359,17 @@ impl Reader<'_> {
         });
     }
 
+    /// The next part of a stream; does not wait for it longer than the operation goes on.
+    fn next_segment(&self, segments: &mut SegmentStream) -> Result<Option<Segment>> {
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.cx.cancel.cancelled() => Err(EngineError::Cancelled),
+                segment = segments.next() => Ok(segment.transpose()?),
+            }
+        })
+    }
+
     /// Reads and cuts a body that comes as a stream or as bytes.
     ///
     /// # Errors
@@ -336,7 +391,7 @@ impl Reader<'_> {
             }
         };
         let past = self.past(&item.key, known);
-        let mut first = self.handle.block_on(segments.next()).transpose()?;
+        let mut first = self.next_segment(&mut segments)?;
         let head = match &first {
             Some(Segment::Data { bytes, .. }) => bytes.clone(),
             _ => Bytes::new(),
@@ -347,7 +402,7 @@ impl Reader<'_> {
         let mut hasher = Some(Hashing::new(HASH_APART));
         let mut at = 0u64;
         while let Some(segment) = first.take() {
-            self.store.check()?;
+            self.check()?;
             let (start, length) = match &segment {
                 Segment::Data { offset, bytes } => (*offset, bytes.len() as u64),
                 Segment::Zero(range) | Segment::Unchanged(range) => {
@@ -381,7 +436,7 @@ impl Reader<'_> {
                 }
             }
             at += length;
-            first = self.handle.block_on(segments.next()).transpose()?;
+            first = self.next_segment(&mut segments)?;
         }
         let sha256 = hasher.map(Hashing::finish).transpose()?;
         item.work = Work::Cut {

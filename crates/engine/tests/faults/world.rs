@@ -36,6 +36,7 @@ pub(crate) enum Memory {
 /// A repository with what led to it, from which every case starts.
 pub(crate) struct World {
     pub(crate) cx: OpContext,
+    pub(crate) job: SnapshotJob,
     dir: TempDir,
     mem: MemSink,
     key: Vec<u8>,
@@ -53,12 +54,14 @@ pub(crate) fn job() -> SnapshotJob {
     job.checkpoint = CheckpointRule {
         bytes: 1 << 20,
         every: Duration::from_secs(3600),
+        ..CheckpointRule::default()
     };
     job
 }
 
 pub(crate) fn context() -> OpContext {
-    let clock = TestClock::default().ticking(SignedDuration::from_millis(10));
+    // Behind all changes of the files: none was made in the tick in which it is read.
+    let clock = TestClock::at_text("2100-01-01T00:00:00Z").ticking(SignedDuration::from_millis(10));
     OpContext::new(Arc::new(clock))
 }
 
@@ -90,6 +93,7 @@ impl World {
         let saved = Vec::new();
         let world = Self {
             cx,
+            job: job(),
             dir,
             mem,
             key,
@@ -124,7 +128,7 @@ impl World {
         world
     }
 
-    fn write(&self, name: &str, content: &[u8]) {
+    pub(crate) fn write(&self, name: &str, content: &[u8]) {
         fs::write(self.tree().join(name), content).unwrap();
     }
 
@@ -166,8 +170,7 @@ impl World {
     pub(crate) async fn save(&self, repo: &Repository) -> Result<SnapshotReport> {
         let config = FilesConfig::of_roots([self.tree()]);
         let source: Arc<dyn Source> = Arc::new(FilesSource::new(config));
-        let job = job();
-        let run = snapshot(repo, &self.cx, source, &job);
+        let run = snapshot(repo, &self.cx, source, &self.job);
         tokio::time::timeout(Duration::from_secs(60), run)
             .await
             .expect("a run whose tier has failed ends")
@@ -304,7 +307,7 @@ pub(crate) fn serious(check: &LedgerCheck) -> Vec<String> {
     serious.map(|finding| format!("{finding:?}")).collect()
 }
 
-fn read(folder: &Path) -> Files {
+pub(crate) fn read(folder: &Path) -> Files {
     let mut out = Files::new();
     let mut left = vec![folder.to_owned()];
     while let Some(at) = left.pop() {
