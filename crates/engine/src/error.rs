@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use backup_core::{ErrorKind, SinkError, SourceError, TargetError};
 use backup_format::keys::KeyError;
+use backup_format::page::TreeError;
 use backup_format::seal::SealError;
 use backup_format::wire::WireError;
 
@@ -95,6 +96,9 @@ pub enum EngineError {
     /// Something could not be sealed; see [`SealError::SelfCheck`].
     #[error(transparent)]
     Seal(SealError),
+    /// Entries that could not be read back are not stored.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// Something could not be signed or recorded.
     #[error("{0}")]
     Evidence(String),

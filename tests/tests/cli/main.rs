@@ -9,6 +9,7 @@
 mod access;
 mod codes;
 mod damage;
+mod deep;
 mod faults;
 mod files;
 mod first;
