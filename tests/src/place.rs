@@ -101,6 +101,12 @@ impl Place {
         self.with(restore(), args)
     }
 
+    /// Waits until the last change of a file is so long ago that it could not be made again in the
+    /// same tick of the file system's clock: a file that is saved earlier is read again next time.
+    pub fn wait_for_a_tick(&self) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+
     /// Saves the folder.
     #[must_use]
     pub fn save(&self) -> Run {

@@ -549,16 +549,21 @@ impl<'a> Assembler<'a> {
             record.meta.xattrs.clear();
             fingerprint = None;
             let fits = self.encode(&key, &path, &record, &mut stored).is_ok();
-            let (kind, what) = if fits {
-                (
-                    FindingKind::Metadata,
-                    "its extended attributes are not stored",
-                )
+            let (severity, kind, what) = if fits {
+                let what = "its extended attributes are not stored";
+                (Severity::Warning, FindingKind::Metadata, what)
             } else {
-                (FindingKind::Unreadable, "it is not stored")
+                let what = "it is not stored";
+                (Severity::Error, FindingKind::Unreadable, what)
             };
             let finding = Finding::entry(kind, &path, format!("{what}: {why}"));
-            self.counts.found(self.cx, finding);
+            self.counts.found(
+                self.cx,
+                Finding {
+                    severity,
+                    ..finding
+                },
+            );
             if !fits {
                 return Ok(());
             }
