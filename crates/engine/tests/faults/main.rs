@@ -9,6 +9,7 @@
 )]
 
 mod crash;
+mod ledger;
 mod local;
 mod restores;
 mod space;
