@@ -85,9 +85,11 @@ impl Place {
             .env("HOME", self.folder.path())
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("XDG_CACHE_HOME")
+            .env_remove("XDG_STATE_HOME")
             .env("BACKSTAY_REPO", self.repo())
             .env("BACKSTAY_KEY_FILE", self.path("key"))
-            .env("BACKSTAY_CACHE_DIR", self.path("cache"));
+            .env("BACKSTAY_CACHE_DIR", self.path("cache"))
+            .env("BACKSTAY_STATE_DIR", self.path("state"));
         command
     }
 

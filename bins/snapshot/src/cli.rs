@@ -20,8 +20,8 @@ Examples:
   snapshot forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   snapshot verify --level full --slice 1/30
 
-BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE and BACKSTAY_CACHE_DIR stand for
-the options of those names.";
+BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE, BACKSTAY_CACHE_DIR and
+BACKSTAY_STATE_DIR stand for the options of those names.";
 
 /// Saves, lists, forgets and verifies snapshots
 #[derive(Debug, Parser)]

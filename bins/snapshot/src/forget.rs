@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use backstay::core::Verdict;
+use backstay::core::{Finding, FindingKind, Severity, SnapshotMeta, Verdict};
+use backstay::engine::ledger::first_seen;
 use backstay::engine::repository::SnapshotHead;
 use backstay::engine::{ForgetPlan, forget as carry_out};
 use backstay::format::config::Operation;
 use backstay::retention::{Count, KeepPolicy};
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Align, Console, Exit, Failure, Filter, Outcome, Table, surroundings, text};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
@@ -37,20 +39,24 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     if !args.dry_run {
         repo.keys().may_forget()?;
     }
-    let (heads, damage) = console.heads(&repo).await?;
+    let (mut heads, mut damage) = console.heads(&repo).await?;
+    let (host, user) = (surroundings::host(), surroundings::user());
     let plan = if by_name {
         let named = Console::chosen(&heads, &args.snapshots)?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
         must_not_be_held(&plan)?;
         plan
     } else {
+        first_seen(&repo, &console.cx, &host, &mut heads).await?;
         let filter = Filter {
             name: args.name.clone(),
             host: args.host.clone(),
             tags: args.tags.clone(),
         };
         let heads = heads.iter().filter(|head| filter.takes(&head.meta));
-        let heads: Vec<&SnapshotHead> = heads.collect();
+        let (heads, unplaced): (Vec<&SnapshotHead>, Vec<&SnapshotHead>) =
+            heads.partition(|head| head.meta.first_seen.is_some());
+        damage.extend(unplaced.into_iter().map(unrecorded));
         let versions = match args.keep.keep_versions {
             Some(most) => {
                 kept_versions(console, &repo, &heads, most, &args.keep.versions_of).await?
@@ -68,23 +74,34 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     };
     show(console, &plan, args.dry_run)?;
     let has_damage = console.findings(&damage, 0)?;
-    let ending = if has_damage { Exit::Findings } else { Exit::Ok };
     let going = plan.forgotten().count() as u64;
     if args.dry_run {
         console.line(format!(
             "{going} of {} would be forgotten",
             plan.decisions.len()
         ))?;
-        return Ok(ending);
+        return Ok(Exit::done(has_damage));
     }
-    let (host, user) = (surroundings::host(), surroundings::user());
-    let removed = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
+    let done = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
+    let has_findings = console.findings(&done.findings, 0)? || has_damage;
+    let removed = done.removed;
     console.record(
         "forgotten",
         json!({ "removed": removed, "looked_at": plan.decisions.len() }),
     )?;
     console.line(format!("{removed} of {} forgotten", plan.decisions.len()))?;
-    Ok(ending)
+    Ok(Exit::done(has_findings))
+}
+
+/// Whoever dates a snapshot as it likes must not push others out of their places by leaving it out of
+/// the ledger.
+fn unrecorded(head: &SnapshotHead) -> Finding {
+    let detail = format!(
+        "the ledger does not tell when it was made: it stays, and no rule counts it; the next `snapshot save` on {} records it",
+        text::escape(head.meta.host.0.as_bytes())
+    );
+    let subject = format!("snapshot {}", head.meta.id);
+    Finding::new(Severity::Note, FindingKind::Skipped, subject, detail)
 }
 
 /// A hold is there to be heeded: naming a held snapshot forgets nothing at all.
@@ -127,6 +144,11 @@ fn policy(args: &ForgetArgs) -> KeepPolicy {
     }
 }
 
+/// The time that rules go by.
+fn judged(meta: &SnapshotMeta) -> Timestamp {
+    meta.first_seen.unwrap_or(meta.time)
+}
+
 fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
@@ -144,6 +166,7 @@ fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> 
         };
         let mut members = meta_members(meta);
         if let Value::Object(members) = &mut members {
+            members.insert("counted_from".into(), judged(meta).to_string().into());
             members.insert("verdict".into(), verdict.into());
             members.insert("reasons".into(), json!(reasons));
             members.insert("dry_run".into(), dry_run.into());
@@ -151,7 +174,7 @@ fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> 
         console.record("decision", members)?;
         table.row([
             meta.id.short(),
-            text::time(meta.time),
+            text::time(judged(meta)),
             text::escape(meta.host.0.as_bytes()),
             text::escape(meta.name.as_bytes()),
             verdict.to_owned(),

@@ -27,13 +27,16 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
     } else {
         ("released", "is not held")
     };
+    let mut has_findings = false;
     for head in Console::chosen(&heads, &args.snapshots)? {
         let (meta, by) = (&head.meta, (&host, user.as_str()));
-        let changed = if holds {
+        let change = if holds {
             place(&repo, &console.cx, meta, by, why).await?
         } else {
             lift(&repo, &console.cx, meta, by, why).await?
         };
+        let changed = change.changed;
+        has_findings |= console.findings(&change.findings, 0)?;
         let id = meta.id;
         console.record(kind, json!({ "id": id.to_string(), "changed": changed }))?;
         if changed {
@@ -42,5 +45,5 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
             console.note(&format!("{id} {so}"));
         }
     }
-    Ok(Exit::Ok)
+    Ok(Exit::done(has_findings))
 }

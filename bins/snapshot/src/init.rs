@@ -175,7 +175,10 @@ async fn note_in_ledger(console: &Console, repo: &Repository, slots: String) {
         note: slots,
     };
     let (host, user) = (surroundings::host(), surroundings::user());
-    if let Err(error) = record_operation(repo, &console.cx, &host, &user, draft).await {
-        console.warn(&format!("the ledger: {error}"));
+    match record_operation(repo, &console.cx, &host, &user, draft).await {
+        Ok(findings) => findings
+            .iter()
+            .for_each(|finding| console.warn(&finding.to_string())),
+        Err(error) => console.warn(&format!("the ledger: {error}")),
     }
 }

@@ -119,7 +119,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
     let what = format!("{} key", args.role);
-    note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
+    let ending = note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
     repo.sink()
         .put(&console.cx, &key, slot.into(), PutMode::Create)
         .await?;
@@ -129,7 +129,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         id.get(..12).unwrap_or(&id),
         args.role
     ))?;
-    Ok(Exit::Ok)
+    Ok(ending)
 }
 
 async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
@@ -146,10 +146,10 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         [key] => key,
         [] if wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             // It is gone already: from now on nothing waits for it.
-            note_in_ledger(console, &repo, removed_note(&wanted)).await?;
+            let ending = note_in_ledger(console, &repo, removed_note(&wanted)).await?;
             console.record("key-removed", json!({ "id": wanted }))?;
             console.line(format!("noted that key {wanted} is removed"))?;
-            return Ok(Exit::Ok);
+            return Ok(ending);
         }
         [] => {
             let what = format!(
@@ -184,16 +184,16 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         ));
     }
     let id = id_of(key).to_owned();
-    note_in_ledger(console, &repo, removed_note(&id)).await?;
+    let ending = note_in_ledger(console, &repo, removed_note(&id)).await?;
     repo.sink().delete(&console.cx, key).await?;
     console.record("key-removed", json!({ "id": id }))?;
     console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;
     console
         .note("whoever copied the keys themselves with it can still read what was saved until now");
-    Ok(Exit::Ok)
+    Ok(ending)
 }
 
-async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> Outcome<()> {
+async fn note_in_ledger(console: &mut Console, repo: &Repository, note: String) -> Outcome {
     let draft = LedgerDraft {
         op: "key",
         snapshot: None,
@@ -203,6 +203,6 @@ async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> O
         note,
     };
     let (host, user) = (surroundings::host(), surroundings::user());
-    record_operation(repo, &console.cx, &host, &user, draft).await?;
-    Ok(())
+    let findings = record_operation(repo, &console.cx, &host, &user, draft).await?;
+    Ok(Exit::done(console.findings(&findings, 0)?))
 }

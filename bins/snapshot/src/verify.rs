@@ -103,7 +103,7 @@ fn share(args: &VerifyArgs) -> Option<String> {
 
 /// Checks the ledger.
 pub(crate) async fn ledger(console: &mut Console) -> Outcome {
-    let repo = console.open(Operation::Verify).await?;
+    let repo = console.open_uncached(Operation::Verify).await?;
     let check = verify_ledger(&repo, &console.cx).await?;
     let is_wrong = console.findings(&check.findings, check.report.more_findings)?;
     let last = check.report.last;

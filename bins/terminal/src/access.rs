@@ -111,6 +111,13 @@ impl Console {
         named.or_else(surroundings::cache_folder)
     }
 
+    /// The folder of this host's copies of ledgers.
+    #[must_use]
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let named = self.common.state_dir.as_deref().map(surroundings::absolute);
+        named.or_else(surroundings::state_folder)
+    }
+
     /// The key file that is named, or else the one that belongs to the place of the repository.
     ///
     /// # Errors
@@ -175,7 +182,8 @@ impl Console {
         self.open_with(operation, self.cache_folder()).await
     }
 
-    /// Opens the repository without the local cache: what is verified must be what is stored.
+    /// Opens the repository without the local cache: what is verified must be what is stored. This host's
+    /// copy of the ledger is no part of it.
     ///
     /// # Errors
     /// Those of [`Console::open`].
@@ -194,18 +202,26 @@ impl Console {
             }
         };
         let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
-        self.check_cache(cache.as_deref());
-        Ok(repo)
+        Ok(self.settle(repo, cache.as_deref()))
     }
 
-    /// Says that the cache cannot be kept: runs are slower without, and a ledger that was cut off
-    /// cannot be told.
-    fn check_cache(&self, folder: Option<&Path>) {
+    /// Lets the repository keep this host's copy of its ledger, and says what folders cannot be kept.
+    fn settle(&self, repo: Repository, cache: Option<&Path>) -> Repository {
+        self.check_folder(cache, "cache", "runs are slower", "--cache-dir");
+        let state = self.state_folder();
+        let lack =
+            "no copy of the ledger is kept on this host, and one that is cut off cannot be told";
+        self.check_folder(state.as_deref(), "state", lack, "--state-dir");
+        repo.keep_ledger_in(state)
+    }
+
+    /// Says that a folder cannot be used, and what that costs.
+    fn check_folder(&self, folder: Option<&Path>, what: &str, lack: &str, option: &str) {
         if let Some(folder) = folder
             && let Err(error) = surroundings::try_folder(folder)
         {
             self.warn(&format!(
-                "the cache folder {} cannot be used ({error}): runs are slower, and no copy of the ledger is kept on this host; name another with --cache-dir",
+                "the {what} folder {} cannot be used ({error}): {lack}; name another with {option}",
                 text::path(folder)
             ));
         }
@@ -278,10 +294,7 @@ impl Console {
         } = keys;
         let sink = self.sink(true)?;
         match prepared.create(&self.cx, sink, self.cache_folder()).await {
-            Ok(repo) => {
-                self.check_cache(self.cache_folder().as_deref());
-                Ok(repo)
-            }
+            Ok(repo) => Ok(self.settle(repo, self.cache_folder().as_deref())),
             Err(error) => {
                 // Where that cannot be told it may have been made, and these may be its only keys.
                 if matches!(self.exists().await, Ok(false)) {

@@ -23,6 +23,10 @@ pub struct Common {
     /// Where the local cache is kept; it may be lost at any time [env: BACKSTAY_CACHE_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Where this host's copy of the ledger is kept; losing it loses what tells of a ledger that was cut
+    /// off [env: BACKSTAY_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Write JSON lines to standard output
     #[arg(long, global = true)]
     pub json: bool,
@@ -58,6 +62,7 @@ impl Common {
             self.passphrase_file = path("BACKSTAY_PASSPHRASE_FILE");
         }
         self.cache_dir = self.cache_dir.or_else(|| path("BACKSTAY_CACHE_DIR"));
+        self.state_dir = self.state_dir.or_else(|| path("BACKSTAY_STATE_DIR"));
         self
     }
 }

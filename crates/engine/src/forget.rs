@@ -2,7 +2,7 @@
 //! for chunks; space comes back when the repository is pruned.
 
 use backup_core::{
-    Decision, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
+    Decision, Finding, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 
 use crate::error::Result;
 use crate::hold::holds;
-use crate::ledger::{LedgerDraft, record_operation};
+use crate::ledger::{Chain, LedgerDraft};
 use crate::repository::{Repository, name};
 
 /// What would be forgotten and why; showing it is the dry run.
@@ -23,7 +23,8 @@ pub struct ForgetPlan {
 
 impl ForgetPlan {
     /// Decides by a policy, for each line of snapshots (same name and host) by itself; the guard rails
-    /// of [`backup_retention::guard`] run behind it.
+    /// of [`backup_retention::guard`] run behind it. Let [`crate::ledger::first_seen`] say first when the
+    /// snapshots were made: what their writers claim may be wrong.
     #[must_use]
     pub fn by_policy(
         snapshots: Vec<SnapshotMeta>,
@@ -61,8 +62,17 @@ impl ForgetPlan {
     }
 }
 
-/// Carries a plan out; says how many snapshots were removed. Each is recorded in the ledger before
-/// it goes. One that came to be held since the plan was made stays.
+/// What a plan came to.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// How many snapshots were removed.
+    pub removed: u64,
+    /// What is wrong with the ledger, as far as it was read for that.
+    pub findings: Vec<Finding>,
+}
+
+/// Carries a plan out. Each snapshot is recorded in the ledger before it goes. One that came to be held
+/// since the plan was made stays.
 ///
 /// # Errors
 /// [`crate::EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
@@ -73,11 +83,22 @@ pub async fn forget(
     plan: &ForgetPlan,
     host: &HostId,
     user: &str,
-) -> Result<u64> {
+) -> Result<Forgotten> {
     repo.keys().may_forget()?;
     let mut removed = 0;
     let held = holds(repo, cx).await?;
-    for meta in plan.forgotten().filter(|meta| !held.contains(&meta.id)) {
+    let going: Vec<_> = plan
+        .forgotten()
+        .filter(|meta| !held.contains(&meta.id))
+        .collect();
+    if going.is_empty() {
+        return Ok(Forgotten {
+            removed,
+            findings: Vec::new(),
+        });
+    }
+    let mut chain = Chain::read(repo, cx).await?;
+    for meta in going {
         if cx.cancel.is_cancelled() {
             return Err(crate::EngineError::Cancelled);
         }
@@ -89,7 +110,7 @@ pub async fn forget(
             outcome: RecordOutcome::Ok,
             note: format!("{} of {}", meta.name, meta.time),
         };
-        record_operation(repo, cx, host, user, draft).await?;
+        chain.append(host, user, draft).await?;
         let key = name(layout::snapshot(meta.id))?;
         repo.sink().delete(cx, &key).await?;
         repo.sink()
@@ -98,5 +119,8 @@ pub async fn forget(
         repo.cache().remove(key.as_str());
         removed += 1;
     }
-    Ok(removed)
+    Ok(Forgotten {
+        removed,
+        findings: chain.into_findings(),
+    })
 }

@@ -34,7 +34,7 @@ mod past;
 mod patient;
 
 pub use error::{EngineError, Result};
-pub use forget::{ForgetPlan, forget};
+pub use forget::{ForgetPlan, Forgotten, forget};
 pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};

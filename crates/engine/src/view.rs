@@ -1,6 +1,8 @@
 //! Looking into a snapshot: its components and entries.
 
-use backup_core::{ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta};
+use backup_core::{
+    ChunkId, ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta,
+};
 use backup_format::extent::Extents;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -216,6 +218,21 @@ pub fn manifest_key(component: u8, path: &EntryPath) -> Vec<u8> {
 }
 
 impl Entries<'_> {
+    /// From now on notes the pages of the manifest that it comes to.
+    pub fn note_pages(&mut self) {
+        if let Some(walk) = &mut self.walk {
+            walk.note_pages();
+        }
+    }
+
+    /// The pages that it came to since this was asked last, those that cannot be read among them.
+    pub fn noted_pages(&mut self) -> Vec<ChunkId> {
+        self.walk
+            .as_mut()
+            .map(Walk::noted_pages)
+            .unwrap_or_default()
+    }
+
     /// The next entry, of a walk that is of use only if it is whole.
     ///
     /// # Errors

@@ -49,7 +49,7 @@ fn a_record_that_is_gone_is_named_and_intact_ones_are_not_accused() {
     assert_eq!(detail, "record 5 is not there");
     // Without a copy that tells of it, the snapshot of the record is told apart from one whose run
     // was killed.
-    fs::remove_dir_all(place.path("cache")).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
     let without = found(&place, 13);
     assert_eq!(without.len(), 2, "{without:?}");
     assert_eq!(without[0].1, "ledger record 5");
@@ -79,16 +79,16 @@ fn a_record_that_does_not_open_is_one_finding_and_the_first_that_is_shown() {
     assert_eq!(whole.len(), 1, "{whole:?}");
     assert_eq!(whole[0].1, "ledger record 4");
     assert!(whole[0].2.contains("ledger/000000000004"), "{whole:?}");
-    fs::remove_dir_all(place.path("cache")).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
     let shown = Run::of(&mut place.snapshot(["ledger", "verify", "-v"])).ends(13);
     let first = shown.err.lines().next().unwrap_or_default();
     assert!(first.contains("ledger record 4"), "{}", shown.err);
 }
 
 /// The records, from the copy of them that whoever wrote the last one keeps.
-fn records_in(place: &Place, cache: &str) -> Vec<serde_json::Value> {
+fn records_in(place: &Place, state: &str) -> Vec<serde_json::Value> {
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
-    let folders = fs::read_dir(place.path(cache)).unwrap();
+    let folders = fs::read_dir(place.path(state)).unwrap();
     let copies = folders.map(|folder| folder.unwrap().path().join("ledger.jsonl"));
     let copy = copies.into_iter().find(|copy| copy.exists()).unwrap();
     let parse = |line: &str| serde_json::from_str(line).unwrap();
@@ -100,7 +100,7 @@ fn records_in(place: &Place, cache: &str) -> Vec<serde_json::Value> {
 }
 
 fn restores(place: &Place) -> Vec<serde_json::Value> {
-    let mut records = records_in(place, "cache");
+    let mut records = records_in(place, "state");
     records.retain(|record| record["op"] == "restore");
     records
 }
@@ -149,18 +149,7 @@ fn a_restore_that_fails_on_damage_is_recorded() {
         fs::remove_file(pack).unwrap();
     }
     // The manifest is gone, and not to be had from the cache.
-    let keep = |name: &str| name != "ledger.jsonl";
-    for folder in fs::read_dir(place.path("cache")).unwrap() {
-        for entry in fs::read_dir(folder.unwrap().path()).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() {
-                fs::remove_dir_all(path).unwrap();
-            } else if keep(&name) {
-                fs::remove_file(path).unwrap();
-            }
-        }
-    }
+    fs::remove_dir_all(place.path("cache")).unwrap();
     let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(13);
     let restores = restores(&place);
     assert_eq!(restores.len(), 1);
@@ -220,7 +209,8 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
         let mut run = place.snapshot(args);
         // No cache of a key that can do more.
         run.args(["--key-file", "maintenance"])
-            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"));
+            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"))
+            .env("BACKSTAY_STATE_DIR", place.path("state-of-maintenance"));
         Run::of(&mut run)
     };
     let listed = with(&["list", "--json"]).ok().of_type("snapshot");
@@ -235,7 +225,7 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
     let _ = with(&["release", ids[0]]).ok();
     let _ = with(&["forget", "--keep-last", "1"]).ok();
     assert_eq!(place.objects("snap").len(), 1);
-    let ops: Vec<String> = records_in(&place, "cache-of-maintenance")
+    let ops: Vec<String> = records_in(&place, "state-of-maintenance")
         .iter()
         .map(|record| record["op"].as_str().unwrap().to_owned())
         .skip(6)

@@ -52,7 +52,7 @@ pub async fn commit(
     for finding in std::mem::take(&mut stored.report.findings) {
         stored.assembled.counts.found(cx, finding);
     }
-    let meta = describe(cx, &stored, job)?;
+    let meta = describe(&stored, job)?;
     let refs = stored
         .assembled
         .usage
@@ -91,10 +91,9 @@ pub async fn commit(
     })
 }
 
-fn describe(cx: &OpContext, stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
+fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
     let counts = &stored.assembled.counts;
     let millis = u64::try_from(stored.planned.started.as_millisecond()).unwrap_or(0);
-    let _ = cx;
     let mut tags = job.tags.clone();
     tags.sort();
     tags.dedup();

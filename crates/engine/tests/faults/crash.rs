@@ -89,7 +89,7 @@ async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
                 world.check(&case, &what).await;
                 let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
                 let removed = forget(&repo, &world.cx, &plan, &host(), "me").await;
-                assert_eq!(removed.unwrap(), 1, "{what}");
+                assert_eq!(removed.unwrap().removed, 1, "{what}");
             }
         }
     }
@@ -100,7 +100,7 @@ async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
     let (heads, _) = repo.heads(&world.cx).await.unwrap();
     let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
     let done = forget(&repo, &world.cx, &plan, &host(), "me").await;
-    assert_eq!((done.unwrap(), sink.mutations()), (1, changes));
+    assert_eq!((done.unwrap().removed, sink.mutations()), (1, changes));
     world.forget_oldest();
     assert_eq!(world.check(&case, "forgotten").await, 1);
     world.make_good(&case, "forgotten").await;

@@ -11,6 +11,7 @@
 mod crash;
 mod entries;
 mod given;
+mod ledger;
 mod local;
 mod midway;
 mod restores;
