@@ -474,6 +474,9 @@ pub(crate) struct KeyRemoveArgs {
     /// The slot's id or its beginning, as `snapshot key list` shows it
     #[arg(value_name = "ID")]
     pub(crate) slot: String,
+    /// Remove it though the repository is open by it
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `snapshot ledger`.

@@ -2,6 +2,7 @@
 
 use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
+use backstay::engine::slots::foreign;
 use backstay::engine::verify as engine_verify;
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Failure, Outcome, text};
@@ -21,8 +22,8 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     let heads = if args.snapshots.is_empty() {
         None
     } else {
-        let (all, _) = console.heads(&repo).await?;
-        let chosen = Console::chosen(&all, &args.snapshots)?;
+        let all = console.all(&repo).await?;
+        let chosen = all.chosen(&args.snapshots)?;
         Some(chosen.into_iter().cloned().collect())
     };
     let level = match args.level {
@@ -44,6 +45,7 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         // Only the ledger knows of a snapshot that is gone altogether.
         let ledger = verify_ledger(&repo, &console.cx).await?;
         report.findings.extend(ledger.findings);
+        report.findings.extend(foreign(&repo, &console.cx).await?);
     }
     let is_damaged = console.findings(&report.findings, 0)?;
     console.record(

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use backup_core::{ErrorKind, SinkError, SourceError, TargetError};
+use backup_core::{ErrorKind, SinkError, SnapshotId, SourceError, TargetError};
 use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
 use backup_format::seal::SealError;
@@ -76,6 +76,16 @@ pub enum EngineError {
         spec: String,
         /// How many.
         count: usize,
+    },
+    /// A snapshot that a text may mean cannot be read.
+    #[error("`{spec}` may mean snapshot {id}, which cannot be read: {why}")]
+    Unsure {
+        /// The text.
+        spec: String,
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why it cannot be read.
+        why: String,
     },
     /// A path is not in a snapshot.
     #[error("{path} is not in snapshot {snapshot}; `restore ls {snapshot}` shows what is")]

@@ -2,17 +2,18 @@
 //! for chunks; space comes back when the repository is pruned.
 
 use backup_core::{
-    Decision, Finding, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
+    Decision, Finding, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy, SnapshotId,
+    SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::hold::holds;
-use crate::ledger::{Chain, LedgerDraft};
-use crate::repository::{Repository, name};
+use crate::ledger::{Chain, LedgerDraft, record_operation};
+use crate::repository::{Repository, UnreadSnapshot, name};
 
 /// What would be forgotten and why; showing it is the dry run.
 #[derive(Debug, Clone)]
@@ -75,7 +76,7 @@ pub struct Forgotten {
 /// since the plan was made stays.
 ///
 /// # Errors
-/// [`crate::EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
+/// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
 /// host; errors of the tier; what was removed until then stays removed, and the ledger says so.
 pub async fn forget(
     repo: &Repository,
@@ -100,7 +101,7 @@ pub async fn forget(
     let mut chain = Chain::read(repo, cx).await?;
     for meta in going {
         if cx.cancel.is_cancelled() {
-            return Err(crate::EngineError::Cancelled);
+            return Err(EngineError::Cancelled);
         }
         let draft = LedgerDraft {
             op: "forget",
@@ -111,16 +112,54 @@ pub async fn forget(
             note: format!("{} of {}", meta.name, meta.time),
         };
         chain.append(host, user, draft).await?;
-        let key = name(layout::snapshot(meta.id))?;
-        repo.sink().delete(cx, &key).await?;
-        repo.sink()
-            .delete(cx, &name(layout::refs(meta.id))?)
-            .await?;
-        repo.cache().remove(key.as_str());
+        remove(repo, cx, meta.id, &name(layout::snapshot(meta.id))?).await?;
         removed += 1;
     }
     Ok(Forgotten {
         removed,
         findings: chain.into_findings(),
     })
+}
+
+/// Forgets a snapshot that cannot be read, so that it does not stand in the way for ever. It is
+/// recorded in the ledger before it goes; says what is wrong with the ledger, as far as it was read.
+///
+/// # Errors
+/// [`EngineError::Invalid`] when it is held; [`EngineError::Key`] for a key whose holder may not
+/// forget, or that cannot sign for the host; errors of the tier.
+pub async fn forget_unread(
+    repo: &Repository,
+    cx: &OpContext,
+    unread: &UnreadSnapshot,
+    host: &HostId,
+    user: &str,
+) -> Result<Vec<Finding>> {
+    repo.keys().may_forget()?;
+    if holds(repo, cx).await?.contains(&unread.id) {
+        let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
+        return Err(EngineError::Invalid(why));
+    }
+    let draft = LedgerDraft {
+        op: "forget",
+        snapshot: Some(unread.id),
+        root: None,
+        counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
+        note: "it could not be read".into(),
+    };
+    let findings = record_operation(repo, cx, host, user, draft).await?;
+    remove(repo, cx, unread.id, &unread.key).await?;
+    Ok(findings)
+}
+
+async fn remove(
+    repo: &Repository,
+    cx: &OpContext,
+    id: SnapshotId,
+    object: &ObjectKey,
+) -> Result<()> {
+    repo.sink().delete(cx, object).await?;
+    repo.sink().delete(cx, &name(layout::refs(id))?).await?;
+    repo.cache().remove(object.as_str());
+    Ok(())
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode, SnapshotId, SnapshotMeta};
+use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode, SnapshotId};
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
 use bytes::Bytes;
@@ -60,7 +60,7 @@ impl HoldChange {
 pub async fn hold(
     repo: &Repository,
     cx: &OpContext,
-    snapshot: &SnapshotMeta,
+    snapshot: SnapshotId,
     (host, user): (&HostId, &str),
     why: &str,
 ) -> Result<HoldChange> {
@@ -68,10 +68,10 @@ pub async fn hold(
     repo.keys().ledger_key(host)?;
     // All holds have the same bytes, so the tier cannot tell a second one from an answer that was
     // lost.
-    if holds(repo, cx).await?.contains(&snapshot.id) {
+    if holds(repo, cx).await?.contains(&snapshot) {
         return Ok(HoldChange::NONE);
     }
-    let key = name(layout::hold(snapshot.id))?;
+    let key = name(layout::hold(snapshot))?;
     let body = Bytes::from_static(b"held\n");
     match repo.sink().put(cx, &key, body, PutMode::Create).await {
         Ok(_) => {}
@@ -89,25 +89,25 @@ pub async fn hold(
 pub async fn release(
     repo: &Repository,
     cx: &OpContext,
-    snapshot: &SnapshotMeta,
+    snapshot: SnapshotId,
     (host, user): (&HostId, &str),
     why: &str,
 ) -> Result<HoldChange> {
     repo.keys().may_forget()?;
-    if !holds(repo, cx).await?.contains(&snapshot.id) {
+    if !holds(repo, cx).await?.contains(&snapshot) {
         return Ok(HoldChange::NONE);
     }
     // The record first: a hold that went without one could not be told from a theft.
     let findings = record_operation(repo, cx, host, user, draft("release", snapshot, why)).await?;
-    let key = name(layout::hold(snapshot.id))?;
+    let key = name(layout::hold(snapshot))?;
     repo.sink().delete(cx, &key).await?;
     Ok(HoldChange::recorded(findings))
 }
 
-fn draft(op: &'static str, snapshot: &SnapshotMeta, why: &str) -> LedgerDraft {
+fn draft(op: &'static str, snapshot: SnapshotId, why: &str) -> LedgerDraft {
     LedgerDraft {
         op,
-        snapshot: Some(snapshot.id),
+        snapshot: Some(snapshot),
         root: None,
         counts: Vec::new(),
         outcome: RecordOutcome::Ok,

@@ -23,3 +23,4 @@ mod round_trip;
 mod streams;
 mod terminal;
 mod trouble;
+mod unread;

@@ -77,9 +77,10 @@ pub async fn verify(
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
-            let (heads, errors) = repo.heads(cx).await?;
-            for error in errors {
-                run.found(FindingKind::Damaged, "a snapshot", &error.to_string());
+            let (heads, unread) = repo.heads(cx).await?;
+            for one in unread {
+                let subject = format!("snapshot {}", one.id);
+                run.found(FindingKind::Damaged, &subject, &one.error.to_string());
             }
             heads
         }
