@@ -50,9 +50,9 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
         (
             "entries",
             format!(
-                "{} ({} files)",
+                "{} ({})",
                 text::count(meta.stats.entries),
-                text::count(meta.stats.files)
+                text::plural(meta.stats.files, "file", "files")
             ),
         ),
         ("size", text::bytes(meta.stats.bytes)),

@@ -85,6 +85,14 @@ impl Console {
         parse_location(repo)
     }
 
+    /// The folder of the repository, if it is one of this host.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        let location = self.location().ok()?;
+        let is_folder = matches!(location.scheme(), "file" | "local");
+        is_folder.then(|| surroundings::absolute(Path::new(location.path())))
+    }
+
     /// The tier of the repository; with `making` its folder is made where it is missing.
     ///
     /// # Errors
@@ -153,6 +161,12 @@ impl Console {
     /// # Errors
     /// [`Exit::NoSecrets`].
     pub async fn unlock(&self) -> Outcome<Option<Unlock>> {
+        if self.common.names_two_keys {
+            return Err(Failure::usage(
+                "a key file and a passphrase file are named, and one alone opens the repository",
+                "give --key-file or --passphrase-file; `snapshot init` takes both, and makes a key of each",
+            ));
+        }
         if self.common.key_file.is_none()
             && let Some(path) = &self.common.passphrase_file
         {

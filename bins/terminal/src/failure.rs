@@ -236,7 +236,11 @@ impl From<EngineError> for Failure {
                     "no snapshot matches `{}`",
                     crate::text::escape(spec.as_bytes())
                 ),
-                "`snapshot list` shows what there is",
+                if spec.contains(':') {
+                    "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+                } else {
+                    "`snapshot list` shows what there is"
+                },
             ),
             EngineError::Ambiguous { spec, count } => Self::new(
                 Exit::Failed,

@@ -30,7 +30,7 @@ pub struct Common {
     /// Write JSON lines to standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say nothing but results, warnings and errors
+    /// Write no summaries: only what was asked for, findings, warnings and errors
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
     /// Show every finding, notes too, and not only the first ones
@@ -45,6 +45,9 @@ pub struct Common {
     /// Threads for hashing, compressing and sealing; 0: one for each processor
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
+    /// Whether the command line names a key file and a passphrase file.
+    #[arg(skip)]
+    pub names_two_keys: bool,
 }
 
 impl Common {
@@ -57,6 +60,7 @@ impl Common {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let repo = || variable("BACKSTAY_REPO").and_then(|repo| repo.into_string().ok());
         self.repo = self.repo.or_else(repo);
+        self.names_two_keys = self.key_file.is_some() && self.passphrase_file.is_some();
         if self.key_file.is_none() && self.passphrase_file.is_none() {
             self.key_file = path("BACKSTAY_KEY_FILE");
             self.passphrase_file = path("BACKSTAY_PASSPHRASE_FILE");

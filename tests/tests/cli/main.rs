@@ -24,3 +24,4 @@ mod streams;
 mod terminal;
 mod trouble;
 mod unread;
+mod usage;
