@@ -258,12 +258,11 @@ mod tests {
     }
 
     fn left_out(lines: &[&str], root: &str, roots: &[&str], name: &str, is_dir: bool) -> bool {
-        let lines = Lines(
-            lines
-                .iter()
-                .map(|l| (String::new(), (*l).to_owned()))
-                .collect(),
-        );
+        let lines = Lines::read(&FilesConfig {
+            excludes: lines.iter().map(ToString::to_string).collect(),
+            ..FilesConfig::default()
+        })
+        .unwrap();
         let all: Vec<EntryPath> = roots.iter().map(|root| path(root)).collect();
         let context = RootContext {
             base_len: path(root).to_slashed().len(),
@@ -301,8 +300,19 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_pattern_is_named() {
-        let lines = Lines(vec![("list:3".into(), "a[z-a]".into())]);
-        let error = lines.compile(&path("/a"), &[path("/a")]).unwrap_err();
-        assert!(error.to_string().contains("list:3"), "{error}");
+        let read = |line: &str| {
+            let excludes = vec![line.to_owned()];
+            let config = FilesConfig {
+                excludes,
+                ..FilesConfig::default()
+            };
+            Lines::read(&config).map(|_| ())
+        };
+        for line in ["a[z-a]", "[bad"] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert!(error.to_string().contains(line), "{error}");
+        }
+        assert!(read("\\[good").is_ok());
     }
 }
