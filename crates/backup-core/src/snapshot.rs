@@ -53,7 +53,8 @@ pub struct SnapshotMeta {
     pub host: HostId,
     /// When its capture began, by the writer's clock.
     pub time: Timestamp,
-    /// When the repository's ledger saw it first; what retention counts from when it is known.
+    /// When it was made as far as the repository's ledger bears that out; what retention counts from when
+    /// it is known.
     pub first_seen: Option<Timestamp>,
     /// Marks of the user's choosing, sorted.
     pub tags: Vec<String>,

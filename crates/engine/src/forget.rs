@@ -1,9 +1,11 @@
 //! Forgetting snapshots: by policy or by id. Their objects are deleted, and with them their names
 //! for chunks; space comes back when the repository is pruned.
 
+use std::time::Duration;
+
 use backup_core::{
-    Decision, Finding, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy, SnapshotId,
-    SnapshotMeta, Verdict,
+    Decision, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy,
+    Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -63,12 +65,15 @@ impl ForgetPlan {
     }
 }
 
+/// No put takes that long.
+const LEFT_BEHIND: Duration = Duration::from_secs(86_400);
+
 /// What a plan came to.
 #[derive(Debug)]
 pub struct Forgotten {
     /// How many snapshots were removed.
     pub removed: u64,
-    /// What is wrong with the ledger, as far as it was read for that.
+    /// What is wrong with the ledger, as far as it was read for that, and what could not be tidied up.
     pub findings: Vec<Finding>,
 }
 
@@ -92,11 +97,9 @@ pub async fn forget(
         .forgotten()
         .filter(|meta| !held.contains(&meta.id))
         .collect();
+    let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     if going.is_empty() {
-        return Ok(Forgotten {
-            removed,
-            findings: Vec::new(),
-        });
+        return Ok(Forgotten { removed, findings });
     }
     let mut chain = Chain::read(repo, cx).await?;
     for meta in going {
@@ -115,10 +118,17 @@ pub async fn forget(
         remove(repo, cx, meta.id, &name(layout::snapshot(meta.id))?).await?;
         removed += 1;
     }
-    Ok(Forgotten {
-        removed,
-        findings: chain.into_findings(),
-    })
+    findings.extend(chain.into_findings());
+    Ok(Forgotten { removed, findings })
+}
+
+/// Takes away what killed runs left on the tier that is no object. Whoever may delete snapshots may do
+/// that; if it cannot be done, it only takes room.
+async fn tidy(repo: &Repository, cx: &OpContext) -> Option<Finding> {
+    let error = repo.sink().tidy(cx, LEFT_BEHIND).await.err()?;
+    let detail = format!("what killed runs left there could not be removed: {error}");
+    let (severity, kind) = (Severity::Note, FindingKind::Degraded);
+    Some(Finding::new(severity, kind, "the tier", detail))
 }
 
 /// Forgets a snapshot that cannot be read, so that it does not stand in the way for ever. It is

@@ -12,9 +12,11 @@ mod check;
 mod sight;
 mod tier;
 
+use std::path::PathBuf;
+
 use backup_core::{Finding, HostId, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::layout;
-use backup_integrity::ledger::{Draft, Op, RecordOutcome};
+use backup_integrity::ledger::{Draft, LedgerCopy, Op, RecordOutcome};
 use backup_integrity::merkle::MerkleRoot;
 
 use crate::error::{EngineError, Result};
@@ -24,6 +26,24 @@ use crate::view::check_signatures;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use sight::first_seen;
+
+impl Repository {
+    /// Keeps this host's copy of the ledger below a folder, which is made when it is first needed. It
+    /// is no cache: once lost, a ledger that was cut off on the tier can no longer be told from one that
+    /// never was longer.
+    #[must_use]
+    pub fn keep_ledger_in(mut self, folder: Option<PathBuf>) -> Self {
+        let place = folder.map(|folder| folder.join(self.id().to_string()));
+        self.ledger_copy = place.map(|place| LedgerCopy::at(place.join("ledger.jsonl")));
+        self
+    }
+
+    /// This host's copy of the ledger, if it keeps one.
+    #[must_use]
+    pub const fn ledger_copy(&self) -> Option<&LedgerCopy> {
+        self.ledger_copy.as_ref()
+    }
+}
 
 /// What a record says.
 #[derive(Debug, Clone)]

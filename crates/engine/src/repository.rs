@@ -88,7 +88,7 @@ pub struct Repository {
     keys: KeySet,
     ring: ObjectKeyring,
     cache: Cache,
-    ledger_copy: Option<LedgerCopy>,
+    pub(crate) ledger_copy: Option<LedgerCopy>,
     index: RwLock<Arc<IndexSet>>,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
@@ -377,22 +377,6 @@ impl Repository {
     #[must_use]
     pub const fn cache(&self) -> &Cache {
         &self.cache
-    }
-
-    /// Keeps this host's copy of the ledger below a folder, which is made when it is first needed. It
-    /// is no cache: once lost, a ledger that was cut off on the tier can no longer be told from one that
-    /// never was longer.
-    #[must_use]
-    pub fn keep_ledger_in(mut self, folder: Option<PathBuf>) -> Self {
-        let place = folder.map(|folder| folder.join(self.id().to_string()));
-        self.ledger_copy = place.map(|place| LedgerCopy::at(place.join("ledger.jsonl")));
-        self
-    }
-
-    /// This host's copy of the ledger, if it keeps one.
-    #[must_use]
-    pub const fn ledger_copy(&self) -> Option<&LedgerCopy> {
-        self.ledger_copy.as_ref()
     }
 
     /// The index as loaded.

@@ -386,6 +386,7 @@ fn every_variable_stands_for_its_option() {
     let _ = run(&["save", "data"]).ok();
     let _ = run(&["list"]).ok();
     assert!(place.path("cache").is_dir() && !place.path(".cache").exists());
+    assert!(place.path("state").is_dir() && !place.path(".local").exists());
     assert!(!place.path("key").exists());
 }
 
@@ -464,16 +465,20 @@ fn a_sample_at_a_level_that_reads_no_content_is_refused() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_kept_is_said_once() {
+fn a_folder_that_cannot_be_kept_is_said_once() {
     let place = Place::new();
     place.write("file", "content");
     std::fs::write(place.path("blocked"), "").unwrap();
-    let save = |cache: &str| {
-        let mut save = place.snapshot(["save", "--cache-dir", cache]);
-        Run::of(save.arg(place.data())).ok().err
-    };
-    assert_eq!(save("blocked/cache").matches("cache folder").count(), 1);
-    assert!(!save("cache").contains("warning"));
+    for what in ["cache", "state"] {
+        let option = format!("--{what}-dir");
+        let save = |folder: &str| {
+            let mut save = place.snapshot(["save", &option, folder]);
+            Run::of(save.arg(place.data())).ok().err
+        };
+        let said = format!("{what} folder");
+        assert_eq!(save(&format!("blocked/{what}")).matches(&said).count(), 1);
+        assert!(!save(what).contains("warning"));
+    }
 }
 
 #[test]

@@ -306,3 +306,79 @@ fn a_maintenance_key_signs_by_its_own_name_on_any_host() {
     let line = checked.of_type("ledger").remove(0);
     assert_eq!(line["records"], line["hmacs_checked"], "{line}");
 }
+
+#[test]
+fn verify_tells_of_a_ledger_that_was_cut_off_though_the_cache_is_lost() {
+    let place = with_records(6);
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    for path in &place.objects("ledger")[4..] {
+        fs::remove_file(path).unwrap();
+    }
+    let run = Run::of(&mut place.snapshot(["verify"])).ends(13);
+    assert!(run.err.contains("records 5 to 6"), "{}", run.err);
+    // Whoever adds to it tells of it too, and hides nothing by that.
+    let run = Run::of(place.snapshot(["save", "--quiet"]).arg(place.data())).ends(3);
+    assert!(run.err.contains("gone from the tier"), "{}", run.err);
+    let elsewhere = place
+        .snapshot(["ledger", "verify"])
+        .env("BACKSTAY_STATE_DIR", place.path("state-of-another"))
+        .output();
+    let run = Run::from(elsewhere.unwrap()).ends(13);
+    assert!(
+        run.err.contains("records 5 to 6 are not there"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn what_is_no_record_stops_nobody() {
+    let place = with_records(4);
+    place.write("a", "a");
+    fs::write(place.repo().join("ledger/notes.txt"), "mine").unwrap();
+    fs::write(place.repo().join("ledger/5"), "mine").unwrap();
+    let _ = place.save().ok();
+    let _ = Run::of(&mut place.snapshot(["hold", "latest"])).ok();
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    // A record that does not open: what is to be done is done, and it is said.
+    let next = place.objects("ledger").len() + 1 - 2;
+    let damaged = place.repo().join(format!("ledger/{next:012}"));
+    fs::write(&damaged, "no record").unwrap();
+    let name = format!("ledger/{next:012}");
+    let add = ["key", "add", "--new-key-file", "more"];
+    let run = Run::of(&mut place.snapshot(add)).ends(3);
+    assert!(run.err.contains(&name), "{}", run.err);
+    // Told once to this host; the next ones continue what it wrote.
+    let _ = Run::of(&mut place.snapshot(["release", "latest"])).ok();
+    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
+    let _ = place.save().ok();
+    let found = found(&place, 13);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].2.contains(&name), "{found:?}");
+}
+
+#[test]
+fn a_snapshot_that_the_ledger_does_not_know_is_not_counted_by_rules_and_stays() {
+    let place = Place::new();
+    for content in [b"1", b"2", b"3"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    fs::remove_file(place.objects("ledger").pop().unwrap()).unwrap();
+    let forget = ["forget", "--keep-last", "1", "--json"];
+    let run = Run::of(&mut place.snapshot(forget)).ends(3);
+    assert_eq!(run.of_type("decision").len(), 2);
+    assert_eq!(run.of_type("forgotten")[0]["removed"], 1);
+    let told = run.of_type("finding");
+    let told: Vec<_> = told
+        .iter()
+        .map(|line| line["detail"].as_str().unwrap())
+        .collect();
+    assert!(
+        told[0].contains("does not tell when it was made"),
+        "{told:?}"
+    );
+    assert_eq!(place.objects("snap").len(), 2);
+    // By its name it goes.
+    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
+    assert_eq!(place.objects("snap").len(), 1);
+}
