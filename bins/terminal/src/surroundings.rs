@@ -43,7 +43,7 @@ pub fn cache_folder() -> Option<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache")
 }
 
-/// The folder of what is remembered from run to run, and not made anew when it is lost.
+/// The folder of what this host remembers of repositories and cannot have from them.
 #[must_use]
 pub fn state_folder() -> Option<PathBuf> {
     xdg("XDG_STATE_HOME", ".local/state")

@@ -12,6 +12,7 @@ use futures::TryStreamExt;
 
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
+use crate::remains::must_be_none;
 use crate::repository::{get_within, name};
 
 /// The file of the cache that holds the highest number seen.
@@ -21,7 +22,10 @@ const SEEN: &str = "config-seen";
 pub(crate) async fn first(cx: &OpContext, sink: &dyn Sink) -> Result<UnverifiedConfig> {
     match read(cx, sink, 0).await? {
         Some(config) => Ok(config),
-        None => Err(EngineError::NoRepository(sink.info().location)),
+        None => {
+            must_be_none(cx, sink).await?;
+            Err(EngineError::NoRepository(sink.info().location))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use backup_core::{
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
-use backup_format::config::{Config, ConfigError, Operation, UnverifiedConfig};
+use backup_format::config::{Config, ConfigError, MAX_CONFIG_BYTES, Operation, UnverifiedConfig};
 use backup_format::index::IndexRun;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Slot};
@@ -24,6 +24,7 @@ use backup_format::page::PageSizes;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
 use backup_format::session;
 use backup_format::snapshot::{Outer, SnapshotObject};
+use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -32,6 +33,7 @@ use crate::configs::{self, config_error};
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::patient::PatientSink;
+use crate::remains::must_be_none;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
@@ -95,11 +97,14 @@ pub struct Repository {
     keys: KeySet,
     ring: ObjectKeyring,
     cache: Cache,
+    pub(crate) ledger_copy: Option<LedgerCopy>,
     index: RwLock<Arc<IndexSet>>,
     runs: Mutex<HashMap<ObjectKey, Arc<IndexRun>>>,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
     damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
+    // The key slot that opened it.
+    slot: Option<ObjectKey>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -124,6 +129,17 @@ pub struct SnapshotHead {
     pub object: SnapshotObject,
 }
 
+/// A snapshot that cannot be read. Of it its name alone is known.
+#[derive(Debug)]
+pub struct UnreadSnapshot {
+    /// Its id; see [`SnapshotId::millis`] for when it was finished.
+    pub id: SnapshotId,
+    /// Its object.
+    pub key: ObjectKey,
+    /// Why it cannot be read.
+    pub error: EngineError,
+}
+
 fn unpoison<T>(error: PoisonError<T>) -> T {
     error.into_inner()
 }
@@ -132,7 +148,9 @@ impl Repository {
     /// Makes a repository with these keys and key slots (already sealed).
     ///
     /// # Errors
-    /// [`EngineError::RepositoryExists`] when there is one; errors of the tier.
+    /// [`EngineError::RepositoryExists`] when there is one, [`EngineError::Missing`] when there is one
+    /// without its `config/0`; errors of the tier. Then the slots are taken away again, unless it
+    /// cannot be told that no `config/0` needs them.
     pub async fn create(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -149,31 +167,40 @@ impl Repository {
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        for slot in slots {
-            let key = name(layout::slot(slot))?;
-            put_new(cx, &*sink, &key, slot.clone().into()).await?;
-        }
+        must_be_none(cx, &*sink).await?;
         let bytes = config
             .seal(&keys)
             .map_err(|error| EngineError::Invalid(error.to_string()))?;
-        match sink.put(cx, &key, bytes.into(), PutMode::Create).await {
-            Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::Conflict => {
-                return Err(EngineError::RepositoryExists(place));
+        if let Err(error) = write_new(cx, &*sink, slots, &key, bytes.clone()).await {
+            let is_conflict =
+                matches!(&error, EngineError::Sink(e) if e.kind == ErrorKind::Conflict);
+            match get_within(cx, &*sink, &key, MAX_CONFIG_BYTES).await {
+                // It was written, and only the answer was lost.
+                Ok(found) if found == bytes => {}
+                Err(EngineError::Sink(unknown)) if unknown.kind != ErrorKind::NotFound => {
+                    return Err(error);
+                }
+                _ => {
+                    take_back(cx, &*sink, slots).await;
+                    let exists = || EngineError::RepositoryExists(place);
+                    return Err(if is_conflict { exists() } else { error });
+                }
             }
-            Err(error) => return Err(error.into()),
         }
-        Self::assemble(cx, sink, config, keys, cache_dir).await
+        Self::assemble(cx, sink, config, keys, None, cache_dir).await
     }
 
     /// Whether there is a repository at a tier.
     ///
     /// # Errors
-    /// Those of the tier.
+    /// [`EngineError::Missing`] when there is one without its `config/0`; errors of the tier.
     pub async fn exists(cx: &OpContext, sink: &dyn Sink) -> Result<bool> {
         match sink.head(cx, &name(layout::config(0))?).await {
             Ok(_) => Ok(true),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                must_be_none(cx, sink).await?;
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -192,13 +219,13 @@ impl Repository {
     ) -> Result<Self> {
         let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
         let first = configs::first(cx, &*sink).await?;
-        let (keys, first) = open_keys(cx, &*sink, &first, unlock).await?;
+        let (keys, first, slot) = open_keys(cx, &*sink, &first, unlock).await?;
         let cache = repo_cache(cache_dir.clone(), first.repo);
         let config = configs::newest(cx, &*sink, &keys, first, &cache).await?;
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))?;
-        Self::assemble(cx, sink, config, keys, cache_dir).await
+        Self::assemble(cx, sink, config, keys, slot, cache_dir).await
     }
 
     /// Looks whether the repository came to need something, since it was opened, that this program
@@ -219,6 +246,7 @@ impl Repository {
         sink: Arc<dyn Sink>,
         config: Config,
         keys: KeySet,
+        slot: Option<ObjectKey>,
         cache_dir: Option<PathBuf>,
     ) -> Result<Self> {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
@@ -229,11 +257,13 @@ impl Repository {
             keys,
             ring,
             cache,
+            ledger_copy: None,
             index: RwLock::default(),
             runs: Mutex::default(),
             opened: Mutex::default(),
             wraps: Mutex::default(),
             damaged_runs: Mutex::default(),
+            slot,
         };
         out.reload_index(cx).await?;
         Ok(out)
@@ -363,6 +393,13 @@ impl Repository {
     #[must_use]
     pub const fn keys(&self) -> &KeySet {
         &self.keys
+    }
+
+    /// The key slot that opened it; none for one that was just made, or opened with the keys
+    /// themselves.
+    #[must_use]
+    pub const fn opened_by(&self) -> Option<&ObjectKey> {
+        self.slot.as_ref()
     }
 
     /// The config.
@@ -614,22 +651,25 @@ impl Repository {
         })
     }
 
-    /// The heads of all snapshots, oldest first, and the errors of those that cannot be read.
+    /// The heads of all snapshots, oldest first, and the snapshots that cannot be read.
     ///
     /// # Errors
     /// Those of the tier's list.
-    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<EngineError>)> {
+    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<UnreadSnapshot>)> {
         let keys = self.snapshot_keys(cx).await?;
-        let results: Vec<Result<SnapshotHead>> = futures::stream::iter(keys)
-            .map(|(id, key)| async move { self.head(cx, id, &key).await })
+        let results: Vec<Result<SnapshotHead, UnreadSnapshot>> = futures::stream::iter(keys)
+            .map(|(id, key)| async move {
+                let head = self.head(cx, id, &key).await;
+                head.map_err(|error| UnreadSnapshot { id, key, error })
+            })
             .buffered(self.connections(cx))
             .collect()
             .await;
-        let (mut heads, mut errors) = (Vec::new(), Vec::new());
+        let (mut heads, mut unread) = (Vec::new(), Vec::new());
         for result in results {
             match result {
                 Ok(head) => heads.push(head),
-                Err(error) => errors.push(error),
+                Err(one) => unread.push(one),
             }
         }
         let held = crate::hold::holds(self, cx).await?;
@@ -637,7 +677,7 @@ impl Repository {
             head.meta.held = held.contains(&head.meta.id);
         }
         heads.sort_by_key(|head| (head.meta.time, head.meta.id));
-        Ok((heads, errors))
+        Ok((heads, unread))
     }
 
     /// The key slots: their keys on the tier and what they say of themselves.
@@ -665,6 +705,31 @@ pub(crate) async fn put_new(
         Ok(_) => Ok(()),
         Err(error) if error.kind == ErrorKind::Conflict => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes the key slots of a new repository, then its config, with which it is there.
+async fn write_new(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    slots: &[Vec<u8>],
+    config: &ObjectKey,
+    bytes: Vec<u8>,
+) -> Result<()> {
+    for slot in slots {
+        put_new(cx, sink, &name(layout::slot(slot))?, slot.clone().into()).await?;
+    }
+    sink.put(cx, config, bytes.into(), PutMode::Create).await?;
+    Ok(())
+}
+
+/// Takes away the slots of a repository that was not made. One that stays would look like a way in.
+async fn take_back(cx: &OpContext, sink: &dyn Sink, slots: &[Vec<u8>]) {
+    for slot in slots {
+        if let Ok(key) = layout::slot(slot) {
+            // Nothing better can be done: why the repository was not made is what must be heard.
+            let _ = sink.delete(cx, &key).await;
+        }
     }
 }
 
@@ -710,13 +775,13 @@ async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<BTreeMap<ObjectKe
 
 /// The keys that the caller's secret gives, and the first config, which they show to be authentic.
 /// Anybody who may write to the tier can add slots that open to keys of their own: such keys do not
-/// fit the config, and the other slots are tried.
+/// fit the config, and the other slots are tried; an `init` that was killed leaves some as well.
 async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
     first: &UnverifiedConfig,
     unlock: &Unlock,
-) -> Result<(KeySet, Config)> {
+) -> Result<(KeySet, Config, Option<ObjectKey>)> {
     let what = match unlock {
         Unlock::Passphrase(_) => "passphrase",
         Unlock::KeyFile(_) => "key file",
@@ -731,13 +796,16 @@ async fn open_keys(
         Err(error) => Err(config_error(0, error)),
     };
     let credential = match unlock {
-        Unlock::KeyFile(KeyFile::Keys(keys)) => return fitting((**keys).clone()),
+        Unlock::KeyFile(KeyFile::Keys(keys)) => {
+            let (keys, config) = fitting((**keys).clone())?;
+            return Ok((keys, config, None));
+        }
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
         Unlock::KeyFile(file) => file.credential(),
     };
     let credential = credential.ok_or_else(wrong)?;
     let (mut unfit, mut damaged) = (None, None);
-    for slot in read_slots(cx, sink).await?.into_values() {
+    for (key, slot) in read_slots(cx, sink).await? {
         let slot = match slot {
             Ok(slot) if slot.kind() == credential.opens() => slot,
             Ok(_) => continue,
@@ -748,7 +816,7 @@ async fn open_keys(
         };
         match slot.open(credential) {
             Ok(keys) => match fitting(keys) {
-                Ok(found) => return Ok(found),
+                Ok((keys, config)) => return Ok((keys, config, Some(key))),
                 Err(error) => unfit = Some(error),
             },
             Err(KeyError::WrongKey) => {}

@@ -9,10 +9,15 @@
 //! BLAKE3 hash of the key and the entry's size), so the same entries give the same pages in every
 //! snapshot, and a change touches the pages on its way to the root only. Listing one folder of a
 //! large snapshot reads a few pages.
+//!
+//! Long keys must not make pages of one entry each: above level 0 such pages would not divide, and
+//! the tree would grow without end. So no inner page but the last ends before [`MIN_CHILDREN`]
+//! entries; of a page's first key, which stands in full, [`FIRST_KEY`] bytes count; and no entry
+//! draws with more than one chance in two, so that ends stay chosen by content, not by counting.
 
 use std::cmp::Ordering;
 
-use backup_core::ChunkId;
+use backup_core::{ChunkId, EntryPath};
 
 use crate::wire::{Put, Take, WireError};
 
@@ -22,10 +27,26 @@ pub use walk::{Gap, Step, TreeCursor};
 
 /// Trees are at most so high; a stored tree that is higher is damaged.
 pub const MAX_HEIGHT: u8 = 12;
+/// Longest key: a path and what stands before it.
+const MAX_KEY: usize = EntryPath::MAX_BYTES + 16;
 /// A page ends at the latest at so many bytes (a single larger entry has a page of its own).
 const MAX: usize = 64 << 10;
-/// Longest key: a path, with room for what stands in front of it.
-const MAX_KEY: usize = backup_core::EntryPath::MAX_BYTES + 16;
+/// No inner page but the last of its level has fewer entries, so each level divides.
+const MIN_CHILDREN: u64 = 8;
+/// Bytes of a page's first key that count for its length.
+const FIRST_KEY: usize = 256;
+
+/// Entries that are not made a tree, because nobody could read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TreeError {
+    /// It would be higher than trees may be.
+    #[error("a tree of pages would have more than {MAX_HEIGHT} levels above the lowest")]
+    TooHigh,
+    /// A key is longer than keys may be.
+    #[error("a key of {0} bytes is too long for a tree of pages")]
+    LongKey(usize),
+}
 
 /// Wanted bytes of a page before compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +97,11 @@ impl OpenPage {
         self.last.extend_from_slice(key);
     }
 
+    /// Its length as far as it counts for where it ends.
+    fn length(&self) -> usize {
+        self.body.len() - self.first.len().saturating_sub(FIRST_KEY)
+    }
+
     fn finish(&mut self, level: u8) -> (Vec<u8>, Vec<u8>, u64) {
         let mut page = Vec::with_capacity(self.body.len() + 10);
         page.push(level);
@@ -107,17 +133,20 @@ impl TreeBuilder {
     /// Adds an entry. Finished pages go to `store`, which returns their ids.
     ///
     /// # Errors
-    /// Those of `store`.
-    pub fn push<E>(
+    /// [`TreeError`] for what could not be read back; those of `store`.
+    pub fn push<E: From<TreeError>>(
         &mut self,
         key: &[u8],
         value: &[u8],
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<(), E> {
+        if key.len() > MAX_KEY {
+            return Err(TreeError::LongKey(key.len()).into());
+        }
         self.push_at(0, key, value, 1, store)
     }
 
-    fn push_at<E>(
+    fn push_at<E: From<TreeError>>(
         &mut self,
         level: usize,
         key: &[u8],
@@ -126,12 +155,18 @@ impl TreeBuilder {
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<(), E> {
         if self.levels.len() <= level {
+            if level > usize::from(MAX_HEIGHT) {
+                return Err(TreeError::TooHigh.into());
+            }
             self.levels.push(OpenPage::default());
         }
-        let before = self.levels[level].body.len();
+        let before = self.levels[level].length();
         self.levels[level].push(key, value, below);
-        let length = self.levels[level].body.len();
-        if length >= MAX || (length >= self.sizes.min && self.draws(level, key, length - before)) {
+        let open = &self.levels[level];
+        let length = open.length();
+        let divides = level == 0 || open.count >= MIN_CHILDREN;
+        let is_long = length >= self.sizes.min && self.draws(level, key, length - before);
+        if divides && (length >= MAX || is_long) {
             self.close(level, store)?;
         }
         Ok(())
@@ -143,11 +178,12 @@ impl TreeBuilder {
         hasher.update(&[level as u8]);
         hasher.update(key);
         let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
-        let span = (self.sizes.target - self.sizes.min).max(1) as u64;
-        u64::from(u32::from_le_bytes([a, b, c, d])) * span < (length as u64) << 32
+        let span = (self.sizes.target - self.sizes.min).max(2) as u64;
+        let length = (length as u64).min(span / 2);
+        u64::from(u32::from_le_bytes([a, b, c, d])) * span < length << 32
     }
 
-    fn close<E>(
+    fn close<E: From<TreeError>>(
         &mut self,
         level: usize,
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
@@ -160,8 +196,8 @@ impl TreeBuilder {
     /// Ends the tree; `None` if it has no entry.
     ///
     /// # Errors
-    /// Those of `store`.
-    pub fn finish<E>(
+    /// [`TreeError`] for what could not be read back; those of `store`.
+    pub fn finish<E: From<TreeError>>(
         mut self,
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<Option<TreeRoot>, E> {

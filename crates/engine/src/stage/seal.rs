@@ -46,7 +46,8 @@ pub async fn seal(
         return Err(error);
     }
     let index = repo.index();
-    let store = BlobStore::start(repo, cx, session.clone(), index.clone(), job.compression)?;
+    let options = (job.compression, job.checkpoint.index_bytes);
+    let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;
     Ok(Sealing {
         chunked,
         session,

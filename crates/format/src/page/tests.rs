@@ -1,9 +1,7 @@
 //! Trees that are built, walked and forged.
 
-use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
-
 use proptest::prelude::*;
+use std::collections::{BTreeMap, HashMap};
 
 use super::*;
 
@@ -12,16 +10,30 @@ const SIZES: PageSizes = PageSizes {
     target: 800,
 };
 
+/// Those of repositories.
+const REAL: PageSizes = PageSizes {
+    min: 1024,
+    target: 2048,
+};
+
 type Store = HashMap<ChunkId, Vec<u8>>;
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn build(entries: &BTreeMap<Vec<u8>, Vec<u8>>, store: &mut Store) -> Option<TreeRoot> {
+    build_of(SIZES, entries, store)
+}
+
+fn build_of(
+    sizes: PageSizes,
+    entries: &BTreeMap<Vec<u8>, Vec<u8>>,
+    store: &mut Store,
+) -> Option<TreeRoot> {
     let mut keep = |page: Vec<u8>| {
         let id = ChunkId(*blake3::hash(&page).as_bytes());
         store.insert(id, page);
-        Ok::<_, Infallible>(id)
+        Ok::<_, TreeError>(id)
     };
-    let mut builder = TreeBuilder::new(SIZES);
+    let mut builder = TreeBuilder::new(sizes);
     for (key, value) in entries {
         builder.push(key, value, &mut keep).unwrap();
     }
@@ -63,8 +75,44 @@ fn numbered(count: u32) -> BTreeMap<Vec<u8>, Vec<u8>> {
         .collect()
 }
 
+/// Keys as deep folders give them: short, long, and long with a long beginning in common.
+fn keys() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let lengths = prop_oneof![
+        1..40usize,
+        900..1100usize,
+        3000..4000usize,
+        50_000..60_000usize
+    ];
+    let key = (0..=2u8, lengths, any::<u64>()).prop_map(|(shape, length, seed)| {
+        let tail = seed.to_be_bytes();
+        let mut key: Vec<u8> = match shape {
+            0 => tail.to_vec(),
+            _ => vec![shape; length],
+        };
+        key.extend(tail);
+        key.resize(key.len().max(length), 7);
+        key
+    });
+    prop::collection::vec(key, 1..150)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn keys_of_any_length_make_a_low_tree_that_is_read_back_whole(
+        keys in keys(), sizes in prop_oneof![Just(SIZES), Just(REAL)],
+    ) {
+        let entries: BTreeMap<_, _> = keys.into_iter().map(|key| (key, vec![5; 60])).collect();
+        let mut store = Store::new();
+        let root = build_of(sizes, &entries, &mut store).unwrap();
+        prop_assert!(u32::from(root.height) <= entries.len().ilog(MIN_CHILDREN as usize) + 1);
+        let wanted: Pairs = entries.clone().into_iter().collect();
+        prop_assert_eq!(walk(&root, b"", &store).0, wanted);
+        let given: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let stored: usize = store.values().map(Vec::len).sum();
+        prop_assert!(stored <= 3 * given + 100, "{given} bytes became {stored}");
+    }
+
     #[test]
     fn a_walk_gives_the_entries_back_from_any_key_on(
         entries in prop::collection::btree_map(
@@ -267,6 +315,49 @@ fn one_change_stores_only_the_pages_on_its_way() {
         "{}",
         store.len() - before
     );
+}
+
+#[test]
+fn many_files_in_a_deep_folder_share_its_path_in_each_page() {
+    let folder = "x".repeat(3000);
+    let entries: BTreeMap<_, _> = (0..5000)
+        .map(|n| (format!("{folder}/{n:06}").into_bytes(), vec![n as u8; 100]))
+        .collect();
+    let mut store = Store::new();
+    let root = build_of(REAL, &entries, &mut store).unwrap();
+    assert!(root.height <= 4, "{}", root.height);
+    assert_eq!(walk(&root, b"", &store).0.len(), entries.len());
+    // 110 bytes each, and the folder once a page.
+    let stored: usize = store.values().map(Vec::len).sum();
+    assert!(stored < 5000 * 110 * 8, "{stored}");
+}
+
+#[test]
+fn one_change_among_long_keys_stores_few_pages() {
+    let key = |n: u32| [&n.to_be_bytes()[..], &[7; 3000]].concat();
+    let mut entries: BTreeMap<_, _> = (1..4000).map(|n| (key(n), vec![1; 100])).collect();
+    let mut store = Store::new();
+    build(&entries, &mut store);
+    let before = store.len();
+    entries.insert(key(0), vec![1; 100]);
+    build(&entries, &mut store);
+    assert!(store.len() - before < 30, "{}", store.len() - before);
+}
+
+#[test]
+fn what_could_not_be_read_back_is_refused() {
+    let mut keep = |_| Ok::<_, TreeError>(ChunkId([0; 32]));
+    let mut builder = TreeBuilder::new(SIZES);
+    let long = vec![1; MAX_KEY + 1];
+    let refused = builder.push(&long, b"", &mut keep);
+    assert_eq!(refused, Err(TreeError::LongKey(long.len())));
+    builder
+        .levels
+        .resize_with(usize::from(MAX_HEIGHT), OpenPage::default);
+    let value = child(ChunkId([0; 32]), 1);
+    let mut at = |level: u8| builder.push_at(level.into(), b"k", &value, 1, &mut keep);
+    assert_eq!(at(MAX_HEIGHT), Ok(()));
+    assert_eq!(at(MAX_HEIGHT + 1), Err(TreeError::TooHigh));
 }
 
 #[test]
