@@ -22,7 +22,7 @@ use super::former::Former;
 use super::links::{Link, Links, Place, Stored};
 use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
-use crate::lineage::Lineages;
+use crate::lineage::{Inherited, Lineages};
 use crate::repository::Sizes;
 use crate::state::{StateEntry, StateWriter};
 use crate::store::BlobStore;
@@ -318,6 +318,23 @@ impl<'a> Assembler<'a> {
                 }
                 self.mark_extents(&stream.extents);
                 next.located = Located::Known(stream.content);
+            }
+            Work::Inherited(inherited) => {
+                let Inherited {
+                    size,
+                    sha256,
+                    content,
+                    extents,
+                    lineage,
+                } = *inherited;
+                (next.size, next.sha256) = (size, sha256);
+                self.counts.unchanged += 1;
+                next.lineage = lineage.map(|head| head.encode()).unwrap_or_default();
+                if matches!(content, Content::Spilled(_)) {
+                    extents.encode(&mut next.extents);
+                }
+                self.mark_extents(&extents);
+                next.located = Located::Known(content);
             }
             Work::Link(link) => {
                 self.take_link(&mut next, &link)?;
