@@ -194,3 +194,59 @@ fn store_layer(store: &BlobStore, emit: impl FnOnce(&mut dyn FnMut(&[u8]))) -> R
         parts: parts?,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Adds `count` pieces as a cutter does; says the size and the most pieces that were in hand.
+    fn run(track: &mut Track, count: u64) -> (u64, usize) {
+        let (mut size, mut most) = (0, 0);
+        for _ in 0..count {
+            let piece = track.cut.piece();
+            track.add([1; 16], piece, None);
+            size += u64::from(piece);
+            most = most.max(track.pieces.digests.len());
+            if track.is_full() {
+                track.coarsen(size);
+            }
+        }
+        (size, most)
+    }
+
+    #[test]
+    fn a_stream_of_unknown_size_holds_no_more_pieces_however_long_it_is() {
+        let limit = PieceLimit { wanted: 64 };
+        let mut track = Track::new(PieceCut::Content(8192), 0, limit);
+        let (size, most) = run(&mut track, 1000);
+        assert_eq!((most, track.cut), (32, PieceCut::Content(LARGEST_PIECE)));
+        let lengths = track.pieces.lengths.iter();
+        assert_eq!(lengths.map(|length| u64::from(*length)).sum::<u64>(), size);
+        assert!(track.is_kept);
+
+        let mut track = Track::new(PieceCut::Pages(8192), 0, limit);
+        let (_, most) = run(&mut track, 32 + 5 * 16);
+        assert_eq!((most, track.cut), (32, PieceCut::Pages(512 << 10)));
+        let unread = track
+            .pieces
+            .digests
+            .iter()
+            .filter(|digest| **digest == UNREAD);
+        assert_eq!(unread.count(), 16);
+        // The largest pages do not grow, and are kept.
+        run(&mut track, 100);
+        assert_eq!(track.cut, PieceCut::Pages(LARGEST_PIECE));
+        assert!(track.is_kept);
+    }
+
+    #[test]
+    fn a_stream_whose_size_is_known_has_room_for_it() {
+        let limit = PieceLimit { wanted: 64 };
+        let mut track = Track::new(PieceCut::Content(8192), 64 * 8192, limit);
+        assert_eq!(run(&mut track, 80).1, 80);
+        assert_eq!(track.cut, PieceCut::Content(8192));
+        let limit = PieceLimit::default();
+        assert_eq!(limit.in_hand(0), 1 << 20);
+        assert!(limit.in_hand(u64::MAX) <= MAX_PIECES);
+    }
+}

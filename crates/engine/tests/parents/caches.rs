@@ -1,8 +1,10 @@
 //! Which snapshot a source is told of, and where what it leaves out comes from.
 
 use std::fs;
+use std::path::Path;
 
-use backup_core::{Consistency, FindingKind};
+use backup_core::{Consistency, FindingKind, Sink as _};
+use backup_format::layout;
 
 use crate::source::{Habits, ModelSource};
 use crate::world::{World, host, noise};
@@ -61,6 +63,37 @@ async fn two_caches_do_not_mix_up_their_snapshots() {
     assert_eq!(hint.cursor.as_deref(), Some(&b"0"[..]));
     assert_eq!(last.meta.parent, Some(first.meta.id));
     world.verify().await;
+}
+
+/// The state of a snapshot that was forgotten says nothing of the one that is built on instead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_state_of_a_forgotten_snapshot_is_not_that_of_another() {
+    let world = World::new().await;
+    let mut source = disks();
+    let first = world.save(&source, &world.keys, "one").await;
+    write(&mut source, "a-small", 1000, 10);
+    write(&mut source, "b-disk", 1_000_000, 20);
+    let second = world.save(&source, &world.keys, "two").await;
+    let key = layout::snapshot(first.meta.id).unwrap();
+    world.mem.delete(&world.cx, &key).await.unwrap();
+    for habits in [true, false] {
+        source.habits.bodies = habits;
+        let repo = world.cache("one").join(world.keys.repo().to_string());
+        let kept = tempfile::tempdir().unwrap();
+        copy(&repo.join("state"), kept.path());
+        let report = world.save(&source, &world.keys, "one").await;
+        assert_eq!(report.findings, []);
+        copy(kept.path(), &repo.join("state"));
+    }
+    let hints = source.hints();
+    assert_eq!(hints[2].clone().unwrap().snapshot, second.meta.id);
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).unwrap() {
+        let path = file.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

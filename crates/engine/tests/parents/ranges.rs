@@ -14,6 +14,8 @@ use crate::world::{World, noise};
 enum Change {
     Write(prop::sample::Index, usize, u64),
     Zero(prop::sample::Index, usize),
+    /// As it was in an earlier generation.
+    Back(prop::sample::Index, usize, prop::sample::Index),
     Resize(usize),
 }
 
@@ -24,6 +26,8 @@ struct Generation {
     cache: &'static str,
     tells_size: bool,
     bodies: bool,
+    /// All is read and compared with the past.
+    forgets: bool,
 }
 
 fn generation() -> impl Strategy<Value = Generation> {
@@ -31,7 +35,10 @@ fn generation() -> impl Strategy<Value = Generation> {
     let change = prop_oneof![
         6 => (any::<prop::sample::Index>(), length.clone(), 0u64..9)
             .prop_map(|(at, length, seed)| Change::Write(at, length, seed)),
-        2 => (any::<prop::sample::Index>(), length).prop_map(|(at, length)| Change::Zero(at, length)),
+        2 => (any::<prop::sample::Index>(), length.clone())
+            .prop_map(|(at, length)| Change::Zero(at, length)),
+        4 => (any::<prop::sample::Index>(), length, any::<prop::sample::Index>())
+            .prop_map(|(at, length, when)| Change::Back(at, length, when)),
         1 => (900_000usize..2_500_000).prop_map(Change::Resize),
     ];
     (
@@ -40,14 +47,18 @@ fn generation() -> impl Strategy<Value = Generation> {
         prop::sample::select(vec!["one", "one", "one", "two", "lost"]),
         any::<bool>(),
         any::<bool>(),
+        prop::bool::weighted(0.3),
     )
-        .prop_map(|(changes, unit, cache, tells_size, bodies)| Generation {
-            changes,
-            unit,
-            cache,
-            tells_size,
-            bodies,
-        })
+        .prop_map(
+            |(changes, unit, cache, tells_size, bodies, forgets)| Generation {
+                changes,
+                unit,
+                cache,
+                tells_size,
+                bodies,
+                forgets,
+            },
+        )
 }
 
 fn profile() -> impl Strategy<Value = StreamProfile> {
@@ -59,7 +70,7 @@ fn profile() -> impl Strategy<Value = StreamProfile> {
     ])
 }
 
-fn apply(disk: &mut Vec<u8>, change: &Change) {
+fn apply(disk: &mut Vec<u8>, change: &Change, earlier: &[Vec<u8>]) {
     let range = |at: &prop::sample::Index, length: usize, disk: &[u8]| -> Range<usize> {
         let at = at.index(disk.len());
         at..(at + length).min(disk.len())
@@ -74,6 +85,13 @@ fn apply(disk: &mut Vec<u8>, change: &Change) {
             let range = range(at, *length, disk);
             disk[range].fill(0);
         }
+        Change::Back(at, length, when) if !earlier.is_empty() => {
+            let earlier = when.get(earlier);
+            let range = range(at, *length, disk);
+            let range = range.start.min(earlier.len())..range.end.min(earlier.len());
+            disk[range.clone()].copy_from_slice(&earlier[range]);
+        }
+        Change::Back(..) => {}
         Change::Resize(length) => {
             let grown = length.saturating_sub(disk.len());
             disk.extend(noise(disk.len() as u64, grown));
@@ -88,17 +106,19 @@ async fn run(profile: StreamProfile, wanted: u64, generations: &[Generation]) {
     let mut source = ModelSource::default();
     source.now.insert("disk".into(), noise(99, 1_500_000));
     source.now.insert("small".into(), noise(98, 3000));
+    let mut earlier = Vec::new();
     for (number, generation) in generations.iter().enumerate() {
         let disk = source.now.get_mut("disk").unwrap();
-        generation
-            .changes
-            .iter()
-            .for_each(|change| apply(disk, change));
+        for change in &generation.changes {
+            apply(disk, change, &earlier);
+        }
+        earlier.push(disk.clone());
         source.habits = Habits {
             unit: generation.unit,
             profile,
             tells_size: generation.tells_size,
             bodies: generation.bodies,
+            forgets: generation.forgets,
             ..Habits::default()
         };
         let cache = match generation.cache {
@@ -112,12 +132,12 @@ async fn run(profile: StreamProfile, wanted: u64, generations: &[Generation]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn every_generation_comes_back(
         profile in profile(),
         wanted in prop::sample::select(vec![2 << 20, 64u64, 16]),
-        generations in prop::collection::vec(generation(), 2..6),
+        generations in prop::collection::vec(generation(), 2..8),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
