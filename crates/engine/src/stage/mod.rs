@@ -16,6 +16,7 @@ pub mod store;
 mod assemble;
 mod former;
 mod hashing;
+mod heads;
 mod links;
 mod parent;
 mod parts;

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use backup_core::{Capture, CaptureReport, OpContext, Outcome};
+use backup_format::seal::ObjectKeyring;
 use crossbeam_channel::{Sender, bounded};
 use tokio::runtime::Handle;
 
@@ -12,6 +13,7 @@ use super::assemble::{Assembled, Assembler};
 use super::capture::{Batches, Captured, batches, pump};
 use super::chunk::{Chunked, Decider, Slot, Task, read_loop};
 use super::former::Former;
+use super::heads::Scratch;
 use super::parent::Parent;
 use super::plan::Planned;
 use super::read::Reader;
@@ -168,6 +170,13 @@ impl Flow<'_> {
         }
     }
 
+    /// Where the run may put what does not fit in memory.
+    fn scratch(&self) -> Result<Option<Scratch>> {
+        let ring = ObjectKeyring::new(self.repo.id(), self.repo.keys().state_key()?);
+        let folder = self.repo.cache().folder();
+        Ok(folder.map(|folder| Scratch { folder, ring }))
+    }
+
     fn run(
         &self,
         handle: &Handle,
@@ -209,6 +218,7 @@ impl Flow<'_> {
             salt,
             writer,
             former,
+            self.scratch()?,
             resumes,
             self.job.checkpoint,
         );

@@ -58,6 +58,7 @@ impl World {
         job.checkpoint = CheckpointRule {
             bytes: 1,
             every: Duration::from_secs(3600),
+            ..CheckpointRule::default()
         };
         Self {
             cx,
