@@ -1,6 +1,6 @@
 //! Opening snapshots, and finding paths in them.
 
-use backstay::core::{EntryKind, EntryPath};
+use backstay::core::{EntryKind, EntryPath, Finding, FindingKind, Severity};
 use backstay::engine::view::{Seen, ViewEntry};
 use backstay::engine::{EngineError, Repository, SnapshotView};
 use backup_terminal::{Console, Failure, Outcome, SnapshotPath};
@@ -40,6 +40,15 @@ pub(crate) async fn open<'r>(
 ) -> Outcome<SnapshotView<'r>> {
     let head = console.head(repo, spec).await?;
     Ok(SnapshotView::open(repo, head)?)
+}
+
+/// What cannot be vouched for of who wrote a snapshot. It keeps nobody from content that opens, but
+/// must be known.
+pub(crate) fn doubt(view: &SnapshotView<'_>) -> Option<Finding> {
+    let error = view.check_signatures().err()?;
+    let subject = format!("snapshot {}", view.meta().id);
+    let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+    Some(Finding::new(severity, kind, subject, error.to_string()))
 }
 
 /// The parts of a snapshot that a path means: for no path the root of every component, otherwise

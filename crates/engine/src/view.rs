@@ -1,6 +1,8 @@
 //! Looking into a snapshot: its components and entries.
 
-use backup_core::{ChunkId, ComponentMeta, EntryPath, Finding, OpContext, SnapshotMeta};
+use backup_core::{
+    ChunkId, ComponentMeta, ConsistentPoint, EntryPath, Finding, OpContext, SnapshotMeta,
+};
 use backup_format::extent::Extents;
 use backup_format::keys::is_certified;
 use backup_format::record::Record;
@@ -11,6 +13,7 @@ use backup_integrity::sign::{Ed25519Signature, HmacKey, HmacTag, PublicKey, Sign
 use backup_integrity::statement::{
     SignedStatement, verify_statement_ed25519, verify_statement_hmac,
 };
+use bytes::Bytes;
 
 use crate::error::{EngineError, Result};
 use crate::lineage::resolve;
@@ -294,6 +297,43 @@ impl Entries<'_> {
     }
 }
 
+/// What a component of a snapshot left for the next capture of its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// The name of its source; see [`backup_format::snapshot::source_name`].
+    pub source: [u8; 32],
+    /// The point that its data stands for.
+    pub point: ConsistentPoint,
+    /// What the source left.
+    pub cursor: Option<Bytes>,
+}
+
+/// What a component of a snapshot left for the next capture of its source, if there is one of that
+/// name. Writers read it as well as readers: they may have lost everything but their key. This is
+/// the one place that knows where in a snapshot it lies.
+///
+/// # Errors
+/// [`EngineError::Key`] for a key that cannot read it; [`EngineError::Damaged`].
+pub fn handover(
+    repo: &Repository,
+    head: &SnapshotHead,
+    component: &str,
+) -> Result<Option<Handover>> {
+    let next = &head.object.next;
+    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+    let mut plain = Vec::new();
+    let (kind, raw) = (BlobKind::Lineage, next.raw as usize);
+    repo.open_blob(&mut codec, kind, &next.id, raw, &next.sealed, &mut plain)?;
+    let mut next: Next = backup_format::snapshot::decode_part(&plain)
+        .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
+    let left = next.components.remove(component);
+    Ok(left.map(|left| Handover {
+        source: left.source,
+        point: left.point.point(),
+        cursor: left.cursor.map(Bytes::from),
+    }))
+}
+
 /// The statement of a head; see [`SnapshotView::statement`].
 ///
 /// # Errors
@@ -319,7 +359,7 @@ pub fn statement_of(head: &SnapshotHead) -> Result<(SignedStatement, [u8; 32], S
     let SnapshotObject {
         outer, inner, next, ..
     } = &head.object;
-    let digest = SnapshotObject::digest(outer, inner, next.as_ref());
+    let digest = SnapshotObject::digest(outer, inner, &next.sealed);
     let signatures = Signatures {
         hmac: HmacTag(head.object.hmac),
         ed25519: Ed25519Signature(joined(head.object.signature)),
@@ -371,25 +411,6 @@ pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<()> {
             .map_err(|error| EngineError::damaged(&object, error))?;
     }
     Ok(())
-}
-
-/// What the source of a component left for its next capture, if it left anything. Writers read it as
-/// well as readers.
-///
-/// # Errors
-/// [`EngineError::Damaged`], [`EngineError::Key`] for a key that does neither.
-pub fn cursor(repo: &Repository, head: &SnapshotHead, component: &str) -> Result<Option<Vec<u8>>> {
-    let Some(next) = &head.object.next else {
-        return Ok(None);
-    };
-    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
-    let mut plain = Vec::new();
-    let raw = next.raw as usize;
-    let kind = BlobKind::Lineage;
-    repo.open_blob(&mut codec, kind, &next.id, raw, &next.sealed, &mut plain)?;
-    let mut next: Next = backup_format::snapshot::decode_part(&plain)
-        .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
-    Ok(next.cursors.remove(component))
 }
 
 /// Reads the plain bytes of an extent list range by range, in order.

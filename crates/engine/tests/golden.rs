@@ -286,9 +286,10 @@ async fn the_newest_golden_repository_shows_everything() {
     let repo = repo.unwrap();
     assert!(repo.keys().identities().is_err());
     let (heads, _) = repo.heads(&cx).await.unwrap();
-    let cursor = |component| backup_engine::view::cursor(&repo, &heads[1], component).unwrap();
-    assert_eq!(cursor("main").unwrap(), b"golden cursor");
-    assert_eq!(cursor("other"), None);
+    let handed = |component| backup_engine::view::handover(&repo, &heads[1], component).unwrap();
+    let left = handed("main").unwrap();
+    assert_eq!(left.cursor.unwrap(), &b"golden cursor"[..]);
+    assert_eq!(handed("other"), None);
     let job = SnapshotJob::new("golden", host);
     let source = Arc::new(TreeSource::new(2));
     let plan = backup_engine::stage::plan::plan(&repo, &cx, source, &job);

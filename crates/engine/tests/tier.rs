@@ -423,7 +423,7 @@ async fn nobody_passes_for_another_host() {
     outer.host.clone_from(&victim.0);
     statement.host = victim.clone();
     let outer = encode(&outer).unwrap();
-    let digest = SnapshotObject::digest(&outer, &head.object.inner, head.object.next.as_ref());
+    let digest = SnapshotObject::digest(&outer, &head.object.inner, &head.object.next.sealed);
     let signer = HostSigner::new(victim, HmacKey::new(own.hmac), &own.ed25519_seed.into());
     let signatures = statement.sign(&signer, &digest).unwrap();
     let (mut low, mut high) = ([0; 32], [0; 32]);

@@ -1,7 +1,7 @@
 //! Cutting streams into pieces, and gathering pieces and small files into chunks.
 
 use backup_format::chunk::gear::PieceSizes;
-use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys, Gatherer, PieceCut};
+use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys, Gatherer, MOST_PIECES, PieceCut};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 
@@ -87,6 +87,7 @@ fn choose(bencher: Bencher<'_, '_>) {
     let head = noise(64 << 10);
     bencher.bench_local(|| {
         let profile = backup_format::chunk::sniff(1 << 30, black_box(&head));
-        PieceCut::choose(&BasePieces::default(), profile, 1 << 30, &head)
+        let base = BasePieces::default();
+        PieceCut::choose(&base, profile, 1 << 30, &head, MOST_PIECES)
     });
 }

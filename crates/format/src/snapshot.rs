@@ -5,7 +5,7 @@
 //! index key: lists, retention, copies, verification of presence. The *inner* part (paths, salt,
 //! findings) is a blob of kind `Page` under the session's data key: for readers alone. The *next*
 //! part (what sources left for their next capture) is a blob of kind `Lineage`: for writers too,
-//! which may have lost everything but their key. All are bytes here, since the signatures are over
+//! which may have lost everything but their key; it names no paths. All are bytes here, since the signatures are over
 //! exactly these bytes: what is signed names [`SnapshotObject::digest`].
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::extra::{self, Extra};
 use crate::page::TreeRoot;
-use crate::wire::WireError;
+use crate::wire::{Put as _, WireError};
 
 /// A snapshot object, read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct SnapshotObject {
     /// Plain length of the inner blob in bytes.
     pub inner_raw: u32,
     /// What the next snapshot can build on.
-    pub next: Option<NextPart>,
+    pub next: NextPart,
     /// The statement that is signed, in its own canonical encoding.
     pub statement: Vec<u8>,
     /// HMAC-SHA256 of the statement under the host's key.
@@ -62,10 +62,78 @@ pub struct NextPart {
 /// What sources left for their next capture.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Next {
-    /// Cursors by the name of the component.
-    pub cursors: BTreeMap<String, Vec<u8>>,
+    /// By the name of the component.
+    pub components: BTreeMap<String, Left>,
     /// What later versions add, by name.
     pub extra: Extra,
+}
+
+/// What the source of one component left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// Which source it was; see [`source_name`].
+    pub source: [u8; 32],
+    /// The point that the captured data stands for.
+    pub point: Point,
+    /// Its own, for its next capture.
+    pub cursor: Option<Vec<u8>>,
+}
+
+/// The name of a source among those of a repository: a keyed hash of what it is, so that writers can
+/// tell their own again and learn no path of others.
+///
+/// `BLAKE3(BLAKE3(cut key, "backstay v1 source name"), bytes kind ‖ varint origins { bytes })`.
+#[must_use]
+pub fn source_name(cut_key: &[u8; 32], kind: &str, origin: &[String]) -> [u8; 32] {
+    let key = blake3::keyed_hash(cut_key, b"backstay v1 source name");
+    let mut named = Vec::new();
+    named.put_bytes(kind.as_bytes());
+    named.put_varint(origin.len() as u64);
+    origin
+        .iter()
+        .for_each(|text| named.put_bytes(text.as_bytes()));
+    *blake3::keyed_hash(key.as_bytes(), &named).as_bytes()
+}
+
+/// When data stood still, and how still.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// In nanoseconds since 1970.
+    pub at: i64,
+    /// 0 crash, 1 file system, 2 application.
+    pub consistency: u8,
+    /// The application's own position and its kind.
+    pub position: Option<(String, String)>,
+}
+
+impl Point {
+    /// The stored form of a point.
+    #[must_use]
+    pub fn new(point: &ConsistentPoint) -> Self {
+        Self {
+            at: nanos(point.at),
+            consistency: match point.consistency {
+                Consistency::Crash => 0,
+                Consistency::Filesystem => 1,
+                Consistency::Application => 2,
+            },
+            position: point.position.clone(),
+        }
+    }
+
+    /// The point.
+    #[must_use]
+    pub fn point(&self) -> ConsistentPoint {
+        ConsistentPoint {
+            at: timestamp(self.at),
+            consistency: match self.consistency {
+                2 => Consistency::Application,
+                1 => Consistency::Filesystem,
+                _ => Consistency::Crash,
+            },
+            position: self.position.clone(),
+        }
+    }
 }
 
 /// What has room for additions.
@@ -158,12 +226,8 @@ pub struct InnerComponent {
     pub kind: String,
     /// What was saved.
     pub origin: Vec<String>,
-    /// When its data stood still, in nanoseconds since 1970.
-    pub at: i64,
-    /// 0 crash, 1 file system, 2 application.
-    pub consistency: u8,
-    /// The application's own position and its kind.
-    pub position: Option<(String, String)>,
+    /// When its data stood still.
+    pub point: Point,
     /// Versions of tools and servers.
     pub versions: BTreeMap<String, String>,
     /// What later versions add, by name.
@@ -186,13 +250,7 @@ impl InnerComponent {
             name: meta.name.clone(),
             kind: meta.kind.clone(),
             origin: meta.origin.clone(),
-            at: nanos(meta.point.at),
-            consistency: match meta.point.consistency {
-                Consistency::Crash => 0,
-                Consistency::Filesystem => 1,
-                Consistency::Application => 2,
-            },
-            position: meta.point.position.clone(),
+            point: Point::new(&meta.point),
             versions: meta.versions.clone(),
             extra: Extra::new(),
         }
@@ -205,15 +263,7 @@ impl InnerComponent {
             name: self.name.clone(),
             kind: self.kind.clone(),
             origin: self.origin.clone(),
-            point: ConsistentPoint {
-                at: timestamp(self.at),
-                consistency: match self.consistency {
-                    2 => Consistency::Application,
-                    1 => Consistency::Filesystem,
-                    _ => Consistency::Crash,
-                },
-                position: self.position.clone(),
-            },
+            point: self.point.point(),
             versions: self.versions.clone(),
         }
     }
@@ -332,11 +382,10 @@ impl SnapshotObject {
         decode(plain, "snapshot")
     }
 
-    /// SHA-256 of the three parts, which the signed statement names: for each `length u32 ‖ bytes`,
-    /// the length big-endian; of a part that is not there the length is 0.
+    /// SHA-256 of the three parts as they are stored, which the signed statement names: for each
+    /// `length u32 ‖ bytes`, the length big-endian.
     #[must_use]
-    pub fn digest(outer: &[u8], inner: &[u8], next: Option<&NextPart>) -> [u8; 32] {
-        let next = next.map_or(&[][..], |next| &next.sealed);
+    pub fn digest(outer: &[u8], inner: &[u8], next: &[u8]) -> [u8; 32] {
         let mut hasher = Sha256::new();
         for part in [outer, inner, next] {
             hasher.update((part.len() as u32).to_be_bytes());
@@ -402,11 +451,11 @@ mod tests {
             inner: vec![4; 100],
             inner_id: ChunkId([5; 32]),
             inner_raw: 90,
-            next: Some(NextPart {
+            next: NextPart {
                 sealed: vec![11; 60],
                 id: ChunkId([12; 32]),
                 raw: 9,
-            }),
+            },
             statement: vec![6; 50],
             hmac: [7; 32],
             public_key: [8; 32],
@@ -417,17 +466,12 @@ mod tests {
 
     #[test]
     fn the_digest_tells_the_parts_apart() {
-        let next = |sealed: &[u8]| NextPart {
-            sealed: sealed.to_vec(),
-            id: ChunkId([0; 32]),
-            raw: 0,
-        };
         let digests = [
-            SnapshotObject::digest(b"ab", b"c", None),
-            SnapshotObject::digest(b"a", b"bc", None),
-            SnapshotObject::digest(b"a", b"b", Some(&next(b"c"))),
-            SnapshotObject::digest(b"a", b"b", Some(&next(b"d"))),
-            SnapshotObject::digest(b"abc", b"", None),
+            SnapshotObject::digest(b"ab", b"c", b""),
+            SnapshotObject::digest(b"a", b"bc", b""),
+            SnapshotObject::digest(b"a", b"b", b"c"),
+            SnapshotObject::digest(b"a", b"b", b"d"),
+            SnapshotObject::digest(b"abc", b"", b""),
         ];
         let different: std::collections::BTreeSet<_> = digests.into_iter().collect();
         assert_eq!(different.len(), digests.len());
@@ -447,9 +491,11 @@ mod tests {
             name: String::new(),
             kind: String::new(),
             origin: Vec::new(),
-            at: 0,
-            consistency: 0,
-            position: None,
+            point: Point {
+                at: 0,
+                consistency: 0,
+                position: None,
+            },
             versions: BTreeMap::new(),
             extra: with("!later").extra,
         };
@@ -463,6 +509,23 @@ mod tests {
         };
         let refused = decode_part::<Inner>(&encode(&inner).unwrap());
         assert!(matches!(refused, Err(WireError::Needs { .. })));
+    }
+
+    #[test]
+    fn the_name_of_a_source_tells_its_parts_apart() {
+        let name = |key: u8, kind: &str, origin: &[&str]| {
+            let origin: Vec<_> = origin.iter().map(ToString::to_string).collect();
+            source_name(&[key; 32], kind, &origin)
+        };
+        let names = [
+            name(1, "files", &["/a", "/b"]),
+            name(1, "files", &["/a/b"]),
+            name(1, "files", &["/a"]),
+            name(1, "files/a", &[]),
+            name(2, "files", &["/a", "/b"]),
+        ];
+        let different: std::collections::BTreeSet<_> = names.into_iter().collect();
+        assert_eq!(different.len(), names.len());
     }
 
     proptest! {

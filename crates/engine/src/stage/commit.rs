@@ -8,7 +8,8 @@ use backup_core::{
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
 use backup_format::snapshot::{
-    Inner, InnerComponent, Next, NextPart, Outer, Roots, SnapshotObject, encode,
+    Inner, InnerComponent, Left, Next, NextPart, Outer, Point, Roots, SnapshotObject, encode,
+    source_name,
 };
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
@@ -51,7 +52,9 @@ pub async fn commit(
     if cx.cancel.is_cancelled() {
         return Err(EngineError::Cancelled);
     }
-    for finding in std::mem::take(&mut stored.report.findings) {
+    let planned = stored.planned.degraded.take();
+    let found = std::mem::take(&mut stored.report.findings);
+    for finding in planned.into_iter().chain(found) {
         stored.assembled.counts.found(cx, finding);
     }
     let meta = describe(&stored, job)?;
@@ -110,7 +113,7 @@ fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
         held: false,
         partial: false,
         findings: counts.serious,
-        parent: stored.planned.parent.as_ref().map(|parent| parent.meta.id),
+        parent: stored.planned.parent().map(|parent| parent.meta.id),
         stats: SnapshotStats {
             entries: counts.entries,
             files: counts.files,
@@ -157,10 +160,7 @@ fn build(
     };
     let inner = encode(&inner).map_err(|error| evidence(&error))?;
     let (inner_id, sealed) = seal_part(repo, stored, BlobKind::Page, &inner)?;
-    let next = match &stored.report.cursor {
-        None => None,
-        Some(cursor) => Some(next_part(repo, stored, &job.component, cursor)?),
-    };
+    let next = next_part(repo, stored, &component)?;
     let roots = Roots {
         manifest: assembled.manifest,
         lineage: assembled.lineage,
@@ -181,7 +181,7 @@ fn build(
         parent: meta.parent,
     };
     let signer = host_signer(repo, &meta.host)?;
-    let digest = SnapshotObject::digest(&outer, &sealed, next.as_ref());
+    let digest = SnapshotObject::digest(&outer, &sealed, &next.sealed);
     let signatures = statement
         .sign(&signer, &digest)
         .map_err(|error| evidence(&error))?;
@@ -224,14 +224,14 @@ fn seal_part(
 }
 
 /// What the source left for its next capture, where a writer that has lost everything else finds it.
-fn next_part(
-    repo: &Repository,
-    stored: &Stored,
-    component: &str,
-    cursor: &[u8],
-) -> Result<NextPart> {
+fn next_part(repo: &Repository, stored: &Stored, component: &ComponentMeta) -> Result<NextPart> {
+    let left = Left {
+        source: source_name(repo.keys().cut_key()?, &component.kind, &component.origin),
+        point: Point::new(&component.point),
+        cursor: stored.report.cursor.as_ref().map(|cursor| cursor.to_vec()),
+    };
     let next = Next {
-        cursors: [(component.to_owned(), cursor.to_vec())].into(),
+        components: [(component.name.clone(), left)].into(),
         ..Next::default()
     };
     let plain = encode(&next).map_err(|error| EngineError::Evidence(error.to_string()))?;

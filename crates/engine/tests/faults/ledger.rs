@@ -114,7 +114,7 @@ async fn replace(repo: &Repository, cx: &OpContext, victim: SnapshotId, by: &Sna
     let keys = repo.keys().host_keys(&by.meta.host).unwrap();
     let seed = Zeroizing::new(keys.ed25519_seed);
     let signer = HostSigner::new(by.meta.host.clone(), HmacKey::new(keys.hmac), &seed);
-    let digest = SnapshotObject::digest(&outer, &by.object.inner, by.object.next.as_ref());
+    let digest = SnapshotObject::digest(&outer, &by.object.inner, &by.object.next.sealed);
     let signed = statement.sign(&signer, &digest).unwrap();
     let signature = signed.ed25519.as_bytes();
     let half = |range: std::ops::Range<usize>| signature[range].try_into().unwrap();

@@ -15,9 +15,11 @@ pub enum PieceCut {
 
 /// The smallest piece size of a repository that was made by this release, in bytes.
 pub const PIECE: u32 = 8 << 10;
+/// The largest piece size, in bytes.
+pub const LARGEST_PIECE: u32 = 1 << 20;
 /// A stream has at most about so many pieces: larger streams get larger pieces, so that what is
 /// known of them stays bounded.
-const MOST_PIECES: u64 = 2 << 20;
+pub const MOST_PIECES: u64 = 2 << 20;
 
 /// The smallest pieces of a repository, from which those of large streams are grown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,9 +41,15 @@ impl Default for BasePieces {
 
 impl PieceCut {
     /// The cut of a stream of about `size` bytes (0: not known) with the given profile and first
-    /// bytes (4 KiB of them suffice).
+    /// bytes (4 KiB of them suffice) into about `most` pieces at most ([`MOST_PIECES`]).
     #[must_use]
-    pub fn choose(base: &BasePieces, profile: StreamProfile, size: u64, head: &[u8]) -> Self {
+    pub fn choose(
+        base: &BasePieces,
+        profile: StreamProfile,
+        size: u64,
+        head: &[u8],
+        most: u64,
+    ) -> Self {
         let page = match profile {
             StreamProfile::Auto => match sniff(size, head) {
                 StreamProfile::Pages(_) => Some(base.page),
@@ -53,9 +61,19 @@ impl PieceCut {
         match page {
             Some(page) => {
                 let page = page.clamp(4 << 10, 64 << 10).next_power_of_two();
-                Self::Pages(grown(page.max(base.page), size))
+                Self::Pages(grown(page.max(base.page), size, most))
             }
-            None => Self::Content(grown(base.content.average as u32, size)),
+            None => Self::Content(grown(base.content.average as u32, size, most)),
+        }
+    }
+
+    /// The same cut into pieces of twice the size; the largest stay.
+    #[must_use]
+    pub fn coarser(self) -> Self {
+        let doubled = |piece: u32| (piece * 2).min(LARGEST_PIECE);
+        match self {
+            Self::Pages(page) => Self::Pages(doubled(page)),
+            Self::Content(average) => Self::Content(doubled(average)),
         }
     }
 
@@ -68,9 +86,9 @@ impl PieceCut {
     }
 }
 
-fn grown(piece: u32, size: u64) -> u32 {
+fn grown(piece: u32, size: u64, most: u64) -> u32 {
     let mut piece = piece;
-    while size / u64::from(piece) > MOST_PIECES && piece < 1 << 20 {
+    while size / u64::from(piece) > most && piece < LARGEST_PIECE {
         piece *= 2;
     }
     piece
@@ -126,6 +144,10 @@ fn is_disk(size: u64, at: &dyn Fn(usize, &[u8]) -> bool) -> bool {
 mod tests {
     use super::*;
 
+    fn choose(profile: StreamProfile, size: u64) -> PieceCut {
+        PieceCut::choose(&BasePieces::default(), profile, size, b"", MOST_PIECES)
+    }
+
     #[test]
     fn pages_are_known_by_their_first_bytes() {
         let mut page = vec![0u8; 8192];
@@ -140,12 +162,13 @@ mod tests {
 
     #[test]
     fn pieces_grow_with_the_stream() {
-        let cut =
-            |size| PieceCut::choose(&BasePieces::default(), StreamProfile::Content, size, b"");
+        let cut = |size| choose(StreamProfile::Content, size);
         assert_eq!(cut(0), PieceCut::Content(8 << 10));
         assert_eq!(cut(16 << 30), PieceCut::Content(8 << 10));
         assert_eq!(cut(100 << 30), PieceCut::Content(64 << 10));
         assert_eq!(cut(u64::MAX), PieceCut::Content(1 << 20));
+        assert_eq!(cut(u64::MAX).coarser(), PieceCut::Content(1 << 20));
+        assert_eq!(cut(0).coarser(), PieceCut::Content(16 << 10));
     }
 
     #[test]
@@ -158,7 +181,7 @@ mod tests {
             },
             page: 32 << 10,
         };
-        let cut = |profile, size| PieceCut::choose(&base, profile, size, b"");
+        let cut = |profile, size| PieceCut::choose(&base, profile, size, b"", MOST_PIECES);
         assert_eq!(cut(StreamProfile::Content, 0), PieceCut::Content(16 << 10));
         assert_eq!(
             cut(StreamProfile::Content, 100 << 30),
@@ -176,14 +199,7 @@ mod tests {
 
     #[test]
     fn a_page_size_given_by_a_source_is_kept_in_bounds() {
-        let cut = |page| {
-            PieceCut::choose(
-                &BasePieces::default(),
-                StreamProfile::Pages(page),
-                1 << 30,
-                b"",
-            )
-        };
+        let cut = |page| choose(StreamProfile::Pages(page), 1 << 30);
         assert_eq!(cut(65_536), PieceCut::Pages(65_536));
         assert_eq!(cut(1), PieceCut::Pages(8192));
         assert_eq!(cut(u32::MAX), PieceCut::Pages(65_536));
