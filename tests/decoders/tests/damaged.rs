@@ -1,6 +1,9 @@
 //! Every decoder on random bytes, and on encodings of the format's page that are damaged.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot be set up has failed"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
