@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use backstay::core::{EntryPath, RestoreMode, Severity};
+use backstay::core::{EntryPath, Finding, FindingKind, RestoreMode, Severity};
 use backstay::engine::restore::{Filter as EntryFilter, plan};
 use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView, restore};
 use backstay::format::config::Operation;

@@ -24,8 +24,11 @@ use backup_integrity::proof::check_proof;
 use backup_integrity::sign::HmacKey;
 use backup_integrity::statement::SignedStatement;
 
+/// Decodes bytes that may be anything, and looks at what comes of it.
+pub type Decoder = fn(&[u8]);
+
 /// Every one of them by the name of its fuzz target.
-pub const ALL: [(&str, fn(&[u8])); 25] = [
+pub const ALL: [(&str, Decoder); 25] = [
     ("age_key", age_key),
     ("canonical", canonical),
     ("config", config),
