@@ -358,7 +358,7 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
     let mut names = Vec::new();
     world
         .change_refs(|refs| {
-            let used = |pack: &PackUse| pack.used.iter().map(|slot| (pack.pack, *slot)).collect();
+            let used = |pack: &PackUse| pack.used().map(|slot| (pack.pack, slot)).collect();
             names = refs
                 .packs
                 .iter()
@@ -372,7 +372,8 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
         let is_it = |one: &&mut PackUse| one.pack == pack;
         let drop_one = |refs: &mut Refs| {
             let pack = refs.packs.iter_mut().find(is_it).unwrap();
-            pack.used.retain(|used| *used != slot);
+            let others: Vec<_> = pack.used().filter(|used| *used != slot).collect();
+            *pack = PackUse::new(pack.pack, pack.slots, others);
         };
         world.change_refs(drop_one).await;
         let told = text(&world.verify(VerifyLevel::Metadata, Sample::All).await);
@@ -382,8 +383,8 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
         );
         let name_again = |refs: &mut Refs| {
             let pack = refs.packs.iter_mut().find(is_it).unwrap();
-            pack.used.push(slot);
-            pack.used.sort_unstable();
+            let used: Vec<_> = pack.used().chain([slot]).collect();
+            *pack = PackUse::new(pack.pack, pack.slots, used);
         };
         world.change_refs(name_again).await;
     }
@@ -392,8 +393,7 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
         .change_refs(|refs| {
             let all = packs.iter().map(|(pack, facts)| {
                 let slots = u32::try_from(facts.blobs).unwrap();
-                let (pack, used) = (*pack, (0..slots).collect());
-                PackUse { pack, slots, used }
+                PackUse::new(*pack, slots, 0..slots)
             });
             refs.packs = all.collect();
             refs.packs.sort_by_key(|one| one.pack);

@@ -46,7 +46,7 @@ async fn a_snapshot_that_another_host_signed_is_no_parent() {
         HmacKey::new(signing.hmac),
         &Zeroizing::new(signing.ed25519_seed),
     );
-    let digest = SnapshotObject::digest(&outer, &head.object.inner);
+    let digest = SnapshotObject::digest(&outer, &head.object.inner, &head.object.next.sealed);
     let signatures = statement.sign(&signer, &digest).unwrap();
     let signature = signatures.ed25519.as_bytes();
     let object = SnapshotObject {
