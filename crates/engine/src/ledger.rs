@@ -7,6 +7,9 @@
 //! [`backup_integrity::ledger`].
 
 mod check;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 
 use std::collections::HashSet;
 use std::fs;
@@ -34,6 +37,8 @@ pub use check::{LedgerCheck, verify_ledger};
 /// How often a record looks for its place when others write at the same time.
 const ATTEMPTS: usize = 100;
 const COPY: &str = "ledger.jsonl";
+/// What a record of a snapshot that was made says was done.
+const MADE: &str = "snapshot";
 
 /// What a record says.
 #[derive(Debug, Clone)]
@@ -75,9 +80,10 @@ fn to_the_end(cx: &OpContext) -> OpContext {
     own
 }
 
-/// Appends the record of a snapshot; and before it those of snapshots of this host whose runs ended
-/// between commit and record, killed or without room on the tier. They are looked for among those that
-/// were there when this run began: one that came since may be recorded by its own run just now.
+/// Appends the record of a snapshot; and before it those of snapshots of this host that were there
+/// when this run began and have none: their runs were killed between commit and record, or had no
+/// room left on the tier. A run that is only slow there looks the same from outside, so both may be
+/// about to record one snapshot: whoever comes second finds it recorded and leaves it at that.
 ///
 /// # Errors
 /// As [`record_operation`].
@@ -91,8 +97,10 @@ pub(crate) async fn record_snapshot(
 ) -> Result<()> {
     let cx = &to_the_end(cx);
     let mut chain = Chain::read(repo, cx).await?;
-    let known = chain.snapshots();
-    for id in earlier.iter().filter(|id| !known.contains(id)) {
+    for id in earlier {
+        if chain.knows(*id) {
+            continue;
+        }
         // What cannot be read, or was not signed by this host, is for verification to tell.
         let key = name(layout::snapshot(*id))?;
         let Ok(head) = repo.head(cx, *id, &key).await else {
@@ -102,7 +110,7 @@ pub(crate) async fn record_snapshot(
             continue;
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));
-        "recorded late: its run ended before it could".clone_into(&mut late.note);
+        "recorded by a later run, which found it without a record".clone_into(&mut late.note);
         chain.append(repo, cx, host, user, late).await?;
     }
     chain.append(repo, cx, host, user, draft).await
@@ -112,7 +120,7 @@ impl LedgerDraft {
     /// The record of a snapshot that was made.
     pub(crate) fn of_snapshot(meta: &SnapshotMeta, root: MerkleRoot) -> Self {
         Self {
-            op: "snapshot",
+            op: MADE,
             snapshot: Some(meta.id),
             root: Some(root),
             counts: vec![
@@ -165,6 +173,9 @@ fn evidence(error: &dyn std::fmt::Display) -> EngineError {
 struct Chain {
     lines: Vec<Vec<u8>>,
     head: Option<LedgerHead>,
+    /// Snapshots whose making the first `searched` lines record.
+    made: HashSet<SnapshotId>,
+    searched: usize,
 }
 
 impl Chain {
@@ -175,6 +186,7 @@ impl Chain {
             Some(Ok(last)) => Self {
                 head: Some(last.head()),
                 lines,
+                ..Self::default()
             },
             _ => Self::default(),
         };
@@ -201,13 +213,18 @@ impl Chain {
         Ok(())
     }
 
-    /// The snapshots that it knows.
-    fn snapshots(&self) -> HashSet<SnapshotId> {
-        let records = self.lines.iter().filter_map(|line| Line::parse(line).ok());
-        let made = records.filter(|line| line.record().op.as_str() == "snapshot");
-        made.filter_map(|line| line.record().snapshot).collect()
+    /// Whether it records that a snapshot was made.
+    fn knows(&mut self, id: SnapshotId) -> bool {
+        let new = self.lines.get(self.searched..).unwrap_or_default();
+        let records = new.iter().filter_map(|line| Line::parse(line).ok());
+        let made = records.filter(|line| line.record().op.as_str() == MADE);
+        self.made
+            .extend(made.filter_map(|line| line.record().snapshot));
+        self.searched = self.lines.len();
+        self.made.contains(&id)
     }
 
+    /// Appends a record; that a snapshot was made is recorded once, whoever does it.
     async fn append(
         &mut self,
         repo: &Repository,
@@ -217,8 +234,12 @@ impl Chain {
         draft: LedgerDraft,
     ) -> Result<()> {
         let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
+        let made = draft.snapshot.filter(|_| draft.op == MADE);
         let draft = draft.signed_by(repo, cx, host, user)?;
         for _ in 0..ATTEMPTS {
+            if made.is_some_and(|id| self.knows(id)) {
+                return Ok(());
+            }
             let line = append(self.head.as_ref(), draft.clone(), &key)
                 .map_err(|error| evidence(&error))?;
             let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());

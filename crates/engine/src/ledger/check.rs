@@ -8,7 +8,7 @@ use backup_format::layout;
 use backup_integrity::ledger::{Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line};
 use backup_integrity::sign::HmacKey;
 
-use super::{copied_lines, keys_after, read_line};
+use super::{MADE, copied_lines, keys_after, read_line};
 use crate::error::Result;
 use crate::repository::Repository;
 use crate::slots::KnownSlots;
@@ -105,7 +105,7 @@ impl Told {
         let Ok(line) = Line::parse(line) else { return };
         self.slots.take(line.record());
         match line.record().op.as_str() {
-            "snapshot" => self.made.extend(line.record().snapshot),
+            MADE => self.made.extend(line.record().snapshot),
             "forget" => self.forgotten.extend(line.record().snapshot),
             _ => {}
         }
