@@ -128,11 +128,7 @@ impl<'a> Workers<'a> {
             self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
             return;
         }
-        self.found(Finding::entry(
-            FindingKind::Unreadable,
-            &entry.path,
-            error.to_string(),
-        ));
+        self.found(super::failure(entry, error));
     }
 
     fn fail(&self, error: EngineError) {
