@@ -85,9 +85,11 @@ impl Place {
             .env("HOME", self.folder.path())
             .env_remove("XDG_CONFIG_HOME")
             .env_remove("XDG_CACHE_HOME")
+            .env_remove("XDG_STATE_HOME")
             .env("BACKSTAY_REPO", self.repo())
             .env("BACKSTAY_KEY_FILE", self.path("key"))
-            .env("BACKSTAY_CACHE_DIR", self.path("cache"));
+            .env("BACKSTAY_CACHE_DIR", self.path("cache"))
+            .env("BACKSTAY_STATE_DIR", self.path("state"));
         command
     }
 
@@ -99,6 +101,12 @@ impl Place {
     /// `restore` with the repository of this place.
     pub fn restore<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         self.with(restore(), args)
+    }
+
+    /// Waits until the last change of a file is so long ago that it could not be made again in the
+    /// same tick of the file system's clock: a file that is saved earlier is read again next time.
+    pub fn wait_for_a_tick(&self) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
     }
 
     /// Saves the folder.

@@ -37,7 +37,13 @@ fn program(name: &str) -> PathBuf {
 
 fn bare(name: &str) -> Command {
     let mut command = Command::new(program(name));
-    for variable in ["REPO", "KEY_FILE", "PASSPHRASE_FILE", "CACHE_DIR"] {
+    for variable in [
+        "REPO",
+        "KEY_FILE",
+        "PASSPHRASE_FILE",
+        "CACHE_DIR",
+        "STATE_DIR",
+    ] {
         command.env_remove(format!("BACKSTAY_{variable}"));
     }
     command

@@ -6,7 +6,7 @@ use backstay::engine::view::{ContentReader, ViewEntry};
 use backstay::format::config::Operation;
 use backstay::integrity::digest::{ContentDigest, ContentHasher, write_sum_line};
 use backstay::integrity::ledger::RecordOutcome;
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings};
+use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
 use serde_json::{Value, json};
 
 use crate::cli::{CatArgs, SumsArgs};
@@ -123,7 +123,8 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
     let ending = losses.tell(console)?;
     if without > 0 {
         console.warn(&format!(
-            "{without} files have no sum: they could not be read as a whole"
+            "{} without a sum, for what could not be read as a whole",
+            text::plural(without, "file is", "files are")
         ));
         return Ok(Exit::Findings);
     }

@@ -2,12 +2,13 @@
 
 use std::os::unix::ffi::OsStrExt as _;
 
-use backstay::core::{EntryKind, EntryPath};
+use backstay::core::{EntryKind, EntryPath, Finding, FindingKind, Severity};
 use backstay::engine::SnapshotView;
+use backstay::engine::repository::{Repository, SnapshotHead};
 use backstay::engine::view::ViewEntry;
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, text};
-use globset::GlobBuilder;
+use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Value, json};
 
 use crate::cli::{FindArgs, ListArgs, LsArgs};
@@ -17,8 +18,9 @@ use crate::place;
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let (heads, damage) = console.heads(&repo).await?;
-    let metas = heads.iter().map(|head| &head.meta);
+    let all = console.all(&repo).await?;
+    let damage = all.damage();
+    let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
     Ok(if damage.is_empty() {
@@ -62,30 +64,89 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
         .build()
         .map_err(|error| Failure::usage(error.to_string(), "write a glob such as '*.conf'"))?
         .compile_matcher();
-    let by_path = args.pattern.contains('/');
     let repo = console.open(Operation::Read).await?;
-    let (heads, damage) = console.heads(&repo).await?;
-    let mut chosen = Vec::new();
-    if args.snapshots.is_empty() {
-        chosen.extend(heads.iter().filter(|head| args.filter.takes(&head.meta)));
+    let all = console.all(&repo).await?;
+    let chosen: Vec<&SnapshotHead> = if args.snapshots.is_empty() {
+        let takes = |head: &&SnapshotHead| args.filter.takes(&head.meta);
+        all.heads.iter().filter(takes).collect()
     } else {
-        chosen = Console::chosen(&heads, &args.snapshots)?;
+        all.chosen(&args.snapshots)?
+    };
+    let (mut search, mut hurt) = (Search::new(glob, args), Vec::new());
+    for head in &chosen {
+        match search.one(console, &repo, head).await {
+            Ok(()) => {}
+            Err(Failure {
+                exit: Exit::Damage,
+                what,
+                ..
+            }) => {
+                let subject = format!("snapshot {}", head.meta.id);
+                hurt.push(Finding::new(
+                    Severity::Error,
+                    FindingKind::Damaged,
+                    subject,
+                    what,
+                ));
+            }
+            Err(failure) => return Err(failure),
+        }
     }
-    let (mut found, mut losses) = (0u64, Losses::default());
-    for head in chosen {
-        let view = SnapshotView::open(&repo, head.clone())?;
+    let is_none_whole = !hurt.is_empty() && hurt.len() == chosen.len();
+    let is_any_unread = !all.unread.is_empty();
+    hurt.extend(all.damage());
+    console.findings(&hurt, 0)?;
+    let ending = search.losses.tell(console)?;
+    if search.found == 0 {
+        console.note("nothing was found");
+    }
+    Ok(if is_none_whole || is_any_unread {
+        Exit::Damage
+    } else if hurt.is_empty() {
+        ending
+    } else {
+        Exit::Findings
+    })
+}
+
+/// A search through snapshots.
+struct Search<'a> {
+    glob: GlobMatcher,
+    args: &'a FindArgs,
+    found: u64,
+    losses: Losses,
+}
+
+impl<'a> Search<'a> {
+    fn new(glob: GlobMatcher, args: &'a FindArgs) -> Self {
+        Self {
+            glob,
+            args,
+            found: 0,
+            losses: Losses::default(),
+        }
+    }
+
+    /// Searches a snapshot. It fails with [`Exit::Damage`] where nothing more of it can be read.
+    async fn one(
+        &mut self,
+        console: &mut Console,
+        repo: &Repository,
+        head: &SnapshotHead,
+    ) -> Outcome<()> {
+        let view = SnapshotView::open(repo, head.clone())?;
         let mut walk = view.all();
         let mut is_first = true;
-        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
-            let subject = if by_path {
+        while let Some(entry) = self.losses.next(console, &view, &mut walk).await? {
+            let subject = if self.args.pattern.contains('/') {
                 entry.path.to_slashed()
             } else {
                 entry.path.name().unwrap_or_default().to_vec()
             };
-            if !glob.is_match(std::ffi::OsStr::from_bytes(&subject)) {
+            if !self.glob.is_match(std::ffi::OsStr::from_bytes(&subject)) {
                 continue;
             }
-            found += 1;
+            self.found += 1;
             if is_first {
                 let meta = view.meta();
                 let (name, time) = (text::escape(meta.name.as_bytes()), text::time(meta.time));
@@ -95,19 +156,10 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
             if !console.json() {
                 console.raw(b"  ")?;
             }
-            write_entry(console, &view, &entry, args.long)?;
+            write_entry(console, &view, &entry, self.args.long)?;
         }
+        Ok(())
     }
-    console.findings(&damage, 0)?;
-    let ending = losses.tell(console)?;
-    if found == 0 {
-        console.note("nothing was found");
-    }
-    Ok(if damage.is_empty() {
-        ending
-    } else {
-        Exit::Damage
-    })
 }
 
 fn write_entry(

@@ -33,6 +33,7 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         ));
     }
     let folder = surroundings::absolute(&args.to);
+    must_be_folder(&folder)?;
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let parts = place::parts(console, &view, &wanted).await?;
@@ -73,6 +74,21 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         ));
     }
     Ok(ending)
+}
+
+/// Sees that there is a folder at a place, or that one can be made there.
+fn must_be_folder(folder: &Path) -> Outcome<()> {
+    let mut there = folder
+        .ancestors()
+        .filter_map(|path| Some((path, path.metadata().ok()?)));
+    match there.next() {
+        Some((path, meta)) if !meta.is_dir() => Err(Failure::new(
+            Exit::Conflict,
+            format!("{} is not a folder", text::path(path)),
+            "name a folder with --to; it is made if it is not there",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// A signature that does not hold keeps nobody from content that opens, but must be known.
@@ -155,6 +171,12 @@ fn report_on(
             text::count(report.skipped),
             text::count(report.deleted),
         ))?;
+        // What is not done for want of root is no fault, but must not be taken for done.
+        let is_missing =
+            |one: &&Finding| (one.kind, one.severity) == (FindingKind::Metadata, Severity::Note);
+        for missing in report.findings.iter().filter(is_missing) {
+            console.line(format!("  {}", missing.detail))?;
+        }
         console.line(format!(
             "  fetched {} in {seconds:.1} s",
             text::bytes(outcome.fetched)

@@ -73,7 +73,7 @@ pub(crate) async fn compare(
         let word = if is_wrong {
             "and found differences"
         } else {
-            "all as saved"
+            "kinds, links and content as saved"
         };
         console.line(format!("  compared {entries}, {bytes}: {word}"))?;
     }

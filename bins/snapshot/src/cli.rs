@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use backstay::integrity::statement::MAX_NAME_BYTES;
 use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Common, Filter};
@@ -20,8 +21,8 @@ Examples:
   snapshot forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   snapshot verify --level full --slice 1/30
 
-BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE and BACKSTAY_CACHE_DIR stand for
-the options of those names.";
+BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE, BACKSTAY_CACHE_DIR and
+BACKSTAY_STATE_DIR stand for the options of those names.";
 
 /// Saves, lists, forgets and verifies snapshots
 #[derive(Debug, Parser)]
@@ -149,6 +150,20 @@ Do not compress what is piped in: equal parts of compressed streams cannot be fo
 A repository that does not exist yet is made, with a key file in the folder of the user's
 configuration.";
 
+/// A name that a snapshot can be signed and shown with.
+fn parse_name(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("a name is not empty".into());
+    }
+    if text.len() > MAX_NAME_BYTES {
+        return Err(format!("a name has at most {MAX_NAME_BYTES} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("a name has no control characters".into());
+    }
+    Ok(text.to_owned())
+}
+
 /// `snapshot save`.
 #[derive(Debug, Args)]
 #[command(after_help = SAVE_EXAMPLES)]
@@ -163,7 +178,7 @@ pub(crate) struct SaveArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "paths")]
     pub(crate) stdin: Option<String>,
     /// Name of the snapshot; snapshots of one name and host follow each other
-    #[arg(long, short = 'n', value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, short = 'n', value_name = "NAME", value_parser = parse_name)]
     pub(crate) name: Option<String>,
     /// Mark the snapshot; may be given several times
     #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
@@ -474,6 +489,9 @@ pub(crate) struct KeyRemoveArgs {
     /// The slot's id or its beginning, as `snapshot key list` shows it
     #[arg(value_name = "ID")]
     pub(crate) slot: String,
+    /// Remove it though the repository is open by it
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `snapshot ledger`.

@@ -2,22 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use backstay::core::Verdict;
-use backstay::engine::repository::SnapshotHead;
-use backstay::engine::{ForgetPlan, forget as carry_out};
+use backstay::core::{Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta, Verdict};
+use backstay::engine::hold::holds;
+use backstay::engine::ledger::first_seen;
+use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
+use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread};
 use backstay::format::config::Operation;
 use backstay::retention::{Count, KeepPolicy};
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Align, Console, Exit, Failure, Filter, Outcome, Table, surroundings, text};
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::cli::ForgetArgs;
+use crate::keys::signer;
 use crate::versions::{Rules, kept_versions};
 
 /// Forgets snapshots.
 pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome {
-    let mut policy = policy(args);
+    let policy = policy(args);
     let by_name = !args.snapshots.is_empty();
     let has_rules = !policy.is_empty() || args.keep.keep_versions.is_some();
     if by_name == has_rules {
@@ -34,57 +38,116 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         });
     }
     let repo = console.open(Operation::Prune).await?;
-    if !args.dry_run {
-        repo.keys().may_forget()?;
-    }
-    let (heads, damage) = console.heads(&repo).await?;
+    // Also of a dry run: it must not promise what the run itself could not do.
+    repo.keys().may_forget()?;
+    let (host, user) = (signer(&repo), surroundings::user());
+    repo.keys().ledger_key(&host)?;
+    let all = console.all(&repo).await?;
+    let (unread, named) = take_unread(&all.unread, &args.snapshots);
+    let mut damage = if by_name { Vec::new() } else { all.damage() };
     let plan = if by_name {
-        let named = Console::chosen(&heads, &args.snapshots)?;
+        let named = all.chosen(&named)?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
         must_not_be_held(&plan)?;
+        let held = holds(&repo, &console.cx).await?;
+        if let Some(one) = unread.iter().find(|one| held.contains(&one.id)) {
+            return Err(is_held(one.id));
+        }
         plan
     } else {
-        let filter = Filter {
-            name: args.name.clone(),
-            host: args.host.clone(),
-            tags: args.tags.clone(),
-        };
-        let heads = heads.iter().filter(|head| filter.takes(&head.meta));
-        let heads: Vec<&SnapshotHead> = heads.collect();
-        let versions = match args.keep.keep_versions {
-            Some(most) => {
-                kept_versions(console, &repo, &heads, most, &args.keep.versions_of).await?
-            }
-            None => BTreeMap::new(),
-        };
-        if policy.is_empty() {
-            // Versions alone: a line keeps its newest in any case.
-            policy.last = Some(Count::AtMost(1));
-        }
-        let rules = Rules { policy, versions };
-        let metas = heads.iter().map(|head| head.meta.clone()).collect();
-        let now = console.cx.clock.now();
-        ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system())
+        let (plan, unplaced) = by_rules(console, &repo, &host, all.heads, args, policy).await?;
+        damage.extend(unplaced);
+        plan
     };
-    show(console, &plan, args.dry_run)?;
+    show(console, &plan, &unread, args.dry_run)?;
     let has_damage = console.findings(&damage, 0)?;
-    let ending = if has_damage { Exit::Findings } else { Exit::Ok };
-    let going = plan.forgotten().count() as u64;
+    let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
-        console.line(format!(
-            "{going} of {} would be forgotten",
-            plan.decisions.len()
-        ))?;
-        return Ok(ending);
+        let going = plan.forgotten().count() + unread.len();
+        console.line(format!("{going} of {looked_at} would be forgotten"))?;
+        return Ok(Exit::done(has_damage));
     }
-    let (host, user) = (surroundings::host(), surroundings::user());
-    let removed = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
+    let mut done = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
+    for one in unread {
+        let findings = forget_unread(&repo, &console.cx, one, &host, &user).await?;
+        done.findings.extend(findings);
+        done.removed += 1;
+    }
+    let has_findings = console.findings(&done.findings, 0)? || has_damage;
+    let removed = done.removed;
     console.record(
         "forgotten",
-        json!({ "removed": removed, "looked_at": plan.decisions.len() }),
+        json!({ "removed": removed, "looked_at": looked_at, "signed_as": host.0 }),
     )?;
-    console.line(format!("{removed} of {} forgotten", plan.decisions.len()))?;
-    Ok(ending)
+    if console.talks() {
+        console.line(format!("{removed} of {looked_at} forgotten"))?;
+    }
+    if host != surroundings::host() {
+        let shown = text::escape(host.0.as_bytes());
+        console.note(&format!(
+            "recorded in the ledger as {shown}, the name of this key"
+        ));
+    }
+    Ok(Exit::done(has_findings))
+}
+
+/// Whoever dates a snapshot as it likes must not push others out of their places by leaving it out of
+/// the ledger.
+fn unrecorded(head: &SnapshotHead) -> Finding {
+    let detail = format!(
+        "the ledger does not tell when it was made: it stays, and no rule counts it; the next `snapshot save` on {} records it",
+        text::escape(head.meta.host.0.as_bytes())
+    );
+    let subject = format!("snapshot {}", head.meta.id);
+    Finding::new(Severity::Note, FindingKind::Skipped, subject, detail)
+}
+
+/// What the rules decide, and what is to be said of snapshots that they leave alone.
+async fn by_rules(
+    console: &Console,
+    repo: &Repository,
+    host: &HostId,
+    mut heads: Vec<SnapshotHead>,
+    args: &ForgetArgs,
+    mut policy: KeepPolicy,
+) -> Outcome<(ForgetPlan, Vec<Finding>)> {
+    first_seen(repo, &console.cx, host, &mut heads).await?;
+    let filter = Filter {
+        name: args.name.clone(),
+        host: args.host.clone(),
+        tags: args.tags.clone(),
+    };
+    let heads = heads.iter().filter(|head| filter.takes(&head.meta));
+    let (heads, unplaced): (Vec<&SnapshotHead>, Vec<&SnapshotHead>) =
+        heads.partition(|head| head.meta.first_seen.is_some());
+    let versions = match args.keep.keep_versions {
+        Some(most) => kept_versions(console, repo, &heads, most, &args.keep.versions_of).await?,
+        None => BTreeMap::new(),
+    };
+    if policy.is_empty() {
+        // Versions alone: a line keeps its newest in any case.
+        policy.last = Some(Count::AtMost(1));
+    }
+    let rules = Rules { policy, versions };
+    let metas = heads.iter().map(|head| head.meta.clone()).collect();
+    let now = console.cx.clock.now();
+    let plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system());
+    Ok((plan, unplaced.into_iter().map(unrecorded).collect()))
+}
+
+/// Takes the snapshots that cannot be read out of what is named. They must be named by their whole
+/// ids: nothing else tells which they are.
+pub(crate) fn take_unread<'a>(
+    unread: &'a [UnreadSnapshot],
+    specs: &[String],
+) -> (Vec<&'a UnreadSnapshot>, Vec<String>) {
+    let names = |spec: &String, one: &UnreadSnapshot| spec.parse() == Ok(one.id);
+    let named = |one: &&UnreadSnapshot| specs.iter().any(|spec| names(spec, one));
+    let rest = |spec: &&String| !unread.iter().any(|one| names(spec, one));
+    (
+        unread.iter().filter(named).collect(),
+        specs.iter().filter(rest).cloned().collect(),
+    )
 }
 
 /// A hold is there to be heeded: naming a held snapshot forgets nothing at all.
@@ -96,11 +159,15 @@ fn must_not_be_held(plan: &ForgetPlan) -> Outcome<()> {
     let Some((meta, _)) = kept else {
         return Ok(());
     };
-    Err(Failure::new(
+    Err(is_held(meta.id))
+}
+
+fn is_held(id: SnapshotId) -> Failure {
+    Failure::new(
         Exit::Conflict,
-        format!("snapshot {} is held, so nothing is forgotten", meta.id),
-        format!("release it first: `snapshot release {}`", meta.id.short()),
-    ))
+        format!("snapshot {id} is held, so nothing is forgotten"),
+        format!("release it first: `snapshot release {id}`"),
+    )
 }
 
 fn policy(args: &ForgetArgs) -> KeepPolicy {
@@ -127,7 +194,17 @@ fn policy(args: &ForgetArgs) -> KeepPolicy {
     }
 }
 
-fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> {
+/// The time that rules go by.
+fn judged(meta: &SnapshotMeta) -> Timestamp {
+    meta.first_seen.unwrap_or(meta.time)
+}
+
+fn show(
+    console: &mut Console,
+    plan: &ForgetPlan,
+    unread: &[&UnreadSnapshot],
+    dry_run: bool,
+) -> Outcome<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
         ("TIME", Align::Left),
@@ -144,6 +221,7 @@ fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> 
         };
         let mut members = meta_members(meta);
         if let Value::Object(members) = &mut members {
+            members.insert("counted_from".into(), judged(meta).to_string().into());
             members.insert("verdict".into(), verdict.into());
             members.insert("reasons".into(), json!(reasons));
             members.insert("dry_run".into(), dry_run.into());
@@ -151,14 +229,35 @@ fn show(console: &mut Console, plan: &ForgetPlan, dry_run: bool) -> Outcome<()> 
         console.record("decision", members)?;
         table.row([
             meta.id.short(),
-            text::time(meta.time),
+            text::time(judged(meta)),
             text::escape(meta.host.0.as_bytes()),
             text::escape(meta.name.as_bytes()),
             verdict.to_owned(),
             text::escape(reasons.join(", ").as_bytes()),
         ]);
     }
-    if plan.decisions.is_empty() {
+    for one in unread {
+        let why = format!("named, and it cannot be read: {}", one.error);
+        console.record(
+            "decision",
+            json!({
+                "id": one.id.to_string(),
+                "short_id": one.id.short(),
+                "verdict": "forget",
+                "reasons": [why],
+                "dry_run": dry_run,
+            }),
+        )?;
+        table.row([
+            one.id.short(),
+            String::new(),
+            String::new(),
+            String::new(),
+            "forget".to_owned(),
+            text::escape(why.as_bytes()),
+        ]);
+    }
+    if plan.decisions.is_empty() && unread.is_empty() {
         console.note("there are no such snapshots");
         return Ok(());
     }

@@ -1,11 +1,14 @@
 //! `snapshot hold` and `release`.
 
+use backstay::core::SnapshotId;
 use backstay::engine::hold::{hold as place, release as lift};
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Outcome, surroundings};
 use serde_json::json;
 
 use crate::cli::HoldArgs;
+use crate::forget::take_unread;
+use crate::keys::signer;
 
 /// Holds snapshots: nothing forgets them until they are released.
 pub(crate) async fn hold(console: &mut Console, args: &HoldArgs) -> Outcome {
@@ -19,28 +22,38 @@ pub(crate) async fn release(console: &mut Console, args: &HoldArgs) -> Outcome {
 
 async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
-    let (heads, _) = console.heads(&repo).await?;
-    let (host, user) = (surroundings::host(), surroundings::user());
+    let all = console.all(&repo).await?;
+    let (host, user) = (signer(&repo), surroundings::user());
     let why = args.reason.as_deref().unwrap_or_default();
     let (kind, so) = if holds {
         ("held", "is held already")
     } else {
         ("released", "is not held")
     };
-    for head in Console::chosen(&heads, &args.snapshots)? {
-        let (meta, by) = (&head.meta, (&host, user.as_str()));
-        let changed = if holds {
-            place(&repo, &console.cx, meta, by, why).await?
+    let mut has_findings = false;
+    // A hold on what cannot be read any more can be released; placing one would keep nothing.
+    let (unread, named) = if holds {
+        (Vec::new(), args.snapshots.clone())
+    } else {
+        take_unread(&all.unread, &args.snapshots)
+    };
+    let mut ids: Vec<SnapshotId> = unread.iter().map(|one| one.id).collect();
+    ids.extend(all.chosen(&named)?.iter().map(|head| head.meta.id));
+    for id in ids {
+        let by = (&host, user.as_str());
+        let change = if holds {
+            place(&repo, &console.cx, id, by, why).await?
         } else {
-            lift(&repo, &console.cx, meta, by, why).await?
+            lift(&repo, &console.cx, id, by, why).await?
         };
-        let id = meta.id;
+        let changed = change.changed;
+        has_findings |= console.findings(&change.findings, 0)?;
         console.record(kind, json!({ "id": id.to_string(), "changed": changed }))?;
-        if changed {
-            console.line(format!("{kind} {id}"))?;
-        } else {
+        if !changed {
             console.note(&format!("{id} {so}"));
+        } else if console.talks() {
+            console.line(format!("{kind} {id}"))?;
         }
     }
-    Ok(Exit::Ok)
+    Ok(Exit::done(has_findings))
 }

@@ -6,7 +6,7 @@ use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
 use backstay::format::config::Operation;
 use backstay::integrity::ledger::RecordOutcome;
-use backup_terminal::secrets::wait_for_maker;
+use backup_terminal::unfinished::{unfinished, wait_for_maker};
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
@@ -21,7 +21,12 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
     } else {
         None
     };
-    if console.exists().await.unwrap_or(false) {
+    if let Some(path) = &key_file {
+        // Another process may be making it just now.
+        wait_for_maker(path).await;
+    }
+    // Before any key is written: at a place that cannot be looked at nothing can be made either.
+    if console.exists().await? {
         let place = console.location()?.to_string();
         return Err(Failure::from(
             backstay::engine::EngineError::RepositoryExists(place),
@@ -79,7 +84,7 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
 /// now. If none does, it was there before and is not now.
 async fn open_of_other(console: &mut Console, key_file: &Path) -> Outcome<Repository> {
     wait_for_maker(key_file).await;
-    if console.exists().await? {
+    if key_file.exists() && console.exists().await? {
         return console.open(Operation::Write).await;
     }
     let mut failure = backup_terminal::failure::no_repository(&console.location()?.to_string());
@@ -94,6 +99,7 @@ async fn open_of_other(console: &mut Console, key_file: &Path) -> Outcome<Reposi
 /// already: then its disk is not mounted, or somebody removed it.
 pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> {
     let key_file = console.key_file()?;
+    wait_for_maker(&key_file).await;
     if key_file.exists() {
         return open_of_other(console, &key_file).await;
     }
@@ -108,14 +114,22 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
     let mut keys = match console.new_keys(Some(key_file.clone()), &own_label()) {
         Ok(keys) => keys,
         // Another process was faster.
-        Err(failure) if failure.exit == Exit::Conflict && key_file.exists() => {
+        Err(failure)
+            if failure.exit == Exit::Conflict
+                && (key_file.exists() || unfinished(&key_file).exists()) =>
+        {
             return open_of_other(console, &key_file).await;
         }
         Err(failure) => return Err(failure),
     };
     keys.write_sheet(&sheet)?;
     let slots = keys.prepared.slots_note();
-    let repo = console.create(keys).await?;
+    let repo = match console.create(keys).await {
+        Err(failure) if failure.exit == Exit::Conflict && key_file.exists() => {
+            return open_of_other(console, &key_file).await;
+        }
+        made => made?,
+    };
     note_in_ledger(console, &repo, slots).await;
     console.record(
         "repository",
@@ -175,7 +189,10 @@ async fn note_in_ledger(console: &Console, repo: &Repository, slots: String) {
         note: slots,
     };
     let (host, user) = (surroundings::host(), surroundings::user());
-    if let Err(error) = record_operation(repo, &console.cx, &host, &user, draft).await {
-        console.warn(&format!("the ledger: {error}"));
+    match record_operation(repo, &console.cx, &host, &user, draft).await {
+        Ok(findings) => findings
+            .iter()
+            .for_each(|finding| console.warn(&finding.to_string())),
+        Err(error) => console.warn(&format!("the ledger: {error}")),
     }
 }

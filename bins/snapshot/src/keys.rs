@@ -1,6 +1,6 @@
 //! `snapshot key`.
 
-use backstay::core::{ObjectKey, PutMode};
+use backstay::core::{HostId, ObjectKey, PutMode};
 use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
 use backstay::engine::slots::{added_note, removed_note};
@@ -58,6 +58,7 @@ async fn list(console: &mut Console) -> Outcome {
             }
         };
         let info = slot.info();
+        let is_this = repo.opened_by() == Some(&key);
         let role = info.map(|info| info.role.name());
         let label = info.map(|info| info.label.clone());
         let made = info.and_then(|info| i64::try_from(info.created).ok());
@@ -68,14 +69,20 @@ async fn list(console: &mut Console) -> Outcome {
                 "id": id,
                 "kind": kind_name(slot.kind()),
                 "role": role,
+                "repository": info.map(|info| info.repo.to_string()),
                 "made": made.map(|made| made.to_string()),
                 "label": label,
+                "is_this": is_this,
             }),
         )?;
         table.row([
             id.chars().take(12).collect(),
             kind_name(slot.kind()).to_owned(),
-            role.unwrap_or("sealed").to_owned(),
+            match info {
+                Some(info) if info.repo != repo.id() => "none (of another repository)".to_owned(),
+                _ if is_this => format!("{} (this key)", role.unwrap_or("sealed")),
+                _ => role.unwrap_or("sealed").to_owned(),
+            },
             made.map_or_else(String::new, text::time),
             text::escape(label.unwrap_or_default().as_bytes()),
         ]);
@@ -88,10 +95,7 @@ async fn list(console: &mut Console) -> Outcome {
 
 async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     let repo = console.open(Operation::Write).await?;
-    let host = args
-        .host
-        .clone()
-        .map_or_else(surroundings::host, backstay::core::HostId);
+    let host = args.host.clone().map_or_else(surroundings::host, HostId);
     let keys = repo.keys().subset(args.role, Some(&host))?;
     let created = u64::try_from(console.cx.clock.now().as_second()).unwrap_or(0);
     let meta = SlotMeta {
@@ -119,7 +123,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
     let what = format!("{} key", args.role);
-    note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
+    let ending = note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
     repo.sink()
         .put(&console.cx, &key, slot.into(), PutMode::Create)
         .await?;
@@ -129,7 +133,7 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         id.get(..12).unwrap_or(&id),
         args.role
     ))?;
-    Ok(Exit::Ok)
+    Ok(ending)
 }
 
 async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
@@ -146,10 +150,10 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         [key] => key,
         [] if wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             // It is gone already: from now on nothing waits for it.
-            note_in_ledger(console, &repo, removed_note(&wanted)).await?;
+            let ending = note_in_ledger(console, &repo, removed_note(&wanted)).await?;
             console.record("key-removed", json!({ "id": wanted }))?;
             console.line(format!("noted that key {wanted} is removed"))?;
-            return Ok(Exit::Ok);
+            return Ok(ending);
         }
         [] => {
             let what = format!(
@@ -171,8 +175,12 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
             ));
         }
     };
-    // What a recipient slot holds cannot be seen, so it does not count as a way back in.
-    let opens_all = |slot: &Slot| slot.info().is_some_and(|info| info.role == Role::Full);
+    // What a recipient slot holds cannot be seen, and one of another repository opens nothing here:
+    // neither counts as a way back in.
+    let opens_all = |slot: &Slot| {
+        let info = slot.info();
+        info.is_some_and(|info| info.role == Role::Full && info.repo == repo.id())
+    };
     let others = slots
         .iter()
         .filter(|(other, slot)| *other != key && slot.as_ref().is_ok_and(opens_all));
@@ -183,17 +191,32 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
             "add another with `snapshot key add` first",
         ));
     }
+    // That it opens is certain of one slot alone: the one that the repository is open by.
+    if repo.opened_by() == Some(key) && !args.force {
+        return Err(Failure::new(
+            Exit::Conflict,
+            "this is the key slot that the repository is open by, and nothing shows that another one opens it",
+            "run the command with the key that is to stay, or with --force",
+        ));
+    }
     let id = id_of(key).to_owned();
-    note_in_ledger(console, &repo, removed_note(&id)).await?;
+    let ending = note_in_ledger(console, &repo, removed_note(&id)).await?;
     repo.sink().delete(&console.cx, key).await?;
     console.record("key-removed", json!({ "id": id }))?;
     console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;
     console
         .note("whoever copied the keys themselves with it can still read what was saved until now");
-    Ok(Exit::Ok)
+    Ok(ending)
 }
 
-async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> Outcome<()> {
+/// The host by whose name this program signs records of the ledger: for a key that is made for one
+/// host that one, wherever it is used.
+pub(crate) fn signer(repo: &Repository) -> HostId {
+    let own = repo.keys().host().cloned();
+    own.unwrap_or_else(surroundings::host)
+}
+
+async fn note_in_ledger(console: &mut Console, repo: &Repository, note: String) -> Outcome {
     let draft = LedgerDraft {
         op: "key",
         snapshot: None,
@@ -202,7 +225,7 @@ async fn note_in_ledger(console: &Console, repo: &Repository, note: String) -> O
         outcome: RecordOutcome::Ok,
         note,
     };
-    let (host, user) = (surroundings::host(), surroundings::user());
-    record_operation(repo, &console.cx, &host, &user, draft).await?;
-    Ok(())
+    let (host, user) = (signer(repo), surroundings::user());
+    let findings = record_operation(repo, &console.cx, &host, &user, draft).await?;
+    Ok(Exit::done(console.findings(&findings, 0)?))
 }

@@ -16,8 +16,9 @@ use crate::cli::{ListArgs, ShowArgs};
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let (heads, damage) = console.heads(&repo).await?;
-    let metas = heads.iter().map(|head| &head.meta);
+    let all = console.all(&repo).await?;
+    let damage = all.damage();
+    let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
     Ok(if damage.is_empty() {
@@ -49,9 +50,9 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
         (
             "entries",
             format!(
-                "{} ({} files)",
+                "{} ({})",
                 text::count(meta.stats.entries),
-                text::count(meta.stats.files)
+                text::plural(meta.stats.files, "file", "files")
             ),
         ),
         ("size", text::bytes(meta.stats.bytes)),
@@ -121,7 +122,8 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
 /// Shows sizes and counts.
 pub(crate) async fn stats(console: &mut Console) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let (heads, damage) = console.heads(&repo).await?;
+    let all = console.all(&repo).await?;
+    let (heads, damage) = (&all.heads, all.damage());
     let objects = objects(console, &repo).await?;
     let total: u64 = objects.values().map(|(_, bytes)| bytes).sum();
     let saved: u64 = heads.iter().map(|head| head.meta.stats.bytes).sum();
@@ -151,11 +153,11 @@ pub(crate) async fn stats(console: &mut Console) -> Outcome {
     )?;
     console.line(format!("repository {} at {}", repo.id(), repo.location()))?;
     console.line(format!(
-        "{} snapshots of {} in all, in {} of storage; {} chunks",
-        text::count(heads.len() as u64),
+        "{} of {} in all, in {} of storage; {}",
+        text::plural(heads.len() as u64, "snapshot", "snapshots"),
         text::bytes(saved),
         text::bytes(total),
-        text::count(repo.index().len() as u64),
+        text::plural(repo.index().len() as u64, "chunk", "chunks"),
     ))?;
     console.line(table.render())?;
     console.findings(&damage, 0)?;

@@ -8,6 +8,7 @@ use backstay::core::{
 use backstay::engine::stage::plan::plan;
 use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
 use backstay::format::config::Operation;
+use backstay::format::keys::Role;
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
@@ -18,13 +19,18 @@ use crate::source::{Chosen, choose};
 
 /// Makes a snapshot, or shows what it would be.
 pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
-    let chosen = choose(args, console.cx.clock.now())?;
+    let chosen = choose(args, console.cx.clock.now(), console.folder().as_deref())?;
+    if let Some(folder) = &chosen.left_out {
+        let shown = text::path(folder);
+        console.note(&format!("the repository itself, {shown}, is left out"));
+    }
     let job = job(args, &chosen);
     if args.dry_run {
         return dry_run(console, &chosen, &job).await;
     }
     let started = Instant::now();
     let repo = open_or_make(console).await?;
+    may_save(&repo)?;
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
     let seconds = started.elapsed().as_secs_f64();
     report_on(console, &report, seconds)
@@ -42,6 +48,19 @@ fn job(args: &SaveArgs, chosen: &Chosen) -> SnapshotJob {
         compression: args.compression,
         ..SnapshotJob::new(name, host)
     }
+}
+
+/// Sees that the key may save, before anything is read.
+fn may_save(repo: &Repository) -> Outcome<()> {
+    let role = repo.keys().role();
+    if matches!(role, Role::Full | Role::Writer) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::WrongKey,
+        format!("this key is a {role} key: it may not save"),
+        "use a writer or full key",
+    ))
 }
 
 /// Opens the repository; makes it if there is none.
@@ -109,6 +128,7 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
 async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> Outcome {
     let plan = match console.open(Operation::Read).await {
         Ok(repo) => {
+            may_save(&repo)?;
             let planned = plan(&repo, &console.cx, chosen.source.clone(), job).await?;
             planned.capture().clone()
         }

@@ -21,6 +21,8 @@ use crate::cli::{LeaveOut, SaveArgs};
 
 /// Longest name that is made up, in bytes.
 const MAX_MADE_UP_NAME: usize = 200;
+/// Longest name of a file that file systems take, in bytes.
+const MAX_FILE_NAME: usize = 255;
 
 /// A source and the name that its snapshots have if none is given.
 #[derive(Debug)]
@@ -31,10 +33,17 @@ pub(crate) struct Chosen {
     pub(crate) name: String,
     /// Whether entries may be counted without reading content.
     pub(crate) is_files: bool,
+    /// The folder of the repository itself, where it lies in what is saved and is left out.
+    pub(crate) left_out: Option<PathBuf>,
 }
 
-/// Chooses the source.
-pub(crate) fn choose(args: &SaveArgs, now: Timestamp) -> Outcome<Chosen> {
+/// Chooses the source. A repository in a folder that is saved would be saved into itself, more of it
+/// each time, so `repository` is left out.
+pub(crate) fn choose(
+    args: &SaveArgs,
+    now: Timestamp,
+    repository: Option<&Path>,
+) -> Outcome<Chosen> {
     if args.command.is_some() || args.stdin.is_some() {
         if args.leave_out.is_given() {
             return Err(no_excludes());
@@ -51,7 +60,7 @@ pub(crate) fn choose(args: &SaveArgs, now: Timestamp) -> Outcome<Chosen> {
     };
     let urls: Vec<String> = args.paths.iter().filter_map(url).collect();
     match (&urls[..], args.paths.len()) {
-        ([], _) => Ok(files(args, now)),
+        ([], _) => files(args, now, repository),
         ([url], 1) => {
             if args.leave_out.is_given() {
                 return Err(Failure::usage(
@@ -64,6 +73,7 @@ pub(crate) fn choose(args: &SaveArgs, now: Timestamp) -> Outcome<Chosen> {
                 source: registry.open_source(&location)?,
                 name: name_of_url(&location),
                 is_files: location.scheme() == backstay::source_files::KIND,
+                left_out: None,
             })
         }
         _ => Err(Failure::usage(
@@ -80,18 +90,50 @@ fn no_excludes() -> Failure {
     )
 }
 
-fn files(args: &SaveArgs, now: Timestamp) -> Chosen {
+/// Lines of excludes for a folder that lies in one of the roots: an absolute path for each root that
+/// it lies in, by whatever way the root is reached.
+fn lines_for(folder: &Path, roots: &[PathBuf]) -> Vec<String> {
+    let folder = surroundings::real_path(folder);
+    let line = |root: &PathBuf| {
+        let below = folder.strip_prefix(surroundings::real_path(root)).ok()?;
+        let path = root.join(below);
+        let mut line = String::new();
+        for letter in path.to_str().filter(|_| below != Path::new(""))?.chars() {
+            if "\\*?[] ".contains(letter) {
+                line.push('\\');
+            }
+            line.push(letter);
+        }
+        Some(line)
+    };
+    roots.iter().filter_map(line).collect()
+}
+
+fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<Chosen> {
     let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
     let absolute: Vec<PathBuf> = roots
         .iter()
         .map(|root| surroundings::absolute(root))
         .collect();
     let leave_out = &args.leave_out;
+    for file in &leave_out.exclude_files {
+        File::open(file).map_err(|error| {
+            Failure::usage(
+                format!("read excludes from {}: {error}", text::path(file)),
+                "check the path of --exclude-file",
+            )
+        })?;
+    }
+    let mut excludes = leave_out.excludes.clone();
+    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &absolute));
+    let left_out = repository.filter(|_| !own.is_empty());
+    // Last, so that no other line takes it back.
+    excludes.extend(own);
     let age = |span: Span| now.duration_since(span.before(now, &TimeZone::system()));
     let config = FilesConfig {
         roots,
         base: surroundings::current_folder(),
-        excludes: leave_out.excludes.clone(),
+        excludes,
         exclude_files: leave_out.exclude_files.clone(),
         ignore_files: leave_out.ignore_files.clone(),
         exclude_caches: leave_out.exclude_caches,
@@ -103,11 +145,12 @@ fn files(args: &SaveArgs, now: Timestamp) -> Chosen {
         exclude_newer_than: leave_out.exclude_newer_than.map(age),
         ..FilesConfig::default()
     };
-    Chosen {
+    Ok(Chosen {
         source: Arc::new(FilesSource::new(config)),
         name: name_of(absolute.iter().map(PathBuf::as_path)),
         is_files: true,
-    }
+        left_out: left_out.map(Path::to_path_buf),
+    })
 }
 
 fn stream(args: &SaveArgs) -> Outcome<Chosen> {
@@ -126,6 +169,7 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
             source: Arc::new(StdinSource::of_file(file, entry_name(name)?)),
             name: name_of([Path::new(name)]),
             is_files: false,
+            left_out: None,
         });
     }
     let command = args.command.as_deref().unwrap_or_default();
@@ -142,6 +186,7 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
         source: Arc::new(CommandSource::new(config)),
         name: format!("{program}-{}", digest_of(command)),
         is_files: false,
+        left_out: None,
     })
 }
 
@@ -152,6 +197,14 @@ fn entry_name(name: &str) -> Outcome<String> {
         return Err(Failure::usage(
             "the name of the stream is empty",
             "write one such as shop.dump",
+        ));
+    }
+    if path.components().any(|part| part.len() > MAX_FILE_NAME) {
+        return Err(Failure::usage(
+            format!(
+                "the stream is stored as a file of its name, and none has more than {MAX_FILE_NAME} bytes"
+            ),
+            "choose a shorter name, such as shop.dump",
         ));
     }
     Ok(name.to_owned())
@@ -231,6 +284,19 @@ mod tests {
 
     fn name(paths: &[&str]) -> String {
         name_of(paths.iter().map(Path::new))
+    }
+
+    #[test]
+    fn a_folder_in_the_roots_is_left_out_of_each_that_it_lies_in() {
+        let lines = |folder: &str, roots: &[&str]| {
+            let roots: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
+            lines_for(Path::new(folder), &roots)
+        };
+        assert_eq!(
+            lines("/no/a b/[x]", &["/no", "/other"]),
+            ["/no/a\\ b/\\[x\\]"]
+        );
+        assert_eq!(lines("/no/repo", &["/no/repo", "/no/repo/below"]), [""; 0]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use backstay::core::{Sample, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
-use backstay::engine::verify as engine_verify;
+use backstay::engine::slots::foreign;
+use backstay::engine::{VerifyOutcome, verify as engine_verify};
 use backstay::format::config::Operation;
 use backup_terminal::{Console, Exit, Failure, Outcome, text};
 use serde_json::json;
@@ -21,8 +22,8 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     let heads = if args.snapshots.is_empty() {
         None
     } else {
-        let (all, _) = console.heads(&repo).await?;
-        let chosen = Console::chosen(&all, &args.snapshots)?;
+        let all = console.all(&repo).await?;
+        let chosen = all.chosen(&args.snapshots)?;
         Some(chosen.into_iter().cloned().collect())
     };
     let level = match args.level {
@@ -38,13 +39,15 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         (None, Some((n, of))) => Sample::Slice { n, of },
         (None, None) => Sample::All,
     };
-    let outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
-    let mut report = outcome.report;
+    let mut outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
+    let findings = &mut outcome.report.findings;
     if args.snapshots.is_empty() {
         // Only the ledger knows of a snapshot that is gone altogether.
         let ledger = verify_ledger(&repo, &console.cx).await?;
-        report.findings.extend(ledger.findings);
+        findings.extend(ledger.findings);
+        findings.extend(foreign(&repo, &console.cx).await?);
     }
+    let report = &outcome.report;
     let is_damaged = console.findings(&report.findings, 0)?;
     console.record(
         "verified",
@@ -60,12 +63,25 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
             "share": share(args),
         }),
     )?;
+    if console.talks() {
+        summary(console, args, &outcome, is_damaged)?;
+    }
+    Ok(if is_damaged { Exit::Damage } else { Exit::Ok })
+}
+
+fn summary(
+    console: &mut Console,
+    args: &VerifyArgs,
+    outcome: &VerifyOutcome,
+    is_damaged: bool,
+) -> Outcome<()> {
+    let report = &outcome.report;
     console.line(format!(
-        "verified {}: {}, {} chunks, {} packs, {} read",
+        "verified {}: {}, {}, {}, {} read",
         text::plural(outcome.snapshots, "snapshot", "snapshots"),
         text::plural(report.entries, "entry", "entries"),
-        text::count(report.chunks),
-        text::count(report.objects),
+        text::plural(report.chunks, "chunk", "chunks"),
+        text::plural(report.objects, "pack", "packs"),
         text::bytes(report.bytes),
     ))?;
     if let Some(share) = share(args) {
@@ -82,14 +98,10 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         ))?;
     }
     if is_damaged {
-        console.line(format!(
-            "DAMAGE: {}",
-            text::plural(report.findings.len() as u64, "finding", "findings")
-        ))?;
-        return Ok(Exit::Damage);
+        let found = text::plural(report.findings.len() as u64, "finding", "findings");
+        return console.line(format!("DAMAGE: {found}"));
     }
-    console.line("no damage found")?;
-    Ok(Exit::Ok)
+    console.line("no damage found")
 }
 
 /// The share of the content that is read, for people; nothing for all of it.
@@ -103,7 +115,7 @@ fn share(args: &VerifyArgs) -> Option<String> {
 
 /// Checks the ledger.
 pub(crate) async fn ledger(console: &mut Console) -> Outcome {
-    let repo = console.open(Operation::Verify).await?;
+    let repo = console.open_uncached(Operation::Verify).await?;
     let check = verify_ledger(&repo, &console.cx).await?;
     let is_wrong = console.findings(&check.findings, check.report.more_findings)?;
     let last = check.report.last;
@@ -117,10 +129,14 @@ pub(crate) async fn ledger(console: &mut Console) -> Outcome {
             "last": last.map(|head| json!({ "seq": head.seq, "hash": head.hash.to_string() })),
         }),
     )?;
+    let ending = if is_wrong { Exit::Damage } else { Exit::Ok };
+    if !console.talks() {
+        return Ok(ending);
+    }
     console.line(format!(
-        "ledger: {} records, {} signatures checked, {} in this host's copy",
-        text::count(check.report.records),
-        text::count(check.report.hmacs_checked),
+        "ledger: {}, {} checked, {} in this host's copy",
+        text::plural(check.report.records, "record", "records"),
+        text::plural(check.report.hmacs_checked, "signature", "signatures"),
         text::count(check.copied),
     ))?;
     let foreign = check.report.records - check.report.hmacs_checked.min(check.report.records);
@@ -135,7 +151,6 @@ pub(crate) async fn ledger(console: &mut Console) -> Outcome {
     }
     if is_wrong {
         console.line("the ledger does NOT match")?;
-        return Ok(Exit::Damage);
     }
-    Ok(Exit::Ok)
+    Ok(ending)
 }

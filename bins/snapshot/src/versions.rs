@@ -65,7 +65,7 @@ pub(crate) async fn kept_versions(
                 is_known |= content.is_some();
                 history.push(FileVersion {
                     snapshot: head.meta.id,
-                    time: head.meta.time,
+                    time: head.meta.first_seen.unwrap_or(head.meta.time),
                     content,
                 });
             }

@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, no_repository};
+use crate::unfinished::{self, unfinished, wait_for_maker};
 use crate::{secrets, surroundings, text};
 
 /// Every plug-in that is built in.
@@ -44,17 +45,17 @@ pub struct NewKeys {
     /// Where the recovery sheet was written.
     pub recovery_sheet: Option<PathBuf>,
     /// The key file, locked until the repository is made.
-    lock: Option<File>,
+    _lock: Option<File>,
 }
 
 impl NewKeys {
-    /// Writes the recovery sheet into a new file.
+    /// Writes the recovery sheet into a new file, which gets its name when the repository is made.
     ///
     /// # Errors
     /// [`Exit::Conflict`] when there is one, and what the system says; then the key file is taken
     /// away again.
     pub fn write_sheet(&mut self, path: &Path) -> Outcome<()> {
-        if let Err(failure) = secrets::write_new(path, &self.prepared.recovery_sheet) {
+        if let Err(failure) = unfinished::write(path, &self.prepared.recovery_sheet) {
             self.discard();
             return Err(failure);
         }
@@ -63,15 +64,9 @@ impl NewKeys {
     }
 
     fn discard(&self) {
-        discard(&[&self.key_file, &self.recovery_sheet]);
-    }
-}
-
-/// Takes away files that were written for a repository that was not made.
-fn discard(files: &[&Option<PathBuf>]) {
-    for path in files.iter().copied().flatten() {
-        // They open nothing; one that stays is in the way of the next attempt, no worse.
-        let _ = std::fs::remove_file(path);
+        for path in self.key_file.iter().chain(&self.recovery_sheet) {
+            unfinished::discard(path);
+        }
     }
 }
 
@@ -88,6 +83,14 @@ impl Console {
             )
         })?;
         parse_location(repo)
+    }
+
+    /// The folder of the repository, if it is one of this host.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        let location = self.location().ok()?;
+        let is_folder = matches!(location.scheme(), "file" | "local");
+        is_folder.then(|| surroundings::absolute(Path::new(location.path())))
     }
 
     /// The tier of the repository; with `making` its folder is made where it is missing.
@@ -109,6 +112,13 @@ impl Console {
     pub fn cache_folder(&self) -> Option<PathBuf> {
         let named = self.common.cache_dir.as_deref().map(surroundings::absolute);
         named.or_else(surroundings::cache_folder)
+    }
+
+    /// The folder of this host's copies of ledgers.
+    #[must_use]
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let named = self.common.state_dir.as_deref().map(surroundings::absolute);
+        named.or_else(surroundings::state_folder)
     }
 
     /// The key file that is named, or else the one that belongs to the place of the repository.
@@ -150,13 +160,26 @@ impl Console {
     ///
     /// # Errors
     /// [`Exit::NoSecrets`].
-    pub fn unlock(&self) -> Outcome<Option<Unlock>> {
+    pub async fn unlock(&self) -> Outcome<Option<Unlock>> {
+        if self.common.names_two_keys {
+            return Err(Failure::usage(
+                "a key file and a passphrase file are named, and one alone opens the repository",
+                "give --key-file or --passphrase-file; `snapshot init` takes both, and makes a key of each",
+            ));
+        }
         if self.common.key_file.is_none()
             && let Some(path) = &self.common.passphrase_file
         {
             return Ok(Some(Unlock::Passphrase(self.passphrase(path)?)));
         }
-        let path = self.key_file()?;
+        let mut path = self.key_file()?;
+        if !path.exists() {
+            // Another process may be about to give it its name, or was killed just before.
+            wait_for_maker(&path).await;
+        }
+        if !path.exists() && unfinished(&path).exists() {
+            path = unfinished(&path);
+        }
         if self.common.key_file.is_none() && !path.exists() {
             return Ok(None);
         }
@@ -175,7 +198,8 @@ impl Console {
         self.open_with(operation, self.cache_folder()).await
     }
 
-    /// Opens the repository without the local cache: what is verified must be what is stored.
+    /// Opens the repository without the local cache: what is verified must be what is stored. This host's
+    /// copy of the ledger is no part of it.
     ///
     /// # Errors
     /// Those of [`Console::open`].
@@ -185,7 +209,7 @@ impl Console {
 
     async fn open_with(&self, operation: Operation, cache: Option<PathBuf>) -> Outcome<Repository> {
         let sink = self.sink(false)?;
-        let unlock = match self.unlock() {
+        let unlock = match self.unlock().await {
             Ok(Some(unlock)) => unlock,
             other => {
                 // That there is no repository is the better answer.
@@ -194,18 +218,48 @@ impl Console {
             }
         };
         let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
-        self.check_cache(cache.as_deref());
-        Ok(repo)
+        if let Unlock::KeyFile(_) = unlock {
+            self.finish_files()?;
+        }
+        Ok(self.settle(repo, cache.as_deref()))
     }
 
-    /// Says that the cache cannot be kept: runs are slower without, and a ledger that was cut off
-    /// cannot be told.
-    fn check_cache(&self, folder: Option<&Path>) {
+    /// Gives the key file its name if the run that made its repository was killed before it could, and
+    /// the recovery sheet beside it.
+    fn finish_files(&self) -> Outcome<()> {
+        let key_file = self.key_file()?;
+        let sheet = key_file.with_extension("recovery.txt");
+        if key_file.exists() || !unfinished(&key_file).exists() {
+            return Ok(());
+        }
+        unfinished::finish(&key_file)?;
+        if unfinished(&sheet).exists() {
+            unfinished::finish(&sheet)?;
+        }
+        self.warn(&format!(
+            "the run that made this repository was broken off: its key file {} got its name now; print the recovery sheet if there is one beside it, or add a second key with `snapshot key add`",
+            text::path(&key_file)
+        ));
+        Ok(())
+    }
+
+    /// Lets the repository keep this host's copy of its ledger, and says what folders cannot be kept.
+    fn settle(&self, repo: Repository, cache: Option<&Path>) -> Repository {
+        self.check_folder(cache, "cache", "runs are slower", "--cache-dir");
+        let state = self.state_folder();
+        let lack =
+            "no copy of the ledger is kept on this host, and one that is cut off cannot be told";
+        self.check_folder(state.as_deref(), "state", lack, "--state-dir");
+        repo.keep_ledger_in(state)
+    }
+
+    /// Says that a folder cannot be used, and what that costs.
+    fn check_folder(&self, folder: Option<&Path>, what: &str, lack: &str, option: &str) {
         if let Some(folder) = folder
             && let Err(error) = surroundings::try_folder(folder)
         {
             self.warn(&format!(
-                "the cache folder {} cannot be used ({error}): runs are slower, and no copy of the ledger is kept on this host; name another with --cache-dir",
+                "the {what} folder {} cannot be used ({error}): {lack}; name another with {option}",
                 text::path(folder)
             ));
         }
@@ -226,7 +280,8 @@ impl Console {
         Ok(Repository::exists(&self.cx, &*self.sink(false)?).await?)
     }
 
-    /// Draws the keys of a new repository and writes the key file, before there is a repository.
+    /// Draws the keys of a new repository and writes the key file, before there is a repository. It
+    /// gets its name when there is one.
     ///
     /// # Errors
     /// [`Exit::Conflict`] when there is such a key file already.
@@ -253,14 +308,14 @@ impl Console {
         };
         let prepared = prepare(&self.cx, &request)?;
         let lock = match (&key_file, &prepared.key_file) {
-            (Some(path), Some(secret)) => Some(secrets::write_new(path, secret)?),
+            (Some(path), Some(secret)) => Some(unfinished::write(path, secret)?),
             _ => None,
         };
         Ok(NewKeys {
             prepared,
             key_file,
             recovery_sheet: None,
-            lock,
+            _lock: lock,
         })
     }
 
@@ -270,24 +325,27 @@ impl Console {
     /// # Errors
     /// [`Exit::Conflict`] when there is one; errors of the tier.
     pub async fn create(&self, keys: NewKeys) -> Outcome<Repository> {
-        let NewKeys {
-            prepared,
-            key_file,
-            recovery_sheet,
-            lock: _lock,
-        } = keys;
-        let sink = self.sink(true)?;
-        match prepared.create(&self.cx, sink, self.cache_folder()).await {
-            Ok(repo) => {
-                self.check_cache(self.cache_folder().as_deref());
-                Ok(repo)
+        let made = match self.sink(true) {
+            Ok(sink) => {
+                let cache = self.cache_folder();
+                let made = keys.prepared.create(&self.cx, sink, cache).await;
+                made.map_err(Failure::from)
             }
-            Err(error) => {
-                // Where that cannot be told it may have been made, and these may be its only keys.
-                if matches!(self.exists().await, Ok(false)) {
-                    discard(&[&key_file, &recovery_sheet]);
+            Err(failure) => Err(failure),
+        };
+        match made {
+            Ok(repo) => {
+                for path in keys.recovery_sheet.iter().chain(&keys.key_file) {
+                    unfinished::finish(path)?;
                 }
-                Err(error.into())
+                Ok(self.settle(repo, self.cache_folder().as_deref()))
+            }
+            Err(failure) => {
+                // Where that cannot be told it may have been made, and these may be its only keys.
+                if failure.exit == Exit::Conflict || matches!(self.exists().await, Ok(false)) {
+                    keys.discard();
+                }
+                Err(failure)
             }
         }
     }

@@ -2,6 +2,7 @@
 //! output; warnings, errors and progress to standard error.
 
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
+use std::num::NonZero;
 use std::sync::Arc;
 
 use backstay::SystemClock;
@@ -32,18 +33,26 @@ pub struct Console {
     progress: Option<Arc<Progress>>,
 }
 
+/// What lets so many processors (0: as there are) work at once, up to half a gigabyte.
+fn memory_for(processors: usize) -> usize {
+    let there = || std::thread::available_parallelism().map_or(1, NonZero::get);
+    let processors = Some(processors).filter(|&n| n > 0).unwrap_or_else(there);
+    processors.saturating_mul(48 << 20).min(512 << 20)
+}
+
 impl Console {
     /// A console for a program with its common options.
     #[must_use]
     pub fn new(program: &'static str, common: Common) -> Self {
         let mut cx = OpContext::new(Arc::new(SystemClock));
         let mut limits = Limits::default();
-        if let Some(bytes) = common.memory_limit {
-            limits.memory_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-        }
         if let Some(threads) = common.threads {
             limits.cpu_threads = threads;
         }
+        limits.memory_bytes = match common.memory_limit {
+            Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+            None => memory_for(limits.cpu_threads).max(limits.memory_bytes),
+        };
         cx.limits = limits;
         let shows = !common.quiet && !common.json && io::stderr().is_terminal();
         let progress = shows.then(|| Arc::new(Progress::new()));

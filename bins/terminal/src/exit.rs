@@ -50,6 +50,16 @@ impl Exit {
         Self::Interrupted,
     ];
 
+    /// The end of what was done, with findings or without.
+    #[must_use]
+    pub const fn done(has_findings: bool) -> Self {
+        if has_findings {
+            Self::Findings
+        } else {
+            Self::Ok
+        }
+    }
+
     /// The number that the system sees.
     #[must_use]
     pub const fn code(self) -> u8 {

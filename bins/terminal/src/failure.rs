@@ -59,13 +59,18 @@ impl Failure {
             _ => Exit::Failed,
         };
         let path = crate::text::path(path);
-        Self::new(exit, format!("{op} {path}: {error}"), of_io(error.kind()))
+        let what = match exit {
+            Exit::Conflict => format!("{op} {path}: it is there already, and is not overwritten"),
+            _ => format!("{op} {path}: {error}"),
+        };
+        Self::new(exit, what, of_io(error.kind()))
     }
 }
 
 fn of_io(kind: std::io::ErrorKind) -> &'static str {
     use std::io::ErrorKind as Io;
     match kind {
+        Io::AlreadyExists => "choose another name",
         Io::NotFound => "check the path",
         Io::PermissionDenied => "check the permissions, or run as a user who may",
         Io::StorageFull | Io::QuotaExceeded => "make room, then run the command again",
@@ -120,6 +125,20 @@ impl From<KeyError> for Failure {
             KeyError::Crypto(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::usage(what, "see `snapshot key add --help`"),
         }
+    }
+}
+
+/// What helps when an object is damaged or gone. Without its config or a key slot a repository does
+/// not open, so there no command can tell more.
+fn of_damage(object: &str) -> &'static str {
+    match object.split('/').next() {
+        Some("config") => {
+            "put the object back from another copy of the repository; docs/operations.md, \"It does not open\", says more"
+        }
+        Some("keys") => {
+            "open it with another key (the recovery sheet, a passphrase), or put the object back from another copy; see docs/operations.md, \"It does not open\""
+        }
+        _ => "`snapshot verify` tells what it hurts",
     }
 }
 
@@ -187,6 +206,11 @@ impl From<EngineError> for Failure {
             EngineError::Sink(error) => error.into(),
             EngineError::Source(error) => error.into(),
             EngineError::Target(error) => error.into(),
+            EngineError::TargetFull(_) => Self::new(
+                Exit::Failed,
+                what,
+                "make room, or choose another place with --to; then restore again",
+            ),
             EngineError::Key(error) => error.into(),
             EngineError::NoRepository(place) => no_repository(&place),
             EngineError::RepositoryExists(place) => Self::new(
@@ -202,8 +226,8 @@ impl From<EngineError> for Failure {
                 format!("this {credential} opens no key slot of the repository at {repository}"),
                 "give the key file or passphrase that was made for it, or the recovery code in a file as --key-file",
             ),
-            EngineError::Damaged { .. } | EngineError::Missing { .. } => {
-                Self::new(Exit::Damage, what, "`snapshot verify` tells what it hurts")
+            EngineError::Damaged { object, .. } | EngineError::Missing { object, .. } => {
+                Self::new(Exit::Damage, what, of_damage(&object))
             }
             EngineError::Newer(_) => newer(what),
             EngineError::NoSnapshot(spec) => Self::new(
@@ -212,13 +236,23 @@ impl From<EngineError> for Failure {
                     "no snapshot matches `{}`",
                     crate::text::escape(spec.as_bytes())
                 ),
-                "`snapshot list` shows what there is",
+                if spec.contains(':') {
+                    "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+                } else {
+                    "`snapshot list` shows what there is"
+                },
             ),
             EngineError::Ambiguous { spec, count } => Self::new(
                 Exit::Failed,
                 format!("`{spec}` matches {count} snapshots"),
                 "give more characters of the id; `snapshot list` shows them",
             ),
+            EngineError::Unsure { spec, id, why } => {
+                let spec = crate::text::escape(spec.as_bytes());
+                let what = format!("`{spec}` may mean snapshot {id}, which cannot be read: {why}");
+                let hint = "name another by its id (`snapshot list` shows them), or put its object back from another copy; if it is lost for good, `snapshot forget` it by its whole id";
+                Self::new(Exit::Damage, what, hint)
+            }
             EngineError::NoPath { path, snapshot } => Self::new(
                 Exit::Failed,
                 format!("/{path} is not in snapshot {snapshot}"),

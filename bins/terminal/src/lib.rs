@@ -16,6 +16,7 @@ pub mod start;
 pub mod surroundings;
 pub mod table;
 pub mod text;
+pub mod unfinished;
 
 pub use console::Console;
 pub use exit::Exit;

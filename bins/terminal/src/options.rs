@@ -23,10 +23,14 @@ pub struct Common {
     /// Where the local cache is kept; it may be lost at any time [env: BACKSTAY_CACHE_DIR]
     #[arg(long, global = true, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
+    /// Where this host's copy of the ledger is kept; losing it loses what tells of a ledger that was cut
+    /// off [env: BACKSTAY_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Write JSON lines to standard output
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say nothing but results, warnings and errors
+    /// Write no summaries: only what was asked for, findings, warnings and errors
     #[arg(long, short = 'q', global = true)]
     pub quiet: bool,
     /// Show every finding, notes too, and not only the first ones
@@ -35,12 +39,15 @@ pub struct Common {
     /// Use no colours
     #[arg(long, global = true)]
     pub no_color: bool,
-    /// Bytes in flight between reading and writing, such as 96M
+    /// Bytes in flight between reading and writing, such as 96M [default: 48M a processor, 96M to 512M]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory_limit: Option<u64>,
     /// Threads for hashing, compressing and sealing; 0: one for each processor
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,
+    /// Whether the command line names a key file and a passphrase file.
+    #[arg(skip)]
+    pub names_two_keys: bool,
 }
 
 impl Common {
@@ -53,11 +60,13 @@ impl Common {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let repo = || variable("BACKSTAY_REPO").and_then(|repo| repo.into_string().ok());
         self.repo = self.repo.or_else(repo);
+        self.names_two_keys = self.key_file.is_some() && self.passphrase_file.is_some();
         if self.key_file.is_none() && self.passphrase_file.is_none() {
             self.key_file = path("BACKSTAY_KEY_FILE");
             self.passphrase_file = path("BACKSTAY_PASSPHRASE_FILE");
         }
         self.cache_dir = self.cache_dir.or_else(|| path("BACKSTAY_CACHE_DIR"));
+        self.state_dir = self.state_dir.or_else(|| path("BACKSTAY_STATE_DIR"));
         self
     }
 }

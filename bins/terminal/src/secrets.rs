@@ -4,12 +4,10 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use backstay::format::keys::KeyFile;
 use backstay::integrity::digest::ContentDigest;
 use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use crate::exit::Exit;
@@ -21,8 +19,6 @@ use crate::text;
 const MAX_PASSPHRASE: u64 = 64 << 10;
 /// Longest key file in bytes.
 const MAX_KEY_FILE: u64 = 64 << 10;
-/// How long another process may take to make the repository of a key file that it wrote.
-const LONGEST_MAKING: Duration = Duration::from_secs(30);
 
 fn no_secret(what: String, hint: &str) -> Failure {
     Failure::new(Exit::NoSecrets, what, hint)
@@ -125,7 +121,7 @@ pub fn default_key_file(location: &str) -> Outcome<PathBuf> {
 
 /// Writes a new secret file, readable by its owner alone, and sees it safely on the disk. It is
 /// there whole or not at all, and locked for as long as the file that is returned is open: see
-/// [`wait_for_maker`].
+/// [`crate::unfinished`].
 ///
 /// # Errors
 /// [`Exit::Conflict`] when there is one, and what the system says.
@@ -155,20 +151,6 @@ pub fn write_new(path: &Path, text: &str) -> Outcome<fs::File> {
         .and_then(|folder| folder.sync_all())
         .map_err(failed)?;
     Ok(file)
-}
-
-/// Waits until nobody is making the repository that a key file was just written for; the maker
-/// holds the file locked until the repository is there, and a maker that was killed holds nothing.
-pub async fn wait_for_maker(key_file: &Path) {
-    let Ok(file) = fs::File::open(key_file) else {
-        return;
-    };
-    let end = Instant::now() + LONGEST_MAKING;
-    while rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(Errno::WOULDBLOCK)
-        && Instant::now() < end
-    {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// What an existing key file says of itself, for the error that it is not overwritten.

@@ -2,8 +2,8 @@
 
 use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotMeta};
 use backstay::engine::EngineError;
-use backstay::engine::repository::{Repository, SnapshotHead};
-use backstay::engine::view::select;
+use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
+use backstay::engine::select::select;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
@@ -82,56 +82,68 @@ pub fn parse_entry_path(path: &[u8]) -> Outcome<EntryPath> {
     })
 }
 
-impl Console {
-    /// The heads of all snapshots, oldest first. Those that cannot be read are warned of.
+/// The snapshots of a repository.
+#[derive(Debug)]
+pub struct Snapshots {
+    /// Those that can be read, oldest first.
+    pub heads: Vec<SnapshotHead>,
+    /// Those that cannot.
+    pub unread: Vec<UnreadSnapshot>,
+}
+
+impl Snapshots {
+    /// The one that a text means.
     ///
     /// # Errors
-    /// Those of the tier.
-    pub async fn heads(&self, repo: &Repository) -> Outcome<(Vec<SnapshotHead>, Vec<Finding>)> {
-        let (heads, errors) = repo.heads(&self.cx).await?;
-        let findings = errors.into_iter().map(|error| {
-            let detail = error.to_string();
-            Finding::new(Severity::Error, FindingKind::Damaged, "a snapshot", detail)
-        });
-        Ok((heads, findings.collect()))
+    /// [`crate::Exit::Failed`] when none or several are meant, [`crate::Exit::Damage`] when it may
+    /// be one that cannot be read, [`crate::Exit::Usage`] for a time that no calendar has.
+    pub fn one(&self, spec: &str) -> Outcome<&SnapshotHead> {
+        let read = text::snapshot_spec(spec)?;
+        select(&self.heads, &self.unread, &read).map_err(|error| named_as_given(error, spec).into())
     }
 
-    /// The one snapshot that a text means.
+    /// The ones that texts mean, each once.
     ///
     /// # Errors
-    /// [`crate::Exit::Failed`] when none or several are meant; errors of the tier.
-    pub async fn head(&self, repo: &Repository, spec: &str) -> Outcome<SnapshotHead> {
-        let (heads, errors) = repo.heads(&self.cx).await?;
-        match select(&heads, &text::snapshot_spec(spec)) {
-            Ok(head) => Ok(head.clone()),
-            Err(error) => {
-                // The damaged one may be the one that is meant.
-                let mut failure = Failure::from(named_as_given(error, spec));
-                if let Some(damage) = errors.into_iter().next() {
-                    failure = Failure::from(damage);
-                }
-                Err(failure)
-            }
-        }
-    }
-
-    /// The ones that texts mean, each once, of heads that were read already.
-    ///
-    /// # Errors
-    /// [`crate::Exit::Failed`] when none or several are meant by one.
-    pub fn chosen<'a>(
-        heads: &'a [SnapshotHead],
-        specs: &[String],
-    ) -> Outcome<Vec<&'a SnapshotHead>> {
+    /// Those of [`Snapshots::one`].
+    pub fn chosen(&self, specs: &[String]) -> Outcome<Vec<&SnapshotHead>> {
         let mut out: Vec<&SnapshotHead> = Vec::new();
         for spec in specs {
-            let head = select(heads, &text::snapshot_spec(spec))
-                .map_err(|error| named_as_given(error, spec))?;
+            let head = self.one(spec)?;
             if !out.iter().any(|other| other.meta.id == head.meta.id) {
                 out.push(head);
             }
         }
         Ok(out)
+    }
+
+    /// What there is to say of those that cannot be read.
+    #[must_use]
+    pub fn damage(&self) -> Vec<Finding> {
+        let finding = |one: &UnreadSnapshot| {
+            let (subject, detail) = (format!("snapshot {}", one.id), one.error.to_string());
+            Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
+        };
+        self.unread.iter().map(finding).collect()
+    }
+}
+
+impl Console {
+    /// All snapshots.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn all(&self, repo: &Repository) -> Outcome<Snapshots> {
+        let (heads, unread) = repo.heads(&self.cx).await?;
+        Ok(Snapshots { heads, unread })
+    }
+
+    /// The one snapshot that a text means.
+    ///
+    /// # Errors
+    /// Those of [`Snapshots::one`]; errors of the tier.
+    pub async fn head(&self, repo: &Repository, spec: &str) -> Outcome<SnapshotHead> {
+        Ok(self.all(repo).await?.one(spec)?.clone())
     }
 
     /// Writes a list of snapshots.
@@ -182,6 +194,11 @@ impl Console {
 fn named_as_given(error: EngineError, given: &str) -> EngineError {
     match error {
         EngineError::NoSnapshot(_) => EngineError::NoSnapshot(given.to_owned()),
+        EngineError::Unsure { id, why, .. } => EngineError::Unsure {
+            spec: given.to_owned(),
+            id,
+            why,
+        },
         other => other,
     }
 }
@@ -204,7 +221,7 @@ pub fn marks(meta: &SnapshotMeta) -> String {
         out.push("partial".into());
     }
     if meta.findings > 0 {
-        out.push(format!("{} findings", meta.findings));
+        out.push(text::plural(meta.findings, "finding", "findings"));
     }
     out.join(" ")
 }

@@ -43,6 +43,12 @@ pub fn cache_folder() -> Option<PathBuf> {
     xdg("XDG_CACHE_HOME", ".cache")
 }
 
+/// The folder of what this host remembers of repositories and cannot have from them.
+#[must_use]
+pub fn state_folder() -> Option<PathBuf> {
+    xdg("XDG_STATE_HOME", ".local/state")
+}
+
 /// The folder of configuration and keys.
 #[must_use]
 pub fn config_folder() -> Option<PathBuf> {

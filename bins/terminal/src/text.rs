@@ -6,9 +6,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use backstay::core::FileTime;
-use jiff::Timestamp;
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::failure::{Failure, Outcome};
 
 /// Bytes of a name on one line of a terminal: control characters, backslashes and what is not
 /// UTF-8 are spelled as escapes, so that no name can move the cursor or forge a line.
@@ -108,24 +110,54 @@ pub fn file_time(at: FileTime) -> String {
 }
 
 /// How a snapshot is named, with times as people write them turned into what the engine reads: a
-/// day, or a day and a time, of this host's zone. A day means its last moment.
-#[must_use]
-pub fn snapshot_spec(spec: &str) -> Cow<'_, str> {
-    moment(spec.trim(), &TimeZone::system())
-        .map_or(Cow::Borrowed(spec), |moment| Cow::Owned(moment.to_string()))
+/// day, or a day and a time, of this host's zone if none is written. A time means the last moment of
+/// what is written of it, the day, the minute or the second, as lists show times to the second.
+///
+/// # Errors
+/// [`crate::Exit::Usage`] for a time that no calendar has.
+pub fn snapshot_spec(spec: &str) -> Outcome<Cow<'_, str>> {
+    let text = spec.trim();
+    // Ids hold no hyphens, and names stand behind `latest:`.
+    let is_time = text.as_bytes().get(4) == Some(&b'-')
+        && text.bytes().take(4).all(|byte| byte.is_ascii_digit());
+    if !is_time {
+        return Ok(Cow::Borrowed(spec));
+    }
+    match moment(text, &TimeZone::system()) {
+        Some(moment) => Ok(Cow::Owned(moment.to_string())),
+        None => Err(Failure::usage(
+            format!("`{}` is no time", escape(text.as_bytes())),
+            "write a day and a time that there are, such as 2026-11-21 or 2026-11-21T18:02",
+        )),
+    }
 }
 
 fn moment(text: &str, tz: &TimeZone) -> Option<Timestamp> {
-    // A time with its own zone is read as it is; ids and names hold no two hyphens like these.
-    if text.parse::<Timestamp>().is_ok() || text.as_bytes().get(4) != Some(&b'-') {
-        return None;
+    if text.len() == "2026-11-21".len() {
+        let end = text.parse::<Date>().ok()?.at(23, 59, 59, 999_999_999);
+        return Some(end.to_zoned(tz.clone()).ok()?.timestamp());
     }
-    let civil = if text.len() == "2026-11-21".len() {
-        text.parse::<Date>().ok()?.at(23, 59, 59, 999_999_999)
-    } else {
-        text.parse::<DateTime>().ok()?
+    let begin = match text.parse::<Timestamp>() {
+        Ok(begin) => begin,
+        Err(_) => {
+            let civil = text.parse::<DateTime>().ok()?;
+            civil.to_zoned(tz.clone()).ok()?.timestamp()
+        }
     };
-    Some(civil.to_zoned(tz.clone()).ok()?.timestamp())
+    // The digits of the time alone: behind them a zone may stand, which has colons too.
+    let digits = text.get("2026-11-21T".len()..).unwrap_or_default();
+    let end = digits.find(|letter: char| !(letter.is_ascii_digit() || ":.,".contains(letter)));
+    let digits = digits
+        .get(..end.unwrap_or(digits.len()))
+        .unwrap_or_default();
+    let seconds = match digits.matches(':').count() {
+        _ if digits.contains(['.', ',']) => return Some(begin),
+        0 => 3600,
+        1 => 60,
+        _ => 1,
+    };
+    let length = SignedDuration::from_secs(seconds) - SignedDuration::from_nanos(1);
+    begin.checked_add(length).ok()
 }
 
 /// Reads a number of bytes: `512`, `64K`, `1.5G`, `10MiB`. Units are binary.
@@ -209,16 +241,20 @@ mod tests {
         let read = |text: &str| moment(text, &tz).map(|moment| moment.to_string());
         let some = |text: &str| Some(text.to_owned());
         assert_eq!(read("2026-11-21"), some("2026-11-21T21:59:59.999999999Z"));
-        assert_eq!(read("2026-11-21T10:30"), some("2026-11-21T08:30:00Z"));
-        assert_eq!(read("2026-11-21 10:30:05"), some("2026-11-21T08:30:05Z"));
-        for other in [
-            "2026-11-21T10:30:00Z",
-            "latest",
-            "VYJH49HN",
-            "2026-13-01",
-            "2026-",
+        for (text, end) in [
+            ("2026-11-21T10:30", "2026-11-21T08:30:59.999999999Z"),
+            ("2026-11-21 10:30:05", "2026-11-21T08:30:05.999999999Z"),
+            ("2026-11-21T10:30:05.25", "2026-11-21T08:30:05.25Z"),
+            ("2026-11-21T10:30:05Z", "2026-11-21T10:30:05.999999999Z"),
+            ("2026-11-21T10:30+01:00", "2026-11-21T09:30:59.999999999Z"),
         ] {
-            assert_eq!(read(other), None, "{other}");
+            assert_eq!(read(text), some(end), "{text}");
+        }
+        for wrong in ["2026-13-01", "2026-02-30", "2026-", "2026-11-21T25:00"] {
+            assert_eq!(snapshot_spec(wrong).unwrap_err().exit, crate::Exit::Usage);
+        }
+        for other in ["latest", "VYJH49HN", "latest:2026-13-01"] {
+            assert_eq!(snapshot_spec(other), Ok(Cow::Borrowed(other)));
         }
     }
 

@@ -209,6 +209,16 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`SinkError`].
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError>;
+
+    /// Removes what puts that were killed left behind, where that is no object, takes room, and nobody has
+    /// written to it for so long. Says how many such leftovers it removed. A sink whose puts leave
+    /// nothing has nothing to do.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    async fn tidy(&self, _cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
+        Ok(0)
+    }
 }
 
 #[cfg(test)]

@@ -53,7 +53,8 @@ pub struct SnapshotMeta {
     pub host: HostId,
     /// When its capture began, by the writer's clock.
     pub time: Timestamp,
-    /// When the repository's ledger saw it first; what retention counts from when it is known.
+    /// When it was made as far as the repository's ledger bears that out; what retention counts from when
+    /// it is known.
     pub first_seen: Option<Timestamp>,
     /// Marks of the user's choosing, sorted.
     pub tags: Vec<String>,
@@ -63,7 +64,7 @@ pub struct SnapshotMeta {
     pub held: bool,
     /// Whether it is a checkpoint of a run that has not ended.
     pub partial: bool,
-    /// Whether something could not be captured.
+    /// How often something could not be captured or was degraded; notes do not count.
     pub findings: u64,
     /// The snapshot that its capture built on, if any. It does not depend on it.
     pub parent: Option<SnapshotId>,

@@ -74,18 +74,23 @@ pub struct RestoreEntry {
 
 /// Takes the content of one entry at positions, out of order, from several threads.
 pub trait PositionalWriter: fmt::Debug + Send + Sync {
-    /// Writes at an offset. Ranges never written read as zeros.
+    /// Writes at an offset. Ranges that were neither written nor kept read as zeros, whatever the
+    /// entry held before.
     ///
     /// # Errors
     /// [`TargetError`]: this entry fails, the others go on.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError>;
 
     /// Reads what the entry holds now, so that content that is there already is not written
-    /// again. Returns how many bytes were read, fewer than asked for at the end.
+    /// again: see [`keep`](Self::keep). Returns how many bytes were read, fewer than asked for at
+    /// the end. Reading changes nothing: the content may turn out to be another.
     ///
     /// # Errors
     /// [`TargetError`]; the range is then simply written.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError>;
+
+    /// Keeps a range as it is: it was read, and holds what it should.
+    fn keep(&self, range: std::ops::Range<u64>);
 
     /// Whether the entry held content before the restore that may be reused.
     fn had_content(&self) -> bool;

@@ -4,8 +4,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use backup_core::{ErrorKind, SinkError, SourceError, TargetError};
+use backup_core::{ErrorKind, SinkError, SnapshotId, SourceError, TargetError};
 use backup_format::keys::KeyError;
+use backup_format::page::TreeError;
 use backup_format::seal::SealError;
 use backup_format::wire::WireError;
 
@@ -22,6 +23,9 @@ pub enum EngineError {
     /// The target could not be written.
     #[error(transparent)]
     Target(#[from] TargetError),
+    /// There is no room where a restore writes to.
+    #[error("{0}; what was restored so far stays, and is not fetched again")]
+    TargetFull(String),
     /// A key does not open the repository, or lacks what the operation needs.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -73,6 +77,16 @@ pub enum EngineError {
         /// How many.
         count: usize,
     },
+    /// A snapshot that a text may mean cannot be read.
+    #[error("`{spec}` may mean snapshot {id}, which cannot be read: {why}")]
+    Unsure {
+        /// The text.
+        spec: String,
+        /// The snapshot.
+        id: SnapshotId,
+        /// Why it cannot be read.
+        why: String,
+    },
     /// A path is not in a snapshot.
     #[error("{path} is not in snapshot {snapshot}; `restore ls {snapshot}` shows what is")]
     NoPath {
@@ -92,6 +106,9 @@ pub enum EngineError {
     /// Something could not be sealed; see [`SealError::SelfCheck`].
     #[error(transparent)]
     Seal(SealError),
+    /// Entries that could not be read back are not stored.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
     /// Something could not be signed or recorded.
     #[error("{0}")]
     Evidence(String),

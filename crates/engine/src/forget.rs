@@ -1,18 +1,21 @@
 //! Forgetting snapshots: by policy or by id. Their objects are deleted, and with them their names
 //! for chunks; space comes back when the repository is pruned.
 
+use std::time::Duration;
+
 use backup_core::{
-    Decision, HostId, OpContext, RetentionInput, RetentionPolicy, SnapshotMeta, Verdict,
+    Decision, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy,
+    Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::hold::holds;
-use crate::ledger::{LedgerDraft, record_operation};
-use crate::repository::{Repository, name};
+use crate::ledger::{Chain, LedgerDraft, record_operation};
+use crate::repository::{Repository, UnreadSnapshot, name};
 
 /// What would be forgotten and why; showing it is the dry run.
 #[derive(Debug, Clone)]
@@ -23,7 +26,8 @@ pub struct ForgetPlan {
 
 impl ForgetPlan {
     /// Decides by a policy, for each line of snapshots (same name and host) by itself; the guard rails
-    /// of [`backup_retention::guard`] run behind it.
+    /// of [`backup_retention::guard`] run behind it. Let [`crate::ledger::first_seen`] say first when the
+    /// snapshots were made: what their writers claim may be wrong.
     #[must_use]
     pub fn by_policy(
         snapshots: Vec<SnapshotMeta>,
@@ -61,11 +65,23 @@ impl ForgetPlan {
     }
 }
 
-/// Carries a plan out; says how many snapshots were removed. Each is recorded in the ledger before
-/// it goes. One that came to be held since the plan was made stays.
+/// No put takes that long.
+const LEFT_BEHIND: Duration = Duration::from_secs(86_400);
+
+/// What a plan came to.
+#[derive(Debug)]
+pub struct Forgotten {
+    /// How many snapshots were removed.
+    pub removed: u64,
+    /// What is wrong with the ledger, as far as it was read for that, and what could not be tidied up.
+    pub findings: Vec<Finding>,
+}
+
+/// Carries a plan out. Each snapshot is recorded in the ledger before it goes. One that came to be held
+/// since the plan was made stays.
 ///
 /// # Errors
-/// [`crate::EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
+/// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
 /// host; errors of the tier; what was removed until then stays removed, and the ledger says so.
 pub async fn forget(
     repo: &Repository,
@@ -73,13 +89,22 @@ pub async fn forget(
     plan: &ForgetPlan,
     host: &HostId,
     user: &str,
-) -> Result<u64> {
+) -> Result<Forgotten> {
     repo.keys().may_forget()?;
     let mut removed = 0;
     let held = holds(repo, cx).await?;
-    for meta in plan.forgotten().filter(|meta| !held.contains(&meta.id)) {
+    let going: Vec<_> = plan
+        .forgotten()
+        .filter(|meta| !held.contains(&meta.id))
+        .collect();
+    let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
+    if going.is_empty() {
+        return Ok(Forgotten { removed, findings });
+    }
+    let mut chain = Chain::read(repo, cx).await?;
+    for meta in going {
         if cx.cancel.is_cancelled() {
-            return Err(crate::EngineError::Cancelled);
+            return Err(EngineError::Cancelled);
         }
         let draft = LedgerDraft {
             op: "forget",
@@ -89,14 +114,62 @@ pub async fn forget(
             outcome: RecordOutcome::Ok,
             note: format!("{} of {}", meta.name, meta.time),
         };
-        record_operation(repo, cx, host, user, draft).await?;
-        let key = name(layout::snapshot(meta.id))?;
-        repo.sink().delete(cx, &key).await?;
-        repo.sink()
-            .delete(cx, &name(layout::refs(meta.id))?)
-            .await?;
-        repo.cache().remove(key.as_str());
+        chain.append(host, user, draft).await?;
+        remove(repo, cx, meta.id, &name(layout::snapshot(meta.id))?).await?;
         removed += 1;
     }
-    Ok(removed)
+    findings.extend(chain.into_findings());
+    Ok(Forgotten { removed, findings })
+}
+
+/// Takes away what killed runs left on the tier that is no object. Whoever may delete snapshots may do
+/// that; if it cannot be done, it only takes room.
+async fn tidy(repo: &Repository, cx: &OpContext) -> Option<Finding> {
+    let error = repo.sink().tidy(cx, LEFT_BEHIND).await.err()?;
+    let detail = format!("what killed runs left there could not be removed: {error}");
+    let (severity, kind) = (Severity::Note, FindingKind::Degraded);
+    Some(Finding::new(severity, kind, "the tier", detail))
+}
+
+/// Forgets a snapshot that cannot be read, so that it does not stand in the way for ever. It is
+/// recorded in the ledger before it goes; says what is wrong with the ledger, as far as it was read.
+///
+/// # Errors
+/// [`EngineError::Invalid`] when it is held; [`EngineError::Key`] for a key whose holder may not
+/// forget, or that cannot sign for the host; errors of the tier.
+pub async fn forget_unread(
+    repo: &Repository,
+    cx: &OpContext,
+    unread: &UnreadSnapshot,
+    host: &HostId,
+    user: &str,
+) -> Result<Vec<Finding>> {
+    repo.keys().may_forget()?;
+    if holds(repo, cx).await?.contains(&unread.id) {
+        let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
+        return Err(EngineError::Invalid(why));
+    }
+    let draft = LedgerDraft {
+        op: "forget",
+        snapshot: Some(unread.id),
+        root: None,
+        counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
+        note: "it could not be read".into(),
+    };
+    let findings = record_operation(repo, cx, host, user, draft).await?;
+    remove(repo, cx, unread.id, &unread.key).await?;
+    Ok(findings)
+}
+
+async fn remove(
+    repo: &Repository,
+    cx: &OpContext,
+    id: SnapshotId,
+    object: &ObjectKey,
+) -> Result<()> {
+    repo.sink().delete(cx, object).await?;
+    repo.sink().delete(cx, &name(layout::refs(id))?).await?;
+    repo.cache().remove(object.as_str());
+    Ok(())
 }

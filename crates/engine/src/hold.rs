@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{ErrorKind, HostId, OpContext, PutMode, SnapshotId, SnapshotMeta};
+use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode, SnapshotId};
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
 use bytes::Bytes;
@@ -30,61 +30,84 @@ pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<Snapsho
     Ok(out)
 }
 
-/// Holds a snapshot; says whether it was not held before. `why` goes into the ledger.
+/// What came of placing or releasing a hold.
+#[derive(Debug)]
+pub struct HoldChange {
+    /// Whether anything was to be done.
+    pub changed: bool,
+    /// What is wrong with the ledger, as far as it was read for that.
+    pub findings: Vec<Finding>,
+}
+
+impl HoldChange {
+    const NONE: Self = Self {
+        changed: false,
+        findings: Vec::new(),
+    };
+
+    const fn recorded(findings: Vec<Finding>) -> Self {
+        Self {
+            changed: true,
+            findings,
+        }
+    }
+}
+
+/// Holds a snapshot, if it is not held. `why` goes into the ledger.
 ///
 /// # Errors
 /// A key that cannot sign for the host; errors of the tier.
 pub async fn hold(
     repo: &Repository,
     cx: &OpContext,
-    snapshot: &SnapshotMeta,
+    snapshot: SnapshotId,
     (host, user): (&HostId, &str),
     why: &str,
-) -> Result<bool> {
+) -> Result<HoldChange> {
     // A key that cannot sign must not leave a hold without a record.
     repo.keys().ledger_key(host)?;
     // All holds have the same bytes, so the tier cannot tell a second one from an answer that was
     // lost.
-    if holds(repo, cx).await?.contains(&snapshot.id) {
-        return Ok(false);
+    if holds(repo, cx).await?.contains(&snapshot) {
+        return Ok(HoldChange::NONE);
     }
-    let key = name(layout::hold(snapshot.id))?;
+    let key = name(layout::hold(snapshot))?;
     let body = Bytes::from_static(b"held\n");
     match repo.sink().put(cx, &key, body, PutMode::Create).await {
         Ok(_) => {}
-        Err(error) if error.kind == ErrorKind::Conflict => return Ok(false),
+        Err(error) if error.kind == ErrorKind::Conflict => return Ok(HoldChange::NONE),
         Err(error) => return Err(error.into()),
     }
-    record_operation(repo, cx, host, user, draft("hold", snapshot, why)).await?;
-    Ok(true)
+    let findings = record_operation(repo, cx, host, user, draft("hold", snapshot, why)).await?;
+    Ok(HoldChange::recorded(findings))
 }
 
-/// Releases a snapshot; says whether it was held.
+/// Releases a snapshot, if it is held.
 ///
 /// # Errors
 /// A key whose holder may not forget, or that cannot sign for the host; errors of the tier.
 pub async fn release(
     repo: &Repository,
     cx: &OpContext,
-    snapshot: &SnapshotMeta,
+    snapshot: SnapshotId,
     (host, user): (&HostId, &str),
     why: &str,
-) -> Result<bool> {
+) -> Result<HoldChange> {
     repo.keys().may_forget()?;
-    if !holds(repo, cx).await?.contains(&snapshot.id) {
-        return Ok(false);
+    if !holds(repo, cx).await?.contains(&snapshot) {
+        return Ok(HoldChange::NONE);
     }
     // The record first: a hold that went without one could not be told from a theft.
-    record_operation(repo, cx, host, user, draft("release", snapshot, why)).await?;
-    let key = name(layout::hold(snapshot.id))?;
+    let findings = record_operation(repo, cx, host, user, draft("release", snapshot, why)).await?;
+    let key = name(layout::hold(snapshot))?;
     repo.sink().delete(cx, &key).await?;
-    Ok(true)
+    Ok(HoldChange::recorded(findings))
 }
 
-fn draft(op: &'static str, snapshot: &SnapshotMeta, why: &str) -> LedgerDraft {
+fn draft(op: &'static str, snapshot: SnapshotId, why: &str) -> LedgerDraft {
     LedgerDraft {
         op,
-        snapshot: Some(snapshot.id),
+        snapshot: Some(snapshot),
         root: None,
         counts: Vec::new(),
         outcome: RecordOutcome::Ok,

@@ -43,6 +43,25 @@ impl IndexSet {
         })
     }
 
+    /// Every place of a chunk, by the half of its id that the index has.
+    pub fn places(&self, prefix: &[u8; 16]) -> impl Iterator<Item = Place> {
+        let mut id = [0; 32];
+        id[..16].copy_from_slice(prefix);
+        let id = ChunkId(id);
+        self.runs
+            .iter()
+            .zip(0u32..)
+            .filter_map(move |(run, number)| {
+                let located = run.find(&id)?;
+                let pack = run.packs.get(located.pack as usize)?.id;
+                Some(Place {
+                    run: number,
+                    pack,
+                    located,
+                })
+            })
+    }
+
     /// The runs.
     #[must_use]
     pub fn runs(&self) -> &[IndexRun] {

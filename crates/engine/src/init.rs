@@ -135,11 +135,12 @@ impl Prepared {
     /// # Errors
     /// [`EngineError::RepositoryExists`]; errors of the tier.
     pub async fn create(
-        self,
+        &self,
         cx: &OpContext,
         sink: Arc<dyn Sink>,
         cache_dir: Option<PathBuf>,
     ) -> Result<Repository> {
-        Repository::create(cx, sink, self.config, self.keys, &self.slots, cache_dir).await
+        let (config, keys) = (self.config.clone(), self.keys.clone());
+        Repository::create(cx, sink, config, keys, &self.slots, cache_dir).await
     }
 }

@@ -1,44 +1,52 @@
 //! The ledger of a repository: one record for everything that changes or reads it.
 //!
 //! The records lie on the tier as `ledger/<n>`, one line each, sealed for everybody who holds the
-//! index key; create-only names make one chain of many writers where the tier can do that. Each
-//! host keeps a copy of the lines as a file beside its cache: a chain that was cut off or made anew
-//! on the tier no longer fits the copies. What the lines say and how they hang together is defined in
+//! index key; create-only names make one chain of many writers where the tier can do that. A host
+//! that names a folder for it ([`Repository::keep_ledger_in`]) keeps a copy of the lines there: a chain
+//! that was cut off or made anew on the tier no longer fits it. That is no cache: what it tells
+//! cannot be had from anywhere else. What the lines say and how they hang together is defined in
 //! [`backup_integrity::ledger`].
 
+mod chain;
 mod check;
+mod sight;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod tier;
 
-use std::collections::HashSet;
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::PathBuf;
 
-use backup_core::{
-    ByteRange, CancellationToken, ErrorKind, HostId, ObjectKey, ObjectMeta, OpContext, PutMode,
-    SnapshotId, SnapshotMeta,
-};
+use backup_core::{Finding, HostId, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::layout;
-use backup_format::seal::ObjectKind;
-use backup_integrity::ledger::{Draft, LedgerHead, Line, Op, RecordOutcome, append};
+use backup_integrity::ledger::{Draft, LedgerCopy, Op, RecordOutcome};
 use backup_integrity::merkle::MerkleRoot;
-use backup_integrity::sign::HmacKey;
-use futures::TryStreamExt;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
 use crate::view::check_signatures;
 
+pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
+pub use sight::first_seen;
 
-/// How often a record looks for its place when others write at the same time.
-const ATTEMPTS: usize = 100;
-const COPY: &str = "ledger.jsonl";
-/// What a record of a snapshot that was made says was done.
-const MADE: &str = "snapshot";
+impl Repository {
+    /// Keeps this host's copy of the ledger below a folder, which is made when it is first needed. It
+    /// is no cache: once lost, a ledger that was cut off on the tier can no longer be told from one that
+    /// never was longer.
+    #[must_use]
+    pub fn keep_ledger_in(mut self, folder: Option<PathBuf>) -> Self {
+        let place = folder.map(|folder| folder.join(self.id().to_string()));
+        self.ledger_copy = place.map(|place| LedgerCopy::at(place.join("ledger.jsonl")));
+        self
+    }
+
+    /// This host's copy of the ledger, if it keeps one.
+    #[must_use]
+    pub const fn ledger_copy(&self) -> Option<&LedgerCopy> {
+        self.ledger_copy.as_ref()
+    }
+}
 
 /// What a record says.
 #[derive(Debug, Clone)]
@@ -57,7 +65,8 @@ pub struct LedgerDraft {
     pub note: String,
 }
 
-/// Appends a record to the ledger.
+/// Appends a record to the ledger. Gives what is wrong with the ledger as far as it was read for that: it
+/// hinders nobody.
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot sign for the host; errors of the tier.
@@ -67,17 +76,10 @@ pub async fn record_operation(
     host: &HostId,
     user: &str,
     draft: LedgerDraft,
-) -> Result<()> {
-    let cx = &to_the_end(cx);
+) -> Result<Vec<Finding>> {
     let mut chain = Chain::read(repo, cx).await?;
-    chain.append(repo, cx, host, user, draft).await
-}
-
-/// What was done is recorded even if it is called off by now: it can no longer be undone.
-fn to_the_end(cx: &OpContext) -> OpContext {
-    let mut own = cx.clone();
-    own.cancel = CancellationToken::new();
-    own
+    chain.append(host, user, draft).await?;
+    Ok(chain.into_findings())
 }
 
 /// Appends the record of a snapshot; and before it those of snapshots of this host that were there
@@ -94,16 +96,15 @@ pub(crate) async fn record_snapshot(
     user: &str,
     draft: LedgerDraft,
     earlier: &[SnapshotId],
-) -> Result<()> {
-    let cx = &to_the_end(cx);
+) -> Result<Vec<Finding>> {
     let mut chain = Chain::read(repo, cx).await?;
-    for id in earlier {
-        if chain.knows(*id) {
-            continue;
-        }
+    let own = draft.snapshot;
+    let snapshots: Vec<_> = earlier.iter().copied().chain(own).collect();
+    let unknown = chain.unknown(&snapshots);
+    for id in unknown.iter().copied().filter(|id| Some(*id) != own) {
         // What cannot be read, or was not signed by this host, is for verification to tell.
-        let key = name(layout::snapshot(*id))?;
-        let Ok(head) = repo.head(cx, *id, &key).await else {
+        let key = name(layout::snapshot(id))?;
+        let Ok(head) = repo.head(cx, id, &key).await else {
             continue;
         };
         if !matches!(check_signatures(repo, &head), Ok(true)) {
@@ -111,16 +112,19 @@ pub(crate) async fn record_snapshot(
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));
         "recorded by a later run, which found it without a record".clone_into(&mut late.note);
-        chain.append(repo, cx, host, user, late).await?;
+        chain.append(host, user, late).await?;
     }
-    chain.append(repo, cx, host, user, draft).await
+    if own.is_none_or(|own| unknown.contains(&own)) {
+        chain.append(host, user, draft).await?;
+    }
+    Ok(chain.into_findings())
 }
 
 impl LedgerDraft {
     /// The record of a snapshot that was made.
     pub(crate) fn of_snapshot(meta: &SnapshotMeta, root: MerkleRoot) -> Self {
         Self {
-            op: MADE,
+            op: "snapshot",
             snapshot: Some(meta.id),
             root: Some(root),
             counts: vec![
@@ -166,167 +170,4 @@ impl LedgerDraft {
 
 fn evidence(error: &dyn std::fmt::Display) -> EngineError {
     EngineError::Evidence(error.to_string())
-}
-
-/// The lines of the ledger up to its end as far as it is known.
-#[derive(Default)]
-struct Chain {
-    lines: Vec<Vec<u8>>,
-    head: Option<LedgerHead>,
-    /// Snapshots whose making the first `searched` lines record.
-    made: HashSet<SnapshotId>,
-    searched: usize,
-}
-
-impl Chain {
-    /// What this host's copy says, and what the tier has beyond it.
-    async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
-        let lines = copied_lines(repo);
-        let mut chain = match lines.last().map(|line| Line::parse(line)) {
-            Some(Ok(last)) => Self {
-                head: Some(last.head()),
-                lines,
-                ..Self::default()
-            },
-            _ => Self::default(),
-        };
-        chain.catch_up(repo, cx).await?;
-        Ok(chain)
-    }
-
-    async fn catch_up(&mut self, repo: &Repository, cx: &OpContext) -> Result<()> {
-        let after = self.head.map(|head| layout::ledger(head.seq));
-        let after = after.map(name).transpose()?;
-        let known = self.lines.len();
-        for key in keys_after(repo, cx, after.as_ref()).await? {
-            self.take(repo, cx, &key).await?;
-        }
-        copy_lines(repo, self.lines.get(known..).unwrap_or_default());
-        Ok(())
-    }
-
-    async fn take(&mut self, repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<()> {
-        let bytes = read_line(repo, cx, key).await?;
-        let line = Line::parse(&bytes).map_err(|error| EngineError::damaged(key, error))?;
-        self.head = Some(line.head());
-        self.lines.push(bytes);
-        Ok(())
-    }
-
-    /// Whether it records that a snapshot was made.
-    fn knows(&mut self, id: SnapshotId) -> bool {
-        let new = self.lines.get(self.searched..).unwrap_or_default();
-        let records = new.iter().filter_map(|line| Line::parse(line).ok());
-        let made = records.filter(|line| line.record().op.as_str() == MADE);
-        self.made
-            .extend(made.filter_map(|line| line.record().snapshot));
-        self.searched = self.lines.len();
-        self.made.contains(&id)
-    }
-
-    /// Appends a record; that a snapshot was made is recorded once, whoever does it.
-    async fn append(
-        &mut self,
-        repo: &Repository,
-        cx: &OpContext,
-        host: &HostId,
-        user: &str,
-        draft: LedgerDraft,
-    ) -> Result<()> {
-        let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
-        let made = draft.snapshot.filter(|_| draft.op == MADE);
-        let draft = draft.signed_by(repo, cx, host, user)?;
-        for _ in 0..ATTEMPTS {
-            if made.is_some_and(|id| self.knows(id)) {
-                return Ok(());
-            }
-            let line = append(self.head.as_ref(), draft.clone(), &key)
-                .map_err(|error| evidence(&error))?;
-            let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());
-            let body = sealed.map_err(EngineError::Seal)?.into();
-            let place = name(layout::ledger(line.head().seq))?;
-            match repo.sink().put(cx, &place, body, PutMode::Create).await {
-                Ok(_) => {
-                    self.head = Some(line.head());
-                    self.lines.push(line.as_bytes().to_vec());
-                    copy_lines(repo, self.lines.last().map_or(&[], std::slice::from_ref));
-                    return Ok(());
-                }
-                Err(error) if error.kind == ErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
-            }
-            // Somebody was faster. A listing may not show it yet; the object itself is there.
-            self.take(repo, cx, &place).await?;
-            copy_lines(repo, self.lines.last().map_or(&[], std::slice::from_ref));
-            self.catch_up(repo, cx).await?;
-        }
-        Err(EngineError::Evidence(
-            "the ledger is written by too many at once".into(),
-        ))
-    }
-}
-
-async fn keys_after(
-    repo: &Repository,
-    cx: &OpContext,
-    after: Option<&ObjectKey>,
-) -> Result<Vec<ObjectKey>> {
-    let listed: Vec<ObjectMeta> = repo.sink().list(cx, "ledger/", after).try_collect().await?;
-    let mut keys: Vec<_> = listed.into_iter().map(|meta| meta.key).collect();
-    keys.sort();
-    Ok(keys)
-}
-
-async fn read_line(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<Vec<u8>> {
-    let sealed = repo.sink().get(cx, key, ByteRange::Full).await?;
-    repo.ring()
-        .open(ObjectKind::Ledger, &sealed)
-        .map_err(|error| EngineError::sealed(key, &error))
-}
-
-fn copied_lines(repo: &Repository) -> Vec<Vec<u8>> {
-    let bytes = repo.cache().read(COPY).unwrap_or_default();
-    let mut lines: Vec<Vec<u8>> = bytes
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::to_vec)
-        .collect();
-    // What stands behind the last line end was not written whole.
-    lines.pop();
-    lines
-}
-
-fn copy_lines(repo: &Repository, lines: &[Vec<u8>]) {
-    if let (Some(path), false) = (repo.cache().path(COPY), lines.is_empty()) {
-        // A copy that cannot be written is as if there were none; the ledger itself is on the tier.
-        let _ = extend_copy(&path, lines);
-    }
-}
-
-/// Adds the lines that a copy does not have yet. Other processes of this host may be doing the same, and
-/// one that was killed may have left the beginning of a line.
-fn extend_copy(path: &Path, lines: &[Vec<u8>]) -> io::Result<()> {
-    let mut options = fs::OpenOptions::new();
-    options.read(true).append(true).create(true).mode(0o600);
-    let mut file = options.open(path)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let end = bytes.iter().rposition(|byte| *byte == b'\n');
-    let (whole, torn) = bytes.split_at(end.map_or(0, |end| end + 1));
-    if !torn.is_empty() {
-        file.set_len(whole.len() as u64)?;
-    }
-    let copied: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
-    let last = copied
-        .last()
-        .and_then(|line| Line::parse(line.trim_ascii_end()).ok());
-    // A line that says nothing is damage, which verification tells; it counts as the one it was.
-    let seq = last.map_or(copied.len() as u64, |line| line.head().seq);
-    let is_new = |line: &&Vec<u8>| Line::parse(line).is_ok_and(|line| line.head().seq > seq);
-    let news: Vec<u8> = lines
-        .iter()
-        .filter(is_new)
-        .flat_map(|line| [&line[..], b"\n"].concat())
-        .collect();
-    file.write_all(&news)
 }

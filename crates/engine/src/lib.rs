@@ -20,6 +20,7 @@ pub mod lineage;
 pub mod lost;
 pub mod repository;
 pub mod restore;
+pub mod select;
 pub mod slots;
 pub mod snapshot;
 pub mod stage;
@@ -32,9 +33,10 @@ pub mod view;
 
 mod past;
 mod patient;
+mod remains;
 
 pub use error::{EngineError, Result};
-pub use forget::{ForgetPlan, forget};
+pub use forget::{ForgetPlan, Forgotten, forget, forget_unread};
 pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};

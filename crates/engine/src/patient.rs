@@ -158,4 +158,8 @@ impl Sink for PatientSink {
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
         patiently!(cx, self.0.warm(cx, keys))
     }
+
+    async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
+        patiently!(cx, self.0.tidy(cx, older_than))
+    }
 }

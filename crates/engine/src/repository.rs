@@ -22,6 +22,7 @@ use backup_format::page::PageSizes;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
 use backup_format::session;
 use backup_format::snapshot::{Outer, SnapshotObject};
+use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
@@ -29,6 +30,7 @@ use crate::cache::Cache;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::patient::PatientSink;
+use crate::remains::must_be_none;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
@@ -86,10 +88,13 @@ pub struct Repository {
     keys: KeySet,
     ring: ObjectKeyring,
     cache: Cache,
+    pub(crate) ledger_copy: Option<LedgerCopy>,
     index: RwLock<Arc<IndexSet>>,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
     damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
+    // The key slot that opened it.
+    slot: Option<ObjectKey>,
 }
 
 impl std::fmt::Debug for Repository {
@@ -114,6 +119,17 @@ pub struct SnapshotHead {
     pub object: SnapshotObject,
 }
 
+/// A snapshot that cannot be read. Of it its name alone is known.
+#[derive(Debug)]
+pub struct UnreadSnapshot {
+    /// Its id; see [`SnapshotId::millis`] for when it was finished.
+    pub id: SnapshotId,
+    /// Its object.
+    pub key: ObjectKey,
+    /// Why it cannot be read.
+    pub error: EngineError,
+}
+
 fn unpoison<T>(error: PoisonError<T>) -> T {
     error.into_inner()
 }
@@ -122,7 +138,9 @@ impl Repository {
     /// Makes a repository with these keys and key slots (already sealed).
     ///
     /// # Errors
-    /// [`EngineError::RepositoryExists`] when there is one; errors of the tier.
+    /// [`EngineError::RepositoryExists`] when there is one, [`EngineError::Missing`] when there is one
+    /// without its `config/0`; errors of the tier. Then the slots are taken away again, unless it
+    /// cannot be told that no `config/0` needs them.
     pub async fn create(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -139,31 +157,38 @@ impl Repository {
             Err(error) if error.kind == ErrorKind::NotFound => {}
             Err(error) => return Err(error.into()),
         }
-        for slot in slots {
-            let key = name(layout::slot(slot))?;
-            put_new(cx, &*sink, &key, slot.clone().into()).await?;
-        }
+        must_be_none(cx, &*sink).await?;
         let bytes = config
             .seal(&keys)
             .map_err(|error| EngineError::Invalid(error.to_string()))?;
-        match sink.put(cx, &key, bytes.into(), PutMode::Create).await {
-            Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::Conflict => {
-                return Err(EngineError::RepositoryExists(place));
+        if let Err(error) = write_new(cx, &*sink, slots, &key, bytes.clone()).await {
+            let is_conflict =
+                matches!(&error, EngineError::Sink(e) if e.kind == ErrorKind::Conflict);
+            match sink.get(cx, &key, ByteRange::Full).await {
+                // It was written, and only the answer was lost.
+                Ok(found) if found == bytes => {}
+                Err(unknown) if unknown.kind != ErrorKind::NotFound => return Err(error),
+                _ => {
+                    take_back(cx, &*sink, slots).await;
+                    let exists = || EngineError::RepositoryExists(place);
+                    return Err(if is_conflict { exists() } else { error });
+                }
             }
-            Err(error) => return Err(error.into()),
         }
-        Self::assemble(cx, sink, config, keys, cache_dir).await
+        Self::assemble(cx, sink, config, keys, None, cache_dir).await
     }
 
     /// Whether there is a repository at a tier.
     ///
     /// # Errors
-    /// Those of the tier.
+    /// [`EngineError::Missing`] when there is one without its `config/0`; errors of the tier.
     pub async fn exists(cx: &OpContext, sink: &dyn Sink) -> Result<bool> {
         match sink.head(cx, &name(layout::config(0))?).await {
             Ok(_) => Ok(true),
-            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                must_be_none(cx, sink).await?;
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -186,9 +211,9 @@ impl Repository {
             .peek()
             .check_features(operation)
             .map_err(config_error)?;
-        let keys = open_keys(cx, &*sink, unverified.peek().repo, unlock).await?;
+        let (keys, slot) = open_keys(cx, &*sink, unverified.peek().repo, unlock).await?;
         let config = unverified.verify_mac(0, &keys).map_err(config_error)?;
-        Self::assemble(cx, sink, config, keys, cache_dir).await
+        Self::assemble(cx, sink, config, keys, slot, cache_dir).await
     }
 
     async fn assemble(
@@ -196,6 +221,7 @@ impl Repository {
         sink: Arc<dyn Sink>,
         config: Config,
         keys: KeySet,
+        slot: Option<ObjectKey>,
         cache_dir: Option<PathBuf>,
     ) -> Result<Self> {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
@@ -206,10 +232,12 @@ impl Repository {
             keys,
             ring,
             cache,
+            ledger_copy: None,
             index: RwLock::default(),
             opened: Mutex::default(),
             wraps: Mutex::default(),
             damaged_runs: Mutex::default(),
+            slot,
         };
         out.reload_index(cx).await?;
         Ok(out)
@@ -306,6 +334,13 @@ impl Repository {
     #[must_use]
     pub const fn keys(&self) -> &KeySet {
         &self.keys
+    }
+
+    /// The key slot that opened it; none for one that was just made, or opened with the keys
+    /// themselves.
+    #[must_use]
+    pub const fn opened_by(&self) -> Option<&ObjectKey> {
+        self.slot.as_ref()
     }
 
     /// The config.
@@ -546,22 +581,25 @@ impl Repository {
         })
     }
 
-    /// The heads of all snapshots, oldest first, and the errors of those that cannot be read.
+    /// The heads of all snapshots, oldest first, and the snapshots that cannot be read.
     ///
     /// # Errors
     /// Those of the tier's list.
-    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<EngineError>)> {
+    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<UnreadSnapshot>)> {
         let keys = self.snapshot_keys(cx).await?;
-        let results: Vec<Result<SnapshotHead>> = futures::stream::iter(keys)
-            .map(|(id, key)| async move { self.head(cx, id, &key).await })
+        let results: Vec<Result<SnapshotHead, UnreadSnapshot>> = futures::stream::iter(keys)
+            .map(|(id, key)| async move {
+                let head = self.head(cx, id, &key).await;
+                head.map_err(|error| UnreadSnapshot { id, key, error })
+            })
             .buffered(self.connections(cx))
             .collect()
             .await;
-        let (mut heads, mut errors) = (Vec::new(), Vec::new());
+        let (mut heads, mut unread) = (Vec::new(), Vec::new());
         for result in results {
             match result {
                 Ok(head) => heads.push(head),
-                Err(error) => errors.push(error),
+                Err(one) => unread.push(one),
             }
         }
         let held = crate::hold::holds(self, cx).await?;
@@ -569,7 +607,7 @@ impl Repository {
             head.meta.held = held.contains(&head.meta.id);
         }
         heads.sort_by_key(|head| (head.meta.time, head.meta.id));
-        Ok((heads, errors))
+        Ok((heads, unread))
     }
 
     /// The key slots: their keys on the tier and what they say of themselves.
@@ -600,6 +638,31 @@ pub(crate) async fn put_new(
     }
 }
 
+/// Writes the key slots of a new repository, then its config, with which it is there.
+async fn write_new(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    slots: &[Vec<u8>],
+    config: &ObjectKey,
+    bytes: Vec<u8>,
+) -> Result<()> {
+    for slot in slots {
+        put_new(cx, sink, &name(layout::slot(slot))?, slot.clone().into()).await?;
+    }
+    sink.put(cx, config, bytes.into(), PutMode::Create).await?;
+    Ok(())
+}
+
+/// Takes away the slots of a repository that was not made. One that stays would look like a way in.
+async fn take_back(cx: &OpContext, sink: &dyn Sink, slots: &[Vec<u8>]) {
+    for slot in slots {
+        if let Ok(key) = layout::slot(slot) {
+            // Nothing better can be done: why the repository was not made is what must be heard.
+            let _ = sink.delete(cx, &key).await;
+        }
+    }
+}
+
 fn config_error(error: ConfigError) -> EngineError {
     match error {
         ConfigError::Newer { .. } | ConfigError::Unsupported { .. } => {
@@ -614,6 +677,7 @@ async fn read_config(cx: &OpContext, sink: &dyn Sink) -> Result<UnverifiedConfig
     let bytes = match sink.get(cx, &key, ByteRange::Full).await {
         Ok(bytes) => bytes,
         Err(error) if error.kind == ErrorKind::NotFound => {
+            must_be_none(cx, sink).await?;
             return Err(EngineError::NoRepository(sink.info().location));
         }
         Err(error) => return Err(error.into()),
@@ -645,13 +709,10 @@ async fn open_keys(
     sink: &dyn Sink,
     repo: RepoId,
     unlock: &Unlock,
-) -> Result<KeySet> {
+) -> Result<(KeySet, Option<ObjectKey>)> {
     use backup_format::keys::Credential;
     use backup_format::keys::keyfile::KeyFile;
 
-    if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
-        return check_repo((**keys).clone(), repo, sink);
-    }
     let credential = match unlock {
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
         Unlock::KeyFile(file) => file.credential(),
@@ -664,13 +725,22 @@ async fn open_keys(
         credential: what,
         repository: sink.info().location,
     };
+    if let Unlock::KeyFile(KeyFile::Keys(keys)) = unlock {
+        let keys = (keys.repo() == repo).then(|| (**keys).clone());
+        return Ok((keys.ok_or_else(wrong)?, None));
+    }
     let credential = credential.ok_or_else(wrong)?;
     let mut damaged = None;
-    for slot in read_slots(cx, sink).await?.into_values() {
+    for (key, slot) in read_slots(cx, sink).await? {
         match slot {
+            // One of other keys may be there too: an `init` that was killed leaves its slots.
             Ok(slot) if slot.kind() == credential.opens() => {
-                if let Ok(keys) = slot.open(credential) {
-                    return check_repo(keys, repo, sink);
+                if let Some(keys) = slot
+                    .open(credential)
+                    .ok()
+                    .filter(|keys| keys.repo() == repo)
+                {
+                    return Ok((keys, Some(key)));
                 }
             }
             Ok(_) => {}
@@ -678,14 +748,4 @@ async fn open_keys(
         }
     }
     Err(damaged.unwrap_or_else(wrong))
-}
-
-fn check_repo(keys: KeySet, repo: RepoId, sink: &dyn Sink) -> Result<KeySet> {
-    if keys.repo() == repo {
-        return Ok(keys);
-    }
-    Err(EngineError::WrongKey {
-        credential: "key file",
-        repository: sink.info().location,
-    })
 }

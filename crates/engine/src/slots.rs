@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{Finding, FindingKind, OpContext, Severity};
+use backup_core::{Finding, FindingKind, ObjectKey, OpContext, Severity};
+use backup_format::keys::Slot;
 use backup_integrity::ledger::Record;
 use futures::TryStreamExt;
 
@@ -23,6 +24,28 @@ pub fn added_note<'a>(slots: impl IntoIterator<Item = (&'a str, &'a str)>) -> St
 #[must_use]
 pub fn removed_note(id: &str) -> String {
     format!("removed {id}")
+}
+
+/// The slots on the tier that are of another repository, and open nothing here.
+///
+/// # Errors
+/// Those of the tier.
+pub async fn foreign(repo: &Repository, cx: &OpContext) -> Result<Vec<Finding>> {
+    let slots = repo.slots(cx).await?.into_iter();
+    let dead = slots.filter(|(_, slot)| {
+        let info = slot.as_ref().ok().and_then(Slot::info);
+        info.is_some_and(|info| info.repo != repo.id())
+    });
+    let finding = |key: ObjectKey| {
+        let detail = "this key slot is of another repository: an `init` that was broken off left it; it opens nothing here, and `snapshot key remove` takes it away";
+        Finding::new(
+            Severity::Note,
+            FindingKind::Mismatch,
+            key.to_string(),
+            detail,
+        )
+    };
+    Ok(dead.map(|(key, _)| finding(key)).collect())
 }
 
 /// The slots that there should be by what the ledger says.

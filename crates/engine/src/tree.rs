@@ -1,6 +1,6 @@
 //! Reading trees of pages from a repository.
 
-use backup_core::OpContext;
+use backup_core::{ChunkId, OpContext};
 use backup_format::page::{Step, TreeCursor, TreeRoot};
 use backup_format::seal::BlobKind;
 
@@ -21,6 +21,8 @@ pub struct TreeReader<'a> {
 pub struct Walk<'a> {
     reader: TreeReader<'a>,
     cursor: TreeCursor,
+    // Pages that were asked for, where somebody wants to know.
+    noted: Option<Vec<ChunkId>>,
 }
 
 /// What a walk that goes on behind damage comes upon.
@@ -45,6 +47,7 @@ impl<'a> TreeReader<'a> {
         Walk {
             cursor: TreeCursor::new(&self.root, from),
             reader: self,
+            noted: None,
         }
     }
 
@@ -61,6 +64,16 @@ impl<'a> TreeReader<'a> {
 }
 
 impl Walk<'_> {
+    /// From now on notes the pages that it comes to.
+    pub fn note_pages(&mut self) {
+        self.noted.get_or_insert_default();
+    }
+
+    /// The pages that it came to since this was asked last, those that cannot be read among them.
+    pub fn noted_pages(&mut self) -> Vec<ChunkId> {
+        self.noted.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// The next entry: key and value.
     ///
     /// # Errors
@@ -88,6 +101,9 @@ impl Walk<'_> {
                 Step::Need(id) => {
                     if cx.cancel.is_cancelled() {
                         return Err(EngineError::Cancelled);
+                    }
+                    if let Some(noted) = &mut self.noted {
+                        noted.push(id);
                     }
                     let read = self.reader.repo.read_blob(cx, self.reader.kind, &id).await;
                     let supplied = read.and_then(|page| self.cursor.supply(&page).map_err(wrong));

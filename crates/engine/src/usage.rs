@@ -42,12 +42,21 @@ impl Usage {
         true
     }
 
-    fn mark_place(&mut self, place: &Place) {
-        let entry = place.located.entry as usize;
-        let words = self.runs.get_mut(place.run as usize);
-        if let Some(word) = words.and_then(|words| words.get_mut(entry / 64)) {
-            *word |= 1 << (entry % 64);
-        }
+    /// Marks the chunk at a place; says whether it was not marked before.
+    pub(crate) fn mark_place(&mut self, place: &Place) -> bool {
+        self.mark_entry(place.run, place.located.entry)
+    }
+
+    /// Marks an entry of a run; says whether it was not marked before.
+    pub(crate) fn mark_entry(&mut self, run: u32, entry: u32) -> bool {
+        let words = self.runs.get_mut(run as usize);
+        let Some(word) = words.and_then(|words| words.get_mut(entry as usize / 64)) else {
+            return false;
+        };
+        let bit = 1 << (entry % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        is_new
     }
 
     /// Takes another usage of the same index into this one.
@@ -59,10 +68,21 @@ impl Usage {
         }
     }
 
-    fn is_marked(&self, run: usize, entry: u32) -> bool {
+    /// Whether both have the same marks in a run.
+    pub(crate) fn agrees_on(&self, other: &Self, run: u32) -> bool {
+        self.runs.get(run as usize) == other.runs.get(run as usize)
+    }
+
+    /// Whether the chunk at a place is marked.
+    pub(crate) fn has_place(&self, place: &Place) -> bool {
+        self.has(place.run, place.located.entry)
+    }
+
+    /// Whether an entry of a run is marked.
+    pub(crate) fn has(&self, run: u32, entry: u32) -> bool {
         let word = self
             .runs
-            .get(run)
+            .get(run as usize)
             .and_then(|words| words.get(entry as usize / 64));
         word.is_some_and(|word| word >> (entry % 64) & 1 == 1)
     }
@@ -71,10 +91,10 @@ impl Usage {
     #[must_use]
     pub fn refs(&self, snapshot: SnapshotId, index: &IndexSet, stored: &[StoredPack]) -> Refs {
         let mut packs: BTreeMap<PackId, PackUse> = BTreeMap::new();
-        for (number, run) in index.runs().iter().enumerate() {
+        for (number, run) in (0u32..).zip(index.runs()) {
             // Slots are numbered by offset: sort what the run knows of each pack.
             let mut touched = vec![false; run.packs.len()];
-            for (_, located) in run.iter().filter(|(_, l)| self.is_marked(number, l.entry)) {
+            for (_, located) in run.iter().filter(|(_, l)| self.has(number, l.entry)) {
                 if let Some(flag) = touched.get_mut(located.pack as usize) {
                     *flag = true;
                 }
@@ -82,7 +102,7 @@ impl Usage {
             let of_touched = run.iter().map(|(_, located)| located);
             let mut slots: Vec<(u32, u32, bool)> = of_touched
                 .filter(|located| touched.get(located.pack as usize) == Some(&true))
-                .map(|l| (l.pack, l.offset, self.is_marked(number, l.entry)))
+                .map(|l| (l.pack, l.offset, self.has(number, l.entry)))
                 .collect();
             slots.sort_unstable();
             for pack in slots.chunk_by(|a, b| a.0 == b.0) {

@@ -1,6 +1,6 @@
 //! Looking into a snapshot: its components and entries.
 
-use backup_core::{ComponentMeta, EntryPath, Finding, OpContext, SnapshotId, SnapshotMeta};
+use backup_core::{ChunkId, ComponentMeta, EntryPath, Finding, OpContext, SnapshotMeta};
 use backup_format::extent::Extents;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -216,6 +216,21 @@ pub fn manifest_key(component: u8, path: &EntryPath) -> Vec<u8> {
 }
 
 impl Entries<'_> {
+    /// From now on notes the pages of the manifest that it comes to.
+    pub fn note_pages(&mut self) {
+        if let Some(walk) = &mut self.walk {
+            walk.note_pages();
+        }
+    }
+
+    /// The pages that it came to since this was asked last, those that cannot be read among them.
+    pub fn noted_pages(&mut self) -> Vec<ChunkId> {
+        self.walk
+            .as_mut()
+            .map(Walk::noted_pages)
+            .unwrap_or_default()
+    }
+
     /// The next entry, of a walk that is of use only if it is whole.
     ///
     /// # Errors
@@ -343,54 +358,6 @@ pub fn check_signatures(repo: &Repository, head: &SnapshotHead) -> Result<bool> 
         ));
     }
     Ok(true)
-}
-
-/// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`, or
-/// a time (the newest not after it).
-///
-/// # Errors
-/// [`EngineError::NoSnapshot`], [`EngineError::Ambiguous`].
-pub fn select<'a>(heads: &'a [SnapshotHead], spec: &str) -> Result<&'a SnapshotHead> {
-    let none = || EngineError::NoSnapshot(spec.to_owned());
-    let complete = || heads.iter().rev().filter(|head| !head.meta.partial);
-    if spec == "latest" {
-        return complete().next().ok_or_else(none);
-    }
-    if let Some(line) = spec.strip_prefix("latest:") {
-        return complete()
-            .find(|head| head.meta.name == line)
-            .ok_or_else(none);
-    }
-    if let Ok(id) = spec.parse::<SnapshotId>() {
-        return heads
-            .iter()
-            .find(|head| head.meta.id == id)
-            .ok_or_else(none);
-    }
-    let wanted = spec.to_ascii_uppercase();
-    let matches: Vec<_> = heads
-        .iter()
-        .filter(|head| {
-            let id = head.meta.id.to_string();
-            wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
-        })
-        .collect();
-    match matches[..] {
-        [one] => return Ok(one),
-        [] => {}
-        _ => {
-            return Err(EngineError::Ambiguous {
-                spec: spec.to_owned(),
-                count: matches.len(),
-            });
-        }
-    }
-    if let Ok(time) = spec.parse::<jiff::Timestamp>() {
-        return complete()
-            .find(|head| head.meta.time <= time)
-            .ok_or_else(none);
-    }
-    Err(none())
 }
 
 /// Reads the plain bytes of an extent list range by range, in order.

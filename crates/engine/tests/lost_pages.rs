@@ -49,7 +49,7 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 /// Long names, so that few entries fill many pages; hard links with three names; folders of modes
 /// that no new folder gets.
 fn make_tree(root: &Path) {
-    for folder in 0..12u64 {
+    for folder in 0..20u64 {
         let above = root.join(format!("folder{folder:02}"));
         let inner = above.join("inner");
         fs::create_dir_all(&inner).unwrap();

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use backup_core::{EntryPath, HostId, OpContext, RestoreMode, Sample, Source, VerifyLevel};
 use backup_engine::{
-    InitRequest, Repository, RestoreJob, SnapshotJob, SnapshotReport, SnapshotView, prepare,
-    restore, snapshot, verify,
+    InitRequest, Repository, RestoreJob, RestoreOutcome, SnapshotJob, SnapshotReport, SnapshotView,
+    prepare, restore, snapshot, verify,
 };
 use backup_sink_local::LocalSink;
-use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
+use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig, Overwrite};
 
 #[derive(Debug)]
 struct WallClock;
@@ -24,7 +24,8 @@ struct WallClock;
 impl backup_core::Clock for WallClock {
     #[allow(clippy::disallowed_methods, reason = "a test needs the time as it is")]
     fn now(&self) -> jiff::Timestamp {
-        jiff::Timestamp::now()
+        // As if every run were a minute behind the last change of the files.
+        jiff::Timestamp::now() + jiff::SignedDuration::from_secs(60)
     }
 }
 
@@ -70,14 +71,22 @@ impl World {
             .unwrap()
     }
 
-    async fn restore_newest(&self, below: &Path, to: &Path) {
+    async fn restore_newest(&self, below: &Path, to: &Path) -> RestoreOutcome {
+        fs::create_dir_all(to).unwrap();
+        let config = FilesTargetConfig::of_folder(to);
+        let outcome = self.restore_newest_with(below, config).await;
+        assert_eq!(outcome.report.findings, [], "{:?}", outcome.report.findings);
+        outcome
+    }
+
+    async fn restore_newest_with(&self, below: &Path, config: FilesTargetConfig) -> RestoreOutcome {
         self.repo.reload_index(&self.cx).await.unwrap();
         let (heads, errors) = self.repo.heads(&self.cx).await.unwrap();
         assert!(errors.is_empty(), "{errors:?}");
         let view = SnapshotView::open(&self.repo, heads.last().unwrap().clone()).unwrap();
         assert!(view.check_signatures().unwrap());
-        fs::create_dir_all(to).unwrap();
-        let target = Arc::new(FilesTarget::new(FilesTargetConfig::of_folder(to)));
+        let folder = Some(config.folder.clone());
+        let target = Arc::new(FilesTarget::new(config));
         let below = EntryPath::from_slashed(below.as_os_str().as_encoded_bytes()).unwrap();
         let job = RestoreJob {
             component: 0,
@@ -85,12 +94,11 @@ impl World {
             below,
             filter: None,
             mode: RestoreMode::Files,
-            folder: Some(to.to_owned()),
+            folder,
             host: HostId("host".into()),
             user: "me".into(),
         };
-        let outcome = restore(&view, &self.cx, target, &job).await.unwrap();
-        assert_eq!(outcome.report.findings, [], "{:?}", outcome.report.findings);
+        restore(&view, &self.cx, target, &job).await.unwrap()
     }
 
     async fn verify(&self) {
@@ -258,6 +266,24 @@ async fn a_moved_folder_is_stored_again_only_where_it_was_edited() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_files_that_lie_together_are_fetched_once() {
+    let world = World::new(false).await;
+    let root = world.path("tree");
+    fs::create_dir_all(&root).unwrap();
+    for number in 0..3000 {
+        fs::write(root.join(format!("{number:04}")), noise(number, 2000)).unwrap();
+    }
+    let stored = world.save(&root).await.meta.stats.bytes_added;
+    let outcome = world.restore_newest(&root, &world.path("back")).await;
+    assert!(
+        outcome.fetched <= stored,
+        "{} bytes were fetched of {stored}",
+        outcome.fetched
+    );
+    assert_same(&root, &world.path("back"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn thirty_changes_in_a_row_stay_whole() {
     let world = World::new(true).await;
     let tree = world.path("tree");
@@ -321,4 +347,58 @@ async fn what_a_filter_holds_back_is_not_deleted_as_if_the_snapshot_did_not_have
     let outcome = restore(&view, &world.cx, target, &job).await.unwrap();
     assert_eq!(outcome.report.deleted, 0);
     assert_same(&tree, &out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_over_other_content_leaves_nothing_of_it_in_zeros() {
+    for overwrite in [Overwrite::Always, Overwrite::IfNewer] {
+        let world = World::new(true).await;
+        let tree = world.path("tree");
+        fs::create_dir(&tree).unwrap();
+        // Holes and written zeros, at the start, in the middle and at the end; nothing but zeros.
+        let image = fs::File::create(tree.join("image")).unwrap();
+        image.write_all_at(&noise(1, 300_000), 1 << 20).unwrap();
+        image.write_all_at(&vec![0; 1 << 20], 2 << 20).unwrap();
+        image.write_all_at(&noise(2, 300_000), 4 << 20).unwrap();
+        image.set_len(6 << 20).unwrap();
+        fs::write(tree.join("zeros"), vec![0; 700_000]).unwrap();
+        fs::write(tree.join("same"), noise(3, 200_000)).unwrap();
+        fs::write(tree.join("short"), noise(4, 200_000)).unwrap();
+        world.save(&tree).await;
+        let out = world.path("out");
+        fs::create_dir(&out).unwrap();
+        for name in ["image", "zeros", "same", "short"] {
+            let length = fs::metadata(tree.join(name)).unwrap().len();
+            let length = usize::try_from(length).unwrap();
+            let mut old = noise(5, length + 5000);
+            match name {
+                "same" => old = fs::read(tree.join(name)).unwrap(),
+                // Its beginning is right.
+                "short" => {
+                    old = fs::read(tree.join(name)).unwrap();
+                    old.truncate(100_000);
+                }
+                // In part what it should be.
+                "image" => old[1 << 20..(1 << 20) + 100_000].copy_from_slice(&noise(1, 100_000)),
+                _ => {}
+            }
+            fs::write(out.join(name), old).unwrap();
+            let file = fs::File::options().write(true).open(out.join(name));
+            let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+            file.unwrap().set_modified(long_ago).unwrap();
+        }
+        let config = FilesTargetConfig {
+            overwrite,
+            ..FilesTargetConfig::of_folder(&out)
+        };
+        let outcome = world.restore_newest_with(&tree, config).await;
+        assert_eq!(outcome.report.findings, [], "{overwrite:?}");
+        for name in ["image", "zeros", "same", "short"] {
+            let sha256 = |folder: &Path| {
+                let content = fs::read(folder.join(name)).unwrap();
+                backup_integrity::digest::ContentDigest::of(&content)
+            };
+            assert_eq!(sha256(&out), sha256(&tree), "{overwrite:?} {name}");
+        }
+    }
 }

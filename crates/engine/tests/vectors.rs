@@ -20,7 +20,7 @@ use backup_format::keys::{Identity, KeySet};
 use backup_format::layout::{self, hex};
 use backup_format::lineage::{Layer, LineageHead, NEW, Pieces};
 use backup_format::pack::{PackBlob, SessionWrap};
-use backup_format::page::{PageSizes, TreeBuilder};
+use backup_format::page::{PageSizes, TreeBuilder, TreeError};
 use backup_format::record::Record;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
@@ -166,7 +166,7 @@ fn of_manifests(out: &mut Vec<(&'static str, String)>) {
     });
     let mut keep = |bytes: Vec<u8>| {
         page = bytes;
-        Ok::<_, std::convert::Infallible>(ChunkId([0; 32]))
+        Ok::<_, TreeError>(ChunkId([0; 32]))
     };
     for (key, value) in [(&b"\0etc"[..], b"one"), (b"\0etc\0fstab", b"two")] {
         builder.push(key, value, &mut keep).unwrap();

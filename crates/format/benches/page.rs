@@ -6,11 +6,10 @@
 )]
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 
 use backup_core::{ChunkId, EntryKind, EntryMeta, FileTime};
 use backup_format::extent::{Content, Extent, Extents};
-use backup_format::page::{PageSizes, Step, TreeBuilder, TreeCursor, TreeRoot};
+use backup_format::page::{PageSizes, Step, TreeBuilder, TreeCursor, TreeError, TreeRoot};
 use backup_format::record::Record;
 use divan::counter::ItemsCount;
 use divan::{Bencher, black_box};
@@ -62,7 +61,7 @@ fn build(keys: &[Vec<u8>], value: &[u8], pages: &mut Pages) -> TreeRoot {
     let mut keep = |page: Vec<u8>| {
         let id = ChunkId(*blake3::hash(&page).as_bytes());
         pages.insert(id, page);
-        Ok::<_, Infallible>(id)
+        Ok::<_, TreeError>(id)
     };
     let mut tree = TreeBuilder::new(SIZES);
     for key in keys {

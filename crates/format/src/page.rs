@@ -9,15 +9,38 @@
 //! BLAKE3 hash of the key and the entry's size), so the same entries give the same pages in every
 //! snapshot, and a change touches the pages on its way to the root only. Listing one folder of a
 //! large snapshot reads a few pages.
+//!
+//! Long keys must not make pages of one entry each: above level 0 such pages would not divide, and
+//! the tree would grow without end. So no inner page but the last ends before [`MIN_CHILDREN`]
+//! entries; of a page's first key, which stands in full, [`FIRST_KEY`] bytes count; and no entry
+//! draws with more than one chance in two, so that ends stay chosen by content, not by counting.
 
-use backup_core::ChunkId;
+use backup_core::{ChunkId, EntryPath};
 
 use crate::wire::{Put, Take, WireError};
 
 /// Trees are at most so high; a stored tree that is higher is damaged.
 pub const MAX_HEIGHT: u8 = 12;
+/// Longest key: a path and what stands before it.
+const MAX_KEY: usize = EntryPath::MAX_BYTES + 16;
 /// A page ends at the latest at so many bytes (a single larger entry has a page of its own).
 const MAX: usize = 64 << 10;
+/// No inner page but the last of its level has fewer entries, so each level divides.
+const MIN_CHILDREN: u64 = 8;
+/// Bytes of a page's first key that count for its length.
+const FIRST_KEY: usize = 256;
+
+/// Entries that are not made a tree, because nobody could read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TreeError {
+    /// It would be higher than trees may be.
+    #[error("a tree of pages would have more than {MAX_HEIGHT} levels above the lowest")]
+    TooHigh,
+    /// A key is longer than keys may be.
+    #[error("a key of {0} bytes is too long for a tree of pages")]
+    LongKey(usize),
+}
 
 /// Wanted bytes of a page before compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +91,11 @@ impl OpenPage {
         self.last.extend_from_slice(key);
     }
 
+    /// Its length as far as it counts for where it ends.
+    fn length(&self) -> usize {
+        self.body.len() - self.first.len().saturating_sub(FIRST_KEY)
+    }
+
     fn finish(&mut self, level: u8) -> (Vec<u8>, Vec<u8>, u64) {
         let mut page = Vec::with_capacity(self.body.len() + 10);
         page.push(level);
@@ -99,17 +127,20 @@ impl TreeBuilder {
     /// Adds an entry. Finished pages go to `store`, which returns their ids.
     ///
     /// # Errors
-    /// Those of `store`.
-    pub fn push<E>(
+    /// [`TreeError`] for what could not be read back; those of `store`.
+    pub fn push<E: From<TreeError>>(
         &mut self,
         key: &[u8],
         value: &[u8],
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<(), E> {
+        if key.len() > MAX_KEY {
+            return Err(TreeError::LongKey(key.len()).into());
+        }
         self.push_at(0, key, value, 1, store)
     }
 
-    fn push_at<E>(
+    fn push_at<E: From<TreeError>>(
         &mut self,
         level: usize,
         key: &[u8],
@@ -118,12 +149,18 @@ impl TreeBuilder {
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<(), E> {
         if self.levels.len() <= level {
+            if level > usize::from(MAX_HEIGHT) {
+                return Err(TreeError::TooHigh.into());
+            }
             self.levels.push(OpenPage::default());
         }
-        let before = self.levels[level].body.len();
+        let before = self.levels[level].length();
         self.levels[level].push(key, value, below);
-        let length = self.levels[level].body.len();
-        if length >= MAX || (length >= self.sizes.min && self.draws(level, key, length - before)) {
+        let open = &self.levels[level];
+        let length = open.length();
+        let divides = level == 0 || open.count >= MIN_CHILDREN;
+        let is_long = length >= self.sizes.min && self.draws(level, key, length - before);
+        if divides && (length >= MAX || is_long) {
             self.close(level, store)?;
         }
         Ok(())
@@ -135,11 +172,12 @@ impl TreeBuilder {
         hasher.update(&[level as u8]);
         hasher.update(key);
         let [a, b, c, d, ..] = *hasher.finalize().as_bytes();
-        let span = (self.sizes.target - self.sizes.min).max(1) as u64;
-        u64::from(u32::from_le_bytes([a, b, c, d])) * span < (length as u64) << 32
+        let span = (self.sizes.target - self.sizes.min).max(2) as u64;
+        let length = (length as u64).min(span / 2);
+        u64::from(u32::from_le_bytes([a, b, c, d])) * span < length << 32
     }
 
-    fn close<E>(
+    fn close<E: From<TreeError>>(
         &mut self,
         level: usize,
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
@@ -152,8 +190,8 @@ impl TreeBuilder {
     /// Ends the tree; `None` if it has no entry.
     ///
     /// # Errors
-    /// Those of `store`.
-    pub fn finish<E>(
+    /// [`TreeError`] for what could not be read back; those of `store`.
+    pub fn finish<E: From<TreeError>>(
         mut self,
         store: &mut impl FnMut(Vec<u8>) -> Result<ChunkId, E>,
     ) -> Result<Option<TreeRoot>, E> {
@@ -240,7 +278,7 @@ impl Page {
                 .get(..shared)
                 .ok_or(WireError::Range("a shared length of a page"))?;
             // Prefixes could make a small page grow without bound.
-            if head.len() + suffix.len() > backup_core::EntryPath::MAX_BYTES + 16 {
+            if head.len() + suffix.len() > MAX_KEY {
                 return Err(WireError::Range("the length of a key"));
             }
             let key = [head, suffix].concat();
@@ -394,10 +432,8 @@ impl TreeCursor {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashMap};
-    use std::convert::Infallible;
-
     use proptest::prelude::*;
+    use std::collections::{BTreeMap, HashMap};
 
     use super::*;
 
@@ -406,16 +442,30 @@ mod tests {
         target: 800,
     };
 
+    /// Those of repositories.
+    const REAL: PageSizes = PageSizes {
+        min: 1024,
+        target: 2048,
+    };
+
     type Store = HashMap<ChunkId, Vec<u8>>;
     type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
     fn build(entries: &BTreeMap<Vec<u8>, Vec<u8>>, store: &mut Store) -> Option<TreeRoot> {
+        build_of(SIZES, entries, store)
+    }
+
+    fn build_of(
+        sizes: PageSizes,
+        entries: &BTreeMap<Vec<u8>, Vec<u8>>,
+        store: &mut Store,
+    ) -> Option<TreeRoot> {
         let mut keep = |page: Vec<u8>| {
             let id = ChunkId(*blake3::hash(&page).as_bytes());
             store.insert(id, page);
-            Ok::<_, Infallible>(id)
+            Ok::<_, TreeError>(id)
         };
-        let mut builder = TreeBuilder::new(SIZES);
+        let mut builder = TreeBuilder::new(sizes);
         for (key, value) in entries {
             builder.push(key, value, &mut keep).unwrap();
         }
@@ -462,8 +512,44 @@ mod tests {
             .collect()
     }
 
+    /// Keys as deep folders give them: short, long, and long with a long beginning in common.
+    fn keys() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        let lengths = prop_oneof![
+            1..40usize,
+            900..1100usize,
+            3000..4000usize,
+            50_000..60_000usize
+        ];
+        let key = (0..=2u8, lengths, any::<u64>()).prop_map(|(shape, length, seed)| {
+            let tail = seed.to_be_bytes();
+            let mut key: Vec<u8> = match shape {
+                0 => tail.to_vec(),
+                _ => vec![shape; length],
+            };
+            key.extend(tail);
+            key.resize(key.len().max(length), 7);
+            key
+        });
+        prop::collection::vec(key, 1..150)
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn keys_of_any_length_make_a_low_tree_that_is_read_back_whole(
+            keys in keys(), sizes in prop_oneof![Just(SIZES), Just(REAL)],
+        ) {
+            let entries: BTreeMap<_, _> = keys.into_iter().map(|key| (key, vec![5; 60])).collect();
+            let mut store = Store::new();
+            let root = build_of(sizes, &entries, &mut store).unwrap();
+            prop_assert!(u32::from(root.height) <= entries.len().ilog(MIN_CHILDREN as usize) + 1);
+            let wanted: Pairs = entries.clone().into_iter().collect();
+            prop_assert_eq!(walk(&root, b"", &store).0, wanted);
+            let given: usize = entries.iter().map(|(key, value)| key.len() + value.len()).sum();
+            let stored: usize = store.values().map(Vec::len).sum();
+            prop_assert!(stored <= 3 * given + 100, "{given} bytes became {stored}");
+        }
+
         #[test]
         fn a_walk_gives_the_entries_back_from_any_key_on(
             entries in prop::collection::btree_map(
@@ -565,6 +651,49 @@ mod tests {
             "{}",
             store.len() - before
         );
+    }
+
+    #[test]
+    fn many_files_in_a_deep_folder_share_its_path_in_each_page() {
+        let folder = "x".repeat(3000);
+        let entries: BTreeMap<_, _> = (0..5000)
+            .map(|n| (format!("{folder}/{n:06}").into_bytes(), vec![n as u8; 100]))
+            .collect();
+        let mut store = Store::new();
+        let root = build_of(REAL, &entries, &mut store).unwrap();
+        assert!(root.height <= 4, "{}", root.height);
+        assert_eq!(walk(&root, b"", &store).0.len(), entries.len());
+        // 110 bytes each, and the folder once a page.
+        let stored: usize = store.values().map(Vec::len).sum();
+        assert!(stored < 5000 * 110 * 8, "{stored}");
+    }
+
+    #[test]
+    fn one_change_among_long_keys_stores_few_pages() {
+        let key = |n: u32| [&n.to_be_bytes()[..], &[7; 3000]].concat();
+        let mut entries: BTreeMap<_, _> = (1..4000).map(|n| (key(n), vec![1; 100])).collect();
+        let mut store = Store::new();
+        build(&entries, &mut store);
+        let before = store.len();
+        entries.insert(key(0), vec![1; 100]);
+        build(&entries, &mut store);
+        assert!(store.len() - before < 30, "{}", store.len() - before);
+    }
+
+    #[test]
+    fn what_could_not_be_read_back_is_refused() {
+        let mut keep = |_| Ok::<_, TreeError>(ChunkId([0; 32]));
+        let mut builder = TreeBuilder::new(SIZES);
+        let long = vec![1; MAX_KEY + 1];
+        let refused = builder.push(&long, b"", &mut keep);
+        assert_eq!(refused, Err(TreeError::LongKey(long.len())));
+        builder
+            .levels
+            .resize_with(usize::from(MAX_HEIGHT), OpenPage::default);
+        let value = child(ChunkId([0; 32]), 1);
+        let mut at = |level: u8| builder.push_at(level.into(), b"k", &value, 1, &mut keep);
+        assert_eq!(at(MAX_HEIGHT), Ok(()));
+        assert_eq!(at(MAX_HEIGHT + 1), Err(TreeError::TooHigh));
     }
 
     #[test]

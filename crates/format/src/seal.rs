@@ -19,9 +19,12 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
 use aws_lc_rs::rand;
 use backup_core::{ChunkId, RepoId, SessionId};
-use zstd::zstd_safe::CParameter;
 
 use crate::wire::{Take, WireError};
+
+mod compression;
+
+use compression::{Compression, not_compressed};
 
 /// Bytes that sealing adds to the body of a blob.
 pub const BLOB_OVERHEAD: usize = 16 + 12 + 1 + 16;
@@ -32,10 +35,6 @@ pub const MAX_OBJECT: usize = 256 << 20;
 
 /// The zstd level that is used unless another is asked for.
 pub const DEFAULT_LEVEL: i32 = 3;
-/// Tables half the size of those that zstd takes for its level 3 on chunks of 2 MiB. They stay in
-/// the processor's second cache beside the data: 8 to 13 % faster for 0.4 to 1 % of size (measured:
-/// `docs/design/0001-format-sizes.md`).
-const DEFAULT_TABLES: [CParameter; 2] = [CParameter::HashLog(16), CParameter::ChainLog(15)];
 
 const NONCE_AT: usize = 16;
 const BODY_AT: usize = 28;
@@ -215,7 +214,7 @@ pub fn blob_session(sealed: &[u8]) -> Result<SessionId, SealError> {
 
 /// Seals and opens blobs with its own compression contexts; one for each thread.
 pub struct BlobCodec {
-    compressor: zstd::bulk::Compressor<'static>,
+    compression: Compression,
     decompressor: zstd::bulk::Decompressor<'static>,
     scratch: Vec<u8>,
     plain: Vec<u8>,
@@ -233,16 +232,9 @@ impl BlobCodec {
     /// # Errors
     /// [`SealError::Compress`] for a level that zstd does not have.
     pub fn new(level: i32) -> Result<Self, SealError> {
-        let wrong = |error: std::io::Error| SealError::Compress(error.to_string());
-        let mut compressor = zstd::bulk::Compressor::new(level).map_err(wrong)?;
-        if level == DEFAULT_LEVEL {
-            for parameter in DEFAULT_TABLES {
-                compressor.set_parameter(parameter).map_err(wrong)?;
-            }
-        }
         Ok(Self {
-            compressor,
-            decompressor: zstd::bulk::Decompressor::new().map_err(wrong)?,
+            compression: Compression::new(level)?,
+            decompressor: zstd::bulk::Decompressor::new().map_err(not_compressed)?,
             scratch: Vec::new(),
             plain: Vec::new(),
         })
@@ -275,9 +267,7 @@ impl BlobCodec {
         } else {
             let mut body = Cursor::new(&mut *out);
             body.set_position(body_at as u64);
-            self.compressor
-                .compress_to_buffer(raw, &mut body)
-                .map_err(|error| SealError::Compress(error.to_string()))?
+            self.compression.compress(raw, &mut body)?
         };
         // Less than 3 % gained is not worth decompressing for.
         if packed < raw.len() - raw.len() / 32 {
@@ -430,7 +420,13 @@ impl ObjectKeyring {
         if plain.len() > MAX_OBJECT {
             return Err(SealError::TooLarge(plain.len()));
         }
-        let packed = zstd::bulk::compress(plain, 3)
+        // A cache is written anew with each run and never leaves the machine.
+        let level = if kind == ObjectKind::Cache {
+            1
+        } else {
+            DEFAULT_LEVEL
+        };
+        let packed = zstd::bulk::compress(plain, level)
             .map_err(|error| SealError::Compress(error.to_string()))?;
         let small = packed.len() + plain.len() / 8 < plain.len();
         let body = if small { packed.as_slice() } else { plain };

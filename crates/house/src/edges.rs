@@ -6,7 +6,8 @@
 //! ```
 //!
 //! A plug-in sees neither the engine nor another plug-in. The test kit and this crate are for tests
-//! only. A package that no line here names is a mistake as well: whoever adds one says where it
+//! only: what a package may see, its tests may see as well, and the test kit; and those of the engine
+//! may use plug-ins. A package that no line here names is a mistake as well: whoever adds one says where it
 //! stands.
 
 use crate::workspace::{Package, Workspace};
@@ -19,29 +20,22 @@ const RETENTION: &str = "backup-retention";
 const ENGINE: &str = "backup-engine";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
+const TESTKIT: &str = "backup-testkit";
+const HOUSE: &str = "backup-house";
 /// Packages that only tests may depend on.
-const TESTS_ONLY: [&str; 2] = ["backup-testkit", "backup-house"];
+const TESTS_ONLY: [&str; 2] = [TESTKIT, HOUSE];
 
 /// What a package may depend on, or `None` where the rules do not know the package.
 fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
-        CORE | "backup-house" => own(&[]),
-        FORMAT | RETENTION | "backup-testkit" => own(&[CORE]),
+        CORE | HOUSE => own(&[]),
+        FORMAT | RETENTION | TESTKIT => own(&[CORE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, RETENTION]),
         FACADE => {
-            let plug_ins = workspace
-                .packages
-                .values()
-                .filter(|other| other.is_plug_in());
             let engine = [CORE, FORMAT, INTEGRITY, RETENTION, ENGINE].map(str::to_owned);
-            Some(
-                plug_ins
-                    .map(|other| other.name.clone())
-                    .chain(engine)
-                    .collect(),
-            )
+            Some(plug_ins(workspace).chain(engine).collect())
         }
         TERMINAL => own(&[FACADE]),
         _ if package.is_plug_in() => own(&[CORE]),
@@ -52,6 +46,23 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
         }
         _ => None,
     }
+}
+
+/// What the tests of a package may depend on beside what it may depend on itself.
+fn allowed_in_tests(package: &Package, workspace: &Workspace) -> Vec<String> {
+    let kit = std::iter::once(TESTKIT.to_owned());
+    match package.name.as_str() {
+        ENGINE => kit.chain(plug_ins(workspace)).collect(),
+        _ => kit.collect(),
+    }
+}
+
+fn plug_ins(workspace: &Workspace) -> impl Iterator<Item = String> {
+    let plug_ins = workspace
+        .packages
+        .values()
+        .filter(|other| other.is_plug_in());
+    plug_ins.map(|other| other.name.clone())
 }
 
 /// Dependencies that may not be.
@@ -66,6 +77,15 @@ pub fn forbidden_edges(workspace: &Workspace) -> Vec<String> {
         for dependency in &package.dependencies {
             if !allowed.contains(dependency) {
                 out.push(format!("{} may not depend on {dependency}", package.name));
+            }
+        }
+        let in_tests = allowed_in_tests(package, workspace);
+        for dependency in &package.dev_dependencies {
+            if !allowed.contains(dependency) && !in_tests.contains(dependency) {
+                let name = &package.name;
+                out.push(format!(
+                    "the tests of {name} may not depend on {dependency}"
+                ));
             }
         }
     }

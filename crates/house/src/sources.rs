@@ -7,7 +7,14 @@ use toml::Value;
 use crate::workspace::Workspace;
 
 /// Most lines of one file.
-pub const MAX_LINES: usize = 800;
+pub const MAX_LINES: usize = 700;
+/// Files that may be longer, each with the most lines that it may have: to be split when they are next
+/// changed in earnest.
+const LONGER: [(&str, usize); 3] = [
+    ("crates/engine/src/repository.rs", 800),
+    ("crates/engine/src/stage/assemble.rs", 800),
+    ("crates/format/src/seal.rs", 800),
+];
 /// Lints that the workspace must deny.
 const DENIED: [(&str, &str); 6] = [
     ("rust", "missing_docs"),
@@ -21,11 +28,14 @@ const DENIED: [(&str, &str); 6] = [
 /// Files that are too long, with their lengths.
 #[must_use]
 pub fn long_files(workspace: &Workspace) -> Vec<String> {
-    let too_long = longest_files(workspace)
+    let too_long = |(path, lines): (String, usize)| {
+        let named = LONGER.iter().find(|(longer, _)| *longer == path);
+        let most = named.map_or(MAX_LINES, |(_, most)| *most);
+        (lines > most).then(|| format!("{path} has {lines} lines, {most} are the most"))
+    };
+    longest_files(workspace)
         .into_iter()
-        .take_while(|(_, lines)| *lines > MAX_LINES);
-    too_long
-        .map(|(path, lines)| format!("{path} has {lines} lines, {MAX_LINES} are the most"))
+        .filter_map(too_long)
         .collect()
 }
 

@@ -34,7 +34,8 @@ pub struct Package {
     pub name: String,
     /// Its folder, from the root of the workspace.
     pub folder: PathBuf,
-    /// Packages of the workspace that it depends on, build dependencies among them.
+    /// Packages of the workspace that it depends on, on any platform, build dependencies among them; by
+    /// their own names, whatever it calls them.
     pub dependencies: Vec<String>,
     /// Packages of the workspace that only its tests depend on.
     pub dev_dependencies: Vec<String>,
@@ -85,7 +86,7 @@ impl Workspace {
             .ok_or_else(|| ReadError::Manifest(root.into(), "it lists no members".into()))?;
         let mut packages = BTreeMap::new();
         for folder in members.iter().filter_map(Value::as_str) {
-            let package = read_package(root, Path::new(folder))?;
+            let package = read_package(root, Path::new(folder), &manifest)?;
             packages.insert(package.name.clone(), package);
         }
         let known: Vec<String> = packages.keys().cloned().collect();
@@ -115,7 +116,7 @@ fn read_manifest(path: &Path) -> Result<Table, ReadError> {
         .map_err(|error| ReadError::Manifest(path.into(), format!("{error}")))
 }
 
-fn read_package(root: &Path, folder: &Path) -> Result<Package, ReadError> {
+fn read_package(root: &Path, folder: &Path, workspace: &Table) -> Result<Package, ReadError> {
     let path = root.join(folder).join("Cargo.toml");
     let manifest = read_manifest(&path)?;
     let name = manifest
@@ -123,12 +124,6 @@ fn read_package(root: &Path, folder: &Path) -> Result<Package, ReadError> {
         .and_then(|package| package.get("name"))
         .and_then(Value::as_str)
         .ok_or_else(|| ReadError::Manifest(path, "it names no package".into()))?;
-    let names = |tables: &[&str]| -> Vec<String> {
-        let found = tables
-            .iter()
-            .filter_map(|table| manifest.get(*table)?.as_table());
-        found.flat_map(|table| table.keys().cloned()).collect()
-    };
     let shares_lints = manifest
         .get("lints")
         .and_then(|lints| lints.get("workspace"))
@@ -141,11 +136,44 @@ fn read_package(root: &Path, folder: &Path) -> Result<Package, ReadError> {
     Ok(Package {
         name: name.to_owned(),
         folder: folder.into(),
-        dependencies: names(&["dependencies", "build-dependencies"]),
-        dev_dependencies: names(&["dev-dependencies"]),
+        dependencies: dependencies(
+            &manifest,
+            workspace,
+            &["dependencies", "build-dependencies"],
+        ),
+        dev_dependencies: dependencies(&manifest, workspace, &["dev-dependencies"]),
         shares_lints,
         sources,
     })
+}
+
+/// The packages that tables of these kinds name, for every platform and for some.
+fn dependencies(manifest: &Table, workspace: &Table, kinds: &[&str]) -> Vec<String> {
+    let shared = workspace
+        .get("workspace")
+        .and_then(|workspace| workspace.get("dependencies"));
+    let targets = manifest.get("target").and_then(Value::as_table);
+    let targets = targets.into_iter().flat_map(Table::values);
+    std::iter::once(manifest)
+        .chain(targets.filter_map(Value::as_table))
+        .flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)))
+        .filter_map(Value::as_table)
+        .flatten()
+        .map(|(key, value)| package_name(key, value, shared).to_owned())
+        .collect()
+}
+
+/// What the package is really called that a manifest calls `key`: it may be renamed in the manifest or,
+/// where that inherits it, in the one of the workspace.
+fn package_name<'a>(key: &'a str, value: &'a Value, shared: Option<&'a Value>) -> &'a str {
+    let inherits = value.get("workspace").and_then(Value::as_bool) == Some(true);
+    let told = if inherits {
+        shared.and_then(|shared| shared.get(key))
+    } else {
+        Some(value)
+    };
+    let name = told.and_then(|told| told.get("package")?.as_str());
+    name.unwrap_or(key)
 }
 
 /// Reads every file with the extension at or below `at`; none if there is nothing.

@@ -205,6 +205,62 @@ fn every_rule_can_be_broken() {
     });
 }
 
+/// Every way in which a manifest can name another package.
+#[test]
+fn no_dependency_hides_from_the_rules() {
+    let plug_in = |tables: &str| {
+        let small = Small::new("hidden");
+        let root = small.0.join("Cargo.toml");
+        let shared = "[workspace.dependencies]\nquiet = { package = \"sink\", path = \"x\" }\n";
+        let text = fs::read_to_string(&root).unwrap() + shared;
+        fs::write(root, text).unwrap();
+        let manifest = format!("[package]\nname = \"source\"\n[lints]\nworkspace = true\n{tables}");
+        small.write("crates/sources/f/Cargo.toml", &manifest);
+        small
+    };
+    let edge = "source may not depend on sink";
+    let in_tests = "the tests of source may not depend on sink";
+    for (tables, found) in [
+        ("[dependencies]\nsink.path = \"x\"", edge),
+        ("[build-dependencies]\nsink = \"1\"", edge),
+        ("[target.'cfg(unix)'.dependencies]\nsink = \"1\"", edge),
+        (
+            "[target.x86_64-unknown-linux-gnu.build-dependencies]\nsink = \"1\"",
+            edge,
+        ),
+        (
+            "[dependencies]\nquiet = { package = \"sink\", version = \"1\" }",
+            edge,
+        ),
+        ("[dependencies]\nquiet.workspace = true", edge),
+        (
+            "[target.'cfg(unix)'.dependencies.quiet]\npackage = \"sink\"",
+            edge,
+        ),
+        ("[dev-dependencies]\nsink = \"1\"", in_tests),
+        ("[dev-dependencies]\nquiet = { workspace = true }", in_tests),
+        (
+            "[target.'cfg(unix)'.dev-dependencies]\nsink = \"1\"",
+            in_tests,
+        ),
+    ] {
+        let small = plug_in(tables);
+        assert_eq!(small.broken(edges::forbidden_edges), [found], "{tables}");
+    }
+    let kit =
+        "[target.'cfg(unix)'.dependencies]\nkit = { package = \"backup-testkit\", path = \"x\" }";
+    assert_eq!(plug_in(kit).broken(edges::shipped_test_crates).len(), 1);
+    for fine in [
+        "[dev-dependencies]\nbackup-testkit = \"1\"",
+        "[dependencies]\nbackup-core = \"1\"\n[dependencies.sink2]\nversion = \"1\"",
+    ] {
+        let small = plug_in(fine);
+        for rule in [edges::forbidden_edges, edges::shipped_test_crates] {
+            assert_eq!(small.broken(rule), [] as [String; 0], "{fine}");
+        }
+    }
+}
+
 #[test]
 fn a_package_that_no_rule_knows_is_named() {
     let small = Small::new("unknown");

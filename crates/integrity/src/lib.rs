@@ -9,7 +9,7 @@
 //!   a key.
 //! - [`ledger`]: the hash-chained record of everything that was done.
 //!
-//! Everything here but [`ledger::LedgerFile`] is pure: bytes in, bytes out. Every encoding is
+//! Everything here but [`ledger::LedgerCopy`] is pure: bytes in, bytes out. Every encoding is
 //! defined byte for byte where it stands and held by test vectors; format version 1 is read for
 //! ever.
 

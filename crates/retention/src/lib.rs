@@ -9,8 +9,9 @@
 //! - [`VersionPolicy`]: the versions of one file.
 //!
 //! # The time of a snapshot
-//! A snapshot counts from when the repository's ledger saw it first, if that is known, and from
-//! the time that its writer claims otherwise; never from later than now. So a writer that is
+//! A snapshot counts from when it was made as far as the repository's ledger bears that out
+//! ([`backup_core::SnapshotMeta::first_seen`]), if that is known, and from the time that its writer
+//! claims otherwise; never from later than now. So a writer that is
 //! compromised, or whose clock is wrong, can neither push good snapshots out of their slots by
 //! dating its own back, nor let them fall out of a span by dating its own ahead.
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
@@ -252,5 +253,9 @@ impl Sink for RecordingSink {
         let entry = self.begin(Op::Warm, keys.first().map_or("", ObjectKey::as_str));
         entry.edit(|call| call.objects = keys.len() as u64);
         entry.end(self.inner.warm(cx, keys).await)
+    }
+
+    async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
+        self.inner.tidy(cx, older_than).await
     }
 }

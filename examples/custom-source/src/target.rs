@@ -92,6 +92,9 @@ impl PositionalWriter for Buffer {
         Ok(0)
     }
 
+    // Nothing is there before a restore that could be kept.
+    fn keep(&self, _range: std::ops::Range<u64>) {}
+
     fn had_content(&self) -> bool {
         false
     }

@@ -200,10 +200,97 @@ fn keys_are_added_used_and_removed() {
         .map(|key| key["id"].as_str().unwrap())
         .collect();
     assert_eq!(full.len(), 2);
-    let _ = Run::of(&mut place.snapshot(["key", "remove", full[0]])).ok();
-    // Whichever was left: the last way in cannot be removed.
-    let left = Run::of(&mut place.snapshot(["key", "remove", full[1]]));
-    assert!(left.code == 11 || left.code == 12, "{left:?}");
+    let own = opened_slot(&place);
+    let other = full.iter().find(|id| **id != own).unwrap();
+    let _ = Run::of(&mut place.snapshot(["key", "remove", other])).ok();
+    // The last way in cannot be removed.
+    let _ = Run::of(&mut place.snapshot(["key", "remove", &own, "--force"]))
+        .ends(11)
+        .says("last full key");
+    let _ = Run::of(&mut place.snapshot(["list"])).ok();
+}
+
+/// The id of the slot that the key file of the place opens.
+fn opened_slot(place: &Place) -> String {
+    let keys = Run::of(&mut place.snapshot(["key", "list", "--json"])).ok();
+    let mut keys = keys.of_type("key");
+    keys.retain(|key| key["is_this"] == true);
+    assert_eq!(keys.len(), 1);
+    keys[0]["id"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_way_in_is_not_removed_while_nothing_shows_that_there_is_another() {
+    let place = Place::new();
+    let add = ["key", "add", "--new-key-file", "second"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let own = opened_slot(&place);
+    let _ = Run::of(&mut place.snapshot(["key", "remove", &own]))
+        .ends(11)
+        .says("--force");
+    // Who opens with the other one has shown that it opens.
+    let mut with_second = place.snapshot(["key", "remove", &own, "--key-file"]);
+    let _ = Run::of(with_second.arg(place.path("second"))).ok();
+    let _ = Run::of(&mut place.snapshot(["list"])).ends(12);
+}
+
+#[test]
+fn a_slot_of_another_repository_is_no_way_in_and_is_named() {
+    let (place, other) = (Place::new(), Place::new());
+    for slot in other.objects("keys") {
+        let name = slot.file_name().unwrap().to_owned();
+        fs::copy(&slot, place.repo().join("keys").join(name)).unwrap();
+    }
+    let verified = Run::of(&mut place.snapshot(["verify", "--json"])).ok();
+    let named = verified.of_type("finding");
+    assert_eq!(
+        named
+            .iter()
+            .filter(|line| line["kind"] == "mismatch")
+            .count(),
+        2
+    );
+    let list = Run::of(&mut place.snapshot(["key", "list"])).ok();
+    assert_eq!(list.text().matches("of another repository").count(), 2);
+    // They count for nothing: of its own two one may go, and then the other one must stay.
+    let own = opened_slot(&place);
+    let theirs: Vec<_> = other.objects("keys");
+    let recovery = place.objects("keys").into_iter().find(|slot| {
+        let name = slot.file_name().unwrap();
+        name != own.as_str() && !theirs.iter().any(|their| their.file_name() == Some(name))
+    });
+    let recovery = recovery.unwrap().file_name().unwrap().to_owned();
+    let _ = Run::of(place.snapshot(["key", "remove"]).arg(recovery)).ok();
+    let _ = Run::of(&mut place.snapshot(["key", "remove", &own, "--force"]))
+        .ends(11)
+        .says("last full key");
+    let _ = Run::of(&mut place.snapshot(["list"])).ok();
+}
+
+#[test]
+fn slots_that_the_same_passphrase_opens_for_another_repository_are_passed_over() {
+    let place = Place::empty();
+    fs::write(place.path("words"), "correct horse\n").unwrap();
+    let run = |args: &[&str]| {
+        let mut run = place.snapshot(args);
+        run.args(["--passphrase-file", "words"])
+            .env_remove("BACKSTAY_KEY_FILE");
+        Run::of(&mut run)
+    };
+    let _ = run(&["init"]).ok();
+    for number in 0..3 {
+        let name = format!("other{number}");
+        let _ = run(&["init", "--repo", &name]).ok();
+        for slot in fs::read_dir(place.path(&name).join("keys")).unwrap() {
+            let slot = slot.unwrap();
+            fs::copy(
+                slot.path(),
+                place.repo().join("keys").join(slot.file_name()),
+            )
+            .unwrap();
+        }
+    }
+    let _ = run(&["list"]).ok();
 }
 
 #[test]
@@ -258,9 +345,14 @@ fn a_repository_that_cannot_be_made_leaves_no_key_behind() {
     let _ = Run::of(&mut init).ends(1).says("cannot be made");
     place.write("a", "a");
     fs::write(place.path("file"), "").unwrap();
+    let below_a_file = ["init", "--repo", "file/repo", "--recovery-sheet", "sheet"];
+    assert_ne!(Run::of(&mut place.snapshot(below_a_file)).code, 0);
     let mut save = place.snapshot(["save", "data", "--repo", "file/repo"]);
     let _ = Run::of(save.env_remove("BACKSTAY_KEY_FILE"));
-    assert!(!place.path("key").exists() && !place.path("sheet").exists());
+    let left = fs::read_dir(place.path("")).unwrap();
+    let mut left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    left.retain(|name| name != "data" && name != "file" && name != ".config");
+    assert!(left.is_empty(), "{left:?}");
     let keys = fs::read_dir(place.path(".config/backstay/keys"));
     assert_eq!(keys.map_or(0, Iterator::count), 0);
 }
@@ -294,6 +386,7 @@ fn every_variable_stands_for_its_option() {
     let _ = run(&["save", "data"]).ok();
     let _ = run(&["list"]).ok();
     assert!(place.path("cache").is_dir() && !place.path(".cache").exists());
+    assert!(place.path("state").is_dir() && !place.path(".local").exists());
     assert!(!place.path("key").exists());
 }
 
@@ -372,16 +465,20 @@ fn a_sample_at_a_level_that_reads_no_content_is_refused() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_kept_is_said_once() {
+fn a_folder_that_cannot_be_kept_is_said_once() {
     let place = Place::new();
     place.write("file", "content");
     std::fs::write(place.path("blocked"), "").unwrap();
-    let save = |cache: &str| {
-        let mut save = place.snapshot(["save", "--cache-dir", cache]);
-        Run::of(save.arg(place.data())).ok().err
-    };
-    assert_eq!(save("blocked/cache").matches("cache folder").count(), 1);
-    assert!(!save("cache").contains("warning"));
+    for what in ["cache", "state"] {
+        let option = format!("--{what}-dir");
+        let save = |folder: &str| {
+            let mut save = place.snapshot(["save", &option, folder]);
+            Run::of(save.arg(place.data())).ok().err
+        };
+        let said = format!("{what} folder");
+        assert_eq!(save(&format!("blocked/{what}")).matches(&said).count(), 1);
+        assert!(!save(what).contains("warning"));
+    }
 }
 
 #[test]

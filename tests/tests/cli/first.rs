@@ -53,3 +53,46 @@ fn a_first_save_leaves_a_key_file_of_its_owner_and_nothing_half_written_beside_i
         assert_eq!(mode & 0o777, 0o600);
     }
 }
+
+fn rename(place: &Place, from: &str, to: &str) {
+    fs::rename(place.path(from), place.path(to)).unwrap();
+}
+
+#[test]
+fn an_init_that_was_killed_before_the_repository_was_there_is_not_in_the_way() {
+    // As it is left by a kill behind the key slots: no config, and files without their names.
+    let place = Place::new();
+    rename(&place, "key", "key.unfinished");
+    rename(&place, "sheet", "sheet.unfinished");
+    for object in ["config", "ledger"] {
+        fs::remove_dir_all(place.repo().join(object)).unwrap();
+    }
+    let init = ["init", "--recovery-sheet", "sheet"];
+    let _ = Run::of(&mut place.snapshot(init)).ok();
+    let _ = Run::of(&mut place.snapshot(["save", "data"])).ok();
+    let _ = place.verify().ok();
+    let names: Vec<_> = fs::read_dir(place.path(""))
+        .unwrap()
+        .map(|f| f.unwrap().file_name())
+        .collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_str().unwrap().contains("unfinished")),
+        "{names:?}"
+    );
+    // The slots that were left open nothing, and are named.
+    let list = Run::of(&mut place.snapshot(["key", "list"])).ok().text();
+    assert_eq!(list.matches("of another repository").count(), 2);
+}
+
+#[test]
+fn a_key_file_of_a_repository_that_was_made_gets_its_name_from_the_next_run() {
+    let place = Place::new();
+    rename(&place, "key", "key.unfinished");
+    let _ = Run::of(&mut place.snapshot(["save", "data"]))
+        .ok()
+        .says("broken off");
+    assert!(place.path("key").exists() && !place.path("key.unfinished").exists());
+    let _ = Run::of(&mut place.snapshot(["list"])).ok();
+}

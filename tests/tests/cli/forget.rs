@@ -221,3 +221,23 @@ fn rules_that_cannot_be_read_are_usage_errors() {
     }
     assert_eq!(count(&place), 1);
 }
+
+#[test]
+fn what_a_killed_put_left_long_ago_goes_with_the_next_forget() {
+    let place = Place::new();
+    let _ = place.pipe("x", b"x").ok();
+    let left = |digit: &str| place.repo().join(format!("data/.tmp-{}", digit.repeat(32)));
+    let (old, new) = (left("a"), left("b"));
+    let day = std::time::Duration::from_secs(86_400);
+    for path in [&old, &new] {
+        std::fs::write(path, "half of a pack").unwrap();
+    }
+    let file = std::fs::File::options().write(true).open(&old).unwrap();
+    file.set_modified(std::time::SystemTime::now() - 2 * day)
+        .unwrap();
+    let keep = ["forget", "--keep-last", "1"];
+    let _ = Run::of(place.snapshot(keep).arg("--dry-run")).ok();
+    assert!(old.exists());
+    let _ = Run::of(&mut place.snapshot(keep)).ok();
+    assert!(!old.exists() && new.exists());
+}

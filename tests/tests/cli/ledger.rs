@@ -49,7 +49,7 @@ fn a_record_that_is_gone_is_named_and_intact_ones_are_not_accused() {
     assert_eq!(detail, "record 5 is not there");
     // Without a copy that tells of it, the snapshot of the record is told apart from one whose run
     // was killed.
-    fs::remove_dir_all(place.path("cache")).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
     let without = found(&place, 13);
     assert_eq!(without.len(), 2, "{without:?}");
     assert_eq!(without[0].1, "ledger record 5");
@@ -79,16 +79,16 @@ fn a_record_that_does_not_open_is_one_finding_and_the_first_that_is_shown() {
     assert_eq!(whole.len(), 1, "{whole:?}");
     assert_eq!(whole[0].1, "ledger record 4");
     assert!(whole[0].2.contains("ledger/000000000004"), "{whole:?}");
-    fs::remove_dir_all(place.path("cache")).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
     let shown = Run::of(&mut place.snapshot(["ledger", "verify", "-v"])).ends(13);
     let first = shown.err.lines().next().unwrap_or_default();
     assert!(first.contains("ledger record 4"), "{}", shown.err);
 }
 
 /// The records, from the copy of them that whoever wrote the last one keeps.
-fn records_in(place: &Place, cache: &str) -> Vec<serde_json::Value> {
+fn records_in(place: &Place, state: &str) -> Vec<serde_json::Value> {
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
-    let folders = fs::read_dir(place.path(cache)).unwrap();
+    let folders = fs::read_dir(place.path(state)).unwrap();
     let copies = folders.map(|folder| folder.unwrap().path().join("ledger.jsonl"));
     let copy = copies.into_iter().find(|copy| copy.exists()).unwrap();
     let parse = |line: &str| serde_json::from_str(line).unwrap();
@@ -100,7 +100,7 @@ fn records_in(place: &Place, cache: &str) -> Vec<serde_json::Value> {
 }
 
 fn restores(place: &Place) -> Vec<serde_json::Value> {
-    let mut records = records_in(place, "cache");
+    let mut records = records_in(place, "state");
     records.retain(|record| record["op"] == "restore");
     records
 }
@@ -149,18 +149,7 @@ fn a_restore_that_fails_on_damage_is_recorded() {
         fs::remove_file(pack).unwrap();
     }
     // The manifest is gone, and not to be had from the cache.
-    let keep = |name: &str| name != "ledger.jsonl";
-    for folder in fs::read_dir(place.path("cache")).unwrap() {
-        for entry in fs::read_dir(folder.unwrap().path()).unwrap() {
-            let path = entry.unwrap().path();
-            let name = path.file_name().unwrap().to_string_lossy().into_owned();
-            if path.is_dir() {
-                fs::remove_dir_all(path).unwrap();
-            } else if keep(&name) {
-                fs::remove_file(path).unwrap();
-            }
-        }
-    }
+    fs::remove_dir_all(place.path("cache")).unwrap();
     let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ends(13);
     let restores = restores(&place);
     assert_eq!(restores.len(), 1);
@@ -220,7 +209,8 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
         let mut run = place.snapshot(args);
         // No cache of a key that can do more.
         run.args(["--key-file", "maintenance"])
-            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"));
+            .env("BACKSTAY_CACHE_DIR", place.path("cache-of-maintenance"))
+            .env("BACKSTAY_STATE_DIR", place.path("state-of-maintenance"));
         Run::of(&mut run)
     };
     let listed = with(&["list", "--json"]).ok().of_type("snapshot");
@@ -235,7 +225,7 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
     let _ = with(&["release", ids[0]]).ok();
     let _ = with(&["forget", "--keep-last", "1"]).ok();
     assert_eq!(place.objects("snap").len(), 1);
-    let ops: Vec<String> = records_in(&place, "cache-of-maintenance")
+    let ops: Vec<String> = records_in(&place, "state-of-maintenance")
         .iter()
         .map(|record| record["op"].as_str().unwrap().to_owned())
         .skip(6)
@@ -266,26 +256,6 @@ fn a_maintenance_key_forgets_holds_and_releases_and_can_neither_read_nor_save() 
 }
 
 #[test]
-fn a_maintenance_key_of_another_host_signs_nothing_here() {
-    let place = Place::new();
-    let _ = place.pipe("x", b"x").ok();
-    let add = [
-        "key",
-        "add",
-        "--new-key-file",
-        "other",
-        "--role",
-        "maintenance",
-    ];
-    let _ = Run::of(place.snapshot(add).args(["--host", "elsewhere"])).ok();
-    let forget = ["forget", "latest", "--key-file", "other"];
-    let _ = Run::of(&mut place.snapshot(forget))
-        .ends(12)
-        .says("elsewhere");
-    assert_eq!(place.objects("snap").len(), 1);
-}
-
-#[test]
 fn a_writer_cannot_remove_history_and_hears_which_key_can() {
     let place = Place::new();
     for content in [b"1", b"2"] {
@@ -299,11 +269,116 @@ fn a_writer_cannot_remove_history_and_hears_which_key_can() {
         &["release", "latest"][..],
         &["forget", "latest"],
         &["forget", "--keep-last", "1"],
+        &["forget", "--keep-last", "1", "--dry-run"],
     ] {
         let _ = with(args).ends(12).says("use a maintenance or full key");
     }
-    let _ = with(&["forget", "--keep-last", "1", "--dry-run"]).ok();
     let add = ["key", "add", "--new-key-file", "m", "--role", "maintenance"];
     let _ = with(&add).ends(12);
     assert_eq!(place.objects(""), before);
+}
+
+#[test]
+fn a_maintenance_key_signs_by_its_own_name_on_any_host() {
+    let place = Place::new();
+    for content in [b"1", b"2"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    let add = [
+        "key",
+        "add",
+        "--role",
+        "maintenance",
+        "--host",
+        "trusted",
+        "--new-key-file",
+        "m",
+    ];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let with = |args: &[&str]| Run::of(place.snapshot(args).args(["--key-file", "m"]));
+    let _ = with(&["hold", "latest"]).ok();
+    let _ = with(&["release", "latest"]).ok();
+    let _ = with(&["forget", "--keep-last", "1", "--dry-run"]).ok();
+    let _ = with(&["forget", "--keep-last", "1"])
+        .ok()
+        .says("as trusted");
+    let checked = Run::of(&mut place.snapshot(["ledger", "verify", "--json"])).ok();
+    let line = checked.of_type("ledger").remove(0);
+    assert_eq!(line["records"], line["hmacs_checked"], "{line}");
+}
+
+#[test]
+fn verify_tells_of_a_ledger_that_was_cut_off_though_the_cache_is_lost() {
+    let place = with_records(6);
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    for path in &place.objects("ledger")[4..] {
+        fs::remove_file(path).unwrap();
+    }
+    let run = Run::of(&mut place.snapshot(["verify"])).ends(13);
+    assert!(run.err.contains("records 5 to 6"), "{}", run.err);
+    // Whoever adds to it tells of it too, and hides nothing by that.
+    let run = Run::of(place.snapshot(["save", "--quiet"]).arg(place.data())).ends(3);
+    assert!(run.err.contains("gone from the tier"), "{}", run.err);
+    let elsewhere = place
+        .snapshot(["ledger", "verify"])
+        .env("BACKSTAY_STATE_DIR", place.path("state-of-another"))
+        .output();
+    let run = Run::from(elsewhere.unwrap()).ends(13);
+    assert!(
+        run.err.contains("records 5 to 6 are not there"),
+        "{}",
+        run.err
+    );
+}
+
+#[test]
+fn what_is_no_record_stops_nobody() {
+    let place = with_records(4);
+    place.write("a", "a");
+    fs::write(place.repo().join("ledger/notes.txt"), "mine").unwrap();
+    fs::write(place.repo().join("ledger/5"), "mine").unwrap();
+    let _ = place.save().ok();
+    let _ = Run::of(&mut place.snapshot(["hold", "latest"])).ok();
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    // A record that does not open: what is to be done is done, and it is said.
+    let next = place.objects("ledger").len() + 1 - 2;
+    let damaged = place.repo().join(format!("ledger/{next:012}"));
+    fs::write(&damaged, "no record").unwrap();
+    let name = format!("ledger/{next:012}");
+    let add = ["key", "add", "--new-key-file", "more"];
+    let run = Run::of(&mut place.snapshot(add)).ends(3);
+    assert!(run.err.contains(&name), "{}", run.err);
+    // Told once to this host; the next ones continue what it wrote.
+    let _ = Run::of(&mut place.snapshot(["release", "latest"])).ok();
+    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
+    let _ = place.save().ok();
+    let found = found(&place, 13);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].2.contains(&name), "{found:?}");
+}
+
+#[test]
+fn a_snapshot_that_the_ledger_does_not_know_is_not_counted_by_rules_and_stays() {
+    let place = Place::new();
+    for content in [b"1", b"2", b"3"] {
+        let _ = place.pipe("x", content).ok();
+    }
+    fs::remove_file(place.objects("ledger").pop().unwrap()).unwrap();
+    let forget = ["forget", "--keep-last", "1", "--json"];
+    let run = Run::of(&mut place.snapshot(forget)).ends(3);
+    assert_eq!(run.of_type("decision").len(), 2);
+    assert_eq!(run.of_type("forgotten")[0]["removed"], 1);
+    let told = run.of_type("finding");
+    let told: Vec<_> = told
+        .iter()
+        .map(|line| line["detail"].as_str().unwrap())
+        .collect();
+    assert!(
+        told[0].contains("does not tell when it was made"),
+        "{told:?}"
+    );
+    assert_eq!(place.objects("snap").len(), 2);
+    // By its name it goes.
+    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
+    assert_eq!(place.objects("snap").len(), 1);
 }

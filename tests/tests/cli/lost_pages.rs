@@ -242,3 +242,25 @@ fn a_comparison_claims_nothing_of_what_it_cannot_see() {
         assert!(run.code == 3 || told == all, "{told:?}");
     }
 }
+
+#[test]
+fn a_search_goes_on_behind_a_snapshot_of_which_nothing_can_be_read() {
+    let place = Place::new();
+    let mut packs = Vec::new();
+    for part in ["one", "two"] {
+        place.write(format!("{part}/file"), part);
+        let mut save = place.snapshot(["save", "--name", part]);
+        let _ = Run::of(save.arg(place.data().join(part))).ok();
+        packs.push(place.objects("meta"));
+    }
+    fs::remove_file(&packs[0][0]).unwrap();
+    let find = || Run::of(&mut place.restore(["find", "file", "--json"]));
+    let found = find().ends(3);
+    assert_eq!(found.of_type("entry").len(), 1);
+    let finding = found.of_type("finding").remove(0);
+    assert_eq!(finding["kind"], "damaged", "{finding}");
+    for pack in place.objects("meta") {
+        fs::remove_file(pack).unwrap();
+    }
+    let _ = find().ends(13);
+}

@@ -9,6 +9,7 @@
 mod access;
 mod codes;
 mod damage;
+mod deep;
 mod faults;
 mod files;
 mod first;
@@ -22,3 +23,5 @@ mod round_trip;
 mod streams;
 mod terminal;
 mod trouble;
+mod unread;
+mod usage;

@@ -10,6 +10,8 @@ use backup_tests::{Place, Run, read_tree};
 
 use crate::trouble::Small;
 
+use crate::trouble::noise;
+
 fn below(place: &Place) -> String {
     format!("latest:{}", place.data().display())
 }
@@ -335,6 +337,38 @@ fn if_newer_replaces_what_is_older_than_the_saved_one() {
     let _ = Run::of(&mut place.restore(run)).ok();
     assert_eq!(fs::read(place.path("out/a.conf")).unwrap(), b"a.conf");
     assert_eq!(fs::read(place.path("out/b.txt")).unwrap(), b"mine");
+}
+
+/// Yesterday's image over today's: where it has zeros, nothing of today's may stay.
+#[test]
+fn zeros_of_the_snapshot_replace_what_is_there() {
+    let place = Place::new();
+    let mut image = noise(1, 4 << 20);
+    image[1 << 20..2 << 20].fill(0);
+    image[(3 << 20) + 4096..].fill(0);
+    place.write("image", &image);
+    place.write("zeros", vec![0; 300_000]);
+    let hole = fs::File::create(place.data().join("hole")).unwrap();
+    hole.set_len(1 << 20).unwrap();
+    let _ = place.save().ok();
+    for overwrite in ["always", "if-newer"] {
+        fs::create_dir_all(place.path("out")).unwrap();
+        for (name, length) in [("image", 4 << 20), ("zeros", 300_000), ("hole", 1 << 20)] {
+            let path = place.path("out").join(name);
+            fs::write(&path, noise(2, length)).unwrap();
+            let file = fs::File::options().write(true).open(path).unwrap();
+            let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+            file.set_modified(long_ago).unwrap();
+        }
+        let wanted = below(&place);
+        let run = ["run", &wanted, "--to", "out", "--overwrite", overwrite];
+        let _ = Run::of(place.restore(run).arg("--verify")).ok();
+        for name in ["image", "zeros", "hole"] {
+            let is_same = fs::read(place.path("out").join(name)).unwrap()
+                == fs::read(place.data().join(name)).unwrap();
+            assert!(is_same, "{name} with --overwrite {overwrite}");
+        }
+    }
 }
 
 #[test]

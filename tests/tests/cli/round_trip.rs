@@ -164,6 +164,7 @@ fn adds_next_to_nothing(saved: &serde_json::Value) -> bool {
 fn a_second_save_of_the_same_reads_and_adds_nothing() {
     let place = Place::new();
     fill(&place.data());
+    place.wait_for_a_tick();
     let first = place.save().ok().of_type("saved").remove(0);
     let second = place.save().ok().of_type("saved").remove(0);
     assert_eq!(second["bytes_read"], 0);

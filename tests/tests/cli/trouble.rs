@@ -331,6 +331,25 @@ fn a_full_disk_is_a_clear_error_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_restore_into_a_place_that_is_full_is_a_failure_and_goes_on_when_there_is_room() {
+    let place = Place::new();
+    for number in 0..8u64 {
+        place.write(format!("{number}"), noise(number, 3 << 20));
+    }
+    let _ = place.save().ok();
+    let Some(small) = Small::mount(&place.path("out"), "10m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let full = place.bring_back("out").ends(1);
+    let is_clear = full.err.contains("No space left") && full.err.contains("make room");
+    assert!(is_clear && !full.err.contains("--help"), "{}", full.err);
+    small.enlarge("64m");
+    assert_restores(&place);
+    drop(small);
+}
+
+#[test]
 fn a_repository_that_is_read_only_can_be_restored_from() {
     let place = Place::empty();
     let Some(small) = Small::mount(&place.repo(), "32m") else {

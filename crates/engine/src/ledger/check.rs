@@ -1,18 +1,25 @@
 //! Checking the ledger: against itself, this host's copy, and the snapshots that are there.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, Severity, SnapshotId};
 use backup_format::layout;
-use backup_integrity::ledger::{Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line};
+use backup_integrity::ledger::{
+    Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line, LineHash, Op, RawLine,
+};
+use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
+use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::{MADE, copied_lines, keys_after, read_line};
+use super::tier;
 use crate::error::Result;
-use crate::repository::Repository;
+use crate::repository::{Repository, SnapshotHead, name};
 use crate::slots::KnownSlots;
 use crate::view::check_signatures;
+
+/// Lines of a damaged copy that are named one by one.
+const MOST_DAMAGED: usize = 100;
 
 /// What a check of the ledger found.
 #[derive(Debug, Clone)]
@@ -26,7 +33,10 @@ pub struct LedgerCheck {
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
-/// snapshots.
+/// snapshots, each with the root that it has. For snapshots as they lie on the tier, open the repository
+/// without a cache.
+///
+/// Memory: some 50 bytes for each record of the copy, and 100 for each snapshot that the ledger tells of.
 ///
 /// # Errors
 /// Errors of the tier; what is wrong with the ledger is in the findings.
@@ -40,43 +50,40 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         repo: Some(repo.id()),
     };
     let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
-    let copy = LocalCopy::read(repo);
+    let mut copy = LocalCopy::read(repo);
     let mut told = Told::default();
     let mut differing = Vec::new();
-    // Records that are there by name and could be read.
-    let mut read = HashSet::new();
     let mut last = 0;
-    for key in keys_after(repo, cx, None).await? {
-        // What is not named like a record is none.
-        let Some(seq) = layout::ledger_number(&key) else {
-            continue;
-        };
+    let numbers = tier::numbers(repo, cx, 0).await?;
+    let mut lines = Box::pin(tier::lines(repo, cx, numbers));
+    while let Some((seq, found)) = lines.try_next().await? {
         last = seq;
-        let line = match read_line(repo, cx, &key).await {
+        let line = match found {
             Ok(line) => line,
-            Err(error) if error.is_damage() => {
-                verifier.damaged(seq, error.to_string());
+            Err(why) => {
+                verifier.damaged(seq, why);
                 continue;
             }
-            Err(error) => return Err(error),
         };
-        read.insert(seq);
-        if copy.lines.get(&seq).is_some_and(|copied| *copied != line) {
-            let detail = "it is not what this host's copy says";
-            differing.push(mismatch(key.to_string(), detail));
+        // What is left of the copy in the end is what the tier has lost.
+        let copied = copy.lines.remove(&seq);
+        if copied.is_some_and(|copied| copied != LineHash::of(&line)) {
+            let subject = name(layout::ledger(seq))?.to_string();
+            differing.push(mismatch(subject, "it is not what this host's copy says"));
         }
         told.take(&line);
         verifier.push(&line);
     }
     // What is gone from the tier or damaged there counts by the copy.
-    let lost = copy.lines.iter().filter(|(seq, _)| !read.contains(*seq));
-    lost.for_each(|(_, line)| told.take(line));
+    copy.lost(|line| told.take(line));
     let report = verifier.finish();
     let mut findings: Vec<Finding> = report.findings.iter().map(|one| one.to_finding()).collect();
     findings.extend(copy.beyond(last));
     findings.extend(copy.damage());
     // If not, a record that would clear a suspicion may be among those that are lost.
-    let is_whole = findings.is_empty();
+    let is_whole = findings
+        .iter()
+        .all(|finding| finding.severity == Severity::Note);
     findings.extend(differing);
     findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
     findings.extend(snapshots(repo, cx, told, is_whole).await?);
@@ -96,53 +103,92 @@ fn mismatch(subject: String, detail: impl Into<String>) -> Finding {
 #[derive(Default)]
 struct Told {
     slots: KnownSlots,
-    made: HashSet<SnapshotId>,
+    /// With the root that the first record of each says.
+    made: HashMap<SnapshotId, Option<MerkleRoot>>,
     forgotten: HashSet<SnapshotId>,
 }
 
 impl Told {
     fn take(&mut self, line: &[u8]) {
         let Ok(line) = Line::parse(line) else { return };
-        self.slots.take(line.record());
-        match line.record().op.as_str() {
-            MADE => self.made.extend(line.record().snapshot),
-            "forget" => self.forgotten.extend(line.record().snapshot),
-            _ => {}
+        let record = line.record();
+        self.slots.take(record);
+        let Some(snapshot) = record.snapshot else {
+            return;
+        };
+        if record.op == Op::SNAPSHOT {
+            self.made.entry(snapshot).or_insert(record.root);
+        } else if record.op == Op::FORGET {
+            self.forgotten.insert(snapshot);
         }
     }
 }
 
 /// This host's copy of the ledger, by the numbers of its records: it may lack some, where they were
 /// gone from the tier when it was made.
-struct LocalCopy {
-    lines: BTreeMap<u64, Vec<u8>>,
+struct LocalCopy<'a> {
+    repo: &'a Repository,
+    lines: BTreeMap<u64, LineHash>,
+    last: u64,
     count: u64,
     /// Places of lines that are no records.
-    damaged: Vec<usize>,
+    damaged: Vec<u64>,
 }
 
-impl LocalCopy {
-    fn read(repo: &Repository) -> Self {
-        let (mut lines, mut damaged) = (BTreeMap::new(), Vec::new());
-        let copied = copied_lines(repo);
-        let count = copied.len() as u64;
-        for (place, line) in copied.into_iter().enumerate() {
-            match Line::parse(&line) {
-                Ok(record) => drop(lines.insert(record.head().seq, line)),
-                Err(_) => damaged.push(place + 1),
+impl<'a> LocalCopy<'a> {
+    fn read(repo: &'a Repository) -> Self {
+        let mut out = Self {
+            repo,
+            lines: BTreeMap::new(),
+            last: 0,
+            count: 0,
+            damaged: Vec::new(),
+        };
+        out.each(|out, line| {
+            out.count += 1;
+            match Line::parse(line) {
+                Ok(line) => {
+                    let head = line.head();
+                    out.lines.insert(head.seq, head.hash);
+                    out.last = out.last.max(head.seq);
+                }
+                Err(_) if out.damaged.len() < MOST_DAMAGED => out.damaged.push(out.count),
+                Err(_) => {}
+            }
+        });
+        out
+    }
+
+    /// Goes over the lines that were written whole.
+    fn each(&mut self, mut take: impl FnMut(&mut Self, &[u8])) {
+        let copied = self.repo.ledger_copy().and_then(|copy| copy.lines().ok());
+        let Some(mut lines) = copied.flatten() else {
+            return;
+        };
+        while let Ok(Some(line)) = lines.next_line() {
+            if let RawLine::Whole(line) = line {
+                take(self, line);
             }
         }
-        Self {
-            lines,
-            count,
-            damaged,
+    }
+
+    /// The lines of records that the tier has lost.
+    fn lost(&mut self, mut take: impl FnMut(&[u8])) {
+        if self.lines.is_empty() {
+            return;
         }
+        self.each(|copy, line| {
+            let seq = Line::parse(line).map(|line| line.head().seq);
+            if seq.is_ok_and(|seq| copy.lines.contains_key(&seq)) {
+                take(line);
+            }
+        });
     }
 
     /// The records behind the last one on the tier.
     fn beyond(&self, last: u64) -> Option<Finding> {
-        let (end, _) = self.lines.last_key_value()?;
-        let first = last.checked_add(1).filter(|first| first <= end)?;
+        let end = self.last;
+        let first = last.checked_add(1).filter(|first| *first <= end)?;
         let what = match end - last {
             1 => format!("record {first}"),
             many => format!("records {first} to {end} ({many} of them)"),
@@ -168,12 +214,27 @@ async fn snapshots(
     is_whole: bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
-    for (id, key) in repo.snapshot_keys(cx).await? {
-        if !told.made.remove(&id) {
-            findings.push(unknown(repo, cx, id, &key, is_whole).await);
+    let keys = repo.snapshot_keys(cx).await?;
+    let mut heads = futures::stream::iter(keys)
+        .map(|(id, key)| async move {
+            let head = repo.head(cx, id, &key).await;
+            (id, key, head)
+        })
+        .buffered(repo.connections(cx));
+    while let Some((id, key, head)) = heads.next().await {
+        match (told.made.remove(&id), head) {
+            (Some(root), Ok(head)) => findings.extend(other_root(&key, root, &head)),
+            (Some(_), Err(error)) if error.is_damage() => {
+                let detail = format!("its root cannot be compared with its record: {error}");
+                let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+                findings.push(Finding::new(severity, kind, key.as_str(), detail));
+            }
+            (Some(_), Err(error)) => return Err(error),
+            (None, head) => findings.push(unknown(repo, &key, head, is_whole)),
         }
     }
-    let mut missing: Vec<_> = told.made.difference(&told.forgotten).collect();
+    let missing = told.made.into_keys();
+    let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
     let detail = if is_whole {
         "the ledger knows it, nobody forgot it, and it is gone from the tier"
@@ -187,33 +248,48 @@ async fn snapshots(
     Ok(findings)
 }
 
-/// What is to be said of a snapshot that the ledger does not know.
-async fn unknown(
-    repo: &Repository,
-    cx: &OpContext,
-    id: SnapshotId,
+/// A snapshot that was put in the place of another has another root: each has a salt of its own.
+fn other_root(
     key: &ObjectKey,
+    recorded: Option<MerkleRoot>,
+    head: &SnapshotHead,
+) -> Option<Finding> {
+    let root = MerkleRoot(head.outer.merkle_root);
+    let detail = match recorded {
+        Some(recorded) if recorded == root => return None,
+        Some(recorded) => format!(
+            "its root is {root}, and the ledger recorded it with {recorded}: it is not the snapshot that was made"
+        ),
+        None => "the ledger recorded it without a root, so nothing tells whether it is the snapshot that was made".into(),
+    };
+    Some(mismatch(key.to_string(), detail))
+}
+
+/// What is to be said of a snapshot that the ledger does not know.
+fn unknown(
+    repo: &Repository,
+    key: &ObjectKey,
+    head: Result<SnapshotHead>,
     is_whole: bool,
 ) -> Finding {
-    let head = repo.head(cx, id, key).await;
-    match head.and_then(|head| check_signatures(repo, &head).map(|_| head)) {
-        Ok(_) if !is_whole => {
-            let detail = "the ledger does not know this snapshot: its record may be among those that are missing or damaged";
-            let kind = FindingKind::Degraded;
-            Finding::new(Severity::Note, kind, key.as_str(), detail)
-        }
-        // Nobody but its host can have made it; a run that is killed comes to this.
-        Ok(head) => {
-            let detail = format!(
-                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
-                head.meta.host
-            );
-            let kind = FindingKind::Degraded;
-            Finding::new(Severity::Note, kind, key.as_str(), detail)
-        }
+    let signed = head.and_then(|head| check_signatures(repo, &head).map(|_| head));
+    let (detail, kind) = match signed {
         Err(error) => {
             let detail = format!("the ledger does not know this snapshot: {error}");
-            mismatch(key.to_string(), detail)
+            return mismatch(key.to_string(), detail);
         }
-    }
+        Ok(_) if !is_whole => (
+            "the ledger does not know this snapshot: its record may be among those that are missing or damaged".into(),
+            FindingKind::Degraded,
+        ),
+        // Nobody but its host can have made it; a run that is killed comes to this.
+        Ok(head) => (
+            format!(
+                "the ledger does not know this snapshot: its run ended before it was recorded; the next `snapshot save` on {} records it",
+                head.meta.host
+            ),
+            FindingKind::Degraded,
+        ),
+    };
+    Finding::new(Severity::Note, kind, key.as_str(), detail)
 }

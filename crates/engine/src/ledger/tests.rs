@@ -9,7 +9,7 @@ use crate::init::{InitRequest, prepare};
 
 fn made(number: u128) -> LedgerDraft {
     LedgerDraft {
-        op: MADE,
+        op: "snapshot",
         snapshot: Some(SnapshotId(number)),
         root: Some(MerkleRoot([1; 32])),
         counts: Vec::new(),
@@ -20,30 +20,29 @@ fn made(number: u128) -> LedgerDraft {
 
 #[tokio::test]
 async fn a_snapshot_is_recorded_once_by_runs_that_do_not_know_of_each_other() {
-    let cx = context();
-    let request = InitRequest {
-        key_file: true,
-        ..InitRequest::default()
-    };
-    let prepared = prepare(&cx, &request).unwrap();
-    let repo = prepared.create(&cx, Arc::new(MemSink::new()), None);
-    let repo = repo.await.unwrap();
-    let before = Chain::read(&repo, &cx).await.unwrap().lines.len();
-    let mut one = Chain::read(&repo, &cx).await.unwrap();
-    let mut two = Chain::read(&repo, &cx).await.unwrap();
-    let host = HostId("host".into());
-    for (number, by_one) in [
-        (1, true),
-        (1, false),
-        (2, false),
-        (3, false),
-        (3, true),
-        (2, true),
-    ] {
-        let chain = if by_one { &mut one } else { &mut two };
-        let appended = chain.append(&repo, &cx, &host, "me", made(number));
-        appended.await.unwrap();
+    let (cx, copies) = (context(), tempfile::tempdir().unwrap());
+    let (host, me) = (HostId("host".into()), "me");
+    for copies in [None, Some(copies.path().to_owned())] {
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
+        let prepared = prepare(&cx, &request).unwrap();
+        let repo = prepared.create(&cx, Arc::new(MemSink::new()), None);
+        let repo = repo.await.unwrap().keep_ledger_in(copies);
+        let before = tier::numbers(&repo, &cx, 0).await.unwrap().len();
+        let mut one = Chain::read(&repo, &cx).await.unwrap();
+        let mut two = Chain::read(&repo, &cx).await.unwrap();
+        one.append(&host, me, made(1)).await.unwrap();
+        two.append(&host, me, made(1)).await.unwrap();
+        two.append(&host, me, made(2)).await.unwrap();
+        two.append(&host, me, made(3)).await.unwrap();
+        one.append(&host, me, made(3)).await.unwrap();
+        one.append(&host, me, made(2)).await.unwrap();
+        let earlier = [2, 4].map(SnapshotId);
+        let recorded = record_snapshot(&repo, &cx, &host, me, made(3), &earlier);
+        assert_eq!(recorded.await.unwrap(), []);
+        let after = tier::numbers(&repo, &cx, 0).await.unwrap().len();
+        assert_eq!(after - before, 3);
     }
-    let after = Chain::read(&repo, &cx).await.unwrap().lines.len();
-    assert_eq!(after - before, 3);
 }

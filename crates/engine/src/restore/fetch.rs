@@ -14,8 +14,10 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
+use super::opened::{Claim, Claimed, Opened};
 use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
 use crate::error::{EngineError, Result};
+use crate::index_set::Place;
 use crate::repository::Repository;
 use crate::store::cpu_threads;
 
@@ -34,10 +36,33 @@ pub(super) struct Workers<'a> {
     restore: &'a dyn Restore,
     handle: Handle,
     tasks: Mutex<Option<Sender<Task>>>,
-    source: Receiver<Task>,
+    source: Mutex<Option<Receiver<Task>>>,
     findings: Mutex<Vec<Finding>>,
     failure: Mutex<Option<EngineError>>,
+    opened: Opened,
     fetched: AtomicU64,
+}
+
+/// Where chunks of one pack lie, as one range.
+struct Span {
+    place: Place,
+    start: u64,
+    length: u64,
+}
+
+impl Span {
+    /// Of chunks in the order of their offsets.
+    fn of(chunks: &[(ChunkJob, Claimed<'_>)]) -> Option<Self> {
+        let place = |(chunk, _): &(ChunkJob, Claimed<'_>)| chunk.place;
+        let (first, last) = (place(chunks.first()?)?, place(chunks.last()?)?);
+        let start = u64::from(first.located.offset);
+        let end = u64::from(last.located.offset) + u64::from(last.located.stored);
+        Some(Self {
+            place: first,
+            start,
+            length: end.saturating_sub(start),
+        })
+    }
 }
 
 /// The threads, to be waited for.
@@ -50,11 +75,21 @@ impl Running<'_, '_> {
     /// Waits for the threads; says how many bytes were fetched.
     pub(super) fn join(self) -> u64 {
         for thread in self.threads {
-            if thread.join().is_err() {
-                self.workers.fail(EngineError::Panicked("a restore worker"));
-            }
+            // A panic was noted when it happened.
+            let _ = thread.join();
         }
         self.workers.fetched.load(Ordering::Relaxed)
+    }
+}
+
+/// Says of a worker that panics why the restore fails, before the driver hears that it is gone.
+struct Ending<'a, 'b>(&'a Workers<'b>);
+
+impl Drop for Ending<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(EngineError::Panicked("a restore worker"));
+        }
     }
 }
 
@@ -76,9 +111,10 @@ impl<'a> Workers<'a> {
             restore,
             handle: Handle::current(),
             tasks: Mutex::new(Some(tasks)),
-            source,
+            source: Mutex::new(Some(source)),
             findings: Mutex::default(),
             failure: Mutex::default(),
+            opened: Opened::default(),
             fetched: AtomicU64::new(0),
         })
     }
@@ -92,10 +128,16 @@ impl<'a> Workers<'a> {
             .min(self.cx.limits.memory_bytes / (16 << 20))
             .max(1);
         let mut threads = Vec::new();
+        // Only the workers hold the end where tasks come out: when the last of them is gone, however
+        // it went, nobody waits for one to take a task.
+        let source = lock(&self.source).take();
         for number in 0..count {
+            let source = source.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("restore-{number}"))
-                .spawn_scoped(scope, || self.work())
+                .spawn_scoped(scope, move || self.work(source))
+                // Those that run already must not wait for tasks.
+                .inspect_err(|_| self.end())
                 .map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
             threads.push(thread);
         }
@@ -125,7 +167,7 @@ impl<'a> Workers<'a> {
     pub(super) fn found_target(&self, entry: &RestoreEntry, error: &TargetError) {
         if error.kind == ErrorKind::NoSpace {
             // Every further file would fail alike, each leaving a fragment.
-            self.fail(EngineError::Invalid(format!("{error}; free some space and restore again: what is there already is not fetched twice")));
+            self.fail(EngineError::TargetFull(error.to_string()));
             return;
         }
         self.found(super::failure(entry, error));
@@ -183,7 +225,8 @@ impl<'a> Workers<'a> {
         }
     }
 
-    fn work(&self) {
+    fn work(&self, source: Option<Receiver<Task>>) {
+        let _ending = Ending(self);
         let mut codec = match BlobCodec::new(3) {
             Ok(codec) => codec,
             Err(error) => {
@@ -192,7 +235,7 @@ impl<'a> Workers<'a> {
             }
         };
         let mut plain = Vec::new();
-        for task in &self.source {
+        for task in source.iter().flatten() {
             if self.cx.cancel.is_cancelled() {
                 self.fail(EngineError::Cancelled);
             }
@@ -207,49 +250,63 @@ impl<'a> Workers<'a> {
     }
 
     fn range(&self, range: RangeJob, codec: &mut BlobCodec, plain: &mut Vec<u8>) {
-        let bytes = match self.get(&range) {
+        let (mut ours, mut busy) = (Vec::new(), Vec::new());
+        for chunk in range.chunks {
+            match self.opened.claim(chunk.id) {
+                Claim::Kept(kept) => self.parts(&chunk, &kept),
+                Claim::Busy => busy.push(chunk),
+                Claim::Ours(claimed) => ours.push((chunk, claimed)),
+            }
+        }
+        self.open(ours, codec, plain);
+        // What others are opening comes last: nobody waits with a claim in hand.
+        for chunk in busy {
+            match self.opened.wait(chunk.id) {
+                Claim::Kept(kept) => self.parts(&chunk, &kept),
+                Claim::Ours(claimed) => self.open(vec![(chunk, claimed)], codec, plain),
+                Claim::Busy => self.fail(EngineError::Panicked("a restore worker")),
+            }
+        }
+    }
+
+    /// Fetches chunks that lie near each other in one pack, opens them and writes their parts.
+    fn open(
+        &self,
+        chunks: Vec<(ChunkJob, Claimed<'_>)>,
+        codec: &mut BlobCodec,
+        plain: &mut Vec<u8>,
+    ) {
+        let Some(span) = Span::of(&chunks) else {
+            return;
+        };
+        let bytes = match self.get(&span) {
             Ok(bytes) => bytes,
             // A chunk that was not waited for is not damaged.
             Err(_) if self.cx.cancel.is_cancelled() => return self.fail(EngineError::Cancelled),
+            // Perhaps only some of the range is gone: try chunk by chunk.
+            Err(_) if chunks.len() > 1 => {
+                return chunks
+                    .into_iter()
+                    .for_each(|chunk| self.open(vec![chunk], codec, plain));
+            }
             Err(error) => {
-                // Perhaps only some of the range is gone: try chunk by chunk.
-                if range.chunks.len() == 1 {
-                    let kind = match &error {
-                        EngineError::Sink(error) if error.kind != ErrorKind::NotFound => {
-                            FindingKind::Damaged
-                        }
-                        _ => FindingKind::Missing,
-                    };
-                    return range
-                        .chunks
-                        .iter()
-                        .for_each(|chunk| self.lose(chunk, kind, &error.to_string()));
-                }
-                for chunk in range.chunks {
-                    let Some(place) = chunk.place else { continue };
-                    let (start, length) = (
-                        u64::from(place.located.offset),
-                        u64::from(place.located.stored),
-                    );
-                    self.range(
-                        RangeJob {
-                            start,
-                            length,
-                            chunks: vec![chunk],
-                        },
-                        codec,
-                        plain,
-                    );
-                }
-                return;
+                let kind = match &error {
+                    EngineError::Sink(error) if error.kind != ErrorKind::NotFound => {
+                        FindingKind::Damaged
+                    }
+                    _ => FindingKind::Missing,
+                };
+                return chunks
+                    .iter()
+                    .for_each(|(chunk, _)| self.lose(chunk, kind, &error.to_string()));
             }
         };
-        for chunk in &range.chunks {
+        for (chunk, claimed) in chunks {
             let Some(place) = chunk.place else { continue };
-            let start = u64::from(place.located.offset).saturating_sub(range.start);
+            let start = u64::from(place.located.offset).saturating_sub(span.start);
             let end = start + u64::from(place.located.stored);
-            let span = usize::try_from(start).ok().zip(usize::try_from(end).ok());
-            let sealed = span
+            let part = usize::try_from(start).ok().zip(usize::try_from(end).ok());
+            let sealed = part
                 .and_then(|(start, end)| bytes.get(start..end))
                 .unwrap_or_default();
             let raw = place.located.raw as usize;
@@ -257,24 +314,31 @@ impl<'a> Workers<'a> {
                 .repo
                 .open_blob(codec, BlobKind::Data, &chunk.id, raw, sealed, plain)
             {
-                Ok(()) => chunk.parts.iter().for_each(|part| self.part(part, plain)),
-                Err(error) => self.lose(chunk, FindingKind::Damaged, &error.to_string()),
+                Ok(()) if chunk.is_needed_whole() => self.parts(&chunk, plain),
+                Ok(()) => {
+                    let kept = Arc::new(std::mem::take(plain));
+                    claimed.keep(kept.clone());
+                    self.parts(&chunk, &kept);
+                }
+                Err(error) => self.lose(&chunk, FindingKind::Damaged, &error.to_string()),
             }
         }
     }
 
-    fn get(&self, range: &RangeJob) -> Result<Bytes> {
-        let place = range.chunks.first().and_then(|chunk| chunk.place);
-        let place = place.ok_or(EngineError::Panicked("a restore worker"))?;
-        let key = Repository::pack_key(&place)?;
-        let span = ByteRange::Span {
-            offset: range.start,
-            length: range.length,
+    fn parts(&self, chunk: &ChunkJob, plain: &[u8]) {
+        chunk.parts.iter().for_each(|part| self.part(part, plain));
+    }
+
+    fn get(&self, span: &Span) -> Result<Bytes> {
+        let key = Repository::pack_key(&span.place)?;
+        let range = ByteRange::Span {
+            offset: span.start,
+            length: span.length,
         };
         let bytes = self
             .handle
-            .block_on(self.repo.sink().get(self.cx, &key, span))?;
-        self.fetched.fetch_add(range.length, Ordering::Relaxed);
+            .block_on(self.repo.sink().get(self.cx, &key, range))?;
+        self.fetched.fetch_add(span.length, Ordering::Relaxed);
         Ok(bytes)
     }
 

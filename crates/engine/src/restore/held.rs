@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use backup_core::{EntryPath, Finding, FindingKind};
+use backup_core::{EntryPath, Finding, FindingKind, Severity};
 
 use crate::view::SnapshotView;
 
@@ -28,8 +28,11 @@ impl Lacking {
         }
     }
 
-    /// From the findings that a snapshot lists and the number that its capture made.
+    /// From the findings that a snapshot lists and the number of those more than notes that its
+    /// capture made.
     fn of_findings(findings: &[Finding], made: u64) -> Self {
+        let serious = |finding: &&Finding| finding.severity > Severity::Note;
+        let listed = findings.iter().filter(serious).count() as u64;
         let lost = |finding: &&Finding| {
             matches!(
                 finding.kind,
@@ -47,7 +50,7 @@ impl Lacking {
         };
         Self {
             folders: findings.iter().filter(lost).map(above).collect(),
-            any: usize::try_from(made).map_or(true, |made| made > findings.len()),
+            any: made > listed,
         }
     }
 
@@ -76,5 +79,10 @@ mod tests {
             assert_eq!(lacking.has(&path(folder)), lacks, "{folder}");
         }
         assert!(Lacking::of_findings(&findings, 4).has(&path("c")));
+        // A note that is listed stands for none that is not.
+        let note = Finding::new(Severity::Note, FindingKind::Degraded, "the source", "why");
+        let with_note = [findings.to_vec(), vec![note]].concat();
+        assert!(!Lacking::of_findings(&with_note, 3).has(&path("c")));
+        assert!(Lacking::of_findings(&with_note, 4).has(&path("c")));
     }
 }

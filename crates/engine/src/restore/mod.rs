@@ -8,6 +8,7 @@
 mod evidence;
 mod fetch;
 mod held;
+mod opened;
 mod window;
 
 use std::collections::VecDeque;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, Event, Finding, FindingKind, HostId,
     OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
-    RestoreRequest, Stage, StreamWriter, Target, TargetError,
+    RestoreRequest, Severity, Stage, StreamWriter, Target, TargetError,
 };
 use tokio::runtime::Handle;
 
@@ -235,8 +236,13 @@ pub async fn restore(
         }
     };
     let (outcome, findings) = match &restored {
-        Ok(report) if report.findings.is_empty() => (RecordOutcome::Ok, 0),
-        Ok(report) => (RecordOutcome::Findings, report.findings.len() as u64),
+        Ok(report) => {
+            let serious = |finding: &&Finding| finding.severity > Severity::Note;
+            match report.findings.iter().filter(serious).count() as u64 {
+                0 => (RecordOutcome::Ok, 0),
+                count => (RecordOutcome::Findings, count),
+            }
+        }
         Err(_) if cx.cancel.is_cancelled() => (RecordOutcome::Cancelled, 0),
         Err(_) => (RecordOutcome::Failed, 0),
     };
@@ -304,9 +310,11 @@ async fn carry_out(
             drop(driver);
             workers.end();
             tally.fetched = fetched.join();
-            drove?;
-            workers.done()?;
-            Ok(workers.findings())
+            match (drove, workers.done()) {
+                // That nobody takes tasks any more has a reason.
+                (Err(EngineError::Cancelled), Err(error)) => Err(error),
+                (drove, done) => drove.and(done).map(|()| workers.findings()),
+            }
         })
     })
 }
@@ -463,6 +471,7 @@ impl Driver<'_> {
         match self.restore.start(self.cx, &job.entry) {
             Ok(EntryWriter::Positional(writer)) => {
                 if writer.had_content() && fetch::is_there(&*writer, &job.entry) {
+                    writer.keep(0..job.entry.size);
                     self.finish(
                         &job.entry,
                         EntryWriter::Positional(writer),

@@ -84,11 +84,20 @@ pub(super) struct ChunkJob {
     pub(super) parts: Vec<Part>,
 }
 
-/// A range of a pack to be fetched at once.
+impl ChunkJob {
+    /// Whether its parts are all that is in it: then nobody else is likely to need it.
+    pub(super) fn is_needed_whole(&self) -> bool {
+        let needed: u64 = self.parts.iter().map(|part| u64::from(part.length)).sum();
+        self.place
+            .is_none_or(|place| needed >= u64::from(place.located.raw))
+    }
+}
+
+/// Chunks that lie near each other in a pack, in the order of their offsets, to be fetched at once.
 #[derive(Debug)]
 pub(super) struct RangeJob {
-    pub(super) start: u64,
-    pub(super) length: u64,
+    start: u64,
+    length: u64,
     pub(super) chunks: Vec<ChunkJob>,
 }
 

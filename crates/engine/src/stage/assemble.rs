@@ -4,19 +4,23 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use backup_core::{ChunkId, EntryMeta, EntryPath, Event, Finding, Fingerprint, OpContext, Stage};
+use backup_core::{
+    ChunkId, EntryMeta, EntryPath, Event, Finding, FindingKind, Fingerprint, OpContext, Severity,
+    Stage,
+};
 use backup_format::chunk::{CutKeys, Gatherer};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::page::{TreeBuilder, TreeRoot};
 use backup_format::record::Record;
-use backup_format::seal::BlobKind;
-use backup_integrity::canonical::CanonicalEntry;
+use backup_format::seal::{BlobKind, MAX_RAW};
+use backup_integrity::canonical::{CanonicalEntry, CanonicalError};
 use backup_integrity::merkle::{SnapshotTree, SnapshotTreeBuilder};
 use crossbeam_channel::Receiver;
 
 use super::chunk::Slot;
 use super::former::Former;
-use super::read::{Item, Work};
+use super::links::{Link, Links, Place, Stored};
+use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
 use crate::repository::Sizes;
@@ -30,6 +34,8 @@ const MOST_WAITING: usize = 1 << 16;
 const MOST_REMEMBERED: usize = 1 << 19;
 /// Findings that are kept word by word.
 const MOST_FINDINGS: usize = 10_000;
+/// Bytes of a key and its record: they must go into one blob, with what else is on their page.
+const MOST_RECORD: usize = MAX_RAW - (256 << 10);
 
 /// When progress is made safe for a run that is killed.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +44,9 @@ pub struct CheckpointRule {
     pub bytes: u64,
     /// After so long.
     pub every: Duration,
+    /// After so many bytes that were put on the tier they are made known to the next run, also in
+    /// the middle of an entry.
+    pub index_bytes: u64,
 }
 
 impl Default for CheckpointRule {
@@ -45,6 +54,7 @@ impl Default for CheckpointRule {
         Self {
             bytes: 4 << 30,
             every: Duration::from_secs(120),
+            index_bytes: 1 << 30,
         }
     }
 }
@@ -59,16 +69,21 @@ pub(super) struct Counts {
     pub(super) bytes_read: u64,
     pub(super) findings: Vec<Finding>,
     pub(super) findings_left_out: u64,
+    /// Findings that are more than notes, those that were left out too.
+    pub(super) serious: u64,
 }
 
 impl Counts {
-    /// Keeps a finding, or counts it when there are too many.
+    /// Keeps a finding, or counts it when there are too many; of notes that change nothing no count
+    /// is kept.
     pub(super) fn found(&mut self, cx: &OpContext, finding: Finding) {
         cx.tell(Event::Found(&finding));
+        let is_serious = finding.severity > Severity::Note;
+        self.serious += u64::from(is_serious);
         if self.findings.len() < MOST_FINDINGS {
             self.findings.push(finding);
         } else {
-            self.findings_left_out += 1;
+            self.findings_left_out += u64::from(is_serious);
         }
     }
 }
@@ -114,25 +129,6 @@ enum Next {
     Reused(EntryPath, Box<StateEntry>),
 }
 
-/// What a first link leaves for those that follow.
-#[derive(Clone)]
-struct LinkTarget {
-    size: u64,
-    sha256: Option<[u8; 32]>,
-    located: LinkPlace,
-    extents: Vec<u8>,
-}
-
-#[derive(Clone)]
-enum LinkPlace {
-    Content(Content),
-    Bundle {
-        number: u64,
-        offset: u32,
-        length: u32,
-    },
-}
-
 /// Puts entries together.
 pub(super) struct Assembler<'a> {
     cx: &'a OpContext,
@@ -140,6 +136,7 @@ pub(super) struct Assembler<'a> {
     keys: &'a CutKeys,
     store: &'a BlobStore,
     lineages: &'a Lineages<'a>,
+    reader: Reader<'a>,
     pages: TreeBuilder,
     tree: SnapshotTreeBuilder,
     salt: [u8; 32],
@@ -149,7 +146,7 @@ pub(super) struct Assembler<'a> {
     ended: HashMap<u64, ChunkId>,
     waiting: VecDeque<Next>,
     remembered: HashMap<[u8; 16], (u64, u32)>,
-    links: HashMap<u64, LinkTarget>,
+    links: Links,
     streams: Vec<([u8; 16], Vec<u8>)>,
     counts: Counts,
     usage: Usage,
@@ -173,7 +170,7 @@ impl<'a> Assembler<'a> {
         keys: &'a CutKeys,
         store: &'a BlobStore,
         lineages: &'a Lineages<'a>,
-        sizes: Sizes,
+        reader: Reader<'a>,
         salt: [u8; 32],
         writer: Option<StateWriter>,
         former: Former,
@@ -190,20 +187,21 @@ impl<'a> Assembler<'a> {
             keys,
             store,
             lineages,
-            pages: TreeBuilder::new(sizes.pages),
+            pages: TreeBuilder::new(reader.sizes.pages),
             tree: SnapshotTreeBuilder::new(salt),
             salt,
-            bundle: Gatherer::new(sizes.chunks),
+            bundle: Gatherer::new(reader.sizes.chunks),
             bundles: 0,
             ended: HashMap::new(),
             waiting: VecDeque::new(),
             remembered: HashMap::new(),
-            links: HashMap::new(),
+            links: Links::default(),
             streams: Vec::new(),
             counts: Counts::default(),
             usage: Usage::new(store.index()),
             writer,
             former,
+            reader,
             reuse_counts_as_same: true,
             scratch: Vec::new(),
             rule,
@@ -230,7 +228,8 @@ impl<'a> Assembler<'a> {
             };
             let (entries, before) = (items.len() as u64, self.counts.bytes);
             for (item, finding) in items {
-                if let Some(finding) = finding {
+                let (item, later) = self.settle_link(item)?;
+                for finding in finding.into_iter().chain(later) {
                     self.counts.found(self.cx, finding);
                 }
                 if let Work::Cut { stream, .. } = &item.work {
@@ -251,12 +250,28 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
+    /// A further name of a file is read here and now if no name before it has its content. That is
+    /// rare: the first could not be read, or the file was changed or replaced during the walk.
+    fn settle_link(&self, mut item: Item) -> Result<Noted> {
+        match std::mem::replace(&mut item.work, Work::Bare) {
+            Work::Link(link) if !self.links.hold(&link, item.fingerprint) => {
+                let finding = self.reader.link(&mut item, *link)?;
+                Ok((item, finding))
+            }
+            work => {
+                item.work = work;
+                Ok((item, None))
+            }
+        }
+    }
+
     fn take(&mut self, item: Item) -> Result<()> {
         let Item {
             key,
             path,
             meta,
             fingerprint,
+            is_racy,
             after_gap,
             is_new,
             work,
@@ -268,7 +283,7 @@ impl<'a> Assembler<'a> {
             key,
             path,
             meta,
-            fingerprint,
+            fingerprint: fingerprint.filter(|_| !is_racy),
             size: 0,
             sha256: None,
             located: Located::Known(Content::empty()),
@@ -280,7 +295,13 @@ impl<'a> Assembler<'a> {
                 self.differs();
                 return Ok(());
             }
-            Work::Reuse(state) => return self.take_reused(next.path, next.meta.link_group, state),
+            Work::Reuse(state) => {
+                if let Some(group) = next.meta.link_group {
+                    self.remember_reused(group, fingerprint, &state)?;
+                }
+                self.counts.unchanged += 1;
+                return self.wait(Next::Reused(next.path, state));
+            }
             Work::Bare => {}
             Work::Read(_) => return Err(EngineError::Panicked("a reader")),
             Work::Content { bytes, sha256 } => {
@@ -298,10 +319,14 @@ impl<'a> Assembler<'a> {
                 self.mark_extents(&stream.extents);
                 next.located = Located::Known(stream.content);
             }
-            Work::Link(group) => self.take_link(&mut next, group)?,
+            Work::Link(link) => {
+                self.take_link(&mut next, &link)?;
+                self.differs();
+                return self.wait(Next::Fresh(Box::new(next)));
+            }
         }
         if let Some(group) = next.meta.link_group {
-            self.remember_link(group, &next);
+            self.remember_link(group, &next, fingerprint, is_racy);
         }
         self.differs();
         self.wait(Next::Fresh(Box::new(next)))
@@ -312,36 +337,17 @@ impl<'a> Assembler<'a> {
         self.reuse_counts_as_same = false;
     }
 
-    fn take_reused(
-        &mut self,
-        path: EntryPath,
-        group: Option<u64>,
-        state: Box<StateEntry>,
-    ) -> Result<()> {
-        if let Some(group) = group {
-            let record = decode_record(&state.record)?;
-            let target = LinkTarget {
-                size: record.size,
-                sha256: record.sha256,
-                located: LinkPlace::Content(record.content),
-                extents: state.extents.clone(),
-            };
-            self.links.entry(group).or_insert(target);
-        }
-        self.counts.unchanged += 1;
-        self.wait(Next::Reused(path, state))
-    }
-
-    fn take_link(&mut self, next: &mut Waiting, group: u64) -> Result<()> {
-        // The first link could not be read: then this one is lost with it, and was reported.
-        let Some(target) = self.links.get(&group).cloned() else {
-            return Ok(());
-        };
-        (next.size, next.sha256) = (target.size, target.sha256);
-        next.extents = target.extents;
-        next.located = match target.located {
-            LinkPlace::Content(content) => Located::Known(content),
-            LinkPlace::Bundle {
+    fn take_link(&self, next: &mut Waiting, link: &Link) -> Result<()> {
+        let stored = self
+            .links
+            .get(link.group)
+            .ok_or(EngineError::Panicked("the assembler"))?;
+        (next.size, next.sha256) = (stored.size, stored.sha256);
+        next.extents.clone_from(&stored.extents);
+        next.fingerprint = next.fingerprint.filter(|_| !stored.is_racy);
+        next.located = match stored.place.clone() {
+            Place::Content(content) => Located::Known(content),
+            Place::Bundle {
                 number,
                 offset,
                 length,
@@ -350,23 +356,49 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn remember_link(&mut self, group: u64, next: &Waiting) {
-        let located = match &next.located {
-            Located::Known(content) => LinkPlace::Content(content.clone()),
-            Located::Open { offset, length } => LinkPlace::Bundle {
+    fn remember_reused(
+        &mut self,
+        group: u64,
+        state: Option<Fingerprint>,
+        entry: &StateEntry,
+    ) -> Result<()> {
+        let record = decode_record(&entry.record)?;
+        let stored = Stored {
+            state,
+            is_racy: false,
+            size: record.size,
+            sha256: record.sha256,
+            place: Place::Content(record.content),
+            extents: entry.extents.clone(),
+        };
+        self.links.remember(group, stored);
+        Ok(())
+    }
+
+    fn remember_link(
+        &mut self,
+        group: u64,
+        next: &Waiting,
+        state: Option<Fingerprint>,
+        is_racy: bool,
+    ) {
+        let place = match &next.located {
+            Located::Known(content) => Place::Content(content.clone()),
+            Located::Open { offset, length } => Place::Bundle {
                 number: self.bundles,
                 offset: *offset,
                 length: *length,
             },
         };
-        let (size, sha256) = (next.size, next.sha256);
-        let extents = next.extents.clone();
-        self.links.entry(group).or_insert(LinkTarget {
-            size,
-            sha256,
-            located,
-            extents,
-        });
+        let stored = Stored {
+            state,
+            is_racy,
+            size: next.size,
+            sha256: next.sha256,
+            place,
+            extents: next.extents.clone(),
+        };
+        self.links.remember(group, stored);
     }
 
     fn in_bundle(&self, number: u64, offset: u32, length: u32) -> Result<Located> {
@@ -466,7 +498,9 @@ impl<'a> Assembler<'a> {
     fn write_reused(&mut self, path: &EntryPath, state: StateEntry) -> Result<()> {
         let record = decode_record(&state.record)?;
         self.mark_record(&record.content, &state.lineage)?;
-        self.leaf(path, &record)?;
+        self.canonical_of(path, &record)
+            .map_err(|error| EngineError::Evidence(format!("{path}: {error}")))?;
+        self.leaf(&record);
         self.page(&state.key, &state.record)?;
         self.stream(&state.key, &state.lineage);
         if let Some(writer) = &mut self.writer
@@ -483,7 +517,7 @@ impl<'a> Assembler<'a> {
             key,
             path,
             meta,
-            fingerprint,
+            mut fingerprint,
             size,
             sha256,
             located,
@@ -503,16 +537,39 @@ impl<'a> Assembler<'a> {
                 Content::Inline(extents)
             }
         };
-        let record = Record {
+        let mut record = Record {
             meta,
             size,
             sha256,
             content,
         };
         let mut stored = Vec::with_capacity(160);
-        record.encode(&mut stored);
+        if let Err(why) = self.encode(&key, &path, &record, &mut stored) {
+            // It is mostly the extended attributes that are too much; the rest counts without them.
+            record.meta.xattrs.clear();
+            fingerprint = None;
+            let fits = self.encode(&key, &path, &record, &mut stored).is_ok();
+            let (severity, kind, what) = if fits {
+                let what = "its extended attributes are not stored";
+                (Severity::Warning, FindingKind::Metadata, what)
+            } else {
+                let what = "it is not stored";
+                (Severity::Error, FindingKind::Unreadable, what)
+            };
+            let finding = Finding::entry(kind, &path, format!("{what}: {why}"));
+            self.counts.found(
+                self.cx,
+                Finding {
+                    severity,
+                    ..finding
+                },
+            );
+            if !fits {
+                return Ok(());
+            }
+        }
         self.mark_record(&record.content, &lineage)?;
-        self.leaf(&path, &record)?;
+        self.leaf(&record);
         self.page(&key, &stored)?;
         self.stream(&key, &lineage);
         if let Some(writer) = &mut self.writer {
@@ -528,18 +585,40 @@ impl<'a> Assembler<'a> {
         Ok(())
     }
 
-    fn leaf(&mut self, path: &EntryPath, record: &Record) -> Result<()> {
+    /// Encodes a record for its page and, into the scratch, for its leaf. An error says why that
+    /// cannot be.
+    fn encode(
+        &mut self,
+        key: &[u8],
+        path: &EntryPath,
+        record: &Record,
+        stored: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        self.canonical_of(path, record)
+            .map_err(|error| error.to_string())?;
+        stored.clear();
+        record.encode(stored);
+        if key.len() + stored.len() > MOST_RECORD {
+            return Err("what is known of it is too long for a page of the manifest".into());
+        }
+        Ok(())
+    }
+
+    fn canonical_of(&mut self, path: &EntryPath, record: &Record) -> Result<(), CanonicalError> {
+        self.scratch.clear();
+        canonical(self.component, path, record)
+            .encode(&mut self.scratch)
+            .map(drop)
+    }
+
+    /// Adds the leaf that lies in the scratch.
+    fn leaf(&mut self, record: &Record) {
         self.counts.entries += 1;
         if record.meta.kind.has_content() {
             self.counts.files += 1;
             self.counts.bytes += record.size;
         }
-        self.scratch.clear();
-        canonical(self.component, path, record)
-            .encode(&mut self.scratch)
-            .map_err(|error| EngineError::Evidence(format!("{path}: {error}")))?;
         self.tree.push(&self.scratch);
-        Ok(())
     }
 
     fn page(&mut self, key: &[u8], record: &[u8]) -> Result<()> {

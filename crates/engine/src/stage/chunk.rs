@@ -17,6 +17,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::capture::{Batches, Captured};
 use super::former::Former;
+use super::links::Link;
 use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, Sizes};
@@ -147,6 +148,7 @@ impl Decider<'_> {
             path,
             meta,
             fingerprint,
+            is_racy: false,
             after_gap,
             is_new: known.is_none(),
             work: Work::Bare,
@@ -162,7 +164,11 @@ impl Decider<'_> {
         if let Some(group) = item.meta.link_group
             && !self.linked.insert(group)
         {
-            item.work = Work::Link(group);
+            item.work = Work::Link(Box::new(Link {
+                group,
+                body,
+                profile,
+            }));
             return self.add(item, 0);
         }
         let unchanged = matches!(body, Body::Unchanged);

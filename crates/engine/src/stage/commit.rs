@@ -2,7 +2,8 @@
 //! one. The refs go first: what no snapshot names does not exist.
 
 use backup_core::{
-    ComponentMeta, Event, OpContext, PutMode, SnapshotId, SnapshotMeta, SnapshotStats, Stage,
+    ComponentMeta, Event, OpContext, PutMode, Severity, SnapshotId, SnapshotMeta, SnapshotStats,
+    Stage,
 };
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
@@ -51,7 +52,7 @@ pub async fn commit(
     for finding in std::mem::take(&mut stored.report.findings) {
         stored.assembled.counts.found(cx, finding);
     }
-    let meta = describe(cx, &stored, job)?;
+    let meta = describe(&stored, job)?;
     let refs = stored
         .assembled
         .usage
@@ -90,10 +91,9 @@ pub async fn commit(
     })
 }
 
-fn describe(cx: &OpContext, stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
+fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
     let counts = &stored.assembled.counts;
     let millis = u64::try_from(stored.planned.started.as_millisecond()).unwrap_or(0);
-    let _ = cx;
     let mut tags = job.tags.clone();
     tags.sort();
     tags.dedup();
@@ -107,7 +107,7 @@ fn describe(cx: &OpContext, stored: &Stored, job: &SnapshotJob) -> Result<Snapsh
         label: job.label.clone(),
         held: false,
         partial: false,
-        findings: counts.findings.len() as u64 + counts.findings_left_out,
+        findings: counts.serious,
         parent: stored.planned.parent.as_ref().map(|parent| parent.meta.id),
         stats: SnapshotStats {
             entries: counts.entries,
@@ -138,7 +138,11 @@ fn build(
         point: point.unwrap_or_else(|| stored.capture.point().clone()),
         versions: info.versions.clone(),
     };
-    let findings = assembled.counts.findings.iter().take(MOST_FINDINGS);
+    // Notes only where there is room for them: what is missing, restores must know.
+    let all = &assembled.counts.findings;
+    let (serious, notes): (Vec<_>, Vec<_>) =
+        all.iter().partition(|one| one.severity > Severity::Note);
+    let findings = serious.into_iter().chain(notes).take(MOST_FINDINGS);
     let inner = Inner {
         components: vec![InnerComponent::new(
             &component,

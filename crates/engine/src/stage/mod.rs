@@ -15,7 +15,8 @@ pub mod store;
 
 mod assemble;
 mod former;
-
+mod links;
+mod racy;
 mod read;
 mod stream;
 

@@ -4,6 +4,7 @@
 //! it is read once more; if it changed again, what was read is stored with a finding. Small files
 //! come back as bytes, to be bundled in order; larger ones are cut here and handed to the store.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
@@ -16,10 +17,13 @@ use backup_core::{
 use backup_format::chunk::PieceCut;
 use backup_format::chunk::profile::PIECE;
 use backup_integrity::digest::ContentHasher;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use tokio::runtime::Handle;
 
+use super::links::Link;
+use super::racy::is_racy;
 use super::stream::{CutStream, StreamCutter};
 use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
@@ -36,6 +40,8 @@ const BLOCK: usize = 1 << 20;
 const MANY_PIECES: u64 = 1 << 18;
 /// Larger files are hashed on a thread of their own.
 const HASH_APART: u64 = 8 << 20;
+/// Blocks that wait for the hasher.
+const HASH_QUEUE: usize = 4;
 
 /// An entry on its way, with what is to be done.
 #[derive(Debug)]
@@ -46,14 +52,26 @@ pub(super) struct Item {
     pub(super) path: EntryPath,
     /// Its metadata.
     pub(super) meta: EntryMeta,
-    /// What tells it as unchanged next time.
+    /// The state in which the walk saw it; `None` once its content was read in another.
     pub(super) fingerprint: Option<Fingerprint>,
+    /// Whether it may be another by now without its fingerprint showing it.
+    pub(super) is_racy: bool,
     /// Whether something that the last run had is gone before it.
     pub(super) after_gap: bool,
     /// Whether the last run did not have its path.
     pub(super) is_new: bool,
     /// What is to be done, or was.
     pub(super) work: Work,
+}
+
+impl Item {
+    /// Notes when its content was read, and in which state it was before and behind that; `None`:
+    /// it changed meanwhile. If it is not the state that the walk saw, its metadata is of another
+    /// time than its content: then nothing tells it as unchanged next time.
+    fn was_read(&mut self, began: Timestamp, state: Option<Fingerprint>) {
+        self.fingerprint = self.fingerprint.filter(|seen| state == Some(*seen));
+        self.is_racy = state.is_some_and(|state| is_racy(&state, began));
+    }
 }
 
 /// What is to be done with an entry, or was done.
@@ -63,8 +81,8 @@ pub(super) enum Work {
     Reuse(Box<StateEntry>),
     /// It has no content.
     Bare,
-    /// It is a further link to an entry that came before.
-    Link(u64),
+    /// It is a further name of a file that came before.
+    Link(Box<Link>),
     /// A small file is to be read.
     Read(Arc<dyn OpenContent>),
     /// It was read, whole.
@@ -121,6 +139,7 @@ impl Reader<'_> {
     fn small(&self, item: &mut Item, open: &Arc<dyn OpenContent>) -> Result<Option<Finding>> {
         let mut seen = item.fingerprint;
         for attempt in 0..2 {
+            let began = self.cx.clock.now();
             let read = open.open().and_then(|file| {
                 let content = self.read_small(&file, seen.map_or(0, |print| print.size))?;
                 Ok((content, open.fingerprint(&file)?))
@@ -139,7 +158,7 @@ impl Reader<'_> {
                     if !is_whole && attempt == 0 {
                         continue;
                     }
-                    item.fingerprint = seen.filter(|_| is_whole);
+                    item.was_read(began, is_whole.then_some(now));
                     let sha256 = backup_integrity::digest::ContentDigest::of(&bytes).0;
                     item.work = Work::Content { bytes, sha256 };
                     return Ok((!is_whole).then(|| changed(&item.path)));
@@ -187,6 +206,7 @@ impl Reader<'_> {
         known: Option<&StateEntry>,
     ) -> Result<Option<Finding>> {
         for attempt in 0..2 {
+            let began = self.cx.clock.now();
             let opened = open.open().and_then(|file| {
                 let before = open.fingerprint(&file)?;
                 Ok((file, before))
@@ -211,7 +231,7 @@ impl Reader<'_> {
             if !is_whole && attempt == 0 {
                 continue;
             }
-            item.fingerprint = is_whole.then_some(before);
+            item.was_read(began, is_whole.then_some(before));
             item.work = Work::Cut {
                 stream: Box::new(stream),
                 sha256: Some(sha256),
@@ -219,6 +239,33 @@ impl Reader<'_> {
             return Ok((!is_whole).then(|| changed(&item.path)));
         }
         Ok(None)
+    }
+
+    /// Reads a further name of a file by itself: no name before it has its content.
+    ///
+    /// # Errors
+    /// Failures of the store, and of the source of a stream; what is wrong with a file is noted.
+    pub(super) fn link(&self, item: &mut Item, link: Link) -> Result<Option<Finding>> {
+        let size = item.fingerprint.map_or(u64::MAX, |state| state.size);
+        match link.body {
+            Body::File(open) if size <= self.sizes.bundle_limit => self.small(item, &open),
+            Body::File(open) => self.file(item, &open, link.profile, None),
+            Body::None | Body::Unchanged => {
+                item.work = Work::Lost;
+                let detail = "the name of it that has its content could not be stored";
+                let kind = FindingKind::Unreadable;
+                Ok(Some(Finding::entry(kind, &item.path, detail)))
+            }
+            body => self.body(item, body, link.profile, None).map(|()| None),
+        }
+    }
+
+    /// Whether to go on reading.
+    fn check(&self) -> Result<()> {
+        if self.cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        self.store.check()
     }
 
     #[allow(
@@ -270,10 +317,11 @@ impl Reader<'_> {
         cutter: &mut StreamCutter<'_>,
     ) -> Result<io::Result<[u8; 32]>> {
         let mut hasher = Hashing::new(size);
+        let mut blocks = Blocks::default();
         let mut at = 0u64;
         let mut hole_known_until = 0u64;
         loop {
-            self.store.check()?;
+            self.check()?;
             if at >= hole_known_until {
                 let (hole, until) = next_data(file, at, size);
                 if hole > 0 {
@@ -285,7 +333,7 @@ impl Reader<'_> {
                 hole_known_until = until;
             }
             let room = usize::try_from(hole_known_until.saturating_sub(at)).unwrap_or(BLOCK);
-            let mut block = vec![0; if room == 0 { BLOCK } else { room.min(BLOCK) }];
+            let mut block = blocks.take(if room == 0 { BLOCK } else { room.min(BLOCK) });
             let count = match file.read_at(&mut block, at) {
                 Ok(0) => return hasher.finish().map(Ok),
                 Ok(count) => count,
@@ -293,9 +341,10 @@ impl Reader<'_> {
                 Err(error) => return Ok(Err(error)),
             };
             block.truncate(count);
-            let block = Bytes::from(block);
+            let block = block.freeze();
             hasher.update(&block);
             cutter.data(&block)?;
+            blocks.give_back(block);
             self.advanced(count as u64);
             at += count as u64;
         }
@@ -308,6 +357,17 @@ impl Reader<'_> {
             entries: 0,
             bytes,
         });
+    }
+
+    /// The next part of a stream; does not wait for it longer than the operation goes on.
+    fn next_segment(&self, segments: &mut SegmentStream) -> Result<Option<Segment>> {
+        self.handle.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.cx.cancel.cancelled() => Err(EngineError::Cancelled),
+                segment = segments.next() => Ok(segment.transpose()?),
+            }
+        })
     }
 
     /// Reads and cuts a body that comes as a stream or as bytes.
@@ -331,7 +391,7 @@ impl Reader<'_> {
             }
         };
         let past = self.past(&item.key, known);
-        let mut first = self.handle.block_on(segments.next()).transpose()?;
+        let mut first = self.next_segment(&mut segments)?;
         let head = match &first {
             Some(Segment::Data { bytes, .. }) => bytes.clone(),
             _ => Bytes::new(),
@@ -342,7 +402,7 @@ impl Reader<'_> {
         let mut hasher = Some(Hashing::new(HASH_APART));
         let mut at = 0u64;
         while let Some(segment) = first.take() {
-            self.store.check()?;
+            self.check()?;
             let (start, length) = match &segment {
                 Segment::Data { offset, bytes } => (*offset, bytes.len() as u64),
                 Segment::Zero(range) | Segment::Unchanged(range) => {
@@ -376,7 +436,7 @@ impl Reader<'_> {
                 }
             }
             at += length;
-            first = self.handle.block_on(segments.next()).transpose()?;
+            first = self.next_segment(&mut segments)?;
         }
         let sha256 = hasher.map(Hashing::finish).transpose()?;
         item.work = Work::Cut {
@@ -443,6 +503,33 @@ fn changed(path: &EntryPath) -> Finding {
     }
 }
 
+/// Blocks of one file, used again when the hasher is done with them: fresh memory would cost a fault
+/// and a zeroing for each of its pages.
+#[derive(Default)]
+struct Blocks(VecDeque<Bytes>);
+
+impl Blocks {
+    fn take(&mut self, length: usize) -> BytesMut {
+        let mut block = match self.0.pop_front().map(Bytes::try_into_mut) {
+            Some(Ok(block)) => block,
+            Some(Err(busy)) => {
+                self.0.push_front(busy);
+                BytesMut::new()
+            }
+            None => BytesMut::new(),
+        };
+        block.resize(length, 0);
+        block
+    }
+
+    fn give_back(&mut self, block: Bytes) {
+        // As many as can be with the hasher, and the one in hand.
+        if self.0.len() < HASH_QUEUE + 2 {
+            self.0.push_back(block);
+        }
+    }
+}
+
 /// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.
 enum Hashing {
     Here(ContentHasher),
@@ -462,7 +549,7 @@ impl Hashing {
         if size < HASH_APART {
             return Self::Here(ContentHasher::new());
         }
-        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(4);
+        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(HASH_QUEUE);
         let thread = std::thread::Builder::new()
             .name("hash".into())
             .spawn(move || {

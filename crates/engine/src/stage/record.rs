@@ -27,20 +27,21 @@ pub async fn record(
         refs_bytes,
     } = committed;
     let mut counts = stored.assembled.counts;
-    let mut degraded = |what: &str, why: String| {
-        let finding = Finding::new(Severity::Warning, FindingKind::Degraded, what, why);
-        counts.found(cx, finding);
-    };
+    let degraded =
+        |what: &str, why: String| Finding::new(Severity::Warning, FindingKind::Degraded, what, why);
     if let Err(error) = stored.capture.settle(cx, Outcome::Committed).await {
-        degraded("the source", error.to_string());
+        counts.found(cx, degraded("the source", error.to_string()));
     }
     if let Some(writer) = stored.assembled.writer {
         writer.finish(meta.id);
     }
     let draft = LedgerDraft::of_snapshot(&meta, root);
     let earlier = stored.planned.earlier;
-    if let Err(error) = record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
-        degraded("the ledger", error.to_string());
+    match record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
+        Ok(findings) => findings
+            .into_iter()
+            .for_each(|finding| counts.found(cx, finding)),
+        Err(error) => counts.found(cx, degraded("the ledger", error.to_string())),
     }
     let done = name(layout::session_done(stored.session.id))?;
     let put = repo.sink().put(
@@ -50,7 +51,7 @@ pub async fn record(
         backup_core::PutMode::Create,
     );
     if let Err(error) = put.await {
-        degraded("the session", error.to_string());
+        counts.found(cx, degraded("the session", error.to_string()));
     }
     cx.tell(Event::Left(Stage::Record));
     Ok(SnapshotReport {

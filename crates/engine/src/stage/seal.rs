@@ -28,7 +28,8 @@ pub async fn seal(
     job: &SnapshotJob,
 ) -> Result<Sealing> {
     let session = Session::begin(repo, cx, &job.host).await?;
-    let store = BlobStore::start(repo, cx, session.clone(), job.compression)?;
+    let index_bytes = job.checkpoint.index_bytes;
+    let store = BlobStore::start(repo, cx, session.clone(), job.compression, index_bytes)?;
     Ok(Sealing {
         chunked,
         session,

@@ -171,32 +171,33 @@ impl Flow<'_> {
             last_key: Vec::new(),
         };
         let salt = random()?;
+        let many_pieces = Mutex::new(());
+        let reader = || Reader {
+            cx: self.cx,
+            handle: handle.clone(),
+            keys: self.keys,
+            store: self.store,
+            sizes,
+            lineages: self.lineages,
+            many_pieces: &many_pieces,
+        };
         let mut assembler = Assembler::new(
             self.cx,
             &self.job.component,
             self.keys,
             self.store,
             self.lineages,
-            sizes,
+            reader(),
             salt,
             writer,
             former,
             resumes,
             self.job.checkpoint,
         );
-        let many_pieces = Mutex::new(());
         std::thread::scope(|scope| {
             for _ in 0..readers {
                 let tasks = task_source.clone();
-                let reader = Reader {
-                    cx: self.cx,
-                    handle: handle.clone(),
-                    keys: self.keys,
-                    store: self.store,
-                    sizes,
-                    lineages: self.lineages,
-                    many_pieces: &many_pieces,
-                };
+                let reader = reader();
                 scope.spawn(move || read_loop(&reader, &tasks));
             }
             drop(task_source);

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use backup_core::{CancellationToken, ChunkId, Event, ObjectKey, OpContext, PackId, Sink, Stage};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
-use backup_format::pack::{Pack, PackBlob, PackBuilder};
+use backup_format::pack::{PackBlob, PackBuilder};
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKeyring, ObjectKind, blob_id};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -46,6 +46,16 @@ struct Job {
     raw: Vec<u8>,
 }
 
+/// A pack that takes no more blobs.
+struct FullPack {
+    builder: PackBuilder,
+    is_meta: bool,
+}
+
+/// Of the memory that the run may take, what one sealing thread and one storing thread need: tables
+/// and buffers for a chunk and its copies, a chunk that waits, a pack under way.
+const SHARE: usize = 48 << 20;
+
 /// What all threads of a store share.
 struct Shared {
     cx: OpContext,
@@ -62,6 +72,8 @@ struct Shared {
     failure: Mutex<Option<EngineError>>,
     stop: CancellationToken,
     fresh: Mutex<Vec<StoredPack>>,
+    /// After so many bytes of packs an index run is written.
+    index_bytes: u64,
     stored: Mutex<Vec<StoredPack>>,
     bytes_new: AtomicU64,
     bytes_added: AtomicU64,
@@ -71,7 +83,7 @@ struct Shared {
 pub struct BlobStore {
     shared: Arc<Shared>,
     jobs: Option<Sender<Job>>,
-    uploads: Option<Sender<(Pack, bool)>>,
+    uploads: Option<Sender<FullPack>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -86,12 +98,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl BlobStore {
-    /// Starts the threads of a store. Must be called on a tokio runtime.
+    /// Starts the threads of a store, which writes an index run whenever that many bytes of packs
+    /// are in none. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
     /// refuses threads.
-    pub fn start(repo: &Repository, cx: &OpContext, session: Session, level: i32) -> Result<Self> {
+    pub fn start(
+        repo: &Repository,
+        cx: &OpContext,
+        session: Session,
+        level: i32,
+        index_bytes: u64,
+    ) -> Result<Self> {
         let sizes = repo.sizes();
         // A cancelled run stops putting and then makes safe what it has put: its store goes on until
         // that is done.
@@ -117,18 +136,16 @@ impl BlobStore {
             failure: Mutex::default(),
             stop,
             fresh: Mutex::default(),
+            index_bytes,
             stored: Mutex::default(),
             bytes_new: AtomicU64::new(0),
             bytes_added: AtomicU64::new(0),
         });
-        let cpus = cpu_threads(cx);
+        let within_budget = |threads: usize| threads.min(cx.limits.memory_bytes / SHARE).max(1);
+        let cpus = within_budget(cpu_threads(cx));
         let (jobs, job_source) = bounded::<Job>(cpus);
-        let uploaders = repo
-            .connections(cx)
-            .clamp(1, 8)
-            .min(cx.limits.memory_bytes / (48 << 20))
-            .max(1);
-        let (uploads, upload_source) = bounded::<(Pack, bool)>(0);
+        let uploaders = within_budget(repo.connections(cx).clamp(1, 8));
+        let (uploads, upload_source) = bounded::<FullPack>(0);
         let mut store = Self {
             shared,
             jobs: Some(jobs),
@@ -142,6 +159,8 @@ impl BlobStore {
                 seal_loop(&shared, level, &source, &uploads);
             })?;
         }
+        // Should a thread be refused, the store ends: nobody may wait at this sender then.
+        drop(uploads);
         for number in 0..uploaders {
             let (shared, source) = (store.shared.clone(), upload_source.clone());
             store.spawn(format!("store-{number}"), move || {
@@ -243,7 +262,7 @@ impl BlobStore {
         }
         self.shared.pending.wait(&self.shared.stop);
         self.check()?;
-        self.shared.write_runs()
+        self.shared.write_runs(&self.shared.cx)
     }
 
     /// Ends the store: everything is on the tier and indexed. Returns all packs of the session.
@@ -271,10 +290,17 @@ impl BlobStore {
             panicked |= thread.join().is_err();
         }
         if panicked {
-            Err(EngineError::Panicked("the store"))
-        } else {
-            self.check()
+            return Err(EngineError::Panicked("the store"));
         }
+        self.check().inspect_err(|_| {
+            // What is on the tier is made known all the same: on a full disk there is room for an
+            // index run where there was none for a pack. If this fails too, it is stored again.
+            let mut cx = self.shared.cx.clone();
+            cx.cancel = CancellationToken::new();
+            // On a thread of its own: an abandoned store may be dropped where nobody may wait.
+            let shared = &self.shared;
+            std::thread::scope(|scope| drop(scope.spawn(|| shared.write_runs(&cx)).join()));
+        })
     }
 }
 
@@ -308,7 +334,7 @@ impl Shared {
         self.pending.wake();
     }
 
-    fn add(&self, job: &Job, sealed: &[u8], uploads: &Sender<(Pack, bool)>) {
+    fn add(&self, job: &Job, sealed: &[u8], uploads: &Sender<FullPack>) {
         let is_meta = job.kind.is_meta();
         let target = if is_meta {
             self.sizes.meta_pack
@@ -328,46 +354,57 @@ impl Shared {
         open.push(job.kind, job.id, job.raw.len(), sealed);
     }
 
-    fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<(Pack, bool)>) {
-        match builder.finish(&self.ring, &[self.session.wrap()]) {
-            Ok(pack) => {
-                self.pending.add(1);
-                if uploads.send((pack, is_meta)).is_err() {
-                    self.pending.done(1);
-                }
-            }
-            Err(error) => self.fail(EngineError::Seal(error)),
+    fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<FullPack>) {
+        self.pending.add(1);
+        if uploads.send(FullPack { builder, is_meta }).is_err() {
+            self.pending.done(1);
         }
     }
 
-    fn put_object(&self, key: &ObjectKey, body: Bytes) -> Result<()> {
-        if self.stop.is_cancelled() {
+    fn put_object(&self, cx: &OpContext, key: &ObjectKey, body: Bytes) -> Result<()> {
+        if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        self.handle
-            .block_on(put_new(&self.cx, &*self.sink, key, body))
+        self.handle.block_on(put_new(cx, &*self.sink, key, body))
     }
 
-    fn upload(&self, pack: Pack, is_meta: bool) -> Result<()> {
+    fn upload(&self, full: FullPack) -> Result<()> {
+        let FullPack { builder, is_meta } = full;
+        let pack = builder
+            .finish(&self.ring, &[self.session.wrap()])
+            .map_err(EngineError::Seal)?;
         let key = name(layout::pack(pack.id, is_meta))?;
         let size = pack.bytes.len() as u64;
-        self.put_object(&key, pack.bytes.into())?;
+        self.put_object(&self.cx, &key, pack.bytes.into())?;
         self.bytes_added.fetch_add(size, Ordering::Relaxed);
         self.cx.tell(Event::Advanced {
             stage: Stage::Store,
             entries: 1,
             bytes: size,
         });
-        lock(&self.fresh).push(StoredPack {
+        let mut fresh = lock(&self.fresh);
+        fresh.push(StoredPack {
             id: pack.id,
             size,
             blobs: pack.blobs,
         });
-        Ok(())
+        let unindexed: u64 = fresh.iter().map(|pack| pack.size).sum();
+        drop(fresh);
+        // What no index run knows is stored again after a kill: one file can take hours. The first
+        // runs come sooner, so that it is never more than half.
+        let known = self
+            .bytes_added
+            .load(Ordering::Relaxed)
+            .saturating_sub(unindexed);
+        if unindexed >= known.clamp(self.index_bytes / 8, self.index_bytes) {
+            self.write_runs(&self.cx)
+        } else {
+            Ok(())
+        }
     }
 
     /// Writes index runs for all packs that are on the tier and in no run yet.
-    fn write_runs(&self) -> Result<()> {
+    fn write_runs(&self, cx: &OpContext) -> Result<()> {
         let fresh = std::mem::take(&mut *lock(&self.fresh));
         let mut builder = RunBuilder::default();
         let write = |builder: RunBuilder| -> Result<()> {
@@ -379,7 +416,7 @@ impl Shared {
             let key = name(layout::index(&sealed))?;
             self.bytes_added
                 .fetch_add(sealed.len() as u64, Ordering::Relaxed);
-            self.put_object(&key, sealed.into())
+            self.put_object(cx, &key, sealed.into())
         };
         for pack in &fresh {
             if builder.len() + pack.blobs.len() > MAX_ENTRIES {
@@ -395,7 +432,20 @@ impl Shared {
     }
 }
 
-fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<(Pack, bool)>) {
+/// A job or a pack that a thread works on. However that ends it is no longer under way, and nobody
+/// waits for it; a panic fails the store.
+struct UnderWay<'a>(&'a Shared);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail(EngineError::Panicked("the store"));
+        }
+        self.0.pending.done(1);
+    }
+}
+
+fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Sender<FullPack>) {
     let mut codec = match BlobCodec::new(level) {
         Ok(codec) => Some(codec),
         Err(error) => {
@@ -406,6 +456,7 @@ fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Send
     let mut sealed = Vec::new();
     // After a failure the queue is still drained, so that nobody waits at it.
     for job in source {
+        let _job = UnderWay(shared);
         if let Some(codec) = codec.as_mut().filter(|_| !shared.stop.is_cancelled()) {
             let key = shared.session.key_of(job.kind);
             match codec.seal(key, job.kind, &job.id, &job.raw, &mut sealed) {
@@ -413,17 +464,16 @@ fn seal_loop(shared: &Shared, level: i32, source: &Receiver<Job>, uploads: &Send
                 Err(error) => shared.fail(EngineError::Seal(error)),
             }
         }
-        shared.pending.done(1);
     }
 }
 
-fn upload_loop(shared: &Shared, source: &Receiver<(Pack, bool)>) {
-    for (pack, is_meta) in source {
+fn upload_loop(shared: &Shared, source: &Receiver<FullPack>) {
+    for pack in source {
+        let _pack = UnderWay(shared);
         if !shared.stop.is_cancelled()
-            && let Err(error) = shared.upload(pack, is_meta)
+            && let Err(error) = shared.upload(pack)
         {
             shared.fail(error);
         }
-        shared.pending.done(1);
     }
 }

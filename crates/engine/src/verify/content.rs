@@ -1,37 +1,35 @@
 //! Reading content: each chunk is opened once, and the files that need it are hashed behind it.
 //!
-//! Whoever walks the manifests adds files in order ([`Contents::add`]) and waits where as much is in
+//! Whoever walks the manifests adds files in order ([`Feeder::add`]) and waits where as much is in
 //! hand as the limits allow. Fetch threads bring whole packs, in the order in which they are needed;
 //! workers, one for each processor, hash what is ready of any file, hash packs, and open chunks, in
 //! this order of preference: what frees memory comes first. SHA-256 of one file is serial, so while
 //! one worker hashes a large file the others open the chunks behind.
 
+mod feeder;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 
 use backup_core::{ByteRange, ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage};
-use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
 
-use super::budget::{Budget, Held, LOOK_UP};
+use super::budget::Budget;
 use super::packs::{is_at, open_tail, wrong_name};
-use super::parts::{Buffers, ChunkCheck, FileCheck, Pack, Plain, Step, lock};
+use super::parts::{Buffers, ChunkCheck, FileCheck, Pack, Plain, lock};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
 use crate::store::cpu_threads;
 
-/// What a file in hand is counted for, beside its chunks.
-const FILE_BYTES: usize = 1 << 10;
-/// Chunks that are kept for the extents that follow: a change in the middle of a chunk leaves two
-/// extents of it with another between them.
-const RECENT: usize = 6;
+pub(super) use feeder::Feeder;
+
 /// Contents that are remembered as whole, so that the next snapshots need not hash them again.
 const MOST_CONTENTS: usize = 1 << 20;
 
@@ -102,15 +100,6 @@ pub(super) struct Contents<'a> {
     handle: Handle,
 }
 
-/// Adds files; there is one.
-pub(super) struct Feeder<'c, 'a> {
-    contents: &'c Contents<'a>,
-    fetch: crossbeam_channel::Sender<Arc<Pack>>,
-    chunks: VecDeque<Arc<ChunkCheck>>,
-    packs: VecDeque<Arc<Pack>>,
-    fetched: HashSet<PackId>,
-}
-
 impl<'a> Contents<'a> {
     /// Runs `feed` on this thread with workers behind it; returns what it returned and what is
     /// known at the end. `packs` are fetched whole and hashed once a chunk of them is needed; of
@@ -143,13 +132,7 @@ impl<'a> Contents<'a> {
             handle: Handle::current(),
         };
         let fed = std::thread::scope(|scope| {
-            let mut feeder = Feeder {
-                contents: &contents,
-                fetch,
-                chunks: VecDeque::new(),
-                packs: VecDeque::new(),
-                fetched: HashSet::new(),
-            };
+            let mut feeder = Feeder::new(&contents, fetch);
             let fed = contents.spawn(scope).and_then(|()| feed(&mut feeder));
             drop(feeder);
             lock(&contents.queue).is_ended = true;
@@ -419,166 +402,4 @@ impl<'a> Contents<'a> {
             _ => error.into(),
         })
     }
-}
-
-impl Feeder<'_, '_> {
-    /// Adds a file whose chunks are all in the index. A content that was found whole before is not
-    /// read again.
-    pub(super) fn add(
-        &mut self,
-        path: &dyn std::fmt::Display,
-        extents: &Extents,
-        wanted: Option<[u8; 32]>,
-    ) -> Result<()> {
-        let content = fingerprint(extents, wanted);
-        if lock(&self.contents.known).whole_contents.contains(&content) {
-            return Ok(());
-        }
-        let path = path.to_string();
-        let held = self.hold_file(FILE_BYTES + path.len())?;
-        let file = Arc::new(FileCheck::new(path, wanted, content, held));
-        lock(&self.contents.known).files_left += 1;
-        let mut fed = Ok(());
-        for extent in extents.as_slice() {
-            let step = match *extent {
-                Extent::Zero { length } => Step::Zeros(length),
-                Extent::Data {
-                    chunk,
-                    offset,
-                    length,
-                } => match self.chunk(&chunk) {
-                    Ok(chunk) => Step::Part {
-                        chunk,
-                        offset,
-                        length,
-                    },
-                    Err(error) => {
-                        fed = Err(error);
-                        break;
-                    }
-                },
-            };
-            self.step(&file, Some(step));
-        }
-        // Even a file that was given up is ended, so that nothing waits for the rest of it.
-        self.step(&file, None);
-        fed
-    }
-
-    /// Waits until every file that was added is done; returns the paths that are hurt, and why.
-    pub(super) fn drain(&mut self) -> Result<Vec<(String, String)>> {
-        self.chunks.clear();
-        let contents = self.contents;
-        let mut known = lock(&contents.known);
-        while known.files_left > 0 {
-            contents.check()?;
-            let waited = contents.drained.wait_timeout(known, LOOK_UP);
-            known = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let mut hurt = std::mem::take(&mut known.hurt);
-        drop(known);
-        contents.check()?;
-        // Files end in any order; what is told is told in that of paths.
-        hurt.sort();
-        Ok(hurt)
-    }
-
-    fn step(&self, file: &Arc<FileCheck>, step: Option<Step>) {
-        if file.add(step) {
-            self.contents.queue(Job::File(file.clone()));
-        }
-    }
-
-    fn chunk(&mut self, id: &ChunkId) -> Result<Arc<ChunkCheck>> {
-        if let Some(known) = self.chunks.iter().find(|chunk| chunk.id == *id) {
-            return Ok(known.clone());
-        }
-        let place = self
-            .contents
-            .index
-            .find(id)
-            .ok_or_else(|| EngineError::Missing {
-                object: format!("chunk {id}"),
-                why: "no index run knows it".into(),
-            })?;
-        let pack = self.pack(&place)?;
-        let held = self.hold_chunk(place.located.raw as usize)?;
-        let chunk = Arc::new(ChunkCheck::new(*id, place, pack, held));
-        self.contents.queue(Job::Chunk(chunk.clone()));
-        if self.chunks.len() >= RECENT {
-            self.chunks.pop_front();
-        }
-        self.chunks.push_back(chunk.clone());
-        Ok(chunk)
-    }
-
-    /// The pack of a place, if it is in hand or is now fetched for the first time.
-    fn pack(&mut self, place: &Place) -> Result<Option<Arc<Pack>>> {
-        if let Some(at) = self.packs.iter().position(|pack| pack.id == place.pack) {
-            let pack = self.packs.remove(at);
-            self.packs.extend(pack.clone());
-            return Ok(pack);
-        }
-        let Some(facts) = self.contents.wanted.get(&place.pack).copied() else {
-            return Ok(None);
-        };
-        if !self.fetched.insert(place.pack) {
-            return Ok(None);
-        }
-        let bytes = usize::try_from(facts.size).unwrap_or(usize::MAX);
-        let held = loop {
-            self.contents.check()?;
-            if let Some(held) = self.contents.raw.try_take(bytes) {
-                break held;
-            }
-            if self.packs.pop_front().is_none() {
-                self.contents.raw.wait_for(bytes);
-            }
-        };
-        let pack = Arc::new(Pack {
-            id: place.pack,
-            facts,
-            bytes: OnceLock::new(),
-            _held: held,
-        });
-        self.packs.push_back(pack.clone());
-        // The fetchers end after this one.
-        let _ = self.fetch.send(pack.clone());
-        Ok(Some(pack))
-    }
-
-    fn hold_file(&self, bytes: usize) -> Result<Held> {
-        loop {
-            self.contents.check()?;
-            if let Some(held) = self.contents.files.try_take(bytes) {
-                return Ok(held);
-            }
-            self.contents.files.wait_for(bytes);
-        }
-    }
-
-    fn hold_chunk(&mut self, bytes: usize) -> Result<Held> {
-        loop {
-            self.contents.check()?;
-            if let Some(held) = self.contents.plain.try_take(bytes) {
-                return Ok(held);
-            }
-            if self.chunks.pop_front().is_none() {
-                self.contents.plain.wait_for(bytes);
-            }
-        }
-    }
-}
-
-/// Stands for a list of extents and the SHA-256 that its content is to have.
-fn fingerprint(extents: &Extents, wanted: Option<[u8; 32]>) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&wanted.unwrap_or_default());
-    let mut list = Vec::new();
-    extents.encode(&mut list);
-    hasher.update(&[u8::from(wanted.is_some())]);
-    hasher.update(&list);
-    let mut out = [0; 16];
-    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    out
 }

@@ -2,37 +2,38 @@
 //!
 //! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
 //! over all entries is the signed one, every chunk that is named is in the index, every pack of the
-//! index is on the tier with its size. *Checksum*: the bytes of the packs hash to their names.
+//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names.
 //! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
 //! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
 //! a page that does not open, the walk goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use backup_core::{
-    ByteRange, ChunkId, ErrorKind, Event, Finding, FindingKind, OpContext, PackId, Sample,
-    Severity, Stage, VerifyLevel, VerifyReport,
+    ChunkId, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, Stage, VerifyLevel,
+    VerifyReport,
 };
 use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
-use backup_format::refs::Refs;
-use backup_format::seal::ObjectKind;
 use backup_integrity::merkle::SnapshotTreeBuilder;
 use futures::TryStreamExt;
 use tokio::runtime::Handle;
 
 use self::content::{Contents, Feeder, Known};
 use self::packs::PackPass;
+use self::refs::{Slots, Used};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts};
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::stage::canonical;
+use crate::usage::Usage;
 use crate::view::{Seen, SnapshotView, check_signatures};
 
 mod budget;
 mod content;
 mod packs;
 mod parts;
+mod refs;
 mod sessions;
 
 /// Paths that are named for one damaged object.
@@ -76,9 +77,10 @@ pub async fn verify(
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
-            let (heads, errors) = repo.heads(cx).await?;
-            for error in errors {
-                run.found(FindingKind::Damaged, "a snapshot", &error.to_string());
+            let (heads, unread) = repo.heads(cx).await?;
+            for one in unread {
+                let subject = format!("snapshot {}", one.id);
+                run.found(FindingKind::Damaged, &subject, &one.error.to_string());
             }
             heads
         }
@@ -151,28 +153,10 @@ impl Run<'_> {
             }
         }
         self.sessions().await?;
-        for head in heads {
-            let key = name(layout::refs(head.meta.id))?;
-            self.report.objects += 1;
-            let sealed = match self.repo.sink().get(self.cx, &key, ByteRange::Full).await {
-                Ok(sealed) => sealed,
-                Err(error) if error.kind == ErrorKind::NotFound => {
-                    self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
-                    continue;
-                }
-                Err(error) => return Err(error.into()),
-            };
-            let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
-            let refs = opened
-                .map_err(|error| error.to_string())
-                .and_then(|plain| Refs::decode(&plain).map_err(|error| error.to_string()));
-            match refs {
-                Ok(refs) if refs.snapshot == head.meta.id => {}
-                Ok(refs) => {
-                    let why = format!("it is that of snapshot {}", refs.snapshot);
-                    self.found(FindingKind::Mismatch, key.as_str(), &why);
-                }
-                Err(why) => self.found(FindingKind::Damaged, key.as_str(), &why),
+        if self.repo.keys().identities().is_err() {
+            // Who cannot read manifests can still see whether there are refs.
+            for head in heads {
+                self.refs(head).await?;
             }
         }
         Ok(())
@@ -286,6 +270,8 @@ impl Run<'_> {
         level: VerifyLevel,
         sample: Sample,
     ) -> Result<()> {
+        let index = self.repo.index();
+        let slots = Slots::new(&index);
         for head in heads {
             if self.cx.cancel.is_cancelled() {
                 return Err(EngineError::Cancelled);
@@ -299,8 +285,12 @@ impl Run<'_> {
             if self.repo.keys().identities().is_err() {
                 continue;
             }
+            let refs = self.refs(head).await?;
             let mut hurt = Vec::new();
-            let walked = self.walk(head, feeder, level, sample, &mut hurt).await;
+            let mut used = Used::new(&index);
+            let walked = self
+                .walk(head, feeder, (level, sample), &mut used, &mut hurt)
+                .await;
             if let Err(error) = &walked
                 && !error.is_damage()
             {
@@ -317,6 +307,10 @@ impl Run<'_> {
                 }
                 Err(error) => return Err(error),
             }
+            self.lineages(head, &index, &mut used).await?;
+            if let Some(refs) = refs {
+                self.compare_refs(&index, &slots, &used, &refs)?;
+            }
         }
         Ok(())
     }
@@ -326,18 +320,24 @@ impl Run<'_> {
         &mut self,
         head: &SnapshotHead,
         feeder: &mut Feeder<'_, '_>,
-        level: VerifyLevel,
-        sample: Sample,
+        (level, sample): (VerifyLevel, Sample),
+        used: &mut Used,
         hurt: &mut Vec<(String, String)>,
     ) -> Result<Option<String>> {
+        // Until the end is reached.
+        used.is_whole = false;
+        let mut all_known = true;
         let view = SnapshotView::open(self.repo, head.clone())?;
         let index = self.repo.index();
         let mut tree = SnapshotTreeBuilder::new(view.salt());
         let mut canonical_bytes = Vec::new();
-        let mut seen: HashSet<ChunkId> = HashSet::new();
         let mut walk = view.all();
+        walk.note_pages();
         let mut lost_pages = 0;
-        while let Some(step) = walk.step(self.cx).await? {
+        loop {
+            let step = walk.step(self.cx).await;
+            used.pages(&index, walk.noted_pages());
+            let Some(step) = step? else { break };
             let entry = match step {
                 Seen::Entry(entry) => entry,
                 Seen::Lost(lost) => {
@@ -362,15 +362,17 @@ impl Run<'_> {
             if !entry.record.meta.kind.has_content() {
                 continue;
             }
+            used.spills(&index, &entry.record.content);
             let extents = match view.extents(self.cx, &entry.record).await {
                 Ok(extents) => extents,
                 Err(error) if error.is_damage() => {
+                    all_known = false;
                     hurt.push((entry.path.to_string(), error.to_string()));
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let bad = self.known_bad(&index, &extents, level, &mut seen);
+            let bad = self.known_bad(&index, &extents, level, &mut used.usage);
             if let Some(why) = bad {
                 hurt.push((entry.path.to_string(), why));
                 continue;
@@ -383,6 +385,7 @@ impl Run<'_> {
                 feeder.add(&entry.path, &extents, wanted)?;
             }
         }
+        used.is_whole = all_known && lost_pages == 0;
         if lost_pages > 0 {
             let pages = if lost_pages > MOST_PAGES {
                 format!(" ({lost_pages} pages)")
@@ -408,7 +411,7 @@ impl Run<'_> {
         index: &IndexSet,
         extents: &Extents,
         level: VerifyLevel,
-        seen: &mut HashSet<ChunkId>,
+        used: &mut Usage,
     ) -> Option<String> {
         let mut bad = None;
         for extent in extents.as_slice() {
@@ -418,7 +421,7 @@ impl Run<'_> {
             match index.find(chunk) {
                 None => bad = Some(format!("chunk {chunk} is in no index run")),
                 Some(place) => {
-                    if level < VerifyLevel::FullRead && seen.insert(*chunk) {
+                    if used.mark_place(&place) && level < VerifyLevel::FullRead {
                         self.report.chunks += 1;
                     }
                     bad = bad

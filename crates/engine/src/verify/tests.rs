@@ -1,7 +1,9 @@
 use std::fs;
 use std::sync::Arc;
 
-use backup_core::{HostId, SnapshotId};
+use backup_core::{ByteRange, HostId, PutMode, SnapshotId};
+use backup_format::refs::{PackUse, Refs};
+use backup_format::seal::ObjectKind;
 use backup_source_files::{FilesConfig, FilesSource};
 use backup_testkit::{MemSink, Op, RecordingSink, context};
 
@@ -307,4 +309,82 @@ async fn a_cancelled_verification_ends() {
     )
     .await;
     assert!(done.is_err());
+}
+
+impl World {
+    /// Changes the refs of the newest snapshot.
+    async fn change_refs(&self, change: impl FnOnce(&mut Refs)) {
+        let id = self.heads().await.pop().unwrap().meta.id;
+        let key = layout::refs(id).unwrap();
+        let sink = self.repo.sink();
+        let sealed = sink.get(&self.cx, &key, ByteRange::Full).await.unwrap();
+        let plain = self.repo.ring().open(ObjectKind::Refs, &sealed).unwrap();
+        let mut refs = Refs::decode(&plain).unwrap();
+        change(&mut refs);
+        let sealed = self.repo.ring().seal(ObjectKind::Refs, &refs.encode());
+        let put = sink.put(&self.cx, &key, sealed.unwrap().into(), PutMode::Replace);
+        put.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
+    let world = World::new().await;
+    // It uses what the first one stored, but for the chunks of a file that is gone.
+    fs::remove_file(world.dir.path().join("tree/b")).unwrap();
+    world.save().await;
+    let report = world.verify(VerifyLevel::Metadata, Sample::All).await;
+    assert_eq!(report.findings, []);
+    let mut names = Vec::new();
+    world
+        .change_refs(|refs| {
+            let used = |pack: &PackUse| pack.used.iter().map(|slot| (pack.pack, *slot)).collect();
+            names = refs
+                .packs
+                .iter()
+                .map(used)
+                .collect::<Vec<Vec<_>>>()
+                .concat();
+        })
+        .await;
+    assert!(names.len() > 5, "{names:?}");
+    for (pack, slot) in names {
+        let is_it = |one: &&mut PackUse| one.pack == pack;
+        let drop_one = |refs: &mut Refs| {
+            let pack = refs.packs.iter_mut().find(is_it).unwrap();
+            pack.used.retain(|used| *used != slot);
+        };
+        world.change_refs(drop_one).await;
+        let told = text(&world.verify(VerifyLevel::Metadata, Sample::All).await);
+        assert!(
+            told.contains("does not name 1 chunks") && told.contains(&pack.to_string()),
+            "{pack} {slot}: {told}"
+        );
+        let name_again = |refs: &mut Refs| {
+            let pack = refs.packs.iter_mut().find(is_it).unwrap();
+            pack.used.push(slot);
+            pack.used.sort_unstable();
+        };
+        world.change_refs(name_again).await;
+    }
+    let packs = world.repo.index().packs();
+    world
+        .change_refs(|refs| {
+            let all = packs.iter().map(|(pack, facts)| {
+                let slots = u32::try_from(facts.blobs).unwrap();
+                let (pack, used) = (*pack, (0..slots).collect());
+                PackUse { pack, slots, used }
+            });
+            refs.packs = all.collect();
+            refs.packs.sort_by_key(|one| one.pack);
+        })
+        .await;
+    let report = world.verify(VerifyLevel::Metadata, Sample::All).await;
+    assert_eq!(report.findings.len(), 1, "{}", text(&report));
+    assert_eq!(report.findings[0].severity, Severity::Note);
+    let told = text(&report);
+    assert!(told.contains("that the snapshot does not use"), "{told}");
+    world.change_refs(|refs| refs.packs.truncate(1)).await;
+    let told = text(&world.verify(VerifyLevel::Metadata, Sample::All).await);
+    assert!(told.contains("does not name"), "{told}");
 }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use backup_core::{ErrorKind, Retry};
 use backup_engine::{ForgetPlan, InitRequest, Repository, Unlock, forget, prepare};
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
-use backup_testkit::{Crash, FaultSink, MemSink};
+use backup_testkit::{Crash, Fault, FaultSink, MemSink, Op, Rule};
 
 use crate::world::{Memory, World, context, host};
 
@@ -89,7 +90,7 @@ async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
                 world.check(&case, &what).await;
                 let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
                 let removed = forget(&repo, &world.cx, &plan, &host(), "me").await;
-                assert_eq!(removed.unwrap(), 1, "{what}");
+                assert_eq!(removed.unwrap().removed, 1, "{what}");
             }
         }
     }
@@ -100,7 +101,7 @@ async fn a_forget_killed_at_any_change_takes_a_snapshot_whole_or_not_at_all() {
     let (heads, _) = repo.heads(&world.cx).await.unwrap();
     let plan = ForgetPlan::by_id(vec![heads[0].meta.clone()]);
     let done = forget(&repo, &world.cx, &plan, &host(), "me").await;
-    assert_eq!((done.unwrap(), sink.mutations()), (1, changes));
+    assert_eq!((done.unwrap().removed, sink.mutations()), (1, changes));
     world.forget_oldest();
     assert_eq!(world.check(&case, "forgotten").await, 1);
     world.make_good(&case, "forgotten").await;
@@ -133,5 +134,28 @@ async fn an_init_killed_at_any_change_leaves_no_repository_or_one_that_opens() {
                 Repository::open(&cx, Arc::new(mem), &unlock, None, Operation::Write).await;
             assert!(opened.is_ok(), "{what}: {opened:?}");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_that_fails_leaves_no_slot_behind_and_one_that_was_done_is_no_failure() {
+    let cx = context();
+    let request = InitRequest {
+        key_file: true,
+        ..InitRequest::default()
+    };
+    for (fault, is_made) in [
+        (Fault::Fail(ErrorKind::Denied, Retry::Never), false),
+        (Fault::Retried, true),
+    ] {
+        let mem = MemSink::new();
+        let rule = Rule::new(fault).on(&[Op::Put]).under("config/");
+        let sink = FaultSink::new(Arc::new(mem.clone()), 7).with(rule);
+        let made = prepare(&cx, &request)
+            .unwrap()
+            .create(&cx, Arc::new(sink), None)
+            .await;
+        assert_eq!(made.is_ok(), is_made, "{made:?}");
+        assert_eq!(!mem.objects().is_empty(), is_made, "{:?}", mem.objects());
     }
 }

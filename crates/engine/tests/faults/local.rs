@@ -54,7 +54,7 @@ async fn a_copy_of_the_ledger_that_was_cut_off_is_completed_and_no_false_alarm()
     let whole = world.case(Memory::Kept);
     world.make_good(&whole, "one more").await;
     let copy = |case: &crate::world::Case| {
-        let repo = fs::read_dir(case.cache().unwrap()).unwrap().next().unwrap();
+        let repo = fs::read_dir(case.state().unwrap()).unwrap().next().unwrap();
         repo.unwrap().path().join("ledger.jsonl")
     };
     let length = fs::read(copy(&whole)).unwrap().len();

@@ -1,5 +1,5 @@
 //! The engine on tiers that fail: killed before and behind every change, out of space, with answers
-//! lost and repeated. Whatever happens, nothing that was committed is lost, and the next run makes
+//! lost and repeated; and on entries that go wrong, operations that end midway. Whatever happens, nothing that was committed is lost, and the next run makes
 //! good what is missing.
 
 #![allow(
@@ -9,7 +9,11 @@
 )]
 
 mod crash;
+mod entries;
+mod given;
+mod ledger;
 mod local;
+mod midway;
 mod restores;
 mod space;
 mod weather;

@@ -37,7 +37,7 @@ async fn a_restore_that_is_called_off_is_not_done_and_is_recorded_so() {
     let out = tempfile::tempdir().unwrap();
     let ended = world.try_to_restore(&repo, &cx, head, out.path()).await;
     assert!(matches!(ended, Err(EngineError::Cancelled)), "{ended:?}");
-    let folder = fs::read_dir(case.cache().unwrap()).unwrap().next().unwrap();
+    let folder = fs::read_dir(case.state().unwrap()).unwrap().next().unwrap();
     let copy = folder.unwrap().path().join("ledger.jsonl");
     let copy = fs::read_to_string(copy).unwrap();
     let last = copy.lines().last().unwrap();

@@ -1,10 +1,10 @@
 //! The ledger: a hash-chained record of everything that was done to repositories.
 //!
-//! It is a file of JSON lines, one record each. Every record holds the SHA-256 of the line before
+//! It is a sequence of JSON lines, one record each. Every record holds the SHA-256 of the line before
 //! it and an HMAC by its host's key, so that a record that was changed, dropped, moved, copied,
 //! cut off or slipped in is named by [`verify()`]. What a chain cannot tell by itself is whether
 //! its end was cut off; for that the last record's number and hash ([`LedgerHead`]) must be kept
-//! elsewhere and given to the check.
+//! elsewhere and given to the check; a host that keeps a [`LedgerCopy`] has it there.
 //!
 //! # A line, version 1
 //!
@@ -31,14 +31,14 @@
 //! A line of a higher `v`, or with members that are not these, is not read by this release; it
 //! says so instead of guessing.
 
-mod file;
+mod copy;
 mod lines;
 mod record;
 mod report;
 mod verify;
 mod window;
 
-pub use file::{Appended, LedgerFile, TornTail};
+pub use copy::LedgerCopy;
 pub use lines::{Lines, RawLine};
 pub use record::{
     Draft, LedgerHead, Line, LineError, LineHash, MAX_LINE_BYTES, Op, OpError, Record,
@@ -46,56 +46,6 @@ pub use record::{
 };
 pub use report::{LedgerFault, LedgerFinding, LedgerReport, MAX_FINDINGS};
 pub use verify::{Expect, LedgerKeys, LedgerVerifier, verify};
-
-use std::path::{Path, PathBuf};
-
-/// Why a ledger cannot be read or appended to.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// The operating system refused.
-    #[error("cannot {op} the ledger {path}: {cause}", path = .path.display())]
-    Io {
-        /// What was tried.
-        op: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What it said.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// Another process holds the ledger and does not let go.
-    #[error("the ledger {path} has been locked by another process for 30 seconds", path = .0.display())]
-    Locked(PathBuf),
-    /// The file ends in something that this release cannot continue.
-    #[error(
-        "the last line of the ledger {path} cannot be continued: {cause}; verify the ledger, then \
-         move it away, and the next record begins a new one",
-        path = .path.display()
-    )]
-    Tail {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with the line.
-        #[source]
-        cause: LineError,
-    },
-    /// The file is something else.
-    #[error("{path} is not a ledger; it was left as it is", path = .0.display())]
-    NotALedger(PathBuf),
-    /// The record cannot be written.
-    #[error("the record cannot be written: {0}")]
-    Record(#[from] LineError),
-}
-
-impl LedgerError {
-    fn io(op: &'static str, path: &Path, cause: impl Into<std::io::Error>) -> Self {
-        Self::Io {
-            op,
-            path: path.to_owned(),
-            cause: cause.into(),
-        }
-    }
-}
 
 #[cfg(test)]
 mod tests;

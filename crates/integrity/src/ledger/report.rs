@@ -29,8 +29,8 @@ pub enum LedgerFault {
     Unreadable,
     /// The line was written by a newer release.
     Newer,
-    /// The last line has no end: its writer was killed. The next append sets it aside.
-    Torn,
+    /// It continues not the record before it but an earlier one: that could not be read when it was written.
+    PassedOver,
 }
 
 impl fmt::Display for LedgerFault {
@@ -44,7 +44,7 @@ impl fmt::Display for LedgerFault {
             Self::Foreign => "foreign",
             Self::Unreadable => "unreadable",
             Self::Newer => "newer",
-            Self::Torn => "torn",
+            Self::PassedOver => "passed over",
         })
     }
 }
@@ -67,7 +67,7 @@ impl LedgerFinding {
     #[must_use]
     pub fn to_finding(&self) -> Finding {
         let (severity, kind) = match self.fault {
-            LedgerFault::Torn => (Severity::Warning, FindingKind::Damaged),
+            LedgerFault::PassedOver => (Severity::Note, FindingKind::Degraded),
             LedgerFault::Unreadable => (Severity::Error, FindingKind::Damaged),
             LedgerFault::Newer => (Severity::Warning, FindingKind::Skipped),
             LedgerFault::Missing | LedgerFault::Truncated => {

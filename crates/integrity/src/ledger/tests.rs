@@ -7,7 +7,7 @@ use super::*;
 use crate::merkle::MerkleRoot;
 use crate::sign::HmacKey;
 
-mod file;
+mod copy;
 
 fn key() -> HmacKey {
     HmacKey::new([0x55; 32])
@@ -450,4 +450,46 @@ fn a_record_whose_line_cannot_be_had_is_named_alone_and_no_other() {
     }
     assert_eq!(faults(&[3], 4), [(Missing, 3), (Unreadable, 4)]);
     assert_eq!(faults(&[4], 3), [(Unreadable, 3), (Missing, 4)]);
+}
+
+#[test]
+fn a_record_that_passed_over_a_damaged_one_accuses_nobody_when_that_comes_back() {
+    let mut lines = chain(5);
+    // Record 6 could not be read when record 7 was written.
+    let head = Line::parse(&lines[4]).unwrap().head();
+    let sixth = append(Some(&head), draft(6), &key()).unwrap();
+    let place = LedgerHead {
+        seq: 6,
+        hash: head.hash,
+    };
+    let seventh = append(Some(&place), draft(7), &key()).unwrap();
+    let eighth = append(Some(&seventh.head()), draft(8), &key()).unwrap();
+    lines.extend([sixth, seventh, eighth].map(|line| line.as_bytes().to_vec()));
+    assert_eq!(
+        faults(&lines, Expect::default()),
+        both(LedgerFault::PassedOver, 7)
+    );
+    // Neither does one that could read nothing before it.
+    let nothing = LedgerHead {
+        seq: 1,
+        hash: LineHash::NONE,
+    };
+    let second = append(Some(&nothing), draft(2), &key()).unwrap();
+    let two = [lines[0].clone(), second.as_bytes().to_vec()];
+    assert_eq!(
+        faults(&two, Expect::default()),
+        both(LedgerFault::PassedOver, 2)
+    );
+    let key = key();
+    let mut verifier = LedgerVerifier::new(LedgerKeys::One(&key), Expect::default());
+    for (place, line) in lines.iter().enumerate() {
+        if place == 5 {
+            verifier.damaged(6, "it does not open".into());
+        } else {
+            verifier.push(line);
+        }
+    }
+    let found = verifier.finish().findings;
+    let found: Vec<_> = found.iter().map(|one| (one.fault, one.seq)).collect();
+    assert_eq!(found, [(LedgerFault::Unreadable, 6)]);
 }

@@ -141,17 +141,6 @@ impl<'a> LedgerVerifier<'a> {
         }
     }
 
-    /// Takes what follows the last newline: a line that was not written to its end.
-    pub fn torn(&mut self, bytes: &[u8]) {
-        self.line += 1;
-        let detail = format!(
-            "its {} bytes have no end: its writer was killed",
-            bytes.len()
-        );
-        self.report
-            .add(LedgerFault::Torn, self.next, self.line, detail);
-    }
-
     /// Ends the check.
     #[must_use]
     pub fn finish(mut self) -> LedgerReport {
@@ -309,6 +298,15 @@ impl<'a> LedgerVerifier<'a> {
         }
         let (fault, seq, detail) = match (a.genuine, b.genuine) {
             (Some(false), _) | (_, Some(false)) => return,
+            // Its writer saw the ledger end there, so nothing that it knew of is hidden by that.
+            _ if let Some(seen) = self.recent.before(a.seq, b.prev) => {
+                let what = match seen {
+                    0 => "no record: what is before it".to_owned(),
+                    seen => format!("record {seen}: what is between"),
+                };
+                let detail = format!("it continues {what} could not be read when it was written");
+                (LedgerFault::PassedOver, b.seq, detail)
+            }
             (Some(true), Some(true)) => {
                 let detail = format!("it is genuine, but continues another record {}", a.seq);
                 (LedgerFault::Foreign, b.seq, detail)

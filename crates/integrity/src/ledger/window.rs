@@ -7,6 +7,8 @@ use super::record::LineHash;
 
 /// How many of the latest records are remembered one by one.
 const RECENT: usize = 4096;
+/// How many records in a row a writer may have passed over as damaged.
+const PASSED_OVER: u64 = 128;
 /// How many gaps in the numbers are remembered.
 const MAX_GAPS: usize = 65_536;
 
@@ -41,6 +43,17 @@ impl Recent {
             .copied()
             .flatten()
             .filter(|seen| seen.seq == seq)
+    }
+
+    /// The number of the record with this hash among a few before the one with the number `seq`; 0 for
+    /// the hash of none, where no more than these few are before.
+    pub(super) fn before(&self, seq: u64, hash: LineHash) -> Option<u64> {
+        if hash == LineHash::NONE {
+            return (seq <= PASSED_OVER).then_some(0);
+        }
+        let few = seq.saturating_sub(PASSED_OVER)..seq;
+        few.rev()
+            .find(|seq| self.get(*seq).is_some_and(|seen| seen.hash == hash))
     }
 
     pub(super) fn put(&mut self, seen: Seen) {

@@ -18,7 +18,7 @@
 //! Whatever happens, and on every way: under the key stands nothing (or what stood there before),
 //! or the whole object. A put that was acknowledged is durable. What a killed put leaves is its
 //! temporary file; it is no object, no listing shows it, and [`LocalSink::sweep_temporaries`]
-//! removes it. No way ever gives a name to a file that has not been written and synced, so an
+//! removes it (as `tidy`, which the engine calls when it forgets). No way ever gives a name to a file that has not been written and synced, so an
 //! empty file under a key is an empty object and not the rest of something else.
 //!
 //! Deletes are synced as well: of two objects that are deleted one after the other, a power cut

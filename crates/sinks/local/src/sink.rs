@@ -266,6 +266,10 @@ impl Sink for LocalSink {
     async fn warm(&self, _cx: &OpContext, _keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
         Ok(Warmth::Ready)
     }
+
+    async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
+        Ok(self.sweep_temporaries(cx, older_than).await?.files)
+    }
 }
 
 /// Removes temporary files last written to before `before`, in seconds since 1970.

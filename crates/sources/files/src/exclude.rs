@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use backup_core::{EntryPath, ErrorKind, SourceError};
+use backup_core::{EntryPath, ErrorKind, Finding, FindingKind, Severity, SourceError};
 use globset::GlobBuilder;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
@@ -28,34 +28,57 @@ const MAX_IGNORE_FILE: u64 = 1 << 20;
 
 /// All lines of the excludes of a configuration, in order, with where each stands.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Vec<(String, String)>);
+pub(crate) struct Lines {
+    lines: Vec<(String, String)>,
+    wrong: Vec<Finding>,
+}
+
+/// A builder to which a line that means nothing is an error.
+fn builder() -> GitignoreBuilder {
+    let mut builder = GitignoreBuilder::new("");
+    builder.allow_unclosed_class(false);
+    builder
+}
 
 impl Lines {
-    /// Gathers the lines of the files and then those of the configuration itself, which so win.
+    /// Gathers the lines of the files and then those of the configuration itself, which so win. A
+    /// line of a file that means nothing is a finding, and the others count.
     ///
     /// # Errors
-    /// When a file cannot be read or is not UTF-8.
+    /// When a file cannot be read or is not UTF-8; `Invalid` for a line of the configuration that
+    /// means nothing.
     pub(crate) fn read(config: &FilesConfig) -> Result<Self, SourceError> {
-        let mut lines = Vec::new();
+        let (mut lines, mut wrong) = (Vec::new(), Vec::new());
         for file in &config.exclude_files {
             let shown = file.display().to_string();
             let text = std::fs::read_to_string(config.base.join(file))
                 .map_err(|cause| SourceError::io("read excludes from", shown.clone(), cause))?;
-            let numbered = text.lines().zip(1..);
-            lines.extend(numbered.map(|(line, number)| {
-                (
-                    format!("{shown}:{number}"),
-                    line.trim_end_matches('\r').to_owned(),
-                )
-            }));
+            for (line, number) in text.lines().zip(1..) {
+                let (place, line) = (format!("{shown}:{number}"), line.trim_end_matches('\r'));
+                match builder().add_line(None, line) {
+                    Ok(_) => lines.push((place, line.to_owned())),
+                    Err(cause) => wrong.push(Finding::new(
+                        Severity::Warning,
+                        FindingKind::Degraded,
+                        place,
+                        format!("a line that means nothing was passed over: {cause}"),
+                    )),
+                }
+            }
         }
-        lines.extend(
-            config
-                .excludes
-                .iter()
-                .map(|line| ("excludes".to_owned(), line.clone())),
-        );
-        Ok(Self(lines))
+        for line in &config.excludes {
+            let place = "excludes".to_owned();
+            builder()
+                .add_line(None, line)
+                .map_err(|cause| no_pattern(&place, line, cause))?;
+            lines.push((place, line.clone()));
+        }
+        Ok(Self { lines, wrong })
+    }
+
+    /// The lines of files that mean nothing.
+    pub(crate) fn wrong(&self) -> &[Finding] {
+        &self.wrong
     }
 
     /// The matcher for one root of `all`.
@@ -67,8 +90,8 @@ impl Lines {
         root: &EntryPath,
         all: &[EntryPath],
     ) -> Result<Gitignore, SourceError> {
-        let mut builder = GitignoreBuilder::new("");
-        for (place, line) in &self.0 {
+        let mut builder = builder();
+        for (place, line) in &self.lines {
             let leads_into_a_root = all.iter().any(|other| below_root(line, other).is_some());
             let here = if leads_into_a_root {
                 below_root(line, root)
@@ -76,19 +99,19 @@ impl Lines {
                 Some(line.clone())
             };
             let Some(here) = here else { continue };
-            builder.add_line(None, &here).map_err(|cause| {
-                SourceError::new(
-                    ErrorKind::Invalid,
-                    "read the exclude",
-                    format!("{place}: {line}"),
-                )
-                .because(cause)
-            })?;
+            builder
+                .add_line(None, &here)
+                .map_err(|cause| no_pattern(place, line, cause))?;
         }
         builder.build().map_err(|cause| {
             SourceError::new(ErrorKind::Invalid, "read", "excludes").because(cause)
         })
     }
+}
+
+fn no_pattern(place: &str, line: &str, cause: ignore::Error) -> SourceError {
+    let subject = format!("{place}: {line}");
+    SourceError::new(ErrorKind::Invalid, "read the exclude", subject).because(cause)
 }
 
 /// What an absolute pattern says below a root, if it leads there: `/home/*/.cache` is `/.cache`
@@ -142,7 +165,7 @@ impl IgnoreNode {
         if u64::try_from(read).is_ok_and(|read| read > MAX_IGNORE_FILE) {
             return Err(io::Error::other("it is larger than 1 MiB"));
         }
-        let mut builder = GitignoreBuilder::new("");
+        let mut builder = builder();
         let mut wrong = Vec::new();
         for line in bytes.split(|&byte| byte == b'\n') {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -235,12 +258,11 @@ mod tests {
     }
 
     fn left_out(lines: &[&str], root: &str, roots: &[&str], name: &str, is_dir: bool) -> bool {
-        let lines = Lines(
-            lines
-                .iter()
-                .map(|l| (String::new(), (*l).to_owned()))
-                .collect(),
-        );
+        let lines = Lines::read(&FilesConfig {
+            excludes: lines.iter().map(ToString::to_string).collect(),
+            ..FilesConfig::default()
+        })
+        .unwrap();
         let all: Vec<EntryPath> = roots.iter().map(|root| path(root)).collect();
         let context = RootContext {
             base_len: path(root).to_slashed().len(),
@@ -278,8 +300,19 @@ mod tests {
 
     #[test]
     fn a_line_that_is_no_pattern_is_named() {
-        let lines = Lines(vec![("list:3".into(), "a[z-a]".into())]);
-        let error = lines.compile(&path("/a"), &[path("/a")]).unwrap_err();
-        assert!(error.to_string().contains("list:3"), "{error}");
+        let read = |line: &str| {
+            let excludes = vec![line.to_owned()];
+            let config = FilesConfig {
+                excludes,
+                ..FilesConfig::default()
+            };
+            Lines::read(&config).map(|_| ())
+        };
+        for line in ["a[z-a]", "[bad"] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::Invalid);
+            assert!(error.to_string().contains(line), "{error}");
+        }
+        assert!(read("\\[good").is_ok());
     }
 }

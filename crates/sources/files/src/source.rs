@@ -99,7 +99,8 @@ impl Source for FilesSource {
         request: &CaptureRequest,
     ) -> Result<CapturePlan, SourceError> {
         let specs = roots::resolve(&self.config, &request.select)?;
-        roots::tree(&specs, &Lines::read(&self.config)?)?;
+        let lines = Lines::read(&self.config)?;
+        roots::tree(&specs, &lines)?;
         let mut entries = Vec::new();
         for spec in &specs {
             let size = size_of_root(spec, &spec.stat()?);
@@ -121,7 +122,7 @@ impl Source for FilesSource {
             mode,
             entries,
             total: total(&sizes),
-            notes: Vec::new(),
+            notes: lines.wrong().to_vec(),
             token: token_of(&specs),
         })
     }
@@ -148,7 +149,8 @@ impl Source for FilesSource {
             let found = spec.stat()?;
             first_device.get_or_insert(found.st_dev);
         }
-        let wanted = roots::tree(&specs, &Lines::read(&self.config)?)?;
+        let lines = Lines::read(&self.config)?;
+        let wanted = roots::tree(&specs, &lines)?;
         let now = cx.clock.now();
         let limits = FileLimits::at(&self.config, now);
         let walk = Walk::start(
@@ -158,6 +160,9 @@ impl Source for FilesSource {
             first_device.unwrap_or(0),
         )
         .map_err(|cause| SourceError::io("walk", "the roots", cause))?;
+        for wrong in lines.wrong() {
+            walk.findings().add(wrong.clone());
+        }
         let point = ConsistentPoint {
             at: now,
             consistency: Consistency::Crash,
@@ -216,7 +221,12 @@ impl Capture for FilesCapture {
         let mut findings = self.walk.findings().take();
         let limited = self.walk.limited();
         if limited > 0 {
-            let detail = format!("{limited} files were left out by their size or age");
+            let files = if limited == 1 {
+                "file was"
+            } else {
+                "files were"
+            };
+            let detail = format!("{limited} {files} left out by size or age");
             findings.push(Finding::new(
                 Severity::Note,
                 FindingKind::Skipped,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
@@ -325,5 +326,9 @@ impl Sink for FaultSink {
         } else {
             Ok(answer)
         }
+    }
+
+    async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
+        self.inner.tidy(cx, older_than).await
     }
 }

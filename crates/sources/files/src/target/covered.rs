@@ -1,7 +1,7 @@
-//! Which ranges of a file were settled: written, or read and found to be right.
+//! Which ranges of a file were settled: written, or found to be right and kept.
 //!
 //! A file that is restored in place over old content must read as zeros wherever the snapshot has
-//! a hole, although nobody writes there. What was neither written nor compared is such a hole.
+//! a hole, although nobody writes there. What was neither written nor kept is such a hole.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -172,13 +172,12 @@ impl FileWriter {
         TargetError::io(op, self.path.to_string(), cause)
     }
 
-    fn settle(&self, start: u64, length: usize) {
+    fn settle(&self, range: Range<u64>) {
         if let Some(covered) = &self.covered {
-            let end = start.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
             covered
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .add(start..end);
+                .add(range);
         }
     }
 }
@@ -199,15 +198,16 @@ impl PositionalWriter for FileWriter {
             .write_all_at(bytes, offset)
             .map_err(|cause| self.error("write", cause))?;
         self.reach.fetch_max(end, Ordering::AcqRel);
-        self.settle(offset, bytes.len());
+        self.settle(offset..end);
         Ok(())
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError> {
-        let read =
-            read_full(&self.file, offset, buffer).map_err(|cause| self.error("read", cause))?;
-        self.settle(offset, read);
-        Ok(read)
+        read_full(&self.file, offset, buffer).map_err(|cause| self.error("read", cause))
+    }
+
+    fn keep(&self, range: Range<u64>) {
+        self.settle(range);
     }
 
     fn had_content(&self) -> bool {

@@ -254,7 +254,7 @@ impl Applier {
             (
                 &self.counts.owners,
                 Severity::Note,
-                "owners were not set: that needs root",
+                "entries did not get their owner: that needs root",
             ),
             (
                 &self.counts.privileged_xattrs,

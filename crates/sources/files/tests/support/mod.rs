@@ -351,6 +351,7 @@ fn write(
             let mut there = vec![0; bytes.len()];
             let read = writer.read_at(*offset, &mut there)?;
             if there[..read] == *bytes {
+                writer.keep(*offset..*offset + bytes.len() as u64);
                 continue;
             }
         }

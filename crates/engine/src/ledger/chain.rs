@@ -1,0 +1,217 @@
+//! The end of the ledger, and what goes behind it.
+
+use std::collections::HashSet;
+
+use backup_core::{
+    CancellationToken, ErrorKind, Finding, FindingKind, HostId, OpContext, PutMode, Severity,
+    SnapshotId,
+};
+use backup_format::layout;
+use backup_format::seal::ObjectKind;
+use backup_integrity::ledger::{LedgerHead, Line, LineHash, Op, RawLine, append};
+use backup_integrity::sign::HmacKey;
+use futures::TryStreamExt as _;
+
+use super::tier::{self, Found};
+use super::{LedgerDraft, evidence};
+use crate::error::{EngineError, Result};
+use crate::repository::{Repository, name};
+
+/// How often a record looks for its place when others write at the same time.
+const ATTEMPTS: usize = 100;
+/// Records that are added to the copy at once.
+const BATCH: usize = 256;
+
+/// The ledger's end as one operation knows it. Of the records before it only the snapshots that they
+/// tell of are kept.
+///
+/// Damage stops nobody: a record that cannot be read is a finding, and the next one continues the last
+/// that can.
+pub(crate) struct Chain<'a> {
+    repo: &'a Repository,
+    cx: OpContext,
+    /// The last record that could be read.
+    last: Option<LedgerHead>,
+    /// The number of the next record.
+    next: u64,
+    made: HashSet<SnapshotId>,
+    /// What is wrong with the ledger, as far as it was read.
+    findings: Vec<Finding>,
+}
+
+impl<'a> Chain<'a> {
+    /// What this host's copy says, and what the tier has beyond it. What was done is recorded even if
+    /// it is called off by now: it can no longer be undone.
+    pub(crate) async fn read(repo: &'a Repository, cx: &OpContext) -> Result<Self> {
+        let mut cx = cx.clone();
+        cx.cancel = CancellationToken::new();
+        // A copy that cannot be read is as if there were none; the ledger itself is on the tier.
+        let copy = repo.ledger_copy();
+        let known = copy.and_then(|copy| copy.last().ok().flatten());
+        let mut chain = Self {
+            repo,
+            cx,
+            last: known,
+            next: known.map_or(1, |head| head.seq.saturating_add(1)),
+            made: HashSet::new(),
+            findings: Vec::new(),
+        };
+        if let Some(known) = known {
+            chain.still_there(known).await?;
+        }
+        chain.catch_up().await?;
+        Ok(chain)
+    }
+
+    /// What is wrong with the ledger, as far as it was read.
+    pub(crate) fn into_findings(self) -> Vec<Finding> {
+        self.findings
+    }
+
+    /// Those of some snapshots that no record tells of.
+    pub(super) fn unknown(&self, snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
+        let mut left: HashSet<SnapshotId> = snapshots.iter().copied().collect();
+        left.retain(|id| !self.made.contains(id));
+        let copied = self.repo.ledger_copy().and_then(|copy| copy.lines().ok());
+        if let Some(mut lines) = copied.flatten() {
+            while let (false, Ok(Some(line))) = (left.is_empty(), lines.next_line()) {
+                if let RawLine::Whole(line) = line
+                    && let Ok(line) = Line::parse(line)
+                    && let Some(id) = made(&line)
+                {
+                    left.remove(&id);
+                }
+            }
+        }
+        let unknown = |id: &&SnapshotId| left.contains(id);
+        snapshots.iter().filter(unknown).copied().collect()
+    }
+
+    /// Whoever cuts the ledger's end off must not go unnoticed until somebody verifies.
+    async fn still_there(&mut self, known: LedgerHead) -> Result<()> {
+        let why = match tier::read(self.repo, &self.cx, known.seq).await {
+            Ok(Ok(line)) if LineHash::of(&line) == known.hash => return Ok(()),
+            Ok(Ok(_)) => "it is not what this host's copy says",
+            // That is no sign that anybody made the ledger anew; verification names it.
+            Ok(Err(_)) => return Ok(()),
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+                "by this host's copy the ledger had it: it is gone from the tier"
+            }
+            Err(error) => return Err(error),
+        };
+        let subject = name(layout::ledger(known.seq))?.to_string();
+        let finding = Finding::new(Severity::Error, FindingKind::Mismatch, subject, why);
+        self.findings.push(finding);
+        Ok(())
+    }
+
+    /// Reads what the tier has behind the end that is known.
+    async fn catch_up(&mut self) -> Result<()> {
+        let (repo, cx) = (self.repo, self.cx.clone());
+        let numbers = tier::numbers(repo, &cx, self.next.saturating_sub(1)).await?;
+        let mut lines = Box::pin(tier::lines(repo, &cx, numbers));
+        let mut fresh = Vec::new();
+        while let Some((number, mut found)) = lines.try_next().await? {
+            if tier::record(number, found.clone()).is_err() {
+                // It may have been damaged on the way only.
+                found = tier::read(repo, &cx, number).await?;
+            }
+            fresh.extend(self.take(number, found)?);
+            if fresh.len() == BATCH {
+                self.copy(&std::mem::take(&mut fresh));
+            }
+        }
+        self.copy(&fresh);
+        Ok(())
+    }
+
+    /// Takes up what lies under the number of a record.
+    fn take(&mut self, number: u64, found: Found) -> Result<Option<Line>> {
+        match tier::record(number, found) {
+            Ok(line) => {
+                self.last = Some(line.head());
+                self.next = number.saturating_add(1);
+                self.made.extend(made(&line));
+                Ok(Some(line))
+            }
+            Err(why) => {
+                let subject = name(layout::ledger(number))?.to_string();
+                let (severity, kind) = (Severity::Warning, FindingKind::Damaged);
+                self.findings
+                    .push(Finding::new(severity, kind, subject, why));
+                // One far away takes nobody's place yet.
+                if number == self.next {
+                    self.next = number.saturating_add(1);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn copy(&self, lines: &[Line]) {
+        if let Some(copy) = self.repo.ledger_copy() {
+            // A copy that cannot be written is as if there were none; the programs say so.
+            let _ = copy.extend(lines);
+        }
+    }
+
+    /// Appends a record. That a snapshot was made it leaves out if somebody recorded it since the
+    /// chain was read.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot sign for the host; errors of the tier.
+    pub(crate) async fn append(
+        &mut self,
+        host: &HostId,
+        user: &str,
+        draft: LedgerDraft,
+    ) -> Result<()> {
+        let repo = self.repo;
+        let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
+        let draft = draft.signed_by(repo, &self.cx, host, user)?;
+        let snapshot = draft.snapshot.filter(|_| draft.op == Op::SNAPSHOT);
+        for _ in 0..ATTEMPTS {
+            if snapshot.is_some_and(|id| self.made.contains(&id)) {
+                return Ok(());
+            }
+            let place = self.next;
+            let line = append(self.before().as_ref(), draft.clone(), &key)
+                .map_err(|error| evidence(&error))?;
+            let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());
+            let body = sealed.map_err(EngineError::Seal)?.into();
+            let key = name(layout::ledger(place))?;
+            match repo.sink().put(&self.cx, &key, body, PutMode::Create).await {
+                Ok(_) => {
+                    self.last = Some(line.head());
+                    self.next = place.saturating_add(1);
+                    self.made.extend(made(&line));
+                    self.copy(std::slice::from_ref(&line));
+                    return Ok(());
+                }
+                Err(error) if error.kind == ErrorKind::Conflict => {}
+                Err(error) => return Err(error.into()),
+            }
+            // Somebody was faster. A listing may not show it yet; the object itself is there.
+            let found = tier::read(repo, &self.cx, place).await?;
+            let taken = self.take(place, found)?;
+            self.copy(taken.as_slice());
+            self.catch_up().await?;
+        }
+        Err(EngineError::Evidence(
+            "the ledger is written by too many at once".into(),
+        ))
+    }
+
+    /// What the next record continues: the last that can be read, under the number before its own.
+    fn before(&self) -> Option<LedgerHead> {
+        let seq = self.next.checked_sub(1).filter(|seq| *seq > 0)?;
+        let hash = self.last.map_or(LineHash::NONE, |last| last.hash);
+        Some(LedgerHead { seq, hash })
+    }
+}
+
+/// The snapshot that a record says was made.
+fn made(line: &Line) -> Option<SnapshotId> {
+    let record = line.record();
+    record.snapshot.filter(|_| record.op == Op::SNAPSHOT)
+}

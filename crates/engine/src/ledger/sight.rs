@@ -1,0 +1,191 @@
+//! When snapshots were made, as far as the ledger bears out what their writers claim.
+//!
+//! A writer whose clock is wrong, or that lies, can date its snapshots and its records as it likes. It cannot choose
+//! their place in the chain: what stands before and behind them was written by others. So the time of a
+//! snapshot is what its writer claims, moved as little as needed to lie
+//!
+//! - not before the records of its line (same name and host) that stand before its own,
+//! - not behind its own record,
+//! - and, whatever those say, between the records of the host that asks, which it trusts, before and
+//!   behind its own.
+//!
+//! A snapshot without a record has no place and gets no time: who decides about it must wait until its
+//! host has recorded it.
+
+use std::collections::HashMap;
+
+use backup_core::{HostId, OpContext, SnapshotId};
+use backup_integrity::ledger::{Line, Op};
+use backup_integrity::sign::HmacKey;
+use futures::TryStreamExt as _;
+use jiff::Timestamp;
+
+use super::tier;
+use crate::error::Result;
+use crate::repository::{Repository, SnapshotHead};
+
+/// Sets [`backup_core::SnapshotMeta::first_seen`] of snapshots to when the ledger bears out that they
+/// were made; to nothing for those that it does not know. `host` is the one that asks.
+///
+/// Memory: some 100 bytes for each snapshot, and 16 for each record of that host.
+///
+/// # Errors
+/// Those of the tier.
+pub async fn first_seen(
+    repo: &Repository,
+    cx: &OpContext,
+    host: &HostId,
+    heads: &mut [SnapshotHead],
+) -> Result<()> {
+    let places = |(place, head): (usize, &SnapshotHead)| (head.meta.id, place);
+    let places: HashMap<SnapshotId, usize> = heads.iter().enumerate().map(places).collect();
+    let mut keys = Keys::new(repo);
+    let (mut sights, mut own): (Vec<Sight>, Vec<Own>) = (Vec::new(), Vec::new());
+    let mut seen = vec![false; heads.len()];
+    let now = cx.clock.now();
+    let numbers = tier::numbers(repo, cx, 0).await?;
+    let mut lines = Box::pin(tier::lines(repo, cx, numbers));
+    while let Some((number, found)) = lines.try_next().await? {
+        // What cannot be read tells nothing; verification names it.
+        let Ok(line) = tier::record(number, found) else {
+            continue;
+        };
+        let genuine = keys.genuine(&line);
+        let record = line.record();
+        if genuine == Some(true) && record.host == *host && record.time <= now {
+            own.push(Own {
+                number,
+                time: record.time,
+            });
+        }
+        let made = record.snapshot.filter(|_| record.op == Op::SNAPSHOT);
+        let place = made.and_then(|id| places.get(&id).copied());
+        if let Some(place) = place.filter(|_| genuine != Some(false))
+            && let (Some(head), Some(seen)) = (heads.get(place), seen.get_mut(place))
+            && head.meta.host == record.host
+            && !std::mem::replace(seen, true)
+        {
+            sights.push(Sight {
+                place,
+                number,
+                recorded: record.time,
+            });
+        }
+    }
+    let own = in_order(&own);
+    let mut lines: HashMap<(String, HostId), Timestamp> = HashMap::new();
+    for head in heads.iter_mut() {
+        head.meta.first_seen = None;
+    }
+    for sight in sights {
+        let Some(head) = heads.get_mut(sight.place) else {
+            continue;
+        };
+        let line = (head.meta.name.clone(), head.meta.host.clone());
+        let after = lines.entry(line).or_insert(Timestamp::MIN);
+        let mut at = head.meta.time.max(*after).min(sight.recorded);
+        *after = sight.recorded.max(*after);
+        let behind = own.partition_point(|record| record.number <= sight.number);
+        let before = behind.checked_sub(1).and_then(|last| own.get(last));
+        if let Some(before) = before.filter(|before| before.number < sight.number) {
+            at = at.max(before.time);
+        }
+        if let Some(next) = own.get(behind) {
+            at = at.min(next.time);
+        }
+        head.meta.first_seen = Some(at);
+    }
+    Ok(())
+}
+
+/// The record of a snapshot.
+struct Sight {
+    /// Its place among the heads.
+    place: usize,
+    number: u64,
+    recorded: Timestamp,
+}
+
+/// A record of the host that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Own {
+    number: u64,
+    time: Timestamp,
+}
+
+/// Of records in the order of the chain the most whose times are in order too: those of a while in which
+/// the clock was wrong are passed over.
+fn in_order(records: &[Own]) -> Vec<Own> {
+    // `ends` holds for each length the place of the earliest end of an ordered row of that length.
+    let mut ends: Vec<usize> = Vec::new();
+    let mut before: Vec<Option<usize>> = Vec::with_capacity(records.len());
+    let time = |place: &usize| records.get(*place).map(|record| record.time);
+    for (place, record) in records.iter().enumerate() {
+        let length = ends.partition_point(|end| time(end) <= Some(record.time));
+        before.push(length.checked_sub(1).and_then(|at| ends.get(at).copied()));
+        match ends.get_mut(length) {
+            Some(end) => *end = place,
+            None => ends.push(place),
+        }
+    }
+    let mut out = Vec::with_capacity(ends.len());
+    let mut at = ends.last().copied();
+    while let Some(place) = at {
+        out.extend(records.get(place));
+        at = before.get(place).copied().flatten();
+    }
+    out.reverse();
+    out
+}
+
+/// The keys of hosts, each derived once.
+struct Keys<'a> {
+    repo: &'a Repository,
+    known: HashMap<HostId, Option<HmacKey>>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(repo: &'a Repository) -> Self {
+        Self {
+            repo,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Whether the host of a record signed it; nothing where its key is not at hand.
+    fn genuine(&mut self, line: &Line) -> Option<bool> {
+        let host = &line.record().host;
+        if !self.known.contains_key(host) {
+            let key = self.repo.keys().ledger_key(host).ok();
+            let key = key.map(|key| HmacKey::new(*key.expose()));
+            self.known.insert(host.clone(), key);
+        }
+        let key = self.known.get(host)?.as_ref()?;
+        Some(line.verify_hmac(key).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_wrong_clock_are_passed_over() {
+        let own = |times: &[i64]| -> Vec<Own> {
+            let record = |(place, second): (usize, &i64)| Own {
+                number: place as u64,
+                time: Timestamp::from_second(*second).unwrap(),
+            };
+            times.iter().enumerate().map(record).collect()
+        };
+        let kept = |times: &[i64]| -> Vec<i64> {
+            let kept = in_order(&own(times));
+            kept.iter().map(|record| record.time.as_second()).collect()
+        };
+        assert_eq!(kept(&[]), [0i64; 0]);
+        assert_eq!(kept(&[1, 2, 2, 3]), [1, 2, 2, 3]);
+        assert_eq!(kept(&[1, 2, 99, 3, 4]), [1, 2, 3, 4]);
+        assert_eq!(kept(&[10, 20, 0, 30, 40]), [10, 20, 30, 40]);
+        assert_eq!(kept(&[50, 1, 2, 3]), [1, 2, 3]);
+    }
+}

@@ -1,0 +1,46 @@
+//! What is left of a repository whose `config/0` is gone. It must not be taken for an empty place: a
+//! new repository on top of it would have other keys, and bury what another `config/0` brings back.
+
+use backup_core::{ErrorKind, OpContext, Sink};
+use futures::TryStreamExt;
+
+use crate::error::{EngineError, Result};
+
+/// Where objects lie that only a finished repository has. Key slots are written before `config/0`,
+/// so slots alone are those of an `init` that was killed; they open nothing.
+const PLACES: [&str; 9] = [
+    "snap/",
+    "sessions/",
+    "refs/",
+    "index/",
+    "ledger/",
+    "config/",
+    "holds/",
+    "data/",
+    "meta/",
+];
+
+/// Sees that a place without `config/0` holds nothing of a repository.
+///
+/// # Errors
+/// [`EngineError::Missing`] when it does; errors of the tier.
+pub(crate) async fn must_be_none(cx: &OpContext, sink: &dyn Sink) -> Result<()> {
+    for place in PLACES {
+        let first = match sink.list(cx, place, None).try_next().await {
+            // The place itself is not there.
+            Err(error) if error.kind == ErrorKind::NotFound => None,
+            other => other?,
+        };
+        if let Some(found) = first {
+            return Err(EngineError::Missing {
+                object: "config/0".into(),
+                why: format!(
+                    "{} is there, so there was a repository at {}; nothing was changed",
+                    found.key,
+                    sink.info().location
+                ),
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,76 @@
+//! Naming snapshots: which one a text means.
+//!
+//! A snapshot that cannot be read may be the one that is meant. Where it may, nothing is chosen: an
+//! older one in its place, without a word, would be the wrong one to restore and the wrong one to
+//! hold or forget.
+
+use backup_core::SnapshotId;
+
+use crate::error::{EngineError, Result};
+use crate::repository::{SnapshotHead, UnreadSnapshot};
+
+/// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`, or
+/// a time (the newest not after it).
+///
+/// # Errors
+/// [`EngineError::NoSnapshot`], [`EngineError::Ambiguous`]; [`EngineError::Unsure`] when one of
+/// those that cannot be read may be meant.
+pub fn select<'a>(
+    heads: &'a [SnapshotHead],
+    unread: &[UnreadSnapshot],
+    spec: &str,
+) -> Result<&'a SnapshotHead> {
+    let mut complete = heads.iter().rev().filter(|head| !head.meta.partial);
+    if spec == "latest" {
+        return newest(complete.next(), unread, spec);
+    }
+    if let Some(line) = spec.strip_prefix("latest:") {
+        return newest(complete.find(|head| head.meta.name == line), unread, spec);
+    }
+    let wanted = spec.to_ascii_uppercase();
+    let is_meant = |id: SnapshotId| {
+        let id = id.to_string();
+        wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
+    };
+    let matching: Vec<_> = heads.iter().filter(|head| is_meant(head.meta.id)).collect();
+    let lost: Vec<_> = unread.iter().filter(|one| is_meant(one.id)).collect();
+    match (&matching[..], &lost[..]) {
+        ([one], []) => return Ok(one),
+        ([], [one]) => return Err(unsure(spec, one)),
+        ([], []) => {}
+        _ => {
+            return Err(EngineError::Ambiguous {
+                spec: spec.to_owned(),
+                count: matching.len() + lost.len(),
+            });
+        }
+    }
+    match spec.parse::<jiff::Timestamp>() {
+        Ok(time) => newest(complete.find(|head| head.meta.time <= time), unread, spec),
+        Err(_) => Err(EngineError::NoSnapshot(spec.to_owned())),
+    }
+}
+
+/// The newest that can be read, unless one that cannot be read may be newer. An id tells when its
+/// snapshot was finished, and its time is when it was begun, so whatever was finished behind the
+/// beginning of the one that is found may be newer.
+fn newest<'a>(
+    found: Option<&'a SnapshotHead>,
+    unread: &[UnreadSnapshot],
+    spec: &str,
+) -> Result<&'a SnapshotHead> {
+    let begun = found.map_or(i64::MIN, |head| head.meta.time.as_millisecond());
+    let is_newer = |one: &&UnreadSnapshot| i64::try_from(one.id.millis()).unwrap_or(0) >= begun;
+    match unread.iter().filter(is_newer).max_by_key(|one| one.id) {
+        Some(one) => Err(unsure(spec, one)),
+        None => found.ok_or_else(|| EngineError::NoSnapshot(spec.to_owned())),
+    }
+}
+
+fn unsure(spec: &str, one: &UnreadSnapshot) -> EngineError {
+    EngineError::Unsure {
+        spec: spec.to_owned(),
+        id: one.id,
+        why: one.error.to_string(),
+    }
+}

@@ -1,0 +1,291 @@
+//! Refs against what snapshots really use: space is given back on the word of the refs, so a chunk that
+//! they do not name would be taken away under the snapshot.
+//!
+//! What is used was marked while the manifest was read: its pages, the chunks of contents, the spills, and
+//! the lineage directory with what it names. Memory: four bytes for each entry of the index, and two
+//! bits more for the snapshot that is looked at.
+
+use std::collections::BTreeMap;
+
+use backup_core::{ByteRange, ChunkId, ErrorKind, Event, Finding, FindingKind, PackId, Severity};
+use backup_format::extent::{Content, Extent, Extents};
+use backup_format::layout;
+use backup_format::lineage::LineageHead;
+use backup_format::refs::Refs;
+use backup_format::seal::{BlobKind, ObjectKind};
+
+use super::Run;
+use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
+use crate::repository::{SnapshotHead, name};
+use crate::tree::{Met, TreeReader};
+use crate::usage::Usage;
+
+/// Chunks that are named for one snapshot.
+const MOST_CHUNKS: usize = 20;
+
+/// The slots of all packs, as entries of the index.
+#[derive(Debug)]
+pub(super) struct Slots {
+    /// For each run its entries, pack by pack, by their offsets.
+    entries: Vec<Vec<u32>>,
+    /// In which runs a pack is known, and there as which of those entries.
+    packs: BTreeMap<PackId, Vec<(u32, std::ops::Range<usize>)>>,
+}
+
+impl Slots {
+    pub(super) fn new(index: &IndexSet) -> Self {
+        let mut out = Self {
+            entries: Vec::with_capacity(index.runs().len()),
+            packs: BTreeMap::new(),
+        };
+        for (number, run) in (0u32..).zip(index.runs()) {
+            let located = run.iter().map(|(_, located)| located);
+            let mut slots: Vec<(u32, u32, u32)> = located
+                .map(|located| (located.pack, located.offset, located.entry))
+                .collect();
+            slots.sort_unstable();
+            let mut start = 0;
+            for pack in slots.chunk_by(|a, b| a.0 == b.0) {
+                let end = start + pack.len();
+                let known = pack.first().and_then(|slot| run.packs.get(slot.0 as usize));
+                if let Some(known) = known {
+                    let places = out.packs.entry(known.id).or_default();
+                    places.push((number, start..end));
+                }
+                start = end;
+            }
+            out.entries
+                .push(slots.into_iter().map(|slot| slot.2).collect());
+        }
+        out
+    }
+
+    /// The entries of a pack's slots, for each run that knows the pack.
+    fn of(&self, pack: &PackId) -> impl Iterator<Item = (u32, &[u32])> {
+        let places = self.packs.get(pack).map_or(&[][..], Vec::as_slice);
+        places.iter().filter_map(|(run, range)| {
+            let entries = self.entries.get(*run as usize)?;
+            Some((*run, entries.get(range.clone())?))
+        })
+    }
+}
+
+/// How what refs name and what is used differ.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Difference {
+    /// The first chunks that are used and not named.
+    pub(super) missing: Vec<String>,
+    pub(super) missing_count: u64,
+    /// How many chunks are named and not used.
+    pub(super) superfluous: u64,
+    /// Packs of which the refs tell another number of slots than the index.
+    pub(super) odd: Vec<PackId>,
+}
+
+impl Difference {
+    pub(super) fn of(index: &IndexSet, slots: &Slots, used: &Usage, refs: &Refs) -> Self {
+        let mut out = Self::default();
+        let mut named = Usage::new(index);
+        for pack in &refs.packs {
+            let mut is_odd = false;
+            for (run, entries) in slots.of(&pack.pack) {
+                is_odd |= entries.len() != pack.slots as usize;
+                for slot in &pack.used {
+                    if let Some(entry) = entries.get(*slot as usize) {
+                        named.mark_entry(run, *entry);
+                    }
+                }
+            }
+            if is_odd {
+                out.odd.push(pack.pack);
+            }
+        }
+        for (number, run) in (0u32..).zip(index.runs()) {
+            if used.agrees_on(&named, number) {
+                continue;
+            }
+            for (prefix, located) in run.iter() {
+                let entry = located.entry;
+                let (is_used, is_named) = (used.has(number, entry), named.has(number, entry));
+                // The same chunk may lie in another place too, and one of them is enough.
+                if is_used && !is_named && !index.places(&prefix).any(|p| named.has_place(&p)) {
+                    out.missing_count += 1;
+                    if out.missing.len() < MOST_CHUNKS {
+                        let pack = run.packs.get(located.pack as usize);
+                        let pack = pack.map_or_else(String::new, |pack| pack.id.to_string());
+                        let id: String = prefix.iter().map(|byte| format!("{byte:02x}")).collect();
+                        out.missing.push(format!("{id}… in pack {pack}"));
+                    }
+                }
+                if is_named && !is_used && !index.places(&prefix).any(|p| used.has_place(&p)) {
+                    out.superfluous += 1;
+                }
+            }
+        }
+        out
+    }
+}
+
+/// What is known of the use that a snapshot makes of chunks.
+#[derive(Debug)]
+pub(super) struct Used {
+    pub(super) usage: Usage,
+    /// Whether that is all: everything that names chunks could be read.
+    pub(super) is_whole: bool,
+}
+
+impl Used {
+    pub(super) fn new(index: &IndexSet) -> Self {
+        Self {
+            usage: Usage::new(index),
+            is_whole: true,
+        }
+    }
+
+    /// Marks the spills of a content.
+    pub(super) fn spills(&mut self, index: &IndexSet, content: &Content) {
+        if let Content::Spilled(spills) = content {
+            for id in spills {
+                self.usage.mark(index, id);
+            }
+        }
+    }
+
+    pub(super) fn pages(&mut self, index: &IndexSet, pages: impl IntoIterator<Item = ChunkId>) {
+        for id in pages {
+            self.usage.mark(index, &id);
+        }
+    }
+
+    fn extents(&mut self, index: &IndexSet, extents: &Extents) {
+        for extent in extents.as_slice() {
+            if let Extent::Data { chunk, .. } = extent {
+                self.usage.mark(index, chunk);
+            }
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Reads the refs of a snapshot; what is wrong with them is a finding.
+    pub(super) async fn refs(&mut self, head: &SnapshotHead) -> Result<Option<Refs>> {
+        let key = name(layout::refs(head.meta.id))?;
+        self.report.objects += 1;
+        let sealed = match self.repo.sink().get(self.cx, &key, ByteRange::Full).await {
+            Ok(sealed) => sealed,
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
+        let refs = opened
+            .map_err(|error| error.to_string())
+            .and_then(|plain| Refs::decode(&plain).map_err(|error| error.to_string()));
+        match refs {
+            Ok(refs) if refs.snapshot == head.meta.id => return Ok(Some(refs)),
+            Ok(refs) => {
+                let why = format!("it is that of snapshot {}", refs.snapshot);
+                self.found(FindingKind::Mismatch, key.as_str(), &why);
+            }
+            Err(why) => self.found(FindingKind::Damaged, key.as_str(), &why),
+        }
+        Ok(None)
+    }
+
+    /// Marks what the lineage directory of a snapshot uses. Restores do not need it; what of it cannot be
+    /// read costs the next save some reading.
+    pub(super) async fn lineages(
+        &mut self,
+        head: &SnapshotHead,
+        index: &IndexSet,
+        used: &mut Used,
+    ) -> Result<()> {
+        let Some(root) = head.outer.lineage else {
+            return Ok(());
+        };
+        let mut walk = TreeReader::new(self.repo, root, BlobKind::Lineage).walk(&[]);
+        walk.note_pages();
+        loop {
+            let step = walk.step(self.cx).await;
+            used.pages(index, walk.noted_pages());
+            let why = match step {
+                Ok(None) => return Ok(()),
+                Ok(Some(Met::Entry(_, value))) => match LineageHead::decode(&value) {
+                    Ok(lineage) => {
+                        for layer in &lineage.layers {
+                            used.pages(index, layer.parts.iter().copied());
+                        }
+                        used.spills(index, &lineage.content);
+                        if let Content::Inline(extents) = &lineage.content {
+                            used.extents(index, extents);
+                        }
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Ok(Some(Met::Lost(lost))) => lost.why.to_string(),
+                Err(error) if error.is_damage() => {
+                    self.lineage_is_damaged(head, &error.to_string());
+                    used.is_whole = false;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            self.lineage_is_damaged(head, &why);
+            used.is_whole = false;
+        }
+    }
+
+    fn lineage_is_damaged(&mut self, head: &SnapshotHead, why: &str) {
+        let subject = format!("the lineage directory of snapshot {}", head.meta.id);
+        self.found(FindingKind::Damaged, &subject, why);
+    }
+
+    /// Compares the refs of a snapshot with what it uses.
+    pub(super) fn compare_refs(
+        &mut self,
+        index: &IndexSet,
+        slots: &Slots,
+        used: &Used,
+        refs: &Refs,
+    ) -> Result<()> {
+        if self.cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let difference = Difference::of(index, slots, &used.usage, refs);
+        let key = name(layout::refs(refs.snapshot))?;
+        if let Some(pack) = difference.odd.first() {
+            let count = difference.odd.len();
+            let why = format!(
+                "of {count} packs it tells another number of slots than the index, pack {pack} among them"
+            );
+            self.found(FindingKind::Mismatch, key.as_str(), &why);
+        }
+        if difference.missing_count > 0 {
+            let shown = difference.missing.join("; ");
+            let more = match difference.missing_count - difference.missing.len() as u64 {
+                0 => String::new(),
+                more => format!("; and {more} more"),
+            };
+            let why = format!(
+                "it does not name {} chunks that the snapshot uses, so nothing would keep them: {shown}{more}",
+                difference.missing_count
+            );
+            self.found(FindingKind::Mismatch, key.as_str(), &why);
+        }
+        if difference.superfluous > 0 && used.is_whole {
+            let why = format!(
+                "it names {} chunks that the snapshot does not use",
+                difference.superfluous
+            );
+            let kind = FindingKind::Degraded;
+            let finding = Finding::new(Severity::Note, kind, key.as_str(), why);
+            self.cx.tell(Event::Found(&finding));
+            self.report.findings.push(finding);
+        }
+        Ok(())
+    }
+}

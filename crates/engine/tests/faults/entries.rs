@@ -1,0 +1,169 @@
+//! Entries that cannot be stored as they should be, or that change without showing it.
+
+use backup_core::{EntryKind, Finding, FindingKind, Severity};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::given::{CHANGED, Given, Shelf};
+use crate::world::{Files, noise};
+
+fn files(of: &[(&str, &[u8])]) -> Files {
+    of.iter()
+        .map(|(name, content)| (name.into(), content.to_vec()))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hard_link_whose_first_name_is_lost_has_its_content_now_and_later() {
+    // One that goes into a bundle, and one that is cut.
+    for content in [noise(1, 3_000), noise(2, 700_000)] {
+        let shelf = Shelf::new().await;
+        let other = noise(3, 2_000);
+        let given = |name| Given::file(name, &content).linked(7);
+        let tree = vec![
+            given("a").lost(),
+            Given::file("b", &other),
+            given("c"),
+            given("d"),
+        ];
+        for round in 0..2 {
+            let report = shelf.save(tree.clone()).await;
+            let told: Vec<_> = report.findings.iter().map(|one| &*one.subject).collect();
+            assert_eq!(told, ["/a"], "round {round}");
+            let wanted = files(&[("b", &other), ("c", &content), ("d", &content)]);
+            assert!(shelf.restored().await == wanted, "round {round}");
+        }
+        // Nobody reads the first name, and the others are one file still.
+        let tree = vec![given("a"), Given::file("b", &other), given("c"), given("d")];
+        assert_eq!(shelf.save(tree).await.findings, []);
+        let wanted = files(&[
+            ("a", &content),
+            ("b", &other),
+            ("c", &content),
+            ("d", &content),
+        ]);
+        assert!(shelf.restored().await == wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_is_another_file_by_now_has_its_own_content() {
+    for length in [3_000, 700_000] {
+        let shelf = Shelf::new().await;
+        let (first, other) = (noise(1, length), noise(2, length));
+        // Between the walk's looking at the one and the other the inode went to another file.
+        let tree = vec![
+            Given::file("a", &first).linked(7),
+            Given::file("b", &first).linked(7),
+            Given::file("c", &other).linked(7).later(5),
+        ];
+        for round in 0..2 {
+            assert_eq!(shelf.save(tree.clone()).await.findings, []);
+            for (entry, content) in shelf.entries().await.iter().zip([&first, &first, &other]) {
+                let sha256 = backup_integrity::digest::ContentDigest::of(content).0;
+                let found = entry.record.sha256;
+                assert_eq!(found, Some(sha256), "round {round}, {}", entry.path);
+            }
+            let wanted = files(&[("a", &first), ("b", &first), ("c", &other)]);
+            assert!(shelf.restored().await == wanted, "round {round}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_was_read_in_the_tick_of_its_change_is_read_again() {
+    for length in [3_000, 700_000] {
+        let (old, new) = (noise(1, length), noise(2, length));
+        for (millis, is_read) in [(20, true), (2_000, false)] {
+            let shelf = Shelf::new().await;
+            let changed = Timestamp::constant(CHANGED, 1);
+            let at = changed + SignedDuration::from_millis(millis);
+            shelf.clock.set(at);
+            let tree = |content| {
+                vec![
+                    Given::file("a", content).linked(3),
+                    Given::file("b", content).linked(3),
+                ]
+            };
+            shelf.save(tree(&old)).await;
+            shelf.clock.advance(SignedDuration::from_hours(24));
+            // It was changed in the same tick again: nothing but its content shows that. The first
+            // name goes, so that what is known of the second counts.
+            let report = shelf.save(tree(&new).split_off(1)).await;
+            assert_eq!(report.meta.stats.unchanged, u64::from(!is_read), "{millis}");
+            let content = if is_read { &new } else { &old };
+            assert!(shelf.restored().await == files(&[("b", content)]));
+            // What was read long behind its change is not read again.
+            let report = shelf.save(tree(&new).split_off(1)).await;
+            assert_eq!(report.meta.stats.unchanged, 1, "{millis}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_changed_between_walk_and_reading_is_looked_at_again() {
+    for length in [3_000, 700_000] {
+        let shelf = Shelf::new().await;
+        let content = noise(1, length);
+        let now = Given::file("a", &content).later(5);
+        let mut then = Given::file("a", &content);
+        (then.open_state, then.meta.mode) = (now.state, 0o400);
+        shelf.save(vec![then]).await;
+        let report = shelf.save(vec![now]).await;
+        assert_eq!(report.meta.stats.unchanged, 0);
+        assert_eq!(shelf.entries().await[0].record.meta.mode, 0o600);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_entry_that_is_too_large_does_not_cost_the_others() {
+    let shelf = Shelf::new().await;
+    let content = noise(1, 5_000);
+    let mut attributes = Given::file("attributes", &content);
+    attributes.meta.xattrs = vec![(b"user.a".to_vec(), noise(2, 17 << 20))];
+    let mut page = Given::file("page", &content);
+    page.meta.xattrs = vec![(b"user.a".to_vec(), noise(2, (16 << 20) - 1000))];
+    let mut target = Given::file("target", b"");
+    target.meta.kind = EntryKind::Symlink(vec![b'x'; 70_000]);
+    let tree = vec![attributes, page, target, Given::file("z", &content)];
+    for round in 0..2 {
+        let report = shelf.save(tree.clone()).await;
+        let told: Vec<_> = report
+            .findings
+            .iter()
+            .map(|one| (&*one.subject, one.kind, one.severity))
+            .collect();
+        let wanted = [
+            ("/attributes", FindingKind::Metadata, Severity::Warning),
+            ("/page", FindingKind::Metadata, Severity::Warning),
+            ("/target", FindingKind::Unreadable, Severity::Error),
+        ];
+        assert_eq!(told, wanted, "round {round}");
+        let wanted = files(&[
+            ("attributes", &content),
+            ("page", &content),
+            ("z", &content),
+        ]);
+        assert!(shelf.restored().await == wanted, "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn notes_are_told_and_make_no_record_of_findings() {
+    for (severity, outcome, count) in [
+        (Severity::Note, r#""outcome":"ok""#, 0),
+        (Severity::Warning, r#""outcome":"findings""#, 1),
+    ] {
+        let shelf = Shelf::new().await;
+        let finding = Finding::new(severity, FindingKind::Degraded, "the source", "why");
+        let tree = vec![Given::file("a", b"a")];
+        let report = shelf.try_to_save_with(tree, vec![finding.clone()]).await;
+        let report = report.unwrap();
+        assert_eq!(report.findings, [finding]);
+        assert_eq!(report.meta.findings, count);
+        let folder = std::fs::read_dir(shelf.cache.path()).unwrap().next();
+        let ledger = folder.unwrap().unwrap().path().join("ledger.jsonl");
+        let ledger = std::fs::read_to_string(ledger).unwrap();
+        let last = ledger.lines().last().unwrap();
+        assert!(last.contains(outcome), "{last}");
+    }
+}
