@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Checks and tests everything: formatting, lints, and every test of the workspace.
+# Checks and tests everything: formatting, lints, that the fuzz targets compile, what dependencies may be, and
+# every test of the workspace.
 #
-# Needs Rust (the `rust-version` of Cargo.toml or newer) and a C compiler. On a Debian
+# Needs Rust (the `rust-version` of Cargo.toml or newer) and a C compiler; with a C++ compiler it does more. On a Debian
 # machine, as root, the few programs that some tests trace or compare with are installed if they are
 # missing; elsewhere those tests say that they were skipped.
 set -euo pipefail
@@ -19,7 +20,7 @@ if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev
         echo "note: could not install ${packages[*]}; the tests that need them are skipped"
 fi
 
-# A minimal toolchain has neither of these two; the tests themselves need neither.
+# A minimal toolchain has neither of these two, nor cargo deny; the tests themselves need none of them.
 if cargo fmt --version >/dev/null 2>&1; then
     cargo fmt --all -- --check
 else
@@ -29,6 +30,21 @@ if cargo clippy --version >/dev/null 2>&1; then
     cargo clippy --workspace --all-targets --locked -- -D warnings
 else
     echo "note: cargo clippy is not installed; lints are not checked"
+fi
+
+# The fuzz targets are a workspace of their own; cargo-fuzz builds them with a nightly compiler, and this one can
+# tell whether they still fit. What the workspace's own checks compiled is used again.
+if command -v c++ >/dev/null; then
+    cargo check --manifest-path fuzz/Cargo.toml --bins --locked --target-dir "${CARGO_TARGET_DIR:-target}"
+else
+    echo "note: there is no C++ compiler; the fuzz targets are not checked"
+fi
+
+# Advisories need the network, so they are for whoever releases: `cargo deny check`.
+if cargo deny --version >/dev/null 2>&1; then
+    cargo deny --locked --offline check bans licenses sources
+else
+    echo "note: cargo deny is not installed; what dependencies may be is not checked"
 fi
 
 cargo test --workspace --locked </dev/null

@@ -1,5 +1,6 @@
 //! `restore cat` and `sums`.
 
+use backstay::core::Severity;
 use backstay::engine::SnapshotView;
 use backstay::engine::restore::{Reading, record_reading};
 use backstay::engine::view::{ContentReader, ViewEntry};
@@ -26,6 +27,14 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
             what,
             "name a file; `restore ls` shows what there is",
         ));
+    }
+    if let Some(doubt) = place::doubt(&view) {
+        let said = format!("{}: {}", doubt.subject, doubt.detail);
+        if doubt.severity == Severity::Note {
+            console.note(&said);
+        } else {
+            console.warn(&said);
+        }
     }
     let mut bytes = 0;
     let written = write_out(console, &view, &entry, &mut bytes).await;

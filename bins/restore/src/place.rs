@@ -1,9 +1,10 @@
 //! Opening snapshots, and finding paths in them.
 
-use backstay::core::{EntryKind, EntryPath};
+use backstay::core::{EntryKind, EntryPath, Finding, FindingKind, Severity};
 use backstay::engine::view::{Seen, ViewEntry};
 use backstay::engine::{EngineError, Repository, SnapshotView};
-use backup_terminal::{Console, Failure, Outcome, SnapshotPath};
+use backstay::integrity::sign::PublicKey;
+use backup_terminal::{Console, Failure, Outcome, SnapshotPath, text};
 
 /// A part of a snapshot: a component, and where in it.
 #[derive(Debug, Clone)]
@@ -40,6 +41,28 @@ pub(crate) async fn open<'r>(
 ) -> Outcome<SnapshotView<'r>> {
     let head = console.head(repo, spec).await?;
     Ok(SnapshotView::open(repo, head)?)
+}
+
+/// What cannot be vouched for of who wrote a snapshot. It keeps nobody from content that opens, but
+/// must be known: an error for a signature that does not hold, a note where the key cannot tell.
+pub(crate) fn doubt(view: &SnapshotView<'_>) -> Option<Finding> {
+    let subject = format!("snapshot {}", view.meta().id);
+    match view.check_signatures() {
+        Ok(true) => None,
+        Ok(false) => {
+            let host = text::escape(view.meta().host.0.as_bytes());
+            let key = PublicKey(view.head().object.public_key);
+            let detail = format!(
+                "this key cannot tell whether host {host} wrote it: compare {key}, the public key it is signed with, with the one that the owner of the host knows, or restore with a full key"
+            );
+            let (severity, kind) = (Severity::Note, FindingKind::Degraded);
+            Some(Finding::new(severity, kind, subject, detail))
+        }
+        Err(error) => {
+            let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+            Some(Finding::new(severity, kind, subject, error.to_string()))
+        }
+    }
 }
 
 /// The parts of a snapshot that a path means: for no path the root of every component, otherwise

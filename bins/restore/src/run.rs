@@ -44,7 +44,7 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     ) {
         console.note(&format!("this restore is not in the ledger: {error}"));
     }
-    let (mut ending, mut chosen) = (check_signature(console, &view)?, 0);
+    let (mut ending, mut chosen) = (check_origin(console, &view)?, 0);
     let mut is_known = true;
     for part in parts {
         let job = job(&part, &folder, filter.clone());
@@ -91,16 +91,18 @@ fn must_be_folder(folder: &Path) -> Outcome<()> {
     }
 }
 
-/// A signature that does not hold keeps nobody from content that opens, but must be known.
-fn check_signature(console: &mut Console, view: &SnapshotView<'_>) -> Outcome {
-    let Err(error) = view.check_signatures() else {
+/// Tells what cannot be vouched for of who wrote the snapshot.
+fn check_origin(console: &mut Console, view: &SnapshotView<'_>) -> Outcome {
+    let Some(doubt) = place::doubt(view) else {
         return Ok(Exit::Ok);
     };
-    let subject = format!("snapshot {}", view.meta().id);
-    let detail = error.to_string();
-    let finding = Finding::new(Severity::Error, FindingKind::Mismatch, subject, detail);
-    console.findings(&[finding], 0)?;
-    Ok(Exit::Findings)
+    // Other notes need -v; this one is always said.
+    if doubt.severity == Severity::Note && !console.json() {
+        console.note(&format!("{}: {}", doubt.subject, doubt.detail));
+        return Ok(Exit::Ok);
+    }
+    let is_serious = console.findings(&[doubt], 0)?;
+    Ok(if is_serious { Exit::Findings } else { Exit::Ok })
 }
 
 fn target(args: &RunArgs, folder: &Path) -> FilesTargetConfig {

@@ -137,7 +137,7 @@ pub enum StreamProfile {
     /// Content-defined pieces: dumps, archives, logs.
     Content,
     /// Pages of a fixed size that are rewritten in place, in bytes (a power of two, 4 KiB to
-    /// 64 KiB): database files, disks.
+    /// 64 KiB): database files, disks. The engine may compare several of them at once.
     Pages(u32),
 }
 
@@ -171,8 +171,9 @@ pub enum Segment {
     },
     /// A range that reads as zeros and takes no space (a hole, an unallocated cluster).
     Zero(Range<u64>),
-    /// A range that is the same as in the parent snapshot: the source knows it from increments or
-    /// a dirty bitmap, and did not read it.
+    /// A range that is the same as in the parent snapshot's entry at the same path, which is at
+    /// least as long: the source knows it from increments or a dirty bitmap, and did not read it.
+    /// Ranges may begin and end anywhere; the engine keeps a few bytes for each.
     Unchanged(Range<u64>),
 }
 
@@ -189,7 +190,7 @@ pub enum Body {
     File(Arc<dyn OpenContent>),
     /// A stream that is read once, in order.
     Stream(SegmentStream),
-    /// Exactly that of the parent snapshot's entry at the same path.
+    /// Exactly that of the parent snapshot's entry at the same path; its metadata may be other.
     Unchanged,
 }
 
@@ -215,6 +216,9 @@ pub struct Entry {
     pub meta: EntryMeta,
     /// What recognises it as unchanged; `None`: always read.
     pub fingerprint: Option<Fingerprint>,
+    /// The size of its content in bytes, as far as it is known before it is read; `None` where the
+    /// fingerprint says it or nobody knows. Large streams are cut into larger pieces.
+    pub size: Option<u64>,
     /// How to cut its content.
     pub profile: StreamProfile,
     /// Its content.

@@ -40,7 +40,8 @@ pub struct ConsistentPoint {
 /// What a source can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SourceCaps {
-    /// It can hand over `Unchanged` segments or bodies by its own knowledge.
+    /// It can hand over `Unchanged` segments or bodies by its own knowledge, when it is given a
+    /// [`ParentHint`]. The engine refuses them from other sources.
     pub incremental: bool,
     /// How many entries may be open at once; 1 means: drain each stream before the next.
     pub max_open_entries: usize,
@@ -61,15 +62,19 @@ pub struct SourceInfo {
     pub caps: SourceCaps,
 }
 
-/// The snapshot to build on.
+/// The snapshot to build on: one of the same source whose content the engine has at hand. Where it
+/// has not, there is no hint, and everything must be read.
 #[derive(Debug, Clone)]
 pub struct ParentHint {
     /// Its id.
     pub snapshot: SnapshotId,
-    /// The point that it stands for.
+    /// The point that it stands for, as its capture said.
     pub point: ConsistentPoint,
     /// What the source left for its next capture.
     pub cursor: Option<Bytes>,
+    /// `Unchanged` may be said of entries that had at least so many bytes; smaller ones must be
+    /// read. 0: of all.
+    pub unchanged_from: u64,
 }
 
 /// What a capture is asked to do.

@@ -28,6 +28,14 @@ impl Cache {
         Some(path)
     }
 
+    /// The folder, made; `None` without a usable cache.
+    #[must_use]
+    pub fn folder(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        make_folder(folder).ok()?;
+        Some(folder.clone())
+    }
+
     /// The bytes of a cached file.
     #[must_use]
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {

@@ -87,6 +87,14 @@ pub enum EngineError {
         /// Why it cannot be read.
         why: String,
     },
+    /// A source left out what it says is as in the parent snapshot, and that cannot give it.
+    #[error("{path} cannot be taken over from the parent snapshot: {why}")]
+    Parent {
+        /// The path.
+        path: String,
+        /// Why not.
+        why: String,
+    },
     /// A path is not in a snapshot.
     #[error("{path} is not in snapshot {snapshot}; `restore ls {snapshot}` shows what is")]
     NoPath {

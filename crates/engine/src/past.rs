@@ -5,25 +5,38 @@ use std::collections::HashMap;
 use backup_core::ChunkId;
 use backup_format::chunk::{PieceCut, PieceDigest};
 use backup_format::extent::{Extent, Extents};
-use backup_format::lineage::{LineageHead, Pieces};
+use backup_format::lineage::{Layer, LineageHead, Pieces, UNREAD};
 
 use crate::index_set::IndexSet;
 
 /// A stream as its parent snapshot had it.
 #[derive(Debug)]
 pub(crate) struct Past {
-    /// Its lineage.
-    pub(crate) head: LineageHead,
-    /// Its pieces.
+    /// Its lineage, if it had one.
+    lineage: Option<LineageHead>,
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// Its pieces; none without a lineage.
     pub(crate) pieces: Pieces,
     /// Where every [`STRIDE`]th piece begins; empty for pages.
     starts: Vec<u64>,
     /// Its extents and where each begins.
     extents: Vec<Extent>,
     extent_starts: Vec<u64>,
-    /// Whether each extent may be used again.
-    sound: Vec<bool>,
+    /// What each extent is good for.
+    worth: Vec<Worth>,
     by_digest: DigestTable,
+}
+
+/// What an extent is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Worth {
+    /// Its chunk is not in the index.
+    Gone,
+    /// The stream uses so little of its chunk that what is read anew is rather stored anew.
+    Sparse,
+    /// It may be used again.
+    Sound,
 }
 
 /// Large streams have two million pieces: where each begins is summed up from the last of so many.
@@ -75,12 +88,13 @@ impl DigestTable {
 impl Past {
     /// Prepares the past of a stream for comparison.
     ///
-    /// An extent may be used again if its chunk is in the index and the stream still uses at least
-    /// half of that chunk: survivors of sparser chunks are stored anew, so waste and scattered
-    /// reads stay bounded however many backups follow each other.
+    /// A piece is used again if its chunk is in the index and the stream still uses at least half of
+    /// that chunk: survivors of sparser chunks are stored anew, so waste and scattered reads stay
+    /// bounded however many backups follow each other. What its source did not read must be taken
+    /// from where it lies.
     #[must_use]
     pub(crate) fn new(
-        head: LineageHead,
+        lineage: Option<LineageHead>,
         pieces: Pieces,
         extents: &Extents,
         index: &IndexSet,
@@ -91,19 +105,24 @@ impl Past {
                 *used.entry(*chunk).or_default() += u64::from(*length);
             }
         }
-        let keeps: HashMap<ChunkId, bool> = used
+        let worths: HashMap<ChunkId, Worth> = used
             .into_iter()
             .map(|(chunk, used)| {
                 let raw = index.find(&chunk).map(|place| u64::from(place.located.raw));
-                (chunk, raw.is_some_and(|raw| used * 2 >= raw))
+                let worth = match raw {
+                    Some(raw) if used * 2 >= raw => Worth::Sound,
+                    Some(_) => Worth::Sparse,
+                    None => Worth::Gone,
+                };
+                (chunk, worth)
             })
             .collect();
-        let sound = extents
+        let worth = extents
             .as_slice()
             .iter()
             .map(|extent| match extent {
-                Extent::Zero { .. } => true,
-                Extent::Data { chunk, .. } => keeps.get(chunk).copied().unwrap_or(false),
+                Extent::Zero { .. } => Worth::Sound,
+                Extent::Data { chunk, .. } => worths.get(chunk).copied().unwrap_or(Worth::Gone),
             })
             .collect();
         let begin = |at: &mut u64, length: u64| {
@@ -115,7 +134,13 @@ impl Past {
         let extent_starts = lengths.scan(0, begin).collect();
         let mut by_digest = DigestTable::default();
         let mut starts = Vec::new();
-        if matches!(head.cut, PieceCut::Content(_)) {
+        if matches!(
+            lineage,
+            Some(LineageHead {
+                cut: PieceCut::Content(_),
+                ..
+            })
+        ) {
             starts = pieces
                 .lengths
                 .chunks(STRIDE)
@@ -124,16 +149,28 @@ impl Past {
                 .collect();
             by_digest = DigestTable::new(&pieces.digests);
         }
-        let extents = extents.as_slice().to_vec();
         Self {
-            head,
+            lineage,
+            size: extents.length(),
             pieces,
             starts,
-            extents,
+            extents: extents.as_slice().to_vec(),
             extent_starts,
-            sound,
+            worth,
             by_digest,
         }
+    }
+
+    /// How it was cut; `None` without a lineage.
+    #[must_use]
+    pub(crate) fn cut(&self) -> Option<PieceCut> {
+        self.lineage.as_ref().map(|head| head.cut)
+    }
+
+    /// The layers of its lineage.
+    #[must_use]
+    pub(crate) fn layers(&self) -> &[Layer] {
+        self.lineage.as_ref().map_or(&[], |head| &head.layers)
     }
 
     /// The piece that equals one with this digest and length: for pages only that of the same
@@ -146,11 +183,14 @@ impl Past {
         number: u32,
         expected: u32,
     ) -> Option<u32> {
+        if *digest == UNREAD {
+            return None;
+        }
         let equals = |candidate: u32| {
             let at = candidate as usize;
             self.pieces.digests.get(at) == Some(digest) && self.length(candidate) == length as u64
         };
-        let candidate = match self.head.cut {
+        let candidate = match self.cut()? {
             PieceCut::Pages(_) => Some(number),
             PieceCut::Content(_) if equals(expected) => Some(expected),
             PieceCut::Content(_) => self.by_digest.find(&self.pieces.digests, digest),
@@ -159,9 +199,10 @@ impl Past {
     }
 
     fn start(&self, piece: u32) -> u64 {
-        match self.head.cut {
-            PieceCut::Pages(size) => u64::from(piece) * u64::from(size),
-            PieceCut::Content(_) => {
+        match self.cut() {
+            None => u64::MAX,
+            Some(PieceCut::Pages(size)) => u64::from(piece) * u64::from(size),
+            Some(PieceCut::Content(_)) => {
                 let at = piece as usize;
                 let before = self.pieces.lengths.get(at / STRIDE * STRIDE..at);
                 match (self.starts.get(at / STRIDE), before) {
@@ -175,13 +216,13 @@ impl Past {
     }
 
     fn length(&self, piece: u32) -> u64 {
-        match self.head.cut {
-            PieceCut::Pages(size) => self
-                .head
+        match self.cut() {
+            None => 0,
+            Some(PieceCut::Pages(size)) => self
                 .size
                 .saturating_sub(self.start(piece))
                 .min(u64::from(size)),
-            PieceCut::Content(_) => self
+            Some(PieceCut::Content(_)) => self
                 .pieces
                 .lengths
                 .get(piece as usize)
@@ -195,19 +236,54 @@ impl Past {
         (self.start(piece), self.length(piece))
     }
 
+    /// The piece that holds the byte at `at`, if there is one.
+    #[must_use]
+    pub(crate) fn piece_at(&self, at: u64) -> Option<u32> {
+        if at >= self.size {
+            return None;
+        }
+        let number = match self.cut()? {
+            PieceCut::Pages(size) => usize::try_from(at / u64::from(size)).ok()?,
+            PieceCut::Content(_) => {
+                let stride = self
+                    .starts
+                    .partition_point(|start| *start <= at)
+                    .checked_sub(1)?;
+                let mut end = *self.starts.get(stride)?;
+                let lengths = self.pieces.lengths.get(stride * STRIDE..)?;
+                let within = lengths.iter().position(|length| {
+                    end += u64::from(*length);
+                    at < end
+                });
+                stride * STRIDE + within?
+            }
+        };
+        u32::try_from(number).ok()
+    }
+
+    /// The digest of a piece.
+    #[must_use]
+    pub(crate) fn digest(&self, piece: u32) -> PieceDigest {
+        let digest = self.pieces.digests.get(piece as usize);
+        digest.copied().unwrap_or(UNREAD)
+    }
+
     fn is_sound(&self, piece: u32) -> bool {
         let (start, length) = self.span(piece);
-        self.overlapping(start, length).all(|(_, sound)| sound)
+        self.overlapping(start, length)
+            .all(|(_, worth)| worth == Worth::Sound)
     }
 
-    /// Whether all of a range may be used again.
+    /// Whether all of a range is there, whatever it is good for.
     #[must_use]
-    pub(crate) fn is_range_sound(&self, start: u64, length: u64) -> bool {
-        start.saturating_add(length) <= self.head.size
-            && self.overlapping(start, length).all(|(_, sound)| sound)
+    pub(crate) fn has_range(&self, start: u64, length: u64) -> bool {
+        start.saturating_add(length) <= self.size
+            && self
+                .overlapping(start, length)
+                .all(|(_, worth)| worth != Worth::Gone)
     }
 
-    fn overlapping(&self, start: u64, length: u64) -> impl Iterator<Item = (usize, bool)> + '_ {
+    fn overlapping(&self, start: u64, length: u64) -> impl Iterator<Item = (usize, Worth)> + '_ {
         let first = self
             .extent_starts
             .partition_point(|at| *at <= start)
@@ -215,7 +291,7 @@ impl Past {
         let end = start.saturating_add(length);
         (first..self.extents.len())
             .take_while(move |at| self.extent_starts[*at] < end)
-            .map(|at| (at, self.sound[at]))
+            .map(|at| (at, self.worth[at]))
     }
 
     /// Appends the extents of a range of the past to a list.

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use backup_core::{Finding, HostId, OpContext, SnapshotMeta, Source};
 use backup_integrity::merkle::MerkleRoot;
 
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::repository::Repository;
-pub use crate::stage::CheckpointRule;
 use crate::stage::capture::capture;
 use crate::stage::chunk::chunk;
 use crate::stage::commit::commit;
-use crate::stage::plan::plan;
+use crate::stage::plan::{Planned, plan, plan_without_parent};
 use crate::stage::record::record;
 use crate::stage::seal::seal;
 use crate::stage::store::store;
+pub use crate::stage::{CheckpointRule, PieceLimit};
 
 /// What a snapshot is called and how it is made.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct SnapshotJob {
     pub compression: i32,
     /// When progress is made safe.
     pub checkpoint: CheckpointRule,
+    /// How many pieces of a stream are told apart.
+    pub pieces: PieceLimit,
 }
 
 impl SnapshotJob {
@@ -59,6 +61,7 @@ impl SnapshotJob {
             reread: false,
             compression: backup_format::seal::DEFAULT_LEVEL,
             checkpoint: CheckpointRule::default(),
+            pieces: PieceLimit::default(),
         }
     }
 }
@@ -91,7 +94,24 @@ pub async fn snapshot(
     source: Arc<dyn Source>,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
-    let planned = plan(repo, cx, source, job).await?;
+    let planned = plan(repo, cx, source.clone(), job).await?;
+    match run(repo, cx, planned, job).await {
+        // What was stored is not stored again; the source reads what it left out.
+        Err(why @ EngineError::Parent { .. }) => {
+            repo.reload_index(cx).await?;
+            let planned = plan_without_parent(repo, cx, source, job, &why).await?;
+            run(repo, cx, planned, job).await
+        }
+        ended => ended,
+    }
+}
+
+async fn run(
+    repo: &Repository,
+    cx: &OpContext,
+    planned: Planned,
+    job: &SnapshotJob,
+) -> Result<SnapshotReport> {
     let captured = capture(cx, planned).await?;
     let chunked = chunk(repo, captured, job)?;
     let sealing = seal(repo, cx, chunked, job).await?;

@@ -12,16 +12,17 @@ mod read;
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use backup_core::SnapshotId;
 use backup_format::seal::{ObjectKeyring, ObjectKind};
+use rustix::fs::{FlockOperation, flock};
 
 use self::read::FrameReader;
 
 pub use entry::StateEntry;
-pub use read::StateReader;
+pub use read::{Known, StateReader};
 
 /// Plain bytes of a frame.
 const FRAME: usize = 512 << 10;
@@ -39,6 +40,8 @@ pub struct StatePaths {
     mark: PathBuf,
     /// Of a run that was killed.
     resumed: PathBuf,
+    /// Held while a state is put in its place and named.
+    lock: PathBuf,
 }
 
 impl StatePaths {
@@ -56,6 +59,7 @@ impl StatePaths {
             growing: with(".growing"),
             mark: with(".mark"),
             resumed: with(".resumed"),
+            lock: with(".lock"),
         }
     }
 
@@ -82,15 +86,44 @@ impl StatePaths {
         let _ = fs::remove_file(&self.mark);
     }
 
-    fn read_parent(&self, ring: &ObjectKeyring) -> Option<SnapshotId> {
+    /// The snapshot whose state the last complete one is, if it is there and known to be whose.
+    #[must_use]
+    pub fn parent(&self, ring: &ObjectKeyring) -> Option<SnapshotId> {
+        if !self.complete.is_file() {
+            return None;
+        }
         let plain = ring
             .open(ObjectKind::Cache, &fs::read(&self.parent).ok()?)
             .ok()?;
         Some(SnapshotId::from_bytes(plain.try_into().ok()?))
     }
 
+    /// Begins the state of the run under way. Of two runs at once one keeps none: their entries must
+    /// not get mixed.
+    fn grow(&self) -> std::io::Result<File> {
+        let mut options = File::options();
+        options.write(true).create(true).mode(0o600);
+        let file = options.open(&self.growing)?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        // A run that ended between the two has made it the complete one.
+        let (opened, named) = (file.metadata()?, fs::metadata(&self.growing)?);
+        if (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        file.set_len(0)?;
+        Ok(file)
+    }
+
+    /// Nobody knows any more which snapshot the last complete state is of.
+    fn forget_parent(&self) -> std::io::Result<()> {
+        match fs::remove_file(&self.parent) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// The last complete state is now that of this snapshot.
-    pub fn write_parent(&self, ring: &ObjectKeyring, parent: SnapshotId) {
+    fn write_parent(&self, ring: &ObjectKeyring, parent: SnapshotId) {
         if let Ok(sealed) = ring.seal(ObjectKind::Cache, &parent.to_bytes()) {
             let file = fs::OpenOptions::new()
                 .write(true)
@@ -114,6 +147,8 @@ pub struct StateWriter {
     written: u64,
     same: u64,
     broken: bool,
+    /// The snapshot that the complete state was of when the run began.
+    before: Option<SnapshotId>,
 }
 
 impl std::fmt::Debug for StateWriter {
@@ -127,6 +162,7 @@ impl StateWriter {
     #[must_use]
     pub fn new(paths: StatePaths, ring: ObjectKeyring) -> Self {
         Self {
+            before: paths.parent(&ring),
             paths,
             ring,
             output: None,
@@ -151,9 +187,7 @@ impl StateWriter {
         if self.output.is_some() || self.broken {
             return;
         }
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        match options.open(&self.paths.growing) {
+        match self.paths.grow() {
             Ok(file) => self.output = Some(BufWriter::with_capacity(256 << 10, file)),
             Err(_) => self.broken = true,
         }
@@ -221,14 +255,31 @@ impl StateWriter {
 
     /// The run is committed: its state replaces all earlier ones.
     pub fn finish(mut self, snapshot: SnapshotId) {
-        if self.output.is_some() {
-            if !self.flush() || fs::rename(&self.paths.growing, &self.paths.complete).is_err() {
-                return;
+        let flushed = self.output.is_some() && self.flush();
+        let mut options = File::options();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let lock = options.open(&self.paths.lock);
+        let locked = lock.map(|lock| (flock(&lock, FlockOperation::LockExclusive), lock));
+        if self.broken || !matches!(locked, Ok((Ok(()), _))) {
+            // The next run reads more, no worse.
+            return;
+        }
+        if self.output.is_none() {
+            // All is as it was, unless another run has put its own state there since.
+            if self.before.is_some() && self.paths.parent(&self.ring) == self.before {
+                self.paths.write_parent(&self.ring, snapshot);
             }
+            return;
+        }
+        // Killed in between, it is a state of nobody knows which snapshot.
+        let moved = flushed
+            && self.paths.forget_parent().is_ok()
+            && fs::rename(&self.paths.growing, &self.paths.complete).is_ok();
+        if moved {
             let _ = fs::remove_file(&self.paths.resumed);
             let _ = fs::remove_file(&self.paths.mark);
+            self.paths.write_parent(&self.ring, snapshot);
         }
-        self.paths.write_parent(&self.ring, snapshot);
     }
 }
 

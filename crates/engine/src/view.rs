@@ -1,6 +1,8 @@
 //! Looking into a snapshot: its components and entries.
 
-use backup_core::{ChunkId, ComponentMeta, EntryPath, Finding, OpContext, SnapshotMeta};
+use backup_core::{
+    ChunkId, ComponentMeta, ConsistentPoint, EntryPath, Finding, OpContext, SnapshotMeta,
+};
 use backup_format::extent::Extents;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -10,6 +12,7 @@ use backup_integrity::sign::{Ed25519Signature, HmacKey, HmacTag, PublicKey, Sign
 use backup_integrity::statement::{
     SignedStatement, verify_statement_ed25519, verify_statement_hmac,
 };
+use bytes::Bytes;
 
 use crate::error::{EngineError, Result};
 use crate::lineage::resolve;
@@ -291,6 +294,35 @@ impl Entries<'_> {
             walk.skip_below(&manifest_key(entry.component, &entry.path));
         }
     }
+}
+
+/// What a component of a snapshot left for the next capture of its source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handover {
+    /// Kind of plug-in.
+    pub kind: String,
+    /// What was saved.
+    pub origin: Vec<String>,
+    /// The point that its data stands for.
+    pub point: ConsistentPoint,
+    /// What the source left.
+    pub cursor: Option<Bytes>,
+}
+
+/// What the first component of a snapshot left for the next capture of its source. This is the one
+/// place that knows where in a snapshot it lies.
+///
+/// # Errors
+/// [`EngineError::Key`] for a key that cannot read it; [`EngineError::Damaged`].
+pub fn handover(repo: &Repository, head: &SnapshotHead) -> Result<Option<Handover>> {
+    let view = SnapshotView::open(repo, head.clone())?;
+    let component = view.inner.components.into_iter().next();
+    Ok(component.map(|component| Handover {
+        point: component.meta().point,
+        kind: component.kind,
+        origin: component.origin,
+        cursor: component.cursor.map(Bytes::from),
+    }))
 }
 
 /// The statement of a head; see [`SnapshotView::statement`].

@@ -1,7 +1,7 @@
 //! Cutting streams into pieces, and gathering pieces and small files into chunks.
 
 use backup_format::chunk::gear::PieceSizes;
-use backup_format::chunk::{ChunkSizes, CutKeys, Gatherer, PieceCut};
+use backup_format::chunk::{ChunkSizes, CutKeys, Gatherer, MOST_PIECES, PieceCut};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 
@@ -87,6 +87,6 @@ fn choose(bencher: Bencher<'_, '_>) {
     let head = noise(64 << 10);
     bencher.bench_local(|| {
         let profile = backup_format::chunk::sniff(1 << 30, black_box(&head));
-        PieceCut::choose(profile, 1 << 30, &head)
+        PieceCut::choose(profile, 1 << 30, &head, MOST_PIECES)
     });
 }

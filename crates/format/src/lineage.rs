@@ -14,7 +14,8 @@
 //! * edit layer: `1 ‖ varint runs { varint count·2 + new ‖ (new) [lengths] ‖ digests, (else) varint
 //!   first piece of the state before }`. Runs put together are the new state.
 //!
-//! Pieces that are all zeros have the digest of 16 zero bytes.
+//! Pieces that are all zeros have the digest of 16 zero bytes; those whose content the writer did
+//! not read, or no longer knows the digest of, have [`UNREAD`] and equal nothing.
 
 use std::ops::Range;
 
@@ -135,6 +136,12 @@ pub struct Pieces {
     /// Length of each, for content-defined pieces; empty for pages.
     pub lengths: Vec<u32>,
 }
+
+/// The digest of a piece that is all zeros.
+pub const ZERO: PieceDigest = [0; 16];
+
+/// The digest of a piece that was not read: its source knew that it had not changed.
+pub const UNREAD: PieceDigest = [0xff; 16];
 
 /// Where a piece of a new state comes from.
 pub const NEW: u32 = u32::MAX;

@@ -160,6 +160,7 @@ impl KvCapture {
             path,
             meta: EntryMeta::stream(FileTime { seconds, nanos: 0 }),
             fingerprint: None,
+            size: None,
             profile: StreamProfile::Content,
             body: Body::Stream(segments(self.frozen.clone(), name.to_owned()).boxed()),
         })

@@ -411,6 +411,25 @@ fn what_a_reader_cannot_check_is_said() {
         (&shown["signature"], &shown["host_key_checked"]),
         (&"valid".into(), &false.into())
     );
+    // A restore says it too, and how to find out.
+    let restore = |args: &[&str]| Run::of(place.restore(args).args(["--key-file", "reader"])).ok();
+    let key = shown["public_key"].as_str().unwrap();
+    let said = format!(
+        "cannot tell whether host {}",
+        shown["host"].as_str().unwrap()
+    );
+    let file = format!("latest:{}", place.data().join("a").display());
+    for args in [&["run", "latest", "--to", "out"][..], &["cat", &file]] {
+        let _ = restore(args).says(&said).says(key);
+    }
+    let findings = restore(&["run", "latest", "--to", "out2", "--json"]).of_type("finding");
+    let told = findings.iter().find(|finding| {
+        let detail = finding["detail"].as_str().unwrap();
+        detail.contains(&said) && detail.contains(key)
+    });
+    assert_eq!(told.unwrap()["severity"], "note");
+    let full = Run::of(&mut place.restore(["run", "latest", "--to", "out3", "--json"])).ok();
+    assert_eq!(full.of_type("finding").len(), 0);
     let own = Run::of(&mut place.snapshot(["verify", "--json"])).ok();
     assert_eq!(own.of_type("verified")[0]["foreign_signatures"], 0);
 }

@@ -188,10 +188,10 @@ fn a_reader_is_told_that_its_restore_is_not_in_the_ledger() {
     let said = "this restore is not in";
     let _ = with(&["run", "latest", "--to", "out"]).ok().says(said);
     let json = with(&["run", "latest", "--to", "out2", "--json"]).ok();
-    let findings = json.of_type("finding");
+    let mut findings = json.of_type("finding");
+    findings.retain(|finding| finding["subject"] == "the ledger");
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["severity"], "note");
-    assert_eq!(findings[0]["subject"], "the ledger");
     let file = format!("latest:{}", place.data().join("a").display());
     let _ = with(&["cat", &file]).ok().says(said);
     assert_eq!(restores(&place).len(), 0);

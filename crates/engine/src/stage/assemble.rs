@@ -19,10 +19,11 @@ use crossbeam_channel::Receiver;
 
 use super::chunk::Slot;
 use super::former::Former;
+use super::heads::{Heads, Scratch};
 use super::links::{Link, Links, Place, Stored};
 use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
-use crate::lineage::Lineages;
+use crate::lineage::{Inherited, Lineages};
 use crate::repository::Sizes;
 use crate::state::{StateEntry, StateWriter};
 use crate::store::BlobStore;
@@ -142,12 +143,11 @@ pub(super) struct Assembler<'a> {
     salt: [u8; 32],
     bundle: Gatherer,
     // Bundles that have ended, by number; the open one is the next.
-    bundles: u64,
-    ended: HashMap<u64, ChunkId>,
+    ended: Vec<ChunkId>,
     waiting: VecDeque<Next>,
-    remembered: HashMap<[u8; 16], (u64, u32)>,
+    remembered: HashMap<[u8; 16], (u32, u32)>,
     links: Links,
-    streams: Vec<([u8; 16], Vec<u8>)>,
+    heads: Heads,
     counts: Counts,
     usage: Usage,
     writer: Option<StateWriter>,
@@ -174,6 +174,7 @@ impl<'a> Assembler<'a> {
         salt: [u8; 32],
         writer: Option<StateWriter>,
         former: Former,
+        scratch: Option<Scratch>,
         resumes: bool,
         rule: CheckpointRule,
     ) -> Self {
@@ -191,12 +192,11 @@ impl<'a> Assembler<'a> {
             tree: SnapshotTreeBuilder::new(salt),
             salt,
             bundle: Gatherer::new(reader.sizes.chunks),
-            bundles: 0,
-            ended: HashMap::new(),
+            ended: Vec::new(),
             waiting: VecDeque::new(),
             remembered: HashMap::new(),
             links: Links::default(),
-            streams: Vec::new(),
+            heads: Heads::new(scratch),
             counts: Counts::default(),
             usage: Usage::new(store.index()),
             writer,
@@ -319,6 +319,23 @@ impl<'a> Assembler<'a> {
                 self.mark_extents(&stream.extents);
                 next.located = Located::Known(stream.content);
             }
+            Work::Inherited(inherited) => {
+                let Inherited {
+                    size,
+                    sha256,
+                    content,
+                    extents,
+                    lineage,
+                } = *inherited;
+                (next.size, next.sha256) = (size, sha256);
+                self.counts.unchanged += 1;
+                next.lineage = lineage.map(|head| head.encode()).unwrap_or_default();
+                if matches!(content, Content::Spilled(_)) {
+                    extents.encode(&mut next.extents);
+                }
+                self.mark_extents(&extents);
+                next.located = Located::Known(content);
+            }
             Work::Link(link) => {
                 self.take_link(&mut next, &link)?;
                 self.differs();
@@ -343,9 +360,9 @@ impl<'a> Assembler<'a> {
             .get(link.group)
             .ok_or(EngineError::Panicked("the assembler"))?;
         (next.size, next.sha256) = (stored.size, stored.sha256);
-        next.extents.clone_from(&stored.extents);
+        next.extents = stored.extents;
         next.fingerprint = next.fingerprint.filter(|_| !stored.is_racy);
-        next.located = match stored.place.clone() {
+        next.located = match stored.place {
             Place::Content(content) => Located::Known(content),
             Place::Bundle {
                 number,
@@ -364,14 +381,13 @@ impl<'a> Assembler<'a> {
     ) -> Result<()> {
         let record = decode_record(&entry.record)?;
         let stored = Stored {
-            state,
             is_racy: false,
             size: record.size,
             sha256: record.sha256,
             place: Place::Content(record.content),
             extents: entry.extents.clone(),
         };
-        self.links.remember(group, stored);
+        self.links.remember(group, state, stored);
         Ok(())
     }
 
@@ -385,29 +401,33 @@ impl<'a> Assembler<'a> {
         let place = match &next.located {
             Located::Known(content) => Place::Content(content.clone()),
             Located::Open { offset, length } => Place::Bundle {
-                number: self.bundles,
+                number: self.open_bundle(),
                 offset: *offset,
                 length: *length,
             },
         };
         let stored = Stored {
-            state,
             is_racy,
             size: next.size,
             sha256: next.sha256,
             place,
             extents: next.extents.clone(),
         };
-        self.links.remember(group, stored);
+        self.links.remember(group, state, stored);
     }
 
-    fn in_bundle(&self, number: u64, offset: u32, length: u32) -> Result<Located> {
-        if number == self.bundles {
+    /// The number of the open bundle.
+    fn open_bundle(&self) -> u32 {
+        u32::try_from(self.ended.len()).unwrap_or(u32::MAX)
+    }
+
+    fn in_bundle(&self, number: u32, offset: u32, length: u32) -> Result<Located> {
+        if number == self.open_bundle() {
             return Ok(Located::Open { offset, length });
         }
         let chunk = self
             .ended
-            .get(&number)
+            .get(number as usize)
             .ok_or(EngineError::Panicked("the assembler"))?;
         let mut extents = Extents::default();
         extents.push(Extent::Data {
@@ -446,12 +466,13 @@ impl<'a> Assembler<'a> {
         let (offset, ends) = self.bundle.push(bytes, &digest);
         let offset = u32::try_from(offset).unwrap_or(u32::MAX);
         if self.remembered.len() < MOST_REMEMBERED {
-            self.remembered.insert(digest, (self.bundles, offset));
+            let number = self.open_bundle();
+            self.remembered.insert(digest, (number, offset));
         }
         if !ends {
             return Ok(Located::Open { offset, length });
         }
-        let number = self.bundles;
+        let number = self.open_bundle();
         self.end_bundle()?;
         self.in_bundle(number, offset, length)
     }
@@ -460,8 +481,7 @@ impl<'a> Assembler<'a> {
         if !self.bundle.is_empty() {
             let id = self.store.put(BlobKind::Data, self.bundle.take())?;
             self.usage.mark(self.store.index(), &id);
-            self.ended.insert(self.bundles, id);
-            self.bundles += 1;
+            self.ended.push(id);
             // All that wait for this bundle are in front of whatever comes.
             self.release(Some(id))?;
         }
@@ -630,8 +650,8 @@ impl<'a> Assembler<'a> {
 
     fn stream(&mut self, key: &[u8], lineage: &[u8]) {
         if !lineage.is_empty() {
-            self.streams
-                .push((self.lineages.stream_name(key), lineage.to_vec()));
+            self.heads
+                .push(self.lineages.stream_name(key), lineage.to_vec());
         }
     }
 
@@ -695,13 +715,10 @@ impl<'a> Assembler<'a> {
         let manifest = self
             .pages
             .finish(&mut |page| put_page(store, &mut usage, BlobKind::Page, page))?;
-        self.streams.sort_unstable();
-        self.streams.dedup_by(|a, b| a.0 == b.0);
         let mut heads = TreeBuilder::new(sizes.pages);
         let mut put = |page| put_page(store, &mut usage, BlobKind::Lineage, page);
-        for (name, head) in &self.streams {
-            heads.push(name, head, &mut put)?;
-        }
+        self.heads
+            .drain(|(name, head)| heads.push(name, head, &mut put))?;
         let lineage = heads.finish(&mut put)?;
         Ok(Assembled {
             manifest,

@@ -22,10 +22,7 @@ pub async fn capture(cx: &OpContext, planned: Planned) -> Result<Captured> {
     // What a source could hold at most says nothing of what is to come: the last snapshot does.
     let bytes = match total.at_most {
         Some(most) if most == total.at_least => Some(most),
-        _ => planned
-            .parent
-            .as_ref()
-            .map(|parent| parent.meta.stats.bytes),
+        _ => planned.parent().map(|parent| parent.meta.stats.bytes),
     };
     cx.tell(Event::Entered {
         stage: Stage::Capture,

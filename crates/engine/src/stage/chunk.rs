@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use backup_core::{Body, Entry, EntryKind, Finding, OpContext};
+use backup_core::{Body, Entry, EntryKind, Finding, OpContext, StreamProfile};
 use backup_format::chunk::CutKeys;
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::lineage::LineageHead;
@@ -18,11 +18,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use super::capture::{Batches, Captured};
 use super::former::Former;
 use super::links::Link;
+use super::parent::Location;
 use super::read::{Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
+use crate::lineage::Inherited;
 use crate::repository::{Repository, Sizes};
 use crate::snapshot::SnapshotJob;
-use crate::state::{StateEntry, StatePaths, StateReader, StateWriter};
+use crate::state::{Known, StateEntry, StateReader, StateWriter};
 use crate::store::BlobStore;
 use crate::usage::Usage;
 
@@ -46,14 +48,7 @@ pub struct Chunked {
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot write.
 pub fn chunk(repo: &Repository, captured: Captured, job: &SnapshotJob) -> Result<Chunked> {
-    let ring = backup_format::seal::ObjectKeyring::new(repo.id(), repo.keys().state_key()?);
-    let origin = captured.planned.info.origin.join("\n");
-    let line = format!(
-        "{}\n{}\n{}\n{origin}",
-        job.host, job.name, captured.planned.info.kind
-    );
-    let name = format!("state/{}", blake3::hash(line.as_bytes()).to_hex());
-    let paths = repo.cache().path(&name).map(|path| StatePaths::new(&path));
+    let Location { paths, ring } = Location::of(repo, &captured.planned.info, job)?;
     let state = match &paths {
         Some(paths) if !job.reread => StateReader::open(paths, &ring),
         _ => StateReader::empty(),
@@ -79,13 +74,18 @@ pub(super) enum Task {
     /// Small files, and what lies between them.
     Batch(Vec<Item>, Sender<Result<Vec<Noted>>>),
     /// A large file or a stream.
-    Stream(
-        Box<Item>,
-        Body,
-        backup_core::StreamProfile,
-        Option<Box<StateEntry>>,
-        Sender<Result<Vec<Noted>>>,
-    ),
+    Stream(Box<StreamTask>, Sender<Result<Vec<Noted>>>),
+    /// What is unchanged, as only the parent snapshot itself can tell.
+    Inherit(Box<Item>, Sender<Result<Vec<Noted>>>),
+}
+
+/// A large file or a stream to be cut.
+pub(super) struct StreamTask {
+    item: Item,
+    body: Body,
+    profile: StreamProfile,
+    size: Option<u64>,
+    known: Option<StateEntry>,
 }
 
 /// Items in order, there already or to come.
@@ -98,6 +98,10 @@ pub(super) enum Slot {
 pub(super) struct Decider<'a> {
     pub(super) cx: &'a OpContext,
     pub(super) component: u8,
+    /// Whether the source may say that content is unchanged.
+    pub(super) may_inherit: bool,
+    /// Whether the state's last complete run made the snapshot that the source builds on.
+    pub(super) is_parents_state: bool,
     pub(super) sizes: Sizes,
     pub(super) store: &'a BlobStore,
     pub(super) state: StateReader,
@@ -130,6 +134,7 @@ impl Decider<'_> {
             path,
             meta,
             fingerprint,
+            size,
             profile,
             body,
         } = entry;
@@ -141,21 +146,20 @@ impl Decider<'_> {
             return Err(EngineError::Invalid(why));
         }
         self.last_key.clone_from(&key);
-        let known = self.state.seek(&key);
-        let after_gap = self.state.has_passed_over();
+        let Known { resumed, complete } = self.state.seek(&key);
         let mut item = Item {
             key,
             path,
             meta,
             fingerprint,
             is_racy: false,
-            after_gap,
-            is_new: known.is_none(),
+            after_gap: self.state.has_passed_over(),
+            is_new: resumed.is_none() && complete.is_none(),
             work: Work::Bare,
         };
         if !item.meta.kind.has_content() {
             // Cheap to write anew, and its metadata is at hand.
-            item.work = match known {
+            item.work = match resumed.or(complete) {
                 Some(known) if is_same_bare(&item, &known) => Work::Reuse(Box::new(known)),
                 _ => Work::Bare,
             };
@@ -171,31 +175,60 @@ impl Decider<'_> {
             }));
             return self.add(item, 0);
         }
-        let unchanged = matches!(body, Body::Unchanged);
+        if matches!(body, Body::Unchanged) {
+            return self.inherit(item, complete);
+        }
+        if self.may_inherit && matches!(body, Body::Stream(_)) {
+            // It may leave out what is as it is in the parent, whatever a killed run saw.
+            let known = complete.filter(|_| self.is_parents_state);
+            return self.read(item, body, profile, size, known);
+        }
+        let is_same =
+            |known: &StateEntry| fingerprint.is_some() && known.fingerprint == fingerprint;
+        match resumed.or(complete) {
+            Some(known) if is_same(&known) && self.is_stored(&known) => {
+                item.work = Work::Reuse(Box::new(known));
+                self.add(item, 0)
+            }
+            known => self.read(item, body, profile, size, known),
+        }
+    }
+
+    /// Takes over what is as it is in the parent, which the state may know.
+    fn inherit(&mut self, mut item: Item, known: Option<StateEntry>) -> Result<()> {
+        if !self.may_inherit {
+            return Err(item.not_a_parent());
+        }
+        let known = known.filter(|known| self.is_parents_state && self.is_stored(known));
         if let Some(known) = known {
-            let same = unchanged || (fingerprint.is_some() && known.fingerprint == fingerprint);
-            if same && self.is_stored(&known) {
+            let record = Record::decode(&known.record)
+                .map_err(|error| EngineError::wire("the local state", &error))?;
+            if record.meta == item.meta && known.fingerprint == item.fingerprint {
                 item.work = Work::Reuse(Box::new(known));
                 return self.add(item, 0);
             }
-            return self.read(item, body, profile, Some(Box::new(known)));
+            if record.meta.kind.has_content() {
+                item.work = Work::Inherited(Box::new(Inherited::of_state(&known)?));
+                return self.add(item, 0);
+            }
         }
-        self.read(item, body, profile, None)
+        self.end_batch()?;
+        let (reply, coming) = bounded(1);
+        self.send_slot(Slot::Coming(coming))?;
+        let task = Task::Inherit(Box::new(item), reply);
+        self.tasks.send(task).map_err(|_| EngineError::Cancelled)
     }
 
     fn read(
         &mut self,
         mut item: Item,
         body: Body,
-        profile: backup_core::StreamProfile,
-        known: Option<Box<StateEntry>>,
+        profile: StreamProfile,
+        declared: Option<u64>,
+        known: Option<StateEntry>,
     ) -> Result<()> {
         let size = item.fingerprint.map_or(u64::MAX, |print| print.size);
         match body {
-            Body::Unchanged => Err(EngineError::Invalid(format!(
-                "the source says that {} is unchanged, but its last state is not known here",
-                item.path
-            ))),
             Body::None => {
                 item.work = Work::Content {
                     bytes: Vec::new(),
@@ -217,9 +250,20 @@ impl Decider<'_> {
             }
             body => {
                 self.end_batch()?;
+                let size = match (&body, item.fingerprint) {
+                    (Body::Bytes(bytes), _) => Some(bytes.len() as u64),
+                    (_, print) => declared.or(print.map(|print| print.size)),
+                };
                 let (reply, coming) = bounded(1);
                 self.send_slot(Slot::Coming(coming))?;
-                let task = Task::Stream(Box::new(item), body, profile, known, reply);
+                let task = Box::new(StreamTask {
+                    item,
+                    body,
+                    profile,
+                    size,
+                    known,
+                });
+                let task = Task::Stream(task, reply);
                 self.tasks.send(task).map_err(|_| EngineError::Cancelled)
             }
         }
@@ -310,27 +354,30 @@ pub(super) fn read_loop(reader: &Reader<'_>, tasks: &Receiver<Task>) {
     for task in tasks {
         match task {
             Task::Batch(items, reply) => drop(reply.send(reader.batch(items))),
-            Task::Stream(item, body, profile, known, reply) => {
-                drop(reply.send(read_stream(reader, *item, body, profile, known)));
+            Task::Stream(task, reply) => drop(reply.send(read_stream(reader, *task))),
+            Task::Inherit(mut item, reply) => {
+                let inherited = reader.inherit(&mut item);
+                drop(reply.send(inherited.map(|()| vec![(*item, None)])));
             }
         }
     }
 }
 
-fn read_stream(
-    reader: &Reader<'_>,
-    mut item: Item,
-    body: Body,
-    profile: backup_core::StreamProfile,
-    known: Option<Box<StateEntry>>,
-) -> Result<Vec<Noted>> {
+fn read_stream(reader: &Reader<'_>, task: StreamTask) -> Result<Vec<Noted>> {
+    let StreamTask {
+        mut item,
+        body,
+        profile,
+        size,
+        known,
+    } = task;
     let finding: Option<Finding> = match body {
         Body::File(open) => {
             let open: Arc<dyn backup_core::OpenContent> = open;
-            reader.file(&mut item, &open, profile, known.as_deref())?
+            reader.file(&mut item, &open, profile, known.as_ref())?
         }
         body => {
-            reader.body(&mut item, body, profile, known.as_deref())?;
+            reader.body(&mut item, body, profile, size, known.as_ref())?;
             None
         }
     };

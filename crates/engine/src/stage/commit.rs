@@ -49,7 +49,9 @@ pub async fn commit(
     if cx.cancel.is_cancelled() {
         return Err(EngineError::Cancelled);
     }
-    for finding in std::mem::take(&mut stored.report.findings) {
+    let planned = stored.planned.degraded.take();
+    let found = std::mem::take(&mut stored.report.findings);
+    for finding in planned.into_iter().chain(found) {
         stored.assembled.counts.found(cx, finding);
     }
     let meta = describe(&stored, job)?;
@@ -108,7 +110,7 @@ fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
         held: false,
         partial: false,
         findings: counts.serious,
-        parent: stored.planned.parent.as_ref().map(|parent| parent.meta.id),
+        parent: stored.planned.parent().map(|parent| parent.meta.id),
         stats: SnapshotStats {
             entries: counts.entries,
             files: counts.files,

@@ -15,9 +15,16 @@ pub mod store;
 
 mod assemble;
 mod former;
+mod hashing;
+mod heads;
 mod links;
+mod parent;
+mod parts;
 mod racy;
 mod read;
+mod segments;
 mod stream;
+mod track;
 
 pub use assemble::{CheckpointRule, canonical};
+pub use track::PieceLimit;

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use backup_core::{
-    CapturePlan, CaptureRequest, OpContext, ParentHint, SnapshotId, Source, SourceInfo,
+    CapturePlan, CaptureRequest, Finding, FindingKind, OpContext, Severity, SnapshotId, Source,
+    SourceInfo,
 };
 
-use crate::error::Result;
+use super::parent::Parent;
+use crate::error::{EngineError, Result};
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
 
@@ -16,7 +18,11 @@ pub struct Planned {
     pub(super) source: Arc<dyn Source>,
     pub(super) info: SourceInfo,
     pub(super) plan: CapturePlan,
-    pub(super) parent: Option<SnapshotHead>,
+    pub(super) parent: Option<Parent>,
+    /// Whether the source was told of the parent and may say that something is as it is there.
+    pub(super) may_inherit: bool,
+    /// What is done in a lesser way than it could be.
+    pub(super) degraded: Option<Finding>,
     /// The snapshots of this host that are there already.
     pub(super) earlier: Vec<SnapshotId>,
     pub(super) started: jiff::Timestamp,
@@ -31,8 +37,13 @@ impl Planned {
 
     /// The snapshot that it builds on.
     #[must_use]
-    pub const fn parent(&self) -> Option<&SnapshotHead> {
-        self.parent.as_ref()
+    pub fn parent(&self) -> Option<&SnapshotHead> {
+        self.parent.as_ref().map(|parent| &parent.head)
+    }
+
+    /// The snapshot that the source builds on by its own knowledge.
+    pub(super) fn inherited_from(&self) -> Option<&Parent> {
+        self.parent.as_ref().filter(|_| self.may_inherit)
     }
 }
 
@@ -46,25 +57,44 @@ pub async fn plan(
     source: Arc<dyn Source>,
     job: &SnapshotJob,
 ) -> Result<Planned> {
+    plan_on(repo, cx, source, job, None).await
+}
+
+/// Plans a snapshot whose source is told of no parent, because that could not give what the source
+/// left out.
+///
+/// # Errors
+/// Errors of the source and of the tier.
+pub(crate) async fn plan_without_parent(
+    repo: &Repository,
+    cx: &OpContext,
+    source: Arc<dyn Source>,
+    job: &SnapshotJob,
+    why: &EngineError,
+) -> Result<Planned> {
+    let subject = source.info().origin.join(", ");
+    let detail = format!("everything was read: {why}");
+    let degraded = Finding::new(Severity::Warning, FindingKind::Degraded, subject, detail);
+    plan_on(repo, cx, source, job, Some(degraded)).await
+}
+
+async fn plan_on(
+    repo: &Repository,
+    cx: &OpContext,
+    source: Arc<dyn Source>,
+    job: &SnapshotJob,
+    degraded: Option<Finding>,
+) -> Result<Planned> {
     let started = cx.clock.now();
     let info = source.info();
     // Heads that cannot be read do not hinder a backup; it is verification that reports them.
     let (mut heads, _) = repo.heads(cx).await?;
     heads.retain(|head| head.meta.host == job.host);
-    let earlier = heads.iter().map(|head| head.meta.id).collect();
-    let parent = newest_of(heads, &job.name);
-    let hint = parent
-        .as_ref()
-        .filter(|_| !job.reread)
-        .map(|parent| ParentHint {
-            snapshot: parent.meta.id,
-            point: backup_core::ConsistentPoint {
-                at: parent.meta.time,
-                consistency: info.caps.best_consistency,
-                position: None,
-            },
-            cursor: None,
-        });
+    let parent = Parent::find(repo, &heads, &info, job);
+    let asks = !job.reread && degraded.is_none();
+    let hint = parent.as_ref().filter(|_| asks);
+    let hint = hint.and_then(|parent| parent.hint(repo, &info));
+    let may_inherit = hint.is_some() && info.caps.incremental;
     let request = CaptureRequest {
         select: job.select.clone(),
         parent: hint,
@@ -75,13 +105,9 @@ pub async fn plan(
         info,
         plan,
         parent,
-        earlier,
+        may_inherit,
+        degraded,
+        earlier: heads.iter().map(|head| head.meta.id).collect(),
         started,
     })
-}
-
-/// The newest complete snapshot of a line.
-fn newest_of(heads: Vec<SnapshotHead>, line: &str) -> Option<SnapshotHead> {
-    let is_of = |head: &SnapshotHead| head.meta.name == line && !head.meta.partial;
-    heads.into_iter().rev().find(is_of)
 }

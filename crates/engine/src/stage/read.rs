@@ -16,17 +16,20 @@ use backup_core::{
 };
 use backup_format::chunk::PieceCut;
 use backup_format::chunk::profile::PIECE;
-use backup_integrity::digest::ContentHasher;
+use backup_format::extent::Extent;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::runtime::Handle;
 
+use super::hashing::{HASH_APART, HASH_QUEUE, Hashing};
 use super::links::Link;
 use super::racy::is_racy;
+use super::segments::Segments;
 use super::stream::{CutStream, StreamCutter};
+use super::track::PieceLimit;
 use crate::error::{EngineError, Result};
-use crate::lineage::Lineages;
+use crate::lineage::{Inherited, Lineages};
 use crate::past::Past;
 use crate::repository::Sizes;
 use crate::state::StateEntry;
@@ -38,10 +41,6 @@ const BLOCK: usize = 1 << 20;
 /// Of files with more pieces than that, only one is cut at a time: what is known of their pieces, now
 /// and in the past, takes about 50 bytes each.
 const MANY_PIECES: u64 = 1 << 18;
-/// Larger files are hashed on a thread of their own.
-const HASH_APART: u64 = 8 << 20;
-/// Blocks that wait for the hasher.
-const HASH_QUEUE: usize = 4;
 
 /// An entry on its way, with what is to be done.
 #[derive(Debug)]
@@ -92,6 +91,8 @@ pub(super) enum Work {
         stream: Box<CutStream>,
         sha256: Option<[u8; 32]>,
     },
+    /// Its content is that of the parent snapshot; its metadata may be other.
+    Inherited(Box<Inherited>),
     /// It cannot be stored; the finding says why.
     Lost,
 }
@@ -107,6 +108,9 @@ pub(super) struct Reader<'a> {
     pub(super) store: &'a BlobStore,
     pub(super) sizes: Sizes,
     pub(super) lineages: &'a Lineages<'a>,
+    pub(super) limit: PieceLimit,
+    /// Whether the source was given a snapshot to build on and may say that content is unchanged.
+    pub(super) may_inherit: bool,
     /// Held while a file of more than [`MANY_PIECES`] is cut.
     pub(super) many_pieces: &'a Mutex<()>,
 }
@@ -250,13 +254,17 @@ impl Reader<'_> {
         match link.body {
             Body::File(open) if size <= self.sizes.bundle_limit => self.small(item, &open),
             Body::File(open) => self.file(item, &open, link.profile, None),
-            Body::None | Body::Unchanged => {
+            Body::Unchanged if self.may_inherit => self.inherit(item).map(|()| None),
+            Body::Unchanged => Err(item.not_a_parent()),
+            Body::None => {
                 item.work = Work::Lost;
                 let detail = "the name of it that has its content could not be stored";
                 let kind = FindingKind::Unreadable;
                 Ok(Some(Finding::entry(kind, &item.path, detail)))
             }
-            body => self.body(item, body, link.profile, None).map(|()| None),
+            body => self
+                .body(item, body, link.profile, None, None)
+                .map(|()| None),
         }
     }
 
@@ -292,13 +300,49 @@ impl Reader<'_> {
                 .unwrap_or_else(PoisonError::into_inner)
         });
         let past = self.past(key, known);
-        let cut = cut_of(profile, size, &head[..read], past.as_ref());
-        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
+        let mut cutter = self.cutter(profile, size, &head[..read], past);
         let sha256 = match self.read_through(file, size, &mut cutter)? {
             Ok(sha256) => sha256,
             Err(error) => return Ok(Err(error)),
         };
         Ok(Ok((cutter.finish()?, sha256)))
+    }
+
+    /// A cutter for a stream of about `size` bytes (0: not known) with these first bytes.
+    fn cutter(
+        &self,
+        profile: StreamProfile,
+        size: u64,
+        head: &[u8],
+        past: Option<Past>,
+    ) -> StreamCutter<'_> {
+        let cut = cut_of(profile, size, head, past.as_ref(), self.limit);
+        StreamCutter::new(
+            self.keys, self.store, self.sizes, self.limit, cut, past, size,
+        )
+    }
+
+    /// Takes over the content of an entry that its source says is unchanged.
+    ///
+    /// # Errors
+    /// [`EngineError::Parent`] when the parent snapshot cannot give it.
+    pub(super) fn inherit(&self, item: &mut Item) -> Result<()> {
+        let looked_up = self.lineages.inherited(self.cx, &item.key);
+        let inherited = match self.handle.block_on(looked_up) {
+            Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
+            Err(error) => return Err(item.not_inherited(error)),
+            Ok(None) => return Err(item.not_inherited("nothing of it is at hand")),
+            Ok(Some(inherited)) => inherited,
+        };
+        let index = self.store.index();
+        let is_there = inherited.extents.as_slice().iter().all(
+            |extent| !matches!(extent, Extent::Data { chunk, .. } if index.find(chunk).is_none()),
+        );
+        if !is_there {
+            return Err(item.not_inherited("a chunk of it is missing"));
+        }
+        item.work = Work::Inherited(Box::new(inherited));
+        Ok(())
     }
 
     fn past(&self, key: &[u8], known: Option<&StateEntry>) -> Option<Past> {
@@ -359,29 +403,21 @@ impl Reader<'_> {
         });
     }
 
-    /// The next part of a stream; does not wait for it longer than the operation goes on.
-    fn next_segment(&self, segments: &mut SegmentStream) -> Result<Option<Segment>> {
-        self.handle.block_on(async {
-            tokio::select! {
-                biased;
-                () = self.cx.cancel.cancelled() => Err(EngineError::Cancelled),
-                segment = segments.next() => Ok(segment.transpose()?),
-            }
-        })
-    }
-
-    /// Reads and cuts a body that comes as a stream or as bytes.
+    /// Reads and cuts a body that comes as a stream or as bytes, `size` of them as far as its source
+    /// knows.
     ///
     /// # Errors
     /// Failures of the source and of the store: half a stream is no snapshot.
+    /// [`EngineError::Parent`] when the source left out what its past does not have.
     pub(super) fn body(
         &self,
         item: &mut Item,
         body: Body,
         profile: StreamProfile,
+        size: Option<u64>,
         known: Option<&StateEntry>,
     ) -> Result<()> {
-        let mut segments: SegmentStream = match body {
+        let segments: SegmentStream = match body {
             Body::Bytes(bytes) => {
                 futures::stream::iter([Ok(Segment::Data { offset: 0, bytes })]).boxed()
             }
@@ -390,53 +426,49 @@ impl Reader<'_> {
                 return Err(EngineError::Panicked("the reader of streams"));
             }
         };
+        let mut segments = Segments::new(self.cx, &self.handle, segments);
         let past = self.past(&item.key, known);
-        let mut first = self.next_segment(&mut segments)?;
-        let head = match &first {
+        let mut next = segments.next(&item.path)?;
+        let head = match &next {
             Some(Segment::Data { bytes, .. }) => bytes.clone(),
             _ => Bytes::new(),
         };
-        let size = past.as_ref().map_or(0, |past| past.head.size);
-        let cut = cut_of(profile, size, &head, past.as_ref());
-        let mut cutter = StreamCutter::new(self.keys, self.store, self.sizes, cut, past, size);
+        let size = size.or(past.as_ref().map(|past| past.size)).unwrap_or(0);
+        let mut cutter = self.cutter(profile, size, &head, past);
         let mut hasher = Some(Hashing::new(HASH_APART));
-        let mut at = 0u64;
-        while let Some(segment) = first.take() {
+        while let Some(segment) = next {
             self.check()?;
-            let (start, length) = match &segment {
-                Segment::Data { offset, bytes } => (*offset, bytes.len() as u64),
-                Segment::Zero(range) | Segment::Unchanged(range) => {
-                    (range.start, range.end.saturating_sub(range.start))
-                }
-            };
-            if start != at {
-                return Err(EngineError::Invalid(format!(
-                    "the source of {} went on at byte {start} instead of {at}",
-                    item.path
-                )));
-            }
-            self.advanced(length);
             match segment {
                 Segment::Data { bytes, .. } => {
+                    self.advanced(bytes.len() as u64);
                     if let Some(hasher) = &mut hasher {
                         hasher.update(&bytes);
                     }
                     cutter.data(&bytes)?;
                 }
-                Segment::Zero(_) => {
+                Segment::Zero(range) => {
+                    let length = range.end - range.start;
+                    self.advanced(length);
                     if let Some(hasher) = &mut hasher {
                         hasher.zeros(length);
                     }
                     cutter.zeros(length)?;
                 }
-                Segment::Unchanged(_) => {
+                Segment::Unchanged(range) => {
                     // What was not read cannot be hashed.
                     hasher = None;
-                    cutter.unchanged(length)?;
+                    if !self.may_inherit {
+                        return Err(item.not_a_parent());
+                    }
+                    self.advanced(range.end - range.start);
+                    if !cutter.unchanged(range.end - range.start)? {
+                        let (from, to) = (range.start, range.end);
+                        let why = format!("its bytes {from} to {to} are not at hand");
+                        return Err(item.not_inherited(why));
+                    }
                 }
             }
-            at += length;
-            first = self.next_segment(&mut segments)?;
+            next = segments.next(&item.path)?;
         }
         let sha256 = hasher.map(Hashing::finish).transpose()?;
         item.work = Work::Cut {
@@ -447,21 +479,46 @@ impl Reader<'_> {
     }
 }
 
+impl Item {
+    /// The parent snapshot cannot give its content.
+    pub(super) fn not_inherited(&self, why: impl ToString) -> EngineError {
+        EngineError::Parent {
+            path: self.path.to_string(),
+            why: why.to_string(),
+        }
+    }
+
+    /// Its source was told of no parent.
+    pub(super) fn not_a_parent(&self) -> EngineError {
+        let path = &self.path;
+        EngineError::Invalid(format!(
+            "the source says that {path} is unchanged, but was given no snapshot to build on"
+        ))
+    }
+}
+
 /// How to cut: as the past was cut if that still fits, so that it can be compared with it.
-fn cut_of(profile: StreamProfile, size: u64, head: &[u8], past: Option<&Past>) -> PieceCut {
-    let fresh = PieceCut::choose(profile, size, head);
+fn cut_of(
+    profile: StreamProfile,
+    size: u64,
+    head: &[u8],
+    past: Option<&Past>,
+    limit: PieceLimit,
+) -> PieceCut {
+    let fresh = PieceCut::choose(profile, size, head, limit.wanted);
     // Within a factor of four of the size it would get today.
     let fits = |piece: u32| piece.max(fresh.piece()) / piece.min(fresh.piece()) <= 4;
-    match (past.map(|past| past.head.cut), fresh) {
+    match (past.and_then(Past::cut), fresh) {
         (Some(cut @ PieceCut::Content(piece)), PieceCut::Content(_))
         | (Some(cut @ PieceCut::Pages(piece)), PieceCut::Pages(_))
             if fits(piece) =>
         {
             cut
         }
-        // The first page was rewritten and no longer tells what it is.
+        // The first page was not read, or was rewritten and no longer tells what it is.
         (Some(cut @ PieceCut::Pages(piece)), PieceCut::Content(_))
-            if profile == StreamProfile::Auto && size.is_multiple_of(u64::from(piece)) =>
+            if profile == StreamProfile::Auto
+                && (head.is_empty() || size.is_multiple_of(u64::from(piece))) =>
         {
             cut
         }
@@ -526,72 +583,6 @@ impl Blocks {
         // As many as can be with the hasher, and the one in hand.
         if self.0.len() < HASH_QUEUE + 2 {
             self.0.push_back(block);
-        }
-    }
-}
-
-/// A hasher, on a thread of its own for large streams: hashing takes as long as cutting.
-enum Hashing {
-    Here(ContentHasher),
-    Apart(
-        crossbeam_channel::Sender<Hashed>,
-        std::thread::JoinHandle<[u8; 32]>,
-    ),
-}
-
-enum Hashed {
-    Data(Bytes),
-    Zeros(u64),
-}
-
-impl Hashing {
-    fn new(size: u64) -> Self {
-        if size < HASH_APART {
-            return Self::Here(ContentHasher::new());
-        }
-        let (sender, receiver) = crossbeam_channel::bounded::<Hashed>(HASH_QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("hash".into())
-            .spawn(move || {
-                let mut hasher = ContentHasher::new();
-                for part in receiver {
-                    match part {
-                        Hashed::Data(bytes) => hasher.update(&bytes),
-                        Hashed::Zeros(count) => hasher.update_zeros(count),
-                    }
-                }
-                hasher.finish().0
-            });
-        thread.map_or_else(
-            |_| Self::Here(ContentHasher::new()),
-            |thread| Self::Apart(sender, thread),
-        )
-    }
-
-    fn update(&mut self, bytes: &Bytes) {
-        match self {
-            Self::Here(hasher) => hasher.update(bytes),
-            // The thread ends only when the sender does.
-            Self::Apart(sender, _) => drop(sender.send(Hashed::Data(bytes.clone()))),
-        }
-    }
-
-    fn zeros(&mut self, count: u64) {
-        match self {
-            Self::Here(hasher) => hasher.update_zeros(count),
-            Self::Apart(sender, _) => drop(sender.send(Hashed::Zeros(count))),
-        }
-    }
-
-    fn finish(self) -> Result<[u8; 32]> {
-        match self {
-            Self::Here(hasher) => Ok(hasher.finish().0),
-            Self::Apart(sender, thread) => {
-                drop(sender);
-                thread
-                    .join()
-                    .map_err(|_| EngineError::Panicked("the hasher"))
-            }
         }
     }
 }

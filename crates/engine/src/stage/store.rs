@@ -5,12 +5,16 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 
 use backup_core::{Capture, CaptureReport, OpContext, Outcome};
-use crossbeam_channel::bounded;
+use backup_format::seal::ObjectKeyring;
+use crossbeam_channel::{Sender, bounded};
 use tokio::runtime::Handle;
 
 use super::assemble::{Assembled, Assembler};
 use super::capture::{Batches, Captured, batches, pump};
-use super::chunk::{Chunked, Decider, read_loop};
+use super::chunk::{Chunked, Decider, Slot, Task, read_loop};
+use super::former::Former;
+use super::heads::Scratch;
+use super::parent::Parent;
 use super::plan::Planned;
 use super::read::Reader;
 use super::seal::Sealing;
@@ -18,6 +22,7 @@ use crate::error::{EngineError, Result};
 use crate::lineage::Lineages;
 use crate::repository::Repository;
 use crate::snapshot::SnapshotJob;
+use crate::state::{StateReader, StateWriter};
 use crate::store::{BlobStore, Session, StoredPack, random};
 use crate::usage::Usage;
 
@@ -61,8 +66,8 @@ pub async fn store(
         mut capture,
     } = captured;
     let parent = planned.parent.as_ref().filter(|_| !job.reread);
-    let parent_lineage = parent.and_then(|parent| parent.outer.lineage);
-    let lineages = Lineages::new(repo, parent_lineage)?;
+    let trees = parent.map(|parent| parent.trees(repo, planned.may_inherit));
+    let lineages = Lineages::new(repo, trees.unwrap_or_default())?;
     let (sender, source) = batches();
     let flow = Flow {
         repo,
@@ -71,6 +76,7 @@ pub async fn store(
         store: &store,
         lineages: &lineages,
         keys: &keys,
+        parent: planned.inherited_from(),
     };
     let handle = Handle::current();
     let cancel = cx.cancel.child_token();
@@ -136,16 +142,48 @@ struct Flow<'a> {
     store: &'a BlobStore,
     lineages: &'a Lineages<'a>,
     keys: &'a backup_format::chunk::CutKeys,
+    /// The snapshot that the source builds on by its own knowledge.
+    parent: Option<&'a Parent>,
 }
 
 impl Flow<'_> {
+    fn decider(&self, state: StateReader, tasks: Sender<Task>, slots: Sender<Slot>) -> Decider<'_> {
+        // The state of any snapshot tells which files are unchanged; only that of the parent tells
+        // what a source means that leaves out what is as it is there.
+        let parent = self.parent.filter(|parent| parent.has_state);
+        let named = parent.map(|parent| parent.head.meta.id);
+        Decider {
+            cx: self.cx,
+            component: 0,
+            may_inherit: self.parent.is_some(),
+            is_parents_state: named.is_some() && state.parent == named,
+            sizes: self.repo.sizes(),
+            store: self.store,
+            state,
+            usage: Usage::new(self.store.index()),
+            tasks,
+            slots,
+            linked: HashSet::new(),
+            batch: Vec::new(),
+            batch_bytes: 0,
+            last_key: Vec::new(),
+        }
+    }
+
+    /// Where the run may put what does not fit in memory.
+    fn scratch(&self) -> Result<Option<Scratch>> {
+        let ring = ObjectKeyring::new(self.repo.id(), self.repo.keys().state_key()?);
+        let folder = self.repo.cache().folder();
+        Ok(folder.map(|folder| Scratch { folder, ring }))
+    }
+
     fn run(
         &self,
         handle: &Handle,
         mut source: Batches,
-        state: crate::state::StateReader,
-        writer: Option<crate::state::StateWriter>,
-        former: super::former::Former,
+        state: StateReader,
+        writer: Option<StateWriter>,
+        former: Former,
     ) -> Result<Assembled> {
         let sizes = self.repo.sizes();
         let readers = match self.cx.limits.readers {
@@ -156,20 +194,7 @@ impl Flow<'_> {
         // Each slot holds at most a batch: this bounds what is read ahead.
         let (slots, slot_source) = bounded(5);
         let resumes = state.resumes;
-        let decider = Decider {
-            cx: self.cx,
-            component: 0,
-            sizes,
-            store: self.store,
-            state,
-            usage: Usage::new(self.store.index()),
-            tasks,
-            slots,
-            linked: HashSet::new(),
-            batch: Vec::new(),
-            batch_bytes: 0,
-            last_key: Vec::new(),
-        };
+        let decider = self.decider(state, tasks, slots);
         let salt = random()?;
         let many_pieces = Mutex::new(());
         let reader = || Reader {
@@ -179,6 +204,8 @@ impl Flow<'_> {
             store: self.store,
             sizes,
             lineages: self.lineages,
+            limit: self.job.pieces,
+            may_inherit: self.parent.is_some(),
             many_pieces: &many_pieces,
         };
         let mut assembler = Assembler::new(
@@ -191,6 +218,7 @@ impl Flow<'_> {
             salt,
             writer,
             former,
+            self.scratch()?,
             resumes,
             self.job.checkpoint,
         );

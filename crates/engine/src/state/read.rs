@@ -89,9 +89,27 @@ impl Peeked {
     }
 }
 
+/// What the state knows of one entry.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// From a run that was killed: newer than the last snapshot.
+    pub resumed: Option<StateEntry>,
+    /// From the last complete run: as its snapshot has it.
+    pub complete: Option<StateEntry>,
+}
+
+impl Known {
+    /// The newest that is known.
+    #[must_use]
+    pub fn newest(self) -> Option<StateEntry> {
+        self.resumed.or(self.complete)
+    }
+}
+
 /// Reads the state of earlier runs in ascending order of key.
 pub struct StateReader {
-    sources: Vec<Peeked>,
+    resumed: Option<Peeked>,
+    complete: Option<Peeked>,
     /// The snapshot that the last complete run made.
     pub parent: Option<SnapshotId>,
     /// Whether what a killed run left is among it.
@@ -113,7 +131,8 @@ impl StateReader {
     #[must_use]
     pub const fn empty() -> Self {
         Self {
-            sources: Vec::new(),
+            resumed: None,
+            complete: None,
             parent: None,
             resumes: false,
         }
@@ -123,39 +142,41 @@ impl StateReader {
     #[must_use]
     pub fn open(paths: &StatePaths, ring: &ObjectKeyring) -> Self {
         paths.take_over();
-        let resumed = FrameReader::open(&paths.resumed, ring);
-        let resumes = resumed.is_some();
-        let sources = resumed
-            .into_iter()
-            .chain(FrameReader::open(&paths.complete, ring));
-        let sources = sources.map(Peeked::new).collect();
+        let before = paths.parent(ring);
+        let open = |path| FrameReader::open(path, ring).map(Peeked::new);
+        let (resumed, complete) = (open(&paths.resumed), open(&paths.complete));
+        // Another run may put its own state there at this very moment: it names itself last.
+        let parent = before.filter(|before| paths.parent(ring) == Some(*before));
         Self {
-            sources,
-            parent: paths.read_parent(ring),
-            resumes,
+            resumes: resumed.is_some(),
+            resumed,
+            complete,
+            parent,
         }
     }
 
+    fn sources(&self) -> impl Iterator<Item = &Peeked> {
+        self.resumed.iter().chain(&self.complete)
+    }
+
     /// What is known of the entry of that key. Keys must be asked for in ascending order.
-    pub fn seek(&mut self, key: &[u8]) -> Option<StateEntry> {
-        // All sources move on; the first that knows the key is the newest.
-        let found: Vec<_> = self
-            .sources
-            .iter_mut()
-            .map(|source| source.seek(key))
-            .collect();
-        found.into_iter().flatten().next()
+    pub fn seek(&mut self, key: &[u8]) -> Known {
+        // Both move on.
+        Known {
+            resumed: self.resumed.as_mut().and_then(|source| source.seek(key)),
+            complete: self.complete.as_mut().and_then(|source| source.seek(key)),
+        }
     }
 
     /// Whether entries were passed over that nobody asked for, or are left: something is gone.
     #[must_use]
     pub fn has_passed_over(&self) -> bool {
-        self.sources.iter().any(|source| source.passed_over)
+        self.sources().any(|source| source.passed_over)
     }
 
     /// Whether entries are left that nobody asked for.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.sources.iter().any(|source| source.head.is_some())
+        self.sources().any(|source| source.head.is_some())
     }
 }

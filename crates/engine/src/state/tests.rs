@@ -46,10 +46,10 @@ fn what_a_run_wrote_the_next_one_reads() {
         (Some(SnapshotId(9)), false)
     );
     for wanted in entries.iter().step_by(7) {
-        assert_eq!(reader.seek(&wanted.key).as_ref(), Some(wanted));
+        assert_eq!(reader.seek(&wanted.key).complete.as_ref(), Some(wanted));
     }
     assert!(reader.has_passed_over());
-    assert_eq!(reader.seek(b"zzz"), None);
+    assert_eq!(reader.seek(b"zzz").newest(), None);
 }
 
 #[test]
@@ -65,12 +65,11 @@ fn a_killed_run_is_taken_up_from_its_mark() {
     drop(writer);
     let mut reader = StateReader::open(&paths, &ring());
     assert!(reader.resumes);
-    assert_eq!(reader.seek(b"00000001"), Some(entry(1, 6)));
-    assert_eq!(
-        reader.seek(b"00000002"),
-        Some(entry(2, 5)),
-        "behind the mark"
-    );
+    let known = reader.seek(b"00000001");
+    assert_eq!(known.complete, Some(entry(1, 5)), "as the snapshot has it");
+    assert_eq!(known.newest(), Some(entry(1, 6)));
+    let known = reader.seek(b"00000002");
+    assert_eq!(known.newest(), Some(entry(2, 5)), "behind the mark");
 }
 
 #[test]
@@ -85,9 +84,59 @@ fn a_run_that_changes_late_keeps_what_was_before() {
     writer.push(&entry(3, 6));
     writer.finish(SnapshotId(10));
     let mut reader = StateReader::open(&paths, &ring());
-    assert_eq!(reader.seek(b"00000002"), Some(entry(2, 5)));
-    assert_eq!(reader.seek(b"00000003"), Some(entry(3, 6)));
+    assert_eq!(reader.seek(b"00000002").newest(), Some(entry(2, 5)));
+    assert_eq!(reader.seek(b"00000003").newest(), Some(entry(3, 6)));
     assert_eq!(reader.parent, Some(SnapshotId(10)));
+}
+
+#[test]
+fn a_state_is_never_in_the_place_of_one_with_another_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StatePaths::new(&dir.path().join("job"));
+    write_all(&paths, &[entry(1, 5)], 9);
+    // What cannot be removed stands for a run that is killed before it renames.
+    let name = fs::read(&paths.parent).unwrap();
+    fs::remove_file(&paths.parent).unwrap();
+    fs::create_dir(&paths.parent).unwrap();
+    write_all(&paths, &[entry(1, 6)], 10);
+    fs::remove_dir(&paths.parent).unwrap();
+    fs::write(&paths.parent, name).unwrap();
+    let mut reader = StateReader::open(&paths, &ring());
+    assert_eq!(reader.parent, Some(SnapshotId(9)));
+    assert_eq!(reader.seek(b"00000001").newest(), Some(entry(1, 5)));
+}
+
+#[test]
+fn a_run_without_changes_names_only_the_state_that_it_has_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StatePaths::new(&dir.path().join("job"));
+    write_all(&paths, &[entry(1, 5)], 9);
+    let mut writer = StateWriter::new(paths.clone(), ring());
+    assert!(writer.same());
+    write_all(&paths, &[entry(1, 6)], 10);
+    writer.finish(SnapshotId(11));
+    assert_eq!(paths.parent(&ring()), Some(SnapshotId(10)));
+    let mut writer = StateWriter::new(paths.clone(), ring());
+    assert!(writer.same());
+    writer.finish(SnapshotId(12));
+    assert_eq!(paths.parent(&ring()), Some(SnapshotId(12)));
+}
+
+#[test]
+fn of_two_runs_at_once_one_keeps_a_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StatePaths::new(&dir.path().join("job"));
+    let mut first = StateWriter::new(paths.clone(), ring());
+    first.differs();
+    first.push(&entry(1, 5));
+    let mut second = StateWriter::new(paths.clone(), ring());
+    second.differs();
+    second.push(&entry(2, 6));
+    second.finish(SnapshotId(10));
+    first.finish(SnapshotId(9));
+    let mut reader = StateReader::open(&paths, &ring());
+    assert_eq!(reader.parent, Some(SnapshotId(9)));
+    assert_eq!(reader.seek(b"00000001").newest(), Some(entry(1, 5)));
 }
 
 #[test]
@@ -101,8 +150,11 @@ fn a_damaged_state_ends_early_and_nothing_else() {
     bytes[middle] ^= 1;
     fs::write(&paths.complete, bytes).unwrap();
     let mut reader = StateReader::open(&paths, &ring());
-    assert_eq!(reader.seek(&entries[0].key).as_ref(), Some(&entries[0]));
-    assert_eq!(reader.seek(&entries[9999].key), None);
+    assert_eq!(
+        reader.seek(&entries[0].key).newest().as_ref(),
+        Some(&entries[0])
+    );
+    assert_eq!(reader.seek(&entries[9999].key).newest(), None);
 }
 
 proptest! {
@@ -126,7 +178,7 @@ proptest! {
         fs::write(&paths.complete, &bytes).unwrap();
         let mut reader = StateReader::open(&paths, &ring());
         for wanted in &entries {
-            let Some(found) = reader.seek(&wanted.key) else { break };
+            let Some(found) = reader.seek(&wanted.key).newest() else { break };
             prop_assert_eq!(&found, wanted);
         }
         fs::write(&paths.mark, &bytes[..bytes.len().min(8)]).unwrap();

@@ -236,7 +236,7 @@ impl<'a> Contents<'a> {
         while let Some(job) = self.next() {
             match job {
                 Job::File(file) => {
-                    if let Some(outcome) = file.advance() {
+                    if let Some(outcome) = file.advance(&|| self.has_failed()) {
                         self.finish(&file, outcome);
                     }
                 }

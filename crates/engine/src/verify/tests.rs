@@ -182,6 +182,26 @@ async fn holes_are_hashed_as_zeros() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hole_that_would_take_years_to_hash_can_be_called_off() {
+    let world = World::new().await;
+    let mut extents = Extents::default();
+    extents.push(Extent::Zero { length: 1 << 62 });
+    let cancel = world.cx.cancel.clone();
+    let later = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        cancel.cancel();
+    });
+    let read = tokio::task::block_in_place(|| {
+        Contents::read(&world.repo, &world.cx, HashMap::new(), |feeder| {
+            feeder.add(&"hole", &extents, Some([7; 32]))?;
+            feeder.drain()
+        })
+    });
+    assert!(matches!(read, Err(EngineError::Cancelled)));
+    later.join().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_bit_is_found_by_the_levels_that_read_it() {
     let world = World::new().await;
     world.write("twin of b", &noise(2, 3 << 20));

@@ -101,6 +101,7 @@ impl Given {
             path: EntryPath::from_slashed(self.name.as_bytes()).unwrap(),
             fingerprint: self.meta.kind.has_content().then_some(self.state),
             meta: self.meta,
+            size: None,
             profile: StreamProfile::Auto,
             body,
         }

@@ -188,9 +188,9 @@ async fn a_record_that_is_damaged_stops_nobody_and_is_told() {
     let all = heads(&world, &repo).await;
     let (host, meta) = (host(), &all[0].meta);
     let by = (&host, "me");
-    let held = hold(&repo, &world.cx, meta, by, "audit").await.unwrap();
+    let held = hold(&repo, &world.cx, meta.id, by, "audit").await.unwrap();
     assert!(held.changed && held.findings.len() == 3);
-    let lifted = release(&repo, &world.cx, meta, by, "").await.unwrap();
+    let lifted = release(&repo, &world.cx, meta.id, by, "").await.unwrap();
     assert!(lifted.changed && lifted.findings.len() == 3);
     let plan = ForgetPlan::by_id(vec![meta.clone()]);
     let done = forget(&repo, &world.cx, &plan, &host, "me").await.unwrap();

@@ -394,6 +394,7 @@ impl Capture for TreeCapture {
             path: node.path,
             meta: node.meta,
             fingerprint: None,
+            size: None,
             profile: node.profile,
         };
         Ok(nodes.into_iter().map(entry).collect())

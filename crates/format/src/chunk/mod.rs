@@ -13,7 +13,7 @@ pub mod profile;
 
 pub use gather::{ChunkSizes, Gatherer};
 pub use gear::Gear;
-pub use profile::{PieceCut, sniff};
+pub use profile::{MOST_PIECES, PieceCut, sniff};
 
 /// Digest of a piece: the first 16 bytes of BLAKE3 keyed with a key derived from the cut key.
 pub type PieceDigest = [u8; 16];

@@ -13,15 +13,17 @@ pub enum PieceCut {
 
 /// The smallest piece size, in bytes.
 pub const PIECE: u32 = 8 << 10;
+/// The largest piece size, in bytes.
+pub const LARGEST_PIECE: u32 = 1 << 20;
 /// A stream has at most about so many pieces: larger streams get larger pieces, so that what is
 /// known of them stays bounded.
-const MOST_PIECES: u64 = 2 << 20;
+pub const MOST_PIECES: u64 = 2 << 20;
 
 impl PieceCut {
     /// The cut of a stream of about `size` bytes (0: not known) with the given profile and first
-    /// bytes (4 KiB of them suffice).
+    /// bytes (4 KiB of them suffice) into about `most` pieces at most ([`MOST_PIECES`]).
     #[must_use]
-    pub fn choose(profile: StreamProfile, size: u64, head: &[u8]) -> Self {
+    pub fn choose(profile: StreamProfile, size: u64, head: &[u8], most: u64) -> Self {
         let profile = match profile {
             StreamProfile::Auto => sniff(size, head),
             given => given,
@@ -29,9 +31,19 @@ impl PieceCut {
         match profile {
             StreamProfile::Pages(page) => {
                 let page = page.clamp(4 << 10, 64 << 10).next_power_of_two().max(PIECE);
-                Self::Pages(grown(page, size))
+                Self::Pages(grown(page, size, most))
             }
-            _ => Self::Content(grown(PIECE, size)),
+            _ => Self::Content(grown(PIECE, size, most)),
+        }
+    }
+
+    /// The same cut into pieces of twice the size; the largest stay.
+    #[must_use]
+    pub fn coarser(self) -> Self {
+        let doubled = |piece: u32| (piece * 2).min(LARGEST_PIECE);
+        match self {
+            Self::Pages(page) => Self::Pages(doubled(page)),
+            Self::Content(average) => Self::Content(doubled(average)),
         }
     }
 
@@ -44,9 +56,9 @@ impl PieceCut {
     }
 }
 
-fn grown(piece: u32, size: u64) -> u32 {
+fn grown(piece: u32, size: u64, most: u64) -> u32 {
     let mut piece = piece;
-    while size / u64::from(piece) > MOST_PIECES && piece < 1 << 20 {
+    while size / u64::from(piece) > most && piece < LARGEST_PIECE {
         piece *= 2;
     }
     piece
@@ -116,16 +128,18 @@ mod tests {
 
     #[test]
     fn pieces_grow_with_the_stream() {
-        let cut = |size| PieceCut::choose(StreamProfile::Content, size, b"");
+        let cut = |size| PieceCut::choose(StreamProfile::Content, size, b"", MOST_PIECES);
         assert_eq!(cut(0), PieceCut::Content(8 << 10));
         assert_eq!(cut(16 << 30), PieceCut::Content(8 << 10));
         assert_eq!(cut(100 << 30), PieceCut::Content(64 << 10));
         assert_eq!(cut(u64::MAX), PieceCut::Content(1 << 20));
+        assert_eq!(cut(u64::MAX).coarser(), PieceCut::Content(1 << 20));
+        assert_eq!(cut(0).coarser(), PieceCut::Content(16 << 10));
     }
 
     #[test]
     fn a_page_size_given_by_a_source_is_kept_in_bounds() {
-        let cut = |page| PieceCut::choose(StreamProfile::Pages(page), 1 << 30, b"");
+        let cut = |page| PieceCut::choose(StreamProfile::Pages(page), 1 << 30, b"", MOST_PIECES);
         assert_eq!(cut(65_536), PieceCut::Pages(65_536));
         assert_eq!(cut(1), PieceCut::Pages(8192));
         assert_eq!(cut(u32::MAX), PieceCut::Pages(65_536));

@@ -108,6 +108,7 @@ impl StreamCapture {
                 path: stream.path,
                 meta,
                 fingerprint: None,
+                size: None,
                 profile: stream.profile,
                 body: Body::Stream(stream.segments),
             }),

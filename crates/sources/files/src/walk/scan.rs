@@ -399,6 +399,7 @@ impl Walker {
             path: EntryPath::root(),
             meta,
             fingerprint: is_file.then(|| meta::fingerprint(stat)),
+            size: None,
             profile: StreamProfile::Auto,
             body,
         })

@@ -1,0 +1,150 @@
+//! A repository in memory, caches that can be lost, and what must come back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use backup_core::{HostId, OpContext, Sample, Source, VerifyLevel};
+use backup_engine::repository::SnapshotHead;
+use backup_engine::snapshot::CheckpointRule;
+use backup_engine::view::ContentReader;
+use backup_engine::{
+    InitRequest, Repository, Result, SnapshotJob, SnapshotReport, SnapshotView, Unlock, prepare,
+    snapshot, verify,
+};
+use backup_format::config::Operation;
+use backup_format::keys::keyfile::KeyFile;
+use backup_format::keys::{KeySet, Role};
+use backup_integrity::digest::ContentDigest;
+use backup_testkit::{MemSink, TestClock};
+use jiff::SignedDuration;
+use tempfile::TempDir;
+
+use crate::source::{Disks, ModelSource};
+
+pub(crate) struct World {
+    pub(crate) cx: OpContext,
+    pub(crate) mem: MemSink,
+    pub(crate) keys: KeySet,
+    pub(crate) job: SnapshotJob,
+    dir: TempDir,
+}
+
+pub(crate) fn host() -> HostId {
+    HostId("host".into())
+}
+
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut out = vec![0; length];
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&seed.to_le_bytes());
+    hasher.finalize_xof().fill(&mut out);
+    out
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let clock = TestClock::default().ticking(SignedDuration::from_secs(1));
+        let cx = OpContext::new(Arc::new(clock));
+        let mem = MemSink::new();
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
+        let prepared = prepare(&cx, &request).unwrap();
+        let repo = prepared.create(&cx, Arc::new(mem.clone()), None);
+        let keys = repo.await.unwrap().keys().clone();
+        let mut job = SnapshotJob::new("disks", host());
+        job.checkpoint = CheckpointRule {
+            bytes: 1,
+            every: Duration::from_secs(3600),
+            ..CheckpointRule::default()
+        };
+        Self {
+            cx,
+            mem,
+            keys,
+            job,
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(crate) fn cache(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn writer(&self, host: &HostId) -> KeySet {
+        self.keys.subset(Role::Writer, Some(host)).unwrap()
+    }
+
+    pub(crate) async fn open(&self, keys: &KeySet, cache: Option<&Path>) -> Repository {
+        let unlock = Unlock::KeyFile(KeyFile::Keys(Box::new(keys.clone())));
+        let sink = Arc::new(self.mem.clone());
+        let cache = cache.map(Path::to_owned);
+        let repo = Repository::open(&self.cx, sink, &unlock, cache, Operation::Write);
+        repo.await.unwrap()
+    }
+
+    /// Saves with a key and a cache, and sees that what was saved comes back.
+    pub(crate) async fn save(
+        &self,
+        source: &ModelSource,
+        keys: &KeySet,
+        cache: &str,
+    ) -> SnapshotReport {
+        let report = self.try_to_save(source, keys, cache).await.unwrap();
+        self.check(&source.now, &report).await;
+        report
+    }
+
+    pub(crate) async fn try_to_save(
+        &self,
+        source: &ModelSource,
+        keys: &KeySet,
+        cache: &str,
+    ) -> Result<SnapshotReport> {
+        let repo = self.open(keys, Some(&self.cache(cache))).await;
+        let source: Arc<dyn Source> = Arc::new(source.clone());
+        snapshot(&repo, &self.cx, source, &self.job).await
+    }
+
+    pub(crate) async fn head(&self, repo: &Repository, report: &SnapshotReport) -> SnapshotHead {
+        let (heads, errors) = repo.heads(&self.cx).await.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        let head = heads
+            .into_iter()
+            .find(|head| head.meta.id == report.meta.id);
+        head.unwrap()
+    }
+
+    async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
+        let repo = self.open(&self.keys, None).await;
+        let view = SnapshotView::open(&repo, self.head(&repo, report).await).unwrap();
+        let mut found = Disks::new();
+        let mut walk = view.all();
+        while let Some(entry) = walk.next(&self.cx).await.unwrap() {
+            let extents = view.extents(&self.cx, &entry.record).await.unwrap();
+            let mut reader = ContentReader::new(&repo, extents);
+            let mut content = Vec::new();
+            while let Some(bytes) = reader.next(&self.cx).await.unwrap() {
+                content.extend(bytes);
+            }
+            if let Some(sha256) = entry.record.sha256 {
+                assert_eq!(sha256, ContentDigest::of(&content).0, "{}", entry.path);
+            }
+            found.insert(entry.path.to_string(), content);
+        }
+        let names = |disks: &Disks| disks.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&found), names(wanted));
+        for (name, content) in &found {
+            assert!(content == &wanted[name], "{name} is not itself");
+        }
+    }
+
+    /// Everything is whole, the refs of all snapshots included.
+    pub(crate) async fn verify(&self) {
+        let repo = self.open(&self.keys, None).await;
+        let done = verify(&repo, &self.cx, None, VerifyLevel::FullRead, Sample::All);
+        assert_eq!(done.await.unwrap().report.findings, []);
+    }
+}

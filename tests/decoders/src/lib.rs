@@ -1,0 +1,347 @@
+//! Every decoder of bytes from outside, for the fuzzer (`fuzz/`, one target for each) and for a short run
+//! with every test. Each decodes, and where that succeeds, encodes again: what a decoder takes must
+//! come out as it went in. A decoder may refuse; it may not panic, hang, or take memory without bound.
+
+use backup_core::{ChunkId, EntryPath, Finding, RepoId, SessionId};
+use backup_engine::state::StateEntry;
+use backup_format::chunk::PieceCut;
+use backup_format::config::Config;
+use backup_format::extent::{Content, Extents};
+use backup_format::index::IndexRun;
+use backup_format::keys::{Identity, KeyFile, KeySet, Recipient, Slot};
+use backup_format::lineage::{LineageHead, Pieces};
+use backup_format::page::{Page, Step, TreeCursor, TreeRoot};
+use backup_format::record::Record;
+use backup_format::refs::Refs;
+use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind};
+use backup_format::session::Session;
+use backup_format::snapshot::{Inner, Outer, SnapshotObject, decode};
+use backup_format::wire::Take;
+use backup_integrity::canonical::ProvenEntry;
+use backup_integrity::digest::{parse_sum_line, write_sum_line};
+use backup_integrity::ledger::{Expect, LedgerKeys, Line, MAX_FINDINGS, verify};
+use backup_integrity::proof::check_proof;
+use backup_integrity::sign::HmacKey;
+use backup_integrity::statement::SignedStatement;
+
+/// Decodes bytes that may be anything, and looks at what comes of it.
+pub type Decoder = fn(&[u8]);
+
+/// Every one of them by the name of its fuzz target.
+pub const ALL: [(&str, Decoder); 25] = [
+    ("age_key", age_key),
+    ("canonical", canonical),
+    ("config", config),
+    ("entry_path", entry_path),
+    ("extents", extents),
+    ("index_run", index_run),
+    ("key_file", key_file),
+    ("key_set", key_set),
+    ("ledger", ledger),
+    ("ledger_line", ledger_line),
+    ("lineage_head", lineage_head),
+    ("lineage_layer", lineage_layer),
+    ("pack_tail", pack_tail),
+    ("page", page),
+    ("proof", proof),
+    ("record", record),
+    ("refs", refs),
+    ("sealed", sealed),
+    ("session", session),
+    ("slot", slot),
+    ("snapshot_object", snapshot_object),
+    ("state_entry", state_entry),
+    ("statement", statement),
+    ("sum_line", sum_line),
+    ("tree", tree),
+];
+
+/// The keyring under which made-up headers are sealed.
+#[must_use]
+pub fn ring() -> ObjectKeyring {
+    ObjectKeyring::new(RepoId([0x42; 16]), &[7; 32])
+}
+
+/// The end of a pack: as it is, and as the plaintext of a header that authenticates.
+pub fn pack_tail(data: &[u8]) {
+    let _ = backup_format::pack::read_tail(&ring(), data);
+    let Ok(header) = ring().seal(ObjectKind::PackHeader, data) else {
+        return;
+    };
+    let mut tail = header.clone();
+    tail.extend_from_slice(b"BKSYPACK\x01\0\0\0");
+    tail.extend_from_slice(&u32::try_from(header.len()).unwrap_or(0).to_le_bytes());
+    tail.extend_from_slice(&[0; 16]);
+    let _ = backup_format::pack::read_tail(&ring(), &tail);
+}
+
+/// An index run, and look-ups in it.
+pub fn index_run(data: &[u8]) {
+    if let Ok(run) = IndexRun::parse(data.to_vec()) {
+        assert_eq!(run.iter().count(), run.len());
+        for (prefix, located) in run.iter() {
+            assert!((located.pack as usize) < run.packs.len());
+            let mut id = [0; 32];
+            id.iter_mut().zip(prefix).for_each(|(to, from)| *to = from);
+            assert!(run.find(&ChunkId(id)).is_some());
+        }
+    }
+}
+
+/// A page of any level.
+pub fn page(data: &[u8]) {
+    let _ = Page::parse(data, data.first().copied().unwrap_or(0));
+}
+
+/// A walk through a tree of one inner page and leaves that are all alike.
+pub fn tree(data: &[u8]) {
+    let (Some((&split, rest)), id) = (data.split_first(), ChunkId([0; 32])) else {
+        return;
+    };
+    let (root, leaf) = rest.split_at(rest.len().min(usize::from(split)));
+    let (from, _) = leaf.split_at(leaf.len().min(4));
+    let (root, leaf) = ([&[1], root].concat(), [&[0], leaf].concat());
+    let height = 1;
+    let top = TreeRoot {
+        id,
+        height,
+        entries: 9,
+    };
+    let mut cursor = TreeCursor::new(&top, from);
+    let (mut pages, mut entries) = (0, 0);
+    while let Ok(step) = cursor.step() {
+        match step {
+            Step::Need(_) => {
+                let page = if pages == 0 { &root } else { &leaf };
+                pages += 1;
+                if cursor.supply(page).is_err() {
+                    break;
+                }
+            }
+            Step::Entry(key, _) => {
+                entries += 1;
+                if entries % 8 == 0 {
+                    cursor.skip_below(&top, &key);
+                    pages = 0;
+                }
+            }
+            Step::End => break,
+        }
+        // Going on behind a key of the last leaf begins anew, with the same leaf.
+        if entries > data.len() {
+            break;
+        }
+    }
+    assert!(pages <= root.len());
+}
+
+/// A sealed object and a sealed blob, as they come from a tier.
+pub fn sealed(data: &[u8]) {
+    for kind in [
+        ObjectKind::Session,
+        ObjectKind::IndexRun,
+        ObjectKind::Snapshot,
+    ] {
+        assert!(ring().open(kind, data).is_err());
+    }
+    let key = BlobKey::of_session(RepoId([0x42; 16]), SessionId(0), &[7; 32]);
+    let Ok(mut codec) = BlobCodec::new(3) else {
+        return;
+    };
+    let mut out = Vec::new();
+    for bytes in [data, &[&[0; 16], data].concat()] {
+        let opened = codec.open(&key, BlobKind::Data, &ChunkId([0; 32]), 9, bytes, &mut out);
+        assert!(opened.is_err() && out.is_empty());
+    }
+}
+
+/// Entries of the state of the last run, in the local cache.
+pub fn state_entry(data: &[u8]) {
+    let mut take = Take::new(data);
+    while let Ok(entry) = StateEntry::decode(&mut take) {
+        let mut out = Vec::new();
+        entry.encode(&mut out);
+        assert_eq!(StateEntry::decode(&mut Take::new(&out)), Ok(entry));
+    }
+}
+
+/// A record.
+pub fn record(data: &[u8]) {
+    if let Ok(record) = Record::decode(data) {
+        let mut out = Vec::new();
+        record.encode(&mut out);
+        assert_eq!(Record::decode(&out), Ok(record));
+    }
+}
+
+/// A list of extents.
+pub fn extents(data: &[u8]) {
+    if let Ok(extents) = Extents::decode(&mut Take::new(data)) {
+        let mut out = Vec::new();
+        extents.encode(&mut out);
+        assert_eq!(Extents::decode(&mut Take::new(&out)), Ok(extents.clone()));
+        let half = extents.length() / 2;
+        let mut whole = extents.slice(0, half);
+        assert_eq!(whole.extend(&extents.slice(half, u64::MAX)), Ok(()));
+        assert_eq!(whole, extents);
+    }
+    if let Ok(content) = Content::decode(&mut Take::new(data)) {
+        let mut out = Vec::new();
+        content.encode(&mut out);
+        assert_eq!(Content::decode(&mut Take::new(&out)), Ok(content));
+    }
+}
+
+/// The head of a lineage.
+pub fn lineage_head(data: &[u8]) {
+    if let Ok(head) = LineageHead::decode(data) {
+        assert_eq!(LineageHead::decode(&head.encode()), Ok(head));
+    }
+}
+
+/// A base and an edit on it, both from outside.
+pub fn lineage_layer(data: &[u8]) {
+    let (base, edit) = data.split_at(data.len() / 2);
+    for cut in [PieceCut::Pages(8192), PieceCut::Content(8192)] {
+        let before = Pieces::apply(&Pieces::default(), data, cut)
+            .or_else(|_| Pieces::apply(&Pieces::default(), base, cut))
+            .unwrap_or_default();
+        let _ = Pieces::apply(&before, edit, cut);
+    }
+}
+
+/// A snapshot object and its parts.
+pub fn snapshot_object(data: &[u8]) {
+    let _ = SnapshotObject::decode(data);
+    if let Ok(outer) = decode::<Outer>(data, "snapshot") {
+        let _ = outer.meta();
+    }
+    if let Ok(inner) = decode::<Inner>(data, "snapshot") {
+        inner
+            .components
+            .iter()
+            .for_each(|component| drop(component.meta()));
+        let _ = inner.findings(|json| serde_json::from_str::<Finding>(json).ok());
+    }
+}
+
+/// A refs object.
+pub fn refs(data: &[u8]) {
+    if let Ok(refs) = Refs::decode(data) {
+        assert_eq!(Refs::decode(&refs.encode()), Ok(refs));
+    }
+}
+
+/// A config.
+pub fn config(data: &[u8]) {
+    let _ = Config::parse(data);
+}
+
+/// A key slot; opened only where that costs little.
+pub fn slot(data: &[u8]) {
+    if let Ok(slot) = Slot::parse(data) {
+        let argon2 = slot.info().and_then(|info| info.argon2);
+        if argon2.is_none_or(|params| params.memory_kib <= 64 && params.passes <= 2) {
+            let _ = slot.open_with_passphrase(b"passphrase");
+        }
+    }
+}
+
+/// A key file or a recovery code.
+pub fn key_file(data: &[u8]) {
+    let _ = KeyFile::parse(data);
+}
+
+/// An age identity or recipient, as key files and sets hold them.
+pub fn age_key(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(recipient) = Recipient::parse(0, text) {
+        assert_eq!(
+            Recipient::parse(0, &recipient.to_string()).ok(),
+            Some(recipient)
+        );
+    }
+    if let Ok(identity) = Identity::parse(0, text) {
+        let again = Identity::parse(0, &identity.secret_text()).map(|same| same.recipient());
+        assert_eq!(again.ok(), Some(identity.recipient()));
+    }
+}
+
+/// A path, as keys of a manifest hold it.
+pub fn entry_path(data: &[u8]) {
+    if let Ok(path) = EntryPath::from_stored(data) {
+        assert_eq!(path.as_stored(), data);
+        let mut again = EntryPath::root();
+        for component in path.components() {
+            assert!(!component.contains(&b'/'));
+            assert_eq!(again.push(component), Ok(()));
+        }
+        assert_eq!(again, path);
+        assert!(path.parent().is_none_or(|parent| path.starts_with(&parent)));
+    }
+}
+
+/// A line of a list of checksums.
+pub fn sum_line(data: &[u8]) {
+    if let Some((digest, name)) = parse_sum_line(data) {
+        let mut line = Vec::new();
+        write_sum_line(&mut line, &digest, &name);
+        // A leading `./` may be added, so that no name is taken for an option or standard input.
+        let again = parse_sum_line(&line);
+        assert!(
+            again.is_some_and(|(same, name_again)| same == digest && name_again.ends_with(&name))
+        );
+    }
+}
+
+/// A key set.
+pub fn key_set(data: &[u8]) {
+    if let Ok(keys) = KeySet::decode(data) {
+        assert!(keys.encode().is_ok());
+    }
+}
+
+/// A session object.
+pub fn session(data: &[u8]) {
+    if let Ok(session) = Session::decode(data) {
+        // By value: the numbers of postcard have longer spellings too, which nobody writes.
+        let again = session.encode().and_then(|bytes| Session::decode(&bytes));
+        assert_eq!(again.ok(), Some(session));
+    }
+}
+
+/// A proof.
+pub fn proof(data: &[u8]) {
+    let _ = check_proof(data, None, None);
+}
+
+/// A line of a ledger.
+pub fn ledger_line(data: &[u8]) {
+    if let Ok(line) = Line::parse(data) {
+        assert_eq!(line.as_bytes(), data);
+    }
+}
+
+/// A whole ledger.
+pub fn ledger(data: &[u8]) {
+    let key = HmacKey::new([1; 32]);
+    for keys in [LedgerKeys::None, LedgerKeys::One(&key)] {
+        let lines = data.split(|&byte| byte == b'\n');
+        let report = verify(lines, keys, Expect::default());
+        assert!(report.findings.len() <= MAX_FINDINGS);
+    }
+}
+
+/// A canonical entry.
+pub fn canonical(data: &[u8]) {
+    let _ = ProvenEntry::decode(data);
+}
+
+/// A signed statement.
+pub fn statement(data: &[u8]) {
+    if let Ok(statement) = SignedStatement::decode(data) {
+        assert!(statement.encode().is_ok_and(|bytes| bytes == data));
+    }
+}
