@@ -169,6 +169,7 @@ Examples:
   restore run latest:/etc/nginx --to /tmp/nginx         (what is in /etc/nginx, into /tmp/nginx)
   restore run latest:/etc/fstab --to /tmp               (/tmp/fstab)
   restore run latest --to / --overwrite if-newer --include /srv
+  restore run latest:/srv --to /srv --overwrite always --delete --dry-run
   restore run 2026-11-21T10:00:00Z --to /tmp/then --include '*.conf' --dry-run
 
 Nothing that is there is overwritten unless --overwrite says so. An interrupted restore is
@@ -208,7 +209,7 @@ pub(crate) struct RunArgs {
     /// Leave out extended attributes and access control lists
     #[arg(long)]
     pub(crate) no_xattrs: bool,
-    /// Show what would be restored, and write nothing
+    /// Show what would be restored and deleted, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }

@@ -249,8 +249,13 @@ fn mode(kind: &EntryKind, mode: u32) -> String {
 pub(crate) fn path_members(path: &EntryPath) -> Vec<(&'static str, Value)> {
     let mut bytes = b"/".to_vec();
     bytes.extend(path.to_slashed());
-    let mut out = vec![("path", String::from_utf8_lossy(&bytes).into())];
-    if std::str::from_utf8(&bytes).is_err() {
+    bytes_members(&bytes)
+}
+
+/// The members of a path that is given from its slash on.
+pub(crate) fn bytes_members(bytes: &[u8]) -> Vec<(&'static str, Value)> {
+    let mut out = vec![("path", String::from_utf8_lossy(bytes).into())];
+    if std::str::from_utf8(bytes).is_err() {
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         out.push(("path_hex", hex.into()));
     }

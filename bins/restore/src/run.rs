@@ -1,22 +1,24 @@
 //! `restore run`.
 
+use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use backstay::core::{EntryPath, Finding, FindingKind, RestoreMode, Severity};
-use backstay::engine::restore::{Filter as EntryFilter, plan};
-use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView, restore};
+use backstay::engine::restore::{self, Filter as EntryFilter};
+use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView};
 use backstay::format::config::Operation;
 use backstay::source_files::{
     FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership,
 };
 use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Overwrite, Owner, RunArgs};
+use crate::look::bytes_members;
 use crate::place::{self, Part};
 use crate::verify::compare;
 
@@ -47,14 +49,14 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     for part in parts {
         let job = job(&part, &folder, filter.clone());
         if args.dry_run {
-            let (entries, noted) = dry_run(console, &view, &target, &job).await?;
+            let (entries, noted) = dry_run(console, &view, &target, &job, args.delete).await?;
             chosen += entries;
             is_known &= noted == Exit::Ok;
             ending = ending.max(noted);
             continue;
         }
         let started = Instant::now();
-        let outcome = restore(&view, &console.cx, target.clone(), &job).await?;
+        let outcome = restore::restore(&view, &console.cx, target.clone(), &job).await?;
         let seconds = started.elapsed().as_secs_f64();
         chosen += outcome.entries;
         is_known &= outcome.lost_pages == 0;
@@ -194,27 +196,54 @@ async fn dry_run(
     view: &SnapshotView<'_>,
     target: &Arc<FilesTarget>,
     job: &RestoreJob,
+    deletes: bool,
 ) -> Outcome<(u64, Exit)> {
-    let (plan, entries, bytes) = plan(view, &console.cx, &**target, job).await?;
-    console.findings(&plan.notes, 0)?;
-    let is_hurt = (plan.notes.iter()).any(|note| note.severity == Severity::Error);
+    let cx = console.cx.clone();
+    let mut written = Ok(());
+    let mut show = |path: &EntryPath| {
+        if written.is_ok() {
+            written = show_deletion(console, job, path);
+        }
+    };
+    let dry = restore::dry_run(view, &cx, &**target, job, &mut show).await?;
+    written?;
+    console.findings(&dry.plan.notes, 0)?;
+    let is_hurt = (dry.plan.notes.iter()).any(|note| note.severity == Severity::Error);
     console.record(
         "plan",
         json!({
             "snapshot": view.meta().id.to_string(),
-            "into": plan.into,
-            "entries": entries,
-            "bytes": bytes,
+            "into": dry.plan.into,
+            "entries": dry.entries,
+            "bytes": dry.bytes,
+            "deletions": dry.deletions,
         }),
     )?;
-    console.line(format!(
+    let mut line = format!(
         "would restore {}, {}, into {}",
-        text::plural(entries, "entry", "entries"),
-        text::bytes(bytes),
-        text::escape(plan.into.as_bytes()),
-    ))?;
+        text::plural(dry.entries, "entry", "entries"),
+        text::bytes(dry.bytes),
+        text::escape(dry.plan.into.as_bytes()),
+    );
+    if deletes {
+        let deletions = text::plural(dry.deletions, "entry", "entries");
+        line.push_str(&format!(", and delete {deletions} there"));
+    }
+    console.line(line)?;
     let ending = if is_hurt { Exit::Findings } else { Exit::Ok };
-    Ok((entries, ending))
+    Ok((dry.entries, ending))
+}
+
+/// One thing that would be deleted, by its path on this host.
+fn show_deletion(console: &mut Console, job: &RestoreJob, path: &EntryPath) -> Outcome<()> {
+    let folder = job.folder.as_deref().unwrap_or(Path::new("/"));
+    let whole = folder.join(OsStr::from_bytes(&path.to_slashed()));
+    let members = bytes_members(whole.as_os_str().as_bytes());
+    let members = members
+        .into_iter()
+        .map(|(name, value)| (name.into(), value));
+    console.record("deletion", Value::Object(members.collect()))?;
+    console.line(format!("delete {}", text::path(&whole)))
 }
 
 /// What `--include` and `--exclude` let pass; nothing if neither is given.
@@ -269,7 +298,7 @@ fn matches(globs: &GlobSet, path: &EntryPath) -> bool {
         .map(|(at, _)| at);
     ends.chain([slashed.len()]).any(|end| {
         let part = slashed.get(..end).unwrap_or_default();
-        globs.is_match(std::ffi::OsStr::from_bytes(part))
+        globs.is_match(OsStr::from_bytes(part))
     })
 }
 

@@ -152,6 +152,19 @@ pub trait Target: fmt::Debug + Send + Sync {
         request: &RestoreRequest,
     ) -> Result<RestorePlan, TargetError>;
 
+    /// Begins to find out what a restore would delete; only reads. `None`: it would delete nothing.
+    ///
+    /// # Errors
+    /// [`TargetError`] when it cannot be found out.
+    async fn rehearse(
+        &self,
+        cx: &OpContext,
+        plan: &RestorePlan,
+    ) -> Result<Option<Box<dyn Rehearsal>>, TargetError> {
+        let _ = (cx, plan);
+        Ok(None)
+    }
+
     /// Starts.
     ///
     /// # Errors
@@ -161,6 +174,31 @@ pub trait Target: fmt::Debug + Send + Sync {
         cx: &OpContext,
         plan: RestorePlan,
     ) -> Result<Box<dyn Restore>, TargetError>;
+}
+
+/// The dry run of a restore that deletes: it finds out what, and changes nothing. `see` is called in
+/// ascending order of path with every entry that [`Restore::start`] would get. `deletes` is told the
+/// path of each thing that would be deleted, below the place of the restore, once.
+pub trait Rehearsal: fmt::Debug + Send {
+    /// Looks at what stands in the place of an entry.
+    ///
+    /// # Errors
+    /// [`TargetError`]: this entry would fail, the others go on.
+    fn see(
+        &mut self,
+        entry: &RestoreEntry,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<(), TargetError>;
+
+    /// Ends it with what would be deleted at the end of the restore. Returns what was noticed.
+    ///
+    /// # Errors
+    /// [`TargetError`].
+    fn end(
+        self: Box<Self>,
+        outcome: Outcome,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<Vec<Finding>, TargetError>;
 }
 
 /// A restore under way. `start` is called in ascending order of path, from one place; `finish`

@@ -10,6 +10,9 @@
 mod chain;
 mod check;
 mod sight;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tier;
 
 use std::path::PathBuf;
@@ -79,9 +82,10 @@ pub async fn record_operation(
     Ok(chain.into_findings())
 }
 
-/// Appends the record of a snapshot; and before it those of snapshots of this host whose runs ended
-/// between commit and record, killed or without room on the tier. They are looked for among those that
-/// were there when this run began: one that came since may be recorded by its own run just now.
+/// Appends the record of a snapshot; and before it those of snapshots of this host that were there
+/// when this run began and have none: their runs were killed between commit and record, or had no
+/// room left on the tier. A run that is only slow there looks the same from outside, so both may be
+/// about to record one snapshot: whoever comes second finds it recorded and leaves it at that.
 ///
 /// # Errors
 /// As [`record_operation`].
@@ -94,7 +98,10 @@ pub(crate) async fn record_snapshot(
     earlier: &[SnapshotId],
 ) -> Result<Vec<Finding>> {
     let mut chain = Chain::read(repo, cx).await?;
-    for id in chain.unknown(earlier) {
+    let own = draft.snapshot;
+    let snapshots: Vec<_> = earlier.iter().copied().chain(own).collect();
+    let unknown = chain.unknown(&snapshots);
+    for id in unknown.iter().copied().filter(|id| Some(*id) != own) {
         // What cannot be read, or was not signed by this host, is for verification to tell.
         let key = name(layout::snapshot(id))?;
         let Ok(head) = repo.head(cx, id, &key).await else {
@@ -104,10 +111,12 @@ pub(crate) async fn record_snapshot(
             continue;
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));
-        "recorded late: its run ended before it could".clone_into(&mut late.note);
+        "recorded by a later run, which found it without a record".clone_into(&mut late.note);
         chain.append(host, user, late).await?;
     }
-    chain.append(host, user, draft).await?;
+    if own.is_none_or(|own| unknown.contains(&own)) {
+        chain.append(host, user, draft).await?;
+    }
     Ok(chain.into_findings())
 }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backup_core::{ChunkId, EntryPath, HostId, OpContext, RestoreMode, Sample, VerifyLevel};
-use backup_engine::restore::plan;
+use backup_engine::restore::dry_run;
 use backup_engine::{
     EngineError, InitRequest, Repository, RestoreJob, RestoreOutcome, SnapshotJob, SnapshotView,
     prepare, restore, snapshot, verify,
@@ -358,20 +358,31 @@ async fn damage_elsewhere_does_not_concern_the_restore_of_a_folder() {
     let wanted = folder(3);
     let concerns =
         |page: &Held| (paths[page.entries.clone()].iter()).any(|path| path.starts_with(&wanted));
+    fs::create_dir(world.path("out")).unwrap();
+    fs::write(world.path("out/other"), "other").unwrap();
     for page in &pages[1..] {
         world.flip(&page.id);
-        let target = FilesTarget::new(FilesTargetConfig::of_folder(world.path("out")));
+        let target = FilesTarget::new(FilesTargetConfig {
+            delete: true,
+            ..FilesTargetConfig::of_folder(world.path("out"))
+        });
         let job = RestoreJob {
             below: wanted.clone(),
             strip: wanted.clone(),
             ..world.job(&world.path("out"))
         };
-        let planned = plan(&view, &world.cx, &target, &job).await;
+        let dry = dry_run(&view, &world.cx, &target, &job, &mut |_| {}).await;
         world.flip(&page.id);
-        let (planned, entries, _) = planned.unwrap();
-        assert_eq!(!planned.notes.is_empty(), concerns(page), "{page:?}");
+        let dry = dry.unwrap();
+        assert_eq!(!dry.plan.notes.is_empty(), concerns(page), "{page:?}");
+        // What lies in a page that cannot be read must not be taken for something to delete.
+        assert_eq!(dry.deletions == 0, concerns(page), "{page:?}");
         let in_page = (paths[page.entries.clone()].iter()).filter(|path| path.starts_with(&wanted));
         let all = paths.iter().filter(|path| path.starts_with(&wanted));
-        assert_eq!(entries as usize, all.count() - in_page.count(), "{page:?}");
+        assert_eq!(
+            dry.entries as usize,
+            all.count() - in_page.count(),
+            "{page:?}"
+        );
     }
 }

@@ -260,6 +260,7 @@ fn every_json_line_is_documented() {
         .to_owned();
     place.write("a/new", "new");
     let _ = place.save().ok();
+    let without_new = format!("{kept}:{}", place.data().display());
     for args in [
         &["list"][..],
         &["ls", "-R", &wanted],
@@ -268,7 +269,7 @@ fn every_json_line_is_documented() {
         &["diff", &kept, "latest"],
         &["prove", &file, "-o", "proof"],
         &["check-proof", "proof"],
-        &["run", &wanted, "--to", "out", "--dry-run"],
+        &["run", &without_new, "--to", "data", "--delete", "--dry-run"],
         &["run", &wanted, "--to", "out", "--verify"],
     ] {
         lines.extend(Run::of(place.restore(args).arg("--json")).ok().lines());

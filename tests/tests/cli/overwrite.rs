@@ -1,8 +1,14 @@
 //! Restoring into a folder that is not empty.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
-use backup_tests::{Place, Run};
+use backup_tests::{Place, Run, read_tree};
+
+use crate::trouble::Small;
 
 use crate::trouble::noise;
 
@@ -30,6 +36,192 @@ fn delete_makes_the_folder_as_it_was_saved() {
     assert_eq!(restored[0]["deleted"], 4);
     assert!(!place.path("out/other").exists() && !place.path("out/sub/extra.txt").exists());
     assert!(place.path("out/sub/deep/d.txt").exists());
+}
+
+/// The paths that the lines of a dry run name.
+fn named(lines: &[serde_json::Value]) -> BTreeSet<PathBuf> {
+    let path = |line: &serde_json::Value| {
+        let Some(hex) = line["path_hex"].as_str() else {
+            return PathBuf::from(line["path"].as_str().unwrap());
+        };
+        let digits = hex.as_bytes().chunks(2).map(|two| {
+            let two = std::str::from_utf8(two).unwrap();
+            u8::from_str_radix(two, 16).unwrap()
+        });
+        PathBuf::from(OsStr::from_bytes(&digits.collect::<Vec<_>>()))
+    };
+    let paths: BTreeSet<_> = lines.iter().map(path).collect();
+    assert_eq!(paths.len(), lines.len(), "something is named twice");
+    paths
+}
+
+/// Everything below a folder by its whole path, and when the folder itself was changed.
+fn all_below(folder: &Path) -> (BTreeSet<PathBuf>, std::time::SystemTime) {
+    let names = read_tree(folder).unwrap().into_keys();
+    let changed = fs::metadata(folder).unwrap().modified().unwrap();
+    (names.map(|name| folder.join(name)).collect(), changed)
+}
+
+/// Restores with `--delete`, first as a dry run: that changes nothing and names exactly what the
+/// restore then deletes. Both end with the code. Says what it is.
+fn rehearsed(place: &Place, to: &Path, more: &[&str], code: i32) -> BTreeSet<PathBuf> {
+    let wanted = below(place);
+    let mut run = place.restore(["run", &wanted, "--delete", "--json", "--to"]);
+    run.arg(to).args(more);
+    let (before, nodes) = (all_below(to), read_tree(to).unwrap());
+    let dry = Run::of(run.arg("--dry-run")).ends(code);
+    assert!(all_below(to) == before && read_tree(to).unwrap() == nodes);
+    let mut run = place.restore(["run", &wanted, "--delete", "--json", "--to"]);
+    let restored = Run::of(run.arg(to).args(more)).ends(code);
+    let after = all_below(to).0;
+    let gone: BTreeSet<_> = before.0.difference(&after).cloned().collect();
+    let count = gone.len();
+    assert_eq!(named(&dry.of_type("deletion")), gone);
+    assert_eq!(dry.of_type("plan")[0]["deletions"], count);
+    assert_eq!(restored.of_type("restored")[0]["deleted"], count);
+    gone
+}
+
+#[test]
+fn a_dry_run_names_exactly_what_delete_then_deletes() {
+    for overwrite in ["never", "if-newer", "always"] {
+        let place = Place::new();
+        fill(&place);
+        let (out, outside) = (place.path("out"), place.path("outside"));
+        fs::create_dir_all(out.join("other/folder/empty")).unwrap();
+        fs::create_dir_all(&outside).unwrap();
+        fs::write(outside.join("victim"), "not in the target").unwrap();
+        std::os::unix::fs::symlink(&outside, out.join("sub/link")).unwrap();
+        for name in [&b"other/folder/two\nlines"[..], b"\xff", b"sub/deep/z"] {
+            fs::write(out.join(OsStr::from_bytes(name)), "x").unwrap();
+        }
+        let gone = rehearsed(&place, &out, &["--overwrite", overwrite], 0);
+        assert_eq!(gone.len(), 8, "{gone:?}");
+        assert!(gone.contains(&out.join("sub/extra.txt")));
+        assert!(outside.join("victim").exists() && out.join("sub/deep/d.txt").exists());
+        // What was restored once is not deleted by the next.
+        assert!(rehearsed(&place, &out, &[], 0).is_empty());
+    }
+}
+
+#[test]
+fn a_dry_run_names_what_is_in_a_folder_that_gives_way_to_a_file() {
+    let place = Place::new();
+    fill(&place);
+    let out = place.path("out");
+    for name in ["b.txt", "sub/c.conf"] {
+        fs::remove_file(out.join(name)).unwrap();
+    }
+    fs::create_dir_all(out.join("b.txt/deep")).unwrap();
+    fs::write(out.join("b.txt/deep/file"), "x").unwrap();
+    fs::create_dir_all(out.join("sub/c.conf")).unwrap();
+    let gone = rehearsed(&place, &out, &["--overwrite", "always"], 0);
+    let names = ["b.txt/deep", "b.txt/deep/file", "sub/extra.txt"];
+    assert_eq!(gone, names.map(|name| out.join(name)).into());
+    assert_eq!(fs::read(out.join("b.txt")).unwrap(), b"b.txt");
+}
+
+#[test]
+fn a_dry_run_of_delete_names_nothing_where_the_restore_would_delete_nothing() {
+    let place = Place::new();
+    fill(&place);
+    let out = place.path("out");
+    fs::remove_dir_all(out.join("sub/deep")).unwrap();
+    fs::write(out.join("sub/deep"), "not a folder").unwrap();
+    for overwrite in ["never", "if-newer"] {
+        assert!(rehearsed(&place, &out, &["--overwrite", overwrite], 3).is_empty());
+        assert!(out.join("sub/extra.txt").exists());
+    }
+    let dry = [
+        "run",
+        &below(&place),
+        "--to",
+        "out",
+        "--delete",
+        "--dry-run",
+    ];
+    let _ = Run::of(&mut place.restore(dry))
+        .ends(3)
+        .says("/sub/deep")
+        .says("nothing would be deleted");
+    // Without a folder there is nothing to delete, and none is made.
+    let dry = [
+        "run",
+        &below(&place),
+        "--to",
+        "new",
+        "--delete",
+        "--dry-run",
+    ];
+    let shown = Run::of(&mut place.restore(dry)).ok().text();
+    assert!(shown.ends_with("and delete 0 entries there\n"), "{shown}");
+    assert!(!place.path("new").exists());
+}
+
+#[test]
+fn a_dry_run_and_delete_stop_alike_at_another_file_system() {
+    // In a folder that the snapshot does not have, and in one where it has a file.
+    for (folder, and_others) in [("other", true), ("b.txt", false)] {
+        let place = Place::new();
+        fill(&place);
+        let out = place.path("out");
+        let _ = fs::remove_file(out.join(folder));
+        let Some(mounted) = Small::mount(&out.join(folder).join("mounted"), "1m") else {
+            eprintln!("skipped: a file system cannot be mounted here");
+            return;
+        };
+        for name in ["a", "mounted/file", "z"] {
+            fs::write(out.join(folder).join(name), "x").unwrap();
+        }
+        let gone = rehearsed(&place, &out, &["--overwrite", "always"], 3);
+        assert_eq!(gone.contains(&out.join("sub/extra.txt")), and_others);
+        assert!(out.join(folder).join("mounted/file").exists());
+        drop(mounted);
+    }
+}
+
+#[test]
+fn what_would_be_deleted_is_shown_one_on_each_line() {
+    let place = Place::new();
+    fill(&place);
+    fs::write(place.path("out/sub/two\nlines"), "x").unwrap();
+    let dry = [
+        "run",
+        &below(&place),
+        "--to",
+        "out",
+        "--delete",
+        "--dry-run",
+    ];
+    let shown = Run::of(&mut place.restore(dry)).ok().text();
+    let out = place.path("out").canonicalize().unwrap();
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    assert_eq!(lines[0], format!("delete {}/sub/extra.txt", out.display()));
+    assert_eq!(
+        lines[1],
+        format!("delete {}/sub/two\\nlines", out.display())
+    );
+    assert!(lines[2].ends_with("and delete 2 entries there"), "{shown}");
+    // Without `--delete` there is no word of it.
+    let dry = ["run", &below(&place), "--to", "out", "--dry-run"];
+    let shown = Run::of(&mut place.restore(dry)).ok().text();
+    assert!(!shown.contains("delete"), "{shown}");
+}
+
+#[test]
+fn the_mark_of_a_restore_that_was_broken_off_is_not_named_as_deleted() {
+    let place = Place::new();
+    fill(&place);
+    let mark = place.path("out/.backstay-unfinished");
+    fs::write(&mark, "").unwrap();
+    let run = ["run", &below(&place), "--to", "out", "--delete", "--json"];
+    let dry = Run::of(place.restore(run).arg("--dry-run")).ok();
+    let wanted = BTreeSet::from([place.path("out/sub/extra.txt")]);
+    assert_eq!(named(&dry.of_type("deletion")), wanted);
+    let restored = Run::of(&mut place.restore(run)).ok().of_type("restored");
+    assert_eq!(restored[0]["deleted"], 1);
+    assert!(!mark.exists());
 }
 
 #[test]
@@ -69,17 +261,15 @@ fn delete_spares_what_the_save_left_out() {
         )
         .ok();
         fs::write(place.data().join("all/other"), "not in the snapshot").unwrap();
-        let (wanted, to) = (below(&place), place.data().display().to_string());
-        let run = ["run", &wanted, "--to", &to, "--delete", "--json"];
-        let restored = Run::of(&mut place.restore(run)).ok().of_type("restored");
-        assert_eq!(restored[0]["deleted"], 1, "{filter:?}");
+        let gone = rehearsed(&place, &place.data(), &[], 0);
+        let wanted = BTreeSet::from([place.data().join("all/other")]);
+        assert_eq!(gone, wanted, "{filter:?}");
         for name in ["a/keep", "a/skip/s", "a/x.tmp", "all/keep"] {
             assert!(
                 place.data().join(name).exists(),
                 "{name} is gone with {filter:?}"
             );
         }
-        assert!(!place.data().join("all/other").exists());
     }
 }
 

@@ -102,6 +102,48 @@ fn an_unreadable_file_is_a_finding_and_everything_else_is_stored() {
 }
 
 #[test]
+fn delete_spares_the_folder_of_a_file_that_the_save_could_not_read() {
+    let place = Place::new();
+    // The snapshot has the folder's own entry as if it held the whole folder; only a finding tells.
+    for name in ["odd\n\\/secret", "odd\n\\/good", "whole/good"] {
+        place.write(name, name);
+    }
+    let secret = place.data().join("odd\n\\/secret");
+    let mut save = place.snapshot(["save", "--json"]);
+    save.arg(place.data());
+    if is_root() {
+        give_to_nobody(&place.path(""));
+        if !nobody_can_run(&place) {
+            eprintln!("skipped: another user cannot reach the built programs");
+            return;
+        }
+        std::os::unix::fs::chown(&secret, Some(0), Some(0)).unwrap();
+        save = as_nobody(&save);
+    }
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o000)).unwrap();
+    let _ = Run::of(&mut save).ends(3);
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    for name in ["odd\n\\/other", "whole/other"] {
+        place.write(name, "not in the snapshot");
+    }
+    let (wanted, to) = (format!("latest:{}", place.data().display()), place.data());
+    let run = || {
+        let mut run = place.restore(["run", "--json", "--delete", &wanted, "--to"]);
+        run.arg(&to);
+        run
+    };
+    let dry = Run::of(run().arg("--dry-run")).ok().of_type("deletion");
+    assert_eq!(dry.len(), 1, "{dry:?}");
+    assert_eq!(dry[0]["path"], *to.join("whole/other").to_string_lossy());
+    let restored = Run::of(&mut run()).ok().of_type("restored");
+    assert_eq!(restored[0]["deleted"], 1);
+    for name in ["odd\n\\/secret", "odd\n\\/other", "whole/good"] {
+        assert!(to.join(name).exists(), "{name:?} is gone");
+    }
+    assert!(!to.join("whole/other").exists());
+}
+
+#[test]
 fn a_restore_into_a_folder_that_cannot_be_written_says_so() {
     if !is_root() {
         return;

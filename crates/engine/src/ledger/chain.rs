@@ -155,7 +155,8 @@ impl<'a> Chain<'a> {
         }
     }
 
-    /// Appends a record.
+    /// Appends a record. That a snapshot was made it leaves out if somebody recorded it since the
+    /// chain was read.
     ///
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot sign for the host; errors of the tier.
@@ -168,7 +169,11 @@ impl<'a> Chain<'a> {
         let repo = self.repo;
         let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
         let draft = draft.signed_by(repo, &self.cx, host, user)?;
+        let snapshot = draft.snapshot.filter(|_| draft.op == Op::SNAPSHOT);
         for _ in 0..ATTEMPTS {
+            if snapshot.is_some_and(|id| self.made.contains(&id)) {
+                return Ok(());
+            }
             let place = self.next;
             let line = append(self.before().as_ref(), draft.clone(), &key)
                 .map_err(|error| evidence(&error))?;

@@ -170,11 +170,7 @@ impl<'a> Workers<'a> {
             self.fail(EngineError::TargetFull(error.to_string()));
             return;
         }
-        self.found(Finding::entry(
-            FindingKind::Unreadable,
-            &entry.path,
-            error.to_string(),
-        ));
+        self.found(super::failure(entry, error));
     }
 
     fn fail(&self, error: EngineError) {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, Event, Finding, FindingKind, HostId,
     OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
-    RestoreRequest, Severity, Stage, StreamWriter, Target,
+    RestoreRequest, Severity, Stage, StreamWriter, Target, TargetError,
 };
 use tokio::runtime::Handle;
 
@@ -72,6 +72,27 @@ impl RestoreJob {
     }
 }
 
+impl RestoreJob {
+    fn passes(&self, entry: &ViewEntry) -> bool {
+        let passes = |filter: &Filter| filter(&entry.path, entry);
+        self.filter.as_ref().is_none_or(passes)
+    }
+
+    /// What a target is told of an entry; nothing if it does not lie where the job restores.
+    fn wanted(&self, entry: &ViewEntry, lacking: &Lacking) -> Option<RestoreEntry> {
+        let record = &entry.record;
+        let is_folder = record.meta.kind == EntryKind::Directory;
+        Some(RestoreEntry {
+            path: strip(&entry.path, &self.strip)?,
+            meta: record.meta.clone(),
+            size: record.size,
+            sha256: record.sha256,
+            // What a filter holds back is in the snapshot all the same.
+            whole: self.filter.is_none() && !(is_folder && lacking.has(&entry.path)),
+        })
+    }
+}
+
 impl std::fmt::Debug for RestoreJob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "RestoreJob({} into {:?})", self.below, self.folder)
@@ -93,40 +114,77 @@ pub struct RestoreOutcome {
     pub lost_pages: u64,
 }
 
-/// What a restore would do; only reads. Counts every entry; pages of the manifest that cannot be
-/// read are among the notes.
+/// What a restore would do.
+#[derive(Debug, Clone)]
+pub struct DryRun {
+    /// The target's plan. Pages of the manifest that cannot be read, and entries that could not be
+    /// restored because of what stands in their places, are among its notes.
+    pub plan: RestorePlan,
+    /// Entries that are to be restored.
+    pub entries: u64,
+    /// Bytes of content that are to be restored.
+    pub bytes: u64,
+    /// Entries that would be deleted.
+    pub deletions: u64,
+}
+
+/// What a restore would do; only reads. `deletes` is told the path of each thing that would be
+/// deleted, below the place of the restore.
 ///
 /// # Errors
 /// Damage of the manifest's root, errors of the tier and of the target.
-pub async fn plan(
+pub async fn dry_run(
     view: &SnapshotView<'_>,
     cx: &OpContext,
     target: &dyn Target,
     job: &RestoreJob,
-) -> Result<(RestorePlan, u64, u64)> {
+    deletes: &mut (dyn FnMut(&EntryPath) + Send),
+) -> Result<DryRun> {
     let mut plan = target.plan(cx, &request(view, job)?).await?;
-    let (mut entries, mut bytes) = (0, 0u64);
+    let mut rehearsal = target.rehearse(cx, &plan).await?;
+    let (mut entries, mut bytes, mut deletions) = (0, 0u64, 0);
+    let mut told = |path: &EntryPath| {
+        deletions += 1;
+        deletes(path);
+    };
+    let lacking = Lacking::of(view);
+    let mut outcome = Outcome::Committed;
     let mut walk = view.entries(job.component, &job.below);
     while let Some(seen) = walk.step(cx).await? {
-        let entry = match seen {
-            Seen::Entry(entry) => entry,
+        let note = match seen {
+            Seen::Entry(entry) if job.passes(&entry) => {
+                let Some(wanted) = job.wanted(&entry, &lacking) else {
+                    continue;
+                };
+                entries += 1;
+                bytes = bytes.saturating_add(wanted.size);
+                let seen = (rehearsal.as_mut()).map_or(Ok(()), |it| it.see(&wanted, &mut told));
+                seen.err().map(|error| failure(&wanted, &error))
+            }
+            Seen::Entry(_) => None,
             Seen::Lost(lost) => {
-                if plan.notes.len() < fetch::MOST_FINDINGS {
-                    plan.notes.push(lost.finding(view));
-                }
-                continue;
+                outcome = Outcome::Abandoned;
+                Some(lost.finding(view))
             }
         };
-        if job
-            .filter
-            .as_ref()
-            .is_none_or(|filter| filter(&entry.path, &entry))
-        {
-            entries += 1;
-            bytes = bytes.saturating_add(entry.record.size);
+        if plan.notes.len() < fetch::MOST_FINDINGS {
+            plan.notes.extend(note);
         }
     }
-    Ok((plan, entries, bytes))
+    if let Some(rehearsal) = rehearsal {
+        plan.notes.extend(rehearsal.end(outcome, &mut told)?);
+    }
+    Ok(DryRun {
+        plan,
+        entries,
+        bytes,
+        deletions,
+    })
+}
+
+/// What is said of an entry that a target cannot take.
+fn failure(entry: &RestoreEntry, error: &TargetError) -> Finding {
+    Finding::entry(FindingKind::Unreadable, &entry.path, error.to_string())
 }
 
 fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> {
@@ -355,24 +413,11 @@ impl Driver<'_> {
     }
 
     async fn entry(&mut self, entry: ViewEntry) -> Result<()> {
-        let passes = self
-            .job
-            .filter
-            .as_ref()
-            .is_none_or(|filter| filter(&entry.path, &entry));
-        let Some(path) = strip(&entry.path, &self.job.strip) else {
+        let passes = self.job.passes(&entry);
+        let Some(wanted) = self.job.wanted(&entry, &self.lacking) else {
             return Ok(());
         };
         let record = entry.record;
-        let is_folder = record.meta.kind == EntryKind::Directory;
-        let wanted = RestoreEntry {
-            path,
-            meta: record.meta.clone(),
-            size: record.size,
-            sha256: record.sha256,
-            // What a filter holds back is in the snapshot all the same.
-            whole: self.job.filter.is_none() && !(is_folder && self.lacking.has(&entry.path)),
-        };
         while self
             .pending
             .back()
@@ -381,7 +426,7 @@ impl Driver<'_> {
             self.pending.pop_back();
         }
         if !passes {
-            if is_folder {
+            if record.meta.kind == EntryKind::Directory {
                 self.pending.push_back(wanted);
             }
             return Ok(());

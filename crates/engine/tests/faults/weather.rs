@@ -1,12 +1,14 @@
 //! A tier on a bad day: answers that are lost, changes that come twice or late, outages that pass,
 //! listings that lag or break off, bits that flip on the way.
 
-use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use backup_core::Sink;
+use backup_core::{Event, Observer, OpContext, Sink, Stage};
 use backup_engine::ledger::verify_ledger;
 use backup_testkit::{Fault, FaultSink, Op, Rule, When};
+use tokio::runtime::Handle;
 
 use crate::world::{Case, Memory, World};
 
@@ -170,5 +172,51 @@ async fn two_backups_at_once_on_a_slow_tier_both_succeed() {
         let what = format!("{memory:?}, three at once");
         assert_eq!(records(&world, &case).await, 4, "{what}");
         assert_eq!(world.check(&case, &what).await, 4, "{what}");
+    }
+}
+
+/// Stops a run between commit and record.
+#[derive(Debug)]
+struct Halt {
+    committed: Sender<()>,
+    go_on: Mutex<Receiver<()>>,
+}
+
+impl Observer for Halt {
+    fn on(&self, event: Event<'_>) {
+        if matches!(event, Event::Left(Stage::Commit)) {
+            self.committed.send(()).unwrap();
+            self.go_on.lock().unwrap().recv().unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_slow_to_record_and_one_that_takes_it_for_dead_make_one_record() {
+    let world = World::with_snapshot().await;
+    for memory in [Memory::Kept, Memory::Lost] {
+        let case = world.case(memory);
+        let ((committed, has_committed), (go, go_on)) = (channel(), channel());
+        let go_on = Mutex::new(go_on);
+        let cx = OpContext {
+            observer: Arc::new(Halt { committed, go_on }),
+            ..world.cx.clone()
+        };
+        let sink = case.faulty();
+        let repo = world.open(Arc::new(sink.clone()), case.cache());
+        let (repo, handle) = (repo.await.unwrap(), Handle::current());
+        let what = format!("{memory:?}, one behind its commit");
+        std::thread::scope(|scope| {
+            // If a check fails, this goes and lets the other run end.
+            let go = go;
+            let slow = scope.spawn(|| handle.block_on(world.save_in(&cx, &repo)));
+            has_committed.recv().unwrap();
+            let quick = scope.spawn(|| handle.block_on(world.try_to_save(&case, &sink)));
+            assert_eq!(quick.join().unwrap().unwrap().findings, [], "{what}");
+            go.send(()).unwrap();
+            assert_eq!(slow.join().unwrap().unwrap().findings, [], "{what}");
+        });
+        assert_eq!(records(&world, &case).await, 3, "{what}");
+        assert_eq!(world.check(&case, &what).await, 3, "{what}");
     }
 }

@@ -170,9 +170,17 @@ impl World {
     }
 
     pub(crate) async fn save(&self, repo: &Repository) -> Result<SnapshotReport> {
+        self.save_in(&self.cx, repo).await
+    }
+
+    pub(crate) async fn save_in(
+        &self,
+        cx: &OpContext,
+        repo: &Repository,
+    ) -> Result<SnapshotReport> {
         let config = FilesConfig::of_roots([self.tree()]);
         let source: Arc<dyn Source> = Arc::new(FilesSource::new(config));
-        let run = snapshot(repo, &self.cx, source, &self.job);
+        let run = snapshot(repo, cx, source, &self.job);
         tokio::time::timeout(Duration::from_secs(60), run)
             .await
             .expect("a run whose tier has failed ends")

@@ -253,10 +253,12 @@ fn what_is_of_another_kind_gives_way_only_to_always() {
         put(&from.join("dir/file"), "saved");
         put(&from.join("file"), "saved");
         symlink("saved", from.join("link")).unwrap();
+        fs::hard_link(from.join("file"), from.join("linked")).unwrap();
         put(&to.join("dir"), "a file");
         fs::create_dir(to.join("file")).unwrap();
+        fs::create_dir(to.join("linked")).unwrap();
         put(&to.join("link"), "a file");
-        for name in ["dir", "file", "link"] {
+        for name in ["dir", "file", "link", "linked"] {
             set_mtime(&to.join(name), 1, 0);
         }
         let restored = restore(into(&to, overwrite), &captured(&from));
@@ -275,6 +277,7 @@ fn what_is_of_another_kind_gives_way_only_to_always() {
         );
         assert_eq!(to.join("dir/file").is_file(), always);
         assert_eq!(to.join("file").is_file(), always);
+        assert_eq!(to.join("linked").is_file(), always);
         assert_eq!(fs::read_link(to.join("link")).is_ok(), always);
     }
 }

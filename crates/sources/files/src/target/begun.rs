@@ -19,7 +19,7 @@ use rustix::process::geteuid;
 use super::meta::{MARK_DIR, MARK_FILE};
 
 /// The name of the file that says that a restore into its folder is not finished.
-const NAME: &std::ffi::CStr = c".backstay-unfinished";
+pub(super) const NAME: &std::ffi::CStr = c".backstay-unfinished";
 
 /// Since when a restore into a folder has been under way.
 #[derive(Debug)]

@@ -9,10 +9,11 @@ use std::sync::atomic::Ordering;
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, statat};
 use rustix::io::Errno;
 
-use super::restore::{gives_way, skip};
+use super::fate::{Fate, fate};
+use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
 use super::{Shared, error};
 use crate::handle::{DirHandle, DirId};
@@ -104,8 +105,9 @@ impl Links {
         };
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let unfinished = shared.begun.is_unfinished(there);
-            if linked || !(unfinished || gives_way(shared, there, &entry.meta)) {
+            let stays = fate(shared.config.overwrite, there, &entry.meta) == Fate::Stays
+                && !shared.begun.is_unfinished(there);
+            if linked || stays {
                 skip(shared);
                 return Ok(true);
             }
@@ -122,9 +124,8 @@ impl Links {
         if !found.is_ok_and(|found| (found.st_dev, found.st_ino) == first.id) {
             return degraded("that has been replaced by something else");
         }
-        if there.is_some() {
-            // If this fails, so will the linking, and that says why.
-            let _ = unlinkat(&*spot.folder, &*spot.name, AtFlags::empty());
+        if let Some(there) = &there {
+            clear_place(shared, spot, entry, there)?;
         }
         match linkat(&*from, &*name, &*spot.folder, &*spot.name, AtFlags::empty()) {
             Ok(()) => {

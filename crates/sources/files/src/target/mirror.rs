@@ -1,33 +1,33 @@
-//! Deleting what the snapshot does not have.
+//! Deleting what the snapshot does not have, or telling of it.
 //!
 //! It is done at the end, when it is known that everything could be restored. Until then the
 //! paths of all entries are kept, in the order they came in, in a file that has no name; then
 //! they and the sorted names of each folder are merged. So memory is bounded by the folders on
 //! the way. Only a folder whose whole content the snapshot has loses anything.
+//!
+//! A dry run goes the same way with another [`Hand`], so it names what would be deleted by the
+//! same rules.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read as _, Seek as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::sync::Arc;
 
+use backup_core::path::PathError;
 use backup_core::{EntryKind, EntryPath, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens,
-    openat, statat, unlinkat,
+    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, openat,
+    statat, unlinkat,
 };
 
-use super::{Shared, error};
+use super::way::FOLDER;
+use super::{begun, error, unreported};
 use crate::CONTENT_ATTR;
+use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 use crate::walk::listing::Listing;
-
-const FOLDER: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// Room for what one call lists of a folder.
 const LIST_BUFFER: usize = 32 << 10;
@@ -35,14 +35,60 @@ const LIST_BUFFER: usize = 32 << 10;
 /// Descriptors that deleting a tree keeps open.
 const OPEN_FOLDERS: usize = 32;
 
+/// What takes the names that the snapshot does not have.
+pub(super) struct Hand<'a> {
+    /// It is told their paths, and they stay; nobody: they are deleted.
+    told: Option<&'a mut dyn FnMut(&EntryPath)>,
+    /// How many it took, also where something went wrong then.
+    taken: u64,
+}
+
+impl<'a> Hand<'a> {
+    /// Deletes.
+    pub(super) const fn deletes() -> Self {
+        Self {
+            told: None,
+            taken: 0,
+        }
+    }
+
+    /// Only tells.
+    pub(super) const fn tells(told: &'a mut dyn FnMut(&EntryPath)) -> Self {
+        Self {
+            told: Some(told),
+            taken: 0,
+        }
+    }
+
+    /// How many names it took.
+    pub(super) const fn taken(&self) -> u64 {
+        self.taken
+    }
+
+    fn take(
+        &mut self,
+        folder: &OwnedFd,
+        name: &CStr,
+        flags: AtFlags,
+        path: impl FnOnce() -> Result<EntryPath, PathError>,
+    ) -> io::Result<()> {
+        match &mut self.told {
+            None => unlinkat(folder, name, flags)?,
+            Some(told) => told(&path().map_err(io::Error::other)?),
+        }
+        self.taken += 1;
+        Ok(())
+    }
+}
+
 /// The paths of all entries, in order.
 #[derive(Debug)]
 pub(super) struct Spool(BufWriter<File>);
 
 impl Spool {
-    /// An empty one, in a file without a name in the target folder.
-    pub(super) fn new(folder: &Path) -> io::Result<Self> {
-        tempfile::tempfile_in(folder).map(|file| Self(BufWriter::new(file)))
+    /// An empty one, in a file without a name.
+    pub(super) fn new(file: File) -> Self {
+        Self(BufWriter::new(file))
     }
 
     pub(super) fn add(&mut self, entry: &RestoreEntry) -> io::Result<()> {
@@ -89,40 +135,45 @@ struct Compared {
     /// The first name that was not compared yet.
     next: usize,
     before: Stat,
-    deleted: u64,
+    /// Whether names of it were taken.
+    changed: bool,
 }
 
 struct Mirror<'a> {
-    shared: &'a Shared,
+    handles: &'a HandleCache,
+    findings: &'a Findings,
+    hand: Hand<'a>,
     top: &'a Arc<DirHandle>,
     compared: Vec<Compared>,
     buffer: Vec<MaybeUninit<u8>>,
-    deleted: u64,
 }
 
-/// Deletes, in every folder that the snapshot wholly has, the names that it does not have.
-/// Returns how many entries went.
-pub(super) fn delete_others(
-    shared: &Shared,
-    top: &Arc<DirHandle>,
+/// Lets a hand take, in every folder that the snapshot wholly has, the names that it does not have.
+/// Returns how many entries these were.
+pub(super) fn delete_others<'a>(
+    handles: &'a HandleCache,
+    findings: &'a Findings,
+    top: &'a Arc<DirHandle>,
     spool: Spool,
+    hand: Hand<'a>,
 ) -> Result<u64, TargetError> {
     let root = EntryPath::root();
     let fail = |cause| error("delete", &root, cause);
     let mut reader = spool.into_reader().map_err(fail)?;
     let buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
     let mut mirror = Mirror {
-        shared,
+        handles,
+        findings,
+        hand,
         top,
         compared: Vec::new(),
         buffer,
-        deleted: 0,
     };
     while let Some((path, whole)) = reader.next().map_err(fail)? {
         mirror.see(path, whole);
     }
     while mirror.leave() {}
-    Ok(mirror.deleted)
+    Ok(mirror.hand.taken)
 }
 
 impl Mirror<'_> {
@@ -138,16 +189,23 @@ impl Mirror<'_> {
         if let (Some(name), Some(parent)) = (path.name(), path.parent())
             && self.compared.last().is_some_and(|last| last.path == parent)
         {
-            self.delete_before(Some(name));
+            self.take_before(Some(name));
         }
         if whole {
             match self.compare(path.clone()) {
                 Ok(compared) => self.compared.push(compared),
                 // It was left as it is: something else stands there.
                 Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => {}
-                Err(cause) => self.shared.fail(&error("delete in", &path, cause)),
+                // Before a restore it may still have to be made.
+                Err(cause)
+                    if cause.kind() == io::ErrorKind::NotFound && self.hand.told.is_some() => {}
+                Err(cause) => self.fail(&error("delete in", &path, cause)),
             }
         }
+    }
+
+    fn fail(&self, error: &TargetError) {
+        self.findings.add(unreported(error));
     }
 
     fn compare(&mut self, path: EntryPath) -> io::Result<Compared> {
@@ -155,7 +213,7 @@ impl Mirror<'_> {
             || (Arc::clone(self.top), 0),
             |last| (Arc::clone(&last.handle), last.path.components().count()),
         );
-        let handles = &self.shared.handles;
+        let handles = self.handles;
         let mut names = path.components().skip(known).peekable();
         if names.peek().is_none() {
             let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
@@ -175,12 +233,12 @@ impl Mirror<'_> {
             listing,
             next: 0,
             before,
-            deleted: 0,
+            changed: false,
         })
     }
 
-    /// Deletes the names of the current folder up to one that the snapshot has, or all the rest.
-    fn delete_before(&mut self, name: Option<&[u8]>) {
+    /// Takes the names of the current folder up to one that the snapshot has, or all the rest.
+    fn take_before(&mut self, name: Option<&[u8]>) {
         let Some(current) = self.compared.last_mut() else {
             return;
         };
@@ -193,18 +251,20 @@ impl Mirror<'_> {
             if name == Some(other.to_bytes()) {
                 return;
             }
-            let gone = self
-                .shared
-                .handles
-                .get(&current.handle)
-                .and_then(|fd| delete_entry(&fd, other, current.before.st_dev));
-            match gone {
-                Ok(count) => current.deleted += count,
-                Err(cause) => {
-                    let path = current.path.join(other.to_bytes());
-                    let path = path.unwrap_or_else(|_| current.path.clone());
-                    self.shared.fail(&error("delete", &path, cause));
-                }
+            // A restore removes its own mark itself.
+            if current.path.is_root() && other == begun::NAME {
+                continue;
+            }
+            let path = current.path.join(other.to_bytes());
+            let path = path.unwrap_or_else(|_| current.path.clone());
+            let (device, hand) = (current.before.st_dev, &mut self.hand);
+            let gone = self.handles.get(&current.handle);
+            let taken = hand.taken;
+            let gone = gone.and_then(|fd| delete_entry(&fd, other, device, &path, hand));
+            current.changed |= hand.taken > taken;
+            if let Err(cause) = gone {
+                let finding = unreported(&error("delete", &path, cause));
+                self.findings.add(finding);
             }
         }
     }
@@ -212,12 +272,11 @@ impl Mirror<'_> {
     /// Leaves the current folder: what is left of it is not in the snapshot. `false`: there is no
     /// current folder.
     fn leave(&mut self) -> bool {
-        self.delete_before(None);
+        self.take_before(None);
         let Some(done) = self.compared.pop() else {
             return false;
         };
-        if done.deleted > 0 {
-            self.deleted += done.deleted;
+        if done.changed && self.hand.told.is_none() {
             // Deleting in it counted as its last change; the snapshot's time comes back.
             let kept = Timestamps {
                 last_access: Timespec {
@@ -229,43 +288,72 @@ impl Mirror<'_> {
                     tv_nsec: i64::try_from(done.before.st_mtime_nsec).unwrap_or(0),
                 },
             };
-            let set =
-                self.shared.handles.get(&done.handle).and_then(|fd| {
-                    Ok(futimens(openat(&*fd, c".", FOLDER, Mode::empty())?, &kept)?)
-                });
+            let set = self
+                .handles
+                .get(&done.handle)
+                .and_then(|fd| Ok(futimens(openat(&*fd, c".", FOLDER, Mode::empty())?, &kept)?));
             if let Err(cause) = set {
-                self.shared
-                    .fail(&error("set the time of", &done.path, cause));
+                self.fail(&error("set the time of", &done.path, cause));
             }
         }
         true
     }
 }
 
-/// Deletes a name and, if it is a folder, all below. Returns how many entries went.
-fn delete_entry(folder: &OwnedFd, name: &CStr, device: u64) -> io::Result<u64> {
+/// Lets a hand take a name and, if it is a folder, all below.
+fn delete_entry(
+    folder: &OwnedFd,
+    name: &CStr,
+    device: u64,
+    path: &EntryPath,
+    hand: &mut Hand<'_>,
+) -> io::Result<()> {
     let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
     if stat.st_dev != device {
         return Err(other_file_system());
     }
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return delete_tree(folder, name);
+        return delete_tree(folder, name, path, hand);
     }
-    unlinkat(folder, name, AtFlags::empty())?;
-    Ok(1)
+    hand.take(folder, name, AtFlags::empty(), || Ok(path.clone()))
 }
 
 fn other_file_system() -> io::Error {
     io::Error::other("another file system is mounted there")
 }
 
-/// Deletes a folder and all below it, without recursion, following no link and entering no other
-/// file system. Returns how many entries went.
-pub(super) fn delete_tree(folder: &OwnedFd, name: &CStr) -> io::Result<u64> {
+/// A folder on the way down a tree that goes.
+struct Doomed {
+    handle: Arc<DirHandle>,
+    name: CString,
+    listing: Listing,
+    /// The first name that was not looked at yet.
+    next: usize,
+}
+
+/// The path of a name in the last folder on the way down the tree at `top`; on no way, of the tree.
+fn path_below(top: &EntryPath, way: &[Doomed], name: &CStr) -> Result<EntryPath, PathError> {
+    let mut path = top.clone();
+    if let Some((_, below)) = way.split_first() {
+        for folder in below {
+            path.push(folder.name.to_bytes())?;
+        }
+        path.push(name.to_bytes())?;
+    }
+    Ok(path)
+}
+
+/// Lets a hand take a folder and all below it, without recursion, following no link and entering no
+/// other file system.
+pub(super) fn delete_tree(
+    folder: &OwnedFd,
+    name: &CStr,
+    path: &EntryPath,
+    hand: &mut Hand<'_>,
+) -> io::Result<()> {
     let cache = HandleCache::with_capacity(OPEN_FOLDERS);
     let top = DirHandle::top(folder.try_clone()?)?;
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
-    let mut deleted = 0;
     let enter = |above: &Arc<DirHandle>, name: &CStr, buffer: &mut [MaybeUninit<u8>]| {
         let fd = openat(&*cache.get(above)?, name, FOLDER, Mode::empty())?;
         let listing = Listing::read(&fd, buffer)?;
@@ -273,31 +361,36 @@ pub(super) fn delete_tree(folder: &OwnedFd, name: &CStr) -> io::Result<u64> {
         if handle.id().0 != top.id().0 {
             return Err(other_file_system());
         }
-        Ok::<_, io::Error>((handle, name.to_owned(), listing, 0_usize))
+        Ok::<_, io::Error>(Doomed {
+            handle,
+            name: name.to_owned(),
+            listing,
+            next: 0,
+        })
     };
     let mut way = vec![enter(&top, name, &mut buffer)?];
-    while let Some((handle, _, listing, next)) = way.last_mut() {
-        if *next < listing.len() {
-            let child = listing.name(*next).to_owned();
-            *next += 1;
-            let fd = cache.get(handle)?;
+    while let Some(current) = way.last_mut() {
+        if current.next < current.listing.len() {
+            let child = current.listing.name(current.next).to_owned();
+            current.next += 1;
+            let handle = Arc::clone(&current.handle);
+            let fd = cache.get(&handle)?;
             let stat = statat(&*fd, &*child, AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                let handle = Arc::clone(handle);
-                let below = enter(&handle, &child, &mut buffer)?;
-                way.push(below);
+                way.push(enter(&handle, &child, &mut buffer)?);
             } else {
-                unlinkat(&*fd, &*child, AtFlags::empty())?;
-                deleted += 1;
+                let flags = AtFlags::empty();
+                hand.take(&fd, &child, flags, || path_below(path, &way, &child))?;
             }
             continue;
         }
-        let Some((_, name, ..)) = way.pop() else {
+        let Some(done) = way.pop() else {
             break;
         };
-        let above = way.last().map_or(&top, |(handle, ..)| handle);
-        unlinkat(&*cache.get(above)?, &*name, AtFlags::REMOVEDIR)?;
-        deleted += 1;
+        let above = cache.get(way.last().map_or(&top, |above| &above.handle))?;
+        hand.take(&above, &done.name, AtFlags::REMOVEDIR, || {
+            path_below(path, &way, &done.name)
+        })?;
     }
-    Ok(deleted)
+    Ok(())
 }

@@ -13,26 +13,30 @@
 mod begun;
 mod config;
 mod covered;
+mod fate;
 mod file;
 mod later;
 mod links;
 mod meta;
 mod mirror;
 mod node;
+mod rehearsal;
 mod restore;
 mod way;
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryPath, ErrorKind, Finding, FindingKind, OpContext, Restore, RestoreMode, RestorePlan,
-    RestoreRequest, Severity, SizeHint, Target, TargetError,
+    EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore, RestoreMode,
+    RestorePlan, RestoreRequest, Severity, SizeHint, Target, TargetError,
 };
 use rustix::fs::{Access, Mode, OFlags, access, open, statvfs};
+use rustix::io::Errno;
 
 pub use config::{FilesTargetConfig, Overwrite, Ownership};
 
@@ -40,6 +44,7 @@ use crate::findings::Findings;
 use crate::handle::HandleCache;
 use file::FileWriter;
 use meta::Applier;
+use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
 
 /// Restores into a folder. See [`FilesTargetConfig`] for how. Streams and disks become regular
@@ -81,6 +86,21 @@ impl FilesTarget {
             Some(asked) => Ok(asked.clone()),
         }
     }
+
+    /// How to restore by a plan.
+    fn config_of(&self, plan: &RestorePlan) -> FilesTargetConfig {
+        let mut config = self.config.clone();
+        if config.folder.as_os_str().is_empty() {
+            config.folder = PathBuf::from(&plan.into);
+        }
+        config
+    }
+}
+
+/// Opens the target folder.
+fn open_top(folder: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(folder, flags, Mode::empty())
 }
 
 /// Checks, without changing anything, that a folder can be written into. Returns the free space.
@@ -150,24 +170,39 @@ impl Target for FilesTarget {
         })
     }
 
+    async fn rehearse(
+        &self,
+        _cx: &OpContext,
+        plan: &RestorePlan,
+    ) -> Result<Option<Box<dyn Rehearsal>>, TargetError> {
+        let config = self.config_of(plan);
+        if !config.delete {
+            return Ok(None);
+        }
+        let top = match open_top(&config.folder) {
+            Ok(top) => top,
+            // In a folder that is still to be made nothing stands.
+            Err(Errno::NOENT) => return Ok(None),
+            Err(cause) => return Err(TargetError::io("open", plan.into.clone(), cause.into())),
+        };
+        let rehearsal = FilesRehearsal::new(config.overwrite, top)
+            .map_err(|cause| TargetError::io("open", plan.into.clone(), cause))?;
+        Ok(Some(Box::new(rehearsal)))
+    }
+
     async fn begin(
         &self,
         _cx: &OpContext,
         plan: RestorePlan,
     ) -> Result<Box<dyn Restore>, TargetError> {
-        let mut config = self.config.clone();
-        if config.folder.as_os_str().is_empty() {
-            config.folder = PathBuf::from(&plan.into);
-        }
+        let config = self.config_of(&plan);
         let fail = |op, cause| TargetError::io(op, plan.into.clone(), cause);
         let made = !config.folder.exists();
         std::fs::create_dir_all(&config.folder).map_err(|cause| fail("create folder", cause))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let top = open(&config.folder, flags, Mode::empty())
-            .map_err(|cause| fail("open", cause.into()))?;
+        let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
         let spool = config
             .delete
-            .then(|| mirror::Spool::new(&config.folder))
+            .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
         let begun = begun::Begun::at(&top).map_err(|cause| fail("begin in", cause))?;
@@ -183,6 +218,7 @@ impl Target for FilesTarget {
             open: Mutex::default(),
             written: AtomicU64::new(0),
             skipped: AtomicU64::new(0),
+            deleted: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             unfinished: AtomicBool::new(false),
         };
@@ -204,6 +240,7 @@ struct Shared {
     open: Mutex<HashMap<EntryPath, Arc<FileWriter>>>,
     written: AtomicU64,
     skipped: AtomicU64,
+    deleted: AtomicU64,
     /// Whether anything went wrong.
     failed: AtomicBool,
     /// Whether anything keeps its mark.
@@ -215,15 +252,19 @@ impl Shared {
     fn fail(&self, error: &TargetError) {
         self.failed
             .store(true, std::sync::atomic::Ordering::Relaxed);
-        let detail = error.to_string();
-        let subject = error.subject.clone();
-        self.findings.add(Finding::new(
-            Severity::Error,
-            FindingKind::Metadata,
-            subject,
-            detail,
-        ));
+        self.findings.add(unreported(error));
     }
+}
+
+/// What is said of an error that nobody else will report.
+fn unreported(error: &TargetError) -> Finding {
+    let (subject, detail) = (error.subject.clone(), error.to_string());
+    Finding::new(Severity::Error, FindingKind::Metadata, subject, detail)
+}
+
+/// Why nothing is deleted although that was asked for.
+fn nothing_deleted(detail: &str) -> Finding {
+    Finding::new(Severity::Warning, FindingKind::Skipped, "delete", detail)
 }
 
 fn error(op: &'static str, path: &EntryPath, cause: std::io::Error) -> TargetError {
@@ -232,6 +273,10 @@ fn error(op: &'static str, path: &EntryPath, cause: std::io::Error) -> TargetErr
 
 fn invalid(path: &EntryPath, why: &str) -> TargetError {
     TargetError::new(ErrorKind::Invalid, "restore", path.to_string()).because(why.to_owned())
+}
+
+fn refused(path: &EntryPath) -> TargetError {
+    conflict(path, "something of another kind stands in its place")
 }
 
 fn conflict(path: &EntryPath, why: &str) -> TargetError {

@@ -6,13 +6,12 @@ use std::sync::atomic::Ordering;
 use backup_core::{EntryKind, EntryMeta, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
-    unlinkat,
 };
 use rustix::io::Errno;
 
-use super::config::Overwrite;
+use super::fate::{Fate, fate, file_type};
 use super::meta::{Before, Object};
-use super::restore::{clear_place, gives_way, skip};
+use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
 use super::{Shared, error, invalid};
 
@@ -32,10 +31,7 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
     }
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create", &entry.path, cause.into()))?;
-    let same_kind = FileType::from_raw_mode(stat.st_mode) == file_type(&entry.meta.kind);
-    let stays = shared.config.overwrite == Overwrite::Never
-        || (same_kind && !gives_way(shared, &stat, &entry.meta));
-    if stays {
+    if fate(shared.config.overwrite, &stat, &entry.meta) == Fate::Stays {
         skip(shared);
         return Ok(());
     }
@@ -47,12 +43,7 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
         };
         return finish(shared, spot, entry, before);
     }
-    if same_kind {
-        unlinkat(&*spot.folder, &*spot.name, AtFlags::empty())
-            .map_err(|cause| error("replace", &entry.path, cause.into()))?;
-    } else {
-        clear_place(shared, spot, entry, &stat)?;
-    }
+    clear_place(shared, spot, entry, &stat)?;
     create(spot, entry)?.map_err(|cause| error("create", &entry.path, cause.into()))?;
     shared.written.fetch_add(1, Ordering::Relaxed);
     finish(
@@ -64,18 +55,6 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
             xattrs: false,
         },
     )
-}
-
-fn file_type(kind: &EntryKind) -> FileType {
-    match kind {
-        EntryKind::File | EntryKind::Stream | EntryKind::Disk => FileType::RegularFile,
-        EntryKind::Directory => FileType::Directory,
-        EntryKind::Symlink(_) => FileType::Symlink,
-        EntryKind::Fifo => FileType::Fifo,
-        EntryKind::Socket => FileType::Socket,
-        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
-        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
-    }
 }
 
 fn device(kind: &EntryKind) -> u64 {

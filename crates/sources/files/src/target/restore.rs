@@ -7,20 +7,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryMeta, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext,
-    Outcome, Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext, Outcome,
+    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::begun::has_mark;
-use super::config::Overwrite;
+use super::fate::{Fate, fate, gives_way};
 use super::file::FileWriter;
 use super::links::Links;
 use super::meta::{Before, MARK_FILE, Object};
-use super::mirror::{self, Spool};
+use super::mirror::{self, Hand, Spool};
 use super::way::{Folder, Spot, Way, make_folder, open_up};
-use super::{Shared, conflict, error, node};
+use super::{Shared, conflict, error, node, nothing_deleted, refused};
 
 /// How files are created and opened.
 const OPEN_FILE: OFlags = OFlags::RDWR
@@ -148,13 +148,16 @@ impl FilesRestore {
         let shared = &self.shared;
         if shared.failed.load(Ordering::Relaxed) {
             let detail = "nothing was deleted, because not everything could be restored";
-            let kind = FindingKind::Skipped;
-            shared
-                .findings
-                .add(Finding::new(Severity::Warning, kind, "delete", detail));
+            shared.findings.add(nothing_deleted(detail));
             return Ok(0);
         }
-        mirror::delete_others(shared, top.top(), spool)
+        mirror::delete_others(
+            &shared.handles,
+            &shared.findings,
+            top.top(),
+            spool,
+            Hand::deletes(),
+        )
     }
 }
 
@@ -181,7 +184,6 @@ impl Restore for FilesRestore {
         cx: &OpContext,
         outcome: Outcome,
     ) -> Result<RestoreReport, TargetError> {
-        let mut deleted = 0;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // After a restore that was broken off, folders keep their mark: the next one finishes them.
         if outcome == Outcome::Committed || !cx.cancel.is_cancelled() {
@@ -192,32 +194,17 @@ impl Restore for FilesRestore {
             way.leave_all(&self.shared);
             self.end(way);
             if let Some(spool) = spool.take() {
-                deleted = self.mirror(way, spool)?;
+                let deleted = self.mirror(way, spool)?;
+                self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
             }
         }
         self.shared.applier.report(&self.shared.findings);
         Ok(RestoreReport {
             written: self.shared.written.load(Ordering::Relaxed),
             skipped: self.shared.skipped.load(Ordering::Relaxed),
-            deleted,
+            deleted: self.shared.deleted.load(Ordering::Relaxed),
             findings: self.shared.findings.take(),
         })
-    }
-}
-
-/// Whether something that is there gives way to an entry.
-pub(super) fn gives_way(shared: &Shared, stat: &Stat, meta: &EntryMeta) -> bool {
-    match shared.config.overwrite {
-        Overwrite::Never => false,
-        Overwrite::Always => true,
-        Overwrite::IfNewer => {
-            let nanos = i64::from(meta.mtime.nanos);
-            let there = (
-                stat.st_mtime,
-                i64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            );
-            there < (meta.mtime.seconds, nanos)
-        }
     }
 }
 
@@ -225,20 +212,24 @@ pub(super) fn skip(shared: &Shared) {
     shared.skipped.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Only a folder can stand for the target folder.
+pub(super) fn check_top(entry: &RestoreEntry) -> Result<(), TargetError> {
+    if entry.meta.kind == EntryKind::Directory {
+        return Ok(());
+    }
+    let why = "it is not a folder, and the target folder is one";
+    Err(conflict(&entry.path, why))
+}
+
 /// The entry of the target folder itself.
 fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(), TargetError> {
-    if entry.meta.kind != EntryKind::Directory {
-        return Err(conflict(
-            &entry.path,
-            "it is not a folder, and the target folder is one",
-        ));
-    }
+    check_top(entry)?;
     let there = shared
         .handles
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
-    if shared.made || gives_way(shared, &there, &entry.meta) {
+    if shared.made || gives_way(shared.config.overwrite, &there, &entry.meta) {
         way.finish_top_with(entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
@@ -270,7 +261,7 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, stat) if gives_way(shared, &stat, &entry.meta) => {
+        Folder::There(fd, stat) if gives_way(shared.config.overwrite, &stat, &entry.meta) => {
             open_up(&fd, &stat);
             let before = Before {
                 owner: Some((stat.st_uid, stat.st_gid)),
@@ -295,18 +286,15 @@ fn start_folder(
     way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
 }
 
-/// Removes something of another kind that stands in the place of an entry, if that is allowed.
+/// Removes what stands in the place of an entry, if that is allowed.
 pub(super) fn clear_place(
     shared: &Shared,
     spot: &Spot,
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    if shared.config.overwrite != Overwrite::Always {
-        return Err(conflict(
-            &entry.path,
-            "something of another kind stands in its place",
-        ));
+    if fate(shared.config.overwrite, stat, &entry.meta) == Fate::Refused {
+        return Err(refused(&entry.path));
     }
     let fail = |cause: Errno| error("replace", &entry.path, cause.into());
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
@@ -314,9 +302,12 @@ pub(super) fn clear_place(
     }
     match unlinkat(&*spot.folder, &*spot.name, AtFlags::REMOVEDIR) {
         Err(Errno::NOTEMPTY | Errno::EXIST) if shared.config.delete => {
-            mirror::delete_tree(&spot.folder, &spot.name)
-                .map(drop)
-                .map_err(|cause| error("replace", &entry.path, cause))
+            let mut hand = Hand::deletes();
+            let gone = mirror::delete_tree(&spot.folder, &spot.name, &entry.path, &mut hand);
+            // The folder itself is replaced; what was in it has no successor.
+            let in_it = hand.taken() - u64::from(gone.is_ok());
+            shared.deleted.fetch_add(in_it, Ordering::Relaxed);
+            gone.map_err(|cause| error("replace", &entry.path, cause))
         }
         Err(Errno::NOTEMPTY | Errno::EXIST) => Err(conflict(
             &entry.path,
@@ -368,9 +359,7 @@ fn start_file(
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let unfinished = is_file && shared.begun.is_unfinished(&stat);
     if !unfinished {
-        if shared.config.overwrite == Overwrite::Never
-            || (is_file && !gives_way(shared, &stat, &entry.meta))
-        {
+        if fate(shared.config.overwrite, &stat, &entry.meta) == Fate::Stays {
             if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
                 warn_of_mark(shared, &entry.path);
             }

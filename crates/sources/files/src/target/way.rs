@@ -23,7 +23,7 @@ use super::{Shared, error, invalid};
 use crate::handle::DirHandle;
 
 /// How folders are opened.
-const FOLDER: OFlags = OFlags::RDONLY
+pub(super) const FOLDER: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);

@@ -10,7 +10,7 @@
 
 pub mod given;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
@@ -361,8 +361,40 @@ fn write(
     Ok(written)
 }
 
+/// Restores all of it. If that deletes, a rehearsal before named the same and failed at the same.
 pub fn restore(config: FilesTargetConfig, stored: &[Stored]) -> Restored {
-    restore_with(config, stored, Outcome::Committed, |_| Pumping::Whole).unwrap()
+    let rehearsed = rehearse(&config, stored);
+    let folder = config.folder.clone();
+    let restored = restore_with(config, stored, Outcome::Committed, |_| Pumping::Whole).unwrap();
+    let Some((named, failed)) = rehearsed else {
+        return restored;
+    };
+    let went =
+        |name: &&Vec<u8>| fs::symlink_metadata(folder.join(OsStr::from_bytes(name))).is_err();
+    assert!(named.iter().all(|name| went(&name)), "{named:?}");
+    assert_eq!(named.len() as u64, restored.report.deleted);
+    let what = |error: &TargetError| (error.kind, error.subject.clone());
+    let errors: Vec<_> = restored.errors.iter().map(what).collect();
+    assert_eq!(failed.iter().map(what).collect::<Vec<_>>(), errors);
+    restored
+}
+
+/// What a rehearsal names as deleted, and what would fail; nothing if it is not needed.
+fn rehearse(
+    config: &FilesTargetConfig,
+    stored: &[Stored],
+) -> Option<(BTreeSet<Vec<u8>>, Vec<TargetError>)> {
+    let cx = context();
+    let target = FilesTarget::new(config.clone());
+    let plan = block_on(target.plan(&cx, &request(&config.folder))).unwrap();
+    let mut rehearsal = block_on(target.rehearse(&cx, &plan)).unwrap()?;
+    let (mut named, mut failed) = (BTreeSet::new(), Vec::new());
+    let mut name = |path: &EntryPath| assert!(named.insert(path.to_slashed()), "{path} twice");
+    for stored in stored {
+        failed.extend(rehearsal.see(&stored.entry, &mut name).err());
+    }
+    rehearsal.end(Outcome::Committed, &mut name).unwrap();
+    Some((named, failed))
 }
 
 /// Everything that can be told of one thing in a tree.

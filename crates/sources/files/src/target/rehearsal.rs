@@ -1,0 +1,196 @@
+//! What a restore that deletes would delete, found out without changing anything.
+//!
+//! Each entry is compared with what stands in its place by the rule of the restore itself
+//! ([`super::fate`]), since an entry that fails keeps everything from being deleted, and a folder
+//! that gives way to something else goes with all that is in it. The rest is [`super::mirror`].
+//! Damaged content, a full disk and a permission that is missing are found by the restore itself.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use backup_core::{EntryKind, EntryPath, Finding, Outcome, Rehearsal, RestoreEntry, TargetError};
+use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
+use rustix::io::Errno;
+
+use super::config::Overwrite;
+use super::fate::{Fate, fate};
+use super::mirror::{self, Hand, Spool};
+use super::restore::check_top;
+use super::way::{FOLDER, c_name, not_a_folder};
+use super::{error, invalid, nothing_deleted, refused};
+use crate::findings::Findings;
+use crate::handle::{DirHandle, HandleCache};
+
+/// A folder of the snapshot on the way to the current entry.
+struct Step {
+    path: EntryPath,
+    /// The folder that stands there, if one does and it stays.
+    there: Option<Arc<DirHandle>>,
+}
+
+/// A rehearsal under way.
+pub(super) struct FilesRehearsal {
+    overwrite: Overwrite,
+    handles: HandleCache,
+    findings: Findings,
+    spool: Spool,
+    top: Arc<DirHandle>,
+    way: Vec<Step>,
+    /// Whether an entry would fail.
+    failed: bool,
+}
+
+impl fmt::Debug for FilesRehearsal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FilesRehearsal(failed: {})", self.failed)
+    }
+}
+
+impl FilesRehearsal {
+    pub(super) fn new(overwrite: Overwrite, top: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            overwrite,
+            handles: HandleCache::for_this_process(),
+            findings: Findings::default(),
+            // Not in the target folder: that is only read.
+            spool: Spool::new(tempfile::tempfile()?),
+            top: DirHandle::top(top)?,
+            way: Vec::new(),
+            failed: false,
+        })
+    }
+
+    fn look(
+        &mut self,
+        entry: &RestoreEntry,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<(), TargetError> {
+        let path = &entry.path;
+        let added = self.spool.add(entry);
+        added.map_err(|cause| error("note", path, cause))?;
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
+            return check_top(entry);
+        };
+        let there = match self.go_to(&parent)? {
+            Some(folder) => self.look_in(&folder, name, entry, deletes)?,
+            None => None,
+        };
+        if entry.meta.kind == EntryKind::Directory {
+            let path = path.clone();
+            self.way.push(Step { path, there });
+        }
+        Ok(())
+    }
+
+    /// The folder that stands in the place of one of the snapshot.
+    fn go_to(&mut self, path: &EntryPath) -> Result<Option<Arc<DirHandle>>, TargetError> {
+        while (self.way.last()).is_some_and(|step| !path.starts_with(&step.path)) {
+            self.way.pop();
+        }
+        let (mut there, mut at) = match self.way.last() {
+            Some(step) => (step.there.clone(), step.path.clone()),
+            None => (Some(Arc::clone(&self.top)), EntryPath::root()),
+        };
+        let known = at.components().count();
+        for name in path.components().skip(known) {
+            let Some(folder) = there else { break };
+            let (above, c_name) = (self.open(&folder, &at)?, c_name(path, name)?);
+            at = (at.join(name)).map_err(|cause| invalid(path, &cause.to_string()))?;
+            there = match openat(&*above, &*c_name, FOLDER, Mode::empty()) {
+                Ok(fd) => Some(self.adopt(&folder, &c_name, fd, &at)?),
+                Err(Errno::NOENT) => None,
+                Err(cause) => return Err(not_a_folder(&at, cause)),
+            };
+        }
+        Ok(there)
+    }
+
+    /// Looks at the place of an entry in a folder; returns the folder that stands there and stays.
+    fn look_in(
+        &self,
+        folder: &Arc<DirHandle>,
+        name: &[u8],
+        entry: &RestoreEntry,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<Option<Arc<DirHandle>>, TargetError> {
+        let path = &entry.path;
+        let (above, name) = (self.open(folder, path)?, c_name(path, name)?);
+        let stat = match statat(&*above, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(cause) => return Err(error("look at", path, cause.into())),
+        };
+        let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        match fate(self.overwrite, &stat, &entry.meta) {
+            Fate::Refused => Err(refused(path)),
+            Fate::Cleared if is_folder => {
+                let mut in_it = |gone: &EntryPath| {
+                    if gone != path {
+                        deletes(gone);
+                    }
+                };
+                let hand = &mut Hand::tells(&mut in_it);
+                let gone = mirror::delete_tree(&above, &name, path, hand);
+                gone.map_err(|cause| error("replace", path, cause))?;
+                Ok(None)
+            }
+            Fate::Stays | Fate::Updated if entry.meta.kind == EntryKind::Directory => {
+                let fd = openat(&*above, &*name, FOLDER, Mode::empty());
+                let fd = fd.map_err(|cause| not_a_folder(path, cause))?;
+                self.adopt(folder, &name, fd, path).map(Some)
+            }
+            Fate::Stays | Fate::Updated | Fate::Cleared => Ok(None),
+        }
+    }
+
+    fn open(&self, folder: &Arc<DirHandle>, path: &EntryPath) -> Result<Arc<OwnedFd>, TargetError> {
+        let opened = self.handles.get(folder);
+        opened.map_err(|cause| error("open", path, cause))
+    }
+
+    fn adopt(
+        &self,
+        above: &Arc<DirHandle>,
+        name: &std::ffi::CStr,
+        fd: OwnedFd,
+        path: &EntryPath,
+    ) -> Result<Arc<DirHandle>, TargetError> {
+        let adopted = self.handles.adopt(above, name, false, fd);
+        adopted.map_err(|cause| error("open", path, cause))
+    }
+}
+
+impl Rehearsal for FilesRehearsal {
+    fn see(
+        &mut self,
+        entry: &RestoreEntry,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<(), TargetError> {
+        let seen = self.look(entry, deletes);
+        self.failed |= seen.is_err();
+        seen
+    }
+
+    fn end(
+        self: Box<Self>,
+        outcome: Outcome,
+        deletes: &mut dyn FnMut(&EntryPath),
+    ) -> Result<Vec<Finding>, TargetError> {
+        let Self {
+            handles,
+            findings,
+            spool,
+            top,
+            failed,
+            ..
+        } = *self;
+        if failed || outcome == Outcome::Abandoned {
+            let detail = "nothing would be deleted, because not everything could be restored";
+            findings.add(nothing_deleted(detail));
+        } else {
+            mirror::delete_others(&handles, &findings, &top, spool, Hand::tells(deletes))?;
+        }
+        Ok(findings.take())
+    }
+}
