@@ -10,7 +10,7 @@ use backup_core::{ChunkId, FileTime, Fingerprint, HostId, RepoId, SessionId, Sna
 use backup_engine::state::StateEntry;
 use backup_format::keys::{KeyFile, Slot};
 use backup_format::session::Session;
-use backup_format::snapshot::{Outer, Roots, SnapshotObject, encode};
+use backup_format::snapshot::{NextPart, Outer, Roots, SnapshotObject, encode};
 use backup_integrity::ledger::{Draft, Op, RecordOutcome, append};
 use backup_integrity::merkle::{SnapshotTreeBuilder, prove};
 use backup_integrity::proof::{ProofParts, write_proof};
@@ -261,10 +261,16 @@ fn object() -> Done<Vec<u8>> {
         inner: vec![4; 100],
         inner_id: ChunkId([5; 32]),
         inner_raw: 90,
+        next: NextPart {
+            sealed: vec![11; 60],
+            id: ChunkId([12; 32]),
+            raw: 40,
+        },
         statement: vec![6; 50],
         hmac: [7; 32],
         public_key: [8; 32],
         signature: ([9; 32], [10; 32]),
+        certificate: ([13; 32], [14; 32]),
     };
     Ok(object.encode()?)
 }
