@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use backup_core::SnapshotId;
 use backup_format::seal::{ObjectKeyring, ObjectKind};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use self::read::FrameReader;
 
@@ -104,7 +105,7 @@ impl StatePaths {
         let mut options = File::options();
         options.write(true).create(true).mode(0o600);
         let file = options.open(&self.growing)?;
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        lock(&file, FlockOperation::NonBlockingLockExclusive)?;
         // A run that ended between the two has made it the complete one.
         let (opened, named) = (file.metadata()?, fs::metadata(&self.growing)?);
         if (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
@@ -258,9 +259,10 @@ impl StateWriter {
         let flushed = self.output.is_some() && self.flush();
         let mut options = File::options();
         options.write(true).create(true).truncate(false).mode(0o600);
-        let lock = options.open(&self.paths.lock);
-        let locked = lock.map(|lock| (flock(&lock, FlockOperation::LockExclusive), lock));
-        if self.broken || !matches!(locked, Ok((Ok(()), _))) {
+        let held = options
+            .open(&self.paths.lock)
+            .and_then(|file| lock(&file, FlockOperation::LockExclusive).map(|()| file));
+        if self.broken || held.is_err() {
             // The next run reads more, no worse.
             return;
         }
@@ -280,6 +282,14 @@ impl StateWriter {
             let _ = fs::remove_file(&self.paths.mark);
             self.paths.write_parent(&self.ring, snapshot);
         }
+    }
+}
+
+/// Locks a file, where the file system can.
+fn lock(file: &File, operation: FlockOperation) -> std::io::Result<()> {
+    match flock(file, operation) {
+        Err(error) if error == Errno::WOULDBLOCK || error == Errno::INTR => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

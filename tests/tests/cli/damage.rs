@@ -29,7 +29,10 @@ fn harm(victims: &[PathBuf], harm: Harm) -> Vec<String> {
         Harm::Truncated => overwrite(victim, &bytes[..bytes.len() / 2]),
         Harm::Flipped => {
             let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x10;
+            match bytes.get_mut(middle) {
+                Some(byte) => *byte ^= 0x10,
+                None => bytes.push(0x10),
+            }
             overwrite(victim, &bytes);
         }
         Harm::Swapped => {

@@ -113,6 +113,13 @@ async fn a_lost_cache_costs_no_backup() {
             assert_eq!(report.findings, [], "{cache}");
             assert!(report.meta.stats.bytes_new < 40_000, "{:?}", report.meta);
         }
+        // A writer finds what is left out in the lineage directory, which has large streams alone.
+        let from = if is_writer { 1 << 20 } else { 0 };
+        let hints: Vec<_> = source.hints().into_iter().flatten().collect();
+        let told = hints
+            .iter()
+            .map(|hint| (hint.cursor.as_deref().unwrap(), hint.unchanged_from));
+        assert_eq!(told.collect::<Vec<_>>(), [(&b"0"[..], from), (b"1", from)]);
         world.verify().await;
     }
 }
