@@ -12,6 +12,7 @@
 pub mod cache;
 pub mod error;
 pub mod forget;
+mod heads;
 pub mod hold;
 pub mod index_set;
 pub mod init;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use backup_core::{
     ByteRange, ChunkId, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, RepoId, SessionId,
-    Sink, SnapshotId, SnapshotMeta,
+    Sink,
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
@@ -23,7 +23,6 @@ use backup_format::layout;
 use backup_format::page::PageSizes;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
 use backup_format::session;
-use backup_format::snapshot::{Outer, SnapshotObject};
 use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -34,6 +33,8 @@ use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::patient::PatientSink;
 use crate::remains::must_be_none;
+
+pub use crate::heads::{SnapshotHead, UnreadSnapshot};
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
@@ -116,28 +117,6 @@ impl std::fmt::Debug for Repository {
             self.sink.info().location
         )
     }
-}
-
-/// A snapshot's head, read and authenticated.
-#[derive(Debug, Clone)]
-pub struct SnapshotHead {
-    /// What is known of it.
-    pub meta: SnapshotMeta,
-    /// The outer part.
-    pub outer: Outer,
-    /// The object.
-    pub object: SnapshotObject,
-}
-
-/// A snapshot that cannot be read. Of it its name alone is known.
-#[derive(Debug)]
-pub struct UnreadSnapshot {
-    /// Its id; see [`SnapshotId::millis`] for when it was finished.
-    pub id: SnapshotId,
-    /// Its object.
-    pub key: ObjectKey,
-    /// Why it cannot be read.
-    pub error: EngineError,
 }
 
 fn unpoison<T>(error: PoisonError<T>) -> T {
@@ -589,95 +568,6 @@ impl Repository {
             &mut out,
         )?;
         Ok(out)
-    }
-
-    /// The keys of all snapshot objects.
-    ///
-    /// # Errors
-    /// Those of the tier.
-    pub async fn snapshot_keys(&self, cx: &OpContext) -> Result<Vec<(SnapshotId, ObjectKey)>> {
-        let listed: Vec<ObjectMeta> = self.sink.list(cx, "snap/", None).try_collect().await?;
-        let mut out: Vec<_> = listed
-            .into_iter()
-            .filter_map(|meta| Some((layout::snapshot_id(&meta.key)?, meta.key)))
-            .collect();
-        out.sort();
-        Ok(out)
-    }
-
-    /// Reads the head of a snapshot.
-    ///
-    /// # Errors
-    /// [`EngineError::Damaged`], errors of the tier.
-    pub async fn head(
-        &self,
-        cx: &OpContext,
-        id: SnapshotId,
-        key: &ObjectKey,
-    ) -> Result<SnapshotHead> {
-        // A copy that is damaged is as if there were none.
-        let cached = self.cache.read(key.as_str());
-        if let Some(head) = cached.and_then(|sealed| self.open_head(id, key, &sealed).ok()) {
-            return Ok(head);
-        }
-        let limit = ObjectKind::Snapshot.max_sealed();
-        let sealed = get_within(cx, &*self.sink, key, limit).await?;
-        let head = self.open_head(id, key, &sealed)?;
-        self.cache.write(key.as_str(), &sealed);
-        Ok(head)
-    }
-
-    fn open_head(&self, id: SnapshotId, key: &ObjectKey, sealed: &[u8]) -> Result<SnapshotHead> {
-        let plain = self
-            .ring
-            .open(ObjectKind::Snapshot, sealed)
-            .map_err(|error| EngineError::sealed(key, &error))?;
-        let object =
-            SnapshotObject::decode(&plain).map_err(|error| EngineError::wire(key, &error))?;
-        let outer: Outer = backup_format::snapshot::decode_part(&object.outer)
-            .map_err(|error| EngineError::wire(key, &error))?;
-        let meta = outer.meta();
-        if meta.id != id {
-            return Err(EngineError::damaged(
-                key,
-                format!("it holds snapshot {} instead", meta.id),
-            ));
-        }
-        self.learn_wrap(SessionId::from_bytes(outer.session), outer.wrap.clone());
-        Ok(SnapshotHead {
-            meta,
-            outer,
-            object,
-        })
-    }
-
-    /// The heads of all snapshots, oldest first, and the snapshots that cannot be read.
-    ///
-    /// # Errors
-    /// Those of the tier's list.
-    pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<UnreadSnapshot>)> {
-        let keys = self.snapshot_keys(cx).await?;
-        let results: Vec<Result<SnapshotHead, UnreadSnapshot>> = futures::stream::iter(keys)
-            .map(|(id, key)| async move {
-                let head = self.head(cx, id, &key).await;
-                head.map_err(|error| UnreadSnapshot { id, key, error })
-            })
-            .buffered(self.connections(cx))
-            .collect()
-            .await;
-        let (mut heads, mut unread) = (Vec::new(), Vec::new());
-        for result in results {
-            match result {
-                Ok(head) => heads.push(head),
-                Err(one) => unread.push(one),
-            }
-        }
-        let held = crate::hold::holds(self, cx).await?;
-        for head in &mut heads {
-            head.meta.held = held.contains(&head.meta.id);
-        }
-        heads.sort_by_key(|head| (head.meta.time, head.meta.id));
-        Ok((heads, unread))
     }
 
     /// The key slots: their keys on the tier and what they say of themselves.
