@@ -85,7 +85,7 @@ fn excludes_follow_gitignore() {
         ]
     );
     let mut missing = place.snapshot(["save", "data", "--exclude-file", "no-such"]);
-    let _ = Run::of(&mut missing).ends(1).says("no-such");
+    let _ = Run::of(&mut missing).ends(2).says("no-such");
 }
 
 #[test]

@@ -409,8 +409,9 @@ fn days_and_times_of_this_host_name_snapshots() {
     let show = |spec: &str| Run::of(&mut place.snapshot(["show", spec, "--json"]));
     let id = |run: Run| run.ok().of_type("snapshot").remove(0)["id"].clone();
     assert_eq!(id(show(day)), saved["id"]);
-    // The second that it was made in began before it; the zone of the tests is UTC.
-    let _ = show(&format!("{day} {minute}")).ends(1);
+    // A time means the end of what is written of it; the zone of the tests is UTC.
+    assert_eq!(id(show(&format!("{day} {minute}"))), saved["id"]);
+    let _ = show(&format!("{day} {minute}.000000001")).ends(1);
     let mut later = place.snapshot(["show", &format!("{day}T{minute}"), "--json"]);
     assert_eq!(id(Run::of(later.env("TZ", "UTC+3"))), saved["id"]);
     let _ = show("2001-01-01").ends(1).says("`2001-01-01`");
