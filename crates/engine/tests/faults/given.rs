@@ -244,6 +244,7 @@ impl Shelf {
         let sink = Arc::new(MemSink::new());
         let repo = prepared.create(&cx, sink, Some(cache.path().to_owned()));
         let repo = repo.await.unwrap();
+        let repo = repo.keep_ledger_in(Some(cache.path().to_owned()));
         let job = SnapshotJob::new("given", host());
         Self {
             cx,
