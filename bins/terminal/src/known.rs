@@ -12,7 +12,7 @@ use backstay::integrity::digest::ContentDigest;
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
-use crate::{surroundings, text};
+use crate::text;
 
 impl Console {
     /// Looks whether the repository is the one that was found at its place before; remembers it when it
@@ -73,7 +73,7 @@ impl Console {
 
     fn known_file(&self) -> Outcome<Option<PathBuf>> {
         let place = ContentDigest::of(self.place()?.as_bytes());
-        let folder = surroundings::state_folder();
+        let folder = self.state_folder();
         Ok(folder.map(|folder| folder.join("known").join(place.to_string())))
     }
 }

@@ -24,6 +24,7 @@ use backup_format::page::{PageSizes, TreeBuilder, TreeError};
 use backup_format::record::Record;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
+use backup_format::snapshot::source_name;
 use backup_format::wire::Put as _;
 use backup_integrity::canonical::CanonicalEntry;
 use backup_integrity::merkle::MerkleRoot;
@@ -288,6 +289,8 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
         bytes: 4111,
         parent: None,
     };
+    let origin = ["/etc", "/home"].map(str::to_owned);
+    let source = source_name(keys().cut_key().unwrap(), "files", &origin);
     let host = keys().host_keys(&statement.host).unwrap();
     let key = HmacKey::new(host.hmac);
     let signer = HostSigner::new(statement.host.clone(), key, &host.ed25519_seed.into());
@@ -295,6 +298,7 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
     out.extend([
         ("canonical", hex(&canonical)),
         ("canonical-unread", hex(&of_unread)),
+        ("source-name", hex(&source)),
         ("statement", hex(&statement.encode().unwrap())),
         ("statement-hmac", signed.hmac.to_string()),
         ("statement-ed25519", signed.ed25519.to_string()),
