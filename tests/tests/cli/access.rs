@@ -433,7 +433,7 @@ fn another_repository_in_the_place_of_one_is_refused() {
         .ends(13)
         .says("not the one that was there");
     let line = refused.err.split('`').nth(1).unwrap();
-    let known = fs::read_dir(place.path(".local/state/backstay/known")).unwrap();
+    let known = fs::read_dir(place.path("state/known")).unwrap();
     let files = known.map(|file| file.unwrap().path());
     let named = |file: &std::path::PathBuf| refused.err.contains(file.to_str().unwrap());
     let file = files.into_iter().find(named).unwrap();
