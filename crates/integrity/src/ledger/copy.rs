@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::lines::{Lines, RawLine};
 use super::record::{LedgerHead, Line, MAX_LINE_BYTES};
@@ -66,7 +67,7 @@ impl LedgerCopy {
         // A writer that is half-way through a line is waited for.
         lock(&file, FlockOperation::NonBlockingLockShared)?;
         let length = file.metadata()?.len();
-        flock(&file, FlockOperation::Unlock)?;
+        lock(&file, FlockOperation::Unlock)?;
         Ok(Some(Lines::new(file, length)))
     }
 
@@ -120,9 +121,11 @@ impl LedgerCopy {
 fn lock(file: &File, how: FlockOperation) -> io::Result<()> {
     for _ in 0..LOCK_TRIES {
         match flock(file, how) {
-            Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
-            Err(rustix::io::Errno::INTR) => {}
-            other => return Ok(other?),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(Errno::INTR) => {}
+            // On a file system that knows no locks, two processes at once may add a line twice.
+            Ok(()) | Err(Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(()),
+            Err(error) => return Err(error.into()),
         }
     }
     Err(io::Error::new(
