@@ -54,8 +54,7 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
         note: "the content of a file, to standard output".into(),
     };
     let (host, user) = (surroundings::host(), surroundings::user());
-    let unrecorded = record_reading(&view, &console.cx, &host, &user, reading).await;
-    if let Some(finding) = unrecorded {
+    for finding in record_reading(&view, &console.cx, &host, &user, reading).await {
         console.warn(&format!("{}: {}", finding.subject, finding.detail));
     }
     written

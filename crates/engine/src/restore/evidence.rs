@@ -24,19 +24,20 @@ pub struct Reading {
 }
 
 /// Records in the ledger what was read out of a snapshot, even if it was called off. Gives what is to be
-/// said where that cannot be: a note for a key that cannot sign, a warning for a tier that takes nothing.
+/// said where that cannot be: a note for a key that cannot sign, a warning for a tier that takes nothing;
+/// and otherwise what is wrong with the ledger, as far as it was read for that.
 pub async fn record_reading(
     view: &SnapshotView<'_>,
     cx: &OpContext,
     host: &HostId,
     user: &str,
     reading: Reading,
-) -> Option<Finding> {
+) -> Vec<Finding> {
     let repo = view.repository();
     let kind = FindingKind::Degraded;
     if let Err(error) = repo.keys().ledger_key(host) {
         let detail = format!("this restore is not in it: {error}");
-        return Some(Finding::new(Severity::Note, kind, SUBJECT, detail));
+        return vec![Finding::new(Severity::Note, kind, SUBJECT, detail)];
     }
     let draft = LedgerDraft {
         op: "restore",
@@ -50,8 +51,11 @@ pub async fn record_reading(
         outcome: reading.outcome,
         note: reading.note,
     };
-    let recorded = record_operation(repo, cx, host, user, draft).await;
-    let error = recorded.err()?;
-    let detail = format!("this restore is not in it: {error}");
-    Some(Finding::new(Severity::Warning, kind, SUBJECT, detail))
+    match record_operation(repo, cx, host, user, draft).await {
+        Ok(findings) => findings,
+        Err(error) => {
+            let detail = format!("this restore is not in it: {error}");
+            vec![Finding::new(Severity::Warning, kind, SUBJECT, detail)]
+        }
+    }
 }

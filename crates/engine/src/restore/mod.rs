@@ -253,12 +253,12 @@ pub async fn restore(
         outcome,
         note: String::new(),
     };
-    let unrecorded = record_reading(view, cx, &job.host, &job.user, reading).await;
-    if let Some(finding) = &unrecorded {
+    let of_ledger = record_reading(view, cx, &job.host, &job.user, reading).await;
+    for finding in &of_ledger {
         cx.tell(Event::Found(finding));
     }
     let mut report = restored?;
-    report.findings.extend(unrecorded);
+    report.findings.extend(of_ledger);
     cx.tell(Event::Left(Stage::Write));
     Ok(RestoreOutcome {
         report,

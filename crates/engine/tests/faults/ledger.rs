@@ -92,6 +92,19 @@ async fn an_end_that_was_written_anew_is_seen_by_the_next_save() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_tells_of_an_end_that_was_cut_off() {
+    let (world, case) = with_snapshots(2).await;
+    assert!(case.mem.lose(&record(2)));
+    let repo = without_cache(&world, &case).await;
+    let head = heads(&world, &repo).await.remove(0);
+    let out = tempfile::tempdir().unwrap();
+    let restored = world.try_to_restore(&repo, &world.cx, head, out.path());
+    let told = details(&restored.await.unwrap().report.findings);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("gone from the tier"), "{told:?}");
+}
+
 fn note(op: &'static str) -> LedgerDraft {
     LedgerDraft {
         op,
