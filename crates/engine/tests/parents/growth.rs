@@ -32,9 +32,10 @@ async fn a_stream_of_unknown_size_has_a_lineage_however_long_it_is() {
         let whole = 5u64 << 20;
         assert!(added[0] > whole, "{profile:?}: {added:?}");
         assert!(added[1] < whole * 9 / 10, "{profile:?}: {added:?}");
-        // Survivors of a chunk that is hardly used any more are stored with it.
+        // A few pieces, and now and then the survivors of a chunk that is hardly used any more: less
+        // than half of one, in which run the repository's random key says.
         assert!(added[2] < whole / 2, "{profile:?}: {added:?}");
-        assert!(added[3] < whole / 10, "{profile:?}: {added:?}");
+        assert!(added[3] < whole / 2, "{profile:?}: {added:?}");
         world.verify().await;
     }
 }
