@@ -1,11 +1,12 @@
 //! How blobs are compressed: by the level that was asked for, or, at the default level, in the way
 //! that suits what comes.
 //!
-//! zstd's strategies differ in what they are good at. On what shrinks to less than a tenth (tables
-//! of a database, mostly) its `fast` strategy is faster than `dfast` and often smaller; on what
-//! shrinks little (programs, media) it is a fifth faster for a hundredth of size. Between the two
-//! (text, source code) `dfast` earns its time. What comes next is nearly always like what came last,
-//! so the last blob says which to take; measured in `docs/design/0001-format-sizes.md`.
+//! zstd's strategies differ in what they are good at. On what shrinks to a twentieth (pages of a
+//! database, mostly) its `fast` strategy is faster than `dfast` and smaller; on what hardly shrinks
+//! (media) it is a fifth faster for a hundredth of size. On what shrinks even better (dumps) and
+//! between the two (text, source code, programs) `dfast` earns its time. What comes next is nearly
+//! always like what came last, so the last blob says which to take; measured in
+//! `docs/design/0001-format-sizes.md`.
 
 use std::io::Cursor;
 
@@ -14,13 +15,13 @@ use zstd::zstd_safe::CParameter;
 
 use super::{DEFAULT_LEVEL, SealError};
 
-/// Blobs of which the last was compressed to a share between these are compressed closely.
-const CLOSELY: std::ops::Range<f64> = 0.1..0.4;
+/// Behind a blob that was compressed to a share in one of these, the next is compressed quickly.
+const QUICKLY: [std::ops::Range<f64>; 2] = [0.02..0.1, 0.6..f64::INFINITY];
 /// Smaller blobs say little about what comes next, in bytes.
 const TELLING: usize = 64 << 10;
-/// A quarter of the tables that zstd takes for its level 3 on chunks of 2 MiB: they stay in the
+/// Half of the tables that zstd takes for its level 3 on chunks of 2 MiB: they stay in the
 /// processor's second cache beside the data.
-const CLOSE_TABLES: [CParameter; 2] = [CParameter::HashLog(15), CParameter::ChainLog(14)];
+const CLOSE_TABLES: [CParameter; 2] = [CParameter::HashLog(16), CParameter::ChainLog(15)];
 /// The level whose strategy is `fast`, with tables of the same size.
 const QUICK_LEVEL: i32 = 2;
 
@@ -50,7 +51,7 @@ impl Compression {
         Ok(Self {
             close,
             quick,
-            last: CLOSELY.start,
+            last: 0.0,
         })
     }
 
@@ -64,7 +65,7 @@ impl Compression {
         out: &mut Cursor<&mut Vec<u8>>,
     ) -> Result<usize, SealError> {
         let with = match &mut self.quick {
-            Some(quick) if !CLOSELY.contains(&self.last) => quick,
+            Some(quick) if QUICKLY.iter().any(|share| share.contains(&self.last)) => quick,
             _ => &mut self.close,
         };
         let size = with.compress_to_buffer(raw, out).map_err(not_compressed)?;
@@ -123,7 +124,7 @@ mod tests {
             closely, quickly,
             "the test needs data that tells them apart"
         );
-        for (before, expected) in [(2, quickly), (30, closely), (80, quickly)] {
+        for (before, expected) in [(1, closely), (5, quickly), (30, closely), (80, quickly)] {
             let mut compression = Compression::new(DEFAULT_LEVEL).unwrap();
             let _ = size(&mut compression, &data(2, before));
             assert_eq!(size(&mut compression, &text), expected, "{before} % noise");
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(size(&mut compression, &text), before);
         let mut compression = Compression::new(1).unwrap();
         let before = size(&mut compression, &text);
-        let _ = size(&mut compression, &data(2, 2));
+        let _ = size(&mut compression, &data(2, 5));
         assert_eq!(size(&mut compression, &text), before);
     }
 }
