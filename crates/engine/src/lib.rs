@@ -37,6 +37,7 @@ mod configs;
 mod past;
 mod patient;
 mod remains;
+mod unlock;
 
 pub use error::{EngineError, Result};
 pub use forget::{ForgetPlan, Forgotten, forget, forget_unread};

@@ -15,10 +15,9 @@ use backup_core::{
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
-use backup_format::config::{Config, ConfigError, MAX_CONFIG_BYTES, Operation, UnverifiedConfig};
+use backup_format::config::{Config, MAX_CONFIG_BYTES, Operation};
 use backup_format::index::IndexRun;
-use backup_format::keys::slot::MAX_SLOT_BYTES;
-use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Slot};
+use backup_format::keys::{KeySet, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
@@ -33,8 +32,10 @@ use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::patient::PatientSink;
 use crate::remains::must_be_none;
+use crate::unlock::{open_keys, read_slots};
 
 pub use crate::heads::{SnapshotHead, UnreadSnapshot};
+pub use crate::unlock::Unlock;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
@@ -80,15 +81,6 @@ impl Default for Sizes {
             meta_pack: 4 << 20,
         }
     }
-}
-
-/// What opens a repository.
-#[derive(Debug)]
-pub enum Unlock {
-    /// A passphrase.
-    Passphrase(zeroize::Zeroizing<Vec<u8>>),
-    /// A key file, read.
-    KeyFile(backup_format::keys::keyfile::KeyFile),
 }
 
 /// An open repository.
@@ -642,76 +634,4 @@ pub(crate) async fn get_within(
 
 fn repo_cache(dir: Option<PathBuf>, repo: RepoId) -> Cache {
     Cache::new(dir.map(|dir| dir.join(repo.to_string())))
-}
-
-async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
-    let listed: Vec<ObjectMeta> = sink.list(cx, "keys/", None).try_collect().await?;
-    let mut out = BTreeMap::new();
-    for meta in listed.into_iter().filter(|meta| layout::is_slot(&meta.key)) {
-        let slot = match get_within(cx, sink, &meta.key, MAX_SLOT_BYTES).await {
-            Ok(bytes) if name(layout::slot(&bytes))? != meta.key => Err(EngineError::damaged(
-                &meta.key,
-                "its bytes do not hash to its name",
-            )),
-            Ok(bytes) => {
-                Slot::parse(&bytes).map_err(|error| EngineError::damaged(&meta.key, error))
-            }
-            Err(error) => Err(error),
-        };
-        out.insert(meta.key, slot);
-    }
-    Ok(out)
-}
-
-/// The keys that the caller's secret gives, and the first config, which they show to be authentic.
-/// Anybody who may write to the tier can add slots that open to keys of their own: such keys do not
-/// fit the config, and the other slots are tried; an `init` that was killed leaves some as well.
-async fn open_keys(
-    cx: &OpContext,
-    sink: &dyn Sink,
-    first: &UnverifiedConfig,
-    unlock: &Unlock,
-) -> Result<(KeySet, Config, Option<ObjectKey>)> {
-    let what = match unlock {
-        Unlock::Passphrase(_) => "passphrase",
-        Unlock::KeyFile(_) => "key file",
-    };
-    let wrong = || EngineError::WrongKey {
-        credential: what,
-        repository: sink.info().location,
-    };
-    let fitting = |keys: KeySet| match first.verify_mac(0, &keys) {
-        Ok(config) => Ok((keys, config)),
-        Err(ConfigError::OtherRepository { .. }) => Err(wrong()),
-        Err(error) => Err(config_error(0, error)),
-    };
-    let credential = match unlock {
-        Unlock::KeyFile(KeyFile::Keys(keys)) => {
-            let (keys, config) = fitting((**keys).clone())?;
-            return Ok((keys, config, None));
-        }
-        Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
-        Unlock::KeyFile(file) => file.credential(),
-    };
-    let credential = credential.ok_or_else(wrong)?;
-    let (mut unfit, mut damaged) = (None, None);
-    for (key, slot) in read_slots(cx, sink).await? {
-        let slot = match slot {
-            Ok(slot) if slot.kind() == credential.opens() => slot,
-            Ok(_) => continue,
-            Err(error) => {
-                damaged = Some(error);
-                continue;
-            }
-        };
-        match slot.open(credential) {
-            Ok(keys) => match fitting(keys) {
-                Ok((keys, config)) => return Ok((keys, config, Some(key))),
-                Err(error) => unfit = Some(error),
-            },
-            Err(KeyError::WrongKey) => {}
-            Err(error) => damaged = Some(error.into()),
-        }
-    }
-    Err(unfit.or(damaged).unwrap_or_else(wrong))
 }

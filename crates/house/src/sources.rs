@@ -8,12 +8,6 @@ use crate::workspace::Workspace;
 
 /// Most lines of one file.
 pub const MAX_LINES: usize = 700;
-/// Files that may be longer, each with the most lines that it may have: to be split when they are next
-/// changed in earnest.
-const LONGER: [(&str, usize); 2] = [
-    ("crates/engine/src/repository.rs", 750),
-    ("crates/engine/src/stage/assemble.rs", 800),
-];
 /// Lints that the workspace must deny.
 const DENIED: [(&str, &str); 6] = [
     ("rust", "missing_docs"),
@@ -28,9 +22,7 @@ const DENIED: [(&str, &str); 6] = [
 #[must_use]
 pub fn long_files(workspace: &Workspace) -> Vec<String> {
     let too_long = |(path, lines): (String, usize)| {
-        let named = LONGER.iter().find(|(longer, _)| *longer == path);
-        let most = named.map_or(MAX_LINES, |(_, most)| *most);
-        (lines > most).then(|| format!("{path} has {lines} lines, {most} are the most"))
+        (lines > MAX_LINES).then(|| format!("{path} has {lines} lines, {MAX_LINES} are the most"))
     };
     longest_files(workspace)
         .into_iter()

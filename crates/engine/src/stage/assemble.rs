@@ -1,14 +1,13 @@
 //! Assembling: entries in order again, small files laid together in bundles, records written into
 //! the manifest's pages, leaves into the Merkle tree, the state for the next run.
 
-use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::VecDeque;
 
 use backup_core::{
     ChunkId, EntryMeta, EntryPath, Event, Finding, FindingKind, Fingerprint, OpContext, Severity,
     Stage,
 };
-use backup_format::chunk::{CutKeys, Gatherer};
+use backup_format::chunk::CutKeys;
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::page::{TreeBuilder, TreeRoot};
 use backup_format::record::Record;
@@ -17,7 +16,10 @@ use backup_integrity::canonical::{CanonicalEntry, CanonicalError};
 use backup_integrity::merkle::{SnapshotTree, SnapshotTreeBuilder};
 use crossbeam_channel::Receiver;
 
+use super::bundles::{Bundles, Located};
+use super::checkpoint::{CheckpointRule, Checkpoints};
 use super::chunk::Slot;
+use super::counts::Counts;
 use super::former::Former;
 use super::heads::{Heads, Scratch};
 use super::links::{Link, Links, Place, Stored};
@@ -31,63 +33,8 @@ use crate::usage::Usage;
 
 /// Entries that may wait for an open bundle to end.
 const MOST_WAITING: usize = 1 << 16;
-/// Small files of this run that are remembered by their content.
-const MOST_REMEMBERED: usize = 1 << 19;
-/// Findings that are kept word by word.
-const MOST_FINDINGS: usize = 10_000;
 /// Bytes of a key and its record: they must go into one blob, with what else is on their page.
 const MOST_RECORD: usize = MAX_RAW - (256 << 10);
-
-/// When progress is made safe for a run that is killed.
-#[derive(Debug, Clone, Copy)]
-pub struct CheckpointRule {
-    /// After so many bytes that were new.
-    pub bytes: u64,
-    /// After so long.
-    pub every: Duration,
-    /// After so many bytes that were put on the tier they are made known to the next run, also in
-    /// the middle of an entry.
-    pub index_bytes: u64,
-}
-
-impl Default for CheckpointRule {
-    fn default() -> Self {
-        Self {
-            bytes: 4 << 30,
-            every: Duration::from_secs(120),
-            index_bytes: 1 << 30,
-        }
-    }
-}
-
-/// Counts and findings of an assembled snapshot.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    pub(super) entries: u64,
-    pub(super) files: u64,
-    pub(super) bytes: u64,
-    pub(super) unchanged: u64,
-    pub(super) bytes_read: u64,
-    pub(super) findings: Vec<Finding>,
-    pub(super) findings_left_out: u64,
-    /// Findings that are more than notes, those that were left out too.
-    pub(super) serious: u64,
-}
-
-impl Counts {
-    /// Keeps a finding, or counts it when there are too many; of notes that change nothing no count
-    /// is kept.
-    pub(super) fn found(&mut self, cx: &OpContext, finding: Finding) {
-        cx.tell(Event::Found(&finding));
-        let is_serious = finding.severity > Severity::Note;
-        self.serious += u64::from(is_serious);
-        if self.findings.len() < MOST_FINDINGS {
-            self.findings.push(finding);
-        } else {
-            self.findings_left_out += u64::from(is_serious);
-        }
-    }
-}
 
 /// Everything that a snapshot names, stored.
 #[derive(Debug)]
@@ -99,17 +46,6 @@ pub(super) struct Assembled {
     pub(super) counts: Counts,
     pub(super) usage: Usage,
     pub(super) writer: Option<StateWriter>,
-}
-
-/// Where the content of an entry lies, as far as it is known.
-#[derive(Debug, Clone)]
-enum Located {
-    Known(Content),
-    /// In the open bundle.
-    Open {
-        offset: u32,
-        length: u32,
-    },
 }
 
 /// An entry that is waiting for its place in the manifest.
@@ -141,11 +77,8 @@ pub(super) struct Assembler<'a> {
     pages: TreeBuilder,
     tree: SnapshotTreeBuilder,
     salt: [u8; 32],
-    bundle: Gatherer,
-    // Bundles that have ended, by number; the open one is the next.
-    ended: Vec<ChunkId>,
+    bundles: Bundles,
     waiting: VecDeque<Next>,
-    remembered: HashMap<[u8; 16], (u32, u32)>,
     links: Links,
     heads: Heads,
     counts: Counts,
@@ -154,8 +87,7 @@ pub(super) struct Assembler<'a> {
     former: Former,
     reuse_counts_as_same: bool,
     scratch: Vec<u8>,
-    rule: CheckpointRule,
-    checkpoint_at: (u64, Instant),
+    checkpoints: Checkpoints,
 }
 
 impl<'a> Assembler<'a> {
@@ -191,10 +123,8 @@ impl<'a> Assembler<'a> {
             pages: TreeBuilder::new(reader.sizes.pages),
             tree: SnapshotTreeBuilder::new(salt),
             salt,
-            bundle: Gatherer::new(reader.sizes.chunks),
-            ended: Vec::new(),
+            bundles: Bundles::new(reader.sizes.chunks),
             waiting: VecDeque::new(),
-            remembered: HashMap::new(),
             links: Links::default(),
             heads: Heads::new(scratch),
             counts: Counts::default(),
@@ -204,8 +134,7 @@ impl<'a> Assembler<'a> {
             reader,
             reuse_counts_as_same: true,
             scratch: Vec::new(),
-            rule,
-            checkpoint_at: (0, Instant::now()),
+            checkpoints: Checkpoints::by(rule),
         }
     }
 
@@ -368,7 +297,10 @@ impl<'a> Assembler<'a> {
                 number,
                 offset,
                 length,
-            } => self.in_bundle(number, offset, length)?,
+            } => self
+                .bundles
+                .at(number, offset, length)
+                .ok_or(EngineError::Panicked("the assembler"))?,
         };
         Ok(())
     }
@@ -401,7 +333,7 @@ impl<'a> Assembler<'a> {
         let place = match &next.located {
             Located::Known(content) => Place::Content(content.clone()),
             Located::Open { offset, length } => Place::Bundle {
-                number: self.open_bundle(),
+                number: self.bundles.number(),
                 offset: *offset,
                 length: *length,
             },
@@ -416,28 +348,6 @@ impl<'a> Assembler<'a> {
         self.links.remember(group, state, stored);
     }
 
-    /// The number of the open bundle.
-    fn open_bundle(&self) -> u32 {
-        u32::try_from(self.ended.len()).unwrap_or(u32::MAX)
-    }
-
-    fn in_bundle(&self, number: u32, offset: u32, length: u32) -> Result<Located> {
-        if number == self.open_bundle() {
-            return Ok(Located::Open { offset, length });
-        }
-        let chunk = self
-            .ended
-            .get(number as usize)
-            .ok_or(EngineError::Panicked("the assembler"))?;
-        let mut extents = Extents::default();
-        extents.push(Extent::Data {
-            chunk: *chunk,
-            offset,
-            length,
-        });
-        Ok(Located::Known(Content::Inline(extents)))
-    }
-
     /// Lays a small file into the open bundle, unless this run has laid its content already or the
     /// last one had.
     fn lay(&mut self, bytes: &[u8], sha256: &[u8; 32], is_new: bool) -> Result<Located> {
@@ -446,42 +356,32 @@ impl<'a> Assembler<'a> {
         }
         let digest = self.keys.digest(sha256);
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-        if let Some((number, offset)) = self.remembered.get(&digest).copied() {
-            return self.in_bundle(number, offset, length);
+        if let Some(located) = self.bundles.find(&digest, length) {
+            return Ok(located);
         }
         if let Some((chunk, offset)) = self.former.find(self.keys, &digest, is_new)
             && self.usage.mark(self.store.index(), &chunk)
         {
-            let mut extents = Extents::default();
-            extents.push(Extent::Data {
-                chunk,
-                offset,
-                length,
-            });
-            return Ok(Located::Known(Content::Inline(extents)));
+            return Ok(Located::in_chunk(chunk, offset, length));
         }
-        if self.bundle.is_full_for(bytes.len()) {
+        if self.bundles.is_full_for(bytes.len()) {
             self.end_bundle()?;
         }
-        let (offset, ends) = self.bundle.push(bytes, &digest);
-        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        if self.remembered.len() < MOST_REMEMBERED {
-            let number = self.open_bundle();
-            self.remembered.insert(digest, (number, offset));
+        let number = self.bundles.number();
+        let (offset, ends) = self.bundles.lay(bytes, &digest);
+        if ends {
+            self.end_bundle()?;
         }
-        if !ends {
-            return Ok(Located::Open { offset, length });
-        }
-        let number = self.open_bundle();
-        self.end_bundle()?;
-        self.in_bundle(number, offset, length)
+        self.bundles
+            .at(number, offset, length)
+            .ok_or(EngineError::Panicked("the assembler"))
     }
 
     fn end_bundle(&mut self) -> Result<()> {
-        if !self.bundle.is_empty() {
-            let id = self.store.put(BlobKind::Data, self.bundle.take())?;
+        if let Some(bytes) = self.bundles.take() {
+            let id = self.store.put(BlobKind::Data, bytes)?;
             self.usage.mark(self.store.index(), &id);
-            self.ended.push(id);
+            self.bundles.end(id);
             // All that wait for this bundle are in front of whatever comes.
             self.release(Some(id))?;
         }
@@ -544,19 +444,9 @@ impl<'a> Assembler<'a> {
             lineage,
             extents,
         } = waiting;
-        let content = match located {
-            Located::Known(content) => content,
-            Located::Open { offset, length } => {
-                let chunk = bundle.ok_or(EngineError::Panicked("the assembler"))?;
-                let mut extents = Extents::default();
-                extents.push(Extent::Data {
-                    chunk,
-                    offset,
-                    length,
-                });
-                Content::Inline(extents)
-            }
-        };
+        let content = located
+            .settled(bundle)
+            .ok_or(EngineError::Panicked("the assembler"))?;
         let mut record = Record {
             meta,
             size,
@@ -684,9 +574,8 @@ impl<'a> Assembler<'a> {
     }
 
     fn checkpoint_if_due(&mut self) -> Result<()> {
-        let (bytes, since) = self.checkpoint_at;
         let new = self.store.totals().0;
-        if new - bytes < self.rule.bytes && (new == bytes || since.elapsed() < self.rule.every) {
+        if !self.checkpoints.is_due(new) {
             return Ok(());
         }
         self.end_bundle()?;
@@ -694,7 +583,7 @@ impl<'a> Assembler<'a> {
         if let Some(writer) = &mut self.writer {
             writer.mark();
         }
-        self.checkpoint_at = (new, Instant::now());
+        self.checkpoints.made(new);
         Ok(())
     }
 

@@ -14,6 +14,9 @@ pub mod seal;
 pub mod store;
 
 mod assemble;
+mod bundles;
+mod checkpoint;
+mod counts;
 mod former;
 mod hashing;
 mod heads;
@@ -26,5 +29,6 @@ mod segments;
 mod stream;
 mod track;
 
-pub use assemble::{CheckpointRule, canonical};
+pub use assemble::canonical;
+pub use checkpoint::CheckpointRule;
 pub use track::PieceLimit;
