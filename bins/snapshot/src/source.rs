@@ -11,7 +11,7 @@ use std::sync::Arc;
 use backstay::core::{Location, Source};
 use backstay::retention::Span;
 use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
-use backstay::source_files::{FilesConfig, FilesSource};
+use backstay::source_files::{FilesConfig, FilesSource, config_of};
 use backup_terminal::access::{parse_location, registry};
 use backup_terminal::{Failure, Outcome, parse_entry_path, surroundings, text};
 use jiff::Timestamp;
@@ -69,10 +69,13 @@ pub(crate) fn choose(
                 ));
             }
             let location = parse_location(url)?;
+            if location.scheme() == backstay::source_files::KIND {
+                return files_url(&location, repository);
+            }
             Ok(Chosen {
                 source: registry.open_source(&location)?,
                 name: name_of_url(&location),
-                is_files: location.scheme() == backstay::source_files::KIND,
+                is_files: false,
                 left_out: None,
             })
         }
@@ -107,6 +110,19 @@ fn lines_for(folder: &Path, roots: &[PathBuf]) -> Vec<String> {
         Some(line)
     };
     roots.iter().filter_map(line).collect()
+}
+
+fn files_url(location: &Location, repository: Option<&Path>) -> Outcome<Chosen> {
+    let mut config = config_of(location)?;
+    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &config.roots));
+    let left_out = repository.filter(|_| !own.is_empty());
+    config.excludes.extend(own);
+    Ok(Chosen {
+        source: Arc::new(FilesSource::new(config)),
+        name: name_of_url(location),
+        is_files: true,
+        left_out: left_out.map(Path::to_path_buf),
+    })
 }
 
 fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<Chosen> {

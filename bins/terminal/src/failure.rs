@@ -4,6 +4,7 @@ use backstay::core::registry::RegistryError;
 use backstay::core::{ErrorKind, SinkError, SourceError, TargetError};
 use backstay::engine::EngineError;
 use backstay::format::keys::KeyError;
+use backstay::format::seal::SealError;
 
 use crate::exit::Exit;
 
@@ -267,6 +268,21 @@ impl From<EngineError> for Failure {
                 Exit::Interrupted,
                 "interrupted",
                 "run the command again: what was stored so far is reused",
+            ),
+            EngineError::NoThread(_) => Self::new(
+                Exit::Failed,
+                what,
+                "raise the limit on processes (`ulimit -u`, TasksMax= of a systemd unit, pids of a container), or wait until less is running",
+            ),
+            EngineError::Seal(SealError::SelfCheck) => Self::new(
+                Exit::Failed,
+                what,
+                "nothing wrong was stored; try again once the machine has passed a memory test",
+            ),
+            EngineError::Seal(SealError::Randomness) => Self::new(
+                Exit::Failed,
+                what,
+                "look at what the kernel says of getrandom, or start the machine again",
             ),
             EngineError::Panicked(_) | EngineError::Seal(_) => {
                 Self::new(Exit::Failed, what, "please report it")

@@ -121,6 +121,9 @@ pub enum EngineError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// The system refused a thread.
+    #[error("the system starts no more threads: {0}")]
+    NoThread(io::Error),
     /// Something could not be sealed; see [`SealError::SelfCheck`].
     #[error(transparent)]
     Seal(SealError),

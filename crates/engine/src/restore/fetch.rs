@@ -138,7 +138,7 @@ impl<'a> Workers<'a> {
                 .spawn_scoped(scope, move || self.work(source))
                 // Those that run already must not wait for tasks.
                 .inspect_err(|_| self.end())
-                .map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+                .map_err(EngineError::NoThread)?;
             threads.push(thread);
         }
         Ok(Running {

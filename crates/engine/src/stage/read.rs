@@ -38,6 +38,8 @@ use backup_format::chunk::CutKeys;
 
 /// Bytes of one read of a large file.
 const BLOCK: usize = 1 << 20;
+/// Most zeros of a hole that are taken at once, in bytes: a whole number of pages of any size.
+const HOLE: u64 = 256 << 20;
 /// Of files with more pieces than that, only one is cut at a time: what is known of their pieces, now
 /// and in the past, takes about 50 bytes each.
 const MANY_PIECES: u64 = 1 << 18;
@@ -369,13 +371,9 @@ impl Reader<'_> {
             self.check()?;
             if at >= hole_known_until {
                 let (hole, until) = next_data(file, at, size);
-                if hole > 0 {
-                    cutter.zeros(hole)?;
-                    hasher.zeros(hole);
-                    self.advanced(hole);
-                    at += hole;
-                }
+                at += hole;
                 hole_known_until = until;
+                self.zeros(hole, cutter, Some(&mut hasher))?;
             }
             let room = usize::try_from(hole_known_until.saturating_sub(at)).unwrap_or(BLOCK);
             let mut block = blocks.take(if room == 0 { BLOCK } else { room.min(BLOCK) });
@@ -393,6 +391,26 @@ impl Reader<'_> {
             self.advanced(count as u64);
             at += count as u64;
         }
+    }
+
+    /// Takes a hole, and hears between its parts whether to go on: all of it is hashed.
+    fn zeros(
+        &self,
+        mut hole: u64,
+        cutter: &mut StreamCutter<'_>,
+        mut hasher: Option<&mut Hashing>,
+    ) -> Result<()> {
+        while hole > 0 {
+            self.check()?;
+            let part = hole.min(HOLE);
+            cutter.zeros(part)?;
+            if let Some(hasher) = &mut hasher {
+                hasher.zeros(part);
+            }
+            self.advanced(part);
+            hole -= part;
+        }
+        Ok(())
     }
 
     /// Says that so many bytes of something large were read: it takes long until all of it was.
@@ -448,12 +466,7 @@ impl Reader<'_> {
                     cutter.data(&bytes)?;
                 }
                 Segment::Zero(range) => {
-                    let length = range.end - range.start;
-                    self.advanced(length);
-                    if let Some(hasher) = &mut hasher {
-                        hasher.zeros(length);
-                    }
-                    cutter.zeros(length)?;
+                    self.zeros(range.end - range.start, &mut cutter, hasher.as_mut())?;
                 }
                 Segment::Unchanged(range) => {
                     // What was not read cannot be hashed.

@@ -88,8 +88,7 @@ pub async fn store(
         let threads = std::thread::Builder::new()
             .name("assemble".into())
             .spawn_scoped(scope, || flow.run(&handle, source, state, writer, former));
-        let threads =
-            threads.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+        let threads = threads.map_err(EngineError::NoThread)?;
         let pumped = tokio::task::block_in_place(|| {
             Handle::current().block_on(pump(cx, &mut *capture, sender))
         });

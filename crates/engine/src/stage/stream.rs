@@ -9,7 +9,7 @@
 use std::ops::Range;
 
 use backup_core::ChunkId;
-use backup_format::chunk::{CutKeys, Gatherer, PieceCut, PieceDigest};
+use backup_format::chunk::{CutKeys, Gatherer, PieceCut, PieceDigest, PieceSizes};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::lineage::{LineageHead, UNREAD, ZERO};
 use backup_format::seal::BlobKind;
@@ -102,11 +102,37 @@ impl<'a> StreamCutter<'a> {
     pub(super) fn data(&mut self, bytes: &[u8]) -> Result<()> {
         match self.track.cut {
             PieceCut::Pages(_) => self.data_pages(bytes),
-            PieceCut::Content(_) => {
-                self.buffer.extend_from_slice(bytes);
-                self.cut_buffer(false)
-            }
+            PieceCut::Content(_) => self.data_content(bytes),
         }
+    }
+
+    /// Cuts straight from the bytes that came: only what is left of them, too little to say where a
+    /// piece ends, is copied.
+    fn data_content(&mut self, bytes: &[u8]) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let left = buffer.len();
+        let (mut at, mut copied) = (0, 0);
+        while at < left {
+            let missing = (at + self.content_sizes().max).saturating_sub(buffer.len());
+            let now = &bytes[copied..];
+            let now = &now[..missing.min(now.len())];
+            buffer.extend_from_slice(now);
+            copied += now.len();
+            if now.len() < missing {
+                buffer.drain(..at);
+                self.buffer = buffer;
+                return Ok(());
+            }
+            at += self.first_piece(&buffer[at..])?;
+        }
+        let mut bytes = &bytes[at - left..];
+        while bytes.len() >= self.content_sizes().max {
+            bytes = &bytes[self.first_piece(bytes)?..];
+        }
+        buffer.clear();
+        buffer.extend_from_slice(bytes);
+        self.buffer = buffer;
+        Ok(())
     }
 
     fn data_pages(&mut self, mut bytes: &[u8]) -> Result<()> {
@@ -133,23 +159,28 @@ impl<'a> StreamCutter<'a> {
         Ok(())
     }
 
-    fn cut_buffer(&mut self, is_end: bool) -> Result<()> {
-        let buffer = std::mem::take(&mut self.buffer);
+    /// Cuts what is left: nothing that it could be part of a piece with comes behind it.
+    fn cut_rest(&mut self) -> Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
         let mut at = 0;
-        loop {
-            let average = self.track.cut.piece() as usize;
-            let sizes = self.sizes.pieces.content.scaled(average);
-            let left = buffer.len() - at;
-            if left < sizes.max && !(is_end && left > 0) {
-                break;
-            }
-            let length = self.keys.gear().cut(&buffer[at..], &sizes);
-            self.piece(&buffer[at..at + length])?;
-            at += length;
+        while at < buffer.len() {
+            at += self.first_piece(&buffer[at..])?;
         }
+        buffer.clear();
         self.buffer = buffer;
-        self.buffer.drain(..at);
         Ok(())
+    }
+
+    /// Cuts the first piece and says how long it is.
+    fn first_piece(&mut self, bytes: &[u8]) -> Result<usize> {
+        let length = self.keys.gear().cut(bytes, &self.content_sizes());
+        self.piece(&bytes[..length])?;
+        Ok(length)
+    }
+
+    fn content_sizes(&self) -> PieceSizes {
+        let average = self.track.cut.piece() as usize;
+        self.sizes.pieces.content.scaled(average)
     }
 
     /// Takes a range of zeros that take no space.
@@ -159,7 +190,7 @@ impl<'a> StreamCutter<'a> {
     pub(super) fn zeros(&mut self, mut length: u64) -> Result<()> {
         // A hole ends a content-defined piece before it and is none itself.
         if matches!(self.track.cut, PieceCut::Content(_)) {
-            self.cut_buffer(true)?;
+            self.cut_rest()?;
         }
         while length > 0 {
             length -= match self.track.cut {
@@ -205,7 +236,7 @@ impl<'a> StreamCutter<'a> {
     /// Failures of the store.
     pub(super) fn unchanged(&mut self, length: u64) -> Result<bool> {
         match self.track.cut {
-            PieceCut::Content(_) => self.cut_buffer(true)?,
+            PieceCut::Content(_) => self.cut_rest()?,
             PieceCut::Pages(_) => {
                 // What was read of the open page cannot wait for the rest.
                 let buffer = std::mem::take(&mut self.buffer);
@@ -352,7 +383,7 @@ impl<'a> StreamCutter<'a> {
     /// Failures of the store.
     pub(super) fn finish(mut self) -> Result<CutStream> {
         if let PieceCut::Content(_) = self.track.cut {
-            self.cut_buffer(true)?;
+            self.cut_rest()?;
         }
         let rest = std::mem::take(&mut self.buffer);
         if !rest.is_empty() {

@@ -102,7 +102,7 @@ impl BlobStore {
     /// are in none. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// [`EngineError::Key`] for a key that cannot write; [`EngineError::Invalid`] when the system
+    /// [`EngineError::Key`] for a key that cannot write; [`EngineError::NoThread`] when the system
     /// refuses threads.
     pub fn start(
         repo: &Repository,
@@ -172,7 +172,7 @@ impl BlobStore {
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<()> {
         let thread = std::thread::Builder::new().name(name).spawn(run);
-        let thread = thread.map_err(|error| EngineError::Invalid(format!("no thread: {error}")))?;
+        let thread = thread.map_err(EngineError::NoThread)?;
         self.threads.push(thread);
         Ok(())
     }

@@ -5,7 +5,7 @@ use backup_core::{HostId, OpContext, PutMode, SessionId};
 use backup_format::keys::Secret;
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
-use backup_format::seal::{BlobKey, BlobKind, ObjectKind};
+use backup_format::seal::{BlobKey, BlobKind, ObjectKind, SealError};
 use backup_format::session as wire;
 use bytes::Bytes;
 
@@ -86,10 +86,9 @@ impl Session {
 /// Eighty random bits for an id.
 ///
 /// # Errors
-/// [`EngineError::Invalid`] when the system gives no randomness.
+/// [`EngineError::Seal`] when the system gives no randomness.
 pub fn random<const N: usize>() -> Result<[u8; N]> {
     let mut out = [0u8; N];
-    aws_lc_rs::rand::fill(&mut out)
-        .map_err(|_| EngineError::Invalid("the system gives no randomness".into()))?;
+    aws_lc_rs::rand::fill(&mut out).map_err(|_| EngineError::Seal(SealError::Randomness))?;
     Ok(out)
 }

@@ -146,12 +146,11 @@ impl<'a> Contents<'a> {
     }
 
     fn spawn<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Result<()> {
-        let no_thread = |error| EngineError::Invalid(format!("no thread: {error}"));
         for number in 0..cpu_threads(self.cx) {
             std::thread::Builder::new()
                 .name(format!("verify-{number}"))
                 .spawn_scoped(scope, || self.guard(|| self.work()))
-                .map_err(no_thread)?;
+                .map_err(EngineError::NoThread)?;
         }
         for number in 0..self.repo.connections(self.cx).clamp(1, 4) {
             std::thread::Builder::new()
@@ -163,7 +162,7 @@ impl<'a> Contents<'a> {
                         }
                     });
                 })
-                .map_err(no_thread)?;
+                .map_err(EngineError::NoThread)?;
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ pub(crate) struct Given {
     pub(crate) open_state: Fingerprint,
     /// `None`: it cannot be opened.
     pub(crate) content: Option<Vec<u8>>,
+    /// Bytes of a hole behind the content.
+    pub(crate) hole: u64,
 }
 
 impl Given {
@@ -62,7 +64,16 @@ impl Given {
             state,
             open_state: state,
             content: Some(content.to_vec()),
+            hole: 0,
         }
+    }
+
+    /// With so many bytes of a hole behind its content.
+    pub(crate) fn before_a_hole(mut self, bytes: u64) -> Self {
+        self.hole = bytes;
+        self.state.size += bytes;
+        self.open_state = self.state;
+        self
     }
 
     pub(crate) fn lost(self) -> Self {
@@ -87,7 +98,10 @@ impl Given {
     fn entry(self, folder: &std::path::Path, number: usize) -> Entry {
         let path = self.content.map(|content| {
             let path = folder.join(number.to_string());
+            let size = content.len() as u64 + self.hole;
             std::fs::write(&path, content).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            file.set_len(size).unwrap();
             path
         });
         let body = match self.meta.kind {

@@ -77,16 +77,18 @@ impl Observer for Reading {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_that_is_called_off_reads_no_large_file_to_its_end() {
-    let mut shelf = Shelf::new().await;
-    shelf.cx.cancel = CancellationToken::new();
-    let reading = Arc::new(Reading(shelf.cx.cancel.clone(), AtomicU64::new(0)));
-    shelf.cx.observer = reading.clone();
-    let ended = shelf
-        .try_to_save(vec![Given::file("a", &noise(1, 64 << 20))])
-        .await;
-    assert!(matches!(ended, Err(EngineError::Cancelled)), "{ended:?}");
-    let read = reading.1.load(Ordering::Relaxed);
-    assert!(read <= 4 << 20, "{read} bytes were read");
+    let full = Given::file("a", &noise(1, 64 << 20));
+    let hollow = Given::file("a", b"before").before_a_hole(1 << 40);
+    for (file, most) in [(full, 4 << 20), (hollow, 2 << 30)] {
+        let mut shelf = Shelf::new().await;
+        shelf.cx.cancel = CancellationToken::new();
+        let reading = Arc::new(Reading(shelf.cx.cancel.clone(), AtomicU64::new(0)));
+        shelf.cx.observer = reading.clone();
+        let ended = shelf.try_to_save(vec![file]).await;
+        assert!(matches!(ended, Err(EngineError::Cancelled)), "{ended:?}");
+        let read = reading.1.load(Ordering::Relaxed);
+        assert!(read <= most, "{read} bytes were read");
+    }
 }
 
 /// Panics on whatever thread tells of a stage.

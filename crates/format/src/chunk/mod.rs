@@ -12,7 +12,7 @@ pub mod gear;
 pub mod profile;
 
 pub use gather::{ChunkSizes, Gatherer};
-pub use gear::Gear;
+pub use gear::{Gear, PieceSizes};
 pub use profile::{BasePieces, MOST_PIECES, PieceCut, sniff};
 
 /// Digest of a piece: the first 16 bytes of BLAKE3 keyed with a key derived from the cut key.

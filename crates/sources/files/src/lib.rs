@@ -25,7 +25,7 @@ mod walk;
 
 pub use config::FilesConfig;
 pub use findings::MAX_FINDINGS;
-pub use register::register;
+pub use register::{config_of, register};
 pub use source::FilesSource;
 pub use target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
 

@@ -26,14 +26,19 @@ use crate::{FilesSource, KIND};
 /// [`RegistryError::Twice`] when the name is taken.
 pub fn register(registry: &mut Registry) -> Result<(), RegistryError> {
     registry.add_source(KIND, |location| {
-        Ok(Arc::new(FilesSource::new(source(location)?)))
+        Ok(Arc::new(FilesSource::new(config_of(location)?)))
     })?;
     registry.add_target(KIND, |location| {
         Ok(Arc::new(FilesTarget::new(target(location)?)))
     })
 }
 
-fn source(location: &Location) -> Result<FilesConfig, RegistryError> {
+/// What a location asks to be saved; see [`register`].
+///
+/// # Errors
+/// [`RegistryError`] for a path that is not absolute, an option that there is not and a value that
+/// it does not take.
+pub fn config_of(location: &Location) -> Result<FilesConfig, RegistryError> {
     if !location.path().starts_with('/') {
         return Err(RegistryError::config(
             location,
@@ -153,7 +158,7 @@ mod tests {
             .unwrap();
         assert_eq!(source.info().origin, ["/srv/data"]);
         let limits = "files:///srv?exclude-larger-than=10&exclude-older-than=720h";
-        let limits = super::source(&limits.parse().unwrap()).unwrap();
+        let limits = super::config_of(&limits.parse().unwrap()).unwrap();
         assert_eq!(limits.exclude_larger_than, Some(10));
         let month = SignedDuration::from_hours(720);
         assert_eq!(limits.exclude_older_than, Some(month));
