@@ -17,8 +17,8 @@ Examples:
   restore cat latest:/etc/fstab
   restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
 
-SNAPSHOT is an id, its beginning or end, latest, latest:NAME, or a time or a day
-(the newest not after it).
+SNAPSHOT is an id, its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a
+time or a day (the newest not after it).
 A path follows behind a colon and begins with a slash.";
 
 /// Restores snapshots and looks into them

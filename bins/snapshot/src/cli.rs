@@ -253,7 +253,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 #[command(after_help = SHOW_EXAMPLES)]
 pub(crate) struct ShowArgs {
-    /// An id or its beginning or end, latest, latest:NAME, or a time
+    /// An id or its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a time
     #[arg(value_name = "SNAPSHOT")]
     pub(crate) snapshot: String,
 }
@@ -371,7 +371,7 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = HOLD_EXAMPLES)]
 pub(crate) struct HoldArgs {
-    /// An id or its beginning or end, latest, latest:NAME, or a time
+    /// An id or its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a time
     #[arg(value_name = "SNAPSHOT", required = true)]
     pub(crate) snapshots: Vec<String>,
     /// Why, for the ledger

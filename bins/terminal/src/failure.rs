@@ -133,6 +133,9 @@ impl From<KeyError> for Failure {
 /// not open, so there no command can tell more.
 fn of_damage(object: &str) -> &'static str {
     match object.split('/').next() {
+        Some("config") if object != "config/0" => {
+            "put the object back from another copy of the repository, or take it away if nobody changed the configuration; docs/operations.md, \"It does not open\", says more"
+        }
         Some("config") => {
             "put the object back from another copy of the repository; docs/operations.md, \"It does not open\", says more"
         }
@@ -141,6 +144,28 @@ fn of_damage(object: &str) -> &'static str {
         }
         _ => "`snapshot verify` tells what it hurts",
     }
+}
+
+fn of_sealing(error: &SealError, what: String) -> Failure {
+    let hint = match error {
+        SealError::SelfCheck => {
+            "nothing wrong was stored; try again once the machine has passed a memory test"
+        }
+        SealError::Randomness => "look at what the kernel says of getrandom, or start it again",
+        _ => "please report it",
+    };
+    Failure::new(Exit::Failed, what, hint)
+}
+
+fn several_hosts(spec: &str, hosts: &[String]) -> Failure {
+    let spec = crate::text::escape(spec.as_bytes());
+    let name = spec.strip_prefix("latest:").unwrap_or(&spec);
+    let choice: Vec<String> = hosts
+        .iter()
+        .map(|host| format!("latest:{}:{name}", crate::text::escape(host.as_bytes())))
+        .collect();
+    let what = format!("`{spec}` may mean snapshots of {} hosts", hosts.len());
+    Failure::new(Exit::Failed, what, format!("write {}", choice.join(" or ")))
 }
 
 fn newer(what: String) -> Failure {
@@ -251,6 +276,7 @@ impl From<EngineError> for Failure {
                 format!("`{spec}` matches {count} snapshots"),
                 "give more characters of the id; `snapshot list` shows them",
             ),
+            EngineError::SeveralHosts { spec, hosts } => several_hosts(&spec, &hosts),
             EngineError::Unsure { spec, id, why } => {
                 let spec = crate::text::escape(spec.as_bytes());
                 let what = format!("`{spec}` may mean snapshot {id}, which cannot be read: {why}");
@@ -274,19 +300,8 @@ impl From<EngineError> for Failure {
                 what,
                 "raise the limit on processes (`ulimit -u`, TasksMax= of a systemd unit, pids of a container), or wait until less is running",
             ),
-            EngineError::Seal(SealError::SelfCheck) => Self::new(
-                Exit::Failed,
-                what,
-                "nothing wrong was stored; try again once the machine has passed a memory test",
-            ),
-            EngineError::Seal(SealError::Randomness) => Self::new(
-                Exit::Failed,
-                what,
-                "look at what the kernel says of getrandom, or start the machine again",
-            ),
-            EngineError::Panicked(_) | EngineError::Seal(_) => {
-                Self::new(Exit::Failed, what, "please report it")
-            }
+            EngineError::Seal(error) => of_sealing(&error, what),
+            EngineError::Panicked(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::new(Exit::Failed, what, "run `snapshot verify`, then try again"),
         }
     }

@@ -59,7 +59,7 @@ pub fn parse_snapshot_path(text: &std::ffi::OsStr) -> Outcome<SnapshotPath> {
     let snapshot = String::from_utf8(name.to_vec()).map_err(|_| {
         Failure::usage(
             format!("`{}` names no snapshot", text::escape(name)),
-            "write an id, latest, latest:NAME or a time",
+            "write an id, latest, latest:NAME, latest:HOST:NAME or a time",
         )
     })?;
     let path = match rest.get(1..) {

@@ -87,6 +87,14 @@ pub enum EngineError {
         /// How many.
         count: usize,
     },
+    /// Snapshots of several hosts have the name that a text says.
+    #[error("`{spec}` may mean snapshots of {}", hosts.join(" and "))]
+    SeveralHosts {
+        /// The text.
+        spec: String,
+        /// The hosts, the one with the newest snapshot first.
+        hosts: Vec<String>,
+    },
     /// A snapshot that a text may mean cannot be read.
     #[error("`{spec}` may mean snapshot {id}, which cannot be read: {why}")]
     Unsure {

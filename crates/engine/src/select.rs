@@ -9,12 +9,13 @@ use backup_core::SnapshotId;
 use crate::error::{EngineError, Result};
 use crate::repository::{SnapshotHead, UnreadSnapshot};
 
-/// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`, or
-/// a time (the newest not after it).
+/// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`,
+/// `latest:HOST:NAME`, or a time (the newest not after it).
 ///
 /// # Errors
-/// [`EngineError::NoSnapshot`], [`EngineError::Ambiguous`]; [`EngineError::Unsure`] when one of
-/// those that cannot be read may be meant.
+/// [`EngineError::NoSnapshot`], [`EngineError::Ambiguous`]; [`EngineError::SeveralHosts`] for the
+/// name that snapshots of several hosts have; [`EngineError::Unsure`] when one of those that cannot
+/// be read may be meant.
 pub fn select<'a>(
     heads: &'a [SnapshotHead],
     unread: &[UnreadSnapshot],
@@ -25,7 +26,7 @@ pub fn select<'a>(
         return newest(complete.next(), unread, spec);
     }
     if let Some(line) = spec.strip_prefix("latest:") {
-        return newest(complete.find(|head| head.meta.name == line), unread, spec);
+        return newest(in_line(complete, line, spec)?, unread, spec);
     }
     let wanted = spec.to_ascii_uppercase();
     let is_meant = |id: SnapshotId| {
@@ -48,6 +49,34 @@ pub fn select<'a>(
     match spec.parse::<jiff::Timestamp>() {
         Ok(time) => newest(complete.find(|head| head.meta.time <= time), unread, spec),
         Err(_) => Err(EngineError::NoSnapshot(spec.to_owned())),
+    }
+}
+
+/// The newest of a name, or of a host and a name. Two hosts may well give one name to different
+/// things: the newest of both would be the wrong one half of the time.
+fn in_line<'a>(
+    newest_first: impl Iterator<Item = &'a SnapshotHead>,
+    line: &str,
+    spec: &str,
+) -> Result<Option<&'a SnapshotHead>> {
+    let (mut named, mut hosted) = (Vec::<&SnapshotHead>::new(), None);
+    for head in newest_first {
+        let (host, name) = (head.meta.host.0.as_str(), head.meta.name.as_str());
+        if name == line && !named.iter().any(|other| other.meta.host.0 == host) {
+            named.push(head);
+        }
+        let rest = line.strip_prefix(host);
+        if hosted.is_none() && rest.and_then(|rest| rest.strip_prefix(':')) == Some(name) {
+            hosted = Some(head);
+        }
+    }
+    match &named[..] {
+        [] => Ok(hosted),
+        [one] => Ok(Some(one)),
+        [..] => Err(EngineError::SeveralHosts {
+            spec: spec.to_owned(),
+            hosts: named.iter().map(|head| head.meta.host.0.clone()).collect(),
+        }),
     }
 }
 

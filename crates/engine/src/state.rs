@@ -80,8 +80,15 @@ impl StatePaths {
             return;
         };
         let older = fs::metadata(&self.resumed).map_or(0, |meta| meta.len());
-        let cut = File::options().write(true).open(&self.growing);
-        if length > older && cut.and_then(|file| file.set_len(length)).is_ok() {
+        let Ok(grown) = File::options().write(true).open(&self.growing) else {
+            let _ = fs::remove_file(&self.mark);
+            return;
+        };
+        if lock(&grown, FlockOperation::NonBlockingLockExclusive).is_err() {
+            // A run is under way that goes on with it.
+            return;
+        }
+        if length > older && grown.set_len(length).is_ok() {
             let _ = fs::rename(&self.growing, &self.resumed);
         }
         let _ = fs::remove_file(&self.mark);
@@ -107,12 +114,19 @@ impl StatePaths {
         let file = options.open(&self.growing)?;
         lock(&file, FlockOperation::NonBlockingLockExclusive)?;
         // A run that ended between the two has made it the complete one.
-        let (opened, named) = (file.metadata()?, fs::metadata(&self.growing)?);
-        if (opened.dev(), opened.ino()) != (named.dev(), named.ino()) {
+        if !self.is_growing(&file) {
             return Err(std::io::ErrorKind::WouldBlock.into());
         }
         file.set_len(0)?;
         Ok(file)
+    }
+
+    /// Whether a file is the one that the state of the run under way has.
+    fn is_growing(&self, file: &File) -> bool {
+        let id =
+            |meta: std::io::Result<fs::Metadata>| meta.map(|meta| (meta.dev(), meta.ino())).ok();
+        let opened = id(file.metadata());
+        opened.is_some() && opened == id(fs::metadata(&self.growing))
     }
 
     /// Nobody knows any more which snapshot the last complete state is of.
@@ -186,6 +200,11 @@ impl StateWriter {
     /// Something differs from the last state: from here on entries must be pushed.
     pub fn differs(&mut self) {
         if self.output.is_some() || self.broken {
+            return;
+        }
+        // What another run has put there since is not what was passed over.
+        if self.same > 0 && self.paths.parent(&self.ring) != self.before {
+            self.broken = true;
             return;
         }
         match self.paths.grow() {
@@ -274,7 +293,9 @@ impl StateWriter {
             return;
         }
         // Killed in between, it is a state of nobody knows which snapshot.
+        let output = self.output.as_ref();
         let moved = flushed
+            && output.is_some_and(|output| self.paths.is_growing(output.get_ref()))
             && self.paths.forget_parent().is_ok()
             && fs::rename(&self.paths.growing, &self.paths.complete).is_ok();
         if moved {

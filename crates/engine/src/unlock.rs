@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use backup_core::{ObjectKey, ObjectMeta, OpContext, Sink};
+use backup_core::{ObjectKey, ObjectMeta, OpContext, RepoId, Sink};
 use backup_format::config::{Config, ConfigError, UnverifiedConfig};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Slot};
@@ -80,7 +80,12 @@ pub(crate) async fn open_keys(
     };
     let credential = credential.ok_or_else(wrong)?;
     let (mut unfit, mut damaged) = (None, None);
-    for (key, slot) in read_slots(cx, sink).await? {
+    let mut slots: Vec<_> = read_slots(cx, sink).await?.into_iter().collect();
+    // Whoever may write to the tier can put slots there that take much memory and long to try: they
+    // come last.
+    let repo = first.peek().ok().map(|config| config.repo);
+    slots.sort_by_key(|(_, slot)| (is_of_another(slot, repo), cost(slot)));
+    for (key, slot) in slots {
         let slot = match slot {
             Ok(slot) if slot.kind() == credential.opens() => slot,
             Ok(_) => continue,
@@ -99,4 +104,54 @@ pub(crate) async fn open_keys(
         }
     }
     Err(unfit.or(damaged).unwrap_or_else(wrong))
+}
+
+/// Whether a slot says itself that it is of another repository.
+fn is_of_another(slot: &Result<Slot>, repo: Option<RepoId>) -> bool {
+    let info = slot.as_ref().ok().and_then(Slot::info);
+    info.is_some_and(|info| Some(info.repo) != repo)
+}
+
+/// What it costs to try a slot.
+fn cost(slot: &Result<Slot>) -> u64 {
+    let info = slot.as_ref().ok().and_then(Slot::info);
+    let argon2 = info.and_then(|info| info.argon2);
+    argon2.map_or(0, |cost| {
+        u64::from(cost.memory_kib) * u64::from(cost.passes)
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use backup_format::keys::{Argon2Params, slot};
+
+    use super::*;
+
+    #[test]
+    fn slots_of_other_repositories_and_costly_ones_are_tried_last() {
+        let made = |repo: u8, memory_kib| {
+            let keys = KeySet::generate(RepoId([repo; 16])).unwrap();
+            let cost = Argon2Params {
+                memory_kib,
+                passes: 1,
+                lanes: 1,
+            };
+            let meta = slot::SlotMeta {
+                label: String::new(),
+                created: 0,
+            };
+            let bytes = slot::seal_with_passphrase(&keys, &meta, b"secret", cost).unwrap();
+            Ok(Slot::parse(&bytes).unwrap())
+        };
+        let repo = Some(RepoId([1; 16]));
+        let mut slots = [made(2, 8), made(1, 64), made(1, 8)];
+        slots.sort_by_key(|slot| (is_of_another(slot, repo), cost(slot)));
+        let order: Vec<_> = slots
+            .iter()
+            .filter_map(|slot| slot.as_ref().ok()?.info())
+            .map(|info| (info.repo.0[0], info.argon2.map(|cost| cost.memory_kib)))
+            .collect();
+        assert_eq!(order, [(1, Some(8)), (1, Some(64)), (2, Some(8))]);
+    }
 }

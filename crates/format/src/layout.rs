@@ -127,7 +127,8 @@ pub fn ledger(number: u64) -> Result<ObjectKey, KeyError> {
 /// repository.
 #[must_use]
 pub fn ledger_number(name: &ObjectKey) -> Option<u64> {
-    let number = name.as_str().strip_prefix("ledger/")?.parse().ok()?;
+    let digits = name.as_str().strip_prefix("ledger/")?;
+    let number = digits.parse().ok().filter(|_| digits.len() == 12)?;
     (ledger(number).ok().as_ref() == Some(name)).then_some(number)
 }
 
@@ -190,7 +191,12 @@ mod tests {
         assert_eq!(pack(id, false).unwrap().as_str(), format!("data/ab/{id}"));
         assert_eq!(ledger(7).unwrap().as_str(), "ledger/000000000007");
         assert_eq!(ledger_number(&ledger(7).unwrap()), Some(7));
-        for other in ["ledger/7", "ledger/x", "index/000000000007"] {
+        for other in [
+            "ledger/7",
+            "ledger/x",
+            "index/000000000007",
+            "ledger/1000000000000",
+        ] {
             assert_eq!(ledger_number(&key(other.into()).unwrap()), None, "{other}");
         }
     }

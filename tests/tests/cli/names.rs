@@ -49,3 +49,25 @@ fn empty_names_and_tags_are_refused() {
     let listed = Run::of(&mut place.snapshot(["list", "--json"])).ok();
     assert!(listed.lines().is_empty());
 }
+
+#[test]
+fn the_newest_of_a_name_that_two_hosts_have_is_asked_for_with_the_host() {
+    let place = Place::new();
+    for host in ["web1", "web2"] {
+        place.write("whose", host);
+        let save = ["save", "data", "--name", "etc", "--host", host];
+        let _ = Run::of(&mut place.snapshot(save)).ok();
+        place.wait_for_a_tick();
+    }
+    let whose = |spec: &str| {
+        let what = format!("{spec}:{}", place.data().join("whose").display());
+        Run::of(&mut place.restore(["cat", &what]))
+    };
+    let _ = whose("latest:etc")
+        .ends(1)
+        .says("write latest:web2:etc or latest:web1:etc");
+    assert_eq!(whose("latest:web1:etc").ok().text(), "web1");
+    assert_eq!(whose("latest:web2:etc").ok().text(), "web2");
+    assert_eq!(whose("latest").ok().text(), "web2");
+    let _ = whose("latest:web3:etc").ends(1).says("no snapshot matches");
+}

@@ -19,6 +19,9 @@ use crate::repository::{Repository, name};
 
 /// How often a record looks for its place when others write at the same time.
 const ATTEMPTS: usize = 100;
+/// A record that stands further behind the end than that continues nothing: whoever may write to the
+/// tier could otherwise use up the numbers.
+const MOST_GAP: u64 = 1000;
 /// Records that are added to the copy at once.
 const BATCH: usize = 256;
 
@@ -127,7 +130,7 @@ impl<'a> Chain<'a> {
 
     /// Takes up what lies under the number of a record.
     fn take(&mut self, number: u64, found: Found) -> Result<Option<Line>> {
-        match tier::record(number, found) {
+        match tier::record(number, found).and_then(|line| self.believable(number, line)) {
             Ok(line) => {
                 self.last = Some(line.head());
                 self.next = number.saturating_add(1);
@@ -145,6 +148,21 @@ impl<'a> Chain<'a> {
                 }
                 Ok(None)
             }
+        }
+    }
+
+    /// Every key that opens the ledger can write a record in the name of any host; which of them the
+    /// host made itself, those can tell who have its key.
+    fn believable(&self, number: u64, line: Line) -> std::result::Result<Line, String> {
+        if number.saturating_sub(self.next) > MOST_GAP {
+            return Err("it stands far behind the end of the ledger".into());
+        }
+        let host = &line.record().host;
+        match self.repo.keys().ledger_key(host) {
+            Ok(key) if line.verify_hmac(&HmacKey::new(*key.expose())).is_err() => {
+                Err(format!("{host} did not write it: its HMAC is false"))
+            }
+            _ => Ok(line),
         }
     }
 

@@ -39,17 +39,16 @@ impl Lacking {
                 FindingKind::Unreadable | FindingKind::Vanished
             )
         };
-        let above = |finding: &Finding| {
+        // What was lost may be something in a folder, or a part of the folder itself.
+        let lacking = |finding: &Finding| {
             // Entries are told of by their path from its slash on.
             let path = finding.subject.as_str();
-            path.strip_prefix('/')
-                .unwrap_or(path)
-                .rsplit_once('/')
-                .map_or("", |(above, _)| above)
-                .to_owned()
+            let path = path.strip_prefix('/').unwrap_or(path);
+            let above = path.rsplit_once('/').map_or("", |(above, _)| above);
+            [above.to_owned(), path.to_owned()]
         };
         Self {
-            folders: findings.iter().filter(lost).map(above).collect(),
+            folders: findings.iter().filter(lost).flat_map(lacking).collect(),
             any: made > listed,
         }
     }

@@ -31,8 +31,9 @@ use crate::state::{StateEntry, StateWriter};
 use crate::store::BlobStore;
 use crate::usage::Usage;
 
-/// Entries that may wait for an open bundle to end.
+/// Entries that may wait for an open bundle to end, and what is known of them in bytes.
 const MOST_WAITING: usize = 1 << 16;
+const MOST_WAITING_BYTES: usize = 16 << 20;
 /// Bytes of a key and its record: they must go into one blob, with what else is on their page.
 const MOST_RECORD: usize = MAX_RAW - (256 << 10);
 
@@ -66,6 +67,23 @@ enum Next {
     Reused(EntryPath, Box<StateEntry>),
 }
 
+impl Next {
+    /// About how many bytes it takes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Reused(_, state) => {
+                let record = state.record.len() + state.lineage.len();
+                state.key.len() * 2 + record + state.extents.len()
+            }
+            Self::Fresh(next) => {
+                let xattrs = next.meta.xattrs.iter();
+                let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
+                next.key.len() * 2 + xattrs + next.lineage.len() + next.extents.len()
+            }
+        }
+    }
+}
+
 /// Puts entries together.
 pub(super) struct Assembler<'a> {
     cx: &'a OpContext,
@@ -79,6 +97,7 @@ pub(super) struct Assembler<'a> {
     salt: [u8; 32],
     bundles: Bundles,
     waiting: VecDeque<Next>,
+    waiting_bytes: usize,
     links: Links,
     heads: Heads,
     counts: Counts,
@@ -125,6 +144,7 @@ impl<'a> Assembler<'a> {
             salt,
             bundles: Bundles::new(reader.sizes.chunks),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             links: Links::default(),
             heads: Heads::new(scratch),
             counts: Counts::default(),
@@ -393,8 +413,9 @@ impl<'a> Assembler<'a> {
         if self.waiting.is_empty() && !needs_bundle {
             return self.write(next, None);
         }
+        self.waiting_bytes += next.bytes();
         self.waiting.push_back(next);
-        if self.waiting.len() >= MOST_WAITING {
+        if self.waiting.len() >= MOST_WAITING || self.waiting_bytes >= MOST_WAITING_BYTES {
             self.end_bundle()
         } else {
             Ok(())
@@ -402,6 +423,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn release(&mut self, bundle: Option<ChunkId>) -> Result<()> {
+        self.waiting_bytes = 0;
         while let Some(next) = self.waiting.pop_front() {
             self.write(next, bundle)?;
         }
@@ -512,7 +534,12 @@ impl<'a> Assembler<'a> {
         if key.len() + stored.len() > MOST_RECORD {
             return Err("what is known of it is too long for a page of the manifest".into());
         }
-        Ok(())
+        // What a reader would refuse would hide everything behind it.
+        match Record::decode(stored) {
+            Ok(read) if read == *record => Ok(()),
+            Ok(_) => Err("what is known of it cannot be stored as it is".into()),
+            Err(error) => Err(format!("what is known of it cannot be stored: {error}")),
+        }
     }
 
     fn canonical_of(&mut self, path: &EntryPath, record: &Record) -> Result<(), CanonicalError> {

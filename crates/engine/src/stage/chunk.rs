@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use backup_core::{Body, Entry, EntryKind, Finding, OpContext, StreamProfile};
+use backup_core::{Body, Entry, EntryMeta, Finding, OpContext, StreamProfile};
 use backup_format::chunk::CutKeys;
 use backup_format::extent::{Content, Extent, Extents, MAX_EXTENTS};
 use backup_format::lineage::LineageHead;
@@ -187,7 +187,7 @@ impl Decider<'_> {
             |known: &StateEntry| fingerprint.is_some() && known.fingerprint == fingerprint;
         match resumed.or(complete) {
             Some(known) if is_same(&known) && self.is_stored(&known) => {
-                item.work = Work::Reuse(Box::new(known));
+                item.work = reuse(&item.meta, known)?;
                 self.add(item, 0)
             }
             known => self.read(item, body, profile, size, known),
@@ -201,14 +201,13 @@ impl Decider<'_> {
         }
         let known = known.filter(|known| self.is_parents_state && self.is_stored(known));
         if let Some(known) = known {
-            let record = Record::decode(&known.record)
-                .map_err(|error| EngineError::wire("the local state", &error))?;
-            if record.meta == item.meta && known.fingerprint == item.fingerprint {
-                item.work = Work::Reuse(Box::new(known));
-                return self.add(item, 0);
-            }
+            let record = decode_record(&known.record)?;
             if record.meta.kind.has_content() {
-                item.work = Work::Inherited(Box::new(Inherited::of_state(&known)?));
+                item.work = if known.fingerprint == item.fingerprint {
+                    reuse(&item.meta, known)?
+                } else {
+                    Work::Inherited(Box::new(Inherited::of_state(&known)?))
+                };
                 return self.add(item, 0);
             }
         }
@@ -345,10 +344,24 @@ impl Decider<'_> {
     }
 }
 
+/// What is to be done with an entry whose content is as the last run saw it. Not all that is known of
+/// it need be the same: the names of its owners are not its own, and the number that hard links
+/// share is made up of one that a device has for the time being.
+fn reuse(meta: &EntryMeta, known: StateEntry) -> Result<Work> {
+    if decode_record(&known.record)?.meta == *meta {
+        return Ok(Work::Reuse(Box::new(known)));
+    }
+    Ok(Work::Inherited(Box::new(Inherited::of_state(&known)?)))
+}
+
+fn decode_record(stored: &[u8]) -> Result<Record> {
+    Record::decode(stored).map_err(|error| EngineError::wire("the local state", &error))
+}
+
 fn is_same_bare(item: &Item, known: &StateEntry) -> bool {
     item.fingerprint.is_some()
         && known.fingerprint == item.fingerprint
-        && !matches!(item.meta.kind, EntryKind::File)
+        && decode_record(&known.record).is_ok_and(|record| record.meta == item.meta)
 }
 
 /// What a reader thread does until there are no more tasks.

@@ -24,6 +24,8 @@ use crate::store::random;
 
 /// Findings that a manifest keeps word by word.
 const MOST_FINDINGS: usize = 1000;
+/// Their bytes: all of them must go into one blob.
+const MOST_FINDING_BYTES: usize = 4 << 20;
 
 /// A snapshot that exists.
 #[derive(Debug)]
@@ -147,13 +149,21 @@ fn build(
     let all = &assembled.counts.findings;
     let (serious, notes): (Vec<_>, Vec<_>) =
         all.iter().partition(|one| one.severity > Severity::Note);
-    let findings = serious.into_iter().chain(notes).take(MOST_FINDINGS);
+    let mut room = MOST_FINDING_BYTES;
+    let findings = serious
+        .into_iter()
+        .chain(notes)
+        .filter_map(|finding| serde_json::to_string(finding).ok())
+        .take_while(|text| {
+            let fits = text.len() <= room;
+            room = room.saturating_sub(text.len());
+            fits
+        })
+        .take(MOST_FINDINGS);
     let inner = Inner {
         components: vec![InnerComponent::new(&component)],
         salt: assembled.salt,
-        findings: findings
-            .filter_map(|finding| serde_json::to_string(finding).ok())
-            .collect(),
+        findings: findings.collect(),
         program: job.program.clone(),
         user: job.user.clone(),
         extra: std::collections::BTreeMap::new(),

@@ -2,8 +2,10 @@
 
 use backup_core::{Event, Finding, OpContext, Severity};
 
-/// Findings that are kept word by word.
+/// Findings that are kept word by word, and their bytes: whoever may write below what is saved can
+/// make any number of them, each with a path of up to 64 KiB.
 const MOST_FINDINGS: usize = 10_000;
+const MOST_BYTES: usize = 8 << 20;
 
 /// Counts and findings of an assembled snapshot.
 #[derive(Debug, Default)]
@@ -17,6 +19,8 @@ pub(super) struct Counts {
     pub(super) findings_left_out: u64,
     /// Findings that are more than notes, those that were left out too.
     pub(super) serious: u64,
+    /// Bytes of those that were kept.
+    finding_bytes: usize,
 }
 
 impl Counts {
@@ -26,7 +30,9 @@ impl Counts {
         cx.tell(Event::Found(&finding));
         let is_serious = finding.severity > Severity::Note;
         self.serious += u64::from(is_serious);
-        if self.findings.len() < MOST_FINDINGS {
+        let bytes = self.finding_bytes + finding.subject.len() + finding.detail.len();
+        if self.findings.len() < MOST_FINDINGS && bytes <= MOST_BYTES {
+            self.finding_bytes = bytes;
             self.findings.push(finding);
         } else {
             self.findings_left_out += u64::from(is_serious);

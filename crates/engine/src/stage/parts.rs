@@ -1,7 +1,7 @@
 //! Where the stretches of a stream lie, while its last chunks are still open; and spills.
 
 use backup_core::ChunkId;
-use backup_format::extent::{Content, Extent, Extents, INLINE, spill_span};
+use backup_format::extent::{Content, Extent, Extents, INLINE, MAX_EXTENTS, MAX_LIST, spill_span};
 use backup_format::seal::BlobKind;
 
 use crate::error::{EngineError, Result};
@@ -96,6 +96,9 @@ pub(super) fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
     if extents.as_slice().len() <= INLINE {
         return Ok(Content::Inline(extents.clone()));
     }
+    if extents.as_slice().len() > MAX_EXTENTS {
+        return Err(too_many());
+    }
     let span = spill_span(extents.length());
     let mut ids = Vec::new();
     let mut open = Extents::default();
@@ -107,6 +110,9 @@ pub(super) fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
     };
     for extent in extents.as_slice() {
         let mut rest = *extent;
+        if open.as_slice().len() + 2 > MAX_LIST {
+            return Err(too_many());
+        }
         loop {
             let room = span - open.length();
             if rest.len() <= room {
@@ -123,6 +129,12 @@ pub(super) fn spill(extents: &Extents, store: &BlobStore) -> Result<Content> {
         put(&mut open)?;
     }
     Ok(Content::Spilled(ids))
+}
+
+/// A source that says of every few bytes by themselves that they are unchanged; no list that was
+/// written would be read again.
+fn too_many() -> EngineError {
+    EngineError::Invalid("a stream is in more ranges than a snapshot can list".into())
 }
 
 /// Both parts of an extent; `at` is within it.

@@ -60,7 +60,7 @@ pub async fn seal(
 async fn look_again(repo: &Repository, cx: &OpContext) -> Result<()> {
     repo.check_features(cx, Operation::Write).await?;
     if let Some(found) = repo.sink().list(cx, "gc/", None).next().await {
-        let why = "it is of a collection of garbage, which this Backstay does not know: a newer Backstay is needed";
+        let why = "it is of a collection of garbage, which this Backstay does not know: a newer Backstay is needed, or whoever may write to the tier has put it there";
         return Err(EngineError::Newer(format!("{}: {why}", found?.key)));
     }
     repo.refresh_index(cx).await

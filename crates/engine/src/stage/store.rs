@@ -72,9 +72,13 @@ pub async fn store(
     let trees = parent.map(|parent| parent.trees(repo, planned.may_inherit));
     let lineages = Lineages::new(repo, trees.unwrap_or_default())?;
     let (sender, source) = batches();
+    // When the source fails, those that take what it gives end as if called off.
+    let cancel = cx.cancel.child_token();
+    let mut taking = cx.clone();
+    taking.cancel = cancel.clone();
     let flow = Flow {
         repo,
-        cx,
+        cx: &taking,
         job,
         store: &store,
         lineages: &lineages,
@@ -82,7 +86,6 @@ pub async fn store(
         parent: planned.inherited_from(),
     };
     let handle = Handle::current();
-    let cancel = cx.cancel.child_token();
     // The threads borrow; a scope on a thread of its own keeps the runtime free to drive the source.
     let ran = std::thread::scope(|scope| {
         let threads = std::thread::Builder::new()

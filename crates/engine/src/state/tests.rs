@@ -201,3 +201,46 @@ proptest! {
         }
     }
 }
+
+fn sizes(paths: &StatePaths) -> Vec<u64> {
+    let ring = ring();
+    let all = paths.last_complete(&ring);
+    all.map(|entry| entry.fingerprint.unwrap().size).collect()
+}
+
+#[test]
+fn a_run_leaves_the_state_of_one_under_way_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StatePaths::new(&dir.path().join("job"));
+    write_all(&paths, &[entry(1, 5), entry(2, 5)], 9);
+    let mut one = StateWriter::new(paths.clone(), ring());
+    one.differs();
+    one.push(&entry(1, 100));
+    one.mark();
+    let reader = StateReader::open(&paths, &ring());
+    assert!(!reader.resumes, "it takes up what another goes on with");
+    let mut two = StateWriter::new(paths.clone(), ring());
+    two.differs();
+    two.push(&entry(1, 200));
+    two.mark();
+    one.push(&entry(2, 100));
+    one.finish(SnapshotId(10));
+    two.finish(SnapshotId(11));
+    assert_eq!(paths.parent(&ring()), Some(SnapshotId(10)));
+    assert_eq!(sizes(&paths), [100, 100]);
+}
+
+#[test]
+fn what_another_run_put_there_is_not_taken_for_what_was_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = StatePaths::new(&dir.path().join("job"));
+    write_all(&paths, &[entry(1, 5), entry(2, 5), entry(3, 5)], 9);
+    let mut one = StateWriter::new(paths.clone(), ring());
+    assert!(one.same() && one.same());
+    write_all(&paths, &[entry(1, 77), entry(2, 77), entry(3, 77)], 10);
+    one.differs();
+    one.push(&entry(3, 6));
+    one.finish(SnapshotId(11));
+    assert_eq!(paths.parent(&ring()), Some(SnapshotId(10)));
+    assert_eq!(sizes(&paths), [77, 77, 77]);
+}

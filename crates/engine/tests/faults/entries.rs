@@ -1,10 +1,11 @@
 //! Entries that cannot be stored as they should be, or that change without showing it.
 
-use backup_core::{EntryKind, Finding, FindingKind, Severity};
+use backup_core::{EntryKind, Finding, FindingKind, Owner, Severity};
+use backup_format::extent::{Content, Extent};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::given::{CHANGED, Given, Shelf};
-use crate::world::{Files, noise};
+use crate::world::{Files, noise, read};
 
 fn files(of: &[(&str, &[u8])]) -> Files {
     of.iter()
@@ -167,4 +168,96 @@ async fn notes_are_told_and_make_no_record_of_findings() {
         let last = ledger.lines().last().unwrap();
         assert!(last.contains(outcome), "{last}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_reader_would_take_is_a_finding_and_hides_nothing_behind_it() {
+    let shelf = Shelf::new().await;
+    let mut odd = Given::file("b", b"b");
+    // As `stat` gives it: with the bits that say that it is a file.
+    odd.meta.mode = 0o100_644;
+    let tree = vec![Given::file("a", b"a"), odd, Given::file("c", b"c")];
+    for round in 0..2 {
+        let report = shelf.save(tree.clone()).await;
+        let told: Vec<_> = report.findings.iter().map(|one| &*one.subject).collect();
+        assert_eq!(told, ["/b"], "round {round}");
+        let out = tempfile::tempdir().unwrap();
+        shelf.try_to_restore(out.path()).await.unwrap();
+        assert!(read(out.path()) == files(&[("a", b"a"), ("c", b"c")]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unchanged_files_have_the_owners_and_link_numbers_of_today() {
+    for length in [3_000, 700_000, 3 << 20] {
+        let shelf = Shelf::new().await;
+        let content = noise(1, length);
+        let given = |name, group, user: &str| {
+            let mut file = Given::file(name, &content).linked(group);
+            file.meta.owner = Some(Owner {
+                uid: 4321,
+                gid: 4321,
+                user: Some(user.into()),
+                group: None,
+            });
+            file
+        };
+        let tree = |group, user| vec![given("a", group, user), given("b", group, user)];
+        shelf.save(tree(7, "alice")).await;
+        // A device has another number, a user another name; no inode was touched.
+        let report = shelf.save(tree(9, "alicia")).await;
+        assert_eq!(report.meta.stats.bytes_read, 0, "it was read again");
+        for entry in shelf.entries().await {
+            let meta = &entry.record.meta;
+            assert_eq!(meta.link_group, Some(9), "{}", entry.path);
+            let user = meta.owner.as_ref().and_then(|owner| owner.user.as_deref());
+            assert_eq!(user, Some("alicia"), "{}", entry.path);
+        }
+        let wanted = files(&[("a", &content), ("b", &content)]);
+        assert!(shelf.restored().await == wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_findings_stop_no_backup() {
+    let shelf = Shelf::new().await;
+    let detail = "why ".repeat(15_000);
+    let findings: Vec<Finding> = (0..300)
+        .map(|number| {
+            let subject = format!("/{number}");
+            Finding::new(Severity::Error, FindingKind::Unreadable, subject, &detail)
+        })
+        .collect();
+    let saved = shelf
+        .try_to_save_with(vec![Given::file("a", b"a")], findings)
+        .await
+        .unwrap();
+    assert_eq!(saved.meta.findings, 300);
+    let kept: usize = saved.findings.iter().map(|one| one.detail.len()).sum();
+    assert!((1 << 20..9 << 20).contains(&kept), "{kept} bytes");
+    assert!(shelf.restored().await == files(&[("a", b"a")]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_that_wait_for_a_bundle_are_bounded_by_what_is_known_of_them() {
+    let shelf = Shelf::new().await;
+    let names: Vec<&'static str> = (0..600)
+        .map(|number| &*format!("{number:04}").leak())
+        .collect();
+    let tree = names.iter().map(|name| {
+        let mut file = Given::file(name, name.as_bytes());
+        file.meta.xattrs = vec![(b"user.note".to_vec(), noise(1, 60_000))];
+        file
+    });
+    shelf.save(tree.collect()).await;
+    let mut chunks = std::collections::HashSet::new();
+    for entry in shelf.entries().await {
+        if let Content::Inline(extents) = &entry.record.content {
+            chunks.extend(extents.as_slice().iter().filter_map(|extent| match extent {
+                Extent::Data { chunk, .. } => Some(*chunk),
+                Extent::Zero { .. } => None,
+            }));
+        }
+    }
+    assert!(chunks.len() > 1, "all wait for one bundle");
 }

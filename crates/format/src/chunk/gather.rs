@@ -9,7 +9,7 @@ pub struct ChunkSizes {
     pub min: usize,
     /// The wanted average.
     pub target: usize,
-    /// No chunk is larger.
+    /// No chunk is larger, unless a single piece is.
     pub max: usize,
 }
 
