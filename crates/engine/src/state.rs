@@ -94,6 +94,12 @@ impl StatePaths {
         let _ = fs::remove_file(&self.mark);
     }
 
+    /// Whether a run was completed here.
+    #[must_use]
+    pub fn has_complete(&self) -> bool {
+        self.complete.is_file()
+    }
+
     /// The snapshot whose state the last complete one is, if it is there and known to be whose.
     #[must_use]
     pub fn parent(&self, ring: &ObjectKeyring) -> Option<SnapshotId> {

@@ -23,7 +23,7 @@ use super::counts::Counts;
 use super::former::Former;
 use super::heads::{Heads, Scratch};
 use super::links::{Link, Links, Place, Stored};
-use super::read::{Item, Noted, Reader, Work};
+use super::read::{Before, Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
 use crate::lineage::{Inherited, Lineages};
 use crate::repository::Sizes;
@@ -223,6 +223,7 @@ impl<'a> Assembler<'a> {
             is_racy,
             after_gap,
             is_new,
+            before,
             work,
         } = item;
         if after_gap {
@@ -256,7 +257,10 @@ impl<'a> Assembler<'a> {
             Work::Content { bytes, sha256 } => {
                 (next.size, next.sha256) = (bytes.len() as u64, Some(sha256));
                 self.counts.bytes_read += next.size;
-                next.located = self.lay(&bytes, &sha256, is_new)?;
+                next.located = match before.and_then(|before| self.same(*before, &sha256)) {
+                    Some(located) => located,
+                    None => self.lay(&bytes, &sha256, is_new)?,
+                };
             }
             Work::Cut { stream, sha256 } => {
                 (next.size, next.sha256) = (stream.size, sha256);
@@ -366,6 +370,20 @@ impl<'a> Assembler<'a> {
             extents: next.extents.clone(),
         };
         self.links.remember(group, state, stored);
+    }
+
+    /// Where a small file lies that has the content it had before.
+    fn same(&mut self, before: Before, sha256: &[u8; 32]) -> Option<Located> {
+        let index = self.store.index();
+        let is_there = before.extents.as_slice().iter().all(|extent| match extent {
+            Extent::Data { chunk, .. } => index.find(chunk).is_some(),
+            Extent::Zero { .. } => true,
+        });
+        if before.sha256 != *sha256 || !is_there {
+            return None;
+        }
+        self.mark_extents(&before.extents);
+        Some(Located::Known(Content::Inline(before.extents)))
     }
 
     /// Lays a small file into the open bundle, unless this run has laid its content already or the

@@ -19,7 +19,7 @@ use super::capture::{Batches, Captured};
 use super::former::Former;
 use super::links::Link;
 use super::parent::Location;
-use super::read::{Item, Noted, Reader, Work};
+use super::read::{Before, Item, Noted, Reader, Work};
 use crate::error::{EngineError, Result};
 use crate::lineage::Inherited;
 use crate::repository::{Repository, Sizes};
@@ -53,12 +53,8 @@ pub fn chunk(repo: &Repository, captured: Captured, job: &SnapshotJob) -> Result
         Some(paths) if !job.reread => StateReader::open(paths, &ring),
         _ => StateReader::empty(),
     };
-    let former = Former::new(
-        paths
-            .clone()
-            .filter(|_| !job.reread)
-            .map(|paths| (paths, ring.clone())),
-    );
+    let last = paths.clone().map(|paths| (paths, ring.clone()));
+    let former = Former::new(last, job.reread);
     let writer = paths.map(|paths| StateWriter::new(paths, ring));
     Ok(Chunked {
         captured,
@@ -155,6 +151,7 @@ impl Decider<'_> {
             is_racy: false,
             after_gap: self.state.has_passed_over(),
             is_new: resumed.is_none() && complete.is_none(),
+            before: None,
             work: Work::Bare,
         };
         if !item.meta.kind.has_content() {
@@ -236,6 +233,7 @@ impl Decider<'_> {
                 self.add(item, 0)
             }
             Body::File(open) if size <= self.sizes.bundle_limit => {
+                item.before = known.and_then(|known| before(&known));
                 item.work = Work::Read(open);
                 self.add(item, size)
             }
@@ -352,6 +350,16 @@ fn reuse(meta: &EntryMeta, known: StateEntry) -> Result<Work> {
         return Ok(Work::Reuse(Box::new(known)));
     }
     Ok(Work::Inherited(Box::new(Inherited::of_state(&known)?)))
+}
+
+/// What a small file was: a change of its owner or mode makes it look changed, and it is not.
+fn before(known: &StateEntry) -> Option<Box<Before>> {
+    let record = decode_record(&known.record).ok()?;
+    let sha256 = record.sha256?;
+    match record.content {
+        Content::Inline(extents) => Some(Box::new(Before { sha256, extents })),
+        Content::Spilled(_) => None,
+    }
 }
 
 fn decode_record(stored: &[u8]) -> Result<Record> {

@@ -11,6 +11,7 @@ use super::parent::Parent;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
+use crate::view::check_signatures;
 
 /// A plan, ready to be captured.
 #[derive(Debug)]
@@ -19,6 +20,9 @@ pub struct Planned {
     pub(super) info: SourceInfo,
     pub(super) plan: CapturePlan,
     pub(super) parent: Option<Parent>,
+    /// The snapshot of this host in which its files are looked for when no local state tells of
+    /// them.
+    pub(super) nearest: Option<SnapshotHead>,
     /// Whether the source was told of the parent and may say that something is as it is there.
     pub(super) may_inherit: bool,
     /// What is done in a lesser way than it could be.
@@ -91,6 +95,11 @@ async fn plan_on(
     let (mut heads, _) = repo.heads(cx).await?;
     heads.retain(|head| head.meta.host == job.host);
     let parent = Parent::find(repo, &heads, &info, job);
+    let signed = |head: &&SnapshotHead| check_signatures(repo, head).is_ok();
+    let nearest = match &parent {
+        Some(parent) => Some(parent.head.clone()),
+        None => heads.iter().rfind(signed).cloned(),
+    };
     let asks = !job.reread && degraded.is_none();
     let hint = parent.as_ref().filter(|_| asks);
     let hint = hint.and_then(|parent| parent.hint(repo, &info, &job.component));
@@ -105,6 +114,7 @@ async fn plan_on(
         info,
         plan,
         parent,
+        nearest,
         may_inherit,
         degraded,
         earlier: heads.iter().map(|head| head.meta.id).collect(),

@@ -16,7 +16,7 @@ use backup_core::{
 };
 use backup_format::chunk::profile::PIECE;
 use backup_format::chunk::{BasePieces, PieceCut};
-use backup_format::extent::Extent;
+use backup_format::extent::{Extent, Extents};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -61,8 +61,19 @@ pub(super) struct Item {
     pub(super) after_gap: bool,
     /// Whether the last run did not have its path.
     pub(super) is_new: bool,
+    /// What the last run knew of a small file that looks changed.
+    pub(super) before: Option<Box<Before>>,
     /// What is to be done, or was.
     pub(super) work: Work,
+}
+
+/// The content of a small file in an earlier run.
+#[derive(Debug)]
+pub(super) struct Before {
+    /// Its SHA-256.
+    pub(super) sha256: [u8; 32],
+    /// Where it lies.
+    pub(super) extents: Extents,
 }
 
 impl Item {

@@ -21,7 +21,7 @@ use super::seal::Sealing;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::lineage::Lineages;
-use crate::repository::Repository;
+use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
 use crate::state::{StateReader, StateWriter};
 use crate::store::{BlobStore, Session, StoredPack, random};
@@ -84,6 +84,7 @@ pub async fn store(
         lineages: &lineages,
         keys: &keys,
         parent: planned.inherited_from(),
+        nearest: planned.nearest.as_ref(),
     };
     let handle = Handle::current();
     // The threads borrow; a scope on a thread of its own keeps the runtime free to drive the source.
@@ -150,6 +151,8 @@ struct Flow<'a> {
     keys: &'a backup_format::chunk::CutKeys,
     /// The snapshot that the source builds on by its own knowledge.
     parent: Option<&'a Parent>,
+    /// Where files are looked for when no local state tells of them.
+    nearest: Option<&'a SnapshotHead>,
 }
 
 impl Flow<'_> {
@@ -189,8 +192,11 @@ impl Flow<'_> {
         mut source: Batches,
         state: StateReader,
         writer: Option<StateWriter>,
-        former: Former,
+        mut former: Former,
     ) -> Result<Assembled> {
+        if let Some(head) = self.nearest.filter(|_| former.is_lost()) {
+            handle.block_on(former.read_snapshot(self.repo, self.cx, self.keys, head));
+        }
         let sizes = self.repo.sizes();
         let readers = match self.cx.limits.readers {
             0 => 2,

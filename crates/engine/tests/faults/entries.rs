@@ -261,3 +261,50 @@ async fn entries_that_wait_for_a_bundle_are_bounded_by_what_is_known_of_them() {
     }
     assert!(chunks.len() > 1, "all wait for one bundle");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_beside_others_that_changed_are_stored_once_however_they_are_read_again() {
+    let mut shelf = Shelf::new().await;
+    let names: Vec<&'static str> = (0..200)
+        .map(|number| &*format!("{number:04}").leak())
+        .collect();
+    let tree = |edited: usize, later: i64| -> Vec<Given> {
+        let file = |(number, name): (usize, &&'static str)| {
+            let number = if number % 10 == 0 {
+                number + edited
+            } else {
+                number
+            };
+            Given::file(name, &noise(number as u64, 20_000)).later(later)
+        };
+        names.iter().enumerate().map(file).collect()
+    };
+    shelf.save(tree(0, 0)).await;
+    let edited = shelf.save(tree(1000, 1)).await.meta.stats;
+    assert!(
+        edited.bytes_new < 700_000,
+        "{} bytes are new",
+        edited.bytes_new
+    );
+    let said = |what: &str, report: backup_engine::SnapshotReport| {
+        let stats = report.meta.stats;
+        assert_eq!(stats.bytes_read, 200 * 20_000, "{what}");
+        // Pages of the manifest.
+        assert!(
+            stats.bytes_new < 100_000,
+            "{what}: {} bytes are new",
+            stats.bytes_new
+        );
+    };
+    said("another mode", shelf.save(tree(1000, 2)).await);
+    shelf.job.reread = true;
+    said("read on request", shelf.save(tree(1000, 2)).await);
+    shelf.job.reread = false;
+    for lost in std::fs::read_dir(shelf.cache.path()).unwrap() {
+        std::fs::remove_dir_all(lost.unwrap().path()).unwrap();
+    }
+    said("a lost cache", shelf.save(tree(1000, 2)).await);
+    shelf.job.name = "moved".into();
+    said("another name", shelf.save(tree(1000, 2)).await);
+    shelf.restored().await;
+}
