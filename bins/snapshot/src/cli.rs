@@ -141,7 +141,7 @@ Example:
 
 const SAVE_EXAMPLES: &str = "\
 Examples:
-  snapshot save /etc /home --exclude '*.tmp' --exclude /home/*/.cache --one-file-system
+  snapshot save /etc /home --exclude '*.tmp' --exclude '/home/*/.cache' --one-file-system
   snapshot save --command 'mysqldump --single-transaction shop' --name shop
   pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump --name shop
   snapshot save 'files:///srv/data?exclude-caches'

@@ -123,16 +123,38 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
     let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
     let id = id_of(&key).to_owned();
     let what = format!("{} key", args.role);
-    let ending = note_in_ledger(console, &repo, added_note([(&*id, &*what)])).await?;
-    repo.sink()
-        .put(&console.cx, &key, slot.into(), PutMode::Create)
-        .await?;
+    let ending = match put_slot(console, &repo, &key, slot, &what).await {
+        Ok(ending) => ending,
+        Err(failure) => {
+            if let Some(path) = &args.way.new_key_file {
+                // It opens nothing, and would be in the way of the next attempt.
+                let _ = std::fs::remove_file(path);
+            }
+            return Err(failure);
+        }
+    };
     console.record("key-added", json!({ "id": id, "role": args.role.name() }))?;
     console.line(format!(
         "added key {} ({})",
         id.get(..12).unwrap_or(&id),
         args.role
     ))?;
+    Ok(ending)
+}
+
+/// Records a slot and puts it there.
+async fn put_slot(
+    console: &mut Console,
+    repo: &Repository,
+    key: &ObjectKey,
+    slot: Vec<u8>,
+    what: &str,
+) -> Outcome {
+    let ending = note_in_ledger(console, repo, added_note([(id_of(key), what)])).await?;
+    let cx = &console.cx;
+    repo.sink()
+        .put(cx, key, slot.into(), PutMode::Create)
+        .await?;
     Ok(ending)
 }
 

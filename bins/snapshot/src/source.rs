@@ -11,7 +11,7 @@ use std::sync::Arc;
 use backstay::core::{Location, Source};
 use backstay::retention::Span;
 use backstay::source_command::{CommandConfig, CommandSource, StdinSource};
-use backstay::source_files::{FilesConfig, FilesSource, config_of};
+use backstay::source_files::{FilesConfig, FilesSource, config_of, without_parents};
 use backup_terminal::access::{parse_location, registry};
 use backup_terminal::{Failure, Outcome, parse_entry_path, surroundings, text};
 use jiff::Timestamp;
@@ -112,9 +112,17 @@ fn lines_for(folder: &Path, roots: &[PathBuf]) -> Vec<String> {
     roots.iter().filter_map(line).collect()
 }
 
+/// The absolute path under which a root is stored.
+fn stored_path(root: &Path) -> PathBuf {
+    let absolute = surroundings::absolute(root);
+    // What cannot be resolved cannot be saved either, and its source says why.
+    without_parents(&absolute).unwrap_or(absolute)
+}
+
 fn files_url(location: &Location, repository: Option<&Path>) -> Outcome<Chosen> {
     let mut config = config_of(location)?;
-    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &config.roots));
+    let roots: Vec<PathBuf> = config.roots.iter().map(|root| stored_path(root)).collect();
+    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &roots));
     let left_out = repository.filter(|_| !own.is_empty());
     config.excludes.extend(own);
     Ok(Chosen {
@@ -127,10 +135,7 @@ fn files_url(location: &Location, repository: Option<&Path>) -> Outcome<Chosen> 
 
 fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<Chosen> {
     let roots: Vec<PathBuf> = args.paths.iter().map(PathBuf::from).collect();
-    let absolute: Vec<PathBuf> = roots
-        .iter()
-        .map(|root| surroundings::absolute(root))
-        .collect();
+    let absolute: Vec<PathBuf> = roots.iter().map(|root| stored_path(root)).collect();
     let leave_out = &args.leave_out;
     for file in &leave_out.exclude_files {
         File::open(file).map_err(|error| {
@@ -254,10 +259,13 @@ impl LeaveOut {
 /// The name of a snapshot of these paths: the paths themselves without the slash in front, so that
 /// `/srv/a/data` and `/srv/b/data` are lines of their own.
 fn name_of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> String {
-    let names: Vec<String> = paths
-        .into_iter()
-        .map(|path| one_name(path.as_os_str()))
-        .collect();
+    let mut names: Vec<String> = Vec::new();
+    for path in paths {
+        let name = one_name(path.as_os_str());
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
     let name = names.join("+");
     if name.len() <= MAX_MADE_UP_NAME {
         return name;

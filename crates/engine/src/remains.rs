@@ -2,7 +2,8 @@
 //! new repository on top of it would have other keys, and bury what another `config/0` brings back.
 
 use backup_core::{ErrorKind, OpContext, Sink};
-use futures::TryStreamExt;
+use backup_format::layout;
+use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{EngineError, Result};
 
@@ -20,16 +21,26 @@ const PLACES: [&str; 9] = [
     "meta/",
 ];
 
+/// Objects of one place that are looked at before it is taken for somebody else's.
+const MOST_OTHERS: usize = 10_000;
+
 /// Sees that a place without `config/0` holds nothing of a repository.
 ///
 /// # Errors
 /// [`EngineError::Missing`] when it does; errors of the tier.
 pub(crate) async fn must_be_none(cx: &OpContext, sink: &dyn Sink) -> Result<()> {
     for place in PLACES {
-        let first = match sink.list(cx, place, None).try_next().await {
-            // The place itself is not there.
-            Err(error) if error.kind == ErrorKind::NotFound => None,
-            other => other?,
+        // Somebody may have folders of these names for something else.
+        let mut listed = sink.list(cx, place, None).take(MOST_OTHERS);
+        let first = loop {
+            match listed.try_next().await {
+                Ok(Some(found)) if layout::is_object(&found.key) => break Some(found),
+                Ok(Some(_)) => {}
+                Ok(None) => break None,
+                // The place itself is not there.
+                Err(error) if error.kind == ErrorKind::NotFound => break None,
+                Err(error) => return Err(error.into()),
+            }
         };
         if let Some(found) = first {
             return Err(EngineError::Missing {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use backup_core::{ObjectKey, ObjectMeta, OpContext, RepoId, Sink};
 use backup_format::config::{Config, ConfigError, UnverifiedConfig};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
-use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Slot};
+use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Role, Slot};
 use backup_format::layout;
 use futures::TryStreamExt as _;
 
@@ -79,7 +79,7 @@ pub(crate) async fn open_keys(
         Unlock::KeyFile(file) => file.credential(),
     };
     let credential = credential.ok_or_else(wrong)?;
-    let (mut unfit, mut damaged) = (None, None);
+    let (mut unfit, mut damaged, mut lesser) = (None, None, None);
     let mut slots: Vec<_> = read_slots(cx, sink).await?.into_iter().collect();
     // Whoever may write to the tier can put slots there that take much memory and long to try: they
     // come last.
@@ -94,16 +94,24 @@ pub(crate) async fn open_keys(
                 continue;
             }
         };
+        // One secret may open several slots: that of the full key counts.
+        let may_be_full = slot.info().is_none_or(|info| info.role == Role::Full);
+        if lesser.is_some() && !may_be_full {
+            continue;
+        }
         match slot.open(credential) {
             Ok(keys) => match fitting(keys) {
-                Ok((keys, config)) => return Ok((keys, config, Some(key))),
+                Ok((keys, config)) if keys.role() == Role::Full => {
+                    return Ok((keys, config, Some(key)));
+                }
+                Ok((keys, config)) => lesser = Some((keys, config, Some(key))),
                 Err(error) => unfit = Some(error),
             },
             Err(KeyError::WrongKey) => {}
             Err(error) => damaged = Some(error.into()),
         }
     }
-    Err(unfit.or(damaged).unwrap_or_else(wrong))
+    lesser.ok_or_else(|| unfit.or(damaged).unwrap_or_else(wrong))
 }
 
 /// Whether a slot says itself that it is of another repository.

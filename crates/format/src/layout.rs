@@ -172,6 +172,36 @@ pub fn is_index(name: &ObjectKey) -> bool {
     is_digest_below(name, "index/")
 }
 
+/// Whether it is the name of a [`pack`].
+#[must_use]
+pub fn is_pack(name: &ObjectKey) -> bool {
+    ["data/", "meta/"].iter().any(|folder| {
+        let below = name.as_str().strip_prefix(folder);
+        let split = below.and_then(|below| below.split_once('/'));
+        split.is_some_and(|(first, digest)| {
+            digest.get(..2) == Some(first) && is_digest_below(name, &format!("{folder}{first}/"))
+        })
+    })
+}
+
+/// Whether it is a name that only an object of a repository has, key slots aside.
+#[must_use]
+pub fn is_object(name: &ObjectKey) -> bool {
+    let plain = name.as_str();
+    let refs = plain.strip_prefix("refs/").and_then(|id| id.parse().ok());
+    let done = plain
+        .strip_suffix(".done")
+        .and_then(|open| key(open.into()).ok());
+    is_pack(name)
+        || is_index(name)
+        || snapshot_id(name).is_some()
+        || refs.is_some_and(|id| self::refs(id).is_ok_and(|refs| refs == *name))
+        || session_id(done.as_ref().unwrap_or(name)).is_some()
+        || config_number(name).is_some()
+        || ledger_number(name).is_some()
+        || hold_id(name).is_some()
+}
+
 fn is_digest_below(name: &ObjectKey, folder: &str) -> bool {
     let digest = name.as_str().strip_prefix(folder);
     let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -199,6 +229,38 @@ mod tests {
         ] {
             assert_eq!(ledger_number(&key(other.into()).unwrap()), None, "{other}");
         }
+    }
+
+    #[test]
+    fn objects_are_told_from_what_others_put_there() {
+        let id = SnapshotId::from_parts(1_795_219_200_000, [0xab; 10]);
+        let session = SessionId::from_parts(1_795_219_200_000, [0xab; 10]);
+        for object in [
+            pack(PackId([0xab; 32]), false),
+            pack(PackId([0xab; 32]), true),
+            index(b"a"),
+            refs(id),
+            snapshot(id),
+            hold(id),
+            super::session(session),
+            session_done(session),
+            config(1),
+            ledger(7),
+        ] {
+            let object = object.unwrap();
+            assert!(is_object(&object), "{object}");
+        }
+        let stray = pack(PackId([0xab; 32]), false).unwrap().to_string();
+        for other in [
+            "data/holiday.jpg",
+            "config/app.toml",
+            "index/a",
+            "refs/x",
+            "snap/x/y",
+        ] {
+            assert!(!is_object(&key(other.into()).unwrap()), "{other}");
+        }
+        assert!(!is_object(&key(stray.replace("/ab/", "/cd/")).unwrap()));
     }
 
     #[test]

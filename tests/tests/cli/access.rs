@@ -541,3 +541,56 @@ fn the_key_of_a_repository_is_found_however_its_folder_is_reached() {
         assert_eq!(run.of_type("snapshot").len(), 1, "{repo}");
     }
 }
+
+#[test]
+fn of_several_slots_for_one_passphrase_the_full_one_counts() {
+    let place = Place::new();
+    place.write("file", "content");
+    let passphrase = place.path("passphrase");
+    fs::write(&passphrase, "one for all").unwrap();
+    fs::set_permissions(&passphrase, fs::Permissions::from_mode(0o600)).unwrap();
+    for role in ["reader", "full"] {
+        let add = [
+            "key",
+            "add",
+            "--passphrase-file-new",
+            "passphrase",
+            "--role",
+            role,
+        ];
+        let _ = Run::of(&mut place.snapshot(add)).ok();
+    }
+    let save = ["save", "data", "--passphrase-file", "passphrase"];
+    let _ = Run::of(place.snapshot(save).env_remove("BACKSTAY_KEY_FILE")).ok();
+}
+
+#[test]
+fn a_folder_with_other_things_in_it_can_become_a_repository() {
+    let place = Place::empty();
+    for other in ["data/holiday.jpg", "config/app.toml"] {
+        let path = place.repo().join(other);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "somebody else's").unwrap();
+    }
+    let _ = Run::of(&mut place.snapshot(["list"])).ends(10);
+    place.write("file", "content");
+    let _ = Run::of(&mut place.snapshot(["init", "--recovery-sheet", "sheet"])).ok();
+    let _ = Run::of(&mut place.snapshot(["save", "data"])).ok();
+    let _ = place.verify().ok();
+}
+
+#[test]
+fn a_key_that_could_not_be_added_leaves_no_file() {
+    let place = Place::new();
+    let keys = place.repo().join("keys");
+    fs::rename(&keys, place.path("kept")).unwrap();
+    fs::write(&keys, "no folder").unwrap();
+    let add = ["key", "add", "--new-key-file", "second"];
+    // The key file in use holds the keys themselves, so the repository opens without slots.
+    let ended = Run::of(&mut place.snapshot(add));
+    assert_ne!(ended.code, 0, "{}", ended.err);
+    assert!(!place.path("second").exists());
+    fs::remove_file(&keys).unwrap();
+    fs::rename(place.path("kept"), &keys).unwrap();
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+}

@@ -382,3 +382,26 @@ fn a_snapshot_that_the_ledger_does_not_know_is_not_counted_by_rules_and_stays() 
     let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
     assert_eq!(place.objects("snap").len(), 1);
 }
+
+#[test]
+fn a_ledger_that_is_gone_as_a_whole_is_seen_by_those_who_never_saw_it() {
+    let place = with_records(3);
+    for record in place.objects("ledger") {
+        fs::remove_file(record).unwrap();
+    }
+    for command in [&["ledger", "verify"][..], &["verify"]] {
+        let _ = Run::of(place.snapshot(command).args(["--state-dir", "fresh"]))
+            .ends(13)
+            .says("not a single record");
+    }
+}
+
+#[test]
+fn who_only_checks_the_ledger_sees_later_that_its_end_was_cut_off() {
+    let place = with_records(3);
+    let mut check = place.snapshot(["ledger", "verify", "--state-dir", "auditor"]);
+    let _ = Run::of(&mut check).ok();
+    let last = place.objects("ledger").into_iter().max().unwrap();
+    fs::remove_file(last).unwrap();
+    let _ = Run::of(&mut check).ends(13).says("gone from the end");
+}

@@ -137,7 +137,8 @@ fn a_repository_in_the_folder_that_is_saved_is_not_saved_into_itself() {
     place.write("file", "content");
     let url = format!("files://{}?exclude=cache", place.path("").display());
     let by_path = ["save", "--exclude", "cache", "."];
-    for save in [&by_path[..], &by_path, &["save", &url]] {
+    let by_parent = ["save", "--exclude", "cache", "data/.."];
+    for save in [&by_path[..], &by_path, &["save", &url], &by_parent] {
         let _ = Run::of(&mut place.snapshot(save)).ok().says("is left out");
         let mut list = place.restore(["ls", "latest", "-R"]);
         let listed = Run::of(&mut list).ok().text();

@@ -12,6 +12,7 @@ use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::chain::Chain;
 use super::tier;
 use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead, name};
@@ -86,7 +87,16 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         .all(|finding| finding.severity == Severity::Note);
     findings.extend(differing);
     findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
+    let is_empty = last == 0 && copy.count == 0;
+    if is_empty && !repo.snapshot_keys(cx).await?.is_empty() {
+        let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away";
+        findings.push(mismatch("ledger".into(), detail));
+    }
     findings.extend(snapshots(repo, cx, told, is_whole).await?);
+    if is_whole && !is_empty {
+        // What was seen to be sound is what a later check compares with.
+        Chain::read(repo, cx).await?;
+    }
     findings.sort_by_key(|finding| Reverse(finding.severity));
     Ok(LedgerCheck {
         report,

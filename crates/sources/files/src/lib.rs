@@ -26,6 +26,7 @@ mod walk;
 pub use config::FilesConfig;
 pub use findings::MAX_FINDINGS;
 pub use register::{config_of, register};
+pub use roots::without_parents;
 pub use source::FilesSource;
 pub use target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
 

@@ -113,9 +113,14 @@ impl RootSpec {
     }
 }
 
+/// The path under which a root is stored that is written with `..`.
+///
 /// `a/link/..` is the folder above what the link leads to, so everything up to the last `..` is
 /// resolved by the operating system; what follows it is kept as given.
-fn without_parents(path: &Path) -> std::io::Result<PathBuf> {
+///
+/// # Errors
+/// What the system says of a folder on the way.
+pub fn without_parents(path: &Path) -> std::io::Result<PathBuf> {
     let components: Vec<Component<'_>> = path.components().collect();
     let Some(last) = components.iter().rposition(|c| *c == Component::ParentDir) else {
         return Ok(path.to_owned());
