@@ -185,7 +185,8 @@ pub(crate) struct RunArgs {
     /// The folder to restore into; made if it is not there
     #[arg(long, value_name = "DIR")]
     pub(crate) to: PathBuf,
-    /// Only what matches a glob, and all that is in it; may be given several times
+    /// Only what matches a glob, and all that is in it; may be given several times. A glob with a
+    /// slash counts from the root of the snapshot, also behind a PATH
     #[arg(long = "include", short = 'i', value_name = "GLOB")]
     pub(crate) includes: Vec<String>,
     /// Not what matches a glob, nor what is in it; may be given several times

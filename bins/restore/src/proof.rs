@@ -181,7 +181,9 @@ fn show(console: &mut Console, checked: &CheckedProof) -> Outcome<()> {
     console.line("the proof holds")?;
     let escaped = |text: &str| text::escape(text.as_bytes());
     console.line(format!("  entry     {}", show_path(&entry.path)))?;
-    console.line(format!("  size      {} bytes", entry.size))?;
+    if entry.kind.has_content() {
+        console.line(format!("  size      {} bytes", entry.size))?;
+    }
     if let Some(digest) = entry.sha256 {
         let word = if compared { " (the file's)" } else { "" };
         console.line(format!("  sha256    {digest}{word}"))?;

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Wrong {
     #[error(
-        "the folder {0:?} does not exist; check that its disk is mounted, or make the folder \
-         (`LocalSink::create`, or the option `create=yes` of its location)"
+        "the folder {0:?} does not exist; check that its disk is mounted, or make the folder (`mkdir`, \
+         or `?create=yes` behind the location)"
     )]
     NoRoot(PathBuf),
     #[error("the folder {0:?} cannot be made: the file system has no room for folders there")]

@@ -111,7 +111,7 @@ impl Lines {
 
 fn no_pattern(place: &str, line: &str, cause: ignore::Error) -> SourceError {
     let subject = format!("{place}: {line}");
-    SourceError::new(ErrorKind::Invalid, "read the exclude", subject).because(cause)
+    SourceError::new(ErrorKind::Invalid, "read", subject).because(cause)
 }
 
 /// What an absolute pattern says below a root, if it leads there: `/home/*/.cache` is `/.cache`
