@@ -9,6 +9,7 @@ use backstay::engine::stage::plan::plan;
 use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
 use backstay::format::config::Operation;
 use backstay::format::keys::Role;
+use backup_terminal::memory::keep_freed_memory;
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
@@ -31,6 +32,7 @@ pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
     let started = Instant::now();
     let repo = open_or_make(console).await?;
     may_save(&repo)?;
+    keep_freed_memory();
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
     let seconds = started.elapsed().as_secs_f64();
     report_on(console, &report, seconds)

@@ -8,7 +8,7 @@ pub mod exit;
 pub mod extras;
 pub mod failure;
 mod known;
-mod memory;
+pub mod memory;
 pub mod options;
 pub mod progress;
 pub mod secrets;

@@ -21,7 +21,7 @@ pub fn start<C: Parser>(
     common: impl FnOnce(&C) -> Common,
     run: impl AsyncFnOnce(C, &mut Console) -> Outcome,
 ) -> ExitCode {
-    crate::memory::keep_freed_memory();
+    crate::memory::keep_few_arenas();
     let cli = match parse::<C>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {

@@ -60,8 +60,11 @@ impl Opened {
     }
 
     fn claim_in(&self, state: &mut State, id: ChunkId) -> Claim<'_> {
-        if let Some((_, plain)) = state.kept.iter().find(|(kept, _)| *kept == id) {
-            Claim::Kept(plain.clone())
+        let at = state.kept.iter().position(|(kept, _)| *kept == id);
+        if let Some((id, plain)) = at.and_then(|at| state.kept.remove(at)) {
+            // What changed in a file lies in one chunk for a long way: it must not be the first to go.
+            state.kept.push_back((id, plain.clone()));
+            Claim::Kept(plain)
         } else if state.busy.insert(id) {
             Claim::Ours(Claimed { opened: self, id })
         } else {

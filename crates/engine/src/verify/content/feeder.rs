@@ -109,8 +109,12 @@ impl<'c, 'a> Feeder<'c, 'a> {
     }
 
     fn chunk(&mut self, id: &ChunkId) -> Result<Arc<ChunkCheck>> {
-        if let Some(known) = self.chunks.iter().find(|chunk| chunk.id == *id) {
-            return Ok(known.clone());
+        if let Some(at) = self.chunks.iter().position(|chunk| chunk.id == *id)
+            && let Some(known) = self.chunks.remove(at)
+        {
+            // What changed lies in one chunk for a long way: it must not be the first to go.
+            self.chunks.push_back(known.clone());
+            return Ok(known);
         }
         let place = self
             .contents
