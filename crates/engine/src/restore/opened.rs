@@ -137,4 +137,19 @@ mod tests {
         assert!(matches!(opened.claim(id(0)), Claim::Ours(_)));
         assert!(matches!(opened.claim(id(1)), Claim::Kept(_)));
     }
+
+    #[test]
+    fn what_was_needed_last_stays_longest() {
+        let opened = Opened::default();
+        let keep = |number: u8| {
+            if let Claim::Ours(claimed) = opened.claim(id(number)) {
+                claimed.keep(Arc::new(vec![number]));
+            }
+        };
+        (0..KEPT as u8).for_each(keep);
+        assert!(matches!(opened.claim(id(0)), Claim::Kept(_)));
+        keep(KEPT as u8);
+        assert!(matches!(opened.claim(id(0)), Claim::Kept(_)));
+        assert!(matches!(opened.claim(id(1)), Claim::Ours(_)));
+    }
 }
