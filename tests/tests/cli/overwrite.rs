@@ -453,3 +453,34 @@ fn an_interrupted_restore_ends_with_130_and_is_completed_by_the_next_one() {
     }
     let _ = Run::of(place.restore(run).arg("--verify")).ok();
 }
+
+#[test]
+fn delete_keeps_the_repository_and_all_that_opens_it() {
+    let place = Place::new();
+    fill(&place);
+    let data = place.data();
+    fs::write(data.join("extra"), "not in the snapshot").unwrap();
+    let in_use = ["repo", "key", "cache", "state"];
+    for name in in_use {
+        fs::rename(place.path(name), data.join(name)).unwrap();
+    }
+    let run = |more: &[&str]| {
+        let mut run = place.restore(["run", &below(&place), "--delete", "--to"]);
+        run.arg(&data).args(["--overwrite", "always"]).args(more);
+        run.env("BACKSTAY_REPO", data.join("repo"))
+            .env("BACKSTAY_KEY_FILE", data.join("key"))
+            .env("BACKSTAY_CACHE_DIR", data.join("cache"))
+            .env("BACKSTAY_STATE_DIR", data.join("state"));
+        Run::of(&mut run).ok()
+    };
+    let dry = run(&["--dry-run", "--json"]);
+    let named = named(&dry.of_type("deletion"));
+    assert_eq!(named, BTreeSet::from([data.join("extra")]));
+    let restored = run(&[]).text();
+    for name in in_use {
+        assert!(restored.contains(&format!("/{name}: it is not deleted")));
+    }
+    assert!(!data.join("extra").exists());
+    // Everything that a restore needs is there still.
+    assert_eq!(run(&["--json"]).of_type("restored")[0]["deleted"], 0);
+}

@@ -22,6 +22,7 @@ mod mirror;
 mod node;
 mod rehearsal;
 mod restore;
+mod spared;
 mod way;
 
 use std::collections::HashMap;
@@ -46,6 +47,7 @@ use file::FileWriter;
 use meta::Applier;
 use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
+use spared::Spared;
 
 /// Restores into a folder. See [`FilesTargetConfig`] for how. Streams and disks become regular
 /// files.
@@ -179,13 +181,16 @@ impl Target for FilesTarget {
         if !config.delete {
             return Ok(None);
         }
+        let spared = Spared::new(&config.protected);
+        spared.check_folder(&config)?;
         let top = match open_top(&config.folder) {
             Ok(top) => top,
             // In a folder that is still to be made nothing stands.
             Err(Errno::NOENT) => return Ok(None),
             Err(cause) => return Err(TargetError::io("open", plan.into.clone(), cause.into())),
         };
-        let rehearsal = FilesRehearsal::new(config.overwrite, top)
+        let rehearsal = (spared.around(&top))
+            .and_then(|spared| FilesRehearsal::new(config.overwrite, spared, top))
             .map_err(|cause| TargetError::io("open", plan.into.clone(), cause))?;
         Ok(Some(Box::new(rehearsal)))
     }
@@ -197,9 +202,12 @@ impl Target for FilesTarget {
     ) -> Result<Box<dyn Restore>, TargetError> {
         let config = self.config_of(&plan);
         let fail = |op, cause| TargetError::io(op, plan.into.clone(), cause);
+        let spared = Spared::new(&config.protected);
+        spared.check_folder(&config)?;
         let made = !config.folder.exists();
         std::fs::create_dir_all(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
+        let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
@@ -212,6 +220,7 @@ impl Target for FilesTarget {
             applier: Applier::new(&config),
             config,
             made,
+            spared,
             begun,
             handles: HandleCache::for_this_process(),
             findings: Findings::default(),
@@ -233,6 +242,7 @@ struct Shared {
     applier: Applier,
     /// Whether the target folder was not there before.
     made: bool,
+    spared: Spared,
     begun: begun::Begun,
     handles: HandleCache,
     findings: Findings,
@@ -277,6 +287,13 @@ fn invalid(path: &EntryPath, why: &str) -> TargetError {
 
 fn refused(path: &EntryPath) -> TargetError {
     conflict(path, "something of another kind stands in its place")
+}
+
+fn not_emptied(path: &EntryPath) -> TargetError {
+    conflict(
+        path,
+        "not all that is in the folder in its place may be deleted",
+    )
 }
 
 fn conflict(path: &EntryPath, why: &str) -> TargetError {

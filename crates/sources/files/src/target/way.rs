@@ -37,6 +37,8 @@ struct Step {
     finish: Option<(EntryMeta, Before)>,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
+    /// Whether it is protected or lies in a folder that is.
+    is_spared: bool,
 }
 
 /// The folders from the target folder to the current one.
@@ -72,6 +74,7 @@ impl Way {
             path: EntryPath::root(),
             finish: None,
             hands_on,
+            is_spared: false,
         };
         Ok(Self {
             top,
@@ -102,7 +105,12 @@ impl Way {
 
     /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
     /// are missing (when only a part of a snapshot is restored, nobody says what they are like).
-    pub(super) fn go_to(&mut self, shared: &Shared, path: &EntryPath) -> Result<Spot, TargetError> {
+    /// `None`: that folder is protected, or lies in one that is.
+    pub(super) fn go_to(
+        &mut self,
+        shared: &Shared,
+        path: &EntryPath,
+    ) -> Result<Option<Spot>, TargetError> {
         while !path.starts_with(&self.current().path) || *path == self.current().path {
             if self.steps.is_empty() {
                 break;
@@ -112,16 +120,19 @@ impl Way {
         let known = self.current().path.components().count();
         let mut names = path.components().skip(known).peekable();
         while let Some(name) = names.next() {
+            let step = self.current();
+            if step.is_spared {
+                return Ok(None);
+            }
             let name = c_name(path, name)?;
             if names.peek().is_none() {
-                let step = self.current();
                 let hands_on = step.hands_on;
                 let folder = self.open(shared, step)?;
-                return Ok(Spot {
+                return Ok(Some(Spot {
                     folder,
                     name,
                     hands_on,
-                });
+                }));
             }
             self.pass(shared, &name)?;
         }
@@ -164,13 +175,21 @@ impl Way {
             .handles
             .adopt(&self.current().handle, name, false, fd);
         let handle = handle.map_err(|cause| error("open", &path, cause))?;
+        let is_spared = self.current().is_spared || shared.spared.is_own(handle.id());
         self.steps.push(Step {
             handle,
             path,
             finish,
             hands_on,
+            is_spared,
         });
         Ok(())
+    }
+
+    /// The protected folder that the current one is or lies in.
+    pub(super) fn spared(&self) -> &EntryPath {
+        let spared = self.steps.iter().find(|step| step.is_spared);
+        spared.map_or(&self.top.path, |step| &step.path)
     }
 
     /// Leaves the current folder.
