@@ -484,3 +484,31 @@ fn delete_keeps_the_repository_and_all_that_opens_it() {
     // Everything that a restore needs is there still.
     assert_eq!(run(&["--json"]).of_type("restored")[0]["deleted"], 0);
 }
+
+#[test]
+fn delete_takes_nothing_from_another_file_system_that_the_snapshot_has_a_folder_for() {
+    let place = Place::new();
+    fill(&place);
+    let out = place.path("out");
+    let _ = fs::remove_dir_all(out.join("sub"));
+    let Some(_mounted) = Small::mount(&out.join("sub"), "1m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    for name in ["extra.txt", "deep/extra.txt", "more/extra.txt"] {
+        let name = out.join("sub").join(name);
+        fs::create_dir_all(name.parent().unwrap()).unwrap();
+        fs::write(name, "precious").unwrap();
+    }
+    fs::write(out.join("extra.txt"), "x").unwrap();
+    let gone = rehearsed(&place, &out, &["--overwrite", "always"], 0);
+    assert_eq!(gone, BTreeSet::from([out.join("extra.txt")]));
+    // What the snapshot has came back there, and the mount point is named once.
+    assert!(out.join("sub/deep/d.txt").exists());
+    let run = ["run", &below(&place), "--to", "out", "--delete", "--json"];
+    let findings = Run::of(&mut place.restore(run)).ok().of_type("finding");
+    assert_eq!(
+        (findings.len(), &findings[0]["subject"]),
+        (1, &"/sub".into())
+    );
+}

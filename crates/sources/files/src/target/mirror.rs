@@ -233,7 +233,7 @@ impl Mirror<'_> {
             let name = CString::new(name).map_err(io::Error::other)?;
             let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
             handle = handles.adopt(&handle, &name, false, fd)?;
-            if self.spared.passes(handle.id()) {
+            if self.spared.passes(handle.id(), &at, self.findings) {
                 self.passed = Some(at);
                 return Ok(None);
             }

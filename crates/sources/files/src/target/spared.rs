@@ -182,8 +182,14 @@ impl Spared {
         self.tell(severity, path, what, findings);
     }
 
-    /// Whether nothing is to be deleted in a folder that the snapshot has.
-    pub(super) fn passes(&self, folder: DirId) -> bool {
+    /// Whether nothing is to be deleted in a folder that the snapshot has. The report says why, once.
+    pub(super) fn passes(&self, folder: DirId, path: &EntryPath, findings: &Findings) -> bool {
+        if folder.0 != self.device {
+            // What is there is as it should be, as far as it was restored.
+            let what = "nothing in it is deleted: another file system is mounted there";
+            self.tell(Severity::Note, path, what, findings);
+            return true;
+        }
         self.own.contains(&folder)
     }
 
