@@ -204,22 +204,20 @@ impl Target for FilesTarget {
         let fail = |op, cause| TargetError::io(op, plan.into.clone(), cause);
         let spared = Spared::new(&config.protected);
         spared.check_folder(&config)?;
-        let made = !config.folder.exists();
-        std::fs::create_dir_all(&config.folder).map_err(|cause| fail("create folder", cause))?;
+        let made = way::make_top(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
         let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
+        let begun = begun::Begun::at(&top, made).map_err(|cause| fail("begin in", cause))?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
-        let begun = begun::Begun::at(&top).map_err(|cause| fail("begin in", cause))?;
         let later = later::Later::new(&config.folder);
         let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config),
             config,
-            made,
             spared,
             begun,
             handles: HandleCache::for_this_process(),
@@ -240,8 +238,6 @@ impl Target for FilesTarget {
 struct Shared {
     config: FilesTargetConfig,
     applier: Applier,
-    /// Whether the target folder was not there before.
-    made: bool,
     spared: Spared,
     begun: begun::Begun,
     handles: HandleCache,

@@ -239,7 +239,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
-    if shared.made || gives_way(shared.config.overwrite, &there, &entry.meta) {
+    if shared.begun.has_made_folder() || gives_way(shared.config.overwrite, &there, &entry.meta) {
         way.finish_top_with(entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {

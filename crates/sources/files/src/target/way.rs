@@ -8,12 +8,15 @@
 //! in the target folder, nothing is written outside of it.
 
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdirat, openat, statat,
+    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -223,8 +226,44 @@ impl Way {
         }
         if let Some((meta, before)) = self.top.finish.take() {
             finish(shared, &top, &self.top.path, &meta, before);
+        } else if shared.begun.has_made_folder()
+            && let Err(cause) = make_plain(&top)
+        {
+            shared.fail(&error("finish folder", &self.top.path, cause.into()));
         }
     }
+}
+
+/// Makes the target folder, and what is missing above it. `false`: it is there.
+///
+/// Until it is finished nobody else may look into it, for the snapshot may say so of it.
+pub(super) fn make_top(folder: &Path) -> io::Result<bool> {
+    if folder.exists() {
+        return Ok(false);
+    }
+    if let Some(above) = folder.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match mkdir(folder, Mode::from_raw_mode(MARK_DIR)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// Gives the target folder, of which the snapshot says nothing, the mode of any new folder. What that
+/// is depends on the umask and on ACLs that are handed down, so one is made to see it.
+fn make_plain(top: &OwnedFd) -> Result<(), Errno> {
+    const NAME: &CStr = c".backstay-new-folder";
+    match mkdirat(top, NAME, Mode::from_raw_mode(0o777)) {
+        // A restore that was killed may have left it.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(cause) => return Err(cause),
+    }
+    let plain = statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW);
+    unlinkat(top, NAME, AtFlags::REMOVEDIR)?;
+    let top = openat(top, c".", FOLDER, Mode::empty())?;
+    fchmod(top, Mode::from_raw_mode(plain?.st_mode & 0o7777))
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
