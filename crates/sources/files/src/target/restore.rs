@@ -93,7 +93,7 @@ impl FilesRestore {
             node::start(shared, &spot, entry)?;
             None
         };
-        links.note(&spot, entry, started.is_some());
+        links.note(shared, &spot, entry, started.is_some());
         drop(state);
         let Some(writer) = started else {
             return Ok(EntryWriter::None);
@@ -117,11 +117,14 @@ impl FilesRestore {
         // What is not whole keeps its mark.
         if outcome == EntryOutcome::Failed {
             shared.unfinished.store(true, Ordering::Relaxed);
+            shared.unsettled.settle(shared, entry, false);
             return Ok(());
         }
-        let changed = writer
-            .complete()
-            .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
+        let changed = writer.complete().inspect_err(|_| {
+            shared.unfinished.store(true, Ordering::Relaxed);
+            shared.unsettled.settle(shared, entry, false);
+        })?;
+        shared.unsettled.settle(shared, entry, true);
         let object = Object::Open(writer.file().as_fd());
         let before = writer.before();
         shared
