@@ -2,6 +2,7 @@
 
 mod cli;
 mod content;
+mod descent;
 mod diff;
 mod look;
 mod losses;

@@ -37,7 +37,7 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let parts = place::parts(console, &view, &wanted).await?;
-    let target = Arc::new(FilesTarget::new(target(args, &folder)));
+    let target = Arc::new(FilesTarget::new(target(console, args, &folder)));
     if let (false, Err(error)) = (
         args.dry_run || console.json(),
         repo.keys().ledger_key(&surroundings::host()),
@@ -105,8 +105,9 @@ fn check_origin(console: &mut Console, view: &SnapshotView<'_>) -> Outcome {
     Ok(if is_serious { Exit::Findings } else { Exit::Ok })
 }
 
-fn target(args: &RunArgs, folder: &Path) -> FilesTargetConfig {
+fn target(console: &Console, args: &RunArgs, folder: &Path) -> FilesTargetConfig {
     FilesTargetConfig {
+        protected: console.in_use(),
         overwrite: match args.overwrite {
             Overwrite::Never => FilesOverwrite::Never,
             Overwrite::IfNewer => FilesOverwrite::IfNewer,
@@ -179,6 +180,7 @@ fn report_on(
         for missing in report.findings.iter().filter(is_missing) {
             console.line(format!("  {}", missing.detail))?;
         }
+        show_kept(console, &report.findings)?;
         console.line(format!(
             "  fetched {} in {seconds:.1} s",
             text::bytes(outcome.fetched)
@@ -189,6 +191,21 @@ fn report_on(
     } else {
         Exit::Ok
     })
+}
+
+/// Says what `--delete` keeps although the snapshot does not have it: nobody asked for its end, but
+/// the folder is not wholly as it was saved.
+fn show_kept(console: &mut Console, findings: &[Finding]) -> Outcome<()> {
+    let is_kept =
+        |one: &&Finding| (one.kind, one.severity) == (FindingKind::Skipped, Severity::Note);
+    for kept in findings.iter().filter(is_kept) {
+        console.line(format!(
+            "  {}: {}",
+            text::escape(kept.subject.as_bytes()),
+            kept.detail
+        ))?;
+    }
+    Ok(())
 }
 
 async fn dry_run(
@@ -230,6 +247,7 @@ async fn dry_run(
         line.push_str(&format!(", and delete {deletions} there"));
     }
     console.line(line)?;
+    show_kept(console, &dry.plan.notes)?;
     let ending = if is_hurt { Exit::Findings } else { Exit::Ok };
     Ok((dry.entries, ending))
 }

@@ -1,18 +1,20 @@
 //! Comparing what was restored with what the snapshot says of it.
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
-use std::path::Path;
 
 use backstay::core::{EntryKind, EntryPath, Finding, FindingKind, Severity};
 use backstay::engine::view::{Seen, ViewEntry};
 use backstay::engine::{RestoreJob, SnapshotView};
 use backstay::integrity::digest::ContentHasher;
 use backup_terminal::{Console, Exit, Outcome, text};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, readlinkat, statat};
 use serde_json::json;
+
+use crate::descent::Descent;
 
 /// Reads everything that a restore was to write, and compares kinds, links and SHA-256.
 pub(crate) async fn compare(
@@ -25,6 +27,7 @@ pub(crate) async fn compare(
     };
     let mut findings = Vec::new();
     let (mut entries, mut bytes) = (0u64, 0u64);
+    let mut descent = Descent::new(folder);
     let mut walk = view.entries(job.component, &job.below);
     while let Some(seen) = walk.step(&console.cx).await? {
         let entry = match seen {
@@ -46,12 +49,11 @@ pub(crate) async fn compare(
         else {
             continue;
         };
-        let path = folder.join(OsStr::from_bytes(&below));
         entries += 1;
         bytes += entry.record.size;
-        let wrong = tokio::task::block_in_place(|| differs(&path, &entry));
+        let wrong = tokio::task::block_in_place(|| differs(&mut descent, &below, &entry));
         if let Some(why) = wrong {
-            let subject = text::path(&path);
+            let subject = text::path(&folder.join(OsStr::from_bytes(&below)));
             findings.push(Finding::new(
                 Severity::Error,
                 FindingKind::Mismatch,
@@ -91,52 +93,58 @@ fn below(path: &EntryPath, strip: &EntryPath) -> Option<Vec<u8>> {
 }
 
 /// In what way the file system differs from the snapshot, if it does.
-fn differs(path: &Path, entry: &ViewEntry) -> Option<String> {
-    let meta = match fs::symlink_metadata(path) {
-        Ok(meta) => meta,
+fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<String> {
+    let (folder, name) = match below.iter().rposition(|&byte| byte == b'/') {
+        Some(slash) => below.split_at(slash),
+        None => (&[][..], below),
+    };
+    let name = name.strip_prefix(b"/").unwrap_or(name);
+    let looked = descent.go_to(folder).and_then(|folder| {
+        let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok((folder, stat))
+    });
+    let (folder, stat) = match looked {
+        Ok(looked) => looked,
         Err(error) => return Some(format!("it cannot be looked at: {error}")),
     };
-    let kind = meta.file_type();
-    let is_same_kind = match &entry.record.meta.kind {
-        EntryKind::File | EntryKind::Stream | EntryKind::Disk => kind.is_file(),
-        EntryKind::Directory => kind.is_dir(),
-        EntryKind::Symlink(_) => kind.is_symlink(),
-        EntryKind::Fifo => kind.is_fifo(),
-        EntryKind::Socket => kind.is_socket(),
-        EntryKind::CharDevice { .. } => kind.is_char_device(),
-        EntryKind::BlockDevice { .. } => kind.is_block_device(),
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    let saved_kind = match &entry.record.meta.kind {
+        EntryKind::File | EntryKind::Stream | EntryKind::Disk => FileType::RegularFile,
+        EntryKind::Directory => FileType::Directory,
+        EntryKind::Symlink(_) => FileType::Symlink,
+        EntryKind::Fifo => FileType::Fifo,
+        EntryKind::Socket => FileType::Socket,
+        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
+        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
     };
-    if !is_same_kind {
+    if kind != saved_kind {
         return Some("it is of another kind than the saved one".into());
     }
     if let EntryKind::Symlink(target) = &entry.record.meta.kind {
-        let same = fs::read_link(path).is_ok_and(|found| found.as_os_str().as_bytes() == target);
+        let found = readlinkat(folder, name, Vec::new());
+        let same = found.is_ok_and(|found| found.as_bytes() == target.as_slice());
         return (!same).then(|| "it links to something else than the saved one".into());
     }
-    if !kind.is_file() {
+    if kind != FileType::RegularFile {
         return None;
     }
-    if meta.len() != entry.record.size {
-        let (found, wanted) = (meta.len(), entry.record.size);
+    let (found, wanted) = (stat.st_size, entry.record.size);
+    if u64::try_from(found) != Ok(wanted) {
         return Some(format!(
             "it has {found} bytes, and the saved one had {wanted}"
         ));
     }
     let wanted = entry.record.sha256?;
-    match hash(path) {
+    match hash(folder, name) {
         Ok(found) if found == wanted => None,
         Ok(_) => Some("its SHA-256 is not that of the saved one".into()),
         Err(error) => Some(format!("it cannot be read: {error}")),
     }
 }
 
-fn hash(path: &Path) -> std::io::Result<[u8; 32]> {
-    let flags = rustix::fs::OFlags::NOFOLLOW.bits();
-    let flags = i32::try_from(flags).unwrap_or(0);
-    let mut file: File = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
+fn hash(folder: &OwnedFd, name: &[u8]) -> io::Result<[u8; 32]> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(openat(folder, name, flags, Mode::empty())?);
     let mut hasher = ContentHasher::new();
     let mut buffer = vec![0; 256 << 10];
     loop {

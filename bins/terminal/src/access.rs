@@ -122,6 +122,20 @@ impl Console {
         named.or_else(surroundings::state_folder)
     }
 
+    /// The files and folders of this host that a command works with: nothing that it does may take
+    /// them away. The folder of the repository, what opens it, the copy of the ledger, the cache.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<PathBuf> {
+        let key_file = self.key_file().ok();
+        let key_files = key_file
+            .into_iter()
+            .flat_map(|path| [unfinished(&path), path]);
+        let folders = [self.folder(), self.state_folder(), self.cache_folder()];
+        let passphrase = self.common.passphrase_file.clone();
+        let others = folders.into_iter().flatten().chain(passphrase);
+        key_files.chain(others).collect()
+    }
+
     /// The key file that is named, or else the one that belongs to the place of the repository.
     ///
     /// # Errors

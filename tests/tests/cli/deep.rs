@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use backup_tests::Place;
+use backup_tests::{Place, Run};
 
 #[test]
 fn thousands_of_files_deep_down_are_saved_and_come_back() {
@@ -38,4 +38,38 @@ fn thousands_of_files_deep_down_are_saved_and_come_back() {
     let again = place.save().ok().of_type("saved").remove(0);
     assert!(again["bytes_added"].as_u64().unwrap() < 100_000, "{again}");
     assert!(place.objects("meta").len() - before <= 1);
+}
+
+#[test]
+fn what_lies_deeper_than_a_path_can_say_is_saved_restored_and_compared() {
+    let place = Place::new();
+    // Two chains of folders, of which only the one fits into a path; then one lies in the other.
+    let chain: PathBuf = std::iter::repeat_n("0123456789", 300).collect();
+    place.write("lower/bottom", "content");
+    for name in ["upper", "lower"] {
+        fs::create_dir_all(place.data().join(name).join(&chain)).unwrap();
+    }
+    place.write(PathBuf::from("lower").join(&chain).join("file"), "deep");
+    let (lower, bottom) = (
+        place.path("data/lower"),
+        place.path("data/upper").join(&chain),
+    );
+    fs::rename(lower, bottom.join("lower")).unwrap();
+    let _ = place.save().ok();
+    let below = format!("latest:{}", place.data().display());
+    let run = ["run", &below, "--to", "out", "--verify", "--json"];
+    let compared = Run::of(&mut place.restore(run)).ok().of_type("compared");
+    assert_eq!(
+        (&compared[0]["entries"], &compared[0]["findings"]),
+        (&604.into(), &0.into())
+    );
+    // A difference down there is found.
+    let (out, rest) = (place.path("out/upper").join(&chain), place.path("rest"));
+    fs::rename(out.join("lower"), &rest).unwrap();
+    fs::write(rest.join(&chain).join("file"), "DEEP").unwrap();
+    fs::rename(&rest, out.join("lower")).unwrap();
+    let compared = Run::of(&mut place.restore(run))
+        .ends(13)
+        .of_type("compared");
+    assert_eq!(compared[0]["findings"], 1);
 }

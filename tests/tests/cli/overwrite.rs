@@ -453,3 +453,62 @@ fn an_interrupted_restore_ends_with_130_and_is_completed_by_the_next_one() {
     }
     let _ = Run::of(place.restore(run).arg("--verify")).ok();
 }
+
+#[test]
+fn delete_keeps_the_repository_and_all_that_opens_it() {
+    let place = Place::new();
+    fill(&place);
+    let data = place.data();
+    fs::write(data.join("extra"), "not in the snapshot").unwrap();
+    let in_use = ["repo", "key", "cache", "state"];
+    for name in in_use {
+        fs::rename(place.path(name), data.join(name)).unwrap();
+    }
+    let run = |more: &[&str]| {
+        let mut run = place.restore(["run", &below(&place), "--delete", "--to"]);
+        run.arg(&data).args(["--overwrite", "always"]).args(more);
+        run.env("BACKSTAY_REPO", data.join("repo"))
+            .env("BACKSTAY_KEY_FILE", data.join("key"))
+            .env("BACKSTAY_CACHE_DIR", data.join("cache"))
+            .env("BACKSTAY_STATE_DIR", data.join("state"));
+        Run::of(&mut run).ok()
+    };
+    let dry = run(&["--dry-run", "--json"]);
+    let named = named(&dry.of_type("deletion"));
+    assert_eq!(named, BTreeSet::from([data.join("extra")]));
+    let restored = run(&[]).text();
+    for name in in_use {
+        assert!(restored.contains(&format!("/{name}: it is not deleted")));
+    }
+    assert!(!data.join("extra").exists());
+    // Everything that a restore needs is there still.
+    assert_eq!(run(&["--json"]).of_type("restored")[0]["deleted"], 0);
+}
+
+#[test]
+fn delete_takes_nothing_from_another_file_system_that_the_snapshot_has_a_folder_for() {
+    let place = Place::new();
+    fill(&place);
+    let out = place.path("out");
+    let _ = fs::remove_dir_all(out.join("sub"));
+    let Some(_mounted) = Small::mount(&out.join("sub"), "1m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    for name in ["extra.txt", "deep/extra.txt", "more/extra.txt"] {
+        let name = out.join("sub").join(name);
+        fs::create_dir_all(name.parent().unwrap()).unwrap();
+        fs::write(name, "precious").unwrap();
+    }
+    fs::write(out.join("extra.txt"), "x").unwrap();
+    let gone = rehearsed(&place, &out, &["--overwrite", "always"], 0);
+    assert_eq!(gone, BTreeSet::from([out.join("extra.txt")]));
+    // What the snapshot has came back there, and the mount point is named once.
+    assert!(out.join("sub/deep/d.txt").exists());
+    let run = ["run", &below(&place), "--to", "out", "--delete", "--json"];
+    let findings = Run::of(&mut place.restore(run)).ok().of_type("finding");
+    assert_eq!(
+        (findings.len(), &findings[0]["subject"]),
+        (1, &"/sub".into())
+    );
+}

@@ -47,6 +47,10 @@ pub struct FilesTargetConfig {
     pub owner: Ownership,
     /// Whether to restore extended attributes, and with them POSIX ACLs and file capabilities.
     pub xattrs: bool,
+    /// What the restore itself needs, such as the repository and its key: neither these nor what is
+    /// in them is deleted or replaced, wherever in the folder they lie. What they are is looked up
+    /// when the restore begins.
+    pub protected: Vec<PathBuf>,
     /// Whether ranges without data stay holes; otherwise all space is taken at once.
     pub sparse: bool,
 }
@@ -59,6 +63,7 @@ impl Default for FilesTargetConfig {
             delete: false,
             owner: Ownership::default(),
             xattrs: true,
+            protected: Vec::new(),
             sparse: true,
         }
     }

@@ -1,10 +1,13 @@
 //! Hard links: the first name of a file is the file, further names are linked to it.
+//!
+//! A further name may come while the content of the first is still on its way. Only when that has
+//! come is the further name restored, too; if it cannot be had, all are names of an unfinished file.
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
@@ -31,6 +34,74 @@ struct First {
     id: DirId,
 }
 
+/// What is known of the content of a first name.
+#[derive(Debug)]
+enum Content {
+    /// It is on its way; further names wait for it, with whether they are new.
+    Awaited(Vec<(EntryPath, bool)>),
+    /// It is not whole.
+    Failed,
+}
+
+/// First names whose content is not there. They are taken off when it is, so they are few.
+#[derive(Debug, Default)]
+pub(super) struct Unsettled(Mutex<HashMap<EntryPath, Content>>);
+
+impl Unsettled {
+    fn lock(&self) -> MutexGuard<'_, HashMap<EntryPath, Content>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn await_content(&self, first: &EntryPath) {
+        let content = Content::Awaited(Vec::new());
+        self.lock().insert(first.clone(), content);
+    }
+
+    /// Counts a further name, or names it, as what becomes of the first demands. `is_new`: it was
+    /// just linked.
+    fn add(&self, shared: &Shared, first: &EntryPath, further: &EntryPath, is_new: bool) {
+        match self.lock().get_mut(first) {
+            None => count(shared, is_new),
+            Some(Content::Awaited(waiting)) => waiting.push((further.clone(), is_new)),
+            Some(Content::Failed) => tell(shared, first, further),
+        }
+    }
+
+    /// Says what became of the content of an entry, be it a first name or not.
+    pub(super) fn settle(&self, shared: &Shared, entry: &RestoreEntry, is_whole: bool) {
+        let mut unsettled = self.lock();
+        let Some(Content::Awaited(waiting)) = unsettled.remove(&entry.path) else {
+            return;
+        };
+        for (further, is_new) in waiting {
+            if is_whole {
+                count(shared, is_new);
+            } else {
+                tell(shared, &entry.path, &further);
+            }
+        }
+        if !is_whole {
+            unsettled.insert(entry.path.clone(), Content::Failed);
+        }
+    }
+}
+
+fn count(shared: &Shared, is_new: bool) {
+    let count = if is_new {
+        &shared.written
+    } else {
+        &shared.skipped
+    };
+    count.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Says that a name is one of a file that is not whole.
+fn tell(shared: &Shared, first: &EntryPath, further: &EntryPath) {
+    let detail = format!("it is a link to /{first}, whose content could not be restored");
+    let finding = Finding::entry(FindingKind::Damaged, further, detail);
+    shared.findings.add(finding);
+}
+
 /// First names by the number of their group.
 #[derive(Debug, Default)]
 pub(super) struct Links(HashMap<u64, First>);
@@ -42,7 +113,7 @@ fn lstat(spot: &Spot) -> Result<Stat, Errno> {
 impl Links {
     /// Remembers an entry that was just started as the first of its group: one whose content is
     /// being restored (`ours`), or one that was there and looks the same.
-    pub(super) fn note(&mut self, spot: &Spot, entry: &RestoreEntry, ours: bool) {
+    pub(super) fn note(&mut self, shared: &Shared, spot: &Spot, entry: &RestoreEntry, ours: bool) {
         let Some(group) = entry.meta.link_group else {
             return;
         };
@@ -54,6 +125,9 @@ impl Links {
             && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
         if !ours && !same {
             return;
+        }
+        if ours {
+            shared.unsettled.await_content(&entry.path);
         }
         self.0.insert(
             group,
@@ -107,7 +181,12 @@ impl Links {
             let linked = (there.st_dev, there.st_ino) == first.id;
             let stays = fate(shared.config.overwrite, there, &entry.meta) == Fate::Stays
                 && !shared.begun.is_unfinished(there);
-            if linked || stays {
+            if linked {
+                let unsettled = &shared.unsettled;
+                unsettled.add(shared, &first.path, &entry.path, false);
+                return Ok(true);
+            }
+            if stays {
                 skip(shared);
                 return Ok(true);
             }
@@ -129,7 +208,8 @@ impl Links {
         }
         match linkat(&*from, &*name, &*spot.folder, &*spot.name, AtFlags::empty()) {
             Ok(()) => {
-                shared.written.fetch_add(1, Ordering::Relaxed);
+                let unsettled = &shared.unsettled;
+                unsettled.add(shared, &first.path, &entry.path, true);
                 Ok(true)
             }
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {

@@ -22,6 +22,7 @@ use rustix::fs::{
     statat, unlinkat,
 };
 
+use super::spared::Spared;
 use super::way::FOLDER;
 use super::{begun, error, unreported};
 use crate::CONTENT_ATTR;
@@ -142,9 +143,12 @@ struct Compared {
 struct Mirror<'a> {
     handles: &'a HandleCache,
     findings: &'a Findings,
+    spared: &'a Spared,
     hand: Hand<'a>,
     top: &'a Arc<DirHandle>,
     compared: Vec<Compared>,
+    /// The last folder that was passed over, with all below it.
+    passed: Option<EntryPath>,
     buffer: Vec<MaybeUninit<u8>>,
 }
 
@@ -153,6 +157,7 @@ struct Mirror<'a> {
 pub(super) fn delete_others<'a>(
     handles: &'a HandleCache,
     findings: &'a Findings,
+    spared: &'a Spared,
     top: &'a Arc<DirHandle>,
     spool: Spool,
     hand: Hand<'a>,
@@ -164,9 +169,11 @@ pub(super) fn delete_others<'a>(
     let mut mirror = Mirror {
         handles,
         findings,
+        spared,
         hand,
         top,
         compared: Vec::new(),
+        passed: None,
         buffer,
     };
     while let Some((path, whole)) = reader.next().map_err(fail)? {
@@ -191,9 +198,10 @@ impl Mirror<'_> {
         {
             self.take_before(Some(name));
         }
-        if whole {
+        let is_passed = (self.passed.as_ref()).is_some_and(|passed| path.starts_with(passed));
+        if whole && !is_passed {
             match self.compare(path.clone()) {
-                Ok(compared) => self.compared.push(compared),
+                Ok(compared) => self.compared.extend(compared),
                 // It was left as it is: something else stands there.
                 Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => {}
                 // Before a restore it may still have to be made.
@@ -208,33 +216,39 @@ impl Mirror<'_> {
         self.findings.add(unreported(error));
     }
 
-    fn compare(&mut self, path: EntryPath) -> io::Result<Compared> {
-        let (mut handle, known) = self.compared.last().map_or_else(
-            || (Arc::clone(self.top), 0),
-            |last| (Arc::clone(&last.handle), last.path.components().count()),
+    /// Reads the names in a folder. `None`: it is to be passed over.
+    fn compare(&mut self, path: EntryPath) -> io::Result<Option<Compared>> {
+        let (mut handle, mut at) = self.compared.last().map_or_else(
+            || (Arc::clone(self.top), EntryPath::root()),
+            |last| (Arc::clone(&last.handle), last.path.clone()),
         );
-        let handles = self.handles;
+        let (handles, known) = (self.handles, at.components().count());
         let mut names = path.components().skip(known).peekable();
         if names.peek().is_none() {
             let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
             handle = handles.adopt(&handle, c".", false, fd)?;
         }
         for name in names {
+            at.push(name).map_err(io::Error::other)?;
             let name = CString::new(name).map_err(io::Error::other)?;
             let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
             handle = handles.adopt(&handle, &name, false, fd)?;
+            if self.spared.passes(handle.id(), &at, self.findings) {
+                self.passed = Some(at);
+                return Ok(None);
+            }
         }
         let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
         let before = fstat(&fd)?;
         let listing = Listing::read(&fd, &mut self.buffer)?;
-        Ok(Compared {
+        Ok(Some(Compared {
             handle,
             path,
             listing,
             next: 0,
             before,
             changed: false,
-        })
+        }))
     }
 
     /// Takes the names of the current folder up to one that the snapshot has, or all the rest.
@@ -257,10 +271,11 @@ impl Mirror<'_> {
             }
             let path = current.path.join(other.to_bytes());
             let path = path.unwrap_or_else(|_| current.path.clone());
-            let (device, hand) = (current.before.st_dev, &mut self.hand);
+            let (spared, findings, hand) = (self.spared, self.findings, &mut self.hand);
             let gone = self.handles.get(&current.handle);
             let taken = hand.taken;
-            let gone = gone.and_then(|fd| delete_entry(&fd, other, device, &path, hand));
+            let gone =
+                gone.and_then(|fd| delete_entry((&fd, other, &path), hand, spared, findings));
             current.changed |= hand.taken > taken;
             if let Err(cause) = gone {
                 let finding = unreported(&error("delete", &path, cause));
@@ -300,26 +315,26 @@ impl Mirror<'_> {
     }
 }
 
+/// A name in a folder, and its path.
+type Place<'a> = (&'a OwnedFd, &'a CStr, &'a EntryPath);
+
 /// Lets a hand take a name and, if it is a folder, all below.
 fn delete_entry(
-    folder: &OwnedFd,
-    name: &CStr,
-    device: u64,
-    path: &EntryPath,
+    place: Place<'_>,
     hand: &mut Hand<'_>,
+    spared: &Spared,
+    findings: &Findings,
 ) -> io::Result<()> {
+    let (folder, name, path) = place;
     let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if stat.st_dev != device {
-        return Err(other_file_system());
-    }
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return delete_tree(folder, name, path, hand);
+        return delete_tree(place, hand, spared, findings).map(drop);
+    }
+    if spared.is_kept(&stat) {
+        spared.tell_kept(&stat, path, findings);
+        return Ok(());
     }
     hand.take(folder, name, AtFlags::empty(), || Ok(path.clone()))
-}
-
-fn other_file_system() -> io::Error {
-    io::Error::other("another file system is mounted there")
 }
 
 /// A folder on the way down a tree that goes.
@@ -329,6 +344,8 @@ struct Doomed {
     listing: Listing,
     /// The first name that was not looked at yet.
     next: usize,
+    /// Whether something in it stays, and so itself.
+    stays: bool,
 }
 
 /// The path of a name in the last folder on the way down the tree at `top`; on no way, of the tree.
@@ -343,32 +360,40 @@ fn path_below(top: &EntryPath, way: &[Doomed], name: &CStr) -> Result<EntryPath,
     Ok(path)
 }
 
-/// Lets a hand take a folder and all below it, without recursion, following no link and entering no
-/// other file system.
+/// Lets a hand take a folder and all below it, without recursion, following no link, entering no
+/// other file system and nothing that is protected. `false`: something of it stays, and the folders
+/// above that.
 pub(super) fn delete_tree(
-    folder: &OwnedFd,
-    name: &CStr,
-    path: &EntryPath,
+    (folder, name, path): Place<'_>,
     hand: &mut Hand<'_>,
-) -> io::Result<()> {
+    spared: &Spared,
+    findings: &Findings,
+) -> io::Result<bool> {
     let cache = HandleCache::with_capacity(OPEN_FOLDERS);
     let top = DirHandle::top(folder.try_clone()?)?;
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
-    let enter = |above: &Arc<DirHandle>, name: &CStr, buffer: &mut [MaybeUninit<u8>]| {
+    let mut enter = |above: &Arc<DirHandle>, name: &CStr, way: &[Doomed]| {
         let fd = openat(&*cache.get(above)?, name, FOLDER, Mode::empty())?;
-        let listing = Listing::read(&fd, buffer)?;
-        let handle = cache.adopt(above, name, false, fd)?;
-        if handle.id().0 != top.id().0 {
-            return Err(other_file_system());
+        // Of the open folder, for another one could have been mounted on it since it was listed.
+        let stat = fstat(&fd)?;
+        let here = || path_below(path, way, name).unwrap_or_else(|_| path.clone());
+        if spared.is_kept(&stat) {
+            spared.tell_kept(&stat, &here(), findings);
+            return Ok(None);
         }
-        Ok::<_, io::Error>(Doomed {
-            handle,
+        let listing = Listing::read(&fd, &mut buffer)?;
+        Ok::<_, io::Error>(Some(Doomed {
+            handle: cache.adopt(above, name, false, fd)?,
             name: name.to_owned(),
             listing,
             next: 0,
-        })
+            stays: false,
+        }))
     };
-    let mut way = vec![enter(&top, name, &mut buffer)?];
+    let Some(first) = enter(&top, name, &[])? else {
+        return Ok(false);
+    };
+    let mut way = vec![first];
     while let Some(current) = way.last_mut() {
         if current.next < current.listing.len() {
             let child = current.listing.name(current.next).to_owned();
@@ -376,21 +401,39 @@ pub(super) fn delete_tree(
             let handle = Arc::clone(&current.handle);
             let fd = cache.get(&handle)?;
             let stat = statat(&*fd, &*child, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                way.push(enter(&handle, &child, &mut buffer)?);
+            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let entered = if is_folder {
+                enter(&handle, &child, &way)?
+            } else if spared.is_kept(&stat) {
+                let here = path_below(path, &way, &child).map_err(io::Error::other)?;
+                spared.tell_kept(&stat, &here, findings);
+                None
             } else {
                 let flags = AtFlags::empty();
                 hand.take(&fd, &child, flags, || path_below(path, &way, &child))?;
+                continue;
+            };
+            match (entered, way.last_mut()) {
+                (Some(child), _) => way.push(child),
+                (None, Some(current)) => current.stays = true,
+                (None, None) => {}
             }
             continue;
         }
         let Some(done) = way.pop() else {
             break;
         };
+        if done.stays {
+            match way.last_mut() {
+                Some(above) => above.stays = true,
+                None => return Ok(false),
+            }
+            continue;
+        }
         let above = cache.get(way.last().map_or(&top, |above| &above.handle))?;
         hand.take(&above, &done.name, AtFlags::REMOVEDIR, || {
             path_below(path, &way, &done.name)
         })?;
     }
-    Ok(())
+    Ok(true)
 }

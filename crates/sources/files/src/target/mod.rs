@@ -22,6 +22,7 @@ mod mirror;
 mod node;
 mod rehearsal;
 mod restore;
+mod spared;
 mod way;
 
 use std::collections::HashMap;
@@ -46,6 +47,7 @@ use file::FileWriter;
 use meta::Applier;
 use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
+use spared::Spared;
 
 /// Restores into a folder. See [`FilesTargetConfig`] for how. Streams and disks become regular
 /// files.
@@ -179,13 +181,16 @@ impl Target for FilesTarget {
         if !config.delete {
             return Ok(None);
         }
+        let spared = Spared::new(&config.protected);
+        spared.check_folder(&config)?;
         let top = match open_top(&config.folder) {
             Ok(top) => top,
             // In a folder that is still to be made nothing stands.
             Err(Errno::NOENT) => return Ok(None),
             Err(cause) => return Err(TargetError::io("open", plan.into.clone(), cause.into())),
         };
-        let rehearsal = FilesRehearsal::new(config.overwrite, top)
+        let rehearsal = (spared.around(&top))
+            .and_then(|spared| FilesRehearsal::new(config.overwrite, spared, top))
             .map_err(|cause| TargetError::io("open", plan.into.clone(), cause))?;
         Ok(Some(Box::new(rehearsal)))
     }
@@ -197,21 +202,24 @@ impl Target for FilesTarget {
     ) -> Result<Box<dyn Restore>, TargetError> {
         let config = self.config_of(&plan);
         let fail = |op, cause| TargetError::io(op, plan.into.clone(), cause);
-        let made = !config.folder.exists();
-        std::fs::create_dir_all(&config.folder).map_err(|cause| fail("create folder", cause))?;
+        let spared = Spared::new(&config.protected);
+        spared.check_folder(&config)?;
+        let made = way::make_top(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
+        let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
+        let begun = begun::Begun::at(&top, made).map_err(|cause| fail("begin in", cause))?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
-        let begun = begun::Begun::at(&top).map_err(|cause| fail("begin in", cause))?;
         let later = later::Later::new(&config.folder);
         let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config),
             config,
-            made,
+            spared,
+            unsettled: links::Unsettled::default(),
             begun,
             handles: HandleCache::for_this_process(),
             findings: Findings::default(),
@@ -231,8 +239,8 @@ impl Target for FilesTarget {
 struct Shared {
     config: FilesTargetConfig,
     applier: Applier,
-    /// Whether the target folder was not there before.
-    made: bool,
+    spared: Spared,
+    unsettled: links::Unsettled,
     begun: begun::Begun,
     handles: HandleCache,
     findings: Findings,
@@ -277,6 +285,13 @@ fn invalid(path: &EntryPath, why: &str) -> TargetError {
 
 fn refused(path: &EntryPath) -> TargetError {
     conflict(path, "something of another kind stands in its place")
+}
+
+fn not_emptied(path: &EntryPath) -> TargetError {
+    conflict(
+        path,
+        "not all that is in the folder in its place may be deleted",
+    )
 }
 
 fn conflict(path: &EntryPath, why: &str) -> TargetError {

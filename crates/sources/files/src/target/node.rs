@@ -97,6 +97,11 @@ fn is_same(spot: &Spot, stat: &Stat, meta: &EntryMeta) -> bool {
     }
 }
 
+/// Whether what is there is a link that leads where the entry's does.
+pub(super) fn is_same_link(spot: &Spot, stat: &Stat, meta: &EntryMeta) -> bool {
+    matches!(meta.kind, EntryKind::Symlink(_)) && is_same(spot, stat, meta)
+}
+
 fn finish(
     shared: &Shared,
     spot: &Spot,

@@ -17,8 +17,9 @@ use super::config::Overwrite;
 use super::fate::{Fate, fate};
 use super::mirror::{self, Hand, Spool};
 use super::restore::check_top;
+use super::spared::Spared;
 use super::way::{FOLDER, c_name, not_a_folder};
-use super::{error, invalid, nothing_deleted, refused};
+use super::{error, invalid, not_emptied, nothing_deleted, refused};
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 
@@ -32,6 +33,7 @@ struct Step {
 /// A rehearsal under way.
 pub(super) struct FilesRehearsal {
     overwrite: Overwrite,
+    spared: Spared,
     handles: HandleCache,
     findings: Findings,
     spool: Spool,
@@ -48,9 +50,10 @@ impl fmt::Debug for FilesRehearsal {
 }
 
 impl FilesRehearsal {
-    pub(super) fn new(overwrite: Overwrite, top: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(overwrite: Overwrite, spared: Spared, top: OwnedFd) -> io::Result<Self> {
         Ok(Self {
             overwrite,
+            spared,
             handles: HandleCache::for_this_process(),
             findings: Findings::default(),
             // Not in the target folder: that is only read.
@@ -98,7 +101,8 @@ impl FilesRehearsal {
             let (above, c_name) = (self.open(&folder, &at)?, c_name(path, name)?);
             at = (at.join(name)).map_err(|cause| invalid(path, &cause.to_string()))?;
             there = match openat(&*above, &*c_name, FOLDER, Mode::empty()) {
-                Ok(fd) => Some(self.adopt(&folder, &c_name, fd, &at)?),
+                Ok(fd) => Some(self.adopt(&folder, &c_name, fd, &at)?)
+                    .filter(|there| !self.spared.is_own(there.id())),
                 Err(Errno::NOENT) => None,
                 Err(cause) => return Err(not_a_folder(&at, cause)),
             };
@@ -122,7 +126,9 @@ impl FilesRehearsal {
             Err(cause) => return Err(error("look at", path, cause.into())),
         };
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        match fate(self.overwrite, &stat, &entry.meta) {
+        let fate = fate(self.overwrite, &stat, &entry.meta);
+        self.spared.may_clear(&stat, fate, path)?;
+        match fate {
             Fate::Refused => Err(refused(path)),
             Fate::Cleared if is_folder => {
                 let mut in_it = |gone: &EntryPath| {
@@ -131,14 +137,20 @@ impl FilesRehearsal {
                     }
                 };
                 let hand = &mut Hand::tells(&mut in_it);
-                let gone = mirror::delete_tree(&above, &name, path, hand);
-                gone.map_err(|cause| error("replace", path, cause))?;
-                Ok(None)
+                let (spared, findings) = (&self.spared, &self.findings);
+                let gone = mirror::delete_tree((&above, &name, path), hand, spared, findings);
+                match gone {
+                    Ok(true) => Ok(None),
+                    Ok(false) => Err(not_emptied(path)),
+                    Err(cause) => Err(error("replace", path, cause)),
+                }
             }
             Fate::Stays | Fate::Updated if entry.meta.kind == EntryKind::Directory => {
                 let fd = openat(&*above, &*name, FOLDER, Mode::empty());
                 let fd = fd.map_err(|cause| not_a_folder(path, cause))?;
-                self.adopt(folder, &name, fd, path).map(Some)
+                let there = self.adopt(folder, &name, fd, path)?;
+                // A restore passes over what is to go into a protected one.
+                Ok(Some(there).filter(|there| !self.spared.is_own(there.id())))
             }
             Fate::Stays | Fate::Updated | Fate::Cleared => Ok(None),
         }
@@ -178,6 +190,7 @@ impl Rehearsal for FilesRehearsal {
         deletes: &mut dyn FnMut(&EntryPath),
     ) -> Result<Vec<Finding>, TargetError> {
         let Self {
+            spared,
             handles,
             findings,
             spool,
@@ -189,7 +202,8 @@ impl Rehearsal for FilesRehearsal {
             let detail = "nothing would be deleted, because not everything could be restored";
             findings.add(nothing_deleted(detail));
         } else {
-            mirror::delete_others(&handles, &findings, &top, spool, Hand::tells(deletes))?;
+            let hand = Hand::tells(deletes);
+            mirror::delete_others(&handles, &findings, &spared, &top, spool, hand)?;
         }
         Ok(findings.take())
     }

@@ -19,8 +19,8 @@ use super::file::FileWriter;
 use super::links::Links;
 use super::meta::{Before, MARK_FILE, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{Folder, Spot, Way, make_folder, open_up};
-use super::{Shared, conflict, error, node, nothing_deleted, refused};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
+use super::{Shared, conflict, error, node, not_emptied, nothing_deleted, refused};
 
 /// How files are created and opened.
 const OPEN_FILE: OFlags = OFlags::RDWR
@@ -70,7 +70,16 @@ impl FilesRestore {
             start_top(shared, way, entry)?;
             return Ok(EntryWriter::None);
         }
-        let spot = way.go_to(shared, &entry.path)?;
+        let Some(spot) = way.go_to(shared, &entry.path)? else {
+            skip(shared);
+            shared
+                .spared
+                .tell_unrestored(way.spared(), &shared.findings);
+            return Ok(EntryWriter::None);
+        };
+        if spare(shared, way, &spot, entry)? {
+            return Ok(EntryWriter::None);
+        }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
             return Ok(EntryWriter::None);
@@ -84,7 +93,7 @@ impl FilesRestore {
             node::start(shared, &spot, entry)?;
             None
         };
-        links.note(&spot, entry, started.is_some());
+        links.note(shared, &spot, entry, started.is_some());
         drop(state);
         let Some(writer) = started else {
             return Ok(EntryWriter::None);
@@ -108,11 +117,14 @@ impl FilesRestore {
         // What is not whole keeps its mark.
         if outcome == EntryOutcome::Failed {
             shared.unfinished.store(true, Ordering::Relaxed);
+            shared.unsettled.settle(shared, entry, false);
             return Ok(());
         }
-        let changed = writer
-            .complete()
-            .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
+        let changed = writer.complete().inspect_err(|_| {
+            shared.unfinished.store(true, Ordering::Relaxed);
+            shared.unsettled.settle(shared, entry, false);
+        })?;
+        shared.unsettled.settle(shared, entry, true);
         let object = Object::Open(writer.file().as_fd());
         let before = writer.before();
         shared
@@ -154,6 +166,7 @@ impl FilesRestore {
         mirror::delete_others(
             &shared.handles,
             &shared.findings,
+            &shared.spared,
             top.top(),
             spool,
             Hand::deletes(),
@@ -229,7 +242,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
-    if shared.made || gives_way(shared.config.overwrite, &there, &entry.meta) {
+    if shared.begun.has_made_folder() || gives_way(shared.config.overwrite, &there, &entry.meta) {
         way.finish_top_with(entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
@@ -286,6 +299,35 @@ fn start_folder(
     way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
 }
 
+/// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.
+fn spare(
+    shared: &Shared,
+    way: &mut Way,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<bool, TargetError> {
+    let own = shared.spared.own_in(&spot.folder, &spot.name);
+    let own = own.map_err(|cause| error("look at", &entry.path, cause))?;
+    let Some(stat) = own else { return Ok(false) };
+    let fate = fate(shared.config.overwrite, &stat, &entry.meta);
+    shared.spared.may_clear(&stat, fate, &entry.path)?;
+    if fate == Fate::Refused {
+        return Err(refused(&entry.path));
+    }
+    if fate == Fate::Updated && !node::is_same_link(spot, &stat, &entry.meta) {
+        let findings = &shared.findings;
+        shared.spared.tell_unrestored(&entry.path, findings);
+    }
+    skip(shared);
+    let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    if is_folder && entry.meta.kind == EntryKind::Directory {
+        let fd = openat(&*spot.folder, &*spot.name, FOLDER, Mode::empty());
+        let fd = fd.map_err(|cause| not_a_folder(&entry.path, cause))?;
+        way.enter(shared, &spot.name, fd, entry.path.clone(), None)?;
+    }
+    Ok(true)
+}
+
 /// Removes what stands in the place of an entry, if that is allowed.
 pub(super) fn clear_place(
     shared: &Shared,
@@ -293,9 +335,11 @@ pub(super) fn clear_place(
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    if fate(shared.config.overwrite, stat, &entry.meta) == Fate::Refused {
+    let fate = fate(shared.config.overwrite, stat, &entry.meta);
+    if fate == Fate::Refused {
         return Err(refused(&entry.path));
     }
+    shared.spared.may_clear(stat, fate, &entry.path)?;
     let fail = |cause: Errno| error("replace", &entry.path, cause.into());
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail);
@@ -303,11 +347,17 @@ pub(super) fn clear_place(
     match unlinkat(&*spot.folder, &*spot.name, AtFlags::REMOVEDIR) {
         Err(Errno::NOTEMPTY | Errno::EXIST) if shared.config.delete => {
             let mut hand = Hand::deletes();
-            let gone = mirror::delete_tree(&spot.folder, &spot.name, &entry.path, &mut hand);
+            let (spared, findings) = (&shared.spared, &shared.findings);
+            let place = (&*spot.folder, &*spot.name, &entry.path);
+            let gone = mirror::delete_tree(place, &mut hand, spared, findings);
             // The folder itself is replaced; what was in it has no successor.
-            let in_it = hand.taken() - u64::from(gone.is_ok());
+            let in_it = hand.taken() - u64::from(matches!(gone, Ok(true)));
             shared.deleted.fetch_add(in_it, Ordering::Relaxed);
-            gone.map_err(|cause| error("replace", &entry.path, cause))
+            match gone {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(not_emptied(&entry.path)),
+                Err(cause) => Err(error("replace", &entry.path, cause)),
+            }
         }
         Err(Errno::NOTEMPTY | Errno::EXIST) => Err(conflict(
             &entry.path,

@@ -8,12 +8,15 @@
 //! in the target folder, nothing is written outside of it.
 
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdirat, openat, statat,
+    AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -37,6 +40,8 @@ struct Step {
     finish: Option<(EntryMeta, Before)>,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
+    /// Whether it is protected or lies in a folder that is.
+    is_spared: bool,
 }
 
 /// The folders from the target folder to the current one.
@@ -72,6 +77,7 @@ impl Way {
             path: EntryPath::root(),
             finish: None,
             hands_on,
+            is_spared: false,
         };
         Ok(Self {
             top,
@@ -102,7 +108,12 @@ impl Way {
 
     /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
     /// are missing (when only a part of a snapshot is restored, nobody says what they are like).
-    pub(super) fn go_to(&mut self, shared: &Shared, path: &EntryPath) -> Result<Spot, TargetError> {
+    /// `None`: that folder is protected, or lies in one that is.
+    pub(super) fn go_to(
+        &mut self,
+        shared: &Shared,
+        path: &EntryPath,
+    ) -> Result<Option<Spot>, TargetError> {
         while !path.starts_with(&self.current().path) || *path == self.current().path {
             if self.steps.is_empty() {
                 break;
@@ -112,16 +123,19 @@ impl Way {
         let known = self.current().path.components().count();
         let mut names = path.components().skip(known).peekable();
         while let Some(name) = names.next() {
+            let step = self.current();
+            if step.is_spared {
+                return Ok(None);
+            }
             let name = c_name(path, name)?;
             if names.peek().is_none() {
-                let step = self.current();
                 let hands_on = step.hands_on;
                 let folder = self.open(shared, step)?;
-                return Ok(Spot {
+                return Ok(Some(Spot {
                     folder,
                     name,
                     hands_on,
-                });
+                }));
             }
             self.pass(shared, &name)?;
         }
@@ -164,13 +178,21 @@ impl Way {
             .handles
             .adopt(&self.current().handle, name, false, fd);
         let handle = handle.map_err(|cause| error("open", &path, cause))?;
+        let is_spared = self.current().is_spared || shared.spared.is_own(handle.id());
         self.steps.push(Step {
             handle,
             path,
             finish,
             hands_on,
+            is_spared,
         });
         Ok(())
+    }
+
+    /// The protected folder that the current one is or lies in.
+    pub(super) fn spared(&self) -> &EntryPath {
+        let spared = self.steps.iter().find(|step| step.is_spared);
+        spared.map_or(&self.top.path, |step| &step.path)
     }
 
     /// Leaves the current folder.
@@ -204,8 +226,44 @@ impl Way {
         }
         if let Some((meta, before)) = self.top.finish.take() {
             finish(shared, &top, &self.top.path, &meta, before);
+        } else if shared.begun.has_made_folder()
+            && let Err(cause) = make_plain(&top)
+        {
+            shared.fail(&error("finish folder", &self.top.path, cause.into()));
         }
     }
+}
+
+/// Makes the target folder, and what is missing above it. `false`: it is there.
+///
+/// Until it is finished nobody else may look into it, for the snapshot may say so of it.
+pub(super) fn make_top(folder: &Path) -> io::Result<bool> {
+    if folder.exists() {
+        return Ok(false);
+    }
+    if let Some(above) = folder.parent() {
+        std::fs::create_dir_all(above)?;
+    }
+    match mkdir(folder, Mode::from_raw_mode(MARK_DIR)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(cause) => Err(cause.into()),
+    }
+}
+
+/// Gives the target folder, of which the snapshot says nothing, the mode of any new folder. What that
+/// is depends on the umask and on ACLs that are handed down, so one is made to see it.
+fn make_plain(top: &OwnedFd) -> Result<(), Errno> {
+    const NAME: &CStr = c".backstay-new-folder";
+    match mkdirat(top, NAME, Mode::from_raw_mode(0o777)) {
+        // A restore that was killed may have left it.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(cause) => return Err(cause),
+    }
+    let plain = statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW);
+    unlinkat(top, NAME, AtFlags::REMOVEDIR)?;
+    let top = openat(top, c".", FOLDER, Mode::empty())?;
+    fchmod(top, Mode::from_raw_mode(plain?.st_mode & 0o7777))
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.

@@ -1,0 +1,136 @@
+//! What a restore that was killed leaves behind, and what the next one makes of it.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use backup_core::{EntryKind, Outcome, Target as _};
+use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
+use support::given::*;
+use support::*;
+
+/// The mode of an unfinished folder.
+const UNFINISHED: u32 = 0o1700;
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().mode() & 0o7777
+}
+
+/// Mode, owner, group and time of a folder.
+fn state(path: &Path) -> (u32, u32, u32, i64) {
+    let meta = fs::metadata(path).unwrap();
+    (mode(path), meta.uid(), meta.gid(), meta.mtime())
+}
+
+/// Starts some entries and gets no further.
+fn killed(config: &FilesTargetConfig, stored: &[Stored]) {
+    let cx = context();
+    let target = FilesTarget::new(config.clone());
+    let plan = block_on(target.plan(&cx, &request(&config.folder))).unwrap();
+    let restore = block_on(target.begin(&cx, plan)).unwrap();
+    for stored in stored {
+        let _ = restore.start(&cx, &stored.entry).unwrap();
+    }
+}
+
+fn saved(temp: &Path, mode: u32) -> Vec<Stored> {
+    let from = temp.join("from");
+    put(&from.join("file"), "saved");
+    if is_root() {
+        std::os::unix::fs::chown(&from, Some(1234), Some(2345)).unwrap();
+    }
+    fs::set_permissions(&from, fs::Permissions::from_mode(mode)).unwrap();
+    set_mtime(&from, 5_000, 0);
+    captured(&from)
+}
+
+#[test]
+fn a_target_folder_that_a_killed_restore_made_is_finished_by_the_next_one() {
+    for saved_mode in [0o2750, 0o700, 0o777] {
+        for inherits in [false, true] {
+            for started in 0..3 {
+                let temp = tempfile::tempdir().unwrap();
+                let stored = saved(temp.path(), saved_mode);
+                let above = temp.path().join("above");
+                fs::create_dir(&above).unwrap();
+                if inherits {
+                    fs::set_permissions(&above, fs::Permissions::from_mode(0o2755)).unwrap();
+                }
+                let to = above.join("new");
+                let config = into(&to, Overwrite::Never);
+                killed(&config, &stored[..started]);
+                // Nobody else sees into it meanwhile.
+                assert_eq!(mode(&to) & 0o5777, UNFINISHED);
+                let restored = restore(config, &stored);
+                assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+                assert_eq!(state(&to), state(&temp.path().join("from")));
+                assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_restore_that_was_killed_right_after_it_made_the_target_folder_is_taken_up() {
+    let temp = tempfile::tempdir().unwrap();
+    let stored = saved(temp.path(), 0o2750);
+    let to = temp.path().join("new");
+    fs::DirBuilder::new().mode(UNFINISHED).create(&to).unwrap();
+    restore(into(&to, Overwrite::Never), &stored);
+    assert_eq!(state(&to), state(&temp.path().join("from")));
+}
+
+#[test]
+fn a_target_folder_that_was_there_keeps_what_it_had_whatever_its_mode() {
+    for own in [0o755, 0o700, UNFINISHED] {
+        let temp = tempfile::tempdir().unwrap();
+        let stored = saved(temp.path(), 0o2750);
+        let to = temp.path().join("there");
+        fs::create_dir(&to).unwrap();
+        fs::set_permissions(&to, fs::Permissions::from_mode(own)).unwrap();
+        // Somebody gave it that mode some time after it was made.
+        set_mtime(&to, 4_000, 0);
+        let before = state(&to);
+        let config = into(&to, Overwrite::Never);
+        killed(&config, &stored);
+        let (kept, ..) = state(&to);
+        assert_eq!(kept, own);
+        restore(config, &stored);
+        let (mode, user, group, _) = state(&to);
+        assert_eq!((mode, user, group), (before.0, before.1, before.2));
+    }
+}
+
+#[test]
+fn a_target_folder_of_which_the_snapshot_says_nothing_is_like_any_new_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let plain = temp.path().join("plain");
+    fs::create_dir(&plain).unwrap();
+    let stored = [made_up(b"file", EntryKind::File, b"saved")];
+    let (to, again) = (temp.path().join("to"), temp.path().join("again"));
+    restore(into(&to, Overwrite::Never), &stored);
+    let config = into(&again, Overwrite::Never);
+    killed(&config, &stored);
+    restore_with(config, &stored, Outcome::Committed, |_| Pumping::Whole).unwrap();
+    for folder in [to, again] {
+        assert_eq!(mode(&folder), mode(&plain));
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn an_unfinished_folder_is_known_also_where_folders_hand_on_their_group() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    put(&from.join("sub/file"), "saved");
+    fs::create_dir(&to).unwrap();
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o2755)).unwrap();
+    fs::set_permissions(from.join("sub"), fs::Permissions::from_mode(0o750)).unwrap();
+    let (config, stored) = (into(&to, Overwrite::Never), captured(&from));
+    killed(&config, &stored);
+    restore(config, &stored);
+    assert_eq!(mode(&to.join("sub")), 0o750);
+}

@@ -1,0 +1,144 @@
+//! What a restore leaves alone whatever it is told: what it works with itself, and other file
+//! systems.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use backup_core::{EntryKind, ErrorKind, Finding, Outcome, Severity};
+use backup_source_files::{FilesTargetConfig, Overwrite};
+use support::given::*;
+use support::*;
+
+/// Restores everything over what is there, and deletes what the snapshot does not have.
+fn mirror(to: &Path, protected: impl IntoIterator<Item = PathBuf>) -> FilesTargetConfig {
+    FilesTargetConfig {
+        delete: true,
+        protected: protected.into_iter().collect(),
+        ..into(to, Overwrite::Always)
+    }
+}
+
+fn said(findings: &[Finding]) -> Vec<(Severity, &str)> {
+    let said = findings
+        .iter()
+        .map(|one| (one.severity, one.subject.as_str()));
+    said.collect()
+}
+
+#[test]
+fn deleting_keeps_what_is_protected_and_the_folders_that_hold_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    put(&from.join("kept/file"), "saved");
+    let outside = temp.path().join("outside");
+    put(&outside.join("packs/one"), "pack");
+    for name in [
+        "repo/packs/one",
+        "repo/config",
+        "far/away/repo/packs/one",
+        "far/away/other/file",
+        "far/z",
+        "kept/key",
+        "kept/other",
+    ] {
+        put(&to.join(name), "there");
+    }
+    symlink(&outside, to.join("link")).unwrap();
+    symlink("link", to.join("link to link")).unwrap();
+    let protected = ["repo", "far/away/repo", "kept/key", "link to link", "none"];
+    let config = mirror(&to, protected.map(|name| to.join(name)));
+    let restored = restore(config, &captured(&from));
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    for name in ["repo/packs/one", "repo/config", "far/away/repo/packs/one"] {
+        assert_eq!(fs::read(to.join(name)).unwrap(), b"there", "{name}");
+    }
+    assert_eq!(fs::read(to.join("kept/key")).unwrap(), b"there");
+    assert_eq!(
+        fs::read(to.join("link to link/packs/one")).unwrap(),
+        b"pack"
+    );
+    for name in ["far/away/other", "far/z", "kept/other"] {
+        assert!(!to.join(name).exists(), "{name}");
+    }
+    assert_eq!(restored.report.deleted, 4);
+    let kept = [
+        "/far/away/repo",
+        "/kept/key",
+        "/link",
+        "/link to link",
+        "/repo",
+    ];
+    assert_eq!(
+        said(&restored.report.findings),
+        kept.map(|path| (Severity::Note, path))
+    );
+}
+
+#[test]
+fn an_entry_never_takes_the_place_of_what_is_protected_or_holds_it() {
+    // What is protected, what of it is there, and the entry that comes in its place.
+    for (protected, there, kind) in [
+        ("x", "x/packs/one", EntryKind::File),
+        ("x/deep/repo", "x/deep/repo/packs/one", EntryKind::File),
+        ("x/key", "x/key", EntryKind::File),
+        ("x", "x", EntryKind::Directory),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let to = temp.path().join("to");
+        put(&to.join(there), "in use");
+        if to.join("x").is_dir() {
+            put(&to.join("x/more"), "there");
+        }
+        let before = tree(&to);
+        let stored = [made_up(b"x", kind, b"")];
+        let restored = restore(mirror(&to, [to.join(protected)]), &stored);
+        assert_eq!(restored.errors.len(), 1, "{protected}");
+        assert_eq!(restored.errors[0].kind, ErrorKind::Conflict);
+        assert_eq!(tree(&to), before, "{protected}");
+    }
+}
+
+#[test]
+fn entries_within_what_is_protected_are_passed_over_and_the_report_says_so_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    for name in ["repo/packs/one", "repo/new/file", "key", "other"] {
+        put(&from.join(name), "old");
+    }
+    fs::set_permissions(from.join("repo"), fs::Permissions::from_mode(0o700)).unwrap();
+    for name in ["repo/packs/one", "repo/packs/two", "key", "other", "more"] {
+        put(&to.join(name), "in use");
+    }
+    let before = tree(&to.join("repo"));
+    let config = mirror(&to, [to.join("repo"), to.join("key")]);
+    let restored = restore(config, &captured(&from));
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(tree(&to.join("repo")), before);
+    assert_eq!(fs::read(to.join("key")).unwrap(), b"in use");
+    assert_eq!(fs::read(to.join("other")).unwrap(), b"old");
+    assert!(!to.join("more").exists());
+    assert_eq!(
+        said(&restored.report.findings),
+        [(Severity::Warning, "/key"), (Severity::Warning, "/repo")]
+    );
+}
+
+#[test]
+fn what_is_protected_is_no_target_of_a_restore_that_may_change_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, repo) = (temp.path().join("from"), temp.path().join("repo"));
+    put(&from.join("file"), "saved");
+    put(&repo.join("packs/one"), "pack");
+    let before = tree(&repo);
+    let all = |_: &_| Pumping::Whole;
+    for folder in [repo.clone(), repo.join("packs"), repo.join("new/folder")] {
+        let config = mirror(&folder, [repo.clone()]);
+        let refused = restore_with(config, &captured(&from), Outcome::Committed, all);
+        assert_eq!(refused.err().unwrap().kind, ErrorKind::Conflict);
+        assert_eq!(tree(&repo), before);
+    }
+}
