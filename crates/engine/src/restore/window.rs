@@ -10,10 +10,14 @@ use backup_format::extent::{Extent, Extents};
 use crate::error::Result;
 use crate::index_set::{IndexSet, Place};
 
-/// Plain bytes of the chunks of a window.
-const WINDOW_BYTES: u64 = 24 << 20;
-/// Parts of a window; each may be of another open file, and a process may open about a thousand.
-const WINDOW_PARTS: usize = 128;
+/// Plain bytes of the chunks of a window. They are opened one after the other, so this is no memory;
+/// but what many backups changed in one file lies in many chunks side by side, and those of which
+/// two windows need parts are opened twice.
+const WINDOW_BYTES: u64 = 1 << 30;
+/// Parts of a window, of some 40 bytes each.
+const WINDOW_PARTS: usize = 1 << 16;
+/// Files of a window; they are open, and a process may open about a thousand.
+const WINDOW_FILES: usize = 128;
 /// Gaps up to this are read over rather than asked for apart.
 const GAP: u64 = 256 << 10;
 /// Longest range that is fetched at once.
@@ -82,6 +86,8 @@ pub(super) struct ChunkJob {
     pub(super) id: ChunkId,
     pub(super) place: Option<Place>,
     pub(super) parts: Vec<Part>,
+    /// How many chunks of the window were asked for before it.
+    number: usize,
 }
 
 impl ChunkJob {
@@ -107,6 +113,7 @@ pub(super) struct Window {
     chunks: HashMap<ChunkId, ChunkJob>,
     bytes: u64,
     parts: usize,
+    files: usize,
 }
 
 impl Window {
@@ -120,6 +127,7 @@ impl Window {
     ) -> Result<bool> {
         let mut at = 0;
         let mut has_any = false;
+        self.files += 1;
         for extent in extents.as_slice() {
             if let Extent::Data {
                 chunk,
@@ -130,6 +138,7 @@ impl Window {
                 has_any = true;
                 if self.is_full() {
                     send(std::mem::take(self))?;
+                    self.files = 1;
                 }
                 let part = Part {
                     job: job.clone(),
@@ -137,7 +146,7 @@ impl Window {
                     offset,
                     length,
                 };
-                let bytes = &mut self.bytes;
+                let (bytes, number) = (&mut self.bytes, self.chunks.len());
                 let entry = self.chunks.entry(chunk).or_insert_with(|| {
                     let place = index.find(&chunk);
                     *bytes += place.map_or(0, |place| u64::from(place.located.raw));
@@ -145,6 +154,7 @@ impl Window {
                         id: chunk,
                         place,
                         parts: Vec::new(),
+                        number,
                     }
                 });
                 entry.parts.push(part);
@@ -157,7 +167,9 @@ impl Window {
 
     /// Whether it holds enough to be fetched.
     pub(super) const fn is_full(&self) -> bool {
-        self.bytes >= WINDOW_BYTES || self.parts >= WINDOW_PARTS
+        self.bytes >= WINDOW_BYTES
+            || self.parts >= WINDOW_PARTS
+            || (self.files >= WINDOW_FILES && self.parts > 0)
     }
 
     /// The ranges to fetch, and the chunks that no index knows.
@@ -198,6 +210,9 @@ impl Window {
             }
             out.extend(open);
         }
+        // As they were asked for, so that files are written from their beginning on.
+        let first = |range: &RangeJob| range.chunks.iter().map(|chunk| chunk.number).min();
+        out.sort_by_key(first);
         (out, lost)
     }
 }

@@ -4,8 +4,7 @@
 use std::collections::VecDeque;
 
 use backup_core::{
-    ChunkId, EntryMeta, EntryPath, Event, Finding, FindingKind, Fingerprint, OpContext, Severity,
-    Stage,
+    ChunkId, EntryPath, Event, Finding, FindingKind, Fingerprint, OpContext, Severity, Stage,
 };
 use backup_format::chunk::CutKeys;
 use backup_format::extent::{Content, Extent, Extents};
@@ -24,6 +23,7 @@ use super::former::Former;
 use super::heads::{Heads, Scratch};
 use super::links::{Link, Links, Place, Stored};
 use super::read::{Before, Item, Noted, Reader, Work};
+use super::waiting::{Next, Waiting};
 use crate::error::{EngineError, Result};
 use crate::lineage::{Inherited, Lineages};
 use crate::repository::Sizes;
@@ -47,41 +47,6 @@ pub(super) struct Assembled {
     pub(super) counts: Counts,
     pub(super) usage: Usage,
     pub(super) writer: Option<StateWriter>,
-}
-
-/// An entry that is waiting for its place in the manifest.
-struct Waiting {
-    key: Vec<u8>,
-    path: EntryPath,
-    meta: EntryMeta,
-    fingerprint: Option<Fingerprint>,
-    size: u64,
-    sha256: Option<[u8; 32]>,
-    located: Located,
-    lineage: Vec<u8>,
-    extents: Vec<u8>,
-}
-
-enum Next {
-    Fresh(Box<Waiting>),
-    Reused(EntryPath, Box<StateEntry>),
-}
-
-impl Next {
-    /// About how many bytes it takes.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Reused(_, state) => {
-                let record = state.record.len() + state.lineage.len();
-                state.key.len() * 2 + record + state.extents.len()
-            }
-            Self::Fresh(next) => {
-                let xattrs = next.meta.xattrs.iter();
-                let xattrs: usize = xattrs.map(|(name, value)| name.len() + value.len()).sum();
-                next.key.len() * 2 + xattrs + next.lineage.len() + next.extents.len()
-            }
-        }
-    }
 }
 
 /// Puts entries together.

@@ -28,6 +28,7 @@ mod read;
 mod segments;
 mod stream;
 mod track;
+mod waiting;
 
 pub use assemble::canonical;
 pub use checkpoint::CheckpointRule;

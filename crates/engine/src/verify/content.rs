@@ -118,7 +118,7 @@ impl<'a> Contents<'a> {
             cx,
             index: repo.index(),
             wanted: packs,
-            plain: Budget::new(memory / 4),
+            plain: Budget::new(memory / 3),
             raw: Budget::new(memory / 3),
             files: Budget::new(memory / 12),
             buffers: Arc::default(),

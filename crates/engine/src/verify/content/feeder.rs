@@ -14,9 +14,10 @@ use crate::index_set::Place;
 
 /// What a file in hand is counted for, beside its chunks.
 const FILE_BYTES: usize = 1 << 10;
-/// Chunks that are kept for the extents that follow: a change in the middle of a chunk leaves two
-/// extents of it with another between them.
-const RECENT: usize = 6;
+/// Chunks that are kept for the extents that follow, as far as memory goes: a change in the middle of
+/// a chunk leaves two extents of it with another between them, and what each backup changed lies in
+/// chunks of its own.
+const RECENT: usize = 32;
 
 /// Adds files; there is one.
 pub(in crate::verify) struct Feeder<'c, 'a> {
