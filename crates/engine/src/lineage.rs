@@ -55,7 +55,7 @@ impl Inherited {
     /// [`EngineError::Damaged`] when it says nothing that makes sense.
     pub fn of_state(state: &StateEntry) -> Result<Self> {
         let wrong = |error| EngineError::wire("the local state", &error);
-        let record = Record::decode(&state.record).map_err(wrong)?;
+        let record = state.decoded()?;
         let extents = match &record.content {
             Content::Inline(extents) => extents.clone(),
             Content::Spilled(_) => {

@@ -1,7 +1,7 @@
 //! Restoring: `plan → fetch → open → write`, out of order and in parallel.
 //!
-//! Entries are walked in order; their parts are collected in *windows* of some tens of MiB, grouped
-//! by pack and fetched in long ranges, so that each part of a pack is read once for all entries that
+//! Entries are walked in order; their parts are collected in *windows* of up to 128 files and
+//! a gibibyte of chunks, grouped by pack and fetched in long ranges, so that each part of a pack is read once for all entries that
 //! need it. Worker threads fetch, open, check and write; a bad chunk fails its own files only.
 //! Memory is bounded by the window and the workers, whatever the size of the snapshot.
 

@@ -300,7 +300,7 @@ impl<'a> Assembler<'a> {
         state: Option<Fingerprint>,
         entry: &StateEntry,
     ) -> Result<()> {
-        let record = decode_record(&entry.record)?;
+        let record = entry.decoded()?;
         let stored = Stored {
             is_racy: false,
             size: record.size,
@@ -421,7 +421,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn write_reused(&mut self, path: &EntryPath, state: StateEntry) -> Result<()> {
-        let record = decode_record(&state.record)?;
+        let record = state.decoded()?;
         self.mark_record(&record.content, &state.lineage)?;
         self.canonical_of(path, &record)
             .map_err(|error| EngineError::Evidence(format!("{path}: {error}")))?;
@@ -641,10 +641,6 @@ fn put_page(
     let id = store.put(kind, page)?;
     usage.mark(store.index(), &id);
     Ok(id)
-}
-
-fn decode_record(stored: &[u8]) -> Result<Record> {
-    Record::decode(stored).map_err(|error| EngineError::wire("the local state", &error))
 }
 
 /// The canonical form of a record, which is a leaf of the Merkle tree.

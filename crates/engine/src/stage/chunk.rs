@@ -11,7 +11,6 @@ use backup_core::{Body, Entry, EntryMeta, Finding, OpContext, StreamProfile};
 use backup_format::chunk::CutKeys;
 use backup_format::extent::{Content, Extent, Extents, MAX_EXTENTS};
 use backup_format::lineage::LineageHead;
-use backup_format::record::Record;
 use backup_format::wire::Take;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
@@ -198,7 +197,7 @@ impl Decider<'_> {
         }
         let known = known.filter(|known| self.is_parents_state && self.is_stored(known));
         if let Some(known) = known {
-            let record = decode_record(&known.record)?;
+            let record = known.decoded()?;
             if record.meta.kind.has_content() {
                 item.work = if known.fingerprint == item.fingerprint {
                     reuse(&item.meta, known)?
@@ -309,7 +308,7 @@ impl Decider<'_> {
 
     /// Whether everything that a state names is in the repository; marks it as used.
     fn is_stored(&mut self, known: &StateEntry) -> bool {
-        let Ok(record) = Record::decode(&known.record) else {
+        let Ok(record) = known.decoded() else {
             return false;
         };
         let extents = match &record.content {
@@ -346,7 +345,7 @@ impl Decider<'_> {
 /// it need be the same: the names of its owners are not its own, and the number that hard links
 /// share is made up of one that a device has for the time being.
 fn reuse(meta: &EntryMeta, known: StateEntry) -> Result<Work> {
-    if decode_record(&known.record)?.meta == *meta {
+    if known.decoded()?.meta == *meta {
         return Ok(Work::Reuse(Box::new(known)));
     }
     Ok(Work::Inherited(Box::new(Inherited::of_state(&known)?)))
@@ -354,7 +353,7 @@ fn reuse(meta: &EntryMeta, known: StateEntry) -> Result<Work> {
 
 /// What a small file was: a change of its owner or mode makes it look changed, and it is not.
 fn before(known: &StateEntry) -> Option<Box<Before>> {
-    let record = decode_record(&known.record).ok()?;
+    let record = known.decoded().ok()?;
     let sha256 = record.sha256?;
     match record.content {
         Content::Inline(extents) => Some(Box::new(Before { sha256, extents })),
@@ -362,14 +361,10 @@ fn before(known: &StateEntry) -> Option<Box<Before>> {
     }
 }
 
-fn decode_record(stored: &[u8]) -> Result<Record> {
-    Record::decode(stored).map_err(|error| EngineError::wire("the local state", &error))
-}
-
 fn is_same_bare(item: &Item, known: &StateEntry) -> bool {
     item.fingerprint.is_some()
         && known.fingerprint == item.fingerprint
-        && decode_record(&known.record).is_ok_and(|record| record.meta == item.meta)
+        && known.decoded().is_ok_and(|record| record.meta == item.meta)
 }
 
 /// What a reader thread does until there are no more tasks.

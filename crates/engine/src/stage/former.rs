@@ -93,7 +93,7 @@ impl Former {
 
     fn read(&mut self, keys: &CutKeys, paths: &StatePaths, ring: &ObjectKeyring) {
         for entry in paths.last_complete(ring) {
-            let Ok(record) = Record::decode(&entry.record) else {
+            let Ok(record) = entry.decoded() else {
                 return;
             };
             if !self.remember(keys, &record) {

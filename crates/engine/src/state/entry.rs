@@ -1,7 +1,10 @@
 //! What the state knows of one entry, and how that is stored.
 
 use backup_core::{FileTime, Fingerprint};
+use backup_format::record::Record;
 use backup_format::wire::{Put, Take, WireError};
+
+use crate::error::{EngineError, Result};
 
 /// What the state knows of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +22,14 @@ pub struct StateEntry {
 }
 
 impl StateEntry {
+    /// What the manifest had of it.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] for bytes that are no record.
+    pub fn decoded(&self) -> Result<Record> {
+        Record::decode(&self.record).map_err(|error| EngineError::wire("the local state", &error))
+    }
+
     /// Appends the stored form.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_bytes(&self.key);
