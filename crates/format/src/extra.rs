@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::wire::WireError;
+use crate::wire::{Put as _, Take, WireError};
 
 /// Most names.
 pub const MAX_ENTRIES: usize = 64;
@@ -52,9 +52,65 @@ pub fn check(extra: &Extra, what: &'static str) -> Result<(), WireError> {
     }
 }
 
+/// Appends additions to a binary layout, as postcard would: their number, then name and value of
+/// each, by name.
+pub(crate) fn put(out: &mut Vec<u8>, extra: &Extra) {
+    out.put_varint(extra.len() as u64);
+    for (name, value) in extra {
+        out.put_bytes(name.as_bytes());
+        out.put_bytes(value);
+    }
+}
+
+/// Takes additions from a binary layout and refuses what [`check`] does.
+pub(crate) fn take(take: &mut Take<'_>, what: &'static str) -> Result<Extra, WireError> {
+    let mut extra = Extra::new();
+    for _ in 0..take.count(2)? {
+        let name = std::str::from_utf8(take.bytes()?).map_err(|_| WireError::Decode("a name"))?;
+        let ascends = extra
+            .last_key_value()
+            .is_none_or(|(last, _)| last.as_str() < name);
+        if !ascends || extra.len() == MAX_ENTRIES {
+            return Err(WireError::Range("an addition"));
+        }
+        extra.insert(name.to_owned(), take.bytes()?.to_vec());
+    }
+    check(&extra, what)?;
+    Ok(extra)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn binary_layouts_hold_additions_as_postcard_does() {
+        let two: Extra = [("a".to_owned(), vec![1, 2]), ("b-2".to_owned(), vec![])].into();
+        for extra in [Extra::new(), of("later", 300), two] {
+            let mut out = Vec::new();
+            put(&mut out, &extra);
+            assert_eq!(postcard::to_stdvec(&extra).as_ref(), Ok(&out));
+            let mut from = Take::new(&out);
+            assert_eq!(take(&mut from, "pack"), Ok(extra));
+            assert_eq!(from.end(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn binary_layouts_refuse_additions_that_are_mandatory_or_out_of_order() {
+        let read = |plain: &[u8]| take(&mut Take::new(plain), "pack");
+        assert!(read(b"\x02\x01a\x00\x01b\x00").is_ok());
+        for wrong in [
+            &b"\x02\x01b\x00\x01a\x00"[..],
+            b"\x02\x01a\x00\x01a\x00",
+            b"\x01\x02!a\x00",
+            b"\x01\x01A\x00",
+            b"\x01\x01\xff\x00",
+            b"\x02\x01a\x00",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     fn of(name: &str, bytes: usize) -> Extra {
         [(name.to_owned(), vec![0; bytes])].into()

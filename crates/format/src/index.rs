@@ -1,7 +1,7 @@
 //! Index runs: where chunks lie. A run is immutable and sorted; a repository has several.
 //!
 //! A run's plaintext (an object of kind `IndexRun`): `1 ‖ wraps (as in packs) ‖ varint packs {
-//! pack(32) ‖ varint size } ‖ varint entries ‖ entries`. An entry is 32 bytes: `id[..16] ‖ pack
+//! pack(32) ‖ varint size } ‖ extra ‖ varint entries ‖ entries`. An entry is 32 bytes: `id[..16] ‖ pack
 //! number u32 ‖ offset u32 ‖ stored length u24 ‖ kind u8 ‖ raw length u24 ‖ 0`, sorted by id, kind
 //! equal ids by pack. Sixteen bytes of id suffice: whoever opens a blob authenticates the whole.
 
@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use backup_core::{ChunkId, PackId};
 
+use crate::extra::{self, Extra};
 use crate::pack::{MAX_PACK, PackBlob, SessionWrap, put_wraps, take_wraps};
 use crate::seal::{BlobKind, MAX_RAW, MAX_SEALED};
 use crate::wire::{Put, Take, WireError};
 
+const WHAT: &str = "index run";
 const ENTRY: usize = 32;
 /// A run holds at most so many entries.
 pub const MAX_ENTRIES: usize = 4 << 20;
@@ -100,6 +102,7 @@ impl RunBuilder {
             out.extend_from_slice(&pack.id.0);
             out.put_varint(pack.size);
         }
+        extra::put(&mut out, &Extra::new());
         out.put_varint(self.entries.len() as u64);
         self.entries
             .iter()
@@ -134,7 +137,7 @@ impl IndexRun {
         if version != 1 {
             let found = u32::from(version);
             return Err(WireError::Version {
-                what: "index run",
+                what: WHAT,
                 found,
                 known: 1,
             });
@@ -149,6 +152,7 @@ impl IndexRun {
             }
             packs.push(PackRef { id, size });
         }
+        extra::take(&mut take, WHAT)?;
         let count = take.count(ENTRY)?;
         if count > MAX_ENTRIES || take.left() != count * ENTRY {
             return Err(WireError::Range("the number of entries of an index run"));

@@ -2,7 +2,7 @@
 //!
 //! `blob ‖ blob ‖ … ‖ header ‖ footer`. The header is an object of kind `PackHeader` (see
 //! [`crate::seal`]); its plaintext is `1 ‖ varint sessions { session(16) ‖ bytes wrap } ‖ varint
-//! blobs { kind(1) ‖ id(32) ‖ varint stored ‖ varint raw }`. Blobs lie without gaps from offset 0
+//! blobs { kind(1) ‖ id(32) ‖ varint stored ‖ varint raw } ‖ extra`. Blobs lie without gaps from offset 0
 //! in the order of the header. The footer is 32 bytes: `"BKSYPACK" ‖ version u16 = 1 ‖ 0 u16 ‖
 //! header length u32 ‖ blobs u32 ‖ crc32 (IEEE) of the sealed header u32 ‖ 8 zero bytes`, numbers
 //! little-endian. The name of a pack is the SHA-256 of all of it, so a tier can be checked with
@@ -11,6 +11,7 @@
 use backup_core::{ChunkId, PackId, SessionId};
 use sha2::{Digest, Sha256};
 
+use crate::extra::{self, Extra};
 use crate::seal::{BlobKind, MAX_RAW, MAX_SEALED, ObjectKeyring, ObjectKind, SealError};
 use crate::wire::{Put, Take, WireError};
 
@@ -162,6 +163,7 @@ impl PackBuilder {
             plain.put_varint(u64::from(blob.stored));
             plain.put_varint(u64::from(blob.raw));
         }
+        extra::put(&mut plain, &Extra::new());
         let header = ring.seal(ObjectKind::PackHeader, &plain)?;
         self.body.reserve_exact(header.len() + FOOTER);
         self.body.extend_from_slice(&header);
@@ -276,6 +278,7 @@ pub fn read_tail(ring: &ObjectKeyring, tail: &[u8]) -> Result<PackHeader, SealEr
             return Err(WireError::Range("an offset in a pack").into());
         }
     }
+    extra::take(&mut take, "pack")?;
     take.end()?;
     Ok(PackHeader { sessions, blobs })
 }

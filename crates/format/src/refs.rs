@@ -2,13 +2,16 @@
 //! and packs copied, without reading any manifest and without any data key.
 //!
 //! Plaintext of an object of kind `Refs`: `1 ‖ snapshot(16) ‖ varint packs { pack(32) ‖ varint slots
-//! ‖ 0 (all of them) or 1 ‖ bitmap of ⌈slots/8⌉ bytes }`, packs ascending; slot n of a pack is bit
+//! ‖ 0 (all of them) or 1 ‖ bitmap of ⌈slots/8⌉ bytes } ‖ extra`, packs ascending; slot n of a pack is bit
 //! n mod 8 (least significant first) of byte n/8, slots in the order of the pack's header.
 
 use backup_core::{PackId, SnapshotId};
 
+use crate::extra::{self, Extra};
 use crate::pack::MAX_BLOBS;
 use crate::wire::{Put, Take, WireError};
+
+const WHAT: &str = "refs object";
 
 /// The slots used in one pack.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +85,7 @@ impl Refs {
                 }
             }
         }
+        extra::put(&mut out, &Extra::new());
         out
     }
 
@@ -95,7 +99,7 @@ impl Refs {
         if version != 1 {
             let found = u32::from(version);
             return Err(WireError::Version {
-                what: "refs object",
+                what: WHAT,
                 found,
                 known: 1,
             });
@@ -130,6 +134,7 @@ impl Refs {
                 _ => return Err(WireError::Range("a kind of pack use")),
             });
         }
+        extra::take(&mut take, WHAT)?;
         take.end()?;
         Ok(Self { snapshot, packs })
     }
@@ -152,6 +157,7 @@ mod tests {
             plain.put_varint(MAX_BLOBS as u64);
             plain.push(0);
         }
+        plain.push(0);
         let refs = Refs::decode(&plain).unwrap();
         let bitmaps = refs.packs.iter().flat_map(|pack| &pack.bitmap);
         let held: usize = bitmaps.map(Vec::capacity).sum();
@@ -168,7 +174,8 @@ mod tests {
         for slots in 1..=16 {
             let mut plain = refs(slots, []).encode();
             assert!(Refs::decode(&plain).is_ok());
-            *plain.last_mut().unwrap() |= 0x80;
+            let last = plain.len() - 2;
+            plain[last] |= 0x80;
             assert_eq!(Refs::decode(&plain).is_ok(), slots % 8 == 0, "{slots}");
         }
     }

@@ -14,6 +14,7 @@
 //! | host | text of 1 to 255 bytes without control characters |
 //! | started | `u64` varint, milliseconds since 1970 by the writer's clock |
 //! | wrap | byte sequence (its length as a varint, then the bytes), at most [`MAX_WRAP_BYTES`] |
+//! | extra | what later releases add; see [`crate::extra`] |
 //!
 //! At most [`MAX_SESSION_BYTES`] in all.
 
@@ -21,13 +22,14 @@ use backup_core::{HostId, SessionId};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use crate::extra::Extra;
 use crate::keys::{self, Identity, KeyError, MAX_AGE_HEADER, Recipient, Secret};
 
 /// Longest wrap of a data key, in bytes: an age header of 16 KiB, its end, its payload.
 pub const MAX_WRAP_BYTES: usize = MAX_AGE_HEADER + 256;
 
 /// Longest session object in bytes, unsealed.
-pub const MAX_SESSION_BYTES: usize = MAX_WRAP_BYTES + 1024;
+pub const MAX_SESSION_BYTES: usize = 32 << 10;
 
 const VERSION: u8 = 1;
 const WHAT: &str = "session";
@@ -77,6 +79,7 @@ struct Wire<'a> {
     host: &'a str,
     started_ms: u64,
     wrapped_dek: &'a [u8],
+    extra: Extra,
 }
 
 impl Session {
@@ -97,6 +100,7 @@ impl Session {
             host: &self.host.0,
             started_ms: self.started_ms,
             wrapped_dek: &self.wrapped_dek,
+            extra: Extra::new(),
         };
         postcard::to_extend(&wire, vec![VERSION]).map_err(|_| KeyError::Crypto("encode a session"))
     }
@@ -104,8 +108,8 @@ impl Session {
     /// Reads a session back.
     ///
     /// # Errors
-    /// [`KeyError::Newer`] for another version, [`KeyError::Damaged`] when the bytes are not those
-    /// of a session.
+    /// [`KeyError::Newer`] for another version, [`KeyError::Needs`] for a mandatory addition,
+    /// [`KeyError::Damaged`] when the bytes are not those of a session.
     pub fn decode(bytes: &[u8]) -> Result<Self, KeyError> {
         let damaged = |detail| KeyError::damaged(WHAT, detail);
         if bytes.len() > MAX_SESSION_BYTES {
@@ -126,6 +130,7 @@ impl Session {
         if wire.wrapped_dek.len() > MAX_WRAP_BYTES {
             return Err(damaged("its wrapped key is too long"));
         }
+        KeyError::check_extra(&wire.extra, WHAT)?;
         let host = HostId(wire.host.to_owned());
         keys::check_host(&host).map_err(|_| damaged("the host's name in it cannot be one"))?;
         Ok(Self {

@@ -85,6 +85,14 @@ fn bad_sessions_are_refused() {
         Session::decode(&bytes),
         Err(KeyError::Damaged { .. })
     ));
+    // The number of additions is the last byte.
+    bytes.truncate(bytes.len() - 2);
+    let with = |addition: &[u8]| Session::decode(&[&bytes, addition].concat());
+    assert!(with(b"\x01\x05later\x00").is_ok());
+    assert!(matches!(
+        with(b"\x01\x06!later\x00"),
+        Err(KeyError::Needs { .. })
+    ));
     bytes[0] = 2;
     assert!(matches!(
         Session::decode(&bytes),
@@ -163,7 +171,7 @@ proptest! {
     }
 }
 
-const SESSION: &str = "0101a0c4506c7b09090909090909090909057765622d31fbd8c1a28c3403010203";
+const SESSION: &str = "0101a0c4506c7b09090909090909090909057765622d31fbd8c1a28c340301020300";
 const AGE_WRAP: &str = "6167652d656e6372797074696f6e2e6f72672f76310a2d3e20583235353139207133536f4b4465784850546946465373\
     30617154314250737137766335584242305571576c45434a4758730a4c48316374743942354736646f46765265627558\
     6b5462316334314f37517a4654394c64626f46364a354d0a2d2d2d206142564172664d6e31594571535150567a686353\
