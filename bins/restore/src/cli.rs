@@ -195,6 +195,10 @@ pub(crate) struct RunArgs {
     /// What to do with what is there already
     #[arg(long, value_enum, default_value_t = Overwrite::Never)]
     pub(crate) overwrite: Overwrite,
+    /// Write into the files that are to be overwritten, and not beside them: needs no space for
+    /// both, but a restore that does not come to its end leaves neither
+    #[arg(long)]
+    pub(crate) in_place: bool,
     /// Delete below restored folders what the snapshot does not have
     #[arg(long)]
     pub(crate) delete: bool,

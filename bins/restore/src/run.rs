@@ -113,6 +113,7 @@ fn target(console: &Console, args: &RunArgs, folder: &Path) -> FilesTargetConfig
             Overwrite::IfNewer => FilesOverwrite::IfNewer,
             Overwrite::Always => FilesOverwrite::Always,
         },
+        in_place: args.in_place,
         delete: args.delete,
         owner: match args.owner {
             Owner::Name => Ownership::Name,

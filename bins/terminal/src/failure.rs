@@ -235,7 +235,7 @@ impl From<EngineError> for Failure {
             EngineError::TargetFull(_) => Self::new(
                 Exit::Failed,
                 what,
-                "make room, or choose another place with --to; then restore again",
+                "make room, choose another place with --to, or overwrite files without room for both with --in-place; then restore again",
             ),
             EngineError::Key(error) => error.into(),
             EngineError::NoRepository(place) => no_repository(&place),

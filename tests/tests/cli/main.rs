@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod beside;
 mod codes;
 mod damage;
 mod deep;

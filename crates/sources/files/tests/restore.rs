@@ -195,7 +195,11 @@ fn content_that_is_there_is_kept_and_old_content_in_holes_is_cleared() {
     put(&from.join("same"), "same");
     put(&to.join("same"), "same");
     let inode = fs::metadata(to.join("file")).unwrap().ino();
-    let restored = restore(into(&to, Overwrite::Always), &captured(&from));
+    let config = FilesTargetConfig {
+        in_place: true,
+        ..into(&to, Overwrite::Always)
+    };
+    let restored = restore(config, &captured(&from));
     assert!(restored.errors.is_empty(), "{:?}", restored.errors);
     assert_eq!(restored.bytes, 0, "what is right was written again");
     assert_eq!(fs::metadata(to.join("file")).unwrap().ino(), inode);

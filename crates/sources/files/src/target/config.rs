@@ -51,6 +51,9 @@ pub struct FilesTargetConfig {
     /// in them is deleted or replaced, wherever in the folder they lie. What they are is looked up
     /// when the restore begins.
     pub protected: Vec<PathBuf>,
+    /// Whether the new content of a file is written into the file that is there, which is lost if the
+    /// restore does not come to its end, and not beside it, which needs the space of both.
+    pub in_place: bool,
     /// Whether ranges without data stay holes; otherwise all space is taken at once.
     pub sparse: bool,
 }
@@ -64,6 +67,7 @@ impl Default for FilesTargetConfig {
             owner: Ownership::default(),
             xattrs: true,
             protected: Vec::new(),
+            in_place: false,
             sparse: true,
         }
     }

@@ -27,6 +27,11 @@ impl Covered {
         self.0.insert(start, end);
     }
 
+    /// The ranges, ascending.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.0.iter().map(|(&from, &to)| from..to)
+    }
+
     /// The ranges of the first `size` bytes that were never added.
     pub(super) fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let mut gaps = Vec::new();

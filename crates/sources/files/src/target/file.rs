@@ -168,7 +168,7 @@ impl FileWriter {
         Ok(())
     }
 
-    fn error(&self, op: &'static str, cause: io::Error) -> TargetError {
+    pub(super) fn error(&self, op: &'static str, cause: io::Error) -> TargetError {
         TargetError::io(op, self.path.to_string(), cause)
     }
 
@@ -216,7 +216,7 @@ impl PositionalWriter for FileWriter {
 }
 
 /// Reads until the buffer is full or the file ends.
-fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));

@@ -2,15 +2,16 @@
 //!
 //! *Killed at any instant, the next run finishes the work.* A new file has its final name at once
 //! and a mode that says "unfinished" ([`meta::MARK_FILE`]) until, as the very last step, it gets
-//! its own; a folder likewise. That costs nothing, needs no second name that would have to be
-//! cleaned up, and lets content that is there already be compared and kept in place, which a
-//! temporary file and a rename would not. Whatever carries the mark is finished by the next
-//! restore, whatever its [`Overwrite`] says; a user's own file of that mode is told from it by
-//! what [`begun`] keeps.
+//! its own; a folder likewise. That costs nothing and needs no second name that would have to be
+//! cleaned up. Whatever carries the mark is finished by the next restore, whatever its
+//! [`Overwrite`] says; a user's own file of that mode is told from it by what [`begun`] keeps.
+//!
+//! *What is overwritten is there until its successor is whole.* See [`beside`].
 //!
 //! *Nothing is written outside the folder.* See [`way`].
 
 mod begun;
+mod beside;
 mod config;
 mod covered;
 mod fate;
@@ -24,6 +25,7 @@ mod rehearsal;
 mod restore;
 mod spared;
 mod way;
+mod writer;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -43,11 +45,11 @@ pub use config::{FilesTargetConfig, Overwrite, Ownership};
 
 use crate::findings::Findings;
 use crate::handle::HandleCache;
-use file::FileWriter;
 use meta::Applier;
 use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
 use spared::Spared;
+use writer::Writer;
 
 /// Restores into a folder. See [`FilesTargetConfig`] for how. Streams and disks become regular
 /// files.
@@ -221,7 +223,7 @@ impl Target for FilesTarget {
             spared,
             unsettled: links::Unsettled::default(),
             begun,
-            handles: HandleCache::for_this_process(),
+            handles: Arc::new(HandleCache::for_this_process()),
             findings: Findings::default(),
             open: Mutex::default(),
             written: AtomicU64::new(0),
@@ -242,10 +244,10 @@ struct Shared {
     spared: Spared,
     unsettled: links::Unsettled,
     begun: begun::Begun,
-    handles: HandleCache,
+    handles: Arc<HandleCache>,
     findings: Findings,
     /// Files that are started and not finished.
-    open: Mutex<HashMap<EntryPath, Arc<FileWriter>>>,
+    open: Mutex<HashMap<EntryPath, Arc<Writer>>>,
     written: AtomicU64,
     skipped: AtomicU64,
     deleted: AtomicU64,

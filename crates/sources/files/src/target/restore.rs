@@ -1,33 +1,23 @@
 //! One restore: what becomes of each entry.
 
-use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext, Outcome,
-    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
+    RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::begun::has_mark;
 use super::fate::{Fate, fate, gives_way};
-use super::file::FileWriter;
 use super::links::Links;
-use super::meta::{Before, MARK_FILE, Object};
+use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
+use super::writer::start_file;
 use super::{Shared, conflict, error, node, not_emptied, nothing_deleted, refused};
-
-/// How files are created and opened.
-const OPEN_FILE: OFlags = OFlags::RDWR
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::NONBLOCK)
-    .union(OFlags::NOCTTY)
-    .union(OFlags::CLOEXEC);
 
 /// What only the starting of entries needs, one after another.
 #[derive(Debug)]
@@ -104,7 +94,12 @@ impl FilesRestore {
         Ok(EntryWriter::Positional(writer))
     }
 
-    fn finish_entry(&self, entry: &RestoreEntry, outcome: EntryOutcome) -> Result<(), TargetError> {
+    fn finish_entry(
+        &self,
+        entry: &RestoreEntry,
+        outcome: EntryOutcome,
+        is_cut_short: bool,
+    ) -> Result<(), TargetError> {
         let shared = &self.shared;
         if outcome == EntryOutcome::Failed {
             shared.failed.store(true, Ordering::Relaxed);
@@ -114,22 +109,24 @@ impl FilesRestore {
             return Ok(());
         };
         drop(open);
-        // What is not whole keeps its mark.
-        if outcome == EntryOutcome::Failed {
-            shared.unfinished.store(true, Ordering::Relaxed);
+        let give_up = || {
+            // What is not whole keeps its mark.
+            if writer.give_up(is_cut_short) {
+                shared.unfinished.store(true, Ordering::Relaxed);
+            }
             shared.unsettled.settle(shared, entry, false);
+        };
+        if outcome == EntryOutcome::Failed {
+            give_up();
             return Ok(());
         }
-        let changed = writer.complete().inspect_err(|_| {
-            shared.unfinished.store(true, Ordering::Relaxed);
-            shared.unsettled.settle(shared, entry, false);
-        })?;
+        let changed = writer.complete().inspect_err(|_| give_up())?;
         shared.unsettled.settle(shared, entry, true);
-        let object = Object::Open(writer.file().as_fd());
-        let before = writer.before();
-        shared
-            .applier
-            .apply(&object, &entry.path, &entry.meta, before, &shared.findings);
+        writer.with_file(|file, before| {
+            let object = Object::Open(file);
+            let applier = &shared.applier;
+            applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
+        });
         let count = if changed {
             &shared.written
         } else {
@@ -183,12 +180,12 @@ impl Restore for FilesRestore {
 
     fn finish(
         &self,
-        _cx: &OpContext,
+        cx: &OpContext,
         entry: &RestoreEntry,
         _writer: EntryWriter,
         outcome: EntryOutcome,
     ) -> Result<(), TargetError> {
-        self.finish_entry(entry, outcome)
+        self.finish_entry(entry, outcome, cx.cancel.is_cancelled())
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
     }
 
@@ -365,110 +362,4 @@ pub(super) fn clear_place(
         )),
         other => other.map_err(fail),
     }
-}
-
-/// Creates a file, or opens the one that is there; `None`: it stays as it is.
-fn start_file(
-    shared: &Shared,
-    spot: &Spot,
-    entry: &RestoreEntry,
-) -> Result<Option<FileWriter>, TargetError> {
-    let create = || {
-        let flags = OPEN_FILE | OFlags::CREATE | OFlags::EXCL;
-        openat(
-            &*spot.folder,
-            &*spot.name,
-            flags,
-            Mode::from_raw_mode(MARK_FILE),
-        )
-    };
-    let fresh = |fd: OwnedFd| {
-        let before = if spot.hands_on {
-            Before {
-                owner: None,
-                xattrs: true,
-            }
-        } else {
-            shared.applier.created()
-        };
-        let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
-        if !shared.config.sparse {
-            writer
-                .allocate()
-                .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
-        }
-        Ok(Some(writer))
-    };
-    let fail = |cause: Errno| error("create", &entry.path, cause.into());
-    match create() {
-        Ok(fd) => return fresh(fd),
-        Err(Errno::EXIST) => {}
-        Err(cause) => return Err(fail(cause)),
-    }
-    let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let unfinished = is_file && shared.begun.is_unfinished(&stat);
-    if !unfinished {
-        if fate(shared.config.overwrite, &stat, &entry.meta) == Fate::Stays {
-            if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
-                warn_of_mark(shared, &entry.path);
-            }
-            skip(shared);
-            return Ok(None);
-        }
-        if !is_file {
-            clear_place(shared, spot, entry, &stat)?;
-            return fresh(create().map_err(fail)?);
-        }
-    }
-    // Writing into a file of several names would change what stands under the others.
-    if stat.st_nlink == 1
-        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished)?
-    {
-        return Ok(Some(writer));
-    }
-    unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
-    fresh(create().map_err(fail)?)
-}
-
-/// A file that stays as it is looks as if an earlier restore had left it unfinished, and nothing
-/// says that one did.
-fn warn_of_mark(shared: &Shared, path: &EntryPath) {
-    let detail = "it stays as it is, with the mode 1600 of an unfinished file; if a restore into \
-                  another folder left it so, --overwrite always finishes it";
-    let finding = Finding::entry(FindingKind::Skipped, path, detail);
-    shared.findings.add(Finding {
-        severity: Severity::Warning,
-        ..finding
-    });
-}
-
-/// Opens a file that is there, to keep what of it is right. `None`: it cannot be written to (it
-/// is running, or forbids it to its owner) and must give way to a new one.
-fn reopen(
-    shared: &Shared,
-    spot: &Spot,
-    entry: &RestoreEntry,
-    seen: &Stat,
-    unfinished: bool,
-) -> Result<Option<FileWriter>, TargetError> {
-    let fd = match openat(&*spot.folder, &*spot.name, OPEN_FILE, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::TXTBSY | Errno::ACCESS) => return Ok(None),
-        Err(cause) => return Err(error("open", &entry.path, cause.into())),
-    };
-    let stat = fstat(&fd).map_err(|cause| error("open", &entry.path, cause.into()))?;
-    if (stat.st_dev, stat.st_ino) != (seen.st_dev, seen.st_ino) {
-        return Err(conflict(&entry.path, "somebody else is changing it"));
-    }
-    let before = Before {
-        owner: Some((stat.st_uid, stat.st_gid)),
-        xattrs: true,
-    };
-    let reach = u64::try_from(stat.st_size).unwrap_or(0);
-    let path = entry.path.clone();
-    let state = (reach, unfinished);
-    FileWriter::existing(File::from(fd), path, entry.size, before, state)
-        .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
-        .map(Some)
 }

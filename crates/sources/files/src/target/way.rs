@@ -55,6 +55,8 @@ pub(super) struct Way {
 /// The folder that an entry is to be made in.
 pub(super) struct Spot {
     pub(super) folder: Arc<OwnedFd>,
+    /// To open the folder again when it was closed.
+    pub(super) handle: Arc<DirHandle>,
     pub(super) name: CString,
     pub(super) hands_on: bool,
 }
@@ -133,6 +135,7 @@ impl Way {
                 let folder = self.open(shared, step)?;
                 return Ok(Some(Spot {
                     folder,
+                    handle: Arc::clone(&step.handle),
                     name,
                     hands_on,
                 }));

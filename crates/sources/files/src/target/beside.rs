@@ -1,0 +1,309 @@
+//! A file that is restored in the place of another.
+//!
+//! What stands there may be all that its owner has, and a full disk or a damaged repository shows
+//! only on the way. So the new content is written into a file beside the old one, which gets the
+//! name when it is whole; until then, and if it never is, the old one stays as it was. Nothing is
+//! written where the old one proves to hold the content already.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use backup_core::{EntryPath, PositionalWriter, TargetError};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::io::Errno;
+
+use super::covered::Covered;
+use super::file::{FileWriter, read_full};
+use super::meta::{Before, MARK_FILE};
+use crate::handle::{DirHandle, HandleCache};
+
+/// How the names of files begin that stand beside those whose place they are to take.
+const PREFIX: &[u8] = b".backstay-new-";
+
+/// Longest name of a file on Linux, in bytes.
+const NAME_MAX: usize = 255;
+
+/// Bytes that are copied at once from the old file.
+const BLOCK: usize = 256 << 10;
+
+/// The name under which the new content of a file is written.
+pub(super) fn name_beside(name: &CStr) -> CString {
+    let name = name.to_bytes();
+    let mut beside = PREFIX.to_vec();
+    if PREFIX.len() + name.len() <= NAME_MAX {
+        beside.extend_from_slice(name);
+    } else {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        let begin = name.get(..NAME_MAX - PREFIX.len() - 17).unwrap_or(name);
+        beside.extend_from_slice(begin);
+        beside.extend_from_slice(format!("-{:016x}", hasher.finish()).as_bytes());
+    }
+    // Both parts come from what has no zero byte.
+    CString::new(beside).unwrap_or_default()
+}
+
+/// Where a file stands that is to take the place of another.
+pub(super) struct Place {
+    pub(super) handles: Arc<HandleCache>,
+    pub(super) folder: Arc<DirHandle>,
+    /// Its name for now.
+    pub(super) beside: CString,
+    /// The name that it is to get.
+    pub(super) name: CString,
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&self.beside).finish()
+    }
+}
+
+impl Place {
+    /// Gives the file its name; what had that is gone.
+    pub(super) fn take(&self) -> io::Result<()> {
+        let folder = self.handles.get(&self.folder)?;
+        Ok(renameat(&*folder, &*self.beside, &*folder, &*self.name)?)
+    }
+
+    /// Removes the file, which will not be whole.
+    pub(super) fn give_up(&self) -> io::Result<()> {
+        let folder = self.handles.get(&self.folder)?;
+        Ok(unlinkat(&*folder, &*self.beside, AtFlags::empty())?)
+    }
+
+    fn create(&self) -> io::Result<File> {
+        let folder = self.handles.get(&self.folder)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(MARK_FILE);
+        match openat(&*folder, &*self.beside, flags, mode) {
+            Ok(file) => Ok(File::from(file)),
+            Err(Errno::EXIST) => Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                format!(
+                    "{} is in the way, in the same folder: remove it if nothing else made it",
+                    self.beside.to_string_lossy()
+                ),
+            )),
+            Err(cause) => Err(cause.into()),
+        }
+    }
+}
+
+/// What is done so far.
+#[derive(Debug)]
+struct State {
+    /// The old file, as long as its content may be of use.
+    old: Option<File>,
+    /// What of the old content was found to be right.
+    kept: Covered,
+    /// The new file, from the first difference on.
+    new: Option<Arc<FileWriter>>,
+    /// Why the entry cannot be whole.
+    trouble: Option<TargetError>,
+}
+
+/// Writes the new content of a file beside the old one.
+#[derive(Debug)]
+pub(super) struct Beside {
+    place: Place,
+    path: EntryPath,
+    size: u64,
+    /// Whether to take all the space at once.
+    allocates: bool,
+    /// What is known of the old file, and of a new one.
+    before: (Before, Before),
+    state: Mutex<State>,
+}
+
+impl Beside {
+    /// For a file that is to take the place of `old`; `None`: of one that cannot be read.
+    pub(super) fn new(
+        place: Place,
+        path: EntryPath,
+        (size, allocates): (u64, bool),
+        before: (Before, Before),
+        old: Option<File>,
+    ) -> Self {
+        let state = State {
+            old,
+            kept: Covered::default(),
+            new: None,
+            trouble: None,
+        };
+        Self {
+            place,
+            path,
+            size,
+            allocates,
+            before,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, op: &'static str, cause: io::Error) -> TargetError {
+        TargetError::io(op, self.path.to_string(), cause)
+    }
+
+    /// The new file; made, with what was kept of the old one, when it is first needed.
+    fn fork(&self, state: &mut State) -> Result<Arc<FileWriter>, TargetError> {
+        if let Some(new) = &state.new {
+            return Ok(Arc::clone(new));
+        }
+        let file = self
+            .place
+            .create()
+            .map_err(|cause| self.error("create", cause))?;
+        let path = self.path.clone();
+        let new = Arc::new(FileWriter::fresh(file, path, self.size, self.before.1));
+        state.new = Some(Arc::clone(&new));
+        if self.allocates {
+            new.allocate()?;
+        }
+        // Descriptors are scarce, and what is kept of it is copied now.
+        if let Some(old) = state.old.take() {
+            for range in state.kept.ranges() {
+                self.copy(&old, &new, range)?;
+            }
+        }
+        Ok(new)
+    }
+
+    fn copy(&self, old: &File, new: &FileWriter, range: Range<u64>) -> Result<(), TargetError> {
+        let mut buffer = vec![0; BLOCK];
+        let mut at = range.start;
+        while at < range.end {
+            let wanted = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let part = buffer.get_mut(..wanted.min(BLOCK)).unwrap_or_default();
+            old.read_exact_at(part, at)
+                .map_err(|cause| self.error("read", cause))?;
+            new.write_at(at, part)?;
+            at += u64::try_from(part.len()).unwrap_or(u64::MAX);
+        }
+        Ok(())
+    }
+
+    /// Whether the old file holds just what was kept of it, and zeros where nothing was.
+    fn is_old_right(&self, state: &State) -> Result<bool, TargetError> {
+        let Some(old) = &state.old else {
+            return Ok(false);
+        };
+        let stat = fstat(old).map_err(|cause| self.error("look at", cause.into()))?;
+        if u64::try_from(stat.st_size) != Ok(self.size) {
+            return Ok(false);
+        }
+        let mut buffer = vec![0; BLOCK];
+        for gap in state.kept.gaps(self.size) {
+            let mut at = gap.start;
+            while at < gap.end {
+                let wanted = usize::try_from(gap.end - at).unwrap_or(usize::MAX);
+                let part = buffer.get_mut(..wanted.min(BLOCK)).unwrap_or_default();
+                let read = read_full(old, at, part).map_err(|cause| self.error("read", cause))?;
+                let part = part.get(..read).unwrap_or_default();
+                if part.is_empty() || part.iter().any(|&byte| byte != 0) {
+                    return Ok(false);
+                }
+                at += u64::try_from(read).unwrap_or(u64::MAX);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Ends the content and gives the new file its name. Returns whether there is a new one; if
+    /// not, the old one was right.
+    pub(super) fn complete(&self) -> Result<bool, TargetError> {
+        let mut state = self.lock();
+        if let Some(trouble) = state.trouble.take() {
+            return Err(trouble);
+        }
+        if state.new.is_none() && self.is_old_right(&state)? {
+            return Ok(false);
+        }
+        let new = self.fork(&mut state)?;
+        new.complete()?;
+        self.place
+            .take()
+            .map_err(|cause| self.error("replace", cause))?;
+        Ok(true)
+    }
+
+    /// Removes the new file: the old one stays. Returns whether it could be done.
+    pub(super) fn give_up(&self) -> bool {
+        self.lock().new.is_none() || self.place.give_up().is_ok()
+    }
+
+    /// Whether a new file stands beside the old one.
+    pub(super) fn has_begun(&self) -> bool {
+        self.lock().new.is_some()
+    }
+
+    /// Hands on the file that has the name now, and what is known of it.
+    pub(super) fn with_file(&self, then: impl FnOnce(BorrowedFd<'_>, Before)) {
+        let state = self.lock();
+        match (&state.new, &state.old) {
+            (Some(new), _) => then(new.file().as_fd(), self.before.1),
+            (None, Some(old)) => then(old.as_fd(), self.before.0),
+            (None, None) => {}
+        }
+    }
+}
+
+impl PositionalWriter for Beside {
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
+        let new = self.fork(&mut self.lock())?;
+        new.write_at(offset, bytes)
+    }
+
+    /// Reads the old content, until a difference was found.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError> {
+        match &self.lock().old {
+            Some(old) => read_full(old, offset, buffer).map_err(|cause| self.error("read", cause)),
+            None => Ok(0),
+        }
+    }
+
+    fn keep(&self, range: Range<u64>) {
+        let mut state = self.lock();
+        if state.old.is_some() {
+            state.kept.add(range);
+        } else {
+            let cause = io::Error::other("what was to be kept of it is no longer open");
+            state.trouble = Some(self.error("keep", cause));
+        }
+    }
+
+    fn had_content(&self) -> bool {
+        self.lock().old.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_beside_are_names_and_differ_however_long_they_are() {
+        let short = name_beside(c"report.txt");
+        assert_eq!(&*short, c".backstay-new-report.txt");
+        let long = |last: char| {
+            let name = "n".repeat(NAME_MAX - 1) + &last.to_string();
+            name_beside(&CString::new(name).unwrap())
+        };
+        assert_eq!(long('a').to_bytes().len(), NAME_MAX);
+        assert_ne!(long('a'), long('b'));
+        let longest_whole = "n".repeat(NAME_MAX - PREFIX.len());
+        let beside = name_beside(&CString::new(longest_whole.clone()).unwrap());
+        assert!(beside.to_bytes().ends_with(longest_whole.as_bytes()));
+    }
+}
