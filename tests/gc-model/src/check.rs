@@ -20,6 +20,17 @@ pub struct Found {
     pub depth: usize,
 }
 
+/// A way to a state in which something is broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Its operations, one a line.
+    pub operations: String,
+    /// How many they are.
+    pub length: usize,
+    /// States that were visited until it was found.
+    pub states: usize,
+}
+
 /// Visits every state that those of the scope can come to by these rules.
 #[must_use]
 pub fn check(scope: Scope, rules: Rules) -> Found {
@@ -43,9 +54,9 @@ pub fn check(scope: Scope, rules: Rules) -> Found {
     }
 }
 
-/// A shortest way to a state in which `property` is broken, one operation a line.
+/// A shortest way to a state in which `property` is broken.
 #[must_use]
-pub fn shortest(scope: Scope, rules: Rules, property: &'static str) -> Option<String> {
+pub fn shortest(scope: Scope, rules: Rules, property: &'static str) -> Option<Way> {
     let setting = Setting { scope, rules };
     let mut shortest = None;
     let mut depth = None;
@@ -55,14 +66,19 @@ pub fn shortest(scope: Scope, rules: Rules, property: &'static str) -> Option<St
         if let Some(depth) = depth {
             builder = builder.target_max_depth(depth);
         }
-        // The checker visits states in blocks, and keeps the last way that it found within one: so is there a shorter?
-        let Some(way) = builder.spawn_bfs().join().discovery(property) else {
+        let checker = builder.spawn_bfs().join();
+        // The checker visits states in blocks, and keeps the last way that it found within one: so is there a
+        // shorter?
+        let Some(way) = checker.discovery(property) else {
             return shortest;
         };
-        let way = way.into_vec();
-        depth = Some(way.len());
-        let actions = way.into_iter().filter_map(|(_, action)| action);
-        shortest = Some(actions.map(|action| format!("{action:?}\n")).collect());
+        let length = way.clone().into_actions().len();
+        depth = Some(length + 1);
+        shortest = Some(Way {
+            operations: told(way),
+            length,
+            states: checker.unique_state_count(),
+        });
     }
 }
 

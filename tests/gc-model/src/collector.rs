@@ -139,7 +139,8 @@ impl Collector {
             if seen.done || seen.revoked {
                 out.push(Step::LookAt(session));
             }
-            if !seen.revoked && !(set.scope.old_writer && session == 0) {
+            let old = set.scope.old_writer && session == 0;
+            if !seen.revoked && !old {
                 out.push(Step::Revoke(session));
             }
         }
@@ -256,7 +257,7 @@ impl Collector {
                 self.at = At::Mark(0);
             } else {
                 self.mark_listed(self.listed, tier, set);
-                self.to_decide(tier, set);
+                self.marked_all(tier, set);
             }
         }
     }
@@ -287,7 +288,7 @@ impl Collector {
         match number {
             0 => self.at = At::Mark(1),
             _ if set.scope.repackers > 0 => self.at = At::Refs(0b110),
-            _ => self.to_decide(tier, set),
+            _ => self.marked_all(tier, set),
         }
     }
 
@@ -319,7 +320,7 @@ impl Collector {
         self.at = At::Refs(left);
         if left == 0 {
             if self.listed & !self.read == 0 {
-                self.to_decide(tier, set);
+                self.marked_all(tier, set);
             } else {
                 // A snapshot without refs was forgotten meanwhile, or they moved: all of it again.
                 (self.listed, self.read, self.marked) = (0, 0, 0);
@@ -328,7 +329,8 @@ impl Collector {
         }
     }
 
-    fn to_decide(&mut self, tier: &Tier, set: &Setting) {
+    /// Everything is marked that is to be: what is dead follows.
+    fn marked_all(&mut self, tier: &Tier, set: &Setting) {
         self.dead = self.condemned & !self.marked;
         self.orphans &= !self.listed;
         self.at = if set.rules.decides_first {

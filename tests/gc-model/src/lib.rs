@@ -20,6 +20,6 @@ mod rules;
 mod tier;
 mod writer;
 
-pub use check::{Found, check, shortest};
+pub use check::{Found, Way, check, shortest};
 pub use model::{LOST, REACHED, Scope, UNMARKED, UNREAD, VOID};
 pub use rules::Rules;

@@ -51,10 +51,14 @@ pub struct Scope {
     pub forgets_all: bool,
     /// Whether a collector condemns any packs, or all that are not marked.
     pub condemns_any: bool,
+    /// Whether a killed run has left a pack that nothing names.
+    pub leftover: bool,
     /// Whether collectors are killed and begin again.
     pub restarts: bool,
     /// Whether collectors take away refs without a snapshot.
     pub sweeps: bool,
+    /// Whether writers may know the index from before their session.
+    pub stale_index: bool,
     /// Whether the first writer is of version 1, which knows no revocation.
     pub old_writer: bool,
     /// Whether the first writer needs the chunk of the old pack that no snapshot used, beside the other.
@@ -74,8 +78,10 @@ impl Scope {
         index_pages: 1,
         forgets_all: false,
         condemns_any: false,
+        leftover: false,
         restarts: false,
         sweeps: false,
+        stale_index: false,
         old_writer: false,
         needs_both: false,
     };
@@ -276,7 +282,7 @@ impl Model for Setting {
                 writers.iter_mut().for_each(writer::Writer::begin_with_list);
             }
             State {
-                tier: Tier::new(late),
+                tier: Tier::new(late, self.scope.leftover),
                 writers,
                 collectors: Default::default(),
                 repackers: Default::default(),

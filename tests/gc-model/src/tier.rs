@@ -99,11 +99,12 @@ pub(crate) struct Tier {
 
 impl Tier {
     /// A tier with one snapshot of one chunk, in a pack that holds another chunk beside it.
-    pub(crate) fn new(late: u8) -> Self {
+    pub(crate) fn new(late: u8, leftover: bool) -> Self {
         let mut refs = [[0; 1 + TWO]; SNAPSHOTS];
         refs[0][0] = bit(0);
         Self {
-            packs: bit(0),
+            // The leftover is a pack that the second writer would have made.
+            packs: if leftover { bit(0) | bit(2) } else { bit(0) },
             copied: [0; TWO],
             runs: bit(0),
             merged: [0; TWO],

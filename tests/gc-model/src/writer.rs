@@ -70,7 +70,12 @@ impl Writer {
     /// What it can do next.
     pub(crate) fn steps(&self, me: u8, tier: &Tier, set: &Setting, out: &mut Vec<Step>) {
         match self.at {
-            At::Begin => out.push(Step::Announce),
+            At::Begin => {
+                out.push(Step::Announce);
+                if set.scope.stale_index && self.index == 0 {
+                    out.push(Step::ReadIndex);
+                }
+            }
             At::Generations(page) => out.push(Step::ListGeneration(page)),
             At::Index => out.push(Step::ReadIndex),
             At::Store => {
@@ -126,14 +131,17 @@ impl Writer {
                     next if at(next) < GENERATIONS && next < set.scope.generations => {
                         At::Generations(next)
                     }
-                    _ if rules.session_first => At::Index,
-                    _ => At::Begin,
+                    _ if !rules.session_first => At::Begin,
+                    _ if self.index != 0 => At::Store,
+                    _ => At::Index,
                 };
                 self.stop_if_old(me, tier, set);
             }
             Step::ReadIndex => {
                 self.index = tier.named_by_all(tier.runs);
-                self.at = At::Store;
+                if self.at == At::Index {
+                    self.at = At::Store;
+                }
             }
             Step::Reuse(pack) => {
                 self.uses = bit(pack);
