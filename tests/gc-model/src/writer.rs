@@ -2,7 +2,7 @@
 //! and looks behind itself.
 
 use crate::model::Setting;
-use crate::tier::{BOTH, GENERATIONS, Tier, at, bit, members, snapshots_of};
+use crate::tier::{BOTH, Tier, at, bit, members, snapshots_of};
 
 /// How far a writer is; the name says what it does next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -125,18 +125,7 @@ impl Writer {
                 };
                 self.stop_if_old(me, tier, set);
             }
-            Step::ListGeneration(page) => {
-                self.avoided |= tier.generations[at(page)].avoided(rules);
-                self.at = match page + 1 {
-                    next if at(next) < GENERATIONS && next < set.scope.generations => {
-                        At::Generations(next)
-                    }
-                    _ if !rules.session_first => At::Begin,
-                    _ if self.index != 0 => At::Store,
-                    _ => At::Index,
-                };
-                self.stop_if_old(me, tier, set);
-            }
+            Step::ListGeneration(page) => self.list(page, me, tier, set),
             Step::ReadIndex => {
                 self.index = tier.named_by_all(tier.runs);
                 if self.at == At::Index {
@@ -207,6 +196,17 @@ impl Writer {
             }
         }
         0
+    }
+
+    fn list(&mut self, page: u8, me: u8, tier: &mut Tier, set: &Setting) {
+        self.avoided |= tier.generations[at(page)].avoided(&set.rules);
+        self.at = match page + 1 {
+            next if next < set.scope.generations => At::Generations(next),
+            _ if !set.rules.session_first => At::Begin,
+            _ if self.index != 0 => At::Store,
+            _ => At::Index,
+        };
+        self.stop_if_old(me, tier, set);
     }
 
     /// The first operation without a session in front of it.
