@@ -199,6 +199,10 @@ pub(crate) struct RunArgs {
     /// both, but a restore that does not come to its end leaves neither
     #[arg(long)]
     pub(crate) in_place: bool,
+    /// Do not wait until everything is on the disk: faster, and a power loss within a minute can take
+    /// what was restored and what that replaced
+    #[arg(long, env = "BACKSTAY_NO_SYNC", value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) no_sync: bool,
     /// Delete below restored folders what the snapshot does not have
     #[arg(long)]
     pub(crate) delete: bool,

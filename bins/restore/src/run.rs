@@ -114,6 +114,7 @@ fn target(console: &Console, args: &RunArgs, folder: &Path) -> FilesTargetConfig
             Overwrite::Always => FilesOverwrite::Always,
         },
         in_place: args.in_place,
+        sync: !args.no_sync,
         delete: args.delete,
         owner: match args.owner {
             Owner::Name => Ownership::Name,

@@ -73,7 +73,10 @@ impl World {
 
     async fn restore_newest(&self, below: &Path, to: &Path) -> RestoreOutcome {
         fs::create_dir_all(to).unwrap();
-        let config = FilesTargetConfig::of_folder(to);
+        let config = FilesTargetConfig {
+            sync: false,
+            ..FilesTargetConfig::of_folder(to)
+        };
         let outcome = self.restore_newest_with(below, config).await;
         assert_eq!(outcome.report.findings, [], "{:?}", outcome.report.findings);
         outcome

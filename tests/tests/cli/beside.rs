@@ -100,6 +100,7 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
         while !beside.exists() && began.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
+        assert!(beside.exists(), "nothing of it was written");
         std::thread::sleep(Duration::from_millis(5 * round as u64));
         let _ = kill_process(Pid::from_child(&child), signal);
         let _ = child.wait().unwrap();
@@ -108,5 +109,175 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
         let _ = Run::of(&mut over(&place, &out, &["--verify"])).ok();
         assert!(fs::read(out.join("large")).unwrap() == new);
         assert_eq!(names(&out), ["large"]);
+    }
+}
+
+/// An ext4 file system in a file, whose power can fail.
+struct Disk {
+    image: std::path::PathBuf,
+    at: std::path::PathBuf,
+}
+
+impl Disk {
+    fn new(place: &Place) -> Option<Self> {
+        let disk = Self {
+            image: place.path("image"),
+            at: place.path("disk"),
+        };
+        fs::create_dir_all(&disk.at).unwrap();
+        fs::File::create(&disk.image)
+            .unwrap()
+            .set_len(96 << 20)
+            .unwrap();
+        let made = Command::new("mkfs.ext4")
+            .arg("-q")
+            .arg(&disk.image)
+            .stderr(Stdio::null())
+            .status();
+        (made.is_ok_and(|status| status.success()) && disk.mount()).then_some(disk)
+    }
+
+    fn mount(&self) -> bool {
+        let mount = Command::new("mount")
+            .args(["-o", "loop"])
+            .args([&self.image, &self.at])
+            .stderr(Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success())
+    }
+
+    /// Whatever is not on the disk at this moment never gets there (`EXT4_IOC_SHUTDOWN`); names,
+    /// modes and times get there just before, or not.
+    fn lose_power(&self, with_names: bool) {
+        const SHUTDOWN: &str = r#"open my $f, "<", $ARGV[0] or die; my $how = pack("L", $ARGV[1]);
+            ioctl($f, 0x8004587d, $how) or die"#;
+        let how = if with_names { "1" } else { "2" };
+        let shut = Command::new("perl")
+            .args(["-e", SHUTDOWN])
+            .arg(&self.at)
+            .arg(how)
+            .status();
+        assert!(shut.unwrap().success());
+        self.unmount();
+        assert!(self.mount());
+    }
+
+    fn unmount(&self) {
+        let _ = Command::new("umount").arg(&self.at).status();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.unmount();
+    }
+}
+
+/// Files of some sizes, old and new ones of each name.
+fn fill(place: &Place, disk: &Disk, old: bool) -> Vec<(String, Vec<u8>, Vec<u8>)> {
+    let file = |number: u64| {
+        let size = [300, 5000, 70_000, 2_000_000][usize::try_from(number % 4).unwrap()];
+        let content = |seed: u64| noise(seed * 1000 + number, size);
+        (format!("{number}"), content(1), content(2))
+    };
+    let files: Vec<_> = (0..40).map(file).collect();
+    for (name, before, after) in &files {
+        place.write(name, after);
+        if old {
+            fs::write(disk.at.join(name), before).unwrap();
+        }
+    }
+    rustix::fs::sync();
+    files
+}
+
+fn synced(mut run: Command) -> Command {
+    run.env_remove("BACKSTAY_NO_SYNC");
+    run
+}
+
+#[test]
+fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
+    let place = Place::new();
+    let Some(disk) = Disk::new(&place) else {
+        eprintln!("skipped: a file system cannot be made and mounted here");
+        return;
+    };
+    let files = fill(&place, &disk, true);
+    let _ = place.save().ok();
+    // In the middle of it: each file is the old or the new one.
+    let mut child = synced(over(&place, &disk.at, &["--no-sparse"]))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let has_begun = || {
+        names(&disk.at)
+            .iter()
+            .any(|name| name.starts_with(".backstay-new"))
+    };
+    while !has_begun() && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait().unwrap();
+    disk.lose_power(true);
+    for (name, before, after) in &files {
+        let there = fs::read(disk.at.join(name)).unwrap();
+        assert!(
+            there == *before || there == *after,
+            "{name}: {} bytes",
+            there.len()
+        );
+    }
+    // At its end: each is the new one.
+    let _ = Run::of(&mut synced(over(&place, &disk.at, &["--no-sparse"]))).ok();
+    disk.lose_power(false);
+    for (name, _, after) in &files {
+        assert!(fs::read(disk.at.join(name)).unwrap() == *after, "{name}");
+    }
+    let left = names(&disk.at);
+    assert!(
+        !left.iter().any(|name| name.starts_with(".backstay")),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_restore_that_a_power_loss_ended_is_completed_by_the_next_one() {
+    let place = Place::new();
+    let Some(disk) = Disk::new(&place) else {
+        eprintln!("skipped: a file system cannot be made and mounted here");
+        return;
+    };
+    let files = fill(&place, &disk, false);
+    let _ = place.save().ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let out = disk.at.join("out");
+    fs::create_dir(&out).unwrap();
+    rustix::fs::sync();
+    let run = || {
+        let mut run = place.restore(["run", &wanted, "--to"]);
+        run.arg(&out);
+        synced(run)
+    };
+    let mut child = run()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    while names(&out).len() < 20 && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait().unwrap();
+    disk.lose_power(true);
+    let empty = |name: &String| fs::metadata(out.join(name)).is_ok_and(|meta| meta.len() == 0);
+    assert!(names(&out).iter().any(empty), "the power loss took nothing");
+    let _ = Run::of(&mut run()).ok();
+    for (name, _, after) in &files {
+        assert!(fs::read(out.join(name)).unwrap() == *after, "{name}");
     }
 }

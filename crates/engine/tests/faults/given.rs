@@ -309,7 +309,10 @@ impl Shelf {
 
     pub(crate) async fn try_to_restore(&self, to: &std::path::Path) -> Result<RestoreOutcome> {
         let view = self.view().await;
-        let target = FilesTarget::new(FilesTargetConfig::of_folder(to));
+        let target = FilesTarget::new(FilesTargetConfig {
+            sync: false,
+            ..FilesTargetConfig::of_folder(to)
+        });
         let job = RestoreJob::whole(RestoreMode::Files, Some(to.to_owned()), host());
         restore(&view, &self.cx, Arc::new(target), &job).await
     }

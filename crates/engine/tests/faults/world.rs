@@ -211,7 +211,10 @@ impl World {
         out: &Path,
     ) -> Result<RestoreOutcome> {
         let view = SnapshotView::open(repo, head).unwrap();
-        let target = FilesTarget::new(FilesTargetConfig::of_folder(out));
+        let target = FilesTarget::new(FilesTargetConfig {
+            sync: false,
+            ..FilesTargetConfig::of_folder(out)
+        });
         let below = self.tree();
         let below = EntryPath::from_slashed(below.as_os_str().as_encoded_bytes()).unwrap();
         let job = RestoreJob {

@@ -9,11 +9,12 @@ use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use backup_core::{EntryKind, ErrorKind, Outcome};
-use backup_source_files::{FilesTargetConfig, Overwrite};
+use backup_core::{EntryKind, ErrorKind, Outcome, Target as _};
+use backup_source_files::{FilesConfig, FilesTarget, FilesTargetConfig, Overwrite};
 use support::given::*;
 use support::*;
 
+const MARKER: &str = ".backstay-unfinished";
 const OLD: &str = "old content, and all that there is of it";
 
 /// The names in a folder.
@@ -119,16 +120,211 @@ fn an_interrupted_replacement_is_taken_up_by_the_next_restore() {
 }
 
 #[test]
-fn a_file_of_somebody_else_beside_it_is_named_and_stays() {
+fn a_file_of_that_name_that_is_nobodys_leftover_stays() {
     let temp = tempfile::tempdir().unwrap();
     let (to, stored) = old_and_new(temp.path());
     put(&to.join(".backstay-new-file"), "mine");
-    let refused = restore(always(&to), &stored);
-    let said = refused.errors[0].to_string();
-    assert!(said.contains(".backstay-new-file is in the way"), "{said}");
-    stands_as_it_was(&to);
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
     let mine = fs::read_to_string(to.join(".backstay-new-file")).unwrap();
     assert_eq!(mine, "mine");
+    assert_eq!(names(&to).len(), 2);
+}
+
+#[test]
+fn entries_that_are_named_like_files_of_a_restore_come_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, mut stored) = old_and_new(temp.path());
+    let mut beside = made_up(b".backstay-new-file", EntryKind::File, b"saved");
+    beside.entry.meta.mode = 0o1600;
+    stored.insert(0, beside);
+    for _ in 0..2 {
+        let restored = restore(always(&to), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        let beside = fs::read_to_string(to.join(".backstay-new-file")).unwrap();
+        assert_eq!(beside, "saved");
+        assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
+        assert_eq!(names(&to).len(), 2);
+    }
+    let own = made_up(b".backstay-unfinished", EntryKind::File, b"saved");
+    let refused = restore(always(&to), &[own]);
+    let said = refused.errors[0].to_string();
+    assert!(said.contains("a restore keeps a file of its own"), "{said}");
+}
+
+/// A restore that was killed while it wrote a file beside the old one.
+fn killed(to: &Path, stored: &[Stored]) -> std::path::PathBuf {
+    let _ = restore_with(always(to), stored, Outcome::Abandoned, |_| Pumping::Half).unwrap();
+    let beside = to.join(".backstay-new-file");
+    assert!(beside.exists() && to.join(MARKER).exists());
+    beside
+}
+
+#[test]
+fn what_a_killed_restore_left_beside_is_gone_after_the_next_one_whatever_that_restores() {
+    type Change = fn(&mut FilesTargetConfig, &mut Vec<Stored>);
+    let changes: [Change; 4] = [
+        |config, _| config.in_place = true,
+        |config, _| config.overwrite = Overwrite::Never,
+        |config, _| config.overwrite = Overwrite::IfNewer,
+        |_, stored| *stored = vec![made_up(b"other", EntryKind::File, b"x")],
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let temp = tempfile::tempdir().unwrap();
+        let (to, mut stored) = old_and_new(temp.path());
+        let beside = killed(&to, &stored);
+        let mut config = always(&to);
+        change(&mut config, &mut stored);
+        let again = restore(config, &stored);
+        assert!(again.errors.is_empty(), "{number}: {:?}", again.errors);
+        assert!(!beside.exists() && !to.join(MARKER).exists(), "{number}");
+    }
+}
+
+#[test]
+fn nothing_of_somebody_else_is_taken_up() {
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    let beside = killed(&to, &stored);
+    put(&to.join("planted"), "planted");
+    for path in [&beside, &to.join("planted")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o1600)).unwrap();
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let mut spy = fs::File::open(&beside).unwrap();
+    let mut second = fs::File::open(to.join("planted")).unwrap();
+    let mut both = stored.clone();
+    both.push(made_up(b"planted", EntryKind::File, b"a secret"));
+    let again = restore(always(&to), &both);
+    assert!(again.errors.is_empty(), "{:?}", again.errors);
+    let mut read = Vec::new();
+    spy.read_to_end(&mut read).unwrap();
+    second.read_to_end(&mut read).unwrap();
+    let secret = read.windows(8).any(|part| part == b"a secret");
+    assert!(!secret && read.len() < 100_000);
+    assert_eq!(fs::metadata(to.join("file")).unwrap().uid(), 0);
+    assert_eq!(fs::read(to.join("planted")).unwrap(), b"a secret");
+}
+
+#[test]
+fn names_of_one_file_are_replaced_together_or_not_at_all() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let linked = |name: &[u8], content: &[u8]| {
+        let mut stored = made_up(name, EntryKind::File, content);
+        stored.entry.meta.link_group = Some(7);
+        stored
+    };
+    let stored = [
+        linked(b"a", b"new"),
+        linked(b"b", b"new"),
+        linked(b"c", b"new"),
+    ];
+    put(&to.join("a"), "old");
+    fs::hard_link(to.join("a"), to.join("b")).unwrap();
+    put(&to.join("c"), "else");
+    let content = |name: &str| fs::read_to_string(to.join(name)).unwrap();
+    let failed = restore_with(always(&to), &stored, Outcome::Committed, |_| {
+        Pumping::Failed
+    })
+    .unwrap();
+    assert!(failed.errors.is_empty(), "{:?}", failed.errors);
+    assert_eq!(
+        (content("a"), content("b"), content("c")),
+        ("old".into(), "old".into(), "else".into())
+    );
+    assert_eq!(names(&to).len(), 3, "{:?}", names(&to));
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    let inode = |name: &str| fs::metadata(to.join(name)).unwrap().ino();
+    assert_eq!(content("a"), "new");
+    assert_eq!((inode("a"), inode("a")), (inode("b"), inode("c")));
+    assert_eq!((restored.report.written, restored.report.skipped), (3, 0));
+    // What is right is left alone, names and all.
+    let before = inode("a");
+    let again = restore(always(&to), &stored);
+    assert_eq!((again.bytes, inode("a"), inode("c")), (0, before, before));
+    assert_eq!((again.report.written, again.report.skipped), (0, 3));
+    assert_eq!(names(&to).len(), 3);
+}
+
+#[test]
+fn a_folder_with_a_broken_restore_is_saved_without_the_file_of_that_and_says_so() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    let _ = killed(&to, &stored);
+    let saved = capture(FilesConfig::of_roots([&to]));
+    let names: Vec<_> = saved
+        .entries
+        .iter()
+        .map(|entry| entry.path.to_string())
+        .collect();
+    assert!(
+        !names.iter().any(|name| name.ends_with(MARKER)),
+        "{names:?}"
+    );
+    assert!(
+        names.iter().any(|name| name.ends_with("/file")),
+        "{names:?}"
+    );
+    let findings = saved.report.findings;
+    assert!(
+        findings
+            .iter()
+            .any(|finding| finding.detail.contains("was broken off")),
+        "{findings:?}"
+    );
+}
+
+#[test]
+fn two_restores_into_one_folder_do_not_meet() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, _) = old_and_new(temp.path());
+    let cx = context();
+    let target = FilesTarget::new(always(&to));
+    let plan = block_on(target.plan(&cx, &request(&to))).unwrap();
+    let first = block_on(target.begin(&cx, plan.clone())).unwrap();
+    let second = block_on(target.begin(&cx, plan.clone())).unwrap_err();
+    assert_eq!(second.kind, ErrorKind::Conflict, "{second}");
+    drop(first);
+    assert!(block_on(target.begin(&cx, plan)).is_ok());
+}
+
+#[test]
+fn what_a_power_loss_took_after_it_was_finished_is_restored_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let stored = [
+        made_up(b"lost", EntryKind::File, &[7; 5000]),
+        made_up(b"mine", EntryKind::File, &[8; 5000]),
+        made_up(b"unfinished", EntryKind::File, &[9; 5000]),
+    ];
+    let never = into(&to, Overwrite::Never);
+    let half = |path: &backup_core::EntryPath| match path.to_string().as_str() {
+        "unfinished" => Pumping::Half,
+        _ => Pumping::Whole,
+    };
+    let _ = restore_with(never.clone(), &stored, Outcome::Abandoned, half).unwrap();
+    // What the file system did not write is gone; name, mode and time are there.
+    let lost = fs::File::options()
+        .write(true)
+        .open(to.join("lost"))
+        .unwrap();
+    let time = lost.metadata().unwrap().modified().unwrap();
+    lost.set_len(0).unwrap();
+    lost.set_modified(time).unwrap();
+    // This one was changed by its user, who wants to keep it.
+    put(&to.join("mine"), "mine");
+    let again = restore(never, &stored);
+    assert!(again.errors.is_empty(), "{:?}", again.errors);
+    assert_eq!(fs::read(to.join("lost")).unwrap(), [7; 5000]);
+    assert_eq!(fs::read_to_string(to.join("mine")).unwrap(), "mine");
+    assert_eq!(fs::read(to.join("unfinished")).unwrap(), [9; 5000]);
+    assert_eq!(names(&to).len(), 3);
 }
 
 #[test]

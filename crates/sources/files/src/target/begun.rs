@@ -1,21 +1,33 @@
-//! Which marks are a restore's own: those set since a restore began that is not finished.
+//! What an earlier restore into a folder left unfinished, and what is safe of it.
 //!
-//! The mode of [`super::meta::MARK_FILE`] alone would not do, since a user may give it to a file,
-//! too. So a restore begins by making a file of a fixed name in its folder, and removes it when
-//! nothing is left unfinished. What carries the mode counts as unfinished only if that file was
-//! found there and the inode was changed after that file was: the time of an inode's change is set
-//! by the kernel and by nobody else. So no entry costs anything, and no attribute is needed.
+//! A restore begins by making a file of a fixed name in its folder, and removes it when nothing is
+//! left unfinished. It locks that file, so that two restores do not take up each other's work, and
+//! keeps in it
+//!
+//! - since when it is there. The mode of [`super::meta::MARK_FILE`] alone would not tell unfinished
+//!   files, since a user may give it to a file, too. It counts only on what the one who restores
+//!   owns and what was changed since: the time of an inode's change is set by the kernel and by
+//!   nobody else. So no entry costs anything, and no attribute is needed;
+//! - up to when what it finished is on the disk. After a power loss later files may be empty although
+//!   they have their mode and time: they are compared;
+//! - which files it made beside those whose place they are to take, to be taken up or removed.
 //!
 //! The folder of the restore itself is changed by the making of that file, so its own mode and time
 //! say nothing: whether a restore made it is kept in the mode of the file.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use backup_core::EntryPath;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat,
-    futimens, openat, statat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
+    UTIME_OMIT, fchmod, flock, fstat, futimens, openat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -24,16 +36,44 @@ use super::meta::{MARK_DIR, MARK_FILE};
 use crate::walk::listing::Listing;
 
 /// The name of the file that says that a restore into its folder is not finished.
-pub(super) const NAME: &std::ffi::CStr = c".backstay-unfinished";
+pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
+
+/// A time of a file system: seconds and nanoseconds.
+type Moment = (i64, u64);
+
+/// The bytes of the two times at the start of the file.
+const HEADER: usize = 2 * LINE;
+const LINE: usize = 38;
+/// So much of the rest is read; what is beyond stays for a person to remove.
+const MOST_NOTES: u64 = 64 << 20;
+/// When nothing is beside anything, notes of more than this are dropped.
+const OLD_NOTES: u64 = 1 << 20;
+
+/// What is noted of files beside others.
+#[derive(Debug, Default)]
+struct Notes {
+    /// Where the next note goes.
+    end: u64,
+    /// How many that this restore noted are still beside.
+    live: u64,
+    /// Those of an earlier restore, by the path that they were to get.
+    left: HashMap<Vec<u8>, Vec<u8>>,
+}
 
 /// Since when a restore into a folder has been under way.
 #[derive(Debug)]
 pub(super) struct Begun {
-    since: (i64, u64),
+    since: Moment,
+    /// What an earlier restore finished before this is on the disk; `None`: there was no earlier one.
+    safe: Option<Moment>,
+    /// When this restore began.
+    began: Moment,
     /// Whether a restore made the folder and has not finished it.
     made: bool,
-    /// The file could not be made; then nothing can be taken up, and nothing is to be removed.
-    absent: bool,
+    /// The file; it could not be made where there is none. Then nothing can be taken up, and nothing
+    /// is to be removed.
+    file: Option<File>,
+    notes: Mutex<Notes>,
 }
 
 impl Begun {
@@ -41,39 +81,74 @@ impl Begun {
     /// whether the folder was `made` just before.
     ///
     /// # Errors
-    /// When something else stands under the name, or the file cannot be made.
+    /// When something else stands under the name, the file cannot be made, or another restore is
+    /// under way there ([`io::ErrorKind::WouldBlock`]).
     pub(super) fn at(top: &OwnedFd, made: bool) -> io::Result<Self> {
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let before = fstat(top)?;
         let made = made || is_new(top, &before)?;
+        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mode = if made { MARK_FILE } else { 0o600 };
-        let (stat, absent) = match openat(top, NAME, flags, Mode::from_raw_mode(mode)) {
+        let create = flags | OFlags::CREATE | OFlags::EXCL;
+        let (file, is_new) = match openat(top, NAME, create, Mode::from_raw_mode(mode)) {
             Ok(file) => {
                 keep_time(top, &before)?;
-                (fstat(&file)?, false)
+                (file, true)
             }
-            Err(Errno::EXIST) => (statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW)?, false),
+            Err(Errno::EXIST) => {
+                let there = openat(top, NAME, flags, Mode::empty());
+                (there.map_err(|_| something_else())?, false)
+            }
             Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT) => {
-                (before, true)
+                let now = (before.st_ctime, before.st_ctime_nsec);
+                return Ok(Self {
+                    since: now,
+                    safe: None,
+                    began: now,
+                    made,
+                    file: None,
+                    notes: Mutex::default(),
+                });
             }
             Err(cause) => return Err(cause.into()),
         };
-        let is_ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && stat.st_uid == geteuid().as_raw();
-        if !absent && !is_ours {
-            return Err(io::Error::other(
-                "something else stands there under the name .backstay-unfinished; move it away",
-            ));
+        let stat = fstat(&file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_own(&stat) {
+            return Err(something_else());
         }
-        // A folder that has another mode by now was finished, or its owner gave it that.
-        let made = made || !absent && has_mark(&stat) && has_mark(&before);
-        let since = (stat.st_mtime, stat.st_mtime_nsec);
-        Ok(Self {
-            since,
-            made,
-            absent,
-        })
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Not every network file system has locks.
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => {}
+            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(cause) => return Err(cause.into()),
+        }
+        let file = File::from(file);
+        let mut begun = Self {
+            since: (stat.st_mtime, stat.st_mtime_nsec),
+            safe: None,
+            began: (stat.st_mtime, stat.st_mtime_nsec),
+            // A folder that has another mode by now was finished, or its owner gave it that.
+            made: made || has_mark(&stat) && has_mark(&before),
+            file: None,
+            notes: Mutex::default(),
+        };
+        if is_new {
+            // On a full disk it stays empty; then its own time counts.
+            let _ = write_times(&file, begun.since, begun.since);
+            begun.lock().end = HEADER as u64;
+        } else {
+            begun.safe = Some(begun.since);
+            if let Some((since, safe)) = read_times(&file) {
+                (begun.since, begun.safe) = (since, Some(safe));
+                *begun.lock() = read_notes(&file)?;
+            }
+            begun.began = next_moment(&file)?;
+        }
+        begun.file = Some(file);
+        Ok(begun)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a restore made the folder itself and has not finished it.
@@ -81,9 +156,83 @@ impl Begun {
         self.made
     }
 
-    /// Whether a file or folder was left unfinished by a restore.
+    /// Whether a file or folder was left unfinished by a restore. One that somebody else owns was
+    /// not: who made it may have it open, and must not get what is restored.
     pub(super) fn is_unfinished(&self, stat: &Stat) -> bool {
-        !self.absent && has_mark(stat) && (stat.st_ctime, stat.st_ctime_nsec) >= self.since
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        self.file.is_some() && has_mark(stat) && is_owner(stat) && changed >= self.since
+    }
+
+    /// Whether an earlier restore may have finished a file that is not on the disk.
+    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        self.safe.is_some_and(|safe| changed >= safe) && changed < self.began
+    }
+
+    /// Whether a file beside another is what an earlier restore left there, and nobody else's.
+    pub(super) fn is_left(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        let ours = self.since <= changed && changed < self.began;
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && ours && is_own(stat)
+    }
+
+    /// The file that an earlier restore left beside one, by their paths; told once.
+    pub(super) fn take_left(&self, path: &EntryPath) -> Option<Vec<u8>> {
+        self.lock().left.remove(&path.to_slashed())
+    }
+
+    /// All files that an earlier restore left beside others and that were not asked for.
+    pub(super) fn take_all_left(&self) -> Vec<EntryPath> {
+        let left = std::mem::take(&mut self.lock().left);
+        let path = |beside: Vec<u8>| EntryPath::from_slashed(&beside).ok();
+        left.into_values().filter_map(path).collect()
+    }
+
+    /// Notes a file that is about to be made beside another.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub(super) fn note(&self, path: &EntryPath, beside: &[u8]) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        let there = path.parent().unwrap_or_default().join(beside);
+        let there = there.map_err(io::Error::other)?;
+        // Names hold no zero byte.
+        let note = [&path.to_slashed()[..], &there.to_slashed(), b""].join(&0);
+        let mut notes = self.lock();
+        file.write_all_at(&note, notes.end)?;
+        notes.end += note.len() as u64;
+        notes.live += 1;
+        Ok(())
+    }
+
+    /// A file that was noted has its name, or is gone.
+    pub(super) fn settled(&self) {
+        let mut notes = self.lock();
+        notes.live = notes.live.saturating_sub(1);
+        if notes.live == 0 && notes.left.is_empty() && notes.end > OLD_NOTES {
+            // What stays for want of this is only looked for in vain.
+            if let Some(file) = &self.file
+                && file.set_len(HEADER as u64).is_ok()
+            {
+                notes.end = HEADER as u64;
+            }
+        }
+    }
+
+    /// The time of the file system; what is finished before may be called safe after what is in
+    /// memory was written.
+    pub(super) fn now(&self) -> Option<Moment> {
+        self.file.as_ref().and_then(|file| now(file).ok())
+    }
+
+    /// Keeps that what was finished before a time is on the disk.
+    pub(super) fn is_safe_before(&self, time: Moment) {
+        if let Some(file) = &self.file {
+            // What is not kept is compared again.
+            let _ = write_times(file, self.since, time).and_then(|()| file.sync_data());
+        }
     }
 
     /// Says that nothing is left unfinished.
@@ -91,7 +240,7 @@ impl Begun {
     /// # Errors
     /// When the file cannot be removed.
     pub(super) fn done(&self, top: &OwnedFd) -> io::Result<()> {
-        if self.absent {
+        if self.file.is_none() {
             return Ok(());
         }
         let before = fstat(top)?;
@@ -111,6 +260,84 @@ impl Begun {
     }
 }
 
+fn something_else() -> io::Error {
+    io::Error::other(
+        "something else stands there under the name .backstay-unfinished; move it away",
+    )
+}
+
+/// Whether something belongs to who restores.
+fn is_owner(stat: &Stat) -> bool {
+    stat.st_uid == geteuid().as_raw()
+}
+
+/// Whether a file belongs to who restores, under one name only.
+pub(super) fn is_own(stat: &Stat) -> bool {
+    is_owner(stat) && stat.st_nlink == 1
+}
+
+/// The time by which the file system counts changes.
+fn now(file: &File) -> io::Result<Moment> {
+    let touched = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: touched,
+        last_modification: touched,
+    };
+    futimens(file, &times)?;
+    let stat = fstat(file)?;
+    Ok((stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// A time that is later than any until now: file systems count it in steps of some milliseconds.
+fn next_moment(file: &File) -> io::Result<Moment> {
+    let first = now(file)?;
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(2));
+        let next = now(file)?;
+        if next > first {
+            return Ok(next);
+        }
+    }
+    Ok(first)
+}
+
+fn write_times(file: &File, since: Moment, safe: Moment) -> io::Result<()> {
+    let line = |word: &str, (seconds, nanos): Moment| format!("{word} {seconds:>21}.{nanos:09}\n");
+    let header = line("since", since) + &line("safe ", safe);
+    file.write_all_at(header.as_bytes(), 0)
+}
+
+/// The two times; nothing if they are not there as they should be.
+fn read_times(file: &File) -> Option<(Moment, Moment)> {
+    let mut header = [0; HEADER];
+    file.read_exact_at(&mut header, 0).ok()?;
+    let read = |line: &[u8], word: &str| {
+        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+        let (seconds, nanos) = line.strip_prefix(word)?.trim_start().split_once('.')?;
+        Some((seconds.parse().ok()?, nanos.parse().ok()?))
+    };
+    let (since, safe) = header.split_at(LINE);
+    Some((read(since, "since ")?, read(safe, "safe  ")?))
+}
+
+fn read_notes(file: &File) -> io::Result<Notes> {
+    let length = file.metadata()?.len().saturating_sub(HEADER as u64);
+    let mut bytes = vec![0; usize::try_from(length.min(MOST_NOTES)).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, HEADER as u64)?;
+    let mut left = HashMap::new();
+    let mut end = HEADER as u64;
+    let mut parts = bytes.split_inclusive(|&byte| byte == 0);
+    // A note that was broken off has no end; the next one goes over it.
+    while let (Some([path @ .., 0]), Some([beside @ .., 0])) = (parts.next(), parts.next()) {
+        left.insert(path.to_vec(), beside.to_vec());
+        end += (path.len() + beside.len() + 2) as u64;
+    }
+    Ok(Notes { end, live: 0, left })
+}
+
 /// Whether something has the mode of what is unfinished.
 pub(super) fn has_mark(stat: &Stat) -> bool {
     match FileType::from_raw_mode(stat.st_mode) {
@@ -125,7 +352,7 @@ pub(super) fn has_mark(stat: &Stat) -> bool {
 /// before it could make its file in it. A mode that somebody gave it later would be a change.
 fn is_new(folder: &OwnedFd, stat: &Stat) -> io::Result<bool> {
     let is_untouched = (stat.st_mtime, stat.st_mtime_nsec) == (stat.st_ctime, stat.st_ctime_nsec);
-    if !has_mark(stat) || !is_untouched || stat.st_uid != geteuid().as_raw() {
+    if !has_mark(stat) || !is_untouched || !is_owner(stat) {
         return Ok(false);
     }
     let mut buffer = [MaybeUninit::uninit(); 1 << 10];
@@ -154,5 +381,64 @@ fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
         // Only its owner may set it; the restore itself is not hindered by that.
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(cause) => Err(cause.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn top(folder: &std::path::Path) -> OwnedFd {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        rustix::fs::open(folder, flags, Mode::empty()).unwrap()
+    }
+
+    fn made(folder: &std::path::Path, name: &str) -> Stat {
+        let path = folder.join(name);
+        std::fs::write(&path, name).unwrap();
+        rustix::fs::stat(&path).unwrap()
+    }
+
+    #[test]
+    fn what_is_safe_or_new_is_not_doubted() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = top(temp.path());
+        let first = Begun::at(&top, false).unwrap();
+        let early = made(temp.path(), "early");
+        assert!(!first.is_doubtful(&early) && !first.is_left(&early));
+        let file = first.file.as_ref().unwrap();
+        first.is_safe_before(next_moment(file).unwrap());
+        let late = made(temp.path(), "late");
+        drop(first);
+        let second = Begun::at(&top, false).unwrap();
+        assert!(second.is_left(&early) && !second.is_doubtful(&early));
+        assert!(second.is_left(&late) && second.is_doubtful(&late));
+        let newest = made(temp.path(), "newest");
+        assert!(!second.is_left(&newest) && !second.is_doubtful(&newest));
+    }
+
+    #[test]
+    fn notes_are_read_up_to_one_that_was_broken_off() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = top(temp.path());
+        let path = |text: &str| EntryPath::from_slashed(text.as_bytes()).unwrap();
+        let first = Begun::at(&top, false).unwrap();
+        first.note(&path("a/b"), b"beside-b").unwrap();
+        first.note(&path("c"), b"beside-c").unwrap();
+        first.note(&path("d"), b"beside-d").unwrap();
+        let file = first.file.as_ref().unwrap();
+        file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+        drop(first);
+        let second = Begun::at(&top, false).unwrap();
+        assert_eq!(second.take_left(&path("d")), None);
+        let left = second.take_left(&path("a/b"));
+        assert_eq!(left.as_deref(), Some(&b"a/beside-b"[..]));
+        second.note(&path("e"), b"beside-e").unwrap();
+        drop(second);
+        let third = Begun::at(&top, false).unwrap();
+        let mut left = third.take_all_left();
+        left.sort();
+        let wanted = ["a/beside-b", "beside-c", "beside-e"].map(path);
+        assert_eq!(left, wanted);
     }
 }

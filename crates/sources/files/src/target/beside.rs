@@ -8,7 +8,6 @@
 use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -16,84 +15,118 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_core::{EntryPath, PositionalWriter, TargetError};
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::begun::Begun;
 use super::covered::Covered;
 use super::file::{FileWriter, read_full};
 use super::meta::{Before, MARK_FILE};
 use crate::handle::{DirHandle, HandleCache};
 
 /// How the names of files begin that stand beside those whose place they are to take.
-const PREFIX: &[u8] = b".backstay-new-";
+const PREFIX: &str = ".backstay-new-";
 
 /// Longest name of a file on Linux, in bytes.
 const NAME_MAX: usize = 255;
 
+/// So many names are tried for a file beside another.
+const TRIES: u32 = 100;
+
 /// Bytes that are copied at once from the old file.
 const BLOCK: usize = 256 << 10;
 
-/// The name under which the new content of a file is written.
-pub(super) fn name_beside(name: &CStr) -> CString {
-    let name = name.to_bytes();
-    let mut beside = PREFIX.to_vec();
-    if PREFIX.len() + name.len() <= NAME_MAX {
-        beside.extend_from_slice(name);
-    } else {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        let begin = name.get(..NAME_MAX - PREFIX.len() - 17).unwrap_or(name);
-        beside.extend_from_slice(begin);
-        beside.extend_from_slice(format!("-{:016x}", hasher.finish()).as_bytes());
-    }
-    // Both parts come from what has no zero byte.
-    CString::new(beside).unwrap_or_default()
+/// Names under which a file may stand beside one of a name, in the order in which they are tried.
+pub(super) fn names_beside(name: &CStr) -> impl Iterator<Item = CString> + '_ {
+    (0..TRIES).map(|number| {
+        let mut beside = PREFIX.as_bytes().to_vec();
+        if number > 0 {
+            beside.extend_from_slice(format!("{number}-").as_bytes());
+        }
+        let name = name.to_bytes();
+        let fits = NAME_MAX.saturating_sub(beside.len()).min(name.len());
+        beside.extend_from_slice(name.get(..fits).unwrap_or(name));
+        // Both parts come from what has no zero byte.
+        CString::new(beside).unwrap_or_default()
+    })
 }
 
-/// Where a file stands that is to take the place of another.
+/// Where a file stands, or is to stand.
 pub(super) struct Place {
+    pub(super) begun: Arc<Begun>,
     pub(super) handles: Arc<HandleCache>,
     pub(super) folder: Arc<DirHandle>,
-    /// Its name for now.
-    pub(super) beside: CString,
-    /// The name that it is to get.
     pub(super) name: CString,
+    pub(super) path: EntryPath,
 }
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Place").field(&self.beside).finish()
+        f.debug_tuple("Place").field(&self.path).finish()
     }
 }
 
 impl Place {
-    /// Gives the file its name; what had that is gone.
-    pub(super) fn take(&self) -> io::Result<()> {
-        let folder = self.handles.get(&self.folder)?;
-        Ok(renameat(&*folder, &*self.beside, &*folder, &*self.name)?)
-    }
-
-    /// Removes the file, which will not be whole.
-    pub(super) fn give_up(&self) -> io::Result<()> {
-        let folder = self.handles.get(&self.folder)?;
-        Ok(unlinkat(&*folder, &*self.beside, AtFlags::empty())?)
-    }
-
-    fn create(&self) -> io::Result<File> {
+    /// Makes a file beside it.
+    fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(MARK_FILE);
-        match openat(&*folder, &*self.beside, flags, mode) {
-            Ok(file) => Ok(File::from(file)),
-            Err(Errno::EXIST) => Err(io::Error::new(
-                io::ErrorKind::AlreadyExists,
-                format!(
-                    "{} is in the way, in the same folder: remove it if nothing else made it",
-                    self.beside.to_string_lossy()
-                ),
-            )),
-            Err(cause) => Err(cause.into()),
+        for beside in names_beside(&self.name) {
+            let stat = statat(&*folder, &*beside, AtFlags::SYMLINK_NOFOLLOW);
+            match stat {
+                Err(Errno::NOENT) => {}
+                Err(cause) => return Err(cause.into()),
+                Ok(stat) if self.begun.is_left(&stat) => {
+                    unlinkat(&*folder, &*beside, AtFlags::empty())?;
+                }
+                Ok(_) => continue,
+            }
+            self.begun.note(&self.path, beside.to_bytes())?;
+            match openat(&*folder, &*beside, flags, mode) {
+                Ok(file) => {
+                    let place = Arc::clone(self);
+                    return Ok((File::from(file), Successor { place, beside }));
+                }
+                Err(cause) => {
+                    self.begun.settled();
+                    if cause != Errno::EXIST {
+                        return Err(cause.into());
+                    }
+                }
+            }
         }
+        Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("every name like {PREFIX}… is taken in its folder"),
+        ))
+    }
+}
+
+/// A file that is to take the place of another, and stands beside it.
+#[derive(Debug, Clone)]
+pub(super) struct Successor {
+    pub(super) place: Arc<Place>,
+    pub(super) beside: CString,
+}
+
+impl Successor {
+    /// Gives the file its name; what had that is gone.
+    pub(super) fn take(&self) -> io::Result<()> {
+        let place = &self.place;
+        let folder = place.handles.get(&place.folder)?;
+        renameat(&*folder, &*self.beside, &*folder, &*place.name)?;
+        place.begun.settled();
+        Ok(())
+    }
+
+    /// Removes the file.
+    pub(super) fn give_up(&self) -> io::Result<()> {
+        let place = &self.place;
+        let folder = place.handles.get(&place.folder)?;
+        unlinkat(&*folder, &*self.beside, AtFlags::empty())?;
+        place.begun.settled();
+        Ok(())
     }
 }
 
@@ -105,7 +138,7 @@ struct State {
     /// What of the old content was found to be right.
     kept: Covered,
     /// The new file, from the first difference on.
-    new: Option<Arc<FileWriter>>,
+    new: Option<(Arc<FileWriter>, Successor)>,
     /// Why the entry cannot be whole.
     trouble: Option<TargetError>,
 }
@@ -113,8 +146,7 @@ struct State {
 /// Writes the new content of a file beside the old one.
 #[derive(Debug)]
 pub(super) struct Beside {
-    place: Place,
-    path: EntryPath,
+    place: Arc<Place>,
     size: u64,
     /// Whether to take all the space at once.
     allocates: bool,
@@ -127,7 +159,6 @@ impl Beside {
     /// For a file that is to take the place of `old`; `None`: of one that cannot be read.
     pub(super) fn new(
         place: Place,
-        path: EntryPath,
         (size, allocates): (u64, bool),
         before: (Before, Before),
         old: Option<File>,
@@ -139,8 +170,7 @@ impl Beside {
             trouble: None,
         };
         Self {
-            place,
-            path,
+            place: Arc::new(place),
             size,
             allocates,
             before,
@@ -153,21 +183,21 @@ impl Beside {
     }
 
     fn error(&self, op: &'static str, cause: io::Error) -> TargetError {
-        TargetError::io(op, self.path.to_string(), cause)
+        TargetError::io(op, self.place.path.to_string(), cause)
     }
 
     /// The new file; made, with what was kept of the old one, when it is first needed.
-    fn fork(&self, state: &mut State) -> Result<Arc<FileWriter>, TargetError> {
+    fn fork(&self, state: &mut State) -> Result<(Arc<FileWriter>, Successor), TargetError> {
         if let Some(new) = &state.new {
-            return Ok(Arc::clone(new));
+            return Ok(new.clone());
         }
-        let file = self
+        let (file, successor) = self
             .place
             .create()
             .map_err(|cause| self.error("create", cause))?;
-        let path = self.path.clone();
+        let path = self.place.path.clone();
         let new = Arc::new(FileWriter::fresh(file, path, self.size, self.before.1));
-        state.new = Some(Arc::clone(&new));
+        state.new = Some((Arc::clone(&new), successor.clone()));
         if self.allocates {
             new.allocate()?;
         }
@@ -177,7 +207,7 @@ impl Beside {
                 self.copy(&old, &new, range)?;
             }
         }
-        Ok(new)
+        Ok((new, successor))
     }
 
     fn copy(&self, old: &File, new: &FileWriter, range: Range<u64>) -> Result<(), TargetError> {
@@ -220,39 +250,31 @@ impl Beside {
         Ok(true)
     }
 
-    /// Ends the content and gives the new file its name. Returns whether there is a new one; if
-    /// not, the old one was right.
-    pub(super) fn complete(&self) -> Result<bool, TargetError> {
+    /// Ends the content. Returns the new file; there is none if the old one is right.
+    pub(super) fn complete(&self) -> Result<Option<Successor>, TargetError> {
         let mut state = self.lock();
         if let Some(trouble) = state.trouble.take() {
             return Err(trouble);
         }
         if state.new.is_none() && self.is_old_right(&state)? {
-            return Ok(false);
+            return Ok(None);
         }
-        let new = self.fork(&mut state)?;
+        let (new, successor) = self.fork(&mut state)?;
         new.complete()?;
-        self.place
-            .take()
-            .map_err(|cause| self.error("replace", cause))?;
-        Ok(true)
+        Ok(Some(successor))
     }
 
-    /// Removes the new file: the old one stays. Returns whether it could be done.
-    pub(super) fn give_up(&self) -> bool {
-        self.lock().new.is_none() || self.place.give_up().is_ok()
+    /// The new file, if one stands beside the old one.
+    pub(super) fn successor(&self) -> Option<Successor> {
+        let state = self.lock();
+        state.new.as_ref().map(|(_, successor)| successor.clone())
     }
 
-    /// Whether a new file stands beside the old one.
-    pub(super) fn has_begun(&self) -> bool {
-        self.lock().new.is_some()
-    }
-
-    /// Hands on the file that has the name now, and what is known of it.
+    /// Hands on the file that has the name or is to get it, and what is known of it.
     pub(super) fn with_file(&self, then: impl FnOnce(BorrowedFd<'_>, Before)) {
         let state = self.lock();
         match (&state.new, &state.old) {
-            (Some(new), _) => then(new.file().as_fd(), self.before.1),
+            (Some((new, _)), _) => then(new.file().as_fd(), self.before.1),
             (None, Some(old)) => then(old.as_fd(), self.before.0),
             (None, None) => {}
         }
@@ -261,7 +283,7 @@ impl Beside {
 
 impl PositionalWriter for Beside {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), TargetError> {
-        let new = self.fork(&mut self.lock())?;
+        let (new, _) = self.fork(&mut self.lock())?;
         new.write_at(offset, bytes)
     }
 
@@ -293,17 +315,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_beside_are_names_and_differ_however_long_they_are() {
-        let short = name_beside(c"report.txt");
-        assert_eq!(&*short, c".backstay-new-report.txt");
-        let long = |last: char| {
-            let name = "n".repeat(NAME_MAX - 1) + &last.to_string();
-            name_beside(&CString::new(name).unwrap())
-        };
-        assert_eq!(long('a').to_bytes().len(), NAME_MAX);
-        assert_ne!(long('a'), long('b'));
-        let longest_whole = "n".repeat(NAME_MAX - PREFIX.len());
-        let beside = name_beside(&CString::new(longest_whole.clone()).unwrap());
-        assert!(beside.to_bytes().ends_with(longest_whole.as_bytes()));
+    fn names_beside_are_names_and_differ() {
+        let mut names = names_beside(c"report.txt");
+        assert_eq!(names.next().as_deref(), Some(c".backstay-new-report.txt"));
+        assert_eq!(names.next().as_deref(), Some(c".backstay-new-1-report.txt"));
+        let long = CString::new("n".repeat(NAME_MAX)).unwrap();
+        let names: std::collections::HashSet<_> = names_beside(&long).collect();
+        assert_eq!(names.len(), TRIES as usize);
+        assert!(names.iter().all(|name| name.to_bytes().len() == NAME_MAX));
     }
 }

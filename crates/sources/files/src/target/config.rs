@@ -54,6 +54,9 @@ pub struct FilesTargetConfig {
     /// Whether the new content of a file is written into the file that is there, which is lost if the
     /// restore does not come to its end, and not beside it, which needs the space of both.
     pub in_place: bool,
+    /// Whether everything is on the disk before the restore ends, and a file before it takes the place
+    /// of another. Without it a power loss can take what was just restored, and what that replaced.
+    pub sync: bool,
     /// Whether ranges without data stay holes; otherwise all space is taken at once.
     pub sparse: bool,
 }
@@ -68,6 +71,7 @@ impl Default for FilesTargetConfig {
             xattrs: true,
             protected: Vec::new(),
             in_place: false,
+            sync: true,
             sparse: true,
         }
     }

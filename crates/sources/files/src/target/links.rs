@@ -2,8 +2,11 @@
 //!
 //! A further name may come while the content of the first is still on its way. Only when that has
 //! come is the further name restored, too; if it cannot be had, all are names of an unfinished file.
+//! Where the first is written beside a file that is there, further names are linked when it has its
+//! name: until then what stands under them stays, too.
 
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -12,13 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, statat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat};
 use rustix::io::Errno;
 
+use super::beside::names_beside;
 use super::fate::{Fate, fate};
 use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
-use super::{Shared, error};
+use super::writer::Writer;
+use super::{Shared, error, refused};
 use crate::handle::{DirHandle, DirId};
 use crate::walk::meta;
 
@@ -32,13 +37,24 @@ struct First {
     mtime: FileTime,
     sha256: Option<[u8; 32]>,
     id: DirId,
+    /// Whether its content is, or was, written beside it.
+    beside: bool,
+}
+
+/// A further name.
+#[derive(Debug)]
+enum Further {
+    /// It is linked already, and new or not.
+    Linked(EntryPath, bool),
+    /// It is to be linked when the first has its name.
+    Later(Box<RestoreEntry>, Arc<DirHandle>, CString),
 }
 
 /// What is known of the content of a first name.
 #[derive(Debug)]
 enum Content {
-    /// It is on its way; further names wait for it, with whether they are new.
-    Awaited(Vec<(EntryPath, bool)>),
+    /// It is on its way; further names wait for it.
+    Awaited(Vec<Further>),
     /// It is not whole.
     Failed,
 }
@@ -57,33 +73,101 @@ impl Unsettled {
         self.lock().insert(first.clone(), content);
     }
 
-    /// Counts a further name, or names it, as what becomes of the first demands. `is_new`: it was
-    /// just linked.
-    fn add(&self, shared: &Shared, first: &EntryPath, further: &EntryPath, is_new: bool) {
-        match self.lock().get_mut(first) {
-            None => count(shared, is_new),
-            Some(Content::Awaited(waiting)) => waiting.push((further.clone(), is_new)),
-            Some(Content::Failed) => tell(shared, first, further),
+    /// Counts a further name, links it, or names it, as what becomes of the first demands.
+    fn add(&self, shared: &Shared, first: &EntryPath, further: Further) {
+        let mut unsettled = self.lock();
+        match unsettled.get_mut(first) {
+            Some(Content::Awaited(waiting)) => waiting.push(further),
+            Some(Content::Failed) => tell(shared, first, &further),
+            None => {
+                drop(unsettled);
+                settle(shared, first, further);
+            }
         }
     }
 
     /// Says what became of the content of an entry, be it a first name or not.
-    pub(super) fn settle(&self, shared: &Shared, entry: &RestoreEntry, is_whole: bool) {
+    pub(super) fn settle(&self, shared: &Shared, path: &EntryPath, is_whole: bool) {
         let mut unsettled = self.lock();
-        let Some(Content::Awaited(waiting)) = unsettled.remove(&entry.path) else {
+        let Some(Content::Awaited(waiting)) = unsettled.remove(path) else {
             return;
         };
-        for (further, is_new) in waiting {
+        if !is_whole {
+            unsettled.insert(path.clone(), Content::Failed);
+        }
+        drop(unsettled);
+        for further in waiting {
             if is_whole {
-                count(shared, is_new);
+                settle(shared, path, further);
             } else {
-                tell(shared, &entry.path, &further);
+                tell(shared, path, &further);
             }
         }
-        if !is_whole {
-            unsettled.insert(entry.path.clone(), Content::Failed);
+    }
+}
+
+/// The first has its name: so has the further one now.
+fn settle(shared: &Shared, first: &EntryPath, further: Further) {
+    match further {
+        Further::Linked(_, is_new) => count(shared, is_new),
+        Further::Later(entry, folder, name) => match link(shared, first, &entry, folder, name) {
+            Ok(is_new) => count(shared, is_new),
+            Err(error) => shared.fail(&error),
+        },
+    }
+}
+
+/// Links a further name to the first, in the place of what stands there. Returns whether it is new.
+fn link(
+    shared: &Shared,
+    first: &EntryPath,
+    entry: &RestoreEntry,
+    handle: Arc<DirHandle>,
+    name: CString,
+) -> Result<bool, TargetError> {
+    let fail = |cause: io::Error| error("link", &entry.path, cause);
+    let from = open_folder(shared, &shared.top, first).map_err(fail)?;
+    let old = c_name(first, first.name().unwrap_or_default())?;
+    let stat = statat(&*from, &*old, AtFlags::SYMLINK_NOFOLLOW);
+    let stat = stat.map_err(|cause| fail(cause.into()))?;
+    let folder = shared.handles.get(&handle).map_err(fail)?;
+    let spot = Spot {
+        folder,
+        handle,
+        name,
+        hands_on: true,
+    };
+    let there = match lstat(&spot) {
+        Ok(there) => Some(there),
+        Err(Errno::NOENT) => None,
+        Err(cause) => return Err(fail(cause.into())),
+    };
+    let to = &*spot.folder;
+    let link_as = |name: &CString| linkat(&*from, &*old, to, &**name, AtFlags::empty());
+    match there {
+        Some(there) if (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino) => {
+            return Ok(false);
+        }
+        Some(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
+            clear_place(shared, &spot, entry, &there)?;
+        }
+        None => {}
+        Some(_) => {
+            for beside in names_beside(&spot.name) {
+                match link_as(&beside) {
+                    Err(Errno::EXIST) => {}
+                    Err(cause) => return Err(fail(cause.into())),
+                    Ok(()) => {
+                        let taken = renameat(to, &*beside, to, &*spot.name);
+                        return taken.map(|()| true).map_err(|cause| fail(cause.into()));
+                    }
+                }
+            }
+            return Err(fail(io::ErrorKind::AlreadyExists.into()));
         }
     }
+    link_as(&spot.name).map_err(|cause| fail(cause.into()))?;
+    Ok(true)
 }
 
 fn count(shared: &Shared, is_new: bool) {
@@ -96,7 +180,11 @@ fn count(shared: &Shared, is_new: bool) {
 }
 
 /// Says that a name is one of a file that is not whole.
-fn tell(shared: &Shared, first: &EntryPath, further: &EntryPath) {
+fn tell(shared: &Shared, first: &EntryPath, further: &Further) {
+    let further = match further {
+        Further::Linked(path, _) => path,
+        Further::Later(entry, ..) => &entry.path,
+    };
     let detail = format!("it is a link to /{first}, whose content could not be restored");
     let finding = Finding::entry(FindingKind::Damaged, further, detail);
     shared.findings.add(finding);
@@ -112,8 +200,14 @@ fn lstat(spot: &Spot) -> Result<Stat, Errno> {
 
 impl Links {
     /// Remembers an entry that was just started as the first of its group: one whose content is
-    /// being restored (`ours`), or one that was there and looks the same.
-    pub(super) fn note(&mut self, shared: &Shared, spot: &Spot, entry: &RestoreEntry, ours: bool) {
+    /// being restored (by that writer), or one that was there and looks the same.
+    pub(super) fn note(
+        &mut self,
+        shared: &Shared,
+        spot: &Spot,
+        entry: &RestoreEntry,
+        started: Option<&Writer>,
+    ) {
         let Some(group) = entry.meta.link_group else {
             return;
         };
@@ -123,10 +217,10 @@ impl Links {
         let Ok(stat) = lstat(spot) else { return };
         let same = meta::times(&stat).0 == entry.meta.mtime
             && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
-        if !ours && !same {
+        if started.is_none() && !same {
             return;
         }
-        if ours {
+        if started.is_some() {
             shared.unsettled.await_content(&entry.path);
         }
         self.0.insert(
@@ -138,6 +232,7 @@ impl Links {
                 mtime: entry.meta.mtime,
                 sha256: entry.sha256,
                 id: (stat.st_dev, stat.st_ino),
+                beside: started.is_some_and(|writer| !writer.is_in_place()),
             },
         );
     }
@@ -177,19 +272,31 @@ impl Links {
             Err(Errno::NOENT) => None,
             Err(cause) => return Err(error("link", &entry.path, cause.into())),
         };
+        let unsettled = &shared.unsettled;
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let stays = fate(shared.config.overwrite, there, &entry.meta) == Fate::Stays
-                && !shared.begun.is_unfinished(there);
-            if linked {
-                let unsettled = &shared.unsettled;
-                unsettled.add(shared, &first.path, &entry.path, false);
+            let fate = fate(shared.config.overwrite, there, &entry.meta);
+            if linked && !first.beside {
+                let further = Further::Linked(entry.path.clone(), false);
+                unsettled.add(shared, &first.path, further);
                 return Ok(true);
             }
-            if stays {
+            if fate == Fate::Stays && !linked && !shared.begun.is_unfinished(there) {
                 skip(shared);
                 return Ok(true);
             }
+            if fate == Fate::Refused {
+                return Err(refused(&entry.path));
+            }
+        }
+        if first.beside && spot.handle.id().0 != first.id.0 {
+            return degraded("it is on another file system");
+        }
+        if first.beside {
+            let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
+            let further = Further::Later(Box::new(entry.clone()), handle, name);
+            unsettled.add(shared, &first.path, further);
+            return Ok(true);
         }
         let from = match open_folder(shared, top, &first.path) {
             Ok(from) => from,
@@ -208,8 +315,8 @@ impl Links {
         }
         match linkat(&*from, &*name, &*spot.folder, &*spot.name, AtFlags::empty()) {
             Ok(()) => {
-                let unsettled = &shared.unsettled;
-                unsettled.add(shared, &first.path, &entry.path, true);
+                let further = Further::Linked(entry.path.clone(), true);
+                unsettled.add(shared, &first.path, further);
                 Ok(true)
             }
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
@@ -221,7 +328,7 @@ impl Links {
 }
 
 /// Opens the folder of an entry from the top, following no link on the way.
-fn open_folder(
+pub(super) fn open_folder(
     shared: &Shared,
     top: &Arc<DirHandle>,
     path: &EntryPath,

@@ -116,6 +116,10 @@ impl Applier {
                 ..finding
             });
         };
+        // Before the owner: what has its time and the mark belongs to the restore, whoever owns it.
+        if let Err(cause) = set_mtime(object, meta) {
+            trouble("its time", cause.into());
+        }
         let owned = self
             .set_owner(object, meta, before.owner)
             .unwrap_or_else(|cause| {

@@ -2,11 +2,12 @@
 //!
 //! *Killed at any instant, the next run finishes the work.* A new file has its final name at once
 //! and a mode that says "unfinished" ([`meta::MARK_FILE`]) until, as the very last step, it gets
-//! its own; a folder likewise. That costs nothing and needs no second name that would have to be
-//! cleaned up. Whatever carries the mark is finished by the next restore, whatever its
-//! [`Overwrite`] says; a user's own file of that mode is told from it by what [`begun`] keeps.
+//! its own; a folder likewise. That costs nothing. Whatever carries the mark is finished by the next
+//! restore, whatever its [`Overwrite`] says; a user's own file of that mode is told from it by what
+//! [`begun`] keeps.
 //!
-//! *What is overwritten is there until its successor is whole.* See [`beside`].
+//! *What is overwritten is there until its successor is whole* ([`beside`]) *and on the disk*
+//! ([`durable`]).
 //!
 //! *Nothing is written outside the folder.* See [`way`].
 
@@ -14,6 +15,7 @@ mod begun;
 mod beside;
 mod config;
 mod covered;
+mod durable;
 mod fate;
 mod file;
 mod later;
@@ -41,10 +43,11 @@ use backup_core::{
 use rustix::fs::{Access, Mode, OFlags, access, open, statvfs};
 use rustix::io::Errno;
 
+pub(crate) use begun::NAME as UNFINISHED;
 pub use config::{FilesTargetConfig, Overwrite, Ownership};
 
 use crate::findings::Findings;
-use crate::handle::HandleCache;
+use crate::handle::{DirHandle, HandleCache};
 use meta::Applier;
 use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
@@ -209,7 +212,14 @@ impl Target for FilesTarget {
         let made = way::make_top(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
         let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
-        let begun = begun::Begun::at(&top, made).map_err(|cause| fail("begin in", cause))?;
+        let begun = begun::Begun::at(&top, made).map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                let why = "another restore into it is under way; wait until it has ended";
+                TargetError::new(ErrorKind::Conflict, "restore into", plan.into.clone())
+                    .because(why)
+            }
+            _ => fail("begin in", cause),
+        })?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
@@ -222,7 +232,9 @@ impl Target for FilesTarget {
             config,
             spared,
             unsettled: links::Unsettled::default(),
-            begun,
+            begun: Arc::new(begun),
+            durable: durable::Durable::default(),
+            top: Arc::clone(way.top()),
             handles: Arc::new(HandleCache::for_this_process()),
             findings: Findings::default(),
             open: Mutex::default(),
@@ -243,7 +255,10 @@ struct Shared {
     applier: Applier,
     spared: Spared,
     unsettled: links::Unsettled,
-    begun: begun::Begun,
+    begun: Arc<begun::Begun>,
+    durable: durable::Durable,
+    /// The target folder.
+    top: Arc<DirHandle>,
     handles: Arc<HandleCache>,
     findings: Findings,
     /// Files that are started and not finished.

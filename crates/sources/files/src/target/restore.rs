@@ -1,5 +1,6 @@
 //! One restore: what becomes of each entry.
 
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,16 +9,21 @@ use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
     RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::begun;
 use super::fate::{Fate, fate, gives_way};
-use super::links::Links;
+use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
-use super::writer::start_file;
+use super::way::{FOLDER, Folder, Spot, Way, c_name, make_folder, not_a_folder, open_up};
+use super::writer::{Completed, start_file};
 use super::{Shared, conflict, error, node, not_emptied, nothing_deleted, refused};
+
+/// Why an entry of a certain name is not restored.
+const OWN_NAME: &str = "a restore keeps a file of its own under this name in the folder of --to; \
+                        restore cat writes its content elsewhere";
 
 /// What only the starting of entries needs, one after another.
 #[derive(Debug)]
@@ -60,6 +66,9 @@ impl FilesRestore {
             start_top(shared, way, entry)?;
             return Ok(EntryWriter::None);
         }
+        if entry.path.components().eq([begun::NAME.to_bytes()]) {
+            return Err(conflict(&entry.path, OWN_NAME));
+        }
         let Some(spot) = way.go_to(shared, &entry.path)? else {
             skip(shared);
             shared
@@ -77,13 +86,14 @@ impl FilesRestore {
         if links.try_link(shared, way.top(), &spot, entry)? {
             return Ok(EntryWriter::None);
         }
+        shared.durable.touches(&spot.handle);
         let started = if entry.meta.kind.has_content() {
             start_file(shared, &spot, entry)?
         } else {
             node::start(shared, &spot, entry)?;
             None
         };
-        links.note(shared, &spot, entry, started.is_some());
+        links.note(shared, &spot, entry, started.as_ref());
         drop(state);
         let Some(writer) = started else {
             return Ok(EntryWriter::None);
@@ -114,25 +124,34 @@ impl FilesRestore {
             if writer.give_up(is_cut_short) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, entry, false);
+            shared.unsettled.settle(shared, &entry.path, false);
         };
         if outcome == EntryOutcome::Failed {
             give_up();
             return Ok(());
         }
-        let changed = writer.complete().inspect_err(|_| give_up())?;
-        shared.unsettled.settle(shared, entry, true);
+        let completed = writer.complete().inspect_err(|_| give_up())?;
         writer.with_file(|file, before| {
             let object = Object::Open(file);
             let applier = &shared.applier;
             applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
         });
-        let count = if changed {
-            &shared.written
-        } else {
-            &shared.skipped
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        match completed {
+            Completed::Beside(successor) => {
+                let durable = &shared.durable;
+                durable.add(shared, &entry.path, successor, entry.size);
+            }
+            Completed::There(changed) => {
+                shared.unsettled.settle(shared, &entry.path, true);
+                let count = if changed {
+                    &shared.written
+                } else {
+                    &shared.skipped
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        shared.durable.finished(shared, entry.size);
         Ok(())
     }
 
@@ -149,6 +168,17 @@ impl FilesRestore {
             .and_then(|top| shared.begun.done(&top));
         if let Err(cause) = ended {
             shared.fail(&error("end", &EntryPath::root(), cause));
+        }
+    }
+
+    /// Removes what an earlier restore left beside files that this one was not asked for.
+    fn remove_left(&self) {
+        let shared = &self.shared;
+        for path in shared.begun.take_all_left() {
+            if let Err(cause) = remove_left(shared, &path) {
+                shared.unfinished.store(true, Ordering::Relaxed);
+                shared.fail(&error("remove what was left unfinished", &path, cause));
+            }
         }
     }
 
@@ -195,18 +225,25 @@ impl Restore for FilesRestore {
         outcome: Outcome,
     ) -> Result<RestoreReport, TargetError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.durable.flush(&self.shared);
         // After a restore that was broken off, folders keep their mark: the next one finishes them.
-        if outcome == Outcome::Committed || !cx.cancel.is_cancelled() {
+        let is_over = outcome == Outcome::Committed || !cx.cancel.is_cancelled();
+        if is_over {
             if outcome == Outcome::Abandoned {
                 self.shared.failed.store(true, Ordering::Relaxed);
             }
+            self.remove_left();
             let State { way, spool, .. } = &mut *state;
             way.leave_all(&self.shared);
-            self.end(way);
             if let Some(spool) = spool.take() {
                 let deleted = self.mirror(way, spool)?;
                 self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
             }
+        }
+        match self.shared.durable.all_safe(&self.shared) {
+            Ok(()) if is_over => self.end(&state.way),
+            Ok(()) => {}
+            Err(cause) => self.shared.fail(&error("write", &EntryPath::root(), cause)),
         }
         self.shared.applier.report(&self.shared.findings);
         Ok(RestoreReport {
@@ -215,6 +252,22 @@ impl Restore for FilesRestore {
             deleted: self.shared.deleted.load(Ordering::Relaxed),
             findings: self.shared.findings.take(),
         })
+    }
+}
+
+/// Removes a file that an earlier restore left, if it is still that.
+fn remove_left(shared: &Shared, path: &EntryPath) -> io::Result<()> {
+    let name = c_name(path, path.name().unwrap_or_default()).map_err(io::Error::other)?;
+    let folder = match open_folder(shared, &shared.top, path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    match statat(&*folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if shared.begun.is_left(&stat) => {
+            Ok(unlinkat(&*folder, &*name, AtFlags::empty())?)
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(cause) => Err(cause.into()),
     }
 }
 

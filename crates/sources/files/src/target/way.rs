@@ -327,6 +327,7 @@ pub(super) fn make_folder(
         return Ok(Folder::Else(stat));
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
+    let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
     if shared.begun.is_unfinished(&stat) {
         return Ok(Folder::Ours(fd));
     }

@@ -1,10 +1,11 @@
 //! The files that are begun: where the content of each goes, and what becomes of it.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
@@ -16,13 +17,14 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::begun::has_mark;
-use super::beside::{Beside, Place, name_beside};
+use super::beside::{Beside, Place, Successor};
 use super::fate::{Fate, fate};
 use super::file::FileWriter;
 use super::meta::{Before, MARK_FILE};
 use super::restore::{clear_place, skip};
 use super::way::Spot;
 use super::{Shared, conflict, error};
+use crate::walk::meta::times;
 
 /// How files are opened.
 const OPEN: OFlags = OFlags::NOFOLLOW
@@ -41,19 +43,29 @@ pub(super) enum Writer {
     /// Into a file beside it.
     Beside(Beside),
     /// Into one that an earlier restore began beside it.
-    TakenUp(FileWriter, Place),
+    TakenUp(FileWriter, Successor),
+}
+
+/// What became of a file whose content is whole.
+pub(super) enum Completed {
+    /// It has its name, and was changed or not.
+    There(bool),
+    /// It is to take the place of another.
+    Beside(Successor),
 }
 
 impl Writer {
-    /// Ends the content. Returns whether anything of the file was changed.
-    pub(super) fn complete(&self) -> Result<bool, TargetError> {
+    /// Ends the content.
+    pub(super) fn complete(&self) -> Result<Completed, TargetError> {
         match self {
-            Self::InPlace(file) => file.complete(),
-            Self::Beside(beside) => beside.complete(),
-            Self::TakenUp(file, place) => {
+            Self::InPlace(file) => file.complete().map(Completed::There),
+            Self::Beside(beside) => {
+                let successor = beside.complete()?;
+                Ok(successor.map_or(Completed::There(false), Completed::Beside))
+            }
+            Self::TakenUp(file, successor) => {
                 file.complete()?;
-                place.take().map_err(|cause| file.error("replace", cause))?;
-                Ok(true)
+                Ok(Completed::Beside(successor.clone()))
             }
         }
     }
@@ -62,12 +74,17 @@ impl Writer {
     /// unless the restore `is_cut_short`, to be taken up later. Returns whether anything unfinished
     /// is left.
     pub(super) fn give_up(&self, is_cut_short: bool) -> bool {
-        match self {
-            Self::InPlace(_) => true,
-            Self::Beside(beside) if is_cut_short => beside.has_begun(),
-            Self::Beside(beside) => !beside.give_up(),
-            Self::TakenUp(_, place) => is_cut_short || place.give_up().is_err(),
-        }
+        let successor = match self {
+            Self::InPlace(_) => return true,
+            Self::Beside(beside) => beside.successor(),
+            Self::TakenUp(_, successor) => Some(successor.clone()),
+        };
+        successor.is_some_and(|successor| is_cut_short || successor.give_up().is_err())
+    }
+
+    /// Whether it writes into the file that has the name.
+    pub(super) const fn is_in_place(&self) -> bool {
+        matches!(self, Self::InPlace(_))
     }
 
     /// Hands on the file and what is known of it.
@@ -139,9 +156,9 @@ pub(super) fn start_file(
     }
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let unfinished = is_file && shared.begun.is_unfinished(&stat);
-    if !unfinished {
-        if fate(shared.config.overwrite, &stat, &entry.meta) == Fate::Stays {
+    if !is_file || !shared.begun.is_unfinished(&stat) {
+        let fate = fate(shared.config.overwrite, &stat, &entry.meta);
+        if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
             if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
                 warn_of_mark(shared, &entry.path);
             }
@@ -152,18 +169,35 @@ pub(super) fn start_file(
             clear_place(shared, spot, entry, &stat)?;
             return fresh(create().map_err(fail)?);
         }
-        if !goes_in_place(shared, spot, entry) {
+        if !goes_in_place(shared, spot, &stat) {
             return start_beside(shared, spot, entry, &stat).map(Some);
         }
     }
     // Writing into a file of several names would change what stands under the others.
+    let unfinished = shared.begun.is_unfinished(&stat);
     if stat.st_nlink == 1
+        && !is_foreign(&stat, entry)
         && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished)?
     {
         return Ok(Some(writer));
     }
     unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
     fresh(create().map_err(fail)?)
+}
+
+/// Whether root would write into a file of somebody whom the entry does not belong to, who may have
+/// it open.
+fn is_foreign(stat: &Stat, entry: &RestoreEntry) -> bool {
+    let own = geteuid();
+    let owner = entry.meta.owner.as_ref().map(|owner| owner.uid);
+    own.is_root() && stat.st_uid != own.as_raw() && Some(stat.st_uid) != owner
+}
+
+/// Whether an earlier restore finished a file that a power loss may have taken: the time of its last
+/// change is still the one that it was given.
+fn may_be_lost(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
 }
 
 /// A file that stays as it is looks as if an earlier restore had left it unfinished, and nothing
@@ -240,15 +274,14 @@ fn before_new(shared: &Shared, spot: &Spot) -> Before {
     }
 }
 
-/// Whether new content is written into the file that is there: when that is asked for, for a file of
-/// several names, which further names are linked to before it is whole, and where nothing can be
-/// made in its folder.
-fn goes_in_place(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> bool {
+/// Whether new content is written into the file that is there: when that is asked for, or nothing can
+/// be made in its folder; and never into one of several names.
+fn goes_in_place(shared: &Shared, spot: &Spot, stat: &Stat) -> bool {
     let is_closed = || {
         let may = Access::WRITE_OK | Access::EXEC_OK;
         accessat(&*spot.folder, c".", may, AtFlags::EACCESS).is_err()
     };
-    shared.config.in_place || entry.meta.link_group.is_some() || !geteuid().is_root() && is_closed()
+    stat.st_nlink == 1 && (shared.config.in_place || !geteuid().is_root() && is_closed())
 }
 
 /// Begins a file that is to take the place of another, or goes on with what an earlier restore left
@@ -260,26 +293,15 @@ fn start_beside(
     seen: &Stat,
 ) -> Result<Writer, TargetError> {
     let place = Place {
+        begun: Arc::clone(&shared.begun),
         handles: Arc::clone(&shared.handles),
         folder: Arc::clone(&spot.handle),
-        beside: name_beside(&spot.name),
         name: spot.name.clone(),
+        path: entry.path.clone(),
     };
-    let path = entry.path.clone();
-    let fail = |cause: Errno| error("open", &entry.path, cause.into());
-    let left = statat(&*spot.folder, &*place.beside, AtFlags::SYMLINK_NOFOLLOW);
-    if let Ok(left) = left
-        && FileType::from_raw_mode(left.st_mode) == FileType::RegularFile
-        && left.st_nlink == 1
-        && shared.begun.is_unfinished(&left)
-        && !is_begun(shared, entry, &place)
-    {
-        let fd = openat(&*spot.folder, &*place.beside, OPEN_FILE, Mode::empty()).map_err(fail)?;
-        let stat = same_as(&left, &fd, &entry.path)?;
-        return Ok(Writer::TakenUp(
-            existing(shared, fd, entry, &stat, true)?,
-            place,
-        ));
+    if let Some((file, beside)) = take_up(shared, spot, entry)? {
+        let place = Arc::new(place);
+        return Ok(Writer::TakenUp(file, Successor { place, beside }));
     }
     let flags = OPEN | OFlags::RDONLY;
     let old = match openat(&*spot.folder, &*spot.name, flags, Mode::empty()) {
@@ -288,18 +310,37 @@ fn start_beside(
             Some(File::from(fd))
         }
         Err(Errno::ACCESS) => None,
-        Err(cause) => return Err(fail(cause)),
+        Err(cause) => return Err(error("open", &entry.path, cause.into())),
     };
     let size = (entry.size, !shared.config.sparse);
     let before = (before_old(seen), before_new(shared, spot));
-    Ok(Writer::Beside(Beside::new(place, path, size, before, old)))
+    Ok(Writer::Beside(Beside::new(place, size, before, old)))
 }
 
-/// Whether an entry of the snapshot that has the very name is being restored.
-fn is_begun(shared: &Shared, entry: &RestoreEntry, place: &Place) -> bool {
-    let folder = entry.path.parent().unwrap_or_default();
-    let open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
-    folder
-        .join(place.beside.to_bytes())
-        .is_ok_and(|path| open.contains_key(&path))
+/// The file that an earlier restore left beside one.
+fn take_up(
+    shared: &Shared,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<Option<(FileWriter, CString)>, TargetError> {
+    let Some(left) = shared.begun.take_left(&entry.path) else {
+        return Ok(None);
+    };
+    let name = left.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
+    let Ok(beside) = CString::new(name) else {
+        return Ok(None);
+    };
+    let Ok(fd) = openat(&*spot.folder, &*beside, OPEN_FILE, Mode::empty()) else {
+        return Ok(None);
+    };
+    let stat = fstat(&fd).map_err(|cause| error("open", &entry.path, cause.into()))?;
+    if !shared.begun.is_left(&stat) {
+        return Ok(None);
+    }
+    // What it is lacks the mark if it was whole; nothing is settled of it but what is compared.
+    let is_marked = has_mark(&stat);
+    Ok(Some((
+        existing(shared, fd, entry, &stat, is_marked)?,
+        beside,
+    )))
 }

@@ -14,6 +14,7 @@ use crate::CONTENT_LEFT_OUT;
 use crate::config::FilesConfig;
 use crate::exclude::{CACHE_TAG, IgnoreNode, has_cache_signature, is_left_out};
 use crate::roots::{RootContext, Wanted};
+use crate::target::UNFINISHED;
 
 /// What is known of a name when its fate is decided.
 pub(super) struct Seen<'a> {
@@ -125,6 +126,21 @@ pub(super) fn drop_excluded(dir: &WalkDir, listing: &mut Listing) -> bool {
         slashed.extend_from_slice(name.to_bytes());
         !excluded(dir, &slashed, kind == FileType::Directory)
     })
+}
+
+/// Drops from a listing the file that a restore into the folder keeps while it is under way: no
+/// restore could bring it back, and what is saved beside it is half of something.
+pub(super) fn drop_own(shared: &Shared, dir: &WalkDir, listing: &mut Listing) {
+    let own = UNFINISHED.to_bytes();
+    if !listing.contains(own) || is_wanted(dir, own) {
+        return;
+    }
+    listing.keep(|name| name != own);
+    let subject = format!("/{}", dir.path);
+    let detail = "a restore into it is under way or was broken off, so not all in it is whole; run \
+                  that restore again";
+    let finding = Finding::new(Severity::Warning, FindingKind::Degraded, subject, detail);
+    shared.findings.add(finding);
 }
 
 /// Drops from a listing what is left out for its size or age, or by lines where the kind is not

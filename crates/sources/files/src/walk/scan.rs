@@ -202,6 +202,7 @@ impl Walker {
         let listing = match (listing, &dir.wanted) {
             (Some(mut listing), wanted) => {
                 self.note_missing_roots(&dir, &listing, wanted.as_deref());
+                choose::drop_own(&self.shared, &dir, &mut listing);
                 left_out = choose::drop_excluded(&dir, &mut listing);
                 if listing.len() > STAT_BATCH
                     && (self.shared.limits.any() || listing.has_unknown_kinds())

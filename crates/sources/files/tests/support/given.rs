@@ -14,6 +14,7 @@ pub fn captured(root: &Path) -> Vec<Stored> {
 pub fn into(folder: &Path, overwrite: Overwrite) -> FilesTargetConfig {
     FilesTargetConfig {
         overwrite,
+        sync: false,
         ..FilesTargetConfig::of_folder(folder)
     }
 }
