@@ -238,10 +238,8 @@ fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
         assert!(fs::read(disk.at.join(name)).unwrap() == *after, "{name}");
     }
     let left = names(&disk.at);
-    assert!(
-        !left.iter().any(|name| name.starts_with(".backstay")),
-        "{left:?}"
-    );
+    let beside = |name: &String| name.starts_with(".backstay-new");
+    assert!(!left.iter().any(beside), "{left:?}");
 }
 
 #[test]
