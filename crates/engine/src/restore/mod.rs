@@ -5,6 +5,7 @@
 //! need it. Worker threads fetch, open, check and write; a bad chunk fails its own files only.
 //! Memory is bounded by the window and the workers, whatever the size of the snapshot.
 
+mod begun;
 mod evidence;
 mod fetch;
 mod held;
@@ -297,7 +298,7 @@ async fn carry_out(
                 job,
                 restore: running,
                 workers: &workers,
-                window: Window::default(),
+                window: Window::of(workers.begun.batch()),
                 pending: VecDeque::new(),
                 nameless: Vec::new(),
                 lost_pages: 0,
@@ -458,6 +459,11 @@ impl Driver<'_> {
             }
             Err(error) => return Err(error),
         };
+        if !self.workers.begun.has_room() {
+            // What is to be waited for must be under way to its end.
+            self.send_window()?;
+            self.workers.wait_for_room()?;
+        }
         let job = FileJob::new(wanted, &extents);
         if !self.begin(&job, &extents).await {
             return Ok(());
@@ -480,6 +486,7 @@ impl Driver<'_> {
                     return false;
                 }
                 job.began(EntryWriter::Positional(writer));
+                self.workers.begun.one_more();
                 return true;
             }
             Ok(EntryWriter::Stream(mut stream)) => {
@@ -540,8 +547,7 @@ impl Driver<'_> {
     }
 
     fn send_window(&mut self) -> Result<()> {
-        let window = std::mem::take(&mut self.window);
-        self.workers.send(window)
+        self.workers.send(self.window.take())
     }
 
     fn at_once(&self, entry: &RestoreEntry) {
