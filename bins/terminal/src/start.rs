@@ -22,6 +22,7 @@ pub fn start<C: Parser>(
     run: impl AsyncFnOnce(C, &mut Console) -> Outcome,
 ) -> ExitCode {
     crate::memory::keep_few_arenas();
+    crate::limits::raise_open_files();
     let cli = match parse::<C>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -54,7 +55,8 @@ pub fn start<C: Parser>(
     };
     let cancel = console.cx.cancel.clone();
     let outcome = runtime.block_on(async {
-        if let Err(error) = watch_signals(cancel) {
+        if let Err(error) = crate::limits::survive_file_size().and_then(|()| watch_signals(cancel))
+        {
             console.warn(&format!("signals are not handled: {error}"));
         }
         run(cli, &mut console).await

@@ -16,6 +16,7 @@ mod files;
 mod first;
 mod forget;
 mod ledger;
+mod limits;
 mod look;
 mod lost_pages;
 mod names;
