@@ -291,6 +291,17 @@ impl From<EngineError> for Failure {
                 let hint = "name another by its id (`snapshot list` shows them), or put its object back from another copy; if it is lost for good, `snapshot forget` it by its whole id";
                 Self::new(Exit::Damage, what, hint)
             }
+            EngineError::Gone { spec, gone } => {
+                let what = format!(
+                    "`{}` may mean snapshot {} of {}, recorded {}: the ledger knows it, nobody forgot it, and it is gone from the tier",
+                    crate::text::escape(spec.as_bytes()),
+                    gone.id,
+                    crate::text::escape(gone.host.0.as_bytes()),
+                    crate::text::time(gone.recorded),
+                );
+                let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
+                Self::new(Exit::Damage, what, hint)
+            }
             EngineError::NoPath { path, snapshot } => Self::new(
                 Exit::Failed,
                 format!("/{path} is not in snapshot {snapshot}"),

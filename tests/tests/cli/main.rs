@@ -15,6 +15,7 @@ mod faults;
 mod files;
 mod first;
 mod forget;
+mod gone;
 mod ledger;
 mod limits;
 mod look;
