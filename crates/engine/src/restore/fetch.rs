@@ -214,11 +214,12 @@ impl<'a> Workers<'a> {
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
-            self.lose(
-                &chunk,
-                FindingKind::Missing,
-                "no index run knows its content",
+            let why = format!(
+                "chunk {} of it is missing: {}",
+                chunk.id,
+                self.repo.why_unknown()
             );
+            self.lose(&chunk, FindingKind::Missing, &why);
         }
         for range in ranges {
             self.put(Task::Range(range))?;
