@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use backstay::core::{CancellationToken, Clock as _};
+use backstay::core::{CancellationToken, Clock as _, at_limit};
 use clap::{ColorChoice, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,7 +49,9 @@ pub fn start<C: Parser>(
         Ok(runtime) => runtime,
         Err(error) => {
             let what = format!("start threads: {error}");
-            let failure = Failure::new(Exit::Failed, what, "check the limits of the system");
+            let limit = error.raw_os_error().and_then(at_limit);
+            let hint = limit.unwrap_or("check the limits of the system");
+            let failure = Failure::new(Exit::Failed, what, hint);
             return console.end(Err(failure)).into();
         }
     };

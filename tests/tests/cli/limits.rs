@@ -63,16 +63,11 @@ fn a_restore_over_many_files_keeps_within_the_limit_of_open_files() {
 fn too_few_open_files_are_an_error_that_says_so() {
     let place = Place::new();
     place.write("a", "a");
-    let _ = place.save().ok();
-    let run = Run::of(&mut under(
-        "-n 12",
-        &restore(&place, &place.path("out"), "2"),
-    ));
-    assert!([1, 3].contains(&run.code), "{run:?}");
-    assert!(
-        run.err.contains("ulimit -n") || run.err.contains("limits"),
-        "{run:?}"
-    );
+    // The tier is patient with that: others may close theirs.
+    let save = place.snapshot(["save", "data"]);
+    let _ = Run::of(&mut under("-n 10", &save))
+        .ends(1)
+        .says("ulimit -n");
 }
 
 #[test]
