@@ -70,7 +70,7 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
         let takes = |head: &&SnapshotHead| args.filter.takes(&head.meta);
         all.heads.iter().filter(takes).collect()
     } else {
-        all.chosen(&args.snapshots)?
+        console.chosen(&repo, &all, &args.snapshots).await?
     };
     let (mut search, mut hurt) = (Search::new(glob, args), Vec::new());
     for head in &chosen {

@@ -46,7 +46,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
     let mut damage = if by_name { Vec::new() } else { all.damage() };
     let plan = if by_name {
-        let named = all.chosen(&named)?;
+        let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
         must_not_be_held(&plan)?;
         let held = holds(&repo, &console.cx).await?;

@@ -38,7 +38,13 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
         take_unread(&all.unread, &args.snapshots)
     };
     let mut ids: Vec<SnapshotId> = unread.iter().map(|one| one.id).collect();
-    ids.extend(all.chosen(&named)?.iter().map(|head| head.meta.id));
+    ids.extend(
+        console
+            .chosen(&repo, &all, &named)
+            .await?
+            .iter()
+            .map(|head| head.meta.id),
+    );
     for id in ids {
         let by = (&host, user.as_str());
         let change = if holds {

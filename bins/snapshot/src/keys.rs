@@ -94,6 +94,13 @@ async fn list(console: &mut Console) -> Outcome {
 }
 
 async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
+    let signs = matches!(args.role, Role::Writer | Role::Maintenance);
+    if args.host.is_some() && !signs {
+        return Err(Failure::usage(
+            format!("a {} key signs for no host of its own", args.role),
+            "leave out --host, or add a writer or a maintenance key",
+        ));
+    }
     let repo = console.open(Operation::Write).await?;
     let host = args.host.clone().map_or_else(surroundings::host, HostId);
     let keys = repo.keys().subset(args.role, Some(&host))?;

@@ -23,7 +23,7 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         None
     } else {
         let all = console.all(&repo).await?;
-        let chosen = all.chosen(&args.snapshots)?;
+        let chosen = console.chosen(&repo, &all, &args.snapshots).await?;
         Some(chosen.into_iter().cloned().collect())
     };
     let level = match args.level {

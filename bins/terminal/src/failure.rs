@@ -1,7 +1,7 @@
 //! Failures as people see them: one line says what failed on what, one what to do next.
 
 use backstay::core::registry::RegistryError;
-use backstay::core::{ErrorKind, SinkError, SourceError, TargetError};
+use backstay::core::{ErrorKind, SinkError, SourceError, TargetError, at_limit};
 use backstay::engine::EngineError;
 use backstay::format::keys::KeyError;
 use backstay::format::seal::SealError;
@@ -64,7 +64,8 @@ impl Failure {
             Exit::Conflict => format!("{op} {path}: it is there already, and is not overwritten"),
             _ => format!("{op} {path}: {error}"),
         };
-        Self::new(exit, what, of_io(error.kind()))
+        let limit = error.raw_os_error().and_then(at_limit);
+        Self::new(exit, what, limit.unwrap_or_else(|| of_io(error.kind())))
     }
 }
 
@@ -173,11 +174,18 @@ fn newer(what: String) -> Failure {
     Failure::new(Exit::Failed, what, hint)
 }
 
+/// What the error itself says to raise is not always a shell's.
+const HIGHER: &str =
+    "run the command again with a higher limit (LimitNOFILE= or LimitFSIZE= of a systemd unit)";
+
 macro_rules! from_contract {
     ($error:ty, $denied:expr, $missing:expr, $other:expr) => {
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
                 let what = error.to_string();
+                if error.os_error().and_then(at_limit).is_some() {
+                    return Self::new(Exit::Failed, what, HIGHER);
+                }
                 let (exit, hint) = match error.kind {
                     ErrorKind::NotFound => (Exit::Failed, $missing),
                     ErrorKind::Conflict => (
@@ -281,6 +289,17 @@ impl From<EngineError> for Failure {
                 let spec = crate::text::escape(spec.as_bytes());
                 let what = format!("`{spec}` may mean snapshot {id}, which cannot be read: {why}");
                 let hint = "name another by its id (`snapshot list` shows them), or put its object back from another copy; if it is lost for good, `snapshot forget` it by its whole id";
+                Self::new(Exit::Damage, what, hint)
+            }
+            EngineError::Gone { spec, gone } => {
+                let what = format!(
+                    "`{}` may mean snapshot {} of {}, recorded {}: the ledger knows it, nobody forgot it, and it is gone from the tier",
+                    crate::text::escape(spec.as_bytes()),
+                    gone.id,
+                    crate::text::escape(gone.host.0.as_bytes()),
+                    crate::text::time(gone.recorded),
+                );
+                let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
                 Self::new(Exit::Damage, what, hint)
             }
             EngineError::NoPath { path, snapshot } => Self::new(

@@ -8,6 +8,7 @@ pub mod exit;
 pub mod extras;
 pub mod failure;
 mod known;
+mod limits;
 pub mod memory;
 pub mod options;
 pub mod progress;

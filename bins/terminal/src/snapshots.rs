@@ -1,9 +1,12 @@
 //! Naming snapshots and listing them.
 
-use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotMeta};
+use std::collections::HashSet;
+
+use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
+use backstay::engine::ledger::gone;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
-use backstay::engine::select::select;
+use backstay::engine::select::{rivals, select};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
@@ -92,29 +95,16 @@ pub struct Snapshots {
 }
 
 impl Snapshots {
-    /// The one that a text means.
-    ///
-    /// # Errors
-    /// [`crate::Exit::Failed`] when none or several are meant, [`crate::Exit::Damage`] when it may
-    /// be one that cannot be read, [`crate::Exit::Usage`] for a time that no calendar has.
-    pub fn one(&self, spec: &str) -> Outcome<&SnapshotHead> {
+    /// The one of those that are there that a text means.
+    fn one(&self, spec: &str) -> Outcome<&SnapshotHead> {
         let read = text::snapshot_spec(spec)?;
         select(&self.heads, &self.unread, &read).map_err(|error| named_as_given(error, spec).into())
     }
 
-    /// The ones that texts mean, each once.
-    ///
-    /// # Errors
-    /// Those of [`Snapshots::one`].
-    pub fn chosen(&self, specs: &[String]) -> Outcome<Vec<&SnapshotHead>> {
-        let mut out: Vec<&SnapshotHead> = Vec::new();
-        for spec in specs {
-            let head = self.one(spec)?;
-            if !out.iter().any(|other| other.meta.id == head.meta.id) {
-                out.push(head);
-            }
-        }
-        Ok(out)
+    /// Their ids.
+    fn ids(&self) -> HashSet<SnapshotId> {
+        let read = self.heads.iter().map(|head| head.meta.id);
+        read.chain(self.unread.iter().map(|one| one.id)).collect()
     }
 
     /// What there is to say of those that cannot be read.
@@ -141,9 +131,60 @@ impl Console {
     /// The one snapshot that a text means.
     ///
     /// # Errors
-    /// Those of [`Snapshots::one`]; errors of the tier.
+    /// Those of [`Console::chosen`]; errors of the tier.
     pub async fn head(&self, repo: &Repository, spec: &str) -> Outcome<SnapshotHead> {
-        Ok(self.all(repo).await?.one(spec)?.clone())
+        let all = self.all(repo).await?;
+        Ok(self.one(repo, &all, spec).await?.clone())
+    }
+
+    /// The snapshots that texts mean, each once.
+    ///
+    /// # Errors
+    /// [`crate::Exit::Failed`] when none or several are meant by one text, [`crate::Exit::Damage`]
+    /// when that may be one that cannot be read or is gone, [`crate::Exit::Usage`] for a time that no
+    /// calendar has.
+    pub async fn chosen<'a>(
+        &self,
+        repo: &Repository,
+        all: &'a Snapshots,
+        specs: &[String],
+    ) -> Outcome<Vec<&'a SnapshotHead>> {
+        let mut out: Vec<&SnapshotHead> = Vec::new();
+        for spec in specs {
+            let head = self.one(repo, all, spec).await?;
+            if !out.iter().any(|other| other.meta.id == head.meta.id) {
+                out.push(head);
+            }
+        }
+        Ok(out)
+    }
+
+    async fn one<'a>(
+        &self,
+        repo: &Repository,
+        all: &'a Snapshots,
+        spec: &str,
+    ) -> Outcome<&'a SnapshotHead> {
+        let head = all.one(spec)?;
+        let read = text::snapshot_spec(spec)?;
+        let Some(rivals) = rivals(&read, head) else {
+            return Ok(head);
+        };
+        match gone(repo, &self.cx, &rivals, &all.ids()).await {
+            Ok(None) => Ok(head),
+            Ok(Some(gone)) => {
+                let spec = spec.to_owned();
+                Err(EngineError::Gone { spec, gone }.into())
+            }
+            Err(_) if self.cx.cancel.is_cancelled() => Err(EngineError::Cancelled.into()),
+            // What can be restored must not wait for a ledger that cannot be read.
+            Err(error) => {
+                self.note(&format!(
+                    "the ledger cannot be read, so it is not known whether a newer snapshot is missing: {error}"
+                ));
+                Ok(head)
+            }
+        }
     }
 
     /// Writes a list of snapshots.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use backstay::core::{CancellationToken, Clock as _};
+use backstay::core::{CancellationToken, Clock as _, at_limit};
 use clap::{ColorChoice, Parser};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,6 +22,7 @@ pub fn start<C: Parser>(
     run: impl AsyncFnOnce(C, &mut Console) -> Outcome,
 ) -> ExitCode {
     crate::memory::keep_few_arenas();
+    crate::limits::raise_open_files();
     let cli = match parse::<C>(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -48,13 +49,16 @@ pub fn start<C: Parser>(
         Ok(runtime) => runtime,
         Err(error) => {
             let what = format!("start threads: {error}");
-            let failure = Failure::new(Exit::Failed, what, "check the limits of the system");
+            let limit = error.raw_os_error().and_then(at_limit);
+            let hint = limit.unwrap_or("check the limits of the system");
+            let failure = Failure::new(Exit::Failed, what, hint);
             return console.end(Err(failure)).into();
         }
     };
     let cancel = console.cx.cancel.clone();
     let outcome = runtime.block_on(async {
-        if let Err(error) = watch_signals(cancel) {
+        if let Err(error) = crate::limits::survive_file_size().and_then(|()| watch_signals(cancel))
+        {
             console.warn(&format!("signals are not handled: {error}"));
         }
         run(cli, &mut console).await

@@ -87,14 +87,32 @@ macro_rules! contract_error {
             pub fn io(op: &'static str, subject: impl Into<String>, cause: std::io::Error) -> Self {
                 Self::new(io_kind(&cause), op, subject).because(cause)
             }
+
+            /// The operating system's number of the failure, if it came from there.
+            #[must_use]
+            pub fn os_error(&self) -> Option<i32> {
+                let mut next = StdError::source(self);
+                while let Some(cause) = next {
+                    let io = cause.downcast_ref::<std::io::Error>();
+                    if let Some(number) = io.and_then(std::io::Error::raw_os_error) {
+                        return Some(number);
+                    }
+                    next = cause.source();
+                }
+                None
+            }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "{} {}", self.op, self.subject)?;
                 match &self.source {
-                    Some(cause) => write!(f, ": {cause}"),
-                    None => write!(f, ": {}", describe(self.kind)),
+                    Some(cause) => write!(f, ": {cause}")?,
+                    None => write!(f, ": {}", describe(self.kind))?,
+                }
+                match self.os_error().and_then(at_limit) {
+                    Some(remedy) => write!(f, "; {remedy}"),
+                    None => Ok(()),
                 }
             }
         }
@@ -123,6 +141,20 @@ contract_error!(
     /// A verifier could not go on (what it found wrong with data is a finding, not an error).
     VerifyError
 );
+
+/// What to do where a process came to a limit, by the operating system's number of the failure: what
+/// the system itself says of it leaves people puzzled.
+#[must_use]
+pub const fn at_limit(os_error: i32) -> Option<&'static str> {
+    // ENFILE, EMFILE and EFBIG; every Unix has these numbers.
+    match os_error {
+        23 | 24 => Some("raise the limit of open files (ulimit -n)"),
+        27 => Some(
+            "raise the limit of the size of files (ulimit -f), or use a file system that takes them",
+        ),
+        _ => None,
+    }
+}
 
 fn io_kind(cause: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
@@ -158,5 +190,31 @@ const fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::Unsupported => "not supported here",
         ErrorKind::Cancelled => "cancelled",
         ErrorKind::Other => "failed",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_a_limit_an_error_says_what_to_do() {
+        let shown = |number| {
+            let cause = std::io::Error::from_raw_os_error(number);
+            TargetError::io("open", "a", cause).to_string()
+        };
+        assert!(shown(24).ends_with("; raise the limit of open files (ulimit -n)"));
+        assert!(shown(27).contains("ulimit -f"));
+        assert!(!shown(2).contains("ulimit"));
+    }
+
+    #[test]
+    fn the_number_of_a_failure_is_found_below_other_errors() {
+        let cause = std::io::Error::from_raw_os_error(16);
+        let below = SinkError::io("put", "a", cause);
+        let above = TargetError::new(ErrorKind::Other, "restore", "b").because(below);
+        assert_eq!(above.os_error(), Some(16));
+        let none = TargetError::new(ErrorKind::Other, "restore", "b").because("why");
+        assert_eq!(none.os_error(), None);
     }
 }

@@ -11,6 +11,7 @@ use backup_format::seal::SealError;
 use backup_format::wire::WireError;
 
 use crate::known::Known;
+use crate::ledger::GoneSnapshot;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +105,16 @@ pub enum EngineError {
         id: SnapshotId,
         /// Why it cannot be read.
         why: String,
+    },
+    /// A snapshot that a text may mean is gone, though the ledger knows it.
+    #[error(
+        "`{spec}` may mean snapshot {} of {}, recorded {}: the ledger knows it, nobody forgot it, and it is gone from the tier", gone.id, gone.host, gone.recorded
+    )]
+    Gone {
+        /// The text.
+        spec: String,
+        /// The snapshot.
+        gone: GoneSnapshot,
     },
     /// A source left out what it says is as in the parent snapshot, and that cannot give it.
     #[error("{path} cannot be taken over from the parent snapshot: {why}")]

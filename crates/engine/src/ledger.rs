@@ -9,6 +9,7 @@
 
 mod chain;
 mod check;
+mod gone;
 mod sight;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -28,6 +29,7 @@ use crate::view::check_signatures;
 
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
+pub use gone::{GoneSnapshot, Rivals, gone};
 pub use sight::first_seen;
 
 impl Repository {

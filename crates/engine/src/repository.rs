@@ -314,6 +314,22 @@ impl Repository {
         std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
     }
 
+    /// Why a chunk is not to be found that no index run knows.
+    pub(crate) fn why_unknown(&self) -> String {
+        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
+        let Some((first, _)) = damaged.first() else {
+            return "no index run knows it; `snapshot verify` tells what it hurts".into();
+        };
+        let more = match damaged.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!(
+            "no index run that can be read knows it, and {first}{more} cannot be read; \
+             `snapshot verify` tells what that hurts"
+        )
+    }
+
     async fn load_run(&self, cx: &OpContext, meta: &ObjectMeta) -> Result<IndexRun> {
         let key = &meta.key;
         let parse = |sealed: &[u8]| -> Result<IndexRun> {
@@ -531,7 +547,7 @@ impl Repository {
     pub async fn read_blob(&self, cx: &OpContext, kind: BlobKind, id: &ChunkId) -> Result<Vec<u8>> {
         let place = self.index().find(id).ok_or_else(|| EngineError::Missing {
             object: format!("chunk {id}"),
-            why: "no index run knows it; `snapshot verify` tells what it hurts".into(),
+            why: self.why_unknown(),
         })?;
         let key = Self::pack_key(&place)?;
         let (offset, length) = (

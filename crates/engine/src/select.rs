@@ -7,6 +7,7 @@
 use backup_core::SnapshotId;
 
 use crate::error::{EngineError, Result};
+use crate::ledger::Rivals;
 use crate::repository::{SnapshotHead, UnreadSnapshot};
 
 /// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`,
@@ -50,6 +51,34 @@ pub fn select<'a>(
         Ok(time) => newest(complete.find(|head| head.meta.time <= time), unread, spec),
         Err(_) => Err(EngineError::NoSnapshot(spec.to_owned())),
     }
+}
+
+/// Which snapshots that are not there could have been meant by a text that chose one of those that
+/// are; none by a text that names it.
+#[must_use]
+pub fn rivals(spec: &str, chosen: &SnapshotHead) -> Option<Rivals> {
+    let since = chosen.meta.time;
+    if spec == "latest" {
+        return Some(Rivals {
+            host: None,
+            since,
+            until: None,
+        });
+    }
+    if spec.starts_with("latest:") {
+        return Some(Rivals {
+            host: Some(chosen.meta.host.clone()),
+            since,
+            until: None,
+        });
+    }
+    // The beginning or the end of an id is no time.
+    let until = spec.parse().ok()?;
+    Some(Rivals {
+        host: None,
+        since,
+        until: Some(until),
+    })
 }
 
 /// The newest of a name, or of a host and a name. Two hosts may well give one name to different

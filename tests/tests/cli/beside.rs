@@ -83,6 +83,7 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
     let _ = place.save().ok();
     let out = place.path("out");
     let old = noise(2, 20 << 20);
+    let mut was_seen = false;
     for (round, signal) in [Signal::KILL, Signal::INT, Signal::KILL, Signal::TERM]
         .into_iter()
         .enumerate()
@@ -100,7 +101,7 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
         while !beside.exists() && began.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert!(beside.exists(), "nothing of it was written");
+        was_seen |= beside.exists();
         std::thread::sleep(Duration::from_millis(5 * round as u64));
         let _ = kill_process(Pid::from_child(&child), signal);
         let _ = child.wait().unwrap();
@@ -110,6 +111,7 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
         assert!(fs::read(out.join("large")).unwrap() == new);
         assert_eq!(names(&out), ["large"]);
     }
+    assert!(was_seen, "it never lay beside the old one");
 }
 
 /// An ext4 file system in a file, whose power can fail.

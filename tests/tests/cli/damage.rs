@@ -425,3 +425,18 @@ fn a_damaged_cache_hurts_nothing() {
     let _ = place.save().ok();
     let _ = verify(&place).ok();
 }
+
+#[test]
+fn a_restore_that_lacks_an_index_run_names_the_one_that_cannot_be_read() {
+    let place = place();
+    // The cache has it, and would hide that it is damaged.
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    let mut names = Vec::new();
+    for run in place.objects("index") {
+        names.extend(harm(&[run], Harm::Flipped));
+    }
+    let run = Run::of(&mut place.restore(["run", "latest:two", "--to", "out"]));
+    assert!([3, 13].contains(&run.code), "{run:?}");
+    let is_named = names.iter().any(|name| run.err.contains(name));
+    assert!(is_named && run.err.contains("snapshot verify"), "{run:?}");
+}

@@ -110,6 +110,20 @@ fn what_goes_wrong_says_what_to_do() {
 }
 
 #[test]
+fn a_host_is_taken_only_for_a_key_that_signs_for_one() {
+    let place = Place::new();
+    for role in ["reader", "verifier", "full"] {
+        let add = ["key", "add", "--new-key-file", "new", "--role", role];
+        let _ = Run::of(place.snapshot(add).args(["--host", "h1"]))
+            .ends(2)
+            .says("leave out --host");
+    }
+    assert!(!place.path("new").exists());
+    let add = ["key", "add", "--new-key-file", "new", "--role", "writer"];
+    let _ = Run::of(place.snapshot(add).args(["--host", "h1"])).ok();
+}
+
+#[test]
 fn quiet_commands_say_nothing_when_all_is_well() {
     let place = saved();
     for args in [

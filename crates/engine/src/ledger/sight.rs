@@ -139,13 +139,13 @@ fn in_order(records: &[Own]) -> Vec<Own> {
 }
 
 /// The keys of hosts, each derived once.
-struct Keys<'a> {
+pub(super) struct Keys<'a> {
     repo: &'a Repository,
     known: HashMap<HostId, Option<HmacKey>>,
 }
 
 impl<'a> Keys<'a> {
-    fn new(repo: &'a Repository) -> Self {
+    pub(super) fn new(repo: &'a Repository) -> Self {
         Self {
             repo,
             known: HashMap::new(),
@@ -153,7 +153,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Whether the host of a record signed it; nothing where its key is not at hand.
-    fn genuine(&mut self, line: &Line) -> Option<bool> {
+    pub(super) fn genuine(&mut self, line: &Line) -> Option<bool> {
         let host = &line.record().host;
         if !self.known.contains_key(host) {
             let key = self.repo.keys().ledger_key(host).ok();

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
+use super::begun::Begun;
 use super::opened::{Claim, Claimed, Opened};
 use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
 use crate::error::{EngineError, Result};
@@ -21,6 +22,8 @@ use crate::index_set::Place;
 use crate::repository::Repository;
 use crate::store::cpu_threads;
 
+/// Tasks that wait for a worker.
+const QUEUED: usize = 2;
 /// Findings that are kept.
 pub(super) const MOST_FINDINGS: usize = 10_000;
 
@@ -40,6 +43,9 @@ pub(super) struct Workers<'a> {
     findings: Mutex<Vec<Finding>>,
     failure: Mutex<Option<EngineError>>,
     opened: Opened,
+    /// How many threads there are to be.
+    count: usize,
+    pub(super) begun: Begun,
     fetched: AtomicU64,
 }
 
@@ -103,8 +109,11 @@ impl<'a> Workers<'a> {
         cx: &'a OpContext,
         restore: &'a dyn Restore,
     ) -> Result<Self> {
-        // Files are open from when they are begun: few windows may be under way.
-        let (tasks, source) = bounded(2);
+        let (tasks, source) = bounded(QUEUED);
+        let count = cpu_threads(cx)
+            .max(2)
+            .min(cx.limits.memory_bytes / (16 << 20))
+            .max(1);
         Ok(Self {
             repo,
             cx,
@@ -115,6 +124,9 @@ impl<'a> Workers<'a> {
             findings: Mutex::default(),
             failure: Mutex::default(),
             opened: Opened::default(),
+            count,
+            // Each of them may be at a window of its own; one more is being collected.
+            begun: Begun::of_this_process(count + QUEUED + 1),
             fetched: AtomicU64::new(0),
         })
     }
@@ -123,15 +135,11 @@ impl<'a> Workers<'a> {
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
     ) -> Result<Running<'scope, 'a>> {
-        let count = cpu_threads(self.cx)
-            .max(2)
-            .min(self.cx.limits.memory_bytes / (16 << 20))
-            .max(1);
         let mut threads = Vec::new();
         // Only the workers hold the end where tasks come out: when the last of them is gone, however
         // it went, nobody waits for one to take a task.
         let source = lock(&self.source).take();
-        for number in 0..count {
+        for number in 0..self.count {
             let source = source.clone();
             let thread = std::thread::Builder::new()
                 .name(format!("restore-{number}"))
@@ -189,6 +197,15 @@ impl<'a> Workers<'a> {
         }
     }
 
+    /// Waits until enough of the begun files were finished for a window of others. All of their parts
+    /// must have been sent.
+    pub(super) fn wait_for_room(&self) -> Result<()> {
+        while !self.begun.wait() {
+            self.check()?;
+        }
+        Ok(())
+    }
+
     /// Whether everything that was sent was done; for when the workers have ended.
     pub(super) fn done(&self) -> Result<()> {
         lock(&self.failure).take().map_or(Ok(()), Err)
@@ -197,11 +214,12 @@ impl<'a> Workers<'a> {
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
-            self.lose(
-                &chunk,
-                FindingKind::Missing,
-                "no index run knows its content",
+            let why = format!(
+                "chunk {} of it is missing: {}",
+                chunk.id,
+                self.repo.why_unknown()
             );
+            self.lose(&chunk, FindingKind::Missing, &why);
         }
         for range in ranges {
             self.put(Task::Range(range))?;
@@ -394,6 +412,7 @@ impl<'a> Workers<'a> {
         if let Err(error) = self.restore.finish(self.cx, &job.entry, writer, outcome) {
             self.found_target(&job.entry, &error);
         }
+        self.begun.one_less();
         self.cx.tell(Event::Advanced {
             stage: Stage::Write,
             entries: 1,

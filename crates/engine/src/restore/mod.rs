@@ -5,6 +5,7 @@
 //! need it. Worker threads fetch, open, check and write; a bad chunk fails its own files only.
 //! Memory is bounded by the window and the workers, whatever the size of the snapshot.
 
+mod begun;
 mod evidence;
 mod fetch;
 mod held;
@@ -20,6 +21,7 @@ use backup_core::{
     OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
     RestoreRequest, Severity, Stage, StreamWriter, Target, TargetError,
 };
+use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
@@ -184,7 +186,26 @@ pub async fn dry_run(
 
 /// What is said of an entry that a target cannot take.
 fn failure(entry: &RestoreEntry, error: &TargetError) -> Finding {
-    Finding::entry(FindingKind::Unreadable, &entry.path, error.to_string())
+    let mut detail = error.to_string();
+    if let Some(remedy) = remedy(error) {
+        detail = format!("{detail}; {remedy}");
+    }
+    Finding::entry(FindingKind::Unreadable, &entry.path, detail)
+}
+
+/// What to do about a place that takes no entry for a reason which the system's words do not tell.
+fn remedy(error: &TargetError) -> Option<&'static str> {
+    match error.os_error().map(Errno::from_raw_os_error)? {
+        Errno::BUSY => Some(
+            "something is mounted there or holds it, so that it cannot be replaced: a file can be \
+             overwritten where it is (--in-place)",
+        ),
+        Errno::PERM => Some(
+            "it or its folder may be immutable: `lsattr -d` shows an i then, and `chattr -i` takes \
+             it away",
+        ),
+        _ => None,
+    }
 }
 
 fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> {
@@ -297,7 +318,7 @@ async fn carry_out(
                 job,
                 restore: running,
                 workers: &workers,
-                window: Window::default(),
+                window: Window::of(workers.begun.batch()),
                 pending: VecDeque::new(),
                 nameless: Vec::new(),
                 lost_pages: 0,
@@ -458,6 +479,11 @@ impl Driver<'_> {
             }
             Err(error) => return Err(error),
         };
+        if !self.workers.begun.has_room() {
+            // What is to be waited for must be under way to its end.
+            self.send_window()?;
+            self.workers.wait_for_room()?;
+        }
         let job = FileJob::new(wanted, &extents);
         if !self.begin(&job, &extents).await {
             return Ok(());
@@ -480,6 +506,7 @@ impl Driver<'_> {
                     return false;
                 }
                 job.began(EntryWriter::Positional(writer));
+                self.workers.begun.one_more();
                 return true;
             }
             Ok(EntryWriter::Stream(mut stream)) => {
@@ -540,8 +567,7 @@ impl Driver<'_> {
     }
 
     fn send_window(&mut self) -> Result<()> {
-        let window = std::mem::take(&mut self.window);
-        self.workers.send(window)
+        self.workers.send(self.window.take())
     }
 
     fn at_once(&self, entry: &RestoreEntry) {

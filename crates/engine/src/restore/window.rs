@@ -16,8 +16,8 @@ use crate::index_set::{IndexSet, Place};
 const WINDOW_BYTES: u64 = 1 << 30;
 /// Parts of a window, of some 40 bytes each.
 const WINDOW_PARTS: usize = 1 << 16;
-/// Files of a window; they are open, and a process may open about a thousand.
-const WINDOW_FILES: usize = 128;
+/// Files of a window, unless the bound of begun files asks for less; see [`super::begun`].
+pub(super) const WINDOW_FILES: usize = 128;
 /// Gaps up to this are read over rather than asked for apart.
 const GAP: u64 = 256 << 10;
 /// Longest range that is fetched at once.
@@ -108,15 +108,33 @@ pub(super) struct RangeJob {
 }
 
 /// Parts collected so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Window {
     chunks: HashMap<ChunkId, ChunkJob>,
     bytes: u64,
     parts: usize,
     files: usize,
+    most_files: usize,
 }
 
 impl Window {
+    /// An empty one for so many files.
+    pub(super) fn of(most_files: usize) -> Self {
+        Self {
+            chunks: HashMap::new(),
+            bytes: 0,
+            parts: 0,
+            files: 0,
+            most_files,
+        }
+    }
+
+    /// What was collected; an empty one takes its place.
+    pub(super) fn take(&mut self) -> Self {
+        let empty = Self::of(self.most_files);
+        std::mem::replace(self, empty)
+    }
+
     /// Adds the parts of a file, sending full windows away as they come; says whether it has any.
     pub(super) fn add(
         &mut self,
@@ -137,7 +155,7 @@ impl Window {
             {
                 has_any = true;
                 if self.is_full() {
-                    send(std::mem::take(self))?;
+                    send(self.take())?;
                     self.files = 1;
                 }
                 let part = Part {
@@ -169,7 +187,7 @@ impl Window {
     pub(super) const fn is_full(&self) -> bool {
         self.bytes >= WINDOW_BYTES
             || self.parts >= WINDOW_PARTS
-            || (self.files >= WINDOW_FILES && self.parts > 0)
+            || (self.files >= self.most_files && self.parts > 0)
     }
 
     /// The ranges to fetch, and the chunks that no index knows.

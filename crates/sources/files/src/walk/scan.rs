@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use backup_core::{
-    Body, Entry, EntryKind, EntryPath, Finding, FindingKind, Severity, StreamProfile,
+    Body, Entry, EntryKind, EntryPath, Finding, FindingKind, Severity, StreamProfile, at_limit,
 };
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, openat, statat};
 
@@ -71,7 +71,10 @@ impl Walker {
             io::ErrorKind::NotFound => (Severity::Warning, FindingKind::Vanished),
             _ => (Severity::Error, FindingKind::Unreadable),
         };
-        let detail = format!("{what}: {cause}");
+        let mut detail = format!("{what}: {cause}");
+        if let Some(remedy) = cause.raw_os_error().and_then(at_limit) {
+            detail = format!("{detail}; {remedy}");
+        }
         self.shared.findings.add(Finding {
             severity,
             ..Finding::entry(kind, path, detail)

@@ -1,0 +1,178 @@
+//! Snapshots that the ledger knows and that are gone from the tier.
+//!
+//! Whoever asks for the newest snapshot must not get an older one because somebody took the newest
+//! away. What is missing shows in no listing; but it was recorded, and its end would have been too.
+
+use std::collections::{BTreeMap, HashSet};
+
+use backup_core::{ErrorKind, HostId, OpContext, SnapshotId};
+use backup_format::layout;
+use backup_integrity::ledger::{Line, Op, RawLine};
+use futures::TryStreamExt as _;
+use jiff::{SignedDuration, Timestamp};
+
+use super::sight::Keys;
+use super::tier;
+use crate::error::Result;
+use crate::repository::{Repository, name};
+
+/// Records are looked at from the end on until so many in a row are too old.
+const BATCH: usize = 16;
+/// So far the clocks of hosts may be apart.
+const MARGIN: SignedDuration = SignedDuration::from_hours(24);
+
+/// Which snapshots could have been meant where another was chosen. Records tell no names of lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rivals {
+    /// Only those of this host.
+    pub host: Option<HostId>,
+    /// Only those that were finished since then: when the chosen one was begun.
+    pub since: Timestamp,
+    /// Only those that were finished by then.
+    pub until: Option<Timestamp>,
+}
+
+/// A snapshot that is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoneSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// The host that made it.
+    pub host: HostId,
+    /// When that was recorded.
+    pub recorded: Timestamp,
+}
+
+/// The newest of some snapshots that the ledger knows, that nobody forgot, and that is gone from
+/// the tier; `there` are those that were found on it.
+///
+/// Of records that this host has a copy of, none is read; of the others those alone that are young
+/// enough.
+///
+/// # Errors
+/// Those of the tier.
+pub async fn gone(
+    repo: &Repository,
+    cx: &OpContext,
+    rivals: &Rivals,
+    there: &HashSet<SnapshotId>,
+) -> Result<Option<GoneSnapshot>> {
+    let first = look(repo, cx, rivals, there).await?;
+    if first.is_none() {
+        return Ok(None);
+    }
+    // It may have been forgotten between the look into the ledger and the one at the tier; that was
+    // recorded before it went.
+    look(repo, cx, rivals, there).await
+}
+
+async fn look(
+    repo: &Repository,
+    cx: &OpContext,
+    rivals: &Rivals,
+    there: &HashSet<SnapshotId>,
+) -> Result<Option<GoneSnapshot>> {
+    let mut told = Told {
+        keys: Keys::new(repo),
+        rivals,
+        made: BTreeMap::new(),
+        forgotten: HashSet::new(),
+    };
+    let copied = told.copy(repo);
+    let oldest = (rivals.since.checked_sub(MARGIN)).unwrap_or(Timestamp::MIN);
+    let mut numbers = tier::numbers(repo, cx, copied).await?;
+    while !numbers.is_empty() {
+        let batch = numbers.split_off(numbers.len().saturating_sub(BATCH));
+        let mut lines = Box::pin(tier::lines(repo, cx, batch));
+        let mut is_young = false;
+        while let Some((number, found)) = lines.try_next().await? {
+            // What cannot be read tells nothing; verification names it.
+            if let Ok(line) = tier::record(number, found) {
+                is_young |= line.record().time >= oldest;
+                told.take(&line);
+            }
+        }
+        if !is_young {
+            break;
+        }
+    }
+    let Told {
+        made, forgotten, ..
+    } = told;
+    for gone in made.into_values().rev() {
+        let is_known = there.contains(&gone.id) || forgotten.contains(&gone.id);
+        if !is_known && is_missing(repo, cx, gone.id).await? {
+            return Ok(Some(gone));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a snapshot is not there now: it may have been made since the others were listed.
+async fn is_missing(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What records say of the snapshots.
+struct Told<'a> {
+    keys: Keys<'a>,
+    rivals: &'a Rivals,
+    made: BTreeMap<SnapshotId, GoneSnapshot>,
+    forgotten: HashSet<SnapshotId>,
+}
+
+impl Told<'_> {
+    /// Takes what this host's copy says; gives the number of its last record.
+    fn copy(&mut self, repo: &Repository) -> u64 {
+        let mut last = 0;
+        // A copy that cannot be read is as if there were none.
+        let copied = repo.ledger_copy().and_then(|copy| copy.lines().ok());
+        let Some(mut lines) = copied.flatten() else {
+            return last;
+        };
+        while let Ok(Some(line)) = lines.next_line() {
+            if let RawLine::Whole(line) = line
+                && let Ok(line) = Line::parse(line)
+            {
+                last = last.max(line.head().seq);
+                self.take(&line);
+            }
+        }
+        last
+    }
+
+    fn take(&mut self, line: &Line) {
+        let record = line.record();
+        let fits = |id: &SnapshotId| {
+            let finished = i64::try_from(id.millis()).unwrap_or(i64::MAX);
+            let until = self
+                .rivals
+                .until
+                .map_or(i64::MAX, Timestamp::as_millisecond);
+            (self.rivals.since.as_millisecond()..=until).contains(&finished)
+        };
+        let Some(id) = record.snapshot.filter(fits) else {
+            return;
+        };
+        // Whoever opens the ledger can write a record in the name of any host.
+        if self.keys.genuine(line) == Some(false) {
+            return;
+        }
+        if record.op == Op::FORGET {
+            self.forgotten.insert(id);
+        } else if record.op == Op::SNAPSHOT
+            && (self.rivals.host.as_ref()).is_none_or(|host| *host == record.host)
+        {
+            let gone = GoneSnapshot {
+                id,
+                host: record.host.clone(),
+                recorded: record.time,
+            };
+            self.made.entry(id).or_insert(gone);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Snapshots that somebody took away by hand: nothing older is given in their place without a word.
+
+use std::fs;
+
+use backup_tests::{Place, Run};
+
+/// Saves a file with this content, for a name; gives the id.
+fn saved(place: &Place, name: &str, content: &str) -> String {
+    place.write("file", content);
+    let mut save = place.snapshot(["save", "--json", "data", "--name", name]);
+    let saved = Run::of(&mut save).ok().of_type("saved").remove(0);
+    saved["id"].as_str().unwrap().to_owned()
+}
+
+/// Takes a snapshot's object away; gives its bytes and where they were.
+fn take_away(place: &Place, id: &str) -> (std::path::PathBuf, Vec<u8>) {
+    let object = (place.objects("snap").into_iter()).find(|path| path.ends_with(id));
+    let object = object.unwrap();
+    let bytes = fs::read(&object).unwrap();
+    fs::remove_file(&object).unwrap();
+    (object, bytes)
+}
+
+fn time_of(place: &Place, id: &str) -> String {
+    let shown = Run::of(&mut place.snapshot(["show", "--json", id])).ok();
+    let shown = shown.of_type("snapshot").remove(0);
+    shown["time"].as_str().unwrap().to_owned()
+}
+
+fn forget_local(place: &Place) {
+    for folder in ["cache", "state"] {
+        let _ = fs::remove_dir_all(place.path(folder));
+    }
+}
+
+#[test]
+fn nothing_older_is_taken_for_a_newest_snapshot_that_is_gone() {
+    let place = Place::new();
+    let old = saved(&place, "a", "old");
+    let host = Run::of(&mut place.snapshot(["show", "--json", &old])).ok();
+    let host = host.of_type("snapshot").remove(0)["host"].clone();
+    let before = time_of(&place, &old);
+    let newest = saved(&place, "a", "new");
+    let add = ["key", "add", "--new-key-file", "reader", "--role", "reader"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let (object, bytes) = take_away(&place, &newest);
+    let of_host = format!("latest:{}:a", host.as_str().unwrap());
+    // With this host's copy of the ledger, and from what is on the tier alone.
+    for has_copy in [true, false] {
+        if !has_copy {
+            forget_local(&place);
+        }
+        for spec in ["latest", "latest:a", &of_host, "2100-01-01"] {
+            let run = Run::of(&mut place.restore(["run", spec, "--to", "out"])).ends(13);
+            assert!(run.err.contains(&newest), "{spec}: {}", run.err);
+            assert!(run.err.contains("ledger verify"), "{spec}: {}", run.err);
+        }
+        let reader = ["ls", "latest", "--key-file", "reader"];
+        let _ = Run::of(&mut place.restore(reader)).ends(13).says(&newest);
+        for args in [["show"], ["hold"], ["forget"], ["verify"]] {
+            let run = Run::of(place.snapshot(args).arg("latest"));
+            let _ = run.ends(13).says(&newest);
+        }
+    }
+    assert!(!place.path("out").exists());
+    // What names the older one gives it.
+    for spec in [&old, &before] {
+        let _ = Run::of(&mut place.restore(["ls", spec])).ok();
+    }
+    fs::write(object, bytes).unwrap();
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out"])).ok();
+    // What is gone and older than the newest is for verification to tell.
+    let _ = take_away(&place, &newest);
+    let _ = saved(&place, "a", "newer");
+    let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out2"])).ok();
+}
+
+#[test]
+fn a_snapshot_that_was_forgotten_or_never_recorded_is_not_missed() {
+    let place = Place::new();
+    let _ = saved(&place, "a", "old");
+    let second = saved(&place, "a", "new");
+    let _ = Run::of(&mut place.snapshot(["forget", &second])).ok();
+    let list = || {
+        let listed = Run::of(&mut place.restore(["ls", "latest"])).ok();
+        assert_eq!(listed.err, "");
+    };
+    list();
+    forget_local(&place);
+    list();
+    // As a run leaves it that is killed before it could record its snapshot.
+    let third = saved(&place, "a", "newest");
+    fs::remove_file(place.objects("ledger").pop().unwrap()).unwrap();
+    let _ = take_away(&place, &third);
+    forget_local(&place);
+    list();
+}
+
+#[test]
+fn a_ledger_that_cannot_be_read_keeps_nobody_from_the_newest() {
+    let place = Place::new();
+    let _ = saved(&place, "a", "old");
+    for record in place.objects("ledger") {
+        fs::remove_file(&record).unwrap();
+        fs::write(&record, b"something else").unwrap();
+    }
+    forget_local(&place);
+    let _ = Run::of(&mut place.restore(["ls", "latest"])).ok();
+    fs::remove_dir_all(place.repo().join("ledger")).unwrap();
+    fs::write(place.repo().join("ledger"), b"no folder").unwrap();
+    let _ = Run::of(&mut place.restore(["ls", "latest"])).ok();
+}
