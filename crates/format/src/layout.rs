@@ -4,7 +4,11 @@
 //! config/<n>                create-only; what the repository is
 //! keys/<sha256>             key slots
 //! sessions/<ulid>           a writing session and its wrapped data key
-//! sessions/<ulid>.done      the session ended; nothing relies on it
+//! sessions/<ulid>.done      the session ended
+//! sessions/<ulid>.revoked   the session must ask for a verdict
+//! verdicts/<ulid>           which snapshots of a session count
+//! gc/<n>                    a generation of the collection: packs that it condemns
+//! gc/<n>.done               which of them are dead
 //! data/<aa>/<sha256>        packs of content
 //! meta/<aa>/<sha256>        packs of pages and lineage
 //! index/<sha256>            index runs
@@ -68,6 +72,38 @@ pub fn session(id: SessionId) -> Result<ObjectKey, KeyError> {
 /// As [`config`].
 pub fn session_done(id: SessionId) -> Result<ObjectKey, KeyError> {
     key(format!("sessions/{id}.done"))
+}
+
+/// `sessions/<ulid>.revoked`.
+///
+/// # Errors
+/// As [`config`].
+pub fn session_revoked(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("sessions/{id}.revoked"))
+}
+
+/// `verdicts/<ulid>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn verdict(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("verdicts/{id}"))
+}
+
+/// `gc/<n>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn condemned(generation: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("gc/{generation}"))
+}
+
+/// `gc/<n>.done`.
+///
+/// # Errors
+/// As [`config`].
+pub fn dead(generation: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("gc/{generation}.done"))
 }
 
 /// `data/<aa>/<sha256>` or `meta/<aa>/<sha256>`.
@@ -146,6 +182,50 @@ pub fn session_id(name: &ObjectKey) -> Option<SessionId> {
     (session(id).ok().as_ref() == Some(name)).then_some(id)
 }
 
+/// The session that a [`session_done`] tells of.
+#[must_use]
+pub fn session_done_id(name: &ObjectKey) -> Option<SessionId> {
+    marked(name, ".done", session_done)
+}
+
+/// The session that a [`session_revoked`] tells of.
+#[must_use]
+pub fn session_revoked_id(name: &ObjectKey) -> Option<SessionId> {
+    marked(name, ".revoked", session_revoked)
+}
+
+fn marked(
+    name: &ObjectKey,
+    word: &str,
+    of: fn(SessionId) -> Result<ObjectKey, KeyError>,
+) -> Option<SessionId> {
+    let id = name.as_str().strip_prefix("sessions/")?;
+    let id = id.strip_suffix(word)?.parse().ok()?;
+    (of(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The session that a [`verdict`] is on.
+#[must_use]
+pub fn verdict_id(name: &ObjectKey) -> Option<SessionId> {
+    let id = name.as_str().strip_prefix("verdicts/")?.parse().ok()?;
+    (verdict(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The number of a generation that is [`condemned`].
+#[must_use]
+pub fn condemned_number(name: &ObjectKey) -> Option<u32> {
+    let number = name.as_str().strip_prefix("gc/")?.parse().ok()?;
+    (condemned(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
+/// The number of a generation that is decided: of a [`dead`].
+#[must_use]
+pub fn dead_number(name: &ObjectKey) -> Option<u32> {
+    let number = name.as_str().strip_prefix("gc/")?;
+    let number = number.strip_suffix(".done")?.parse().ok()?;
+    (dead(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
 /// The id of a [`snapshot`].
 #[must_use]
 pub fn snapshot_id(name: &ObjectKey) -> Option<SnapshotId> {
@@ -189,14 +269,16 @@ pub fn is_pack(name: &ObjectKey) -> bool {
 pub fn is_object(name: &ObjectKey) -> bool {
     let plain = name.as_str();
     let refs = plain.strip_prefix("refs/").and_then(|id| id.parse().ok());
-    let done = plain
-        .strip_suffix(".done")
-        .and_then(|open| key(open.into()).ok());
     is_pack(name)
         || is_index(name)
         || snapshot_id(name).is_some()
         || refs.is_some_and(|id| self::refs(id).is_ok_and(|refs| refs == *name))
-        || session_id(done.as_ref().unwrap_or(name)).is_some()
+        || session_id(name).is_some()
+        || session_done_id(name).is_some()
+        || session_revoked_id(name).is_some()
+        || verdict_id(name).is_some()
+        || condemned_number(name).is_some()
+        || dead_number(name).is_some()
         || config_number(name).is_some()
         || ledger_number(name).is_some()
         || hold_id(name).is_some()
@@ -244,6 +326,10 @@ mod tests {
             hold(id),
             super::session(session),
             session_done(session),
+            session_revoked(session),
+            verdict(session),
+            condemned(0),
+            dead(17),
             config(1),
             ledger(7),
         ] {
@@ -271,6 +357,13 @@ mod tests {
         assert_eq!(hold_id(&hold(id).unwrap()), Some(id));
         assert_eq!(session_id(&super::session(session).unwrap()), Some(session));
         assert_eq!(config_number(&config(17).unwrap()), Some(17));
+        let done = session_done(session).unwrap();
+        assert_eq!(session_done_id(&done), Some(session));
+        let revoked = session_revoked(session).unwrap();
+        assert_eq!(session_revoked_id(&revoked), Some(session));
+        assert_eq!(verdict_id(&verdict(session).unwrap()), Some(session));
+        assert_eq!(condemned_number(&condemned(17).unwrap()), Some(17));
+        assert_eq!(dead_number(&dead(0).unwrap()), Some(0));
         assert!(is_slot(&slot(b"a").unwrap()) && is_index(&index(b"a").unwrap()));
         let lower = id.to_string().to_lowercase();
         let others = [
@@ -282,6 +375,13 @@ mod tests {
             format!("holds/{lower}"),
             format!("sessions/{lower}"),
             format!("sessions/{id}.done"),
+            format!("sessions/{lower}.done"),
+            format!("sessions/{id}.done.done"),
+            format!("verdicts/{lower}"),
+            format!("verdicts/{id}.done"),
+            "gc/01".into(),
+            "gc/+1".into(),
+            "gc/x.done".into(),
             "config/01".into(),
             "config/4294967296".into(),
             format!("keys/{}", "AB".repeat(32)),
@@ -293,6 +393,11 @@ mod tests {
             assert_eq!(hold_id(&name), None, "{other}");
             assert_eq!(session_id(&name), None, "{other}");
             assert_eq!(config_number(&name), None, "{other}");
+            assert_eq!(session_revoked_id(&name), None, "{other}");
+            assert_eq!(verdict_id(&name), None, "{other}");
+            assert_eq!(condemned_number(&name), None, "{other}");
+            assert_eq!(dead_number(&name), None, "{other}");
+            assert!(!is_object(&name), "{other}");
             assert!(!is_slot(&name) && !is_index(&name), "{other}");
         }
     }

@@ -97,6 +97,16 @@ pub enum ObjectKind {
     Cache = 6,
     /// The header at the end of a pack.
     PackHeader = 7,
+    /// `sessions/….done`
+    SessionDone = 8,
+    /// `sessions/….revoked`
+    SessionRevoked = 9,
+    /// `verdicts/…`
+    Verdict = 10,
+    /// `gc/<n>`
+    Condemned = 11,
+    /// `gc/<n>.done`
+    Dead = 12,
 }
 
 impl ObjectKind {
@@ -106,9 +116,10 @@ impl ObjectKind {
         match self {
             Self::Session => 32 << 10,
             Self::Ledger => 64 << 10,
+            Self::SessionDone | Self::SessionRevoked | Self::Verdict => 256 << 10,
             Self::PackHeader => 16 << 20,
             Self::Snapshot => 64 << 20,
-            Self::IndexRun | Self::Refs | Self::Cache => MAX_OBJECT,
+            Self::IndexRun | Self::Refs | Self::Cache | Self::Condemned | Self::Dead => MAX_OBJECT,
         }
     }
 
