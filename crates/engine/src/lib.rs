@@ -33,6 +33,7 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod collect;
 mod configs;
 mod past;
 mod patient;

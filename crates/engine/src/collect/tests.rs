@@ -1,0 +1,1 @@
+//! What needs a look inside; the rest is in `tests/collect/`.
