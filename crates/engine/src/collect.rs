@@ -125,7 +125,7 @@ impl Repository {
         Err(EngineError::damaged(key, why))
     }
 
-    async fn generation(&self, cx: &OpContext, key: &ObjectKey) -> Result<PackList> {
+    pub(crate) async fn generation(&self, cx: &OpContext, key: &ObjectKey) -> Result<PackList> {
         // They never change. A copy that is damaged is as if there were none.
         let cached = self.cache().read(key.as_str());
         if let Some(list) = cached.and_then(|sealed| self.open_generation(key, &sealed).ok()) {

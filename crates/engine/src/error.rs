@@ -16,6 +16,17 @@ use crate::known::Known;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// It cannot be told what snapshots use, so nothing is deleted.
+    #[error("nothing was deleted: {0}")]
+    Unprunable(String),
+    /// More would be deleted than was allowed.
+    #[error("{bytes} of {of} bytes would be deleted, which is more than is allowed at once")]
+    DropsTooMuch {
+        /// What nothing uses.
+        bytes: u64,
+        /// What there is.
+        of: u64,
+    },
     /// The tier could not do what it was asked.
     #[error(transparent)]
     Sink(#[from] SinkError),

@@ -20,6 +20,7 @@ pub mod known;
 pub mod ledger;
 pub mod lineage;
 pub mod lost;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod select;

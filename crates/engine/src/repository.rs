@@ -341,6 +341,14 @@ impl Repository {
         *self.dead.lock().unwrap_or_else(unpoison) = dead;
     }
 
+    /// The runs of the index with their names, as loaded.
+    pub(crate) fn loaded_runs(&self) -> Vec<(ObjectKey, Arc<IndexRun>)> {
+        let runs = self.runs.lock().unwrap_or_else(unpoison);
+        runs.iter()
+            .map(|(key, run)| (key.clone(), run.clone()))
+            .collect()
+    }
+
     /// The index runs that could not be opened when the index was loaded, once.
     #[must_use]
     pub fn take_damaged_runs(&self) -> Vec<(ObjectKey, EngineError)> {

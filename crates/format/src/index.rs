@@ -66,16 +66,34 @@ impl RunBuilder {
         let number = self.packs.len() as u32;
         self.packs.push(PackRef { id, size });
         for blob in blobs {
-            let mut entry = [0u8; ENTRY];
-            entry[..16].copy_from_slice(&blob.id.prefix());
-            entry[16..20].copy_from_slice(&number.to_le_bytes());
-            entry[20..24].copy_from_slice(&blob.offset.to_le_bytes());
-            entry[24..28].copy_from_slice(&blob.stored.to_le_bytes());
-            entry[27] = blob.kind as u8;
-            entry[28..32].copy_from_slice(&blob.raw.to_le_bytes());
-            self.entries.push(entry);
+            let located = Located {
+                entry: 0,
+                pack: number,
+                kind: blob.kind,
+                offset: blob.offset,
+                stored: blob.stored,
+                raw: blob.raw,
+            };
+            self.entries.push(entry_of(&blob.id.prefix(), &located));
         }
         Ok(())
+    }
+
+    /// Adds a pack and what another run knows of it: the first halves of ids and places.
+    pub fn add_known(
+        &mut self,
+        pack: PackRef,
+        blobs: impl IntoIterator<Item = ([u8; 16], Located)>,
+    ) {
+        let number = self.packs.len() as u32;
+        self.packs.push(pack);
+        for (prefix, located) in blobs {
+            let located = Located {
+                pack: number,
+                ..located
+            };
+            self.entries.push(entry_of(&prefix, &located));
+        }
     }
 
     /// How many entries there are.
@@ -219,6 +237,18 @@ impl IndexRun {
     pub fn iter(&self) -> impl Iterator<Item = ([u8; 16], Located)> + '_ {
         (0..self.count).filter_map(|number| decode(number, self.entry(number)).ok())
     }
+}
+
+/// The bytes of an entry; its lengths fit, or it was refused before.
+fn entry_of(prefix: &[u8; 16], located: &Located) -> [u8; ENTRY] {
+    let mut entry = [0u8; ENTRY];
+    entry[..16].copy_from_slice(prefix);
+    entry[16..20].copy_from_slice(&located.pack.to_le_bytes());
+    entry[20..24].copy_from_slice(&located.offset.to_le_bytes());
+    entry[24..28].copy_from_slice(&located.stored.to_le_bytes());
+    entry[27] = located.kind as u8;
+    entry[28..32].copy_from_slice(&located.raw.to_le_bytes());
+    entry
 }
 
 fn decode(number: usize, entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), WireError> {

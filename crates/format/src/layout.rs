@@ -13,6 +13,7 @@
 //! meta/<aa>/<sha256>        packs of pages and lineage
 //! index/<sha256>            index runs
 //! refs/<ulid>               what a snapshot uses
+//! refs/<ulid>.<n>           the same, after some of it was copied into other packs
 //! snap/<yyyymm>/<ulid>      snapshots: the only commit point
 //! holds/<ulid>              a snapshot that may not be forgotten
 //! ledger/<n>                records of the ledger, n of 12 digits
@@ -131,6 +132,14 @@ pub fn refs(id: SnapshotId) -> Result<ObjectKey, KeyError> {
     key(format!("refs/{id}"))
 }
 
+/// `refs/<ulid>.<n>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn moved_refs(id: SnapshotId, number: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("refs/{id}.{number}"))
+}
+
 /// `snap/<yyyymm>/<ulid>`, the month (UTC) being that of the id.
 ///
 /// # Errors
@@ -233,6 +242,18 @@ pub fn snapshot_id(name: &ObjectKey) -> Option<SnapshotId> {
     (snapshot(id).ok().as_ref() == Some(name)).then_some(id)
 }
 
+/// The snapshot that a [`refs`] or [`moved_refs`] is of, and the number of the latter.
+#[must_use]
+pub fn refs_id(name: &ObjectKey) -> Option<(SnapshotId, Option<u32>)> {
+    let id = name.as_str().strip_prefix("refs/")?;
+    let (id, number) = match id.split_once('.') {
+        None => (id.parse().ok()?, None),
+        Some((id, number)) => (id.parse().ok()?, Some(number.parse().ok()?)),
+    };
+    let own = number.map_or_else(|| refs(id), |number| moved_refs(id, number));
+    (own.ok().as_ref() == Some(name)).then_some((id, number))
+}
+
 /// The id of a [`hold`].
 #[must_use]
 pub fn hold_id(name: &ObjectKey) -> Option<SnapshotId> {
@@ -252,6 +273,18 @@ pub fn is_index(name: &ObjectKey) -> bool {
     is_digest_below(name, "index/")
 }
 
+/// The id of a [`pack`].
+#[must_use]
+pub fn pack_id(name: &ObjectKey) -> Option<PackId> {
+    let digest = name.as_str().rsplit('/').next().filter(|_| is_pack(name))?;
+    let mut id = [0; 32];
+    let (pairs, _) = digest.as_bytes().as_chunks::<2>();
+    for (byte, pair) in id.iter_mut().zip(pairs) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(PackId(id))
+}
+
 /// Whether it is the name of a [`pack`].
 #[must_use]
 pub fn is_pack(name: &ObjectKey) -> bool {
@@ -267,12 +300,10 @@ pub fn is_pack(name: &ObjectKey) -> bool {
 /// Whether it is a name that only an object of a repository has, key slots aside.
 #[must_use]
 pub fn is_object(name: &ObjectKey) -> bool {
-    let plain = name.as_str();
-    let refs = plain.strip_prefix("refs/").and_then(|id| id.parse().ok());
     is_pack(name)
         || is_index(name)
         || snapshot_id(name).is_some()
-        || refs.is_some_and(|id| self::refs(id).is_ok_and(|refs| refs == *name))
+        || refs_id(name).is_some()
         || session_id(name).is_some()
         || session_done_id(name).is_some()
         || session_revoked_id(name).is_some()
@@ -322,6 +353,7 @@ mod tests {
             pack(PackId([0xab; 32]), true),
             index(b"a"),
             refs(id),
+            moved_refs(id, 3),
             snapshot(id),
             hold(id),
             super::session(session),
@@ -336,6 +368,8 @@ mod tests {
             let object = object.unwrap();
             assert!(is_object(&object), "{object}");
         }
+        let mixed = PackId(std::array::from_fn(|n| n as u8 * 7));
+        assert_eq!(pack_id(&pack(mixed, true).unwrap()), Some(mixed));
         let stray = pack(PackId([0xab; 32]), false).unwrap().to_string();
         for other in [
             "data/holiday.jpg",
@@ -364,6 +398,8 @@ mod tests {
         assert_eq!(verdict_id(&verdict(session).unwrap()), Some(session));
         assert_eq!(condemned_number(&condemned(17).unwrap()), Some(17));
         assert_eq!(dead_number(&dead(0).unwrap()), Some(0));
+        assert_eq!(refs_id(&refs(id).unwrap()), Some((id, None)));
+        assert_eq!(refs_id(&moved_refs(id, 3).unwrap()), Some((id, Some(3))));
         assert!(is_slot(&slot(b"a").unwrap()) && is_index(&index(b"a").unwrap()));
         let lower = id.to_string().to_lowercase();
         let others = [
@@ -374,11 +410,13 @@ mod tests {
             format!("holds/x/{id}"),
             format!("holds/{lower}"),
             format!("sessions/{lower}"),
-            format!("sessions/{id}.done"),
             format!("sessions/{lower}.done"),
             format!("sessions/{id}.done.done"),
             format!("verdicts/{lower}"),
             format!("verdicts/{id}.done"),
+            format!("refs/{id}.01"),
+            format!("refs/{id}."),
+            format!("refs/{lower}.1"),
             "gc/01".into(),
             "gc/+1".into(),
             "gc/x.done".into(),
@@ -395,6 +433,7 @@ mod tests {
             assert_eq!(config_number(&name), None, "{other}");
             assert_eq!(session_revoked_id(&name), None, "{other}");
             assert_eq!(verdict_id(&name), None, "{other}");
+            assert_eq!(refs_id(&name), None, "{other}");
             assert_eq!(condemned_number(&name), None, "{other}");
             assert_eq!(dead_number(&name), None, "{other}");
             assert!(!is_object(&name), "{other}");
