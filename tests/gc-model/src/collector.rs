@@ -65,7 +65,7 @@ pub(crate) enum Step {
     Revoke(u8),
     /// Lists a page of `snap/` for the verdicts.
     ListForVerdicts(u8),
-    /// Creates `sessions/<ulid>.verdict`, or reads the one that is there.
+    /// Creates `verdicts/<ulid>`, or reads the one that is there.
     Judge(u8),
     /// Lists a page of `snap/` for what marks.
     ListForMarks(u8),
@@ -139,8 +139,7 @@ impl Collector {
             if seen.done || seen.revoked {
                 out.push(Step::LookAt(session));
             }
-            let old = set.scope.old_writer && session == 0;
-            if !seen.revoked && !old {
+            if !seen.revoked {
                 out.push(Step::Revoke(session));
             }
         }
@@ -176,9 +175,7 @@ impl Collector {
             Step::ListSessions(number) => {
                 for session in members(page(number)).take_while(|one| at(*one) < SESSIONS) {
                     let seen = tier.sessions[at(session)];
-                    let spared =
-                        !rules.waits_for_old_writers && set.scope.old_writer && session == 0;
-                    if seen.open && !seen.done && !spared {
+                    if seen.open && !seen.done {
                         self.open |= bit(session);
                         self.revoked |= if seen.revoked { bit(session) } else { 0 };
                     }
