@@ -101,7 +101,7 @@ impl Collector {
             At::Idle => Self::begin(tier, set, out),
             At::Condemn => condemn(tier, set, out),
             At::Sessions(page) => out.push(Step::ListSessions(page)),
-            At::Settle => self.settle(tier, set, out),
+            At::Settle => self.settle(tier, out),
             At::Snapshots(page) => out.push(Step::ListForVerdicts(page)),
             At::Verdicts => out.extend(members(self.revoked).next().map(Step::Judge)),
             At::Mark(page) => out.push(Step::ListForMarks(page)),
@@ -133,7 +133,7 @@ impl Collector {
         condemn(tier, set, out);
     }
 
-    fn settle(&self, tier: &Tier, set: &Setting, out: &mut Vec<Step>) {
+    fn settle(&self, tier: &Tier, out: &mut Vec<Step>) {
         for session in members(self.open & !self.revoked) {
             let seen = tier.sessions[at(session)];
             if seen.done || seen.revoked {
