@@ -66,7 +66,8 @@ async fn world() -> World {
     world.keep_one_more().await;
     let mut dump = noise(1000, 2 << 20);
     for edit in 0..30 {
-        dump.splice(edit * 64 << 10..(edit * 64 << 10) + 8, *b"editeded");
+        let at = edit * (64 << 10);
+        dump.splice(at..at + 8, *b"editeded");
     }
     world.write("dump", &dump);
     world.keep_one_more().await;
