@@ -153,17 +153,20 @@ impl Repository {
                 None => false,
             };
             if !is_decided {
-                wanted.push(key);
+                wanted.push(key.clone());
             }
         }
         let mut lists = futures::stream::iter(wanted)
-            .map(|key| async move { (key, self.generation(cx, key).await) })
+            .map(|key| async move {
+                let list = self.generation(cx, &key).await;
+                (key, list)
+            })
             .buffered(self.connections(cx));
         let mut out = Collection::default();
         while let Some((key, list)) = lists.next().await {
             let hint = "as long as it cannot be read, nobody knows which packs are about to be deleted, and nothing can be saved: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
             let packs = list.map_err(|error| with_hint(error, hint))?.packs;
-            match layout::dead_number(key) {
+            match layout::dead_number(&key) {
                 Some(_) => out.dead.extend(packs),
                 None => out.condemned.extend(packs),
             }
@@ -350,4 +353,5 @@ fn adopted(verdict: &Verdict, snapshot: SnapshotId) -> Result<Fate> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

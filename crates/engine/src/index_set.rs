@@ -72,10 +72,8 @@ impl IndexSet {
             .iter()
             .enumerate()
             .flat_map(move |(number, run)| {
-                let found = run
-                    .find_all(&prefix)
-                    .map(move |located| (number, run, located));
-                found
+                run.find_all(&prefix)
+                    .map(move |located| (number, run, located))
             })
             .filter(|(number, _, located)| !self.is_avoided(*number, located.pack as usize))
             .filter_map(|(number, run, located)| {

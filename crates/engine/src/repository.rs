@@ -577,7 +577,8 @@ impl Repository {
                 object: format!("chunk {id}"),
                 why: "no index run knows it; `snapshot verify` tells what it hurts".into(),
             };
-            for place in index.places(&id.prefix()) {
+            let places: Vec<Place> = index.places(&id.prefix()).collect();
+            for place in places {
                 match self.read_place(cx, kind, id, &place).await {
                     Err(error) if error.is_damage() => {
                         // Of damage and loss, damage is told.

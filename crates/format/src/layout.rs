@@ -392,7 +392,10 @@ mod tests {
         assert_eq!(session_id(&super::session(session).unwrap()), Some(session));
         assert_eq!(config_number(&config(17).unwrap()), Some(17));
         let done = session_done(session).unwrap();
-        assert_eq!(session_done_id(&done), Some(session));
+        assert_eq!(
+            (session_id(&done), session_done_id(&done)),
+            (None, Some(session))
+        );
         let revoked = session_revoked(session).unwrap();
         assert_eq!(session_revoked_id(&revoked), Some(session));
         assert_eq!(verdict_id(&verdict(session).unwrap()), Some(session));
@@ -418,7 +421,6 @@ mod tests {
             format!("refs/{id}."),
             format!("refs/{lower}.1"),
             "gc/01".into(),
-            "gc/+1".into(),
             "gc/x.done".into(),
             "config/01".into(),
             "config/4294967296".into(),

@@ -114,9 +114,9 @@ impl ObjectKind {
     #[must_use]
     pub const fn max_raw(self) -> usize {
         match self {
-            Self::Session => 32 << 10,
+            Self::Session | Self::SessionDone | Self::SessionRevoked => 32 << 10,
             Self::Ledger => 64 << 10,
-            Self::SessionDone | Self::SessionRevoked | Self::Verdict => 256 << 10,
+            Self::Verdict => 256 << 10,
             Self::PackHeader => 16 << 20,
             Self::Snapshot => 64 << 20,
             Self::IndexRun | Self::Refs | Self::Cache | Self::Condemned | Self::Dead => MAX_OBJECT,

@@ -27,7 +27,7 @@ pub(super) const MOST_FINDINGS: usize = 10_000;
 enum Task {
     Range(RangeJob),
     /// A chunk that is in none of the places which the index had when the window was made.
-    Elsewhere(ChunkJob),
+    Elsewhere(Box<ChunkJob>),
     Empty(Arc<FileJob>),
 }
 
@@ -199,7 +199,7 @@ impl<'a> Workers<'a> {
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
-            self.put(Task::Elsewhere(chunk))?;
+            self.put(Task::Elsewhere(Box::new(chunk)))?;
         }
         for range in ranges {
             self.put(Task::Range(range))?;

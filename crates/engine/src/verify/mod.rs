@@ -142,6 +142,7 @@ impl Run<'_> {
     /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
     /// snapshots.
     async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
+        self.sessions().await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
         }
@@ -151,7 +152,6 @@ impl Run<'_> {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
         }
-        self.sessions().await?;
         self.unknown_names().await?;
         if self.repo.keys().identities().is_err() {
             // Who cannot read manifests can still see whether there are refs.

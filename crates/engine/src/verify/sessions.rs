@@ -54,12 +54,12 @@ fn check_session(repo: &Repository, key: &ObjectKey, sealed: &[u8]) -> Result<()
 }
 
 impl Run<'_> {
-    /// Sessions with their marks, verdicts, and what was condemned. What is dead is looked for in no
-    /// pack from here on.
+    /// Sessions with their marks, verdicts, and what was condemned. From here on nothing is looked for
+    /// in dead packs.
     pub(super) async fn sessions(&mut self) -> Result<()> {
         let repo = self.repo;
         for key in self.named("sessions/", is_session).await? {
-            let limit = ObjectKind::Verdict.max_sealed();
+            let limit = ObjectKind::Session.max_sealed();
             if let Some(sealed) = self.small(&key, limit).await?
                 && let Err(error) = check_session(repo, &key, &sealed)
             {
@@ -91,17 +91,19 @@ impl Run<'_> {
                 }
             }
         }
-        repo.pass_over(dead);
+        if !dead.is_empty() {
+            // What lay in dead packs may be in others since the index was read.
+            repo.pass_over(dead);
+            repo.refresh_index(self.cx).await?;
+        }
         Ok(())
     }
 
     async fn named(&self, folder: &str, is_known: IsKnown) -> Result<Vec<ObjectKey>> {
         let listed = self.repo.sink().list(self.cx, folder, None);
-        let keys = listed.map_ok(|meta| meta.key).try_filter(|key| {
-            let known = is_known(key);
-            async move { known }
-        });
-        Ok(keys.try_collect().await?)
+        let listed: Vec<_> = listed.try_collect().await?;
+        let keys = listed.into_iter().map(|meta| meta.key);
+        Ok(keys.filter(is_known).collect())
     }
 
     /// The bytes of a small object; nothing if it is gone, or if it is said already that it cannot be

@@ -9,6 +9,7 @@
 )]
 
 mod caches;
+mod condemned;
 mod growth;
 mod planted;
 mod ranges;

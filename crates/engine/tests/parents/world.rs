@@ -117,7 +117,7 @@ impl World {
         head.unwrap()
     }
 
-    async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
+    pub(crate) async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
         let repo = self.open(&self.keys, None).await;
         let view = SnapshotView::open(&repo, self.head(&repo, report).await).unwrap();
         let mut found = Disks::new();
