@@ -38,6 +38,7 @@ mod collect;
 mod configs;
 mod past;
 mod patient;
+mod refs;
 mod remains;
 mod unlock;
 

@@ -15,15 +15,12 @@ mod merge;
 mod plan;
 mod repack;
 mod survey;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use backup_core::{Finding, HostId, OpContext, PackId, SessionId};
 use backup_integrity::ledger::RecordOutcome;
-use serde::Serialize;
 
 use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation};
@@ -89,7 +86,7 @@ pub struct PrunePlan {
 }
 
 /// What a plan comes to: packs and bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PruneNumbers {
     /// Snapshots that mark.
     pub snapshots: u64,
@@ -116,7 +113,7 @@ pub struct PruneNumbers {
 }
 
 /// A session that is not over.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenSession {
     /// Its id.
     pub id: SessionId,

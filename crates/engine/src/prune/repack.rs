@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::{
-    ByteRange, ErrorKind, Finding, FindingKind, OpContext, PackId, PutMode, SessionId, Severity,
-    SnapshotId,
+    ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId,
+    Severity, SnapshotId,
 };
 use backup_format::collect::SessionMark;
 use backup_format::index::RunBuilder;
@@ -14,12 +14,13 @@ use backup_format::pack::{FOOTER, PackBlob, PackBuilder, SessionWrap, header_len
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
 use backup_format::session::Session as Announced;
+use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 
-use super::survey::{Survey, read_refs};
+use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::error::{EngineError, Result};
+use crate::refs::{self, Sum};
 use crate::repository::{Repository, name, put_new};
 use crate::store::random;
 
@@ -140,6 +141,12 @@ fn tail(repo: &Repository, bytes: &[u8]) -> Result<backup_format::pack::PackHead
     read_tail(repo.ring(), bytes.get(start..).unwrap_or_default()).map_err(EngineError::Seal)
 }
 
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    let mut hasher = ContentHasher::new();
+    hasher.update(bytes);
+    hasher.finish().0
+}
+
 /// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
 pub(super) async fn repack(
     repo: &Repository,
@@ -169,8 +176,8 @@ pub(super) async fn repack(
             continue;
         };
         let key = name(layout::pack(*id, pack.is_meta))?;
-        let bytes = repo.sink().get(cx, &key, ByteRange::Whole).await?;
-        if <[u8; 32]>::from(Sha256::digest(&bytes)) != id.0 {
+        let bytes = repo.sink().get(cx, &key, ByteRange::Full).await?;
+        if digest(&bytes) != id.0 {
             let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot verify` tells what it hurts";
             let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
             report.findings.push(finding);
@@ -245,23 +252,17 @@ async fn moved_refs(
     repo: &Repository,
     cx: &OpContext,
     snapshot: SnapshotId,
-    keys: &[backup_core::ObjectKey],
+    keys: &[ObjectKey],
     moved: &Moved,
 ) -> Result<Option<Refs>> {
-    let mut all: BTreeMap<PackId, PackUse> = BTreeMap::new();
+    let mut sum = Sum::default();
     for key in keys {
-        let Some(refs) = read_refs(repo, cx, key).await? else {
+        let Some(refs) = refs::read(repo, cx, key).await? else {
             return Ok(None);
         };
-        for pack in refs.packs {
-            match all.get_mut(&pack.pack) {
-                Some(known) => known.absorb(&pack),
-                None => {
-                    all.insert(pack.pack, pack);
-                }
-            }
-        }
+        sum.add(refs);
     }
+    let all = &mut sum.0;
     let mut copied: BTreeMap<PackId, BTreeSet<u32>> = BTreeMap::new();
     let olds: Vec<_> = all
         .keys()
@@ -291,10 +292,7 @@ async fn moved_refs(
         let count = sizes.get(&pack).copied().unwrap_or_default();
         all.insert(pack, PackUse::new(pack, count, slots));
     }
-    Ok(Some(Refs {
-        snapshot,
-        packs: all.into_values().collect(),
-    }))
+    Ok(Some(sum.into_refs(snapshot)))
 }
 
 /// How many slots the copies have.
@@ -311,7 +309,7 @@ fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
 async fn put_refs(
     repo: &Repository,
     cx: &OpContext,
-    known: &[backup_core::ObjectKey],
+    known: &[ObjectKey],
     refs: &Refs,
 ) -> Result<()> {
     let sealed = repo.ring().seal(ObjectKind::Refs, &refs.encode());

@@ -1,16 +1,15 @@
 //! What is there: snapshots, their refs, packs; and what of the packs is used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
-use backup_core::{ObjectKey, OpContext, PackId, SnapshotId};
+use backup_core::{OpContext, PackId, SnapshotId};
 use backup_format::layout;
-use backup_format::refs::{PackUse, Refs};
-use backup_format::seal::ObjectKind;
+use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::collect::open;
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, get_within};
+use crate::refs::{self, Listed};
+use crate::repository::Repository;
 
 /// A pack on the tier.
 #[derive(Debug, Clone, Copy)]
@@ -30,7 +29,7 @@ pub(super) struct Survey {
     /// The snapshots that count.
     pub(super) snapshots: BTreeSet<SnapshotId>,
     /// All refs on the tier.
-    pub(super) refs: BTreeMap<SnapshotId, Vec<ObjectKey>>,
+    pub(super) refs: Listed,
     pub(super) marks: Marks,
     pub(super) packs: HashMap<PackId, Pack>,
 }
@@ -64,60 +63,23 @@ pub(super) async fn snapshots(repo: &Repository, cx: &OpContext) -> Result<BTree
     Ok(heads.into_iter().map(|head| head.meta.id).collect())
 }
 
-/// All refs on the tier, by their snapshot.
-pub(super) async fn refs(
-    repo: &Repository,
-    cx: &OpContext,
-) -> Result<BTreeMap<SnapshotId, Vec<ObjectKey>>> {
-    let mut out: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    let mut listed = repo.sink().list(cx, "refs/", None);
-    while let Some(meta) = listed.try_next().await? {
-        if let Some((snapshot, _)) = layout::refs_id(&meta.key) {
-            out.entry(snapshot).or_default().push(meta.key);
-        }
-    }
-    Ok(out)
-}
-
-/// Reads refs; `None` when they are gone, since their snapshot was forgotten or they were replaced.
-pub(super) async fn read_refs(
-    repo: &Repository,
-    cx: &OpContext,
-    key: &ObjectKey,
-) -> Result<Option<Refs>> {
-    let limit = ObjectKind::Refs.max_sealed();
-    let sealed = match get_within(cx, &**repo.sink(), key, limit).await {
-        Ok(sealed) => sealed,
-        Err(EngineError::Sink(error)) if error.kind == backup_core::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
-    };
-    let refs = open(repo, key, ObjectKind::Refs, &sealed, Refs::decode)?;
-    if layout::refs_id(key).is_none_or(|(snapshot, _)| snapshot != refs.snapshot) {
-        let why = format!("it is of snapshot {}", refs.snapshot);
-        return Err(EngineError::damaged(key, why));
-    }
-    Ok(Some(refs))
-}
-
 /// Marks what snapshots use, by all refs of each. Snapshots that turn out to have none are looked for
 /// again by the caller's list; one that is still there without is an error.
 pub(super) async fn mark(
     repo: &Repository,
     cx: &OpContext,
     snapshots: &BTreeSet<SnapshotId>,
-) -> Result<(BTreeMap<SnapshotId, Vec<ObjectKey>>, Marks)> {
+) -> Result<(Listed, Marks)> {
     const TRIES: usize = 5;
     for _ in 0..TRIES {
-        let there = refs(repo, cx).await?;
+        let there = refs::list(repo, cx).await?;
         let wanted: Vec<_> = snapshots
             .iter()
             .filter_map(|snapshot| Some((*snapshot, there.get(snapshot)?)))
             .flat_map(|(snapshot, keys)| keys.iter().map(move |key| (snapshot, key)))
             .collect();
         let mut reading = futures::stream::iter(wanted)
-            .map(|(snapshot, key)| async move { (snapshot, read_refs(repo, cx, key).await) })
+            .map(|(snapshot, key)| async move { (snapshot, refs::read(repo, cx, key).await) })
             .buffered(repo.connections(cx));
         let mut marks = Marks::new();
         let mut seen = BTreeSet::new();

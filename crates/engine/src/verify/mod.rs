@@ -24,6 +24,7 @@ use self::packs::PackPass;
 use self::refs::{Slots, Used};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts};
+use crate::refs::Listed;
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::stage::canonical;
 use crate::usage::Usage;
@@ -70,6 +71,8 @@ pub async fn verify(
         bad_packs: HashMap::new(),
         bad_chunks: HashMap::new(),
         gone: Vec::new(),
+        // Refs are there before their snapshot, and are replaced by others before they go.
+        listed_refs: Listed::new(),
     };
     let heads = match snapshots {
         Some(heads) => heads,
@@ -82,6 +85,7 @@ pub async fn verify(
             heads
         }
     };
+    run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
     let chosen = run.packs_there(sample).await?;
     run.tell_gone().await?;
@@ -130,6 +134,7 @@ struct Run<'a> {
     bad_chunks: HashMap<[u8; 16], String>,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
+    listed_refs: Listed,
 }
 
 impl Run<'_> {

@@ -12,6 +12,7 @@ mod caches;
 mod condemned;
 mod growth;
 mod planted;
+mod pruned;
 mod ranges;
 mod source;
 mod world;
