@@ -290,6 +290,16 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::Unprunable(_) => Self::new(
+                Exit::Damage,
+                what,
+                "see what `snapshot verify` says; nothing is lost by not pruning",
+            ),
+            EngineError::DropsTooMuch { .. } => Self::new(
+                Exit::Failed,
+                what,
+                "look with --dry-run and `snapshot list` whether that is meant; then add --force",
+            ),
             EngineError::Cancelled => Self::new(
                 Exit::Interrupted,
                 "interrupted",
