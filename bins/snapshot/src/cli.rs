@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use backstay::engine::prune::Unused;
 use backstay::integrity::statement::MAX_NAME_BYTES;
 use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
+    /// Give back the space of what no snapshot names any more
+    Prune(PruneArgs),
     /// Hold snapshots: nothing forgets them until they are released
     Hold(HoldArgs),
     /// Release snapshots that are held
@@ -291,10 +294,67 @@ pub(crate) struct ForgetArgs {
     /// Show what would be forgotten and why, and forget nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Give the space back as well, as `snapshot prune` does without options
+    #[arg(long)]
+    pub(crate) prune: bool,
     // Last, for its heading counts for every option behind it.
     /// The rules.
     #[command(flatten)]
     pub(crate) keep: Keep,
+}
+
+const PRUNE_EXAMPLES: &str = "\
+Examples:
+  snapshot prune --dry-run
+  snapshot prune --max-unused 10% --max-repack 20G
+  snapshot prune --revoke-after 2
+
+Others may go on saving meanwhile. What they may still build on stays until they have ended; the next
+prune goes on. No key that reads data is needed.";
+
+/// `snapshot prune`.
+#[derive(Debug, Default, Args)]
+#[command(after_help = PRUNE_EXAMPLES)]
+pub(crate) struct PruneArgs {
+    /// Show what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How much unused space may stay in packs that are used in part: a share of what is used, a size,
+    /// or unlimited (nothing is written anew) [default: 5%]
+    #[arg(long, value_name = "PERCENT|SIZE|unlimited", value_parser = parse_unused)]
+    pub(crate) max_unused: Option<MaxUnused>,
+    /// Read at most so much in order to write it anew
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) max_repack: Option<u64>,
+    /// Take who has been saving for so many hours for dead; if they are not, they find out and at worst
+    /// save again [default: 24]
+    #[arg(long, value_name = "HOURS")]
+    pub(crate) revoke_after: Option<u32>,
+    /// Wait so many seconds for those who are saving [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) wait: Option<u64>,
+    /// Delete even if it is more than four fifths of all
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What `--max-unused` says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MaxUnused(pub(crate) Unused);
+
+fn parse_unused(text: &str) -> Result<MaxUnused, String> {
+    if text == "unlimited" {
+        return Ok(MaxUnused(Unused::Unlimited));
+    }
+    match text.strip_suffix('%') {
+        None => parse_bytes(text).map(|bytes| MaxUnused(Unused::Bytes(bytes))),
+        Some(percent) => match percent.parse::<f64>() {
+            Ok(percent) if (0.0..=1000.0).contains(&percent) => {
+                Ok(MaxUnused(Unused::Percent(percent)))
+            }
+            _ => Err("a share is a number from 0 to 1000 and %".into()),
+        },
+    }
 }
 
 /// The rules of retention.

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
-use crate::cli::ForgetArgs;
+use crate::cli::{ForgetArgs, PruneArgs};
 use crate::keys::signer;
 use crate::versions::{Rules, kept_versions};
 
@@ -88,7 +88,12 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
             "recorded in the ledger as {shown}, the name of this key"
         ));
     }
-    Ok(Exit::done(has_findings))
+    let forgot = Exit::done(has_findings);
+    if !args.prune {
+        return Ok(forgot);
+    }
+    let pruned = crate::prune::run(console, &repo, &host, &PruneArgs::default()).await?;
+    Ok(if forgot == Exit::Ok { pruned } else { forgot })
 }
 
 /// Whoever dates a snapshot as it likes must not push others out of their places by leaving it out of

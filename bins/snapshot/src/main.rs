@@ -6,6 +6,7 @@ mod hold;
 mod init;
 mod keys;
 mod look;
+mod prune;
 mod save;
 mod source;
 mod verify;
@@ -26,6 +27,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
+        Command::Prune(args) => prune::prune(console, &args).await,
         Command::Hold(args) => hold::hold(console, &args).await,
         Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,

@@ -3,6 +3,7 @@
 use backstay::core::registry::RegistryError;
 use backstay::core::{ErrorKind, SinkError, SourceError, TargetError, at_limit};
 use backstay::engine::EngineError;
+use backstay::engine::ledger::GoneSnapshot;
 use backstay::format::keys::KeyError;
 use backstay::format::seal::SealError;
 
@@ -291,17 +292,7 @@ impl From<EngineError> for Failure {
                 let hint = "name another by its id (`snapshot list` shows them), or put its object back from another copy; if it is lost for good, `snapshot forget` it by its whole id";
                 Self::new(Exit::Damage, what, hint)
             }
-            EngineError::Gone { spec, gone } => {
-                let what = format!(
-                    "`{}` may mean snapshot {} of {}, recorded {}: the ledger knows it, nobody forgot it, and it is gone from the tier",
-                    crate::text::escape(spec.as_bytes()),
-                    gone.id,
-                    crate::text::escape(gone.host.0.as_bytes()),
-                    crate::text::time(gone.recorded),
-                );
-                let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
-                Self::new(Exit::Damage, what, hint)
-            }
+            EngineError::Gone { spec, gone } => of_gone(&spec, &gone),
             EngineError::NoPath { path, snapshot } => Self::new(
                 Exit::Failed,
                 format!("/{path} is not in snapshot {snapshot}"),
@@ -309,6 +300,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::Unprunable(_) | EngineError::DropsTooMuch { .. } => {
+                of_pruning(&error, what)
+            }
             EngineError::Cancelled => Self::new(
                 Exit::Interrupted,
                 "interrupted",
@@ -324,6 +318,30 @@ impl From<EngineError> for Failure {
             _ => Self::new(Exit::Failed, what, "run `snapshot verify`, then try again"),
         }
     }
+}
+
+/// A snapshot that was asked for is gone from the tier.
+fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
+    let what = format!(
+        "`{}` may mean snapshot {} of {}, recorded {}: the ledger knows it, nobody forgot it, and it is gone from the tier",
+        crate::text::escape(spec.as_bytes()),
+        gone.id,
+        crate::text::escape(gone.host.0.as_bytes()),
+        crate::text::time(gone.recorded),
+    );
+    let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
+    Failure::new(Exit::Damage, what, hint)
+}
+
+/// Nothing was pruned.
+fn of_pruning(error: &EngineError, what: String) -> Failure {
+    if matches!(error, EngineError::DropsTooMuch { .. }) {
+        let hint =
+            "look with --dry-run and `snapshot list` whether that is meant; then add --force";
+        return Failure::new(Exit::Failed, what, hint);
+    }
+    let hint = "see what `snapshot verify` says; nothing is lost by not pruning";
+    Failure::new(Exit::Damage, what, hint)
 }
 
 /// There is no repository at a place.

@@ -4,7 +4,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use backup_core::{ErrorKind, SinkError, SnapshotId, SourceError, TargetError};
+use backup_core::{ErrorKind, SessionId, SinkError, SnapshotId, SourceError, TargetError};
 use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
 use backup_format::seal::SealError;
@@ -17,6 +17,17 @@ use crate::ledger::GoneSnapshot;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EngineError {
+    /// It cannot be told what snapshots use, so nothing is deleted.
+    #[error("nothing was deleted: {0}")]
+    Unprunable(String),
+    /// More would be deleted than was allowed.
+    #[error("{bytes} of {of} bytes would be deleted, which is more than is allowed at once")]
+    DropsTooMuch {
+        /// What nothing uses.
+        bytes: u64,
+        /// What there is.
+        of: u64,
+    },
     /// The tier could not do what it was asked.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -124,6 +135,16 @@ pub enum EngineError {
         /// Why not.
         why: String,
     },
+    /// A collector of garbage took the run for dead and left its snapshot out.
+    #[error(
+        "this run was taken for dead while it was under way, so its snapshot {0} does not count; run it again: what was stored is found"
+    )]
+    TakenForDead(SnapshotId),
+    /// A collector of garbage took the run for dead, and nobody says whether its snapshot counts.
+    #[error(
+        "this run (session {0}) was taken for dead while it was under way, and nobody says whether its snapshot counts; look with `snapshot list` when no `snapshot prune` is at work, or run it again: what was stored is found"
+    )]
+    Undecided(SessionId),
     /// A path is not in a snapshot.
     #[error("{path} is not in snapshot {snapshot}; `restore ls {snapshot}` shows what is")]
     NoPath {

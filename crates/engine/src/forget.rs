@@ -15,6 +15,7 @@ use jiff::tz::TimeZone;
 use crate::error::{EngineError, Result};
 use crate::hold::holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
+use crate::refs::{self, Listed};
 use crate::repository::{Repository, UnreadSnapshot, name};
 
 /// What would be forgotten and why; showing it is the dry run.
@@ -102,6 +103,7 @@ pub async fn forget(
         return Ok(Forgotten { removed, findings });
     }
     let mut chain = Chain::read(repo, cx).await?;
+    let listed = refs::list(repo, cx).await?;
     for meta in going {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
@@ -115,7 +117,8 @@ pub async fn forget(
             note: format!("{} of {}", meta.name, meta.time),
         };
         chain.append(host, user, draft).await?;
-        remove(repo, cx, meta.id, &name(layout::snapshot(meta.id))?).await?;
+        let object = name(layout::snapshot(meta.id))?;
+        remove(repo, cx, meta.id, &object, &listed).await?;
         removed += 1;
     }
     findings.extend(chain.into_findings());
@@ -158,18 +161,24 @@ pub async fn forget_unread(
         note: "it could not be read".into(),
     };
     let findings = record_operation(repo, cx, host, user, draft).await?;
-    remove(repo, cx, unread.id, &unread.key).await?;
+    let listed = refs::list(repo, cx).await?;
+    remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)
 }
 
+/// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the
+/// next one removes them.
 async fn remove(
     repo: &Repository,
     cx: &OpContext,
     id: SnapshotId,
     object: &ObjectKey,
+    listed: &Listed,
 ) -> Result<()> {
     repo.sink().delete(cx, object).await?;
-    repo.sink().delete(cx, &name(layout::refs(id))?).await?;
+    for key in listed.get(&id).into_iter().flatten() {
+        repo.sink().delete(cx, key).await?;
+    }
     repo.cache().remove(object.as_str());
     Ok(())
 }

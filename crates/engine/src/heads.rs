@@ -7,7 +7,7 @@ use backup_format::snapshot::{Outer, SnapshotObject};
 use futures::{StreamExt, TryStreamExt};
 
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, get_within};
+use crate::repository::{Repository, get_within, name};
 
 /// A snapshot's head, read and authenticated.
 #[derive(Debug, Clone)]
@@ -92,10 +92,12 @@ impl Repository {
         })
     }
 
-    /// The heads of all snapshots, oldest first, and the snapshots that cannot be read.
+    /// The heads of all snapshots, oldest first, and the snapshots that cannot be read. What a verdict
+    /// leaves out is none of them, and what it says is read behind the list of snapshots: whoever
+    /// sees a snapshot that was made late sees the verdict too.
     ///
     /// # Errors
-    /// Those of the tier's list.
+    /// Those of the tier's lists.
     pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<UnreadSnapshot>)> {
         let keys = self.snapshot_keys(cx).await?;
         let results: Vec<Result<SnapshotHead, UnreadSnapshot>> = futures::stream::iter(keys)
@@ -113,6 +115,21 @@ impl Repository {
                 Err(one) => unread.push(one),
             }
         }
+        let judged = self.judged(cx).await?;
+        let mut valid = Vec::with_capacity(heads.len());
+        for head in heads {
+            let id = head.meta.id;
+            match self.is_void(cx, &judged, &head).await {
+                Ok(true) => {}
+                Ok(false) => valid.push(head),
+                Err(error) if error.is_damage() || matches!(error, EngineError::Newer(_)) => {
+                    let key = name(layout::snapshot(id))?;
+                    unread.push(UnreadSnapshot { id, key, error });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let mut heads = valid;
         let held = crate::hold::holds(self, cx).await?;
         for head in &mut heads {
             head.meta.held = held.contains(&head.meta.id);

@@ -1,6 +1,6 @@
 //! All index runs of a repository together: where each chunk lies.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use backup_core::{ByteRange, ChunkId, PackId, SessionId};
@@ -10,6 +10,8 @@ use backup_format::index::{IndexRun, Located};
 #[derive(Debug, Default)]
 pub struct IndexSet {
     runs: Vec<Arc<IndexRun>>,
+    /// For each run which of its packs no place is in; none for a run without such packs.
+    avoided: Vec<Vec<bool>>,
 }
 
 /// Where a chunk lies, with the pack's name.
@@ -27,36 +29,57 @@ impl IndexSet {
     /// The runs together.
     #[must_use]
     pub const fn new(runs: Vec<Arc<IndexRun>>) -> Self {
-        Self { runs }
+        Self {
+            runs,
+            avoided: Vec::new(),
+        }
+    }
+
+    /// The same runs without what lies in these packs, and in those that are avoided already.
+    #[must_use]
+    pub fn avoiding(&self, packs: &BTreeSet<PackId>) -> Self {
+        let flags = |(number, run): (usize, &Arc<IndexRun>)| {
+            let is_avoided = |at: usize, id| self.is_avoided(number, at) || packs.contains(id);
+            let ids = run.packs.iter().map(|pack| &pack.id).enumerate();
+            let flags: Vec<bool> = ids.map(|(at, id)| is_avoided(at, id)).collect();
+            if flags.contains(&true) {
+                flags
+            } else {
+                Vec::new()
+            }
+        };
+        Self {
+            runs: self.runs.clone(),
+            avoided: self.runs.iter().enumerate().map(flags).collect(),
+        }
+    }
+
+    fn is_avoided(&self, run: usize, pack: usize) -> bool {
+        let flags = self.avoided.get(run);
+        flags.and_then(|flags| flags.get(pack)) == Some(&true)
     }
 
     /// Where a chunk lies.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<Place> {
-        self.runs.iter().enumerate().find_map(|(number, run)| {
-            let located = run.find(id)?;
-            let pack = run.packs.get(located.pack as usize)?.id;
-            Some(Place {
-                run: u32::try_from(number).ok()?,
-                pack,
-                located,
-            })
-        })
+        self.places(&id.prefix()).next()
     }
 
     /// Every place of a chunk, by the half of its id that the index has.
-    pub fn places(&self, prefix: &[u8; 16]) -> impl Iterator<Item = Place> {
-        let mut id = [0; 32];
-        id[..16].copy_from_slice(prefix);
-        let id = ChunkId(id);
+    pub fn places(&self, prefix: &[u8; 16]) -> impl Iterator<Item = Place> + use<'_> {
+        let prefix = *prefix;
         self.runs
             .iter()
-            .zip(0u32..)
-            .filter_map(move |(run, number)| {
-                let located = run.find(&id)?;
+            .enumerate()
+            .flat_map(move |(number, run)| {
+                run.find_all(&prefix)
+                    .map(move |located| (number, run, located))
+            })
+            .filter(|(number, _, located)| !self.is_avoided(*number, located.pack as usize))
+            .filter_map(|(number, run, located)| {
                 let pack = run.packs.get(located.pack as usize)?.id;
                 Some(Place {
-                    run: number,
+                    run: u32::try_from(number).ok()?,
                     pack,
                     located,
                 })
@@ -78,11 +101,11 @@ impl IndexSet {
             .collect()
     }
 
-    /// All packs with their sizes and whether they hold pages and lineage (or content).
+    /// All packs that are not avoided with their sizes and whether they hold pages and lineage (or content).
     #[must_use]
     pub fn packs(&self) -> HashMap<PackId, PackFacts> {
         let mut out: HashMap<PackId, PackFacts> = HashMap::new();
-        for run in &self.runs {
+        for (number, run) in self.runs.iter().enumerate() {
             let mut blobs = vec![(None, 0); run.packs.len()];
             for (_, located) in run.iter() {
                 if let Some((kind, count)) = blobs.get_mut(located.pack as usize) {
@@ -90,7 +113,10 @@ impl IndexSet {
                     *count += 1;
                 }
             }
-            for (pack, (kind, count)) in run.packs.iter().zip(blobs) {
+            for (at, (pack, (kind, count))) in run.packs.iter().zip(blobs).enumerate() {
+                if self.is_avoided(number, at) {
+                    continue;
+                }
                 let is_meta = kind.is_some_and(|kind| kind.is_meta());
                 let facts = PackFacts {
                     size: pack.size,
@@ -135,5 +161,53 @@ impl PackFacts {
     #[must_use]
     pub const fn whole(&self) -> ByteRange {
         ByteRange::Suffix(self.size.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use backup_format::index::RunBuilder;
+    use backup_format::pack::PackBlob;
+    use backup_format::seal::BlobKind;
+
+    use super::*;
+
+    /// A run in which each of these packs holds these chunks.
+    fn run(packs: &[(u8, &[u8])]) -> Arc<IndexRun> {
+        let mut builder = RunBuilder::default();
+        for (pack, chunks) in packs {
+            let blob = |chunk: &u8| PackBlob {
+                kind: BlobKind::Data,
+                id: ChunkId([*chunk; 32]),
+                offset: 0,
+                stored: 9,
+                raw: 9,
+            };
+            let blobs: Vec<_> = chunks.iter().map(blob).collect();
+            let id = PackId([*pack; 32]);
+            builder.add_pack(id, 900, &blobs).unwrap();
+        }
+        Arc::new(IndexRun::parse(builder.finish(&[])).unwrap())
+    }
+
+    #[test]
+    fn what_lies_in_avoided_packs_alone_is_not_found_and_other_places_are() {
+        let all = IndexSet::new(vec![
+            run(&[(1, &[11, 12]), (2, &[12, 13])]),
+            run(&[(3, &[11])]),
+            run(&[(1, &[14])]),
+        ]);
+        let found =
+            |set: &IndexSet, chunk: u8| set.find(&ChunkId([chunk; 32])).map(|at| at.pack.0[0]);
+        let of = |set: &IndexSet| [11, 12, 13, 14].map(|chunk| found(set, chunk));
+        assert_eq!(of(&all), [Some(1), Some(1), Some(2), Some(1)]);
+        let one = all.avoiding(&BTreeSet::from([PackId([1; 32])]));
+        // In another run, in another pack of the same run, and nowhere else.
+        assert_eq!(of(&one), [Some(3), Some(2), Some(2), None]);
+        let both = one.avoiding(&BTreeSet::from([PackId([2; 32])]));
+        assert_eq!(of(&both), [Some(3), None, None, None]);
+        assert_eq!(both.packs().keys().count(), 1);
+        assert_eq!(all.places(&[12; 16]).count(), 2);
     }
 }

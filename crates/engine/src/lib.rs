@@ -20,6 +20,7 @@ pub mod known;
 pub mod ledger;
 pub mod lineage;
 pub mod lost;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod select;
@@ -33,9 +34,11 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod collect;
 mod configs;
 mod past;
 mod patient;
+mod refs;
 mod remains;
 mod unlock;
 

@@ -1,6 +1,8 @@
 //! Finding what the parent snapshot has of a stream: in the state of the last run, or else in the
 //! snapshot's lineage directory and, where the key may read it, in its manifest.
 
+use std::sync::Arc;
+
 use backup_core::OpContext;
 use backup_format::chunk::PieceCut;
 use backup_format::extent::{Content, Extents, MAX_EXTENTS};
@@ -11,6 +13,7 @@ use backup_format::seal::BlobKind;
 use backup_format::wire::Take;
 
 use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
 use crate::past::Past;
 use crate::repository::Repository;
 use crate::state::StateEntry;
@@ -29,6 +32,8 @@ pub struct ParentTrees {
 #[derive(Debug)]
 pub struct Lineages<'a> {
     repo: &'a Repository,
+    /// What the run may name.
+    index: Arc<IndexSet>,
     parent: ParentTrees,
     key: [u8; 32],
 }
@@ -86,14 +91,15 @@ impl Inherited {
 }
 
 impl<'a> Lineages<'a> {
-    /// Lineages of a run that builds on these trees.
+    /// Lineages of a run that builds on these trees and may name what this index knows.
     ///
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot write.
-    pub fn new(repo: &'a Repository, parent: ParentTrees) -> Result<Self> {
+    pub fn new(repo: &'a Repository, index: Arc<IndexSet>, parent: ParentTrees) -> Result<Self> {
         let key = blake3::keyed_hash(repo.keys().cut_key()?, b"backstay v1 stream name");
         Ok(Self {
             repo,
+            index,
             parent,
             key: *key.as_bytes(),
         })
@@ -167,16 +173,22 @@ impl<'a> Lineages<'a> {
                 None => return Ok(None),
             },
         };
-        let (extents, index) = (&inherited.extents, self.repo.index());
-        let Some(head) = inherited.lineage else {
-            return Ok(Some(Past::new(None, Pieces::default(), extents, &index)));
+        let (extents, index) = (&inherited.extents, &*self.index);
+        let Some(mut head) = inherited.lineage else {
+            return Ok(Some(Past::new(None, Pieces::default(), extents, index)));
         };
         // Where the content lies is known without the pieces; nothing can be compared with it then.
         let (head, pieces) = match self.pieces(cx, &head, extents).await {
-            Ok(pieces) => (Some(head), pieces),
+            Ok(pieces) => {
+                if !has_layers(index, &head) {
+                    // What they say is known, and stored anew as a base.
+                    head.layers.clear();
+                }
+                (Some(head), pieces)
+            }
             Err(_) => (None, Pieces::default()),
         };
-        Ok(Some(Past::new(head, pieces, extents, &index)))
+        Ok(Some(Past::new(head, pieces, extents, index)))
     }
 
     async fn pieces(
@@ -208,6 +220,12 @@ impl<'a> Lineages<'a> {
             Err(EngineError::damaged("a lineage", why))
         }
     }
+}
+
+/// Whether an index has all layers of a lineage.
+pub(crate) fn has_layers(index: &IndexSet, head: &LineageHead) -> bool {
+    let mut parts = head.layers.iter().flat_map(|layer| &layer.parts);
+    parts.all(|part| index.find(part).is_some())
 }
 
 fn decode(stored: &[u8]) -> Result<LineageHead> {

@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 
 /// Where objects lie that only a finished repository has. Key slots are written before `config/0`,
 /// so slots alone are those of an `init` that was killed; they open nothing.
-const PLACES: [&str; 9] = [
+const PLACES: [&str; 11] = [
     "snap/",
     "sessions/",
     "refs/",
@@ -17,6 +17,8 @@ const PLACES: [&str; 9] = [
     "ledger/",
     "config/",
     "holds/",
+    "verdicts/",
+    "gc/",
     "data/",
     "meta/",
 ];

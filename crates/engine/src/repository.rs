@@ -5,13 +5,13 @@
 //! has, checks with it that the configs are authentic, and then that this program knows all features
 //! that the newest makes mandatory, and loads the index runs (from the local cache where it has them).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use backup_core::{
-    ByteRange, ChunkId, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, RepoId, SessionId,
-    Sink,
+    ByteRange, ChunkId, ErrorKind, ObjectKey, ObjectMeta, OpContext, PackId, PutMode, RepoId,
+    SessionId, Sink,
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
@@ -27,9 +27,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::cache::Cache;
+use crate::collect::Looked;
 use crate::configs::{self, config_error};
 use crate::error::{EngineError, Result};
-use crate::index_set::IndexSet;
+use crate::index_set::{IndexSet, Place};
 use crate::patient::PatientSink;
 use crate::remains::must_be_none;
 use crate::unlock::{open_keys, read_slots};
@@ -39,6 +40,9 @@ pub use crate::unlock::Unlock;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
+
+/// How often the index is listed until no run goes before it is read.
+const MOST_LISTS: u32 = 10;
 
 /// Index runs of more bytes than this are loaded one after the other.
 const LARGE_RUN: u64 = 16 << 20;
@@ -96,6 +100,9 @@ pub struct Repository {
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
     damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
+    pub(crate) looked: tokio::sync::Mutex<Looked>,
+    // Packs in which nothing is looked for any more, as far as somebody asked.
+    dead: Mutex<BTreeSet<PackId>>,
     // The key slot that opened it.
     slot: Option<ObjectKey>,
 }
@@ -234,6 +241,8 @@ impl Repository {
             opened: Mutex::default(),
             wraps: Mutex::default(),
             damaged_runs: Mutex::default(),
+            looked: tokio::sync::Mutex::default(),
+            dead: Mutex::default(),
             slot,
         };
         out.reload_index(cx).await?;
@@ -247,14 +256,29 @@ impl Repository {
     /// [`EngineError::Newer`], errors of the tier.
     pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
         self.runs.lock().unwrap_or_else(unpoison).clear();
-        self.refresh_index(cx).await
+        self.refresh_index(cx).await.map(drop)
     }
 
-    /// Loads the index runs that are new, and drops those that are gone.
+    /// Loads the index runs that are new, and drops those that are gone; says which there are. One
+    /// that goes between the list and its read was put into another: the list is read again.
     ///
     /// # Errors
     /// As [`Repository::reload_index`].
-    pub async fn refresh_index(&self, cx: &OpContext) -> Result<()> {
+    pub(crate) async fn refresh_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
+        let mut attempts = 1;
+        loop {
+            match self.read_index(cx).await {
+                Err(EngineError::Sink(error))
+                    if error.kind == ErrorKind::NotFound && attempts < MOST_LISTS =>
+                {
+                    attempts += 1;
+                }
+                read => return read,
+            }
+        }
+    }
+
+    async fn read_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
         let listed: Vec<ObjectMeta> = self
             .sink
             .list(cx, "index/", None)
@@ -285,6 +309,7 @@ impl Repository {
         for meta in large {
             loaded.push(load(meta).await);
         }
+        let names = loaded.iter().map(|(key, _)| key.clone()).collect();
         let (mut runs, mut damaged) = (Vec::new(), Vec::new());
         let mut by_name = HashMap::new();
         for (key, run) in loaded {
@@ -299,13 +324,29 @@ impl Repository {
         }
         *self.runs.lock().unwrap_or_else(unpoison) = by_name;
         *self.damaged_runs.lock().unwrap_or_else(unpoison) = damaged;
-        let set = IndexSet::new(runs);
+        let set = IndexSet::new(runs).avoiding(&self.dead.lock().unwrap_or_else(unpoison));
         self.wraps
             .lock()
             .unwrap_or_else(unpoison)
             .extend(set.wraps());
         *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
-        Ok(())
+        Ok(names)
+    }
+
+    /// From now on nothing is looked for in these packs, which are gone or about to go, whatever runs
+    /// name them.
+    pub(crate) fn pass_over(&self, dead: BTreeSet<PackId>) {
+        let mut index = self.index.write().unwrap_or_else(unpoison);
+        *index = Arc::new(index.avoiding(&dead));
+        *self.dead.lock().unwrap_or_else(unpoison) = dead;
+    }
+
+    /// The runs of the index with their names, as loaded.
+    pub(crate) fn loaded_runs(&self) -> Vec<(ObjectKey, Arc<IndexRun>)> {
+        let runs = self.runs.lock().unwrap_or_else(unpoison);
+        runs.iter()
+            .map(|(key, run)| (key.clone(), run.clone()))
+            .collect()
     }
 
     /// The index runs that could not be opened when the index was loaded, once.
@@ -504,7 +545,7 @@ impl Repository {
     ///
     /// # Errors
     /// Never for a pack's name.
-    pub fn pack_key(place: &crate::index_set::Place) -> Result<ObjectKey> {
+    pub fn pack_key(place: &Place) -> Result<ObjectKey> {
         name(layout::pack(place.pack, place.located.kind.is_meta()))
     }
 
@@ -540,41 +581,61 @@ impl Repository {
         Ok(())
     }
 
-    /// Reads one blob.
+    /// Reads one blob, wherever it lies: its pack may have been deleted since the index was read, and
+    /// the blob be in another.
     ///
     /// # Errors
     /// [`EngineError::Missing`], [`EngineError::Damaged`], errors of the tier.
     pub async fn read_blob(&self, cx: &OpContext, kind: BlobKind, id: &ChunkId) -> Result<Vec<u8>> {
-        let place = self.index().find(id).ok_or_else(|| EngineError::Missing {
-            object: format!("chunk {id}"),
-            why: self.why_unknown(),
-        })?;
-        let key = Self::pack_key(&place)?;
+        loop {
+            let index = self.index();
+            let mut ended = EngineError::Missing {
+                object: format!("chunk {id}"),
+                why: self.why_unknown(),
+            };
+            let places: Vec<Place> = index.places(&id.prefix()).collect();
+            for place in places {
+                match self.read_place(cx, kind, id, &place).await {
+                    Err(error) if error.is_damage() => {
+                        // Of damage and loss, damage is told.
+                        if matches!(ended, EngineError::Missing { .. }) {
+                            ended = error;
+                        }
+                    }
+                    read => return read,
+                }
+            }
+            let is_missing = matches!(ended, EngineError::Missing { .. });
+            if !is_missing || !self.look_again(cx, &index).await? {
+                return Err(ended);
+            }
+        }
+    }
+
+    async fn read_place(
+        &self,
+        cx: &OpContext,
+        kind: BlobKind,
+        id: &ChunkId,
+        place: &Place,
+    ) -> Result<Vec<u8>> {
+        let key = Self::pack_key(place)?;
         let (offset, length) = (
             u64::from(place.located.offset),
             u64::from(place.located.stored),
         );
-        let sealed = self
-            .sink
-            .get(cx, &key, ByteRange::Span { offset, length })
-            .await
-            .map_err(|error| match error.kind {
-                ErrorKind::NotFound => EngineError::Missing {
-                    object: key.to_string(),
-                    why: format!("it holds chunk {id}"),
-                },
-                _ => error.into(),
-            })?;
+        let range = ByteRange::Span { offset, length };
+        let sealed = self.sink.get(cx, &key, range).await;
+        let sealed = sealed.map_err(|error| match error.kind {
+            ErrorKind::NotFound => EngineError::Missing {
+                object: key.to_string(),
+                why: format!("it holds chunk {id}"),
+            },
+            _ => error.into(),
+        })?;
         let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
-        let mut out = Vec::new();
-        self.open_blob(
-            &mut codec,
-            kind,
-            id,
-            place.located.raw as usize,
-            &sealed,
-            &mut out,
-        )?;
+        let (mut out, raw) = (Vec::new(), place.located.raw as usize);
+        self.open_blob(&mut codec, kind, id, raw, &sealed, &mut out)?;
         Ok(out)
     }
 

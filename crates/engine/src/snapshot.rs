@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 use crate::repository::Repository;
 use crate::stage::capture::capture;
 use crate::stage::chunk::chunk;
-use crate::stage::commit::commit;
+use crate::stage::commit::{commit, prepare};
 use crate::stage::plan::{Planned, plan, plan_without_parent};
 use crate::stage::record::record;
 use crate::stage::seal::seal;
@@ -86,23 +86,30 @@ pub struct SnapshotReport {
 /// Must run on a multi-threaded tokio runtime.
 ///
 /// # Errors
-/// [`crate::EngineError`]; then there is no snapshot, and what was stored is reused by the next
-/// run.
+/// [`crate::EngineError`]; then there is no snapshot that this run vouches for, and what was stored is
+/// reused by the next run.
 pub async fn snapshot(
     repo: &Repository,
     cx: &OpContext,
     source: Arc<dyn Source>,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
-    let planned = plan(repo, cx, source.clone(), job).await?;
-    match run(repo, cx, planned, job).await {
-        // What was stored is not stored again; the source reads what it left out.
-        Err(why @ EngineError::Parent { .. }) => {
-            repo.reload_index(cx).await?;
-            let planned = plan_without_parent(repo, cx, source, job, &why).await?;
-            run(repo, cx, planned, job).await
+    let (mut lost_parent, mut was_revoked) = (None, false);
+    loop {
+        let planned = match &lost_parent {
+            None => plan(repo, cx, source.clone(), job).await?,
+            Some(why) => plan_without_parent(repo, cx, source.clone(), job, why).await?,
+        };
+        match run(repo, cx, planned, job).await {
+            // What was stored is not stored again; the source reads what it left out.
+            Err(why @ EngineError::Parent { .. }) if lost_parent.is_none() => {
+                lost_parent = Some(why);
+            }
+            // In a new session, which finds what this one has stored.
+            Err(EngineError::TakenForDead(_)) if !was_revoked => was_revoked = true,
+            ended => return ended,
         }
-        ended => ended,
+        repo.reload_index(cx).await?;
     }
 }
 
@@ -115,7 +122,21 @@ async fn run(
     let captured = capture(cx, planned).await?;
     let chunked = chunk(repo, captured, job)?;
     let sealing = seal(repo, cx, chunked, job).await?;
-    let stored = store(repo, cx, sealing, job).await?;
-    let committed = commit(repo, cx, stored, job).await?;
+    let session = sealing.session().clone();
+    let ready = match store(repo, cx, sealing, job).await {
+        Ok(stored) => prepare(repo, cx, stored, job).await,
+        Err(error) => Err(error),
+    };
+    let ready = match ready {
+        Ok(ready) => ready,
+        Err(error) => {
+            // All of its threads have ended. What it wrote without hearing an answer may still come;
+            // but that is nothing that a snapshot comes from.
+            session.end_of_failed(repo, cx).await;
+            return Err(error);
+        }
+    };
+    // From here on a failure leaves the session open: its snapshot may be there, or come.
+    let committed = commit(repo, cx, ready).await?;
     record(repo, cx, committed, job).await
 }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backup_core::{
-    EntryKind, FileTime, FindingKind, HostId, OpContext, PutMode, RestoreMode, Sample, Sink as _,
-    VerifyLevel,
+    ByteRange, EntryKind, FileTime, FindingKind, HostId, ObjectKey, OpContext, PutMode,
+    RestoreMode, Sample, Sink as _, VerifyLevel,
 };
 use backup_engine::ledger::verify_ledger;
 use backup_engine::view::{ContentReader, ViewEntry};
@@ -28,11 +28,13 @@ use backup_engine::{
     InitRequest, Repository, RestoreJob, SnapshotJob, SnapshotView, Unlock, prepare, restore,
     snapshot, verify,
 };
+use backup_format::collect::SessionMark;
 use backup_format::config::Operation;
 use backup_format::extent::Content;
 use backup_format::keys::{Argon2Params, Identity, KeyFile, Role, SlotMeta, seal_to_recipients};
+use backup_format::layout;
 use backup_format::lineage::LineageHead;
-use backup_format::seal::BlobKind;
+use backup_format::seal::{BlobKind, ObjectKind};
 use backup_integrity::digest::ContentHasher;
 use backup_sink_local::LocalSink;
 use backup_source_files::{FilesTarget, FilesTargetConfig, Ownership};
@@ -244,6 +246,30 @@ fn every_golden_folder_is_tested() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(found, VERSIONS.map(str::to_owned).into());
+}
+
+/// The ends of its sessions are what writers of its version made of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_session_of_the_golden_repositories_has_its_end() {
+    for version in VERSIONS {
+        let cx = context();
+        let (scratch, repo) = copied(&cx, version).await;
+        let files = fs::read_dir(scratch.path().join("repo/sessions")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let keys = names.map(|name| ObjectKey::new(format!("sessions/{name}")).unwrap());
+        let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
+        for key in keys {
+            begun.extend(layout::session_id(&key));
+            if let Some(session) = layout::session_done_id(&key) {
+                let sealed = repo.sink().get(&cx, &key, ByteRange::Full).await.unwrap();
+                let plain = repo.ring().open(ObjectKind::SessionDone, &sealed).unwrap();
+                assert_eq!(SessionMark::decode(&plain), Ok(SessionMark { session }));
+                ended.insert(session);
+            }
+        }
+        assert_eq!(begun, ended, "{version}");
+        assert_eq!(begun.len(), 2, "{version}");
+    }
 }
 
 /// The golden repository is worth little if it does not show what the format can hold.

@@ -14,6 +14,7 @@ use backup_core::{
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{CutKeys, PieceCut};
+use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::index::RunBuilder;
 use backup_format::keys::{Identity, KeySet};
@@ -257,6 +258,24 @@ fn of_packs(out: &mut Vec<(&'static str, String)>) {
         ),
         ("name-snapshot", layout::snapshot(id).unwrap().to_string()),
         ("name-ledger", layout::ledger(7).unwrap().to_string()),
+    ]);
+    let verdict = Verdict {
+        session,
+        snapshots: [id].into(),
+    };
+    let list = PackList {
+        generation: 300,
+        packs: [PackId([1; 32]), PackId([0xab; 32])].into(),
+    };
+    out.extend([
+        ("session-mark", hex(&SessionMark { session }.encode())),
+        ("verdict", hex(&verdict.encode())),
+        ("pack-list", hex(&list.encode())),
+        (
+            "name-verdict",
+            layout::verdict(session).unwrap().to_string(),
+        ),
+        ("name-dead", layout::dead(300).unwrap().to_string()),
     ]);
 }
 

@@ -66,16 +66,34 @@ impl RunBuilder {
         let number = self.packs.len() as u32;
         self.packs.push(PackRef { id, size });
         for blob in blobs {
-            let mut entry = [0u8; ENTRY];
-            entry[..16].copy_from_slice(&blob.id.prefix());
-            entry[16..20].copy_from_slice(&number.to_le_bytes());
-            entry[20..24].copy_from_slice(&blob.offset.to_le_bytes());
-            entry[24..28].copy_from_slice(&blob.stored.to_le_bytes());
-            entry[27] = blob.kind as u8;
-            entry[28..32].copy_from_slice(&blob.raw.to_le_bytes());
-            self.entries.push(entry);
+            let located = Located {
+                entry: 0,
+                pack: number,
+                kind: blob.kind,
+                offset: blob.offset,
+                stored: blob.stored,
+                raw: blob.raw,
+            };
+            self.entries.push(entry_of(&blob.id.prefix(), &located));
         }
         Ok(())
+    }
+
+    /// Adds a pack and what another run knows of it: the first halves of ids and places.
+    pub fn add_known(
+        &mut self,
+        pack: PackRef,
+        blobs: impl IntoIterator<Item = ([u8; 16], Located)>,
+    ) {
+        let number = self.packs.len() as u32;
+        self.packs.push(pack);
+        for (prefix, located) in blobs {
+            let located = Located {
+                pack: number,
+                ..located
+            };
+            self.entries.push(entry_of(&prefix, &located));
+        }
     }
 
     /// How many entries there are.
@@ -192,7 +210,13 @@ impl IndexRun {
     /// Where a chunk lies, if the run knows it.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<Located> {
-        let prefix = id.prefix();
+        self.find_all(&id.prefix()).next()
+    }
+
+    /// Every place of a chunk that the run knows, by the half of its id that it has: a run that was
+    /// made of several may have more than one.
+    pub fn find_all(&self, prefix: &[u8; 16]) -> impl Iterator<Item = Located> + use<'_> {
+        let prefix = *prefix;
         let slot = slot(&prefix, self.fan_bits);
         let (mut low, mut high) = (self.fan[slot] as usize, self.fan[slot + 1] as usize);
         while low < high {
@@ -203,18 +227,28 @@ impl IndexRun {
                 high = middle;
             }
         }
-        if low >= self.count || self.entry(low)[..16] != prefix {
-            return None;
-        }
-        decode(low, self.entry(low))
-            .ok()
-            .map(|(_, located)| located)
+        (low..self.count).map_while(move |number| {
+            let (id, located) = decode(number, self.entry(number)).ok()?;
+            (id == prefix).then_some(located)
+        })
     }
 
     /// All entries: the first 16 bytes of the id and where the chunk lies.
     pub fn iter(&self) -> impl Iterator<Item = ([u8; 16], Located)> + '_ {
         (0..self.count).filter_map(|number| decode(number, self.entry(number)).ok())
     }
+}
+
+/// The bytes of an entry; its lengths fit, or it was refused before.
+fn entry_of(prefix: &[u8; 16], located: &Located) -> [u8; ENTRY] {
+    let mut entry = [0u8; ENTRY];
+    entry[..16].copy_from_slice(prefix);
+    entry[16..20].copy_from_slice(&located.pack.to_le_bytes());
+    entry[20..24].copy_from_slice(&located.offset.to_le_bytes());
+    entry[24..28].copy_from_slice(&located.stored.to_le_bytes());
+    entry[27] = located.kind as u8;
+    entry[28..32].copy_from_slice(&located.raw.to_le_bytes());
+    entry
 }
 
 fn decode(number: usize, entry: &[u8; ENTRY]) -> Result<([u8; 16], Located), WireError> {
@@ -365,6 +399,21 @@ mod tests {
                 prop_assert_eq!(run.find(&id(n)), None);
             }
             prop_assert_eq!(run.iter().count() as u64, packs * each);
+        }
+
+        #[test]
+        fn every_place_of_a_chunk_is_found(packs in 1u64..6, others in 0u64..50) {
+            let mut builder = RunBuilder::default();
+            for pack in 0..packs {
+                let blob = |id| PackBlob { kind: BlobKind::Data, id, offset: 0, stored: 9, raw: 9 };
+                let own = (1..=others).map(|n| blob(id(pack * 100 + n)));
+                let blobs: Vec<_> = std::iter::once(blob(id(0))).chain(own).collect();
+                builder.add_pack(PackId([pack as u8; 32]), 900, &blobs).unwrap();
+            }
+            let run = IndexRun::parse(builder.finish(&[])).unwrap();
+            let found: Vec<u64> = run.find_all(&id(0).prefix()).map(|at| at.pack.into()).collect();
+            prop_assert_eq!(found, (0..packs).collect::<Vec<_>>());
+            prop_assert_eq!(run.find_all(&id(9999).prefix()).count(), 0);
         }
 
         #[test]

@@ -4,11 +4,16 @@
 //! config/<n>                create-only; what the repository is
 //! keys/<sha256>             key slots
 //! sessions/<ulid>           a writing session and its wrapped data key
-//! sessions/<ulid>.done      the session ended; nothing relies on it
+//! sessions/<ulid>.done      the session ended
+//! sessions/<ulid>.revoked   the session must ask for a verdict
+//! verdicts/<ulid>           which snapshots of a session count
+//! gc/<n>                    a generation of the collection: packs that it condemns
+//! gc/<n>.done               which of them are dead
 //! data/<aa>/<sha256>        packs of content
 //! meta/<aa>/<sha256>        packs of pages and lineage
 //! index/<sha256>            index runs
 //! refs/<ulid>               what a snapshot uses
+//! refs/<ulid>.<n>           the same, after some of it was copied into other packs
 //! snap/<yyyymm>/<ulid>      snapshots: the only commit point
 //! holds/<ulid>              a snapshot that may not be forgotten
 //! ledger/<n>                records of the ledger, n of 12 digits
@@ -70,6 +75,38 @@ pub fn session_done(id: SessionId) -> Result<ObjectKey, KeyError> {
     key(format!("sessions/{id}.done"))
 }
 
+/// `sessions/<ulid>.revoked`.
+///
+/// # Errors
+/// As [`config`].
+pub fn session_revoked(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("sessions/{id}.revoked"))
+}
+
+/// `verdicts/<ulid>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn verdict(id: SessionId) -> Result<ObjectKey, KeyError> {
+    key(format!("verdicts/{id}"))
+}
+
+/// `gc/<n>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn condemned(generation: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("gc/{generation}"))
+}
+
+/// `gc/<n>.done`.
+///
+/// # Errors
+/// As [`config`].
+pub fn dead(generation: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("gc/{generation}.done"))
+}
+
 /// `data/<aa>/<sha256>` or `meta/<aa>/<sha256>`.
 ///
 /// # Errors
@@ -93,6 +130,14 @@ pub fn index(bytes: &[u8]) -> Result<ObjectKey, KeyError> {
 /// As [`config`].
 pub fn refs(id: SnapshotId) -> Result<ObjectKey, KeyError> {
     key(format!("refs/{id}"))
+}
+
+/// `refs/<ulid>.<n>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn moved_refs(id: SnapshotId, number: u32) -> Result<ObjectKey, KeyError> {
+    key(format!("refs/{id}.{number}"))
 }
 
 /// `snap/<yyyymm>/<ulid>`, the month (UTC) being that of the id.
@@ -146,11 +191,67 @@ pub fn session_id(name: &ObjectKey) -> Option<SessionId> {
     (session(id).ok().as_ref() == Some(name)).then_some(id)
 }
 
+/// The session that a [`session_done`] tells of.
+#[must_use]
+pub fn session_done_id(name: &ObjectKey) -> Option<SessionId> {
+    marked(name, ".done", session_done)
+}
+
+/// The session that a [`session_revoked`] tells of.
+#[must_use]
+pub fn session_revoked_id(name: &ObjectKey) -> Option<SessionId> {
+    marked(name, ".revoked", session_revoked)
+}
+
+fn marked(
+    name: &ObjectKey,
+    word: &str,
+    of: fn(SessionId) -> Result<ObjectKey, KeyError>,
+) -> Option<SessionId> {
+    let id = name.as_str().strip_prefix("sessions/")?;
+    let id = id.strip_suffix(word)?.parse().ok()?;
+    (of(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The session that a [`verdict`] is on.
+#[must_use]
+pub fn verdict_id(name: &ObjectKey) -> Option<SessionId> {
+    let id = name.as_str().strip_prefix("verdicts/")?.parse().ok()?;
+    (verdict(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The number of a generation that is [`condemned`].
+#[must_use]
+pub fn condemned_number(name: &ObjectKey) -> Option<u32> {
+    let number = name.as_str().strip_prefix("gc/")?.parse().ok()?;
+    (condemned(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
+/// The number of a generation that is decided: of a [`dead`].
+#[must_use]
+pub fn dead_number(name: &ObjectKey) -> Option<u32> {
+    let number = name.as_str().strip_prefix("gc/")?;
+    let number = number.strip_suffix(".done")?.parse().ok()?;
+    (dead(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
 /// The id of a [`snapshot`].
 #[must_use]
 pub fn snapshot_id(name: &ObjectKey) -> Option<SnapshotId> {
     let id = name.as_str().rsplit('/').next()?.parse().ok()?;
     (snapshot(id).ok().as_ref() == Some(name)).then_some(id)
+}
+
+/// The snapshot that a [`refs`] or [`moved_refs`] is of, and the number of the latter.
+#[must_use]
+pub fn refs_id(name: &ObjectKey) -> Option<(SnapshotId, Option<u32>)> {
+    let id = name.as_str().strip_prefix("refs/")?;
+    let (id, number) = match id.split_once('.') {
+        None => (id.parse().ok()?, None),
+        Some((id, number)) => (id.parse().ok()?, Some(number.parse().ok()?)),
+    };
+    let own = number.map_or_else(|| refs(id), |number| moved_refs(id, number));
+    (own.ok().as_ref() == Some(name)).then_some((id, number))
 }
 
 /// The id of a [`hold`].
@@ -172,6 +273,18 @@ pub fn is_index(name: &ObjectKey) -> bool {
     is_digest_below(name, "index/")
 }
 
+/// The id of a [`pack`].
+#[must_use]
+pub fn pack_id(name: &ObjectKey) -> Option<PackId> {
+    let digest = name.as_str().rsplit('/').next().filter(|_| is_pack(name))?;
+    let mut id = [0; 32];
+    let (pairs, _) = digest.as_bytes().as_chunks::<2>();
+    for (byte, pair) in id.iter_mut().zip(pairs) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(PackId(id))
+}
+
 /// Whether it is the name of a [`pack`].
 #[must_use]
 pub fn is_pack(name: &ObjectKey) -> bool {
@@ -187,16 +300,16 @@ pub fn is_pack(name: &ObjectKey) -> bool {
 /// Whether it is a name that only an object of a repository has, key slots aside.
 #[must_use]
 pub fn is_object(name: &ObjectKey) -> bool {
-    let plain = name.as_str();
-    let refs = plain.strip_prefix("refs/").and_then(|id| id.parse().ok());
-    let done = plain
-        .strip_suffix(".done")
-        .and_then(|open| key(open.into()).ok());
     is_pack(name)
         || is_index(name)
         || snapshot_id(name).is_some()
-        || refs.is_some_and(|id| self::refs(id).is_ok_and(|refs| refs == *name))
-        || session_id(done.as_ref().unwrap_or(name)).is_some()
+        || refs_id(name).is_some()
+        || session_id(name).is_some()
+        || session_done_id(name).is_some()
+        || session_revoked_id(name).is_some()
+        || verdict_id(name).is_some()
+        || condemned_number(name).is_some()
+        || dead_number(name).is_some()
         || config_number(name).is_some()
         || ledger_number(name).is_some()
         || hold_id(name).is_some()
@@ -240,16 +353,23 @@ mod tests {
             pack(PackId([0xab; 32]), true),
             index(b"a"),
             refs(id),
+            moved_refs(id, 3),
             snapshot(id),
             hold(id),
             super::session(session),
             session_done(session),
+            session_revoked(session),
+            verdict(session),
+            condemned(0),
+            dead(17),
             config(1),
             ledger(7),
         ] {
             let object = object.unwrap();
             assert!(is_object(&object), "{object}");
         }
+        let mixed = PackId(std::array::from_fn(|n| n as u8 * 7));
+        assert_eq!(pack_id(&pack(mixed, true).unwrap()), Some(mixed));
         let stray = pack(PackId([0xab; 32]), false).unwrap().to_string();
         for other in [
             "data/holiday.jpg",
@@ -271,6 +391,18 @@ mod tests {
         assert_eq!(hold_id(&hold(id).unwrap()), Some(id));
         assert_eq!(session_id(&super::session(session).unwrap()), Some(session));
         assert_eq!(config_number(&config(17).unwrap()), Some(17));
+        let done = session_done(session).unwrap();
+        assert_eq!(
+            (session_id(&done), session_done_id(&done)),
+            (None, Some(session))
+        );
+        let revoked = session_revoked(session).unwrap();
+        assert_eq!(session_revoked_id(&revoked), Some(session));
+        assert_eq!(verdict_id(&verdict(session).unwrap()), Some(session));
+        assert_eq!(condemned_number(&condemned(17).unwrap()), Some(17));
+        assert_eq!(dead_number(&dead(0).unwrap()), Some(0));
+        assert_eq!(refs_id(&refs(id).unwrap()), Some((id, None)));
+        assert_eq!(refs_id(&moved_refs(id, 3).unwrap()), Some((id, Some(3))));
         assert!(is_slot(&slot(b"a").unwrap()) && is_index(&index(b"a").unwrap()));
         let lower = id.to_string().to_lowercase();
         let others = [
@@ -281,7 +413,15 @@ mod tests {
             format!("holds/x/{id}"),
             format!("holds/{lower}"),
             format!("sessions/{lower}"),
-            format!("sessions/{id}.done"),
+            format!("sessions/{lower}.done"),
+            format!("sessions/{id}.done.done"),
+            format!("verdicts/{lower}"),
+            format!("verdicts/{id}.done"),
+            format!("refs/{id}.01"),
+            format!("refs/{id}."),
+            format!("refs/{lower}.1"),
+            "gc/01".into(),
+            "gc/x.done".into(),
             "config/01".into(),
             "config/4294967296".into(),
             format!("keys/{}", "AB".repeat(32)),
@@ -293,6 +433,12 @@ mod tests {
             assert_eq!(hold_id(&name), None, "{other}");
             assert_eq!(session_id(&name), None, "{other}");
             assert_eq!(config_number(&name), None, "{other}");
+            assert_eq!(session_revoked_id(&name), None, "{other}");
+            assert_eq!(verdict_id(&name), None, "{other}");
+            assert_eq!(refs_id(&name), None, "{other}");
+            assert_eq!(condemned_number(&name), None, "{other}");
+            assert_eq!(dead_number(&name), None, "{other}");
+            assert!(!is_object(&name), "{other}");
             assert!(!is_slot(&name) && !is_index(&name), "{other}");
         }
     }

@@ -15,6 +15,7 @@
 #![allow(clippy::cast_possible_truncation)]
 
 pub mod chunk;
+pub mod collect;
 pub mod config;
 pub mod extent;
 pub mod extra;

@@ -46,15 +46,45 @@ impl PackUse {
         }
     }
 
-    /// The slots that are used, ascending.
-    pub fn used(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..self.slots).filter(|slot| match &self.bitmap {
-            None => true,
-            Some(bitmap) => {
+    /// Takes the slots that another use of the same pack has into this one. Where the two do not agree
+    /// on how many there are, all of the greater number count as used.
+    pub fn absorb(&mut self, other: &Self) {
+        if self.slots != other.slots {
+            (self.slots, self.bitmap) = (self.slots.max(other.slots), None);
+            return;
+        }
+        let (Some(mine), Some(more)) = (&mut self.bitmap, &other.bitmap) else {
+            self.bitmap = None;
+            return;
+        };
+        for (byte, bits) in mine.iter_mut().zip(more) {
+            *byte |= bits;
+        }
+        let used: u32 = mine.iter().map(|byte| byte.count_ones()).sum();
+        if used == self.slots {
+            self.bitmap = None;
+        }
+    }
+
+    /// Whether all slots are used.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.bitmap.is_none()
+    }
+
+    /// Whether a slot is used.
+    #[must_use]
+    pub fn has(&self, slot: u32) -> bool {
+        slot < self.slots
+            && self.bitmap.as_ref().is_none_or(|bitmap| {
                 let byte = bitmap.get((slot / 8) as usize);
                 byte.is_some_and(|byte| byte >> (slot % 8) & 1 == 1)
-            }
-        })
+            })
+    }
+
+    /// The slots that are used, ascending.
+    pub fn used(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.slots).filter(|slot| self.has(*slot))
     }
 }
 
@@ -192,6 +222,19 @@ mod tests {
             }
             let refs = Refs { snapshot: SnapshotId(9), packs };
             prop_assert_eq!(Refs::decode(&refs.encode()).unwrap(), refs);
+        }
+
+        #[test]
+        fn uses_add_up(slots in 1u32..40, more in 0u32..3, one: u64, two: u64) {
+            let pack = PackId([1; 32]);
+            let of = |slots: u32, bits: u64| {
+                PackUse::new(pack, slots, (0..slots).filter(|slot| bits >> slot & 1 == 1))
+            };
+            let mut both = of(slots, one);
+            both.absorb(&of(slots + more, two));
+            let has = |slot: &u32| more > 0 || (one | two) >> slot & 1 == 1;
+            let wanted = (0..slots + more).filter(has);
+            prop_assert!(both.used().eq(wanted));
         }
 
         #[test]

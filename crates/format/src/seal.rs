@@ -97,6 +97,16 @@ pub enum ObjectKind {
     Cache = 6,
     /// The header at the end of a pack.
     PackHeader = 7,
+    /// `sessions/….done`
+    SessionDone = 8,
+    /// `sessions/….revoked`
+    SessionRevoked = 9,
+    /// `verdicts/…`
+    Verdict = 10,
+    /// `gc/<n>`
+    Condemned = 11,
+    /// `gc/<n>.done`
+    Dead = 12,
 }
 
 impl ObjectKind {
@@ -104,11 +114,12 @@ impl ObjectKind {
     #[must_use]
     pub const fn max_raw(self) -> usize {
         match self {
-            Self::Session => 32 << 10,
+            Self::Session | Self::SessionDone | Self::SessionRevoked => 32 << 10,
             Self::Ledger => 64 << 10,
+            Self::Verdict => 256 << 10,
             Self::PackHeader => 16 << 20,
             Self::Snapshot => 64 << 20,
-            Self::IndexRun | Self::Refs | Self::Cache => MAX_OBJECT,
+            Self::IndexRun | Self::Refs | Self::Cache | Self::Condemned | Self::Dead => MAX_OBJECT,
         }
     }
 

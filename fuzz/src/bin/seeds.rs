@@ -20,7 +20,7 @@ use backup_integrity::statement::SignedStatement;
 type Done<T = ()> = Result<T, Box<dyn Error>>;
 
 /// Which vectors of the page are seeds of which target.
-const OF_PAGE: [(&str, &str); 10] = [
+const OF_PAGE: [(&str, &str); 13] = [
     ("record", "record"),
     ("extents", "extents"),
     ("page", "page"),
@@ -29,6 +29,9 @@ const OF_PAGE: [(&str, &str); 10] = [
     ("lineage-head", "lineage_head"),
     ("index-run", "index_run"),
     ("refs", "refs"),
+    ("session-mark", "collect"),
+    ("verdict", "collect"),
+    ("pack-list", "collect"),
     ("canonical", "canonical"),
     ("statement", "statement"),
 ];

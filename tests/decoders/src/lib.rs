@@ -5,6 +5,7 @@
 use backup_core::{ChunkId, EntryPath, Finding, RepoId, SessionId};
 use backup_engine::state::StateEntry;
 use backup_format::chunk::PieceCut;
+use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::config::Config;
 use backup_format::extent::{Content, Extents};
 use backup_format::index::IndexRun;
@@ -28,9 +29,10 @@ use backup_integrity::statement::SignedStatement;
 pub type Decoder = fn(&[u8]);
 
 /// Every one of them by the name of its fuzz target.
-pub const ALL: [(&str, Decoder); 25] = [
+pub const ALL: [(&str, Decoder); 26] = [
     ("age_key", age_key),
     ("canonical", canonical),
+    ("collect", collect),
     ("config", config),
     ("entry_path", entry_path),
     ("extents", extents),
@@ -243,6 +245,19 @@ pub fn snapshot_object(data: &[u8]) {
 pub fn refs(data: &[u8]) {
     if let Ok(refs) = Refs::decode(data) {
         assert_eq!(Refs::decode(&refs.encode()), Ok(refs));
+    }
+}
+
+/// What collectors of garbage and sessions tell each other.
+pub fn collect(data: &[u8]) {
+    if let Ok(mark) = SessionMark::decode(data) {
+        assert_eq!(SessionMark::decode(&mark.encode()), Ok(mark));
+    }
+    if let Ok(verdict) = Verdict::decode(data) {
+        assert_eq!(Verdict::decode(&verdict.encode()), Ok(verdict));
+    }
+    if let Ok(list) = PackList::decode(data) {
+        assert_eq!(PackList::decode(&list.encode()), Ok(list));
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) enum Step {
     Revoke(u8),
     /// Lists a page of `snap/` for the verdicts.
     ListForVerdicts(u8),
-    /// Creates `sessions/<ulid>.verdict`, or reads the one that is there.
+    /// Creates `verdicts/<ulid>`, or reads the one that is there.
     Judge(u8),
     /// Lists a page of `snap/` for what marks.
     ListForMarks(u8),
@@ -101,7 +101,7 @@ impl Collector {
             At::Idle => Self::begin(tier, set, out),
             At::Condemn => condemn(tier, set, out),
             At::Sessions(page) => out.push(Step::ListSessions(page)),
-            At::Settle => self.settle(tier, set, out),
+            At::Settle => self.settle(tier, out),
             At::Snapshots(page) => out.push(Step::ListForVerdicts(page)),
             At::Verdicts => out.extend(members(self.revoked).next().map(Step::Judge)),
             At::Mark(page) => out.push(Step::ListForMarks(page)),
@@ -133,14 +133,13 @@ impl Collector {
         condemn(tier, set, out);
     }
 
-    fn settle(&self, tier: &Tier, set: &Setting, out: &mut Vec<Step>) {
+    fn settle(&self, tier: &Tier, out: &mut Vec<Step>) {
         for session in members(self.open & !self.revoked) {
             let seen = tier.sessions[at(session)];
             if seen.done || seen.revoked {
                 out.push(Step::LookAt(session));
             }
-            let old = set.scope.old_writer && session == 0;
-            if !seen.revoked && !old {
+            if !seen.revoked {
                 out.push(Step::Revoke(session));
             }
         }
@@ -176,9 +175,7 @@ impl Collector {
             Step::ListSessions(number) => {
                 for session in members(page(number)).take_while(|one| at(*one) < SESSIONS) {
                     let seen = tier.sessions[at(session)];
-                    let spared =
-                        !rules.waits_for_old_writers && set.scope.old_writer && session == 0;
-                    if seen.open && !seen.done && !spared {
+                    if seen.open && !seen.done {
                         self.open |= bit(session);
                         self.revoked |= if seen.revoked { bit(session) } else { 0 };
                     }

@@ -59,8 +59,6 @@ pub struct Scope {
     pub sweeps: bool,
     /// Whether writers may know the index from before their session.
     pub stale_index: bool,
-    /// Whether the first writer is of version 1, which knows no revocation.
-    pub old_writer: bool,
     /// Whether the first writer needs the chunk of the old pack that no snapshot used, beside the other.
     pub needs_both: bool,
 }
@@ -82,7 +80,6 @@ impl Scope {
         restarts: false,
         sweeps: false,
         stale_index: false,
-        old_writer: false,
         needs_both: false,
     };
 }
@@ -222,11 +219,7 @@ impl Setting {
         let scope = &self.scope;
         match number {
             0 => scope.collectors > 0,
-            1..4 => {
-                scope.collectors > 0
-                    && scope.writers > 0
-                    && !(scope.old_writer && scope.writers == 1)
-            }
+            1..4 => scope.collectors > 0 && scope.writers > 0,
             4 => scope.collectors > 0 && scope.repackers > 0,
             5 => scope.repackers > 0 && scope.writers > 0 && !scope.needs_both,
             6 => scope.mergers > 0,

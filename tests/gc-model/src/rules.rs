@@ -36,8 +36,6 @@ pub struct Rules {
     pub fresh_names: bool,
     /// `.done` of a session is created by its writer alone.
     pub done_by_writer: bool,
-    /// Nothing is decided while a session of a writer is open that knows no revocation.
-    pub waits_for_old_writers: bool,
     /// Refs are created before the snapshot.
     pub refs_first: bool,
     /// Forgetting deletes the snapshot before its refs.
@@ -86,7 +84,6 @@ impl Rules {
         one_generation: true,
         fresh_names: true,
         done_by_writer: true,
-        waits_for_old_writers: true,
         refs_first: true,
         forgets_snapshot_first: true,
         sweeps_by_generation: true,

@@ -123,9 +123,8 @@ impl Writer {
                 } else {
                     At::Index
                 };
-                self.stop_if_old(me, tier, set);
             }
-            Step::ListGeneration(page) => self.list(page, me, tier, set),
+            Step::ListGeneration(page) => self.list(page, tier, set),
             Step::ReadIndex => {
                 self.index = tier.named_by_all(tier.runs);
                 if self.at == At::Index {
@@ -160,7 +159,7 @@ impl Writer {
             Step::Commit => {
                 tier.snapshots |= bit(snapshot);
                 self.at = if rules.refs_first { At::Look } else { At::Refs };
-                if !rules.writer_looks_again || self.is_old(me, set) {
+                if !rules.writer_looks_again {
                     self.at = At::Done;
                     return bit(snapshot);
                 }
@@ -198,7 +197,7 @@ impl Writer {
         0
     }
 
-    fn list(&mut self, page: u8, me: u8, tier: &mut Tier, set: &Setting) {
+    fn list(&mut self, page: u8, tier: &Tier, set: &Setting) {
         self.avoided |= tier.generations[at(page)].avoided(&set.rules);
         self.at = match page + 1 {
             next if next < set.scope.generations => At::Generations(next),
@@ -206,7 +205,6 @@ impl Writer {
             _ if self.index != 0 => At::Store,
             _ => At::Index,
         };
-        self.stop_if_old(me, tier, set);
     }
 
     /// The first operation without a session in front of it.
@@ -220,19 +218,6 @@ impl Writer {
 
     fn reached_refs(&mut self, refs_first: bool) {
         self.at = if refs_first { At::Refs } else { At::Commit };
-    }
-
-    fn is_old(&self, me: u8, set: &Setting) -> bool {
-        set.scope.old_writer && me == 0
-    }
-
-    /// A writer of version 1 stops at any generation.
-    fn stop_if_old(&mut self, me: u8, tier: &mut Tier, set: &Setting) {
-        let collected = tier.generations.iter().any(|one| one.condemned != 0);
-        if self.is_old(me, set) && matches!(self.at, At::Index) && collected {
-            tier.sessions[at(me)].done = true;
-            self.end();
-        }
     }
 
     fn end(&mut self) {

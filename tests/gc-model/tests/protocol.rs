@@ -100,19 +100,6 @@ fn sessions_of_two_snapshots() {
 }
 
 #[test]
-fn a_writer_of_version_1() {
-    let scope = Scope {
-        old_writer: true,
-        restarts: true,
-        ..CORE
-    };
-    assert_safe(
-        "a writer, one of version 1, a collector that is killed",
-        scope,
-    );
-}
-
-#[test]
 fn two_collectors() {
     let scope = Scope {
         restarts: true,

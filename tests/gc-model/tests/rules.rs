@@ -78,7 +78,6 @@ needed! {
     one_generation: Scope { leftover: true, ..ONE_GENERATION }, LOST;
     fresh_names: Scope { needs_both: true, ..ONE_WRITER }, LOST;
     done_by_writer: ONE_WRITER, LOST;
-    waits_for_old_writers: Scope { old_writer: true, ..ONE_WRITER }, LOST;
     refs_first: ONE_WRITER, UNMARKED;
     forgets_snapshot_first: ONE_WRITER, UNMARKED;
     sweeps_by_generation: Scope { sweeps: true, forgets_all: true, ..ONE_WRITER }, UNMARKED;

@@ -22,6 +22,7 @@ mod look;
 mod lost_pages;
 mod names;
 mod overwrite;
+mod prune;
 mod round_trip;
 mod streams;
 mod terminal;

@@ -225,6 +225,7 @@ async fn snapshots(
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let keys = repo.snapshot_keys(cx).await?;
+    let judged = repo.judged(cx).await?;
     let mut heads = futures::stream::iter(keys)
         .map(|(id, key)| async move {
             let head = repo.head(cx, id, &key).await;
@@ -240,6 +241,11 @@ async fn snapshots(
                 findings.push(Finding::new(severity, kind, key.as_str(), detail));
             }
             (Some(_), Err(error)) => return Err(error),
+            (None, Ok(head))
+                if repo
+                    .is_void(cx, &judged, &head)
+                    .await
+                    .is_ok_and(|void| void) => {}
             (None, head) => findings.push(unknown(repo, &key, head, is_whole)),
         }
     }

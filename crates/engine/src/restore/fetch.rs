@@ -29,6 +29,8 @@ pub(super) const MOST_FINDINGS: usize = 10_000;
 
 enum Task {
     Range(RangeJob),
+    /// A chunk that is in none of the places which the index had when the window was made.
+    Elsewhere(Box<ChunkJob>),
     Empty(Arc<FileJob>),
 }
 
@@ -214,12 +216,7 @@ impl<'a> Workers<'a> {
     pub(super) fn send(&self, window: Window) -> Result<()> {
         let (ranges, lost) = window.ranges();
         for chunk in lost {
-            let why = format!(
-                "chunk {} of it is missing: {}",
-                chunk.id,
-                self.repo.why_unknown()
-            );
-            self.lose(&chunk, FindingKind::Missing, &why);
+            self.put(Task::Elsewhere(Box::new(chunk)))?;
         }
         for range in ranges {
             self.put(Task::Range(range))?;
@@ -262,6 +259,7 @@ impl<'a> Workers<'a> {
             }
             match task {
                 Task::Range(range) => self.range(range, &mut codec, &mut plain),
+                Task::Elsewhere(chunk) => self.elsewhere(&chunk),
                 Task::Empty(job) => self.finish(&job),
             }
         }
@@ -307,17 +305,14 @@ impl<'a> Workers<'a> {
                     .into_iter()
                     .for_each(|chunk| self.open(vec![chunk], codec, plain));
             }
-            Err(error) => {
-                let kind = match &error {
-                    EngineError::Sink(error) if error.kind != ErrorKind::NotFound => {
-                        FindingKind::Damaged
-                    }
-                    _ => FindingKind::Missing,
-                };
+            Err(EngineError::Sink(error)) if error.kind != ErrorKind::NotFound => {
+                let why = error.to_string();
                 return chunks
                     .iter()
-                    .for_each(|(chunk, _)| self.lose(chunk, kind, &error.to_string()));
+                    .for_each(|(chunk, _)| self.lose(chunk, FindingKind::Damaged, &why));
             }
+            // Its pack may have been deleted because the chunk is in another.
+            Err(_) => return chunks.iter().for_each(|(chunk, _)| self.elsewhere(chunk)),
         };
         for (chunk, claimed) in chunks {
             let Some(place) = chunk.place else { continue };
@@ -339,6 +334,26 @@ impl<'a> Workers<'a> {
                     self.parts(&chunk, &kept);
                 }
                 Err(error) => self.lose(&chunk, FindingKind::Damaged, &error.to_string()),
+            }
+        }
+    }
+
+    /// Looks for a chunk wherever it may be, and writes its parts.
+    fn elsewhere(&self, chunk: &ChunkJob) {
+        let read = self.repo.read_blob(self.cx, BlobKind::Data, &chunk.id);
+        match self.handle.block_on(read) {
+            Ok(plain) => {
+                self.fetched
+                    .fetch_add(plain.len() as u64, Ordering::Relaxed);
+                self.parts(chunk, &plain);
+            }
+            Err(_) if self.cx.cancel.is_cancelled() => self.fail(EngineError::Cancelled),
+            Err(error) => {
+                let kind = match &error {
+                    EngineError::Missing { .. } => FindingKind::Missing,
+                    _ => FindingKind::Damaged,
+                };
+                self.lose(chunk, kind, &error.to_string());
             }
         }
     }

@@ -234,7 +234,7 @@ impl<'a> Assembler<'a> {
                 if matches!(stream.content, Content::Spilled(_)) {
                     stream.extents.encode(&mut next.extents);
                 }
-                self.mark_extents(&stream.extents);
+                self.mark_extents(&stream.extents)?;
                 next.located = Located::Known(stream.content);
             }
             Work::Inherited(inherited) => {
@@ -251,7 +251,7 @@ impl<'a> Assembler<'a> {
                 if matches!(content, Content::Spilled(_)) {
                     extents.encode(&mut next.extents);
                 }
-                self.mark_extents(&extents);
+                self.mark_extents(&extents)?;
                 next.located = Located::Known(content);
             }
             Work::Link(link) => {
@@ -338,7 +338,7 @@ impl<'a> Assembler<'a> {
     }
 
     /// Where a small file lies that has the content it had before.
-    fn same(&mut self, before: Before, sha256: &[u8; 32]) -> Option<Located> {
+    fn same(&self, before: Before, sha256: &[u8; 32]) -> Option<Located> {
         let index = self.store.index();
         let is_there = before.extents.as_slice().iter().all(|extent| match extent {
             Extent::Data { chunk, .. } => index.find(chunk).is_some(),
@@ -347,7 +347,6 @@ impl<'a> Assembler<'a> {
         if before.sha256 != *sha256 || !is_there {
             return None;
         }
-        self.mark_extents(&before.extents);
         Some(Located::Known(Content::Inline(before.extents)))
     }
 
@@ -556,29 +555,38 @@ impl<'a> Assembler<'a> {
         }
     }
 
-    fn mark_extents(&mut self, extents: &Extents) {
+    /// Marks a chunk that is named. Behind whatever chose it this is the last to see that this run has
+    /// stored it, or found it where it may be named: else it could be taken away under the snapshot.
+    fn mark(&mut self, id: &ChunkId) -> Result<()> {
+        if self.usage.mark(self.store.index(), id) || self.store.has(id) {
+            return Ok(());
+        }
+        Err(EngineError::Missing {
+            object: format!("chunk {id}"),
+            why: "an entry names it, and this run neither found nor stored it; please report it"
+                .into(),
+        })
+    }
+
+    fn mark_extents(&mut self, extents: &Extents) -> Result<()> {
         for extent in extents.as_slice() {
             if let Extent::Data { chunk, .. } = extent {
-                self.usage.mark(self.store.index(), chunk);
+                self.mark(chunk)?;
             }
         }
+        Ok(())
     }
 
     fn mark_record(&mut self, content: &Content, lineage: &[u8]) -> Result<()> {
         match content {
-            Content::Inline(extents) => self.mark_extents(extents),
-            Content::Spilled(ids) => {
-                ids.iter().for_each(|id| {
-                    self.usage.mark(self.store.index(), id);
-                });
-            }
+            Content::Inline(extents) => self.mark_extents(extents)?,
+            Content::Spilled(ids) => ids.iter().try_for_each(|id| self.mark(id))?,
         }
         if !lineage.is_empty() {
             let head = backup_format::lineage::LineageHead::decode(lineage)
                 .map_err(|error| EngineError::wire("a lineage head", &error))?;
-            for part in head.layers.iter().flat_map(|layer| &layer.parts) {
-                self.usage.mark(self.store.index(), part);
-            }
+            let mut parts = head.layers.iter().flat_map(|layer| &layer.parts);
+            parts.try_for_each(|part| self.mark(part))?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! The sixth stage: the snapshot object, signed. Before it there is no snapshot, behind it a whole
-//! one. The refs go first: what no snapshot names does not exist.
+//! one. The refs go first: what no snapshot names does not exist. Behind it the writer looks whether a
+//! collector of garbage has taken it for dead meanwhile: then its snapshot may not count.
 
 use backup_core::{
-    ChunkId, ComponentMeta, Event, OpContext, PutMode, Severity, SnapshotId, SnapshotMeta,
-    SnapshotStats, Stage,
+    CancellationToken, ChunkId, ComponentMeta, Event, OpContext, Outcome, PutMode, Severity,
+    SnapshotId, SnapshotMeta, SnapshotStats, Stage,
 };
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
@@ -14,9 +15,11 @@ use backup_format::snapshot::{
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_integrity::statement::SignedStatement;
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::store::Stored;
+use crate::collect::Fate;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name, put_new};
 use crate::snapshot::SnapshotJob;
@@ -34,18 +37,29 @@ pub struct Committed {
     pub(super) meta: SnapshotMeta,
     pub(super) root: MerkleRoot,
     pub(super) refs_bytes: u64,
+    pub(super) fate: Fate,
 }
 
-/// Makes the snapshot visible.
+/// A snapshot that is about to be: nothing of it is missing but the object itself.
+#[derive(Debug)]
+pub struct Ready {
+    stored: Stored,
+    meta: SnapshotMeta,
+    refs_bytes: u64,
+    object: Bytes,
+}
+
+/// Makes everything that goes before the snapshot object, and the object itself, but does not show it
+/// yet.
 ///
 /// # Errors
-/// Errors of the tier; then there is no snapshot.
-pub async fn commit(
+/// Errors of the tier; then no snapshot will come of it.
+pub async fn prepare(
     repo: &Repository,
     cx: &OpContext,
     mut stored: Stored,
     job: &SnapshotJob,
-) -> Result<Committed> {
+) -> Result<Ready> {
     cx.tell(Event::Entered {
         stage: Stage::Commit,
         entries: None,
@@ -84,10 +98,40 @@ pub async fn commit(
         .ring()
         .seal(ObjectKind::Snapshot, &plain)
         .map_err(EngineError::Seal)?;
+    Ok(Ready {
+        stored,
+        meta,
+        refs_bytes,
+        object: sealed.into(),
+    })
+}
+
+/// Makes the snapshot visible, and looks whether it counts.
+///
+/// # Errors
+/// Errors of the tier; then there may be a snapshot all the same, or come to be one: an answer that
+/// was lost may have been to a change that is made yet. [`EngineError::TakenForDead`],
+/// [`EngineError::Undecided`].
+pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<Committed> {
+    let Ready {
+        stored,
+        meta,
+        refs_bytes,
+        object,
+    } = ready;
     let key = name(layout::snapshot(meta.id))?;
-    repo.sink()
-        .put(cx, &key, sealed.into(), PutMode::Create)
-        .await?;
+    repo.sink().put(cx, &key, object, PutMode::Create).await?;
+    // It is there: that the run is called off now does not keep it from being told.
+    let mut own = cx.clone();
+    own.cancel = CancellationToken::new();
+    let fate = match stored.session.outcome(repo, &own, meta.id).await {
+        Ok(fate) => fate,
+        Err(error) => {
+            // The outcome is known; what the source says to it changes nothing.
+            let _ = stored.capture.settle(cx, Outcome::Abandoned).await;
+            return Err(error);
+        }
+    };
     let root = stored.assembled.tree.root;
     cx.tell(Event::Left(Stage::Commit));
     Ok(Committed {
@@ -95,6 +139,7 @@ pub async fn commit(
         meta,
         root,
         refs_bytes,
+        fate,
     })
 }
 

@@ -16,7 +16,7 @@ use backup_core::{
 };
 use backup_format::chunk::profile::PIECE;
 use backup_format::chunk::{BasePieces, PieceCut};
-use backup_format::extent::{Extent, Extents};
+use backup_format::extent::{Content, Extent, Extents};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use jiff::Timestamp;
@@ -24,12 +24,13 @@ use tokio::runtime::Handle;
 
 use super::hashing::{HASH_APART, HASH_QUEUE, Hashing};
 use super::links::Link;
+use super::parts::spill;
 use super::racy::is_racy;
 use super::segments::Segments;
 use super::stream::{CutStream, StreamCutter};
 use super::track::PieceLimit;
 use crate::error::{EngineError, Result};
-use crate::lineage::{Inherited, Lineages};
+use crate::lineage::{Inherited, Lineages, has_layers};
 use crate::past::Past;
 use crate::repository::Sizes;
 use crate::state::StateEntry;
@@ -342,7 +343,7 @@ impl Reader<'_> {
     /// [`EngineError::Parent`] when the parent snapshot cannot give it.
     pub(super) fn inherit(&self, item: &mut Item) -> Result<()> {
         let looked_up = self.lineages.inherited(self.cx, &item.key);
-        let inherited = match self.handle.block_on(looked_up) {
+        let mut inherited = match self.handle.block_on(looked_up) {
             Err(EngineError::Cancelled) => return Err(EngineError::Cancelled),
             Err(error) => return Err(item.not_inherited(error)),
             Ok(None) => return Err(item.not_inherited("nothing of it is at hand")),
@@ -355,6 +356,15 @@ impl Reader<'_> {
         if !is_there {
             return Err(item.not_inherited("a chunk of it is missing"));
         }
+        // Where the content lies is known, so that can be written down again.
+        if let Content::Spilled(spills) = &inherited.content
+            && !spills.iter().all(|id| index.find(id).is_some())
+        {
+            inherited.content = spill(&inherited.extents, self.store)?;
+            inherited.lineage = None;
+        }
+        // The content is whole without its lineage.
+        inherited.lineage = inherited.lineage.filter(|head| has_layers(index, head));
         item.work = Work::Inherited(Box::new(inherited));
         Ok(())
     }

@@ -4,6 +4,7 @@
 use backup_core::{Event, Finding, FindingKind, OpContext, Outcome, Severity, Stage};
 
 use super::commit::Committed;
+use crate::collect::Fate;
 use crate::error::Result;
 use crate::ledger::{LedgerDraft, record_snapshot};
 use crate::repository::Repository;
@@ -24,6 +25,7 @@ pub async fn record(
         meta,
         root,
         refs_bytes,
+        fate,
     } = committed;
     let mut counts = stored.assembled.counts;
     let degraded =
@@ -42,7 +44,9 @@ pub async fn record(
             .for_each(|finding| counts.found(cx, finding)),
         Err(error) => counts.found(cx, degraded("the ledger", error.to_string())),
     }
-    if let Err(error) = stored.session.end(repo, cx).await {
+    if fate == Fate::Alive
+        && let Err(error) = stored.session.end(repo, cx).await
+    {
         counts.found(cx, degraded("the session", error.to_string()));
     }
     cx.tell(Event::Left(Stage::Record));

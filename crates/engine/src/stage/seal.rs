@@ -3,15 +3,15 @@
 //!
 //! A collector of garbage writes down what it is about to remove before it looks for sessions, so a
 //! writer announces its session before it looks at anything that it will build on: either the
-//! collector sees the session, or the writer sees what the collector wrote.
+//! collector sees the session, or the writer sees what the collector wrote, and names none of it.
 
 use std::sync::Arc;
 
 use backup_core::OpContext;
 use backup_format::config::Operation;
-use futures::StreamExt;
 
 use super::chunk::Chunked;
+use crate::collect::{Collection, settle};
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::repository::Repository;
@@ -24,15 +24,23 @@ pub struct Sealing {
     pub(super) chunked: Chunked,
     pub(super) session: Session,
     pub(super) store: BlobStore,
-    /// The index that everything is compared with, as it was behind the announcement.
+    /// The index that everything is compared with, as it was behind the announcement. What it does
+    /// not find this run does not name.
     pub(super) index: Arc<IndexSet>,
+}
+
+impl Sealing {
+    /// The session that was begun.
+    pub(crate) const fn session(&self) -> &Session {
+        &self.session
+    }
 }
 
 /// Begins a session, looks what the repository is now, and starts the threads.
 ///
 /// # Errors
-/// [`EngineError::Key`] for a key that cannot write; [`EngineError::Newer`] where a newer program is
-/// collecting garbage; errors of the tier.
+/// [`EngineError::Key`] for a key that cannot write; [`EngineError::Damaged`] where it cannot be told
+/// what is being collected; errors of the tier.
 pub async fn seal(
     repo: &Repository,
     cx: &OpContext,
@@ -40,28 +48,33 @@ pub async fn seal(
     job: &SnapshotJob,
 ) -> Result<Sealing> {
     let session = Session::begin(repo, cx, &job.host).await?;
-    if let Err(error) = look_again(repo, cx).await {
-        // Nobody needs to wait for it. That its end cannot be told changes nothing.
-        let _ = session.end(repo, cx).await;
-        return Err(error);
+    let begun = async {
+        let index = look_again(repo, cx).await?;
+        let options = (job.compression, job.checkpoint.index_bytes);
+        let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;
+        Ok::<_, EngineError>((index, store))
+    };
+    match begun.await {
+        Ok((index, store)) => Ok(Sealing {
+            chunked,
+            session,
+            store,
+            index,
+        }),
+        Err(error) => {
+            session.end_of_failed(repo, cx).await;
+            Err(error)
+        }
     }
-    let index = repo.index();
-    let options = (job.compression, job.checkpoint.index_bytes);
-    let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;
-    Ok(Sealing {
-        chunked,
-        session,
-        store,
-        index,
-    })
 }
 
-/// What must be known of the repository as it is behind the announcement of a session.
-async fn look_again(repo: &Repository, cx: &OpContext) -> Result<()> {
+/// The index as it is behind the announcement of a session, without the packs that this session must
+/// not name: they are dead, or may be before it has named them.
+async fn look_again(repo: &Repository, cx: &OpContext) -> Result<Arc<IndexSet>> {
+    settle(repo, cx).await;
     repo.check_features(cx, Operation::Write).await?;
-    if let Some(found) = repo.sink().list(cx, "gc/", None).next().await {
-        let why = "it is of a collection of garbage, which this Backstay does not know: a newer Backstay is needed, or whoever may write to the tier has put it there";
-        return Err(EngineError::Newer(format!("{}: {why}", found?.key)));
-    }
-    repo.refresh_index(cx).await
+    let Collection { condemned, dead } = repo.collection(cx).await?;
+    repo.pass_over(dead);
+    repo.refresh_index(cx).await?;
+    Ok(Arc::new(repo.index().avoiding(&condemned)))
 }

@@ -70,7 +70,7 @@ pub async fn store(
     } = captured;
     let parent = planned.parent.as_ref().filter(|_| !job.reread);
     let trees = parent.map(|parent| parent.trees(repo, planned.may_inherit));
-    let lineages = Lineages::new(repo, trees.unwrap_or_default())?;
+    let lineages = Lineages::new(repo, index.clone(), trees.unwrap_or_default())?;
     let (sender, source) = batches();
     // When the source fails, those that take what it gives end as if called off.
     let cancel = cx.cancel.child_token();

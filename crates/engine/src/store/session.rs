@@ -1,16 +1,21 @@
 //! A writing session: everything it stores is sealed under one random data key, which is wrapped to
 //! the repository's recipients. The session is announced on the tier before anything is stored.
 
-use backup_core::{HostId, OpContext, PutMode, SessionId};
+use std::time::Duration;
+
+use backup_core::{CancellationToken, HostId, OpContext, PutMode, SessionId};
+use backup_format::collect::SessionMark;
 use backup_format::keys::Secret;
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::{BlobKey, BlobKind, ObjectKind, SealError};
 use backup_format::session as wire;
-use bytes::Bytes;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
+
+/// How long a run that failed tries to say so: where the tier does not answer, nobody can wait for it.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// The keys of a session under way.
 #[derive(Debug, Clone)]
@@ -53,15 +58,27 @@ impl Session {
         })
     }
 
-    /// Says on the tier that the session has come to its end.
+    /// Says on the tier that the session has come to its end: from here on it names nothing that
+    /// it has not named yet. Whoever calls it is certain that nothing of the session is under way any
+    /// more from which a snapshot may come, and that it was not taken for dead.
     ///
     /// # Errors
     /// Errors of the tier.
     pub async fn end(&self, repo: &Repository, cx: &OpContext) -> Result<()> {
         let done = name(layout::session_done(self.id))?;
-        let body = Bytes::from_static(b"done\n");
+        let mark = SessionMark { session: self.id };
+        let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
+        let body = sealed.map_err(EngineError::Seal)?.into();
         repo.sink().put(cx, &done, body, PutMode::Create).await?;
         Ok(())
+    }
+
+    /// Ends the session of a run that came to nothing, so that nobody waits for it. That it cannot be
+    /// told changes nothing; and it is told of a run that was called off too.
+    pub(crate) async fn end_of_failed(&self, repo: &Repository, cx: &OpContext) {
+        let mut cx = cx.clone();
+        cx.cancel = CancellationToken::new();
+        let _ = tokio::time::timeout(FAREWELL, self.end(repo, &cx)).await;
     }
 
     /// The key for blobs of a kind.

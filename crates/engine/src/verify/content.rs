@@ -338,7 +338,11 @@ impl<'a> Contents<'a> {
         let pack = lock(&chunk.pack).clone();
         let sealed = match &pack {
             Some(pack) => {
-                let bytes = self.fetch(pack).as_ref().map_err(|(_, why)| why.clone())?;
+                let bytes = match self.fetch(pack) {
+                    Ok(bytes) => bytes,
+                    Err((FindingKind::Missing, _)) => return self.elsewhere(chunk),
+                    Err((_, why)) => return Err(why.clone()),
+                };
                 let start = start as usize;
                 let span = start..start.saturating_add(length as usize).min(bytes.len());
                 if span.start <= span.end {
@@ -349,6 +353,7 @@ impl<'a> Contents<'a> {
             }
             None => match self.range(place) {
                 Ok(bytes) => bytes,
+                Err(EngineError::Missing { .. }) => return self.elsewhere(chunk),
                 Err(error) if error.is_damage() => return Err(error.to_string()),
                 Err(error) => {
                     let why = error.to_string();
@@ -382,6 +387,18 @@ impl<'a> Contents<'a> {
             }
         }
         why.map_or(Ok(plain), Err)
+    }
+
+    /// Looks for a chunk wherever it may be: its pack may have been deleted because it is in another.
+    fn elsewhere(&self, chunk: &ChunkCheck) -> Result<Plain, String> {
+        let read = self.repo.read_blob(self.cx, BlobKind::Data, &chunk.id);
+        match self.handle.block_on(read) {
+            Ok(bytes) => Ok(Plain {
+                bytes,
+                home: self.buffers.clone(),
+            }),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     fn range(&self, place: &Place) -> Result<bytes::Bytes> {

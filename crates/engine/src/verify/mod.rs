@@ -24,6 +24,7 @@ use self::packs::PackPass;
 use self::refs::{Slots, Used};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts};
+use crate::refs::Listed;
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::stage::canonical;
 use crate::usage::Usage;
@@ -69,6 +70,9 @@ pub async fn verify(
         report: VerifyReport::default(),
         bad_packs: HashMap::new(),
         bad_chunks: HashMap::new(),
+        gone: Vec::new(),
+        // Refs are there before their snapshot, and are replaced by others before they go.
+        listed_refs: Listed::new(),
     };
     let heads = match snapshots {
         Some(heads) => heads,
@@ -81,8 +85,10 @@ pub async fn verify(
             heads
         }
     };
+    run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
     let chosen = run.packs_there(sample).await?;
+    run.tell_gone().await?;
     let read_manifests = repo.keys().identities().is_ok();
     // All at once: every pack is fetched when the first file needs it. A sample of the packs is
     // checked first, since files that it does not take lie in packs that it takes.
@@ -112,6 +118,7 @@ pub async fn verify(
         }
         Ok::<_, EngineError>(())
     })?;
+    run.tell_gone().await?;
     Ok(VerifyOutcome {
         report: run.report,
         snapshots: heads.len() as u64,
@@ -125,6 +132,9 @@ struct Run<'a> {
     report: VerifyReport,
     bad_packs: HashMap<PackId, String>,
     bad_chunks: HashMap<[u8; 16], String>,
+    /// Packs that are not on the tier, with what is to be said of them.
+    gone: Vec<(PackId, String, String)>,
+    listed_refs: Listed,
 }
 
 impl Run<'_> {
@@ -137,6 +147,7 @@ impl Run<'_> {
     /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
     /// snapshots.
     async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
+        self.sessions().await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
         }
@@ -146,7 +157,6 @@ impl Run<'_> {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
         }
-        self.sessions().await?;
         self.unknown_names().await?;
         if self.repo.keys().identities().is_err() {
             // Who cannot read manifests can still see whether there are refs.
@@ -253,8 +263,32 @@ impl Run<'_> {
     }
 
     fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
-        self.found(kind, subject, why);
         self.bad_packs.insert(id, why.to_owned());
+        if kind == FindingKind::Missing {
+            self.gone.push((id, subject.to_owned(), why.to_owned()));
+        } else {
+            self.found(kind, subject, why);
+        }
+    }
+
+    /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
+    async fn tell_gone(&mut self) -> Result<()> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        // That what is being collected cannot be read is told already.
+        let dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
+        for (id, subject, why) in std::mem::take(&mut self.gone) {
+            if dead.contains(&id) {
+                self.bad_packs.remove(&id);
+            } else {
+                self.found(FindingKind::Missing, &subject, &why);
+            }
+        }
+        // What lay there is in other packs by now.
+        self.repo.pass_over(dead);
+        self.repo.refresh_index(self.cx).await?;
+        Ok(())
     }
 
     /// Signatures and entries of every snapshot.
@@ -282,7 +316,7 @@ impl Run<'_> {
             let mut hurt = Vec::new();
             let mut used = Used::new(&index);
             let walked = self
-                .walk(head, feeder, (level, sample), &mut used, &mut hurt)
+                .walk(head, feeder, (level, sample), &index, &mut used, &mut hurt)
                 .await;
             if let Err(error) = &walked
                 && !error.is_damage()
@@ -314,6 +348,7 @@ impl Run<'_> {
         head: &SnapshotHead,
         feeder: &mut Feeder<'_, '_>,
         (level, sample): (VerifyLevel, Sample),
+        index: &IndexSet,
         used: &mut Used,
         hurt: &mut Vec<(String, String)>,
     ) -> Result<Option<String>> {
@@ -321,7 +356,6 @@ impl Run<'_> {
         used.is_whole = false;
         let mut all_known = true;
         let view = SnapshotView::open(self.repo, head.clone())?;
-        let index = self.repo.index();
         let mut tree = SnapshotTreeBuilder::new(view.salt());
         let mut canonical_bytes = Vec::new();
         let mut walk = view.all();
@@ -329,7 +363,7 @@ impl Run<'_> {
         let mut lost_pages = 0;
         loop {
             let step = walk.step(self.cx).await;
-            used.pages(&index, walk.noted_pages());
+            used.pages(index, walk.noted_pages());
             let Some(step) = step? else { break };
             let entry = match step {
                 Seen::Entry(entry) => entry,
@@ -355,7 +389,7 @@ impl Run<'_> {
             if !entry.record.meta.kind.has_content() {
                 continue;
             }
-            used.spills(&index, &entry.record.content);
+            used.spills(index, &entry.record.content);
             let extents = match view.extents(self.cx, &entry.record).await {
                 Ok(extents) => extents,
                 Err(error) if error.is_damage() => {
@@ -365,7 +399,7 @@ impl Run<'_> {
                 }
                 Err(error) => return Err(error),
             };
-            let bad = self.known_bad(&index, &extents, level, &mut used.usage);
+            let bad = self.known_bad(index, &extents, level, &mut used.usage);
             if let Some(why) = bad {
                 hurt.push((entry.path.to_string(), why));
                 continue;

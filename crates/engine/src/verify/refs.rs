@@ -7,17 +7,18 @@
 
 use std::collections::BTreeMap;
 
-use backup_core::{ChunkId, ErrorKind, Event, Finding, FindingKind, PackId, Severity};
+use backup_core::{ChunkId, Event, Finding, FindingKind, PackId, Severity};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::layout;
 use backup_format::lineage::LineageHead;
 use backup_format::refs::Refs;
-use backup_format::seal::{BlobKind, ObjectKind};
+use backup_format::seal::BlobKind;
 
 use super::Run;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
-use crate::repository::{SnapshotHead, get_within, name};
+use crate::refs::{self, Sum};
+use crate::repository::{SnapshotHead, name};
 use crate::tree::{Met, TreeReader};
 use crate::usage::Usage;
 
@@ -170,32 +171,36 @@ impl Used {
 impl Run<'_> {
     /// Reads the refs of a snapshot; what is wrong with them is a finding.
     pub(super) async fn refs(&mut self, head: &SnapshotHead) -> Result<Option<Refs>> {
-        let key = name(layout::refs(head.meta.id))?;
-        self.report.objects += 1;
-        let limit = ObjectKind::Refs.max_sealed();
-        let sealed = match get_within(self.cx, &**self.repo.sink(), &key, limit).await {
-            Ok(sealed) => sealed,
-            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+        let id = head.meta.id;
+        for is_last in [false, true] {
+            let mut sum = Sum::default();
+            let mut gone = Vec::new();
+            let mut is_whole = true;
+            for key in self.listed_refs.get(&id).cloned().unwrap_or_default() {
+                self.report.objects += 1;
+                match refs::read(self.repo, self.cx, &key).await {
+                    Ok(Some(refs)) => sum.add(refs),
+                    Ok(None) => gone.push(key),
+                    Err(error) if error.is_damage() => {
+                        self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                        is_whole = false;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if !is_whole {
+                return Ok(None);
+            }
+            if gone.is_empty() && self.listed_refs.contains_key(&id) {
+                return Ok(Some(sum.into_refs(id)));
+            }
+            if is_last {
+                let key = gone.pop().map_or_else(|| name(layout::refs(id)), Ok)?;
                 self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
-                return Ok(None);
+            } else {
+                // A prune may have moved them since they were listed.
+                self.listed_refs = refs::list(self.repo, self.cx).await?;
             }
-            Err(error) if error.is_damage() => {
-                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
-        };
-        let opened = self.repo.ring().open(ObjectKind::Refs, &sealed);
-        let refs = opened
-            .map_err(|error| error.to_string())
-            .and_then(|plain| Refs::decode(&plain).map_err(|error| error.to_string()));
-        match refs {
-            Ok(refs) if refs.snapshot == head.meta.id => return Ok(Some(refs)),
-            Ok(refs) => {
-                let why = format!("it is that of snapshot {}", refs.snapshot);
-                self.found(FindingKind::Mismatch, key.as_str(), &why);
-            }
-            Err(why) => self.found(FindingKind::Damaged, key.as_str(), &why),
         }
         Ok(None)
     }

@@ -1,73 +1,143 @@
-//! The objects in which sessions announced themselves. No snapshot needs one, but one that is damaged
-//! tells that the tier loses what was written to it.
+//! The small objects by which sessions and collectors of garbage know of each other. No snapshot needs
+//! that of a session, but one that is damaged tells that the tier loses what was written to it; and
+//! without what is condemned or judged nobody can go on.
 
 use backup_core::{ErrorKind, Event, Finding, FindingKind, ObjectKey, Severity};
+use backup_format::collect::SessionMark;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
+use bytes::Bytes;
 use futures::TryStreamExt;
 
 use super::Run;
+use crate::collect::open;
 use crate::error::{EngineError, Result};
-use crate::repository::{get_within, name};
+use crate::repository::{Repository, get_within};
 
 /// Whether the format gives a name.
 type IsKnown = fn(&ObjectKey) -> bool;
 
-/// Whether a session or its end is named so.
+/// Whether a session, its end or its revocation is named so.
 fn is_session(key: &ObjectKey) -> bool {
-    let id = key.as_str().strip_suffix(".done");
-    let id = id.and_then(|id| ObjectKey::new(id).ok());
-    layout::session_id(id.as_ref().unwrap_or(key)).is_some()
+    layout::session_id(key).is_some()
+        || layout::session_done_id(key).is_some()
+        || layout::session_revoked_id(key).is_some()
+}
+
+fn is_generation(key: &ObjectKey) -> bool {
+    layout::condemned_number(key).is_some() || layout::dead_number(key).is_some()
+}
+
+/// What is wrong with an object of a session; nothing where all is well.
+fn check_session(repo: &Repository, key: &ObjectKey, sealed: &[u8]) -> Result<()> {
+    let (named, found) = if let Some(named) = layout::session_id(key) {
+        let plain = repo.ring().open(ObjectKind::Session, sealed);
+        let plain = plain.map_err(|error| EngineError::sealed(key, &error))?;
+        let session = Session::decode(&plain).map_err(|error| EngineError::damaged(key, error))?;
+        (named, session.id)
+    } else {
+        let done = layout::session_done_id(key).map(|id| (id, ObjectKind::SessionDone));
+        let revoked = layout::session_revoked_id(key).map(|id| (id, ObjectKind::SessionRevoked));
+        let Some((named, kind)) = done.or(revoked) else {
+            return Ok(());
+        };
+        let mark = open(repo, key, kind, sealed, SessionMark::decode)?;
+        (named, mark.session)
+    };
+    if named == found {
+        Ok(())
+    } else {
+        let why = format!("it is that of session {found}");
+        Err(EngineError::damaged(key, why))
+    }
 }
 
 impl Run<'_> {
+    /// Sessions with their marks, verdicts, and what was condemned. From here on nothing is looked for
+    /// in dead packs.
     pub(super) async fn sessions(&mut self) -> Result<()> {
-        let sink = self.repo.sink();
-        let listed: Vec<_> = sink.list(self.cx, "sessions/", None).try_collect().await?;
-        for meta in listed {
-            let key = meta.key;
-            if layout::session_id(&key).is_none() {
-                continue;
-            }
+        let repo = self.repo;
+        for key in self.named("sessions/", is_session).await? {
             let limit = ObjectKind::Session.max_sealed();
-            let sealed = match get_within(self.cx, &**sink, &key, limit).await {
-                Ok(sealed) => sealed,
-                Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
-                Err(error) if error.is_damage() => {
-                    self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
-                    continue;
-                }
-                Err(error) => return Err(error),
+            if let Some(sealed) = self.small(&key, limit).await?
+                && let Err(error) = check_session(repo, &key, &sealed)
+            {
+                self.not_as_named(&key, &error, "no snapshot needs it");
+            }
+        }
+        let is_verdict = |key: &ObjectKey| layout::verdict_id(key).is_some();
+        for key in self.named("verdicts/", is_verdict).await? {
+            let limit = ObjectKind::Verdict.max_sealed();
+            if let Some(sealed) = self.small(&key, limit).await?
+                && let Err(error) = repo.open_verdict(&key, &sealed)
+            {
+                let so = "snapshots of its session cannot be read as long as it is there";
+                self.not_as_named(&key, &error, so);
+            }
+        }
+        let mut dead = std::collections::BTreeSet::new();
+        for key in self.named("gc/", is_generation).await? {
+            let limit = ObjectKind::Dead.max_sealed();
+            let Some(sealed) = self.small(&key, limit).await? else {
+                continue;
             };
-            self.report.objects += 1;
-            let opened = self.repo.ring().open(ObjectKind::Session, &sealed);
-            let session = opened
-                .map_err(|error| error.to_string())
-                .and_then(|plain| Session::decode(&plain).map_err(|error| error.to_string()));
-            match session {
-                Ok(session) if name(layout::session(session.id))? == key => {}
-                Ok(session) => {
-                    let why = format!("it is that of session {}", session.id);
-                    self.found(FindingKind::Mismatch, key.as_str(), &why);
-                }
-                Err(why) => {
-                    let why = format!("{why}; no snapshot needs it");
-                    self.found(FindingKind::Damaged, key.as_str(), &why);
+            match repo.open_generation(&key, &sealed) {
+                Ok(list) if layout::dead_number(&key).is_some() => dead.extend(list.packs),
+                Ok(_) => {}
+                Err(error) => {
+                    let so = "nothing can be saved as long as it is there";
+                    self.not_as_named(&key, &error, so);
                 }
             }
         }
+        if !dead.is_empty() {
+            // What lay in dead packs may be in others since the index was read.
+            repo.pass_over(dead);
+            repo.refresh_index(self.cx).await?;
+        }
         Ok(())
+    }
+
+    async fn named(&self, folder: &str, is_known: IsKnown) -> Result<Vec<ObjectKey>> {
+        let listed = self.repo.sink().list(self.cx, folder, None);
+        let listed: Vec<_> = listed.try_collect().await?;
+        let keys = listed.into_iter().map(|meta| meta.key);
+        Ok(keys.filter(is_known).collect())
+    }
+
+    /// The bytes of a small object; nothing if it is gone, or if it is said already that it cannot be
+    /// read.
+    async fn small(&mut self, key: &ObjectKey, limit: usize) -> Result<Option<Bytes>> {
+        match get_within(self.cx, &**self.repo.sink(), key, limit).await {
+            Ok(sealed) => {
+                self.report.objects += 1;
+                Ok(Some(sealed))
+            }
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) if error.is_damage() => {
+                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn not_as_named(&mut self, key: &ObjectKey, error: &EngineError, so: &str) {
+        let why = format!("{error}; {so}");
+        self.found(FindingKind::Damaged, key.as_str(), &why);
     }
 
     /// Names that the format does not give, where only few objects lie. A newer program may have
     /// written them, so they are no damage.
     pub(super) async fn unknown_names(&mut self) -> Result<()> {
-        let folders: [(&str, IsKnown); 4] = [
+        let folders: [(&str, IsKnown); 6] = [
             ("config/", |key| layout::config_number(key).is_some()),
             ("keys/", layout::is_slot),
             ("index/", layout::is_index),
             ("sessions/", is_session),
+            ("verdicts/", |key| layout::verdict_id(key).is_some()),
+            ("gc/", is_generation),
         ];
         for (folder, is_known) in folders {
             let listed: Vec<_> = self

@@ -8,13 +8,16 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod collected;
 mod crash;
 mod entries;
 mod given;
 mod ledger;
 mod local;
 mod midway;
+mod moved;
 mod restores;
+mod revoked;
 mod space;
 mod weather;
 mod world;

@@ -9,8 +9,10 @@
 )]
 
 mod caches;
+mod condemned;
 mod growth;
 mod planted;
+mod pruned;
 mod ranges;
 mod source;
 mod world;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{HostId, OpContext, Sample, Source, VerifyLevel};
+use backup_core::{HostId, OpContext, Sample, Sink, Source, VerifyLevel};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::snapshot::CheckpointRule;
 use backup_engine::view::ContentReader;
@@ -69,6 +69,17 @@ impl World {
         }
     }
 
+    /// The same repository, to be changed by itself.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            cx: self.cx.clone(),
+            mem: self.mem.fork(),
+            keys: self.keys.clone(),
+            job: self.job.clone(),
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
     pub(crate) fn cache(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
@@ -78,8 +89,16 @@ impl World {
     }
 
     pub(crate) async fn open(&self, keys: &KeySet, cache: Option<&Path>) -> Repository {
+        self.open_at(Arc::new(self.mem.clone()), keys, cache).await
+    }
+
+    pub(crate) async fn open_at(
+        &self,
+        sink: Arc<dyn Sink>,
+        keys: &KeySet,
+        cache: Option<&Path>,
+    ) -> Repository {
         let unlock = Unlock::KeyFile(KeyFile::Keys(Box::new(keys.clone())));
-        let sink = Arc::new(self.mem.clone());
         let cache = cache.map(Path::to_owned);
         let repo = Repository::open(&self.cx, sink, &unlock, cache, Operation::Write);
         repo.await.unwrap()
@@ -117,7 +136,7 @@ impl World {
         head.unwrap()
     }
 
-    async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
+    pub(crate) async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
         let repo = self.open(&self.keys, None).await;
         let view = SnapshotView::open(&repo, self.head(&repo, report).await).unwrap();
         let mut found = Disks::new();

@@ -1,0 +1,357 @@
+//! The writer's and the reader's side of the collection of garbage; the protocol is in
+//! `docs/design/0002-garbage-collection.md`. Nothing here collects anything: this is what must be
+//! heeded while somebody else does.
+//!
+//! A writer learns which packs it must not name ([`Repository::collection`]), and behind its snapshot
+//! whether it was taken for dead meanwhile ([`Session::outcome`]). For readers a snapshot that the
+//! verdict on its session leaves out does not exist ([`Repository::is_void`]), and a chunk that is not
+//! where the index says is looked for once more ([`Repository::look_again`]).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backup_core::{ErrorKind, ObjectKey, OpContext, PackId, PutMode, SessionId, SnapshotId};
+use backup_format::collect::{PackList, Verdict};
+use backup_format::layout;
+use backup_format::seal::ObjectKind;
+use backup_format::wire::WireError;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{EngineError, Result};
+use crate::heads::SnapshotHead;
+use crate::index_set::IndexSet;
+use crate::repository::{Repository, get_within, name};
+use crate::store::Session;
+
+/// How often the index is read again for a chunk as long as nothing was decided meanwhile: two lists
+/// that agree may still miss a run, if several are merged while they are read.
+const LOOKS: u32 = 3;
+/// Lists of the index until two agree; on a tier where they never do, the last counts.
+const MOST_LISTS: u32 = 20;
+/// How long a writer that may not create its verdict waits for it, and how often it looks.
+const PATIENCE: (Duration, u32) = (Duration::from_secs(10), 60);
+
+/// What collections of garbage say of packs.
+#[derive(Debug, Default)]
+pub(crate) struct Collection {
+    /// Packs that may be dead soon: of generations that are not decided.
+    pub(crate) condemned: BTreeSet<PackId>,
+    /// Packs that are gone, or about to go.
+    pub(crate) dead: BTreeSet<PackId>,
+}
+
+/// How far the index was brought up to date for chunks that were not found.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    /// The objects below `gc/` that were there before the index was read last.
+    generations: Option<BTreeSet<ObjectKey>>,
+    /// How often it was read since these are there.
+    times: u32,
+}
+
+/// What became of a session by the time its snapshot was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Nobody took it for dead: it may be ended.
+    Alive,
+    /// It was taken for dead, and its snapshot counts all the same. Such a session is never ended:
+    /// as long as there is no end of it, its verdict stays.
+    Adopted,
+}
+
+/// Opens an object whose name says what must be in it.
+pub(crate) fn open<T>(
+    repo: &Repository,
+    key: &ObjectKey,
+    kind: ObjectKind,
+    sealed: &[u8],
+    decode: impl FnOnce(&[u8]) -> Result<T, WireError>,
+) -> Result<T> {
+    let plain = repo.ring().open(kind, sealed);
+    let plain = plain.map_err(|error| EngineError::sealed(key, &error))?;
+    decode(&plain).map_err(|error| EngineError::wire(key, &error))
+}
+
+/// Adds to an error of damage what follows from it.
+fn with_hint(error: EngineError, hint: &str) -> EngineError {
+    match error {
+        EngineError::Damaged { object, why } => EngineError::Damaged {
+            object,
+            why: format!("{why}; {hint}"),
+        },
+        EngineError::Sink(error) if error.kind == ErrorKind::NotFound => {
+            EngineError::damaged(&error.subject, format!("it was listed and is gone; {hint}"))
+        }
+        other => other,
+    }
+}
+
+/// Waits as long as the lists of a tier may lag behind what was written there.
+pub(crate) async fn settle(repo: &Repository, cx: &OpContext) {
+    let lag = repo.sink().info().caps.settle;
+    if !lag.is_zero() {
+        tokio::select! {
+            () = cx.cancel.cancelled() => {}
+            () = tokio::time::sleep(lag) => {}
+        }
+    }
+}
+
+impl Repository {
+    /// The objects of generations that are there.
+    pub(crate) async fn generations(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
+        let mut out = BTreeSet::new();
+        let mut listed = self.sink().list(cx, "gc/", None);
+        while let Some(meta) = listed.try_next().await? {
+            let key = meta.key;
+            let number = layout::condemned_number(&key).or(layout::dead_number(&key));
+            out.extend(number.map(|_| key));
+        }
+        Ok(out)
+    }
+
+    /// What a generation condemns, or calls dead, as sealed bytes of that name say it.
+    pub(crate) fn open_generation(&self, key: &ObjectKey, sealed: &[u8]) -> Result<PackList> {
+        let (kind, number) = match layout::dead_number(key) {
+            Some(number) => (ObjectKind::Dead, Some(number)),
+            None => (ObjectKind::Condemned, layout::condemned_number(key)),
+        };
+        let list = open(self, key, kind, sealed, PackList::decode)?;
+        if number == Some(list.generation) {
+            return Ok(list);
+        }
+        let why = format!("it is of generation {}", list.generation);
+        Err(EngineError::damaged(key, why))
+    }
+
+    pub(crate) async fn generation(&self, cx: &OpContext, key: &ObjectKey) -> Result<PackList> {
+        // They never change. A copy that is damaged is as if there were none.
+        let cached = self.cache().read(key.as_str());
+        if let Some(list) = cached.and_then(|sealed| self.open_generation(key, &sealed).ok()) {
+            return Ok(list);
+        }
+        let limit = ObjectKind::Dead.max_sealed();
+        let sealed = get_within(cx, &**self.sink(), key, limit).await?;
+        let list = self.open_generation(key, &sealed)?;
+        self.cache().write(key.as_str(), &sealed);
+        Ok(list)
+    }
+
+    /// What all generations say of packs.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`], [`EngineError::Newer`] for one that cannot be read: it may be about
+    /// any pack. Errors of the tier.
+    pub(crate) async fn collection(&self, cx: &OpContext) -> Result<Collection> {
+        let there = self.generations(cx).await?;
+        let mut wanted = Vec::new();
+        for key in &there {
+            // What was condemned no longer matters once it is decided.
+            let is_decided = match layout::condemned_number(key) {
+                Some(number) => there.contains(&name(layout::dead(number))?),
+                None => false,
+            };
+            if !is_decided {
+                wanted.push(key.clone());
+            }
+        }
+        let mut lists = futures::stream::iter(wanted)
+            .map(|key| async move {
+                let list = self.generation(cx, &key).await;
+                (key, list)
+            })
+            .buffered(self.connections(cx));
+        let mut out = Collection::default();
+        while let Some((key, list)) = lists.next().await {
+            let hint = "as long as it cannot be read, nobody knows which packs are about to be deleted, and nothing can be saved: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
+            let packs = list.map_err(|error| with_hint(error, hint))?.packs;
+            match layout::dead_number(&key) {
+                Some(_) => out.dead.extend(packs),
+                None => out.condemned.extend(packs),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The sessions on which there is a verdict. Snapshots are listed before it is asked.
+    pub(crate) async fn judged(&self, cx: &OpContext) -> Result<BTreeSet<SessionId>> {
+        let mut out = BTreeSet::new();
+        let mut listed = self.sink().list(cx, "verdicts/", None);
+        while let Some(meta) = listed.try_next().await? {
+            out.extend(layout::verdict_id(&meta.key));
+        }
+        Ok(out)
+    }
+
+    /// What a verdict says, as sealed bytes of that name say it.
+    pub(crate) fn open_verdict(&self, key: &ObjectKey, sealed: &[u8]) -> Result<Verdict> {
+        let verdict = open(self, key, ObjectKind::Verdict, sealed, Verdict::decode)?;
+        if layout::verdict_id(key) == Some(verdict.session) {
+            return Ok(verdict);
+        }
+        let why = format!("it is on session {}", verdict.session);
+        Err(EngineError::damaged(key, why))
+    }
+
+    async fn verdict(&self, cx: &OpContext, session: SessionId) -> Result<Verdict> {
+        let key = name(layout::verdict(session))?;
+        let cached = self.cache().read(key.as_str());
+        if let Some(verdict) = cached.and_then(|sealed| self.open_verdict(&key, &sealed).ok()) {
+            return Ok(verdict);
+        }
+        let limit = ObjectKind::Verdict.max_sealed();
+        let sealed = get_within(cx, &**self.sink(), &key, limit).await?;
+        let verdict = self.open_verdict(&key, &sealed)?;
+        self.cache().write(key.as_str(), &sealed);
+        Ok(verdict)
+    }
+
+    /// Whether a snapshot does not count: its session was taken for dead, and its verdict, one of
+    /// those that are there, does not name it.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] when the verdict cannot be read, so that nobody knows; errors of the
+    /// tier.
+    pub(crate) async fn is_void(
+        &self,
+        cx: &OpContext,
+        judged: &BTreeSet<SessionId>,
+        head: &SnapshotHead,
+    ) -> Result<bool> {
+        let session = SessionId::from_bytes(head.outer.session);
+        if !judged.contains(&session) {
+            return Ok(false);
+        }
+        let verdict = self.verdict(cx, session).await.map_err(|error| {
+            let hint = "as long as it cannot be read, nobody knows whether the snapshot counts: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
+            with_hint(error, hint)
+        })?;
+        Ok(!verdict.snapshots.contains(&head.meta.id))
+    }
+
+    /// Brings the index up to date for a chunk that is in no place where this one, which is not
+    /// avoided by anybody, has it. Says whether to try again: a chunk is given up when nothing was
+    /// decided since the index was read for the last time.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub(crate) async fn look_again(&self, cx: &OpContext, tried: &Arc<IndexSet>) -> Result<bool> {
+        let mut looked = self.looked.lock().await;
+        // Somebody else has brought it up to date meanwhile.
+        if !Arc::ptr_eq(tried, &self.index()) {
+            return Ok(true);
+        }
+        let there = Some(self.generations(cx).await?);
+        if looked.generations != there {
+            *looked = Looked {
+                generations: there,
+                times: 0,
+            };
+        }
+        if looked.times == LOOKS {
+            return Ok(false);
+        }
+        looked.times += 1;
+        let mut last = self.refresh_index(cx).await?;
+        for _ in 1..MOST_LISTS {
+            let listed = self.refresh_index(cx).await?;
+            if listed == last {
+                break;
+            }
+            last = listed;
+        }
+        Ok(true)
+    }
+}
+
+impl Session {
+    /// What became of the session, asked when its only snapshot is there. One that was taken for dead
+    /// adopts itself, unless it is judged already.
+    ///
+    /// # Errors
+    /// [`EngineError::TakenForDead`] when the snapshot does not count, [`EngineError::Undecided`] when
+    /// nobody says whether it does; errors of the tier.
+    pub(crate) async fn outcome(
+        &self,
+        repo: &Repository,
+        cx: &OpContext,
+        snapshot: SnapshotId,
+    ) -> Result<Fate> {
+        settle(repo, cx).await;
+        let revoked = name(layout::session_revoked(self.id))?;
+        match repo.sink().head(cx, &revoked).await {
+            // Who has put it there does not matter: all it makes a writer do is ask.
+            Ok(_) => {}
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Fate::Alive),
+            Err(error) => return Err(error.into()),
+        }
+        if let Some(verdict) = self.read_verdict(repo, cx).await? {
+            return adopted(&verdict, snapshot);
+        }
+        if !repo.sink().info().caps.atomic_create {
+            return self.await_verdict(repo, cx, snapshot, PATIENCE).await;
+        }
+        let verdict = Verdict {
+            session: self.id,
+            snapshots: [snapshot].into(),
+        };
+        let sealed = repo.ring().seal(ObjectKind::Verdict, &verdict.encode());
+        let body = sealed.map_err(EngineError::Seal)?.into();
+        let key = name(layout::verdict(self.id))?;
+        match repo.sink().put(cx, &key, body, PutMode::Create).await {
+            Ok(_) => Ok(Fate::Adopted),
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                let there = self.read_verdict(repo, cx).await?;
+                adopted(&there.ok_or_else(|| self.undecided())?, snapshot)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn read_verdict(&self, repo: &Repository, cx: &OpContext) -> Result<Option<Verdict>> {
+        let key = name(layout::verdict(self.id))?;
+        let limit = ObjectKind::Verdict.max_sealed();
+        match get_within(cx, &**repo.sink(), &key, limit).await {
+            Ok(sealed) => repo.open_verdict(&key, &sealed).map(Some),
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where of two who create one object both would be told that they did, only the collector judges.
+    async fn await_verdict(
+        &self,
+        repo: &Repository,
+        cx: &OpContext,
+        snapshot: SnapshotId,
+        (pause, times): (Duration, u32),
+    ) -> Result<Fate> {
+        for _ in 0..times {
+            tokio::select! {
+                () = cx.cancel.cancelled() => return Err(EngineError::Cancelled),
+                () = tokio::time::sleep(pause) => {}
+            }
+            if let Some(verdict) = self.read_verdict(repo, cx).await? {
+                return adopted(&verdict, snapshot);
+            }
+        }
+        Err(self.undecided())
+    }
+
+    fn undecided(&self) -> EngineError {
+        EngineError::Undecided(self.id)
+    }
+}
+
+fn adopted(verdict: &Verdict, snapshot: SnapshotId) -> Result<Fate> {
+    if verdict.snapshots.contains(&snapshot) {
+        Ok(Fate::Adopted)
+    } else {
+        Err(EngineError::TakenForDead(snapshot))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

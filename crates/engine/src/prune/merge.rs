@@ -1,0 +1,99 @@
+//! One index run of many, without what is dead. A merged run is there before those in it go, and
+//! nobody deletes a run but who has made one that holds all of it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use backup_core::{OpContext, SessionId};
+use backup_format::index::{MAX_ENTRIES, RunBuilder};
+use backup_format::layout;
+use backup_format::pack::SessionWrap;
+use backup_format::seal::ObjectKind;
+
+use crate::error::{EngineError, Result};
+use crate::repository::{Repository, name, put_new};
+
+/// More runs than this are merged.
+const MOST_RUNS: usize = 12;
+
+/// Merges the index if it has many runs, or names packs that are dead.
+pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
+    repo.refresh_index(cx).await?;
+    let dead = repo.collection(cx).await?.dead;
+    let runs = repo.loaded_runs();
+    let names_dead = runs
+        .iter()
+        .any(|(_, run)| run.packs.iter().any(|pack| dead.contains(&pack.id)));
+    if runs.len() <= MOST_RUNS && !names_dead {
+        return Ok(());
+    }
+    let mut writer = Writer {
+        repo,
+        cx,
+        run: RunBuilder::default(),
+        wraps: BTreeMap::new(),
+    };
+    let mut known = HashSet::new();
+    for (_, run) in &runs {
+        let wraps: BTreeMap<_, _> = run
+            .sessions
+            .iter()
+            .map(|wrap| (wrap.session, wrap))
+            .collect();
+        let mut blobs: Vec<_> = run.iter().collect();
+        blobs.sort_unstable_by_key(|(_, at)| (at.pack, at.offset));
+        for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
+            let Some((_, first)) = blobs.first() else {
+                continue;
+            };
+            let Some(pack) = run.packs.get(first.pack as usize) else {
+                continue;
+            };
+            if dead.contains(&pack.id) || !known.insert(pack.id) {
+                continue;
+            }
+            if writer.run.len() + blobs.len() > MAX_ENTRIES {
+                writer.write().await?;
+            }
+            writer.run.add_known(*pack, blobs.iter().copied());
+            // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
+            for (session, wrap) in &wraps {
+                writer
+                    .wraps
+                    .entry(*session)
+                    .or_insert_with(|| (*wrap).clone());
+            }
+        }
+    }
+    writer.write().await?;
+    for (key, _) in runs {
+        repo.sink().delete(cx, &key).await?;
+        repo.cache().remove(key.as_str());
+    }
+    repo.refresh_index(cx).await?;
+    Ok(())
+}
+
+struct Writer<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    run: RunBuilder,
+    wraps: BTreeMap<SessionId, SessionWrap>,
+}
+
+impl Writer<'_> {
+    async fn write(&mut self) -> Result<()> {
+        let run = std::mem::take(&mut self.run);
+        if run.is_empty() {
+            return Ok(());
+        }
+        let wraps: Vec<_> = self.wraps.values().cloned().collect();
+        self.wraps.clear();
+        let sealed = self
+            .repo
+            .ring()
+            .seal(ObjectKind::IndexRun, &run.finish(&wraps));
+        let sealed = sealed.map_err(EngineError::Seal)?;
+        let key = name(layout::index(&sealed))?;
+        put_new(self.cx, &**self.repo.sink(), &key, sealed.into()).await
+    }
+}

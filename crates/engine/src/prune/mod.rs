@@ -1,0 +1,257 @@
+//! Giving back the space of what no snapshot names any more, while others write.
+//!
+//! The protocol, and why it is so, is in `docs/design/0002-garbage-collection.md`. Data passes so:
+//! [`survey`] lists snapshots, refs and packs and marks what is used; [`plan`] chooses packs that
+//! nothing uses and packs that are worth being written anew; [`repack`] copies what is in use of the
+//! latter, sealed as it is, and leaves them to nothing; [`collect`] condemns what nothing uses, settles
+//! every session that may be about to name it, decides and deletes; [`merge`] makes one index run of
+//! many. No data key is needed, only that of the index. Everything can be stopped anywhere and be
+//! begun again.
+//!
+//! Memory: 32 bytes for each entry of the index, and a bit for each chunk.
+
+mod collect;
+mod merge;
+mod plan;
+mod repack;
+mod survey;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backup_core::{Finding, HostId, OpContext, PackId, SessionId};
+use backup_integrity::ledger::RecordOutcome;
+
+use crate::error::{EngineError, Result};
+use crate::ledger::{LedgerDraft, record_operation};
+use crate::repository::Repository;
+use survey::Survey;
+
+/// How much unused space may stay in packs that are in use.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Unused {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of what is in use.
+    Percent(f64),
+    /// As much as there is: nothing is written anew.
+    Unlimited,
+}
+
+/// How to prune.
+#[derive(Debug, Clone)]
+pub struct PruneJob {
+    /// Who prunes, for the ledger.
+    pub host: HostId,
+    /// The user who asked for it, for the ledger.
+    pub user: String,
+    /// How much unused space may stay.
+    pub max_unused: Unused,
+    /// At most so many bytes of packs are read to be written anew in this run.
+    pub max_repack: Option<u64>,
+    /// A session without an end that began longer ago is taken for dead. That is no question of
+    /// safety: whoever it is finds out, and at worst saves again.
+    pub patience: Duration,
+    /// So long it waits for sessions that are not over and not old enough to be taken for dead.
+    pub wait: Duration,
+    /// Refuses to delete more than this share of all bytes, from 0 to 1.
+    pub max_drop: f64,
+}
+
+impl PruneJob {
+    /// As usual: 5 % may stay unused, sessions are taken for dead after a day, nobody is waited for
+    /// longer than ten seconds, and four fifths of all may go.
+    #[must_use]
+    pub fn new(host: HostId) -> Self {
+        Self {
+            host,
+            user: String::new(),
+            max_unused: Unused::Percent(5.0),
+            max_repack: None,
+            patience: Duration::from_secs(86_400),
+            wait: Duration::from_secs(10),
+            max_drop: 0.8,
+        }
+    }
+}
+
+/// What would be done; showing it is the dry run.
+#[derive(Debug)]
+pub struct PrunePlan {
+    /// What it comes to.
+    pub numbers: PruneNumbers,
+    survey: Survey,
+    condemned: BTreeSet<PackId>,
+    victims: Vec<PackId>,
+}
+
+/// What a plan comes to: packs and bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PruneNumbers {
+    /// Snapshots that mark.
+    pub snapshots: u64,
+    /// Packs on the tier, and their bytes.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that nothing uses.
+    pub unused_packs: u64,
+    /// Their bytes.
+    pub unused_bytes: u64,
+    /// Packs of which a part is used.
+    pub partly_used_packs: u64,
+    /// Bytes in them that nothing uses.
+    pub wasted_bytes: u64,
+    /// Packs that are written anew.
+    pub repacked_packs: u64,
+    /// Bytes that are copied out of them.
+    pub copied_bytes: u64,
+    /// Bytes that this gives back.
+    pub repack_gain: u64,
+    /// Packs that snapshots use and that are not there.
+    pub missing_packs: u64,
+}
+
+/// A session that is not over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Its host, if its object says it.
+    pub host: Option<HostId>,
+    /// When it began, in milliseconds since 1970, by its own word.
+    pub started_ms: u64,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct PruneReport {
+    /// Packs that were deleted.
+    pub deleted_packs: u64,
+    /// Bytes of these.
+    pub deleted_bytes: u64,
+    /// Packs that were written.
+    pub written_packs: u64,
+    /// Bytes of these.
+    pub written_bytes: u64,
+    /// Sessions that are not over: until they are, nothing that is condemned is deleted.
+    pub waits_for: Vec<OpenSession>,
+    /// Sessions that were taken for dead.
+    pub revoked: Vec<SessionId>,
+    /// What was wrong.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks what a run would do; only reads.
+///
+/// # Errors
+/// [`EngineError::Key`] for a key whose holder may not prune; [`EngineError::Unprunable`] when it
+/// cannot be told what snapshots use; errors of the tier.
+pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PrunePlan> {
+    repo.keys().may_forget()?;
+    repo.refresh_index(cx).await?;
+    let survey = Survey::new(repo, cx).await?;
+    let chosen = plan::choose(&survey, job);
+    Ok(PrunePlan {
+        numbers: chosen.numbers,
+        condemned: chosen.condemned,
+        victims: chosen.victims,
+        survey,
+    })
+}
+
+impl PrunePlan {
+    /// Whether it deletes a larger share than the job allows.
+    #[must_use]
+    pub fn drops_too_much(&self, job: &PruneJob) -> bool {
+        let PruneNumbers {
+            bytes,
+            unused_bytes,
+            snapshots,
+            ..
+        } = self.numbers;
+        let share = unused_bytes as f64 / bytes.max(1) as f64;
+        unused_bytes > 0 && (share > job.max_drop || snapshots == 0 && job.max_drop < 1.0)
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.condemned.is_empty() && self.victims.is_empty()
+    }
+}
+
+/// Carries a plan out, and what earlier runs left undecided.
+///
+/// # Errors
+/// [`EngineError::DropsTooMuch`]; [`EngineError::Unprunable`]; [`EngineError::Cancelled`]; errors of
+/// the tier. Whatever was done until then is whole, and the next run goes on.
+pub async fn prune(
+    repo: &Repository,
+    cx: &OpContext,
+    plan: PrunePlan,
+    job: &PruneJob,
+) -> Result<PruneReport> {
+    if plan.drops_too_much(job) {
+        return Err(EngineError::DropsTooMuch {
+            bytes: plan.numbers.unused_bytes,
+            of: plan.numbers.bytes,
+        });
+    }
+    let mut report = PruneReport::default();
+    let outcome = run(repo, cx, plan, job, &mut report).await;
+    let (is_ok, note) = match &outcome {
+        Ok(()) if report.waits_for.is_empty() => (true, String::new()),
+        Ok(()) => (
+            true,
+            format!("waits for {} sessions", report.waits_for.len()),
+        ),
+        Err(error) => (false, error.to_string()),
+    };
+    let draft = LedgerDraft {
+        op: "prune",
+        snapshot: None,
+        root: None,
+        counts: vec![
+            ("bytes-deleted", report.deleted_bytes),
+            ("bytes-written", report.written_bytes),
+            ("packs-deleted", report.deleted_packs),
+            ("packs-written", report.written_packs),
+        ],
+        outcome: if is_ok {
+            RecordOutcome::Ok
+        } else {
+            RecordOutcome::Failed
+        },
+        note,
+    };
+    let recorded = record_operation(repo, cx, &job.host, &job.user, draft).await;
+    outcome?;
+    report.findings.extend(recorded?);
+    Ok(report)
+}
+
+async fn run(
+    repo: &Repository,
+    cx: &OpContext,
+    plan: PrunePlan,
+    job: &PruneJob,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let PrunePlan {
+        survey,
+        mut condemned,
+        victims,
+        ..
+    } = plan;
+    if !victims.is_empty() {
+        let emptied = repack::repack(repo, cx, job, &survey, &victims, report).await?;
+        condemned.extend(emptied);
+    }
+    collect::collect(repo, cx, job, &survey, condemned, report).await?;
+    merge::merge(repo, cx).await?;
+    if report.waits_for.is_empty() {
+        collect::tidy_sessions(repo, cx).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! Copying what is in use of packs that are mostly waste. Blobs move sealed as they are, so no data key
+//! is needed. It is a session like any other: see the protocol.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use backup_core::{
+    ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId,
+    Severity, SnapshotId,
+};
+use backup_format::collect::SessionMark;
+use backup_format::index::RunBuilder;
+use backup_format::layout;
+use backup_format::pack::{FOOTER, PackBlob, PackBuilder, SessionWrap, header_length, read_tail};
+use backup_format::refs::{PackUse, Refs};
+use backup_format::seal::{ObjectKind, blob_session};
+use backup_format::session::Session as Announced;
+use backup_integrity::digest::ContentHasher;
+use bytes::Bytes;
+
+use super::survey::Survey;
+use super::{PruneJob, PruneReport};
+use crate::error::{EngineError, Result};
+use crate::refs::{self, Sum};
+use crate::repository::{Repository, name, put_new};
+use crate::store::random;
+
+/// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
+const MOST_MOVES: u32 = 100_000;
+
+/// Where the blobs of emptied packs lie now: the slots of each, as pack and slot.
+type Moved = HashMap<PackId, HashMap<u32, (PackId, u32)>>;
+
+/// Packs that are filled from others.
+struct Copies<'a> {
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    /// Of content, and of pages and lineage.
+    open: [PackBuilder; 2],
+    /// For each open pack, which slot of which old pack its blobs were.
+    from: [Vec<(PackId, u32)>; 2],
+    wraps: [BTreeMap<SessionId, SessionWrap>; 2],
+    run: RunBuilder,
+    run_wraps: BTreeMap<SessionId, SessionWrap>,
+    moved: Moved,
+}
+
+impl Copies<'_> {
+    async fn add(
+        &mut self,
+        old: PackId,
+        is_meta: bool,
+        bytes: &Bytes,
+        slots: &PackUse,
+    ) -> Result<u64> {
+        let header = tail(self.repo, bytes)?;
+        let wraps: HashMap<_, _> = header
+            .sessions
+            .iter()
+            .map(|wrap| (wrap.session, wrap))
+            .collect();
+        let which = usize::from(is_meta);
+        let sizes = self.repo.sizes();
+        let target = if is_meta {
+            sizes.meta_pack
+        } else {
+            sizes.data_pack
+        };
+        let mut written = 0;
+        for (slot, blob) in (0u32..)
+            .zip(&header.blobs)
+            .filter(|(slot, _)| slots.has(*slot))
+        {
+            let sealed = sealed(bytes, blob).ok_or(EngineError::Evidence("a blob".into()))?;
+            if self.open[which].is_full_for(sealed.len(), target) {
+                written += self.close(which).await?;
+            }
+            let session = blob_session(sealed).map_err(EngineError::Seal)?;
+            if let Some(wrap) = wraps.get(&session) {
+                self.wraps[which].insert(session, (*wrap).clone());
+            }
+            self.open[which].push(blob.kind, blob.id, blob.raw as usize, sealed);
+            self.from[which].push((old, slot));
+        }
+        Ok(written)
+    }
+
+    /// Writes an open pack.
+    async fn close(&mut self, which: usize) -> Result<u64> {
+        if self.open[which].is_empty() {
+            return Ok(0);
+        }
+        let builder = std::mem::replace(&mut self.open[which], PackBuilder::new(0));
+        let wraps = std::mem::take(&mut self.wraps[which]);
+        let list: Vec<_> = wraps.values().cloned().collect();
+        let pack = builder
+            .finish(self.repo.ring(), &list)
+            .map_err(EngineError::Seal)?;
+        let size = pack.bytes.len() as u64;
+        let key = name(layout::pack(pack.id, which == 1))?;
+        put_new(self.cx, &**self.repo.sink(), &key, pack.bytes.into()).await?;
+        self.run
+            .add_pack(pack.id, size, &pack.blobs)
+            .map_err(|error| EngineError::wire(&key, &error))?;
+        self.run_wraps.extend(wraps);
+        let from = std::mem::take(&mut self.from[which]);
+        for (new, (old, slot)) in (0u32..).zip(from) {
+            let slots = self.moved.entry(old).or_default();
+            slots.insert(slot, (pack.id, new));
+        }
+        Ok(size)
+    }
+
+    /// Writes the index run of the copies.
+    async fn index(&mut self) -> Result<()> {
+        let run = std::mem::take(&mut self.run);
+        if run.is_empty() {
+            return Ok(());
+        }
+        let wraps: Vec<_> = std::mem::take(&mut self.run_wraps).into_values().collect();
+        let sealed = self
+            .repo
+            .ring()
+            .seal(ObjectKind::IndexRun, &run.finish(&wraps));
+        let sealed = sealed.map_err(EngineError::Seal)?;
+        let key = name(layout::index(&sealed))?;
+        put_new(self.cx, &**self.repo.sink(), &key, sealed.into()).await
+    }
+}
+
+fn sealed<'a>(bytes: &'a [u8], blob: &PackBlob) -> Option<&'a [u8]> {
+    let start = blob.offset as usize;
+    bytes.get(start..start.checked_add(blob.stored as usize)?)
+}
+
+fn tail(repo: &Repository, bytes: &[u8]) -> Result<backup_format::pack::PackHeader> {
+    let short = || EngineError::Evidence("a pack is too short".into());
+    let footer = bytes.len().checked_sub(FOOTER).ok_or_else(short)?;
+    let wire = |error| EngineError::Evidence(format!("the end of a pack: {error}"));
+    let length = header_length(bytes.get(footer..).unwrap_or_default()).map_err(wire)?;
+    let start = footer.checked_sub(length).ok_or_else(short)?;
+    read_tail(repo.ring(), bytes.get(start..).unwrap_or_default()).map_err(EngineError::Seal)
+}
+
+fn digest(bytes: &[u8]) -> [u8; 32] {
+    let mut hasher = ContentHasher::new();
+    hasher.update(bytes);
+    hasher.finish().0
+}
+
+/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
+pub(super) async fn repack(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+    survey: &Survey,
+    victims: &[PackId],
+    report: &mut PruneReport,
+) -> Result<BTreeSet<PackId>> {
+    let session = announce(repo, cx, job).await?;
+    let mut copies = Copies {
+        repo,
+        cx,
+        open: [PackBuilder::new(0), PackBuilder::new(0)],
+        from: [Vec::new(), Vec::new()],
+        wraps: [BTreeMap::new(), BTreeMap::new()],
+        run: RunBuilder::default(),
+        run_wraps: BTreeMap::new(),
+        moved: Moved::new(),
+    };
+    let mut emptied = BTreeSet::new();
+    for id in victims {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let (Some(pack), Some(slots)) = (survey.packs.get(id), survey.marks.get(id)) else {
+            continue;
+        };
+        let key = name(layout::pack(*id, pack.is_meta))?;
+        let bytes = repo.sink().get(cx, &key, ByteRange::Full).await?;
+        if digest(&bytes) != id.0 {
+            let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot verify` tells what it hurts";
+            let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
+            report.findings.push(finding);
+            continue;
+        }
+        report.written_bytes += copies.add(*id, pack.is_meta, &bytes, slots).await?;
+        emptied.insert(*id);
+    }
+    for which in 0..2 {
+        report.written_bytes += copies.close(which).await?;
+    }
+    copies.index().await?;
+    let packs: BTreeSet<_> = copies
+        .moved
+        .values()
+        .flat_map(HashMap::values)
+        .map(|at| at.0)
+        .collect();
+    report.written_packs += packs.len() as u64;
+    let mut replaced = Vec::new();
+    for (snapshot, keys) in &survey.refs {
+        if !survey.snapshots.contains(snapshot) {
+            continue;
+        }
+        let Some(moved) = moved_refs(repo, cx, *snapshot, keys, &copies.moved).await? else {
+            continue;
+        };
+        put_refs(repo, cx, keys, &moved).await?;
+        replaced.extend(keys);
+    }
+    let revoked = name(layout::session_revoked(session))?;
+    match repo.sink().head(cx, &revoked).await {
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+        // Another collector took this one for dead: the old refs may be all that is true.
+        Ok(_) => {
+            return Err(EngineError::Unprunable(
+                "another prune took this one for dead; nothing is lost: run it again".into(),
+            ));
+        }
+    }
+    for key in replaced {
+        repo.sink().delete(cx, key).await?;
+    }
+    let mark = SessionMark { session };
+    let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
+    let body = sealed.map_err(EngineError::Seal)?.into();
+    let done = name(layout::session_done(session))?;
+    repo.sink().put(cx, &done, body, PutMode::Create).await?;
+    Ok(emptied)
+}
+
+/// Tells that somebody is about to name any pack. There is no data key: nothing new is sealed.
+async fn announce(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<SessionId> {
+    let started_ms = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
+    let id = SessionId::from_parts(started_ms, random()?);
+    let announced = Announced {
+        id,
+        host: job.host.clone(),
+        started_ms,
+        wrapped_dek: Vec::new(),
+    };
+    let sealed = repo.ring().seal(ObjectKind::Session, &announced.encode()?);
+    let body = sealed.map_err(EngineError::Seal)?.into();
+    let key = name(layout::session(id))?;
+    repo.sink().put(cx, &key, body, PutMode::Create).await?;
+    Ok(id)
+}
+
+/// All refs of a snapshot as one that names copies; `None` if it uses nothing that moved, or is gone.
+async fn moved_refs(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshot: SnapshotId,
+    keys: &[ObjectKey],
+    moved: &Moved,
+) -> Result<Option<Refs>> {
+    let mut sum = Sum::default();
+    for key in keys {
+        let Some(refs) = refs::read(repo, cx, key).await? else {
+            return Ok(None);
+        };
+        sum.add(refs);
+    }
+    let all = &mut sum.0;
+    let mut copied: BTreeMap<PackId, BTreeSet<u32>> = BTreeMap::new();
+    let olds: Vec<_> = all
+        .keys()
+        .filter(|id| moved.contains_key(id))
+        .copied()
+        .collect();
+    if olds.is_empty() {
+        return Ok(None);
+    }
+    for old in olds {
+        let (Some(slots), Some(to)) = (all.get(&old), moved.get(&old)) else {
+            continue;
+        };
+        // A slot that was not copied was named by nobody when the survey was made.
+        if !slots.used().all(|slot| to.contains_key(&slot)) {
+            continue;
+        }
+        for slot in slots.used() {
+            if let Some((pack, new)) = to.get(&slot) {
+                copied.entry(*pack).or_default().insert(*new);
+            }
+        }
+        all.remove(&old);
+    }
+    let sizes = sizes_of(moved);
+    for (pack, slots) in copied {
+        let count = sizes.get(&pack).copied().unwrap_or_default();
+        all.insert(pack, PackUse::new(pack, count, slots));
+    }
+    Ok(Some(sum.into_refs(snapshot)))
+}
+
+/// How many slots the copies have.
+fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
+    let mut out: HashMap<PackId, u32> = HashMap::new();
+    for (pack, slot) in moved.values().flat_map(HashMap::values) {
+        let size = out.entry(*pack).or_default();
+        *size = (*size).max(slot + 1);
+    }
+    out
+}
+
+/// Writes refs under the next number that is free.
+async fn put_refs(
+    repo: &Repository,
+    cx: &OpContext,
+    known: &[ObjectKey],
+    refs: &Refs,
+) -> Result<()> {
+    let sealed = repo.ring().seal(ObjectKind::Refs, &refs.encode());
+    let sealed: Bytes = sealed.map_err(EngineError::Seal)?.into();
+    let numbers = known.iter().filter_map(|key| layout::refs_id(key)?.1);
+    let first = numbers.max().map_or(0, |number| number.saturating_add(1));
+    for number in first..MOST_MOVES {
+        let key = name(layout::moved_refs(refs.snapshot, number))?;
+        match repo
+            .sink()
+            .put(cx, &key, sealed.clone(), PutMode::Create)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == ErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(EngineError::Unprunable(format!(
+        "snapshot {} has too many refs",
+        refs.snapshot
+    )))
+}

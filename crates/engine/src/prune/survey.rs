@@ -1,0 +1,179 @@
+//! What is there: snapshots, their refs, packs; and what of the packs is used.
+
+use std::collections::{BTreeSet, HashMap};
+
+use backup_core::{OpContext, PackId, SnapshotId};
+use backup_format::layout;
+use backup_format::refs::PackUse;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::error::{EngineError, Result};
+use crate::refs::{self, Listed};
+use crate::repository::Repository;
+
+/// A pack on the tier.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pack {
+    pub(super) is_meta: bool,
+    pub(super) size: u64,
+    /// Bytes of its blobs that are used; the whole of it where the index does not tell.
+    pub(super) used: u64,
+}
+
+/// What snapshots use: slots of packs.
+pub(super) type Marks = HashMap<PackId, PackUse>;
+
+/// Everything that a plan is made of.
+#[derive(Debug)]
+pub(super) struct Survey {
+    /// The snapshots that count.
+    pub(super) snapshots: BTreeSet<SnapshotId>,
+    /// All refs on the tier.
+    pub(super) refs: Listed,
+    pub(super) marks: Marks,
+    pub(super) packs: HashMap<PackId, Pack>,
+}
+
+impl Survey {
+    pub(super) async fn new(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        // Refs are written before their snapshot, so those of each snapshot that is listed are there.
+        let snapshots = snapshots(repo, cx).await?;
+        let (refs, marks) = mark(repo, cx, &snapshots).await?;
+        let mut packs = packs(repo, cx).await?;
+        use_of_packs(repo, &marks, &mut packs);
+        Ok(Self {
+            snapshots,
+            refs,
+            marks,
+            packs,
+        })
+    }
+}
+
+/// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.
+pub(super) async fn snapshots(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
+    let (heads, unread) = repo.heads(cx).await?;
+    if let Some(one) = unread.into_iter().next() {
+        let why = format!(
+            "snapshot {} cannot be read ({}), so nobody knows what it needs; put its object back from another copy, or forget it",
+            one.id, one.error
+        );
+        return Err(EngineError::Unprunable(why));
+    }
+    Ok(heads.into_iter().map(|head| head.meta.id).collect())
+}
+
+/// Marks what snapshots use, by all refs of each. Snapshots that turn out to have none are looked for
+/// again by the caller's list; one that is still there without is an error.
+pub(super) async fn mark(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshots: &BTreeSet<SnapshotId>,
+) -> Result<(Listed, Marks)> {
+    const TRIES: usize = 5;
+    for _ in 0..TRIES {
+        let there = refs::list(repo, cx).await?;
+        let wanted: Vec<_> = snapshots
+            .iter()
+            .filter_map(|snapshot| Some((*snapshot, there.get(snapshot)?)))
+            .flat_map(|(snapshot, keys)| keys.iter().map(move |key| (snapshot, key)))
+            .collect();
+        let mut reading = futures::stream::iter(wanted)
+            .map(|(snapshot, key)| async move { (snapshot, refs::read(repo, cx, key).await) })
+            .buffered(repo.connections(cx));
+        let mut marks = Marks::new();
+        let mut seen = BTreeSet::new();
+        while let Some((snapshot, refs)) = reading.next().await {
+            let hint = "as long as they cannot be read, nobody knows what the snapshot needs; put them back from another copy, or forget it";
+            let refs = refs.map_err(|error| match error {
+                EngineError::Damaged { object, why } => {
+                    EngineError::Unprunable(format!("{object} is damaged ({why}): {hint}"))
+                }
+                other => other,
+            })?;
+            // What is gone between the list and here moved: look again.
+            let Some(refs) = refs else { continue };
+            seen.insert(snapshot);
+            for pack in refs.packs {
+                match marks.get_mut(&pack.pack) {
+                    Some(known) => known.absorb(&pack),
+                    None => {
+                        marks.insert(pack.pack, pack);
+                    }
+                }
+            }
+        }
+        drop(reading);
+        let Some(missing) = snapshots.difference(&seen).next() else {
+            return Ok((there, marks));
+        };
+        // Forgotten meanwhile, it is no longer asked for.
+        let still = self::snapshots(repo, cx).await?;
+        if still.contains(missing) {
+            if there.get(missing).is_none_or(Vec::is_empty) {
+                let why = format!(
+                    "snapshot {missing} has no refs, so nobody knows what it needs; put refs/{missing} back from another copy, or forget it"
+                );
+                return Err(EngineError::Unprunable(why));
+            }
+            continue;
+        }
+        let snapshots: BTreeSet<_> = snapshots.intersection(&still).copied().collect();
+        return Box::pin(mark(repo, cx, &snapshots)).await;
+    }
+    let why = "refs are replaced faster than they can be read: another prune is at work; try again";
+    Err(EngineError::Unprunable(why.into()))
+}
+
+async fn packs(repo: &Repository, cx: &OpContext) -> Result<HashMap<PackId, Pack>> {
+    let mut out = HashMap::new();
+    for (prefix, is_meta) in [("data/", false), ("meta/", true)] {
+        let mut listed = repo.sink().list(cx, prefix, None);
+        while let Some(meta) = listed.try_next().await? {
+            if let Some(id) = layout::pack_id(&meta.key) {
+                let pack = Pack {
+                    is_meta,
+                    size: meta.size,
+                    used: 0,
+                };
+                out.insert(id, pack);
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Sums up what is used of each pack.
+fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pack>) {
+    let index = repo.index();
+    let mut known = BTreeSet::new();
+    for run in index.runs() {
+        let mut slots: Vec<(u32, u32, u32)> = run
+            .iter()
+            .map(|(_, at)| (at.pack, at.offset, at.stored))
+            .collect();
+        slots.sort_unstable();
+        for slots in slots.chunk_by(|a, b| a.0 == b.0) {
+            let pack = slots
+                .first()
+                .and_then(|slot| run.packs.get(slot.0 as usize));
+            let Some((id, usage)) = pack.and_then(|pack| Some((pack.id, marks.get(&pack.id)?)))
+            else {
+                continue;
+            };
+            let Some(pack) = packs.get_mut(&id).filter(|_| known.insert(id)) else {
+                continue;
+            };
+            let of_slots = (0u32..).zip(slots).filter(|(slot, _)| usage.has(*slot));
+            pack.used = of_slots.map(|(_, slot)| u64::from(slot.2)).sum();
+            if slots.len() != usage.slots as usize {
+                pack.used = pack.size;
+            }
+        }
+    }
+    for (id, pack) in packs.iter_mut() {
+        if marks.contains_key(id) && !known.contains(id) {
+            pack.used = pack.size;
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! Whatever is saved, forgotten and pruned in whatever order: what was not forgotten is whole, and what
+//! was forgotten gives its room back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backup_core::{FindingKind, OpContext, SessionId, SnapshotId};
+use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
+use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
+use backup_format::keys::{KeySet, Role};
+use backup_format::layout;
+use backup_format::seal::ObjectKind;
+use backup_format::session::Session;
+use backup_testkit::{Crash, FaultSink};
+
+use crate::source::{Disks, ModelSource};
+use crate::world::{World, host, noise};
+
+/// Dice that fall the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+fn job() -> PruneJob {
+    PruneJob {
+        max_unused: Unused::Bytes(0),
+        max_drop: 1.0,
+        wait: Duration::ZERO,
+        ..PruneJob::new(host())
+    }
+}
+
+async fn prune_with(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PruneReport> {
+    let plan = prune::plan(repo, cx, job).await?;
+    prune::prune(repo, cx, plan, job).await
+}
+
+fn maintenance(world: &World) -> KeySet {
+    world.keys.subset(Role::Maintenance, Some(&host())).unwrap()
+}
+
+async fn prune(world: &World, job: &PruneJob) -> PruneReport {
+    let repo = world.open(&maintenance(world), None).await;
+    prune_with(&repo, &world.cx, job).await.unwrap()
+}
+
+async fn forget_one(world: &World, id: SnapshotId) {
+    let repo = world.open(&world.keys, None).await;
+    let (heads, _) = repo.heads(&world.cx).await.unwrap();
+    let metas = heads.into_iter().map(|head| head.meta);
+    let plan = ForgetPlan::by_id(metas.filter(|meta| meta.id == id).collect());
+    let done = forget(&repo, &world.cx, &plan, &host(), "").await.unwrap();
+    assert_eq!(done.removed, 1);
+}
+
+fn stored(world: &World) -> usize {
+    let objects = world.mem.objects();
+    let packs = objects.iter().filter(|(key, _)| layout::is_pack(key));
+    packs.map(|(_, body)| body.len()).sum()
+}
+
+fn count(world: &World, prefix: &str) -> usize {
+    let objects = world.mem.objects();
+    objects
+        .keys()
+        .filter(|key| key.as_str().starts_with(prefix))
+        .count()
+}
+
+/// Two disks and small files, changed and saved some times; what was saved each time.
+async fn history(world: &World, times: u64) -> (ModelSource, Vec<(SnapshotReport, Disks)>) {
+    let mut source = ModelSource::default();
+    let mut saved = Vec::new();
+    for round in 0..times {
+        source
+            .now
+            .insert("disk".into(), noise(1 + round / 2, 3 << 20));
+        let disk = source.now.get_mut("disk").unwrap();
+        let at = usize::try_from(round).unwrap() * 100_000;
+        disk[at..at + 50_000].fill(7);
+        source
+            .now
+            .insert(format!("small-{}", round % 3), noise(100 + round, 9000));
+        // Half of the files stay, so packs are used in part.
+        for file in 0..6 {
+            let content = noise(1000 + file + 10 * round * (file % 2), 400_000);
+            source.now.insert(format!("file-{file}"), content);
+        }
+        let report = world.save(&source, &world.keys, "one").await;
+        saved.push((report, source.now.clone()));
+    }
+    (source, saved)
+}
+
+async fn all_is_whole(world: &World, saved: &[(SnapshotReport, Disks)]) {
+    for (report, disks) in saved {
+        world.check(disks, report).await;
+    }
+    world.verify().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
+    let world = World::new().await;
+    let (source, mut saved) = history(&world, 6).await;
+    let before = stored(&world);
+    let nothing = prune(&world, &job()).await;
+    assert_eq!((nothing.deleted_packs, nothing.waits_for.len()), (0, 0));
+    all_is_whole(&world, &saved).await;
+    let last = saved.split_off(5);
+    for (report, _) in &saved {
+        forget_one(&world, report.meta.id).await;
+    }
+    let report = prune(&world, &job()).await;
+    assert!(
+        report.deleted_packs > 3 && report.written_packs > 0,
+        "{report:?}"
+    );
+    assert_eq!(report.findings, []);
+    all_is_whole(&world, &last).await;
+    // A new repository with just that is as large.
+    let fresh = World::new().await;
+    let mut alone = ModelSource::default();
+    alone.now.clone_from(&last[0].1);
+    let _ = fresh.save(&alone, &fresh.keys, "one").await;
+    let (after, wanted) = (stored(&world), stored(&fresh));
+    assert!(
+        after < before / 2 && after < wanted + wanted / 20,
+        "{before}, {after}, {wanted}"
+    );
+    assert_eq!((count(&world, "refs/"), count(&world, "sessions/")), (1, 0));
+    assert_eq!(count(&world, "index/"), 1);
+    // And what comes then builds on it.
+    let next = world.save(&source, &world.keys, "one").await;
+    assert!(next.meta.stats.bytes_new < 100_000, "{:?}", next.meta.stats);
+    let again = prune(&world, &job()).await;
+    assert_eq!(
+        (again.deleted_packs, again.written_packs),
+        (0, 0),
+        "{again:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_changes_nothing_and_too_much_at_once_is_refused() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    for (report, _) in &saved[..3] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let before = world.mem.objects();
+    let repo = world.open(&maintenance(&world), None).await;
+    let careful = PruneJob {
+        max_drop: 0.1,
+        ..job()
+    };
+    let plan = prune::plan(&repo, &world.cx, &careful).await.unwrap();
+    assert!(plan.numbers.unused_bytes > 0 && plan.drops_too_much(&careful));
+    assert_eq!(world.mem.objects(), before);
+    let refused = prune::prune(&repo, &world.cx, plan, &careful).await;
+    assert!(
+        matches!(refused, Err(EngineError::DropsTooMuch { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(world.mem.objects(), before);
+    for role in [Role::Writer, Role::Verifier, Role::Reader] {
+        let host = (role == Role::Writer).then(host);
+        let keys = world.keys.subset(role, host.as_ref()).unwrap();
+        let repo = world.open(&keys, None).await;
+        let refused = prune::plan(&repo, &world.cx, &job()).await;
+        assert!(matches!(refused, Err(EngineError::Key(_))), "{role:?}");
+    }
+}
+
+/// Announces a session of that age that has no end.
+async fn leave_open(world: &World, hours: u64) -> SessionId {
+    let repo = world.open(&world.keys, None).await;
+    let now = u64::try_from(world.cx.clock.now().as_millisecond()).unwrap();
+    let session = Session {
+        id: SessionId::from_parts(now - hours * 3_600_000, [3; 10]),
+        host: host(),
+        started_ms: now - hours * 3_600_000,
+        wrapped_dek: Vec::new(),
+    };
+    let sealed = repo
+        .ring()
+        .seal(ObjectKind::Session, &session.encode().unwrap());
+    world
+        .mem
+        .plant(layout::session(session.id).unwrap(), sealed.unwrap());
+    session.id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_goes_while_somebody_is_at_work_and_the_next_prune_goes_on() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 3).await;
+    forget_one(&world, saved[0].0.meta.id).await;
+    let open = leave_open(&world, 2).await;
+    let before = stored(&world);
+    let repo = world.open(&maintenance(&world), None).await;
+    let lazy = PruneJob {
+        max_unused: Unused::Unlimited,
+        ..job()
+    };
+    let report = prune_with(&repo, &world.cx, &lazy).await.unwrap();
+    let waits: Vec<_> = report
+        .waits_for
+        .iter()
+        .map(|one| (one.id, one.host.clone()))
+        .collect();
+    assert_eq!(waits, [(open, Some(host()))]);
+    assert_eq!((report.deleted_packs, stored(&world)), (0, before));
+    // It may still name anything; once it has come to its end, it is known what it named.
+    world.mem.lose(&layout::session(open).unwrap());
+    let report = prune_with(&repo, &world.cx, &lazy).await.unwrap();
+    assert!(
+        report.deleted_packs > 0 && report.waits_for.is_empty(),
+        "{report:?}"
+    );
+    assert_eq!(count(&world, "gc/"), 2, "the first generation was decided");
+    all_is_whole(&world, &saved[1..]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_silent_for_long_is_judged_by_what_is_there() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 3).await;
+    forget_one(&world, saved[0].0.meta.id).await;
+    let open = leave_open(&world, 30).await;
+    let report = prune(&world, &job()).await;
+    assert_eq!(report.revoked, [open]);
+    assert!(report.deleted_packs > 0);
+    assert!(
+        world
+            .mem
+            .objects()
+            .contains_key(&layout::verdict(open).unwrap())
+    );
+    all_is_whole(&world, &saved[1..]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_refs_are_gone_or_damaged_stops_it() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 3).await;
+    forget_one(&world, saved[0].0.meta.id).await;
+    let key = layout::refs(saved[2].0.meta.id).unwrap();
+    let body = world.mem.objects()[&key].clone();
+    let snapshot = layout::snapshot(saved[1].0.meta.id).unwrap();
+    let before = stored(&world);
+    let repo = world.open(&maintenance(&world), None).await;
+    let refused = |ended: Result<PruneReport>| match ended {
+        Err(EngineError::Unprunable(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    world.mem.lose(&key);
+    let why = refused(prune_with(&repo, &world.cx, &job()).await);
+    assert!(why.contains("has no refs"), "{why}");
+    let mut damaged = body.to_vec();
+    damaged[20] ^= 1;
+    world.mem.plant(key.clone(), damaged);
+    let why = refused(prune_with(&repo, &world.cx, &job()).await);
+    assert!(why.contains("damaged"), "{why}");
+    world.mem.plant(key, body);
+    world.mem.damage(&snapshot, |bytes| bytes[30] ^= 1);
+    let why = refused(prune_with(&repo, &world.cx, &job()).await);
+    assert!(why.contains("cannot be read"), "{why}");
+    assert_eq!(stored(&world), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_pack_is_not_copied_and_is_named() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    for (report, _) in &saved[..3] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let repo = world.open(&maintenance(&world), None).await;
+    let plan = prune::plan(&repo, &world.cx, &job()).await.unwrap();
+    assert!(plan.numbers.repacked_packs > 0);
+    for key in world.mem.objects().into_keys().filter(layout::is_pack) {
+        world.mem.damage(&key, |bytes| bytes[40] ^= 1);
+    }
+    let report = prune::prune(&repo, &world.cx, plan, &job()).await.unwrap();
+    assert_eq!(report.written_packs, 0);
+    let damaged = |kind| kind == FindingKind::Damaged;
+    assert!(!report.findings.is_empty());
+    assert!(
+        report.findings.iter().all(|one| damaged(one.kind)),
+        "{report:?}"
+    );
+}
+
+/// Saves, forgets and prunes as the dice fall, and looks at everything behind each step.
+async fn play(seed: u64, steps: u64) -> u64 {
+    let mut written = 0;
+    let world = World::new().await;
+    let mut dice = Dice(seed);
+    let mut source = ModelSource::default();
+    source.now.insert("disk".into(), noise(seed, 2 << 20));
+    let mut alive: BTreeMap<SnapshotId, (SnapshotReport, Disks)> = BTreeMap::new();
+    for _ in 0..steps {
+        match dice.below(10) {
+            0..4 => {
+                let disk = source.now.get_mut("disk").unwrap();
+                for _ in 0..dice.below(20) {
+                    let at = usize::try_from(dice.below(500) * 4096).unwrap();
+                    disk[at..at + 4096].copy_from_slice(&noise(dice.0, 4096));
+                }
+                let small = format!("small-{}", dice.below(5));
+                source.now.insert(small, noise(dice.0, 5000));
+                let file = format!("file-{}", dice.below(6));
+                source.now.insert(file, noise(dice.0, 400_000));
+                let cache = ["one", "two"][usize::try_from(dice.below(2)).unwrap()];
+                let report = world.save(&source, &world.keys, cache).await;
+                alive.insert(report.meta.id, (report, source.now.clone()));
+            }
+            4..7 if alive.len() > 1 => {
+                let number = usize::try_from(dice.below(alive.len() as u64)).unwrap();
+                let id = *alive.keys().nth(number).unwrap();
+                forget_one(&world, id).await;
+                alive.remove(&id);
+            }
+            _ => {
+                let job = PruneJob {
+                    max_unused: match dice.below(3) {
+                        0 => Unused::Unlimited,
+                        1 => Unused::Percent(20.0),
+                        _ => Unused::Bytes(0),
+                    },
+                    max_repack: (dice.below(2) == 0).then_some(1 << 20),
+                    ..job()
+                };
+                let report = prune(&world, &job).await;
+                written += report.written_packs;
+                assert_eq!(
+                    (report.findings, report.waits_for),
+                    (Vec::new(), Vec::new())
+                );
+            }
+        }
+        for (report, disks) in alive.values() {
+            world.check(disks, report).await;
+        }
+    }
+    world.verify().await;
+    written
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_whatever_order_things_happen_nothing_is_lost() {
+    let mut written = 0;
+    for seed in 0..6 {
+        written += play(seed, 25).await;
+    }
+    assert!(written > 5, "hardly anything was written anew: {written}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes"]
+async fn in_whatever_order_many_things_happen_nothing_is_lost() {
+    for seed in 100..300 {
+        play(seed, 50).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_at_any_request_it_loses_nothing_and_the_next_one_ends_it() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    for (report, _) in &saved[..3] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let mut stops = 0;
+    for number in 0..400 {
+        let crash = [Crash::Before, Crash::After][number % 2];
+        let there = world.fork();
+        let (ended, was_hit) = stopped(&there, (number / 2) as u64, crash).await;
+        if !was_hit {
+            assert!(ended.is_ok(), "{ended:?}");
+            break;
+        }
+        stops += 1;
+        all_is_whole(&there, &saved[3..]).await;
+        // Its session has no end, so it is waited for, or taken for dead when it is old.
+        let impatient = PruneJob {
+            patience: Duration::ZERO,
+            ..job()
+        };
+        let report = prune(&there, &impatient).await;
+        assert!(report.waits_for.is_empty(), "{report:?}");
+        all_is_whole(&there, &saved[3..]).await;
+        let left = prune(&there, &impatient).await;
+        assert_eq!(
+            (left.deleted_packs, left.written_packs),
+            (0, 0),
+            "stop {number}"
+        );
+    }
+    assert!(stops > 10, "{stops}");
+}
+
+/// A prune whose program dies at a change of the tier, before or behind it; and whether there was one of
+/// that number.
+async fn stopped(world: &World, number: u64, crash: Crash) -> (Result<PruneReport>, bool) {
+    let sink = Arc::new(FaultSink::new(Arc::new(world.mem.clone()), 1));
+    sink.crash_at(number, crash);
+    let repo = world.open_at(sink.clone(), &maintenance(world), None).await;
+    let ended = prune_with(&repo, &world.cx, &job()).await;
+    (ended, sink.crashed())
+}

@@ -1,0 +1,137 @@
+//! Giving space back.
+
+use std::fs;
+
+use backup_tests::{Place, Run};
+
+use crate::trouble::noise;
+
+fn saved(place: &Place) -> String {
+    let saved = place.save().ok().of_type("saved").remove(0);
+    saved["id"].as_str().unwrap().to_owned()
+}
+
+fn bytes(place: &Place) -> u64 {
+    let packs = place
+        .objects("data")
+        .into_iter()
+        .chain(place.objects("meta"));
+    packs.map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
+/// Three snapshots of which the first two are forgotten.
+fn with_garbage() -> Place {
+    let place = Place::new();
+    let mut ids = Vec::new();
+    for round in 0..3 {
+        place.write("kept", noise(1, 3 << 20));
+        place.write("changes", noise(2 + round, 3 << 20));
+        place.wait_for_a_tick();
+        ids.push(saved(&place));
+    }
+    let _ = Run::of(&mut place.snapshot(["forget", &ids[0], &ids[1]])).ok();
+    place
+}
+
+#[test]
+fn what_was_forgotten_gives_its_space_back() {
+    let place = with_garbage();
+    let before = bytes(&place);
+    let dry = Run::of(&mut place.snapshot(["prune", "--dry-run", "--json"])).ok();
+    let plan = dry.of_type("plan").remove(0);
+    assert!(
+        plan["unused_bytes"].as_u64().unwrap() + plan["repack_gain"].as_u64().unwrap() > 5 << 20,
+        "{plan}"
+    );
+    assert_eq!(bytes(&place), before);
+    let pruned = Run::of(&mut place.snapshot(["prune", "--json"])).ok();
+    let pruned = pruned.of_type("pruned").remove(0);
+    assert!(pruned["deleted_packs"].as_u64().unwrap() > 0, "{pruned}");
+    assert!(
+        bytes(&place) < before - (5 << 20),
+        "{before}, {}",
+        bytes(&place)
+    );
+    let _ = place.verify().ok();
+    let _ = place.bring_back("out").ok();
+    assert!(fs::read(place.path("out/kept")).unwrap() == noise(1, 3 << 20));
+    assert!(fs::read(place.path("out/changes")).unwrap() == noise(4, 3 << 20));
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let people = Run::of(&mut place.snapshot(["prune"])).ok().text();
+    assert!(people.contains("deleted 0 B in 0 packs"), "{people}");
+}
+
+#[test]
+fn forget_can_prune_as_well() {
+    let place = Place::new();
+    for round in 0..3 {
+        place.write("changes", noise(2 + round, 3 << 20));
+        place.wait_for_a_tick();
+        let _ = saved(&place);
+    }
+    let before = bytes(&place);
+    let run = ["forget", "--keep-last", "1", "--prune", "--json"];
+    let run = Run::of(&mut place.snapshot(run)).ok();
+    assert_eq!(run.of_type("forgotten")[0]["removed"], 2);
+    assert!(run.of_type("pruned")[0]["deleted_bytes"].as_u64().unwrap() > 5 << 20);
+    assert!(bytes(&place) < before / 2);
+    let _ = place.verify().ok();
+}
+
+#[test]
+fn a_prune_of_nearly_everything_must_be_asked_for() {
+    let place = Place::new();
+    place.write("file", noise(1, 1 << 20));
+    let id = saved(&place);
+    let _ = Run::of(&mut place.snapshot(["forget", &id])).ok();
+    let before = bytes(&place);
+    let _ = Run::of(&mut place.snapshot(["prune"]))
+        .ends(1)
+        .says("--force");
+    assert_eq!(bytes(&place), before);
+    let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+    assert_eq!(bytes(&place), 0);
+}
+
+#[test]
+fn who_was_killed_is_named_and_not_waited_for_when_asked() {
+    let place = with_garbage();
+    // A save that was killed: its session has no end.
+    place.write("large", noise(9, 60 << 20));
+    let mut save = place.snapshot(["save"]);
+    let mut child = save.arg(place.data()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    child.kill().unwrap();
+    let _ = child.wait().unwrap();
+    let before = place.objects("sessions").len();
+    let quick = ["prune", "--wait", "0"];
+    let waits = Run::of(&mut place.snapshot(quick));
+    if before % 2 == 1 {
+        let _ = waits.ends(3).says("is saving since");
+    }
+    let pruned = Run::of(&mut place.snapshot(["prune", "--revoke-after", "0", "--json"])).ok();
+    assert!(
+        pruned.of_type("pruned")[0]["deleted_packs"]
+            .as_u64()
+            .unwrap()
+            > 0
+    );
+    let _ = place.verify().ok();
+    fs::remove_file(place.data().join("large")).unwrap();
+    let _ = saved(&place);
+    let _ = place.verify().ok();
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused() {
+    let place = Place::new();
+    for wrong in [
+        ["--max-unused", "x"],
+        ["--max-unused", "-1%"],
+        ["--max-unused", "NaN%"],
+        ["--max-repack", "much"],
+        ["--revoke-after", "soon"],
+    ] {
+        let _ = Run::of(place.snapshot(["prune"]).args(wrong)).ends(2);
+    }
+}
