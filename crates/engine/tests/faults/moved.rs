@@ -148,6 +148,32 @@ async fn a_verification_takes_what_was_collected_for_no_damage() {
     }
 }
 
+/// It may be there still, but whoever comes next deletes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lies_in_a_dead_pack_alone_is_lost_to_a_verification() {
+    let world = world().await;
+    let case = world.case(Memory::Lost);
+    let (repo, _) = stale(&world, &case).await;
+    let packs = repo.index().packs().into_iter();
+    let list = PackList {
+        generation: 0,
+        packs: packs
+            .filter(|(_, facts)| !facts.is_meta)
+            .map(|(id, _)| id)
+            .collect(),
+    };
+    let sealed = repo.ring().seal(ObjectKind::Dead, &list.encode()).unwrap();
+    case.mem.plant(layout::dead(0).unwrap(), sealed);
+    let level = VerifyLevel::Metadata;
+    let done = verify(&repo, &world.cx, None, level, Sample::All).await;
+    let findings = done.unwrap().report.findings;
+    let told = findings.iter().map(|one| one.detail.as_str());
+    assert!(
+        told.clone().any(|why| why.contains("is in no index run")),
+        "{findings:?}"
+    );
+}
+
 /// However many chunks are lost, the index is read again a few times, as long as nothing is decided.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_nowhere_is_given_up() {
