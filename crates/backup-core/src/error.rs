@@ -156,6 +156,24 @@ pub const fn at_limit(os_error: i32) -> Option<&'static str> {
     }
 }
 
+/// What to do about a place that takes no entry for a reason which the system's words do not tell, by
+/// the operating system's number of the failure.
+#[must_use]
+pub const fn place_remedy(os_error: i32) -> Option<&'static str> {
+    // EBUSY and EPERM; every Unix has these numbers.
+    match os_error {
+        16 => Some(
+            "something is mounted there or holds it, so that it cannot be replaced: a file can be \
+             overwritten where it is (--in-place)",
+        ),
+        1 => Some(
+            "it or its folder may be immutable: `lsattr -d` shows an i then, and `chattr -i` takes \
+             it away",
+        ),
+        _ => None,
+    }
+}
+
 fn io_kind(cause: &std::io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
     match cause.kind() {

@@ -31,7 +31,9 @@ pub use entry::{
     Body, Entry, EntryKind, EntryMeta, FileTime, Fingerprint, OpenContent, Owner, Segment,
     SegmentStream, StreamProfile,
 };
-pub use error::{ErrorKind, Retry, SinkError, SourceError, TargetError, VerifyError, at_limit};
+pub use error::{
+    ErrorKind, Retry, SinkError, SourceError, TargetError, VerifyError, at_limit, place_remedy,
+};
 pub use finding::{Finding, FindingKind, Severity};
 pub use id::{ChunkId, HostId, PackId, RepoId, SessionId, SnapshotId};
 pub use location::Location;

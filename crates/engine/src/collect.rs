@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backup_core::{ErrorKind, ObjectKey, OpContext, PackId, PutMode, SessionId, SnapshotId};
-use backup_format::collect::{PackList, Verdict};
+use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::wire::WireError;
@@ -207,8 +207,8 @@ impl Repository {
         Ok(verdict)
     }
 
-    /// Whether a snapshot does not count: its session was taken for dead, and its verdict, one of
-    /// those that are there, does not name it.
+    /// Whether a snapshot does not count: its session has no end, was taken for dead, and its verdict,
+    /// one of those that are there, does not name it.
     ///
     /// # Errors
     /// [`EngineError::Damaged`] when the verdict cannot be read, so that nobody knows; errors of the
@@ -227,7 +227,31 @@ impl Repository {
             let hint = "as long as it cannot be read, nobody knows whether the snapshot counts: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
             with_hint(error, hint)
         })?;
-        Ok(!verdict.snapshots.contains(&head.meta.id))
+        if verdict.snapshots.contains(&head.meta.id) {
+            return Ok(false);
+        }
+        // Who came to its end was not taken for dead, whatever somebody else has put there since.
+        Ok(!self.is_done(cx, session).await?)
+    }
+
+    /// Whether a session says that it has come to its end. What does not open is no word of its own.
+    pub(crate) async fn is_done(&self, cx: &OpContext, session: SessionId) -> Result<bool> {
+        let key = name(layout::session_done(session))?;
+        let limit = ObjectKind::SessionDone.max_sealed();
+        let sealed = match get_within(cx, &**self.sink(), &key, limit).await {
+            Ok(sealed) => sealed,
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.is_damage() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mark = open(
+            self,
+            &key,
+            ObjectKind::SessionDone,
+            &sealed,
+            SessionMark::decode,
+        );
+        Ok(mark.is_ok_and(|mark| mark.session == session))
     }
 
     /// Brings the index up to date for a chunk that is in no place where this one, which is not

@@ -157,9 +157,11 @@ impl Tier {
         there && !(rules.readers_heed_verdicts && self.is_void(snapshot))
     }
 
-    /// Whether a verdict leaves a snapshot out.
+    /// Whether a verdict leaves a snapshot out. None counts against a session that came to its end.
     pub(crate) fn is_void(&self, snapshot: u8) -> bool {
-        let verdict = session_of(snapshot).and_then(|session| self.sessions[at(session)].verdict);
+        let session = session_of(snapshot).map(|session| self.sessions[at(session)]);
+        let open = session.filter(|session| !session.done);
+        let verdict = open.and_then(|session| session.verdict);
         verdict.is_some_and(|named| named & bit(snapshot) == 0)
     }
 }

@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 
 use super::survey::{self, Survey};
 use super::{OpenSession, PruneJob, PruneReport};
-use crate::collect::{open, settle};
+use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
@@ -146,52 +146,29 @@ async fn decide(
     Ok(true)
 }
 
-/// The sessions that are there.
+/// The sessions that are there. The word of their ends is asked of those alone that are announced.
 async fn sessions(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<SessionId, Seen>> {
     let mut out: BTreeMap<SessionId, Seen> = BTreeMap::new();
     let mut listed = repo.sink().list(cx, "sessions/", None);
-    let mut done = Vec::new();
     while let Some(meta) = listed.try_next().await? {
         let key = meta.key;
         if let Some(id) = layout::session_id(&key) {
             out.entry(id).or_default().is_announced = true;
         } else if let Some(id) = layout::session_done_id(&key) {
-            done.push(id);
+            out.entry(id).or_default().is_done = true;
         } else if let Some(id) = layout::session_revoked_id(&key) {
             out.entry(id).or_default().is_revoked = true;
         }
     }
-    for id in done {
-        if is_done(repo, cx, id).await? {
-            out.entry(id).or_default().is_done = true;
-        }
+    for (id, seen) in out.iter_mut().filter(|(_, seen)| seen.is_announced) {
+        seen.is_done = seen.is_done && repo.is_done(cx, *id).await?;
     }
     Ok(out)
 }
 
-/// Whether a session says that it has come to its end. What does not open is no word of its.
-async fn is_done(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<bool> {
-    let key = name(layout::session_done(id))?;
-    let limit = ObjectKind::SessionDone.max_sealed();
-    let sealed = match get_within(cx, &**repo.sink(), &key, limit).await {
-        Ok(sealed) => sealed,
-        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => return Ok(false),
-        Err(error) if error.is_damage() => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let mark = open(
-        repo,
-        &key,
-        ObjectKind::SessionDone,
-        &sealed,
-        SessionMark::decode,
-    );
-    Ok(mark.is_ok_and(|mark| mark.session == id))
-}
-
 /// Whether a session that was open is over: it says so, or somebody has tidied it away behind that.
 async fn is_over(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<bool> {
-    if is_done(repo, cx, id).await? {
+    if repo.is_done(cx, id).await? {
         return Ok(true);
     }
     match repo.sink().head(cx, &name(layout::session(id))?).await {
@@ -345,15 +322,23 @@ async fn delete(
     Ok(())
 }
 
-/// Takes away what is known of sessions that have come to their end: the session first, so that none
-/// looks open that is not.
+/// Takes away what nobody needs to know any more of sessions that have come to their end: that they
+/// began, so that no collector asks again; and that they ended, if there is no snapshot of theirs that a
+/// verdict of somebody else could leave out. First the session, so that none looks open that is not.
 pub(super) async fn tidy_sessions(repo: &Repository, cx: &OpContext) -> Result<()> {
-    for (id, seen) in sessions(repo, cx).await? {
-        if seen.is_done && !seen.is_revoked {
+    let sessions = sessions(repo, cx).await?;
+    let (heads, unread) = repo.heads(cx).await?;
+    let made: BTreeSet<_> = heads
+        .iter()
+        .map(|head| SessionId::from_bytes(head.outer.session))
+        .collect();
+    for (id, seen) in sessions.into_iter().filter(|(_, seen)| seen.is_done) {
+        if seen.is_announced {
             repo.sink().delete(cx, &name(layout::session(id))?).await?;
-            repo.sink()
-                .delete(cx, &name(layout::session_done(id))?)
-                .await?;
+        }
+        if unread.is_empty() && !made.contains(&id) {
+            let done = name(layout::session_done(id))?;
+            repo.sink().delete(cx, &done).await?;
         }
     }
     Ok(())

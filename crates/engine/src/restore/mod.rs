@@ -21,7 +21,6 @@ use backup_core::{
     OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
     RestoreRequest, Severity, Stage, StreamWriter, Target, TargetError,
 };
-use rustix::io::Errno;
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
@@ -187,25 +186,10 @@ pub async fn dry_run(
 /// What is said of an entry that a target cannot take.
 fn failure(entry: &RestoreEntry, error: &TargetError) -> Finding {
     let mut detail = error.to_string();
-    if let Some(remedy) = remedy(error) {
+    if let Some(remedy) = error.os_error().and_then(backup_core::place_remedy) {
         detail = format!("{detail}; {remedy}");
     }
     Finding::entry(FindingKind::Unreadable, &entry.path, detail)
-}
-
-/// What to do about a place that takes no entry for a reason which the system's words do not tell.
-fn remedy(error: &TargetError) -> Option<&'static str> {
-    match error.os_error().map(Errno::from_raw_os_error)? {
-        Errno::BUSY => Some(
-            "something is mounted there or holds it, so that it cannot be replaced: a file can be \
-             overwritten where it is (--in-place)",
-        ),
-        Errno::PERM => Some(
-            "it or its folder may be immutable: `lsattr -d` shows an i then, and `chattr -i` takes \
-             it away",
-        ),
-        _ => None,
-    }
 }
 
 fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> {

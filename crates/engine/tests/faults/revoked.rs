@@ -216,7 +216,10 @@ async fn a_verdict_decides_which_snapshots_there_are() {
         why.starts_with(key.as_str()) && why.contains("counts"),
         "{why}"
     );
+    // Its session came to its end, so a verdict that leaves it out is none.
     judge(&case.mem, repo.ring(), session, [old]);
+    assert_eq!(ids(&world, &case).await.0, [old, new]);
+    case.mem.lose(&layout::session_done(session).unwrap());
     let (found, unread) = ids(&world, &case).await;
     assert!(unread.is_empty(), "{unread:?}");
     assert_eq!(found, [old]);

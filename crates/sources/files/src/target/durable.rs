@@ -76,17 +76,16 @@ impl Durable {
                 Ok(()) => successor.take(),
                 Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
             };
-            if let Err(cause) = &taken {
+            let is_taken = taken.is_ok();
+            if let Err(cause) = taken {
                 if successor.give_up().is_err() {
                     shared.unfinished.store(true, Ordering::Relaxed);
                 }
-                let kind = cause.kind();
-                let cause = io::Error::new(kind, cause.to_string());
                 shared.fail(&error("replace", &path, cause));
             } else {
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, &path, taken.is_ok());
+            shared.unsettled.settle(shared, &path, is_taken);
         }
     }
 

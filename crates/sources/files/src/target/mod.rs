@@ -283,7 +283,10 @@ impl Shared {
 
 /// What is said of an error that nobody else will report.
 fn unreported(error: &TargetError) -> Finding {
-    let (subject, detail) = (error.subject.clone(), error.to_string());
+    let (subject, mut detail) = (error.subject.clone(), error.to_string());
+    if let Some(remedy) = error.os_error().and_then(backup_core::place_remedy) {
+        detail = format!("{detail}; {remedy}");
+    }
     Finding::new(Severity::Error, FindingKind::Metadata, subject, detail)
 }
 
