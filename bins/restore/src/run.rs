@@ -235,6 +235,8 @@ async fn dry_run(
             "into": dry.plan.into,
             "entries": dry.entries,
             "bytes": dry.bytes,
+            "kept": dry.kept,
+            "replaced": dry.replaced,
             "deletions": dry.deletions,
         }),
     )?;
@@ -244,6 +246,14 @@ async fn dry_run(
         text::bytes(dry.bytes),
         text::escape(dry.plan.into.as_bytes()),
     );
+    if dry.kept + dry.replaced > 0 {
+        line.push_str(&format!(
+            ", of which {} there already and {}, and {} replaced where it differs",
+            text::plural(dry.kept, "is", "are"),
+            if dry.kept == 1 { "stays" } else { "stay" },
+            text::plural(dry.replaced, "is", "are"),
+        ));
+    }
     if deletes {
         let deletions = text::plural(dry.deletions, "entry", "entries");
         line.push_str(&format!(", and delete {deletions} there"));

@@ -333,7 +333,8 @@ pub(crate) struct PruneArgs {
     /// Wait so many seconds for those who are saving [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) wait: Option<u64>,
-    /// Delete even if it is more than four fifths of all
+    /// Delete even if it is more than four fifths of all, and although a snapshot is gone from the tier
+    /// that nobody forgot
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -60,6 +60,7 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
         patience: args.revoke_after.map_or(usual.patience, hours),
         wait: args.wait.map_or(usual.wait, Duration::from_secs),
         max_drop: if args.force { 1.0 } else { usual.max_drop },
+        despite_gone: args.force,
         ..usual
     }
 }

@@ -183,7 +183,10 @@ macro_rules! from_contract {
     ($error:ty, $denied:expr, $missing:expr, $other:expr) => {
         impl From<$error> for Failure {
             fn from(error: $error) -> Self {
-                let what = error.to_string();
+                let mut what = error.to_string();
+                if error.kind == ErrorKind::Cancelled {
+                    what = format!("interrupted: {what}");
+                }
                 if error.os_error().and_then(at_limit).is_some() {
                     return Self::new(Exit::Failed, what, HIGHER);
                 }
@@ -300,9 +303,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
-            EngineError::Unprunable(_) | EngineError::DropsTooMuch { .. } => {
-                of_pruning(&error, what)
-            }
+            EngineError::Unprunable(_)
+            | EngineError::OtherPrune(_)
+            | EngineError::DropsTooMuch { .. } => of_pruning(&error, what),
             EngineError::Cancelled => Self::new(
                 Exit::Interrupted,
                 "interrupted",
@@ -339,6 +342,9 @@ fn of_pruning(error: &EngineError, what: String) -> Failure {
         let hint =
             "look with --dry-run and `snapshot list` whether that is meant; then add --force";
         return Failure::new(Exit::Failed, what, hint);
+    }
+    if matches!(error, EngineError::OtherPrune(_)) {
+        return Failure::new(Exit::Conflict, what, "run it again when that has ended");
     }
     let hint = "see what `snapshot verify` says; nothing is lost by not pruning";
     Failure::new(Exit::Damage, what, hint)

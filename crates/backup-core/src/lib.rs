@@ -50,7 +50,7 @@ pub use source::{
     SourceInfo,
 };
 pub use target::{
-    EntryOutcome, EntryWriter, PositionalWriter, Rehearsal, Restore, RestoreEntry, RestoreMode,
-    RestorePlan, RestoreReport, RestoreRequest, StreamWriter, Target,
+    EntryOutcome, EntryWriter, PositionalWriter, Rehearsal, Rehearsed, Restore, RestoreEntry,
+    RestoreMode, RestorePlan, RestoreReport, RestoreRequest, StreamWriter, Target,
 };
 pub use verify::{Sample, SnapshotReader, Verifier, VerifyLevel, VerifyReport};

@@ -152,7 +152,8 @@ pub trait Target: fmt::Debug + Send + Sync {
         request: &RestoreRequest,
     ) -> Result<RestorePlan, TargetError>;
 
-    /// Begins to find out what a restore would delete; only reads. `None`: it would delete nothing.
+    /// Begins to find out what a restore would do with what is there; only reads. `None`: nothing is
+    /// there, or the target cannot tell.
     ///
     /// # Errors
     /// [`TargetError`] when it cannot be found out.
@@ -176,9 +177,21 @@ pub trait Target: fmt::Debug + Send + Sync {
     ) -> Result<Box<dyn Restore>, TargetError>;
 }
 
-/// The dry run of a restore that deletes: it finds out what, and changes nothing. `see` is called in
-/// ascending order of path with every entry that [`Restore::start`] would get. `deletes` is told the
-/// path of each thing that would be deleted, below the place of the restore, once.
+/// What a restore would do with an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rehearsed {
+    /// Nothing stands in its place: it is made.
+    New,
+    /// What stands in its place stays as it is.
+    Stays,
+    /// What stands in its place becomes the entry, or gives way to it.
+    Replaced,
+}
+
+/// The dry run of a restore into something that is there: it finds out what would become of that, and
+/// changes nothing. `see` is called in ascending order of path with every entry that
+/// [`Restore::start`] would get. `deletes` is told the path of each thing that would be deleted, below
+/// the place of the restore, once.
 pub trait Rehearsal: fmt::Debug + Send {
     /// Looks at what stands in the place of an entry.
     ///
@@ -188,7 +201,7 @@ pub trait Rehearsal: fmt::Debug + Send {
         &mut self,
         entry: &RestoreEntry,
         deletes: &mut dyn FnMut(&EntryPath),
-    ) -> Result<(), TargetError>;
+    ) -> Result<Rehearsed, TargetError>;
 
     /// Ends it with what would be deleted at the end of the restore. Returns what was noticed.
     ///

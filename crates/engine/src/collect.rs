@@ -223,15 +223,15 @@ impl Repository {
         if !judged.contains(&session) {
             return Ok(false);
         }
+        // Who came to its end was not taken for dead, whatever somebody else has put there since.
+        if self.is_done(cx, session).await? {
+            return Ok(false);
+        }
         let verdict = self.verdict(cx, session).await.map_err(|error| {
             let hint = "as long as it cannot be read, nobody knows whether the snapshot counts: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
             with_hint(error, hint)
         })?;
-        if verdict.snapshots.contains(&head.meta.id) {
-            return Ok(false);
-        }
-        // Who came to its end was not taken for dead, whatever somebody else has put there since.
-        Ok(!self.is_done(cx, session).await?)
+        Ok(!verdict.snapshots.contains(&head.meta.id))
     }
 
     /// Whether a session says that it has come to its end. What does not open is no word of its own.

@@ -20,6 +20,9 @@ pub enum EngineError {
     /// It cannot be told what snapshots use, so nothing is deleted.
     #[error("nothing was deleted: {0}")]
     Unprunable(String),
+    /// Another prune is at work.
+    #[error("another prune is at work: {0}")]
+    OtherPrune(String),
     /// More would be deleted than was allowed.
     #[error("{bytes} of {of} bytes would be deleted, which is more than is allowed at once")]
     DropsTooMuch {

@@ -400,6 +400,41 @@ fn content_that_is_there_already_is_not_fetched_again() {
 }
 
 #[test]
+fn a_dry_run_says_what_is_there_already() {
+    let place = Place::new();
+    fill(&place);
+    fs::remove_file(place.path("out/b.txt")).unwrap();
+    fs::create_dir_all(place.path("out/b.txt/below")).unwrap();
+    fs::remove_file(place.path("out/a.conf")).unwrap();
+    let wanted = below(&place);
+    let plan = |overwrite: &str, code: i32| {
+        let run = [
+            "run",
+            &wanted,
+            "--to",
+            "out",
+            "--dry-run",
+            "--json",
+            "--overwrite",
+        ];
+        let run = Run::of(place.restore(run).arg(overwrite)).ends(code);
+        let plan = run.of_type("plan").remove(0);
+        let number = |name: &str| plan[name].as_u64().unwrap();
+        (number("entries"), number("kept"), number("replaced"))
+    };
+    let before = read_tree(&place.path("out")).unwrap();
+    // The folder itself, two folders and four files, one of which is missing.
+    assert_eq!(plan("never", 0), (7, 6, 0));
+    // A folder that is not empty stands in the place of another.
+    assert_eq!(plan("always", 3), (7, 0, 5));
+    assert!(read_tree(&place.path("out")).unwrap() == before);
+    let run = ["run", &wanted, "--to", "out", "--dry-run"];
+    let said = Run::of(&mut place.restore(run)).ok().text();
+    let wanted = "of which 6 are there already and stay, and 0 are replaced where it differs";
+    assert!(said.contains(wanted), "{said}");
+}
+
+#[test]
 fn days_and_times_of_this_host_name_snapshots() {
     let place = Place::new();
     let saved = place.pipe("x", b"x").ok().of_type("saved").remove(0);

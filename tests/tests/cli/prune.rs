@@ -94,6 +94,44 @@ fn a_prune_of_nearly_everything_must_be_asked_for() {
 }
 
 #[test]
+fn what_a_snapshot_needs_that_is_gone_stays_until_somebody_gives_it_up() {
+    for held in [false, true] {
+        let place = Place::new();
+        place.write("file", noise(1, 2 << 20));
+        let id = saved(&place);
+        if held {
+            let _ = Run::of(&mut place.snapshot(["hold", &id])).ok();
+            // The ledger may be gone as well.
+            for record in place.objects("ledger") {
+                fs::remove_file(record).unwrap();
+            }
+            fs::remove_dir_all(place.path("state")).unwrap();
+        }
+        place.write("file", noise(2, 2 << 20));
+        place.wait_for_a_tick();
+        let _ = saved(&place);
+        let object = place
+            .objects("snap")
+            .into_iter()
+            .find(|path| path.ends_with(&id));
+        let object = object.unwrap();
+        let away = place.path("away");
+        fs::rename(&object, &away).unwrap();
+        let before = bytes(&place);
+        let refused = Run::of(&mut place.snapshot(["prune"])).ends(13);
+        let _ = refused.says(&id).says("--force");
+        assert_eq!(bytes(&place), before);
+        fs::rename(&away, &object).unwrap();
+        let wanted = format!("{id}:{}", place.data().display());
+        let _ = Run::of(&mut place.restore(["run", &wanted, "--to", "out"])).ok();
+        assert!(fs::read(place.path("out/file")).unwrap() == noise(1, 2 << 20));
+        fs::remove_file(&object).unwrap();
+        let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+        assert!(bytes(&place) < before - (1 << 20));
+    }
+}
+
+#[test]
 fn who_was_killed_is_named_and_not_waited_for_when_asked() {
     let place = with_garbage();
     // A save that was killed: its session has no end.

@@ -43,13 +43,16 @@ pub(super) async fn collect(
     let next = numbers.last().map_or(0, |last| last.saturating_add(1));
     let mut known = BTreeSet::new();
     for number in numbers {
-        let list = repo
-            .generation(cx, &name(layout::condemned(number))?)
-            .await?;
-        if !there.contains(&name(layout::dead(number))?) {
-            known.extend(list.packs.iter().copied());
-            let orphans = BTreeSet::new();
-            decide(repo, cx, job, &list, &orphans, report).await?;
+        if there.contains(&name(layout::dead(number))?) {
+            continue;
+        }
+        let key = name(layout::condemned(number))?;
+        let list = repo.generation(cx, &key).await?;
+        known.extend(list.packs.iter().copied());
+        let orphans = BTreeSet::new();
+        if !decide(repo, cx, job, &list, &orphans, report).await? {
+            // Whoever is waited for here would be waited for again.
+            return Ok(());
         }
     }
     // What an earlier generation called dead may still be there: its deletion was cut short.
@@ -95,7 +98,11 @@ async fn condemn(
         let key = name(layout::condemned(list.generation))?;
         match repo.sink().put(cx, &key, body, PutMode::Create).await {
             Ok(_) => return Ok(list),
-            Err(error) if error.kind == ErrorKind::Conflict => list.generation += 1,
+            Err(error) if error.kind == ErrorKind::Conflict => {
+                let next = list.generation.checked_add(1);
+                let full = || EngineError::Unprunable("no number is left below gc/".into());
+                list.generation = next.ok_or_else(full)?;
+            }
             Err(error) => return Err(error.into()),
         }
     }

@@ -1,10 +1,10 @@
 //! One index run of many, without what is dead. A merged run is there before those in it go, and
 //! nobody deletes a run but who has made one that holds all of it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
-use backup_core::{OpContext, SessionId};
-use backup_format::index::{MAX_ENTRIES, RunBuilder};
+use backup_core::{OpContext, PackId, SessionId};
+use backup_format::index::{Located, MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
@@ -32,15 +32,12 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
         run: RunBuilder::default(),
         wraps: BTreeMap::new(),
     };
-    let mut known = HashSet::new();
+    // What all runs know of a pack stays: one of them may have been made by somebody who lies, and the
+    // others must not go for its sake.
+    let mut known: HashMap<PackId, Vec<[u8; 32]>> = HashMap::new();
     for (_, run) in &runs {
-        let wraps: BTreeMap<_, _> = run
-            .sessions
-            .iter()
-            .map(|wrap| (wrap.session, wrap))
-            .collect();
         let mut blobs: Vec<_> = run.iter().collect();
-        blobs.sort_unstable_by_key(|(_, at)| (at.pack, at.offset));
+        blobs.sort_unstable_by_key(|(prefix, at)| (at.pack, at.offset, *prefix));
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
             let Some((_, first)) = blobs.first() else {
                 continue;
@@ -48,19 +45,20 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
             let Some(pack) = run.packs.get(first.pack as usize) else {
                 continue;
             };
-            if dead.contains(&pack.id) || !known.insert(pack.id) {
+            let digest = digest_of(blobs);
+            let seen = known.entry(pack.id).or_default();
+            if dead.contains(&pack.id) || seen.contains(&digest) {
                 continue;
             }
+            seen.push(digest);
             if writer.run.len() + blobs.len() > MAX_ENTRIES {
                 writer.write().await?;
             }
             writer.run.add_known(*pack, blobs.iter().copied());
             // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
-            for (session, wrap) in &wraps {
-                writer
-                    .wraps
-                    .entry(*session)
-                    .or_insert_with(|| (*wrap).clone());
+            for wrap in &run.sessions {
+                let wraps = &mut writer.wraps;
+                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
             }
         }
     }
@@ -71,6 +69,18 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
     }
     repo.refresh_index(cx).await?;
     Ok(())
+}
+
+/// What tells one run's word of a pack from another's.
+fn digest_of(blobs: &[([u8; 16], Located)]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for (prefix, at) in blobs {
+        hasher.update(prefix);
+        for number in [at.offset, at.stored, at.raw, at.kind as u32] {
+            hasher.update(&number.to_le_bytes());
+        }
+    }
+    hasher.finalize().into()
 }
 
 struct Writer<'a> {

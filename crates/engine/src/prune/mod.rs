@@ -2,13 +2,14 @@
 //!
 //! The protocol, and why it is so, is in `docs/design/0002-garbage-collection.md`. Data passes so:
 //! [`survey`] lists snapshots, refs and packs and marks what is used; [`plan`] chooses packs that
-//! nothing uses and packs that are worth being written anew; [`repack`] copies what is in use of the
-//! latter, sealed as it is, and leaves them to nothing; [`collect`] condemns what nothing uses, settles
-//! every session that may be about to name it, decides and deletes; [`merge`] makes one index run of
-//! many. No data key is needed, only that of the index. Everything can be stopped anywhere and be
-//! begun again.
+//! nothing uses and packs that are worth being written anew; [`collect`] condemns what nothing uses,
+//! settles every session that may be about to name it, decides and deletes; [`repack`] copies what is
+//! in use of packs that are mostly waste, sealed as it is, and leaves them to the collector; [`merge`]
+//! makes one index run of many. No data key is needed, only that of the index. Everything can be
+//! stopped anywhere and be begun again.
 //!
-//! Memory: 32 bytes for each entry of the index, and a bit for each chunk.
+//! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some hundred bytes for each
+//! blob that is copied.
 
 mod collect;
 mod merge;
@@ -19,7 +20,9 @@ mod survey;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backup_core::{Finding, HostId, OpContext, PackId, SessionId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, HostId, OpContext, PackId, SessionId, Severity,
+};
 use backup_integrity::ledger::RecordOutcome;
 
 use crate::error::{EngineError, Result};
@@ -56,6 +59,9 @@ pub struct PruneJob {
     pub wait: Duration,
     /// Refuses to delete more than this share of all bytes, from 0 to 1.
     pub max_drop: f64,
+    /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
+    /// and its object is of no use any more if it turns up again.
+    pub despite_gone: bool,
 }
 
 impl PruneJob {
@@ -71,6 +77,7 @@ impl PruneJob {
             patience: Duration::from_secs(86_400),
             wait: Duration::from_secs(10),
             max_drop: 0.8,
+            despite_gone: false,
         }
     }
 }
@@ -151,6 +158,9 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
     let survey = Survey::new(repo, cx).await?;
+    if !job.despite_gone {
+        survey::none_is_gone(repo, cx, &survey.snapshots).await?;
+    }
     let chosen = plan::choose(&survey, job);
     Ok(PrunePlan {
         numbers: chosen.numbers,
@@ -240,15 +250,26 @@ async fn run(
 ) -> Result<()> {
     let PrunePlan {
         survey,
-        mut condemned,
+        condemned,
         victims,
         ..
     } = plan;
-    if !victims.is_empty() {
-        let emptied = repack::repack(repo, cx, job, &survey, &victims, report).await?;
-        condemned.extend(emptied);
-    }
+    // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, report).await?;
+    if !victims.is_empty() && report.waits_for.is_empty() {
+        match repack::repack(repo, cx, job, &survey, &victims, report).await {
+            Ok(emptied) => {
+                collect::collect(repo, cx, job, &survey, emptied, report).await?;
+            }
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
+                let detail = format!("packs that are used in part are not written anew: {error}");
+                let kind = FindingKind::Degraded;
+                let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
+                report.findings.push(finding);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         collect::tidy_sessions(repo, cx).await?;

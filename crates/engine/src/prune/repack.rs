@@ -2,15 +2,18 @@
 //! is needed. It is a session like any other: see the protocol.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use backup_core::{
-    ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId,
-    Severity, SnapshotId,
+    CancellationToken, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode,
+    SessionId, Severity, SnapshotId,
 };
 use backup_format::collect::SessionMark;
-use backup_format::index::RunBuilder;
+use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
-use backup_format::pack::{FOOTER, PackBlob, PackBuilder, SessionWrap, header_length, read_tail};
+use backup_format::pack::{
+    FOOTER, MAX_PACK, PackBlob, PackBuilder, SessionWrap, header_length, read_tail,
+};
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
 use backup_format::session::Session as Announced;
@@ -21,8 +24,11 @@ use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::error::{EngineError, Result};
 use crate::refs::{self, Sum};
-use crate::repository::{Repository, name, put_new};
+use crate::repository::{Repository, get_within, name, put_new};
 use crate::store::random;
+
+/// How long a run that failed tries to say so.
+const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
@@ -98,6 +104,9 @@ impl Copies<'_> {
         let size = pack.bytes.len() as u64;
         let key = name(layout::pack(pack.id, which == 1))?;
         put_new(self.cx, &**self.repo.sink(), &key, pack.bytes.into()).await?;
+        if self.run.len() + pack.blobs.len() > MAX_ENTRIES {
+            self.index().await?;
+        }
         self.run
             .add_pack(pack.id, size, &pack.blobs)
             .map_err(|error| EngineError::wire(&key, &error))?;
@@ -157,39 +166,17 @@ pub(super) async fn repack(
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
     let session = announce(repo, cx, job).await?;
-    let mut copies = Copies {
-        repo,
-        cx,
-        open: [PackBuilder::new(0), PackBuilder::new(0)],
-        from: [Vec::new(), Vec::new()],
-        wraps: [BTreeMap::new(), BTreeMap::new()],
-        run: RunBuilder::default(),
-        run_wraps: BTreeMap::new(),
-        moved: Moved::new(),
+    let copied = copy(repo, cx, survey, victims, report).await;
+    let (copies, emptied) = match copied {
+        Ok(copied) => copied,
+        // No refs name anything of it yet, and nothing of it is under way.
+        Err(error) => {
+            let mut farewell = cx.clone();
+            farewell.cancel = CancellationToken::new();
+            let _ = tokio::time::timeout(FAREWELL, end(repo, &farewell, session)).await;
+            return Err(error);
+        }
     };
-    let mut emptied = BTreeSet::new();
-    for id in victims {
-        if cx.cancel.is_cancelled() {
-            return Err(EngineError::Cancelled);
-        }
-        let (Some(pack), Some(slots)) = (survey.packs.get(id), survey.marks.get(id)) else {
-            continue;
-        };
-        let key = name(layout::pack(*id, pack.is_meta))?;
-        let bytes = repo.sink().get(cx, &key, ByteRange::Full).await?;
-        if digest(&bytes) != id.0 {
-            let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot verify` tells what it hurts";
-            let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
-            report.findings.push(finding);
-            continue;
-        }
-        report.written_bytes += copies.add(*id, pack.is_meta, &bytes, slots).await?;
-        emptied.insert(*id);
-    }
-    for which in 0..2 {
-        report.written_bytes += copies.close(which).await?;
-    }
-    copies.index().await?;
     let packs: BTreeSet<_> = copies
         .moved
         .values()
@@ -214,20 +201,74 @@ pub(super) async fn repack(
         Err(error) => return Err(error.into()),
         // Another collector took this one for dead: the old refs may be all that is true.
         Ok(_) => {
-            return Err(EngineError::Unprunable(
-                "another prune took this one for dead; nothing is lost: run it again".into(),
+            return Err(EngineError::OtherPrune(
+                "it took this one for dead; nothing is lost".into(),
             ));
         }
     }
     for key in replaced {
         repo.sink().delete(cx, key).await?;
     }
+    end(repo, cx, session).await?;
+    Ok(emptied)
+}
+
+/// Tells that the session names nothing more.
+async fn end(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
     let mark = SessionMark { session };
     let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
     let body = sealed.map_err(EngineError::Seal)?.into();
     let done = name(layout::session_done(session))?;
     repo.sink().put(cx, &done, body, PutMode::Create).await?;
-    Ok(emptied)
+    Ok(())
+}
+
+/// Copies what is used of packs, and writes the index runs of the copies.
+async fn copy<'a>(
+    repo: &'a Repository,
+    cx: &'a OpContext,
+    survey: &Survey,
+    victims: &[PackId],
+    report: &mut PruneReport,
+) -> Result<(Copies<'a>, BTreeSet<PackId>)> {
+    let mut copies = Copies {
+        repo,
+        cx,
+        open: [PackBuilder::new(0), PackBuilder::new(0)],
+        from: [Vec::new(), Vec::new()],
+        wraps: [BTreeMap::new(), BTreeMap::new()],
+        run: RunBuilder::default(),
+        run_wraps: BTreeMap::new(),
+        moved: Moved::new(),
+    };
+    let mut emptied = BTreeSet::new();
+    for id in victims {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let (Some(pack), Some(slots)) = (survey.packs.get(id), survey.marks.get(id)) else {
+            continue;
+        };
+        let key = name(layout::pack(*id, pack.is_meta))?;
+        let bytes = match get_within(cx, &**repo.sink(), &key, MAX_PACK).await {
+            Ok(bytes) => bytes,
+            Err(error) if error.is_damage() => Bytes::new(),
+            Err(error) => return Err(error),
+        };
+        if digest(&bytes) != id.0 {
+            let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot verify` tells what it hurts";
+            let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
+            report.findings.push(finding);
+            continue;
+        }
+        report.written_bytes += copies.add(*id, pack.is_meta, &bytes, slots).await?;
+        emptied.insert(*id);
+    }
+    for which in 0..2 {
+        report.written_bytes += copies.close(which).await?;
+    }
+    copies.index().await?;
+    Ok((copies, emptied))
 }
 
 /// Tells that somebody is about to name any pack. There is no data key: nothing new is sealed.

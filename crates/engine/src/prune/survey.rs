@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use backup_core::{OpContext, PackId, SnapshotId};
+use backup_core::{FindingKind, OpContext, PackId, SnapshotId};
 use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
@@ -121,8 +121,8 @@ pub(super) async fn mark(
         let snapshots: BTreeSet<_> = snapshots.intersection(&still).copied().collect();
         return Box::pin(mark(repo, cx, &snapshots)).await;
     }
-    let why = "refs are replaced faster than they can be read: another prune is at work; try again";
-    Err(EngineError::Unprunable(why.into()))
+    let why = "refs are replaced faster than they can be read";
+    Err(EngineError::OtherPrune(why.into()))
 }
 
 async fn packs(repo: &Repository, cx: &OpContext) -> Result<HashMap<PackId, Pack>> {
@@ -175,5 +175,36 @@ fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pa
         if marks.contains_key(id) && !known.contains(id) {
             pack.used = pack.size;
         }
+    }
+}
+
+/// Refuses when a snapshot is gone from the tier that nobody forgot: its object may be put back from
+/// another copy, and must then find what it uses.
+pub(super) async fn none_is_gone(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshots: &BTreeSet<SnapshotId>,
+) -> Result<()> {
+    let refuse = |what: &str| {
+        let why = format!(
+            "{what}, and is gone from the tier: put its object back from another copy; if there is none, go on with --force"
+        );
+        Err(EngineError::Unprunable(why))
+    };
+    let held = crate::hold::holds(repo, cx).await?;
+    if let Some(gone) = held.difference(snapshots).next() {
+        return refuse(&format!("snapshot {gone} is held"));
+    }
+    let check = crate::ledger::verify_ledger(repo, cx).await?;
+    let gone = check
+        .findings
+        .iter()
+        .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
+    match gone {
+        Some(gone) => refuse(&format!(
+            "{} is in the ledger, nobody forgot it",
+            gone.subject
+        )),
+        None => Ok(()),
     }
 }

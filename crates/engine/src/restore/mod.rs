@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, Event, Finding, FindingKind, HostId,
-    OpContext, Outcome, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
+    OpContext, Outcome, Rehearsed, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport,
     RestoreRequest, Severity, Stage, StreamWriter, Target, TargetError,
 };
 use tokio::runtime::Handle;
@@ -125,6 +125,11 @@ pub struct DryRun {
     pub entries: u64,
     /// Bytes of content that are to be restored.
     pub bytes: u64,
+    /// Of these, entries in whose place something stands that stays as it is.
+    pub kept: u64,
+    /// And entries in whose place something stands that gives way to them, or holds their content
+    /// already.
+    pub replaced: u64,
     /// Entries that would be deleted.
     pub deletions: u64,
 }
@@ -144,6 +149,7 @@ pub async fn dry_run(
     let mut plan = target.plan(cx, &request(view, job)?).await?;
     let mut rehearsal = target.rehearse(cx, &plan).await?;
     let (mut entries, mut bytes, mut deletions) = (0, 0u64, 0);
+    let (mut kept, mut replaced) = (0, 0);
     let mut told = |path: &EntryPath| {
         deletions += 1;
         deletes(path);
@@ -159,8 +165,16 @@ pub async fn dry_run(
                 };
                 entries += 1;
                 bytes = bytes.saturating_add(wanted.size);
-                let seen = (rehearsal.as_mut()).map_or(Ok(()), |it| it.see(&wanted, &mut told));
-                seen.err().map(|error| failure(&wanted, &error))
+                let seen = rehearsal.as_mut().map(|it| it.see(&wanted, &mut told));
+                match seen {
+                    Some(Err(error)) => Some(failure(&wanted, &error)),
+                    Some(Ok(seen)) => {
+                        kept += u64::from(seen == Rehearsed::Stays);
+                        replaced += u64::from(seen == Rehearsed::Replaced);
+                        None
+                    }
+                    None => None,
+                }
             }
             Seen::Entry(_) => None,
             Seen::Lost(lost) => {
@@ -179,6 +193,8 @@ pub async fn dry_run(
         plan,
         entries,
         bytes,
+        kept,
+        replaced,
         deletions,
     })
 }

@@ -280,6 +280,101 @@ fn a_folder_with_a_broken_restore_is_saved_without_the_file_of_that_and_says_so(
     );
 }
 
+fn owned(mut stored: Stored, uid: u32) -> Stored {
+    stored.entry.meta.owner = Some(backup_core::Owner {
+        uid,
+        gid: uid,
+        user: None,
+        group: None,
+    });
+    stored
+}
+
+#[test]
+fn a_file_that_is_right_but_somebody_elses_or_linked_elsewhere_is_replaced() {
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let stored = [
+        owned(made_up(b"planted", EntryKind::File, b"right"), 0),
+        owned(made_up(b"linked", EntryKind::File, b"right"), 0),
+    ];
+    put(&to.join("planted"), "right");
+    std::os::unix::fs::chown(to.join("planted"), Some(65534), Some(65534)).unwrap();
+    put(&temp.path().join("outside"), "right");
+    fs::set_permissions(
+        temp.path().join("outside"),
+        fs::Permissions::from_mode(0o600),
+    )
+    .unwrap();
+    fs::hard_link(temp.path().join("outside"), to.join("linked")).unwrap();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    let before = (inode(&to.join("planted")), inode(&to.join("linked")));
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_ne!(inode(&to.join("planted")), before.0);
+    assert_ne!(inode(&to.join("linked")), before.1);
+    let outside = fs::metadata(temp.path().join("outside")).unwrap();
+    assert_eq!((outside.mode() & 0o7777, outside.nlink()), (0o600, 1));
+    assert_eq!(fs::metadata(to.join("planted")).unwrap().uid(), 0);
+}
+
+#[test]
+fn what_belongs_to_others_in_the_end_is_taken_up_as_well() {
+    if !is_root() {
+        return;
+    }
+    for in_place in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let (to, stored) = old_and_new(temp.path());
+        std::os::unix::fs::chown(to.join("file"), Some(1000), Some(1000)).unwrap();
+        let stored: Vec<_> = stored.into_iter().map(|one| owned(one, 1000)).collect();
+        let config = FilesTargetConfig {
+            in_place,
+            ..always(&to)
+        };
+        let half = |_: &backup_core::EntryPath| Pumping::Half;
+        let _ = restore_with(config, &stored, Outcome::Abandoned, half).unwrap();
+        // Whatever the next one is asked for, nothing stays half written or beside.
+        let again = restore(into(&to, Overwrite::Never), &stored);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        assert_eq!(names(&to), ["file".to_owned()].into(), "{in_place}");
+        if in_place {
+            assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
+            let meta = fs::metadata(to.join("file")).unwrap();
+            assert_eq!((meta.uid(), meta.mode() & 0o7777), (1000, 0o644));
+        } else {
+            stands_as_it_was(&to);
+        }
+    }
+}
+
+#[test]
+fn many_names_that_begin_alike_are_replaced_at_once() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let name = |number: usize| format!("{}{number:05}", "n".repeat(250));
+    let mut stored = Vec::new();
+    for number in 0..300 {
+        put(&to.join(name(number)), "old");
+        let content = format!("new {number}");
+        stored.push(made_up(
+            name(number).as_bytes(),
+            EntryKind::File,
+            content.as_bytes(),
+        ));
+    }
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors[0]);
+    for number in 0..300 {
+        let content = fs::read_to_string(to.join(name(number))).unwrap();
+        assert_eq!(content, format!("new {number}"));
+    }
+    assert_eq!(names(&to).len(), 300);
+}
+
 #[test]
 fn two_restores_into_one_folder_do_not_meet() {
     let temp = tempfile::tempdir().unwrap();

@@ -26,8 +26,8 @@ use std::time::Duration;
 
 use backup_core::EntryPath;
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW,
-    UTIME_OMIT, fchmod, flock, fstat, futimens, openat, unlinkat,
+    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, fchmod, flock, fstat, fsync, futimens, openat, statx, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -83,7 +83,7 @@ impl Begun {
     /// # Errors
     /// When something else stands under the name, the file cannot be made, or another restore is
     /// under way there ([`io::ErrorKind::WouldBlock`]).
-    pub(super) fn at(top: &OwnedFd, made: bool) -> io::Result<Self> {
+    pub(super) fn at(top: &OwnedFd, made: bool, sync: bool) -> io::Result<Self> {
         let before = fstat(top)?;
         let made = made || is_new(top, &before)?;
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -115,12 +115,7 @@ impl Begun {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_own(&stat) {
             return Err(something_else());
         }
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            // Not every network file system has locks.
-            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => {}
-            Err(Errno::WOULDBLOCK) => return Err(io::ErrorKind::WouldBlock.into()),
-            Err(cause) => return Err(cause.into()),
-        }
+        lock(&file)?;
         let file = File::from(file);
         let mut begun = Self {
             since: (stat.st_mtime, stat.st_mtime_nsec),
@@ -132,14 +127,29 @@ impl Begun {
             notes: Mutex::default(),
         };
         if is_new {
-            // On a full disk it stays empty; then its own time counts.
+            // On a full disk it stays empty; then the time when it was made counts.
             let _ = write_times(&file, begun.since, begun.since);
             begun.lock().end = HEADER as u64;
+            if sync {
+                file.sync_all()?;
+                fsync(openat(
+                    top,
+                    c".",
+                    OFlags::RDONLY | OFlags::CLOEXEC,
+                    Mode::empty(),
+                )?)?;
+            }
         } else {
-            begun.safe = Some(begun.since);
             if let Some((since, safe)) = read_times(&file) {
                 (begun.since, begun.safe) = (since, Some(safe));
                 *begun.lock() = read_notes(&file)?;
+            } else {
+                // Its other times move with what is noted in it.
+                begun.since = birth(&file).unwrap_or(begun.since);
+                begun.safe = Some(begun.since);
+                file.set_len(0)?;
+                write_times(&file, begun.since, begun.since)?;
+                begun.lock().end = HEADER as u64;
             }
             begun.began = next_moment(&file)?;
         }
@@ -260,6 +270,23 @@ impl Begun {
     }
 }
 
+/// Locks the file. A process that this one is about to start holds a copy of the lock of one that has
+/// just ended, until it is another program: so it is tried for a moment.
+fn lock(file: &OwnedFd) -> io::Result<()> {
+    const TRIES: u32 = 20;
+    for number in 1..=TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            // Not every network file system has locks.
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => break,
+            Err(Errno::WOULDBLOCK) if number < TRIES => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
+}
+
 fn something_else() -> io::Error {
     io::Error::other(
         "something else stands there under the name .backstay-unfinished; move it away",
@@ -289,6 +316,14 @@ fn now(file: &File) -> io::Result<Moment> {
     futimens(file, &times)?;
     let stat = fstat(file)?;
     Ok((stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// When a file was made, where the file system keeps that.
+fn birth(file: &File) -> Option<Moment> {
+    let wanted = StatxFlags::BTIME;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let has_time = found.stx_mask & wanted.bits() != 0;
+    has_time.then_some((found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec)))
 }
 
 /// A time that is later than any until now: file systems count it in steps of some milliseconds.
@@ -403,14 +438,14 @@ mod tests {
     fn what_is_safe_or_new_is_not_doubted() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
-        let first = Begun::at(&top, false).unwrap();
+        let first = Begun::at(&top, false, false).unwrap();
         let early = made(temp.path(), "early");
         assert!(!first.is_doubtful(&early) && !first.is_left(&early));
         let file = first.file.as_ref().unwrap();
         first.is_safe_before(next_moment(file).unwrap());
         let late = made(temp.path(), "late");
         drop(first);
-        let second = Begun::at(&top, false).unwrap();
+        let second = Begun::at(&top, false, false).unwrap();
         assert!(second.is_left(&early) && !second.is_doubtful(&early));
         assert!(second.is_left(&late) && second.is_doubtful(&late));
         let newest = made(temp.path(), "newest");
@@ -422,20 +457,20 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
         let path = |text: &str| EntryPath::from_slashed(text.as_bytes()).unwrap();
-        let first = Begun::at(&top, false).unwrap();
+        let first = Begun::at(&top, false, false).unwrap();
         first.note(&path("a/b"), b"beside-b").unwrap();
         first.note(&path("c"), b"beside-c").unwrap();
         first.note(&path("d"), b"beside-d").unwrap();
         let file = first.file.as_ref().unwrap();
         file.set_len(file.metadata().unwrap().len() - 3).unwrap();
         drop(first);
-        let second = Begun::at(&top, false).unwrap();
+        let second = Begun::at(&top, false, false).unwrap();
         assert_eq!(second.take_left(&path("d")), None);
         let left = second.take_left(&path("a/b"));
         assert_eq!(left.as_deref(), Some(&b"a/beside-b"[..]));
         second.note(&path("e"), b"beside-e").unwrap();
         drop(second);
-        let third = Begun::at(&top, false).unwrap();
+        let third = Begun::at(&top, false, false).unwrap();
         let mut left = third.take_all_left();
         left.sort();
         let wanted = ["a/beside-b", "beside-c", "beside-e"].map(path);

@@ -10,7 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ use super::begun::Begun;
 use super::covered::Covered;
 use super::file::{FileWriter, read_full};
 use super::meta::{Before, MARK_FILE};
-use crate::handle::{DirHandle, HandleCache};
+use crate::handle::{DirHandle, DirId, HandleCache};
 
 /// How the names of files begin that stand beside those whose place they are to take.
 const PREFIX: &str = ".backstay-new-";
@@ -31,7 +31,7 @@ const PREFIX: &str = ".backstay-new-";
 const NAME_MAX: usize = 255;
 
 /// So many names are tried for a file beside another.
-const TRIES: u32 = 100;
+const TRIES: u32 = 10_000;
 
 /// Bytes that are copied at once from the old file.
 const BLOCK: usize = 256 << 10;
@@ -111,6 +111,18 @@ pub(super) struct Successor {
 }
 
 impl Successor {
+    /// Opens the file, if it is still the one of that device and inode.
+    pub(super) fn open(&self, id: DirId) -> io::Result<OwnedFd> {
+        let folder = self.place.handles.get(&self.place.folder)?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&*folder, &*self.beside, flags, Mode::empty())?;
+        let stat = fstat(&file)?;
+        if (stat.st_dev, stat.st_ino) != id {
+            return Err(io::Error::other("something else was put in its place"));
+        }
+        Ok(file)
+    }
+
     /// Gives the file its name; what had that is gone.
     pub(super) fn take(&self) -> io::Result<()> {
         let place = &self.place;

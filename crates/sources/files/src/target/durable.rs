@@ -7,15 +7,17 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backup_core::EntryPath;
+use backup_core::RestoreEntry;
 use rustix::fs::{Mode, OFlags, openat, syncfs};
 
 use super::beside::Successor;
+use super::meta::{Before, Object};
 use super::{Shared, error};
-use crate::handle::{DirHandle, HandleCache};
+use crate::handle::{DirHandle, DirId, HandleCache};
 
 /// So many files wait before they take the place of others,
 const MOST_WAITING: usize = 256;
@@ -27,7 +29,7 @@ const SAFE_EVERY: u64 = 4 << 30;
 /// Files that are whole and wait to take the place of others.
 #[derive(Debug, Default)]
 struct Waiting {
-    files: Vec<(EntryPath, Successor)>,
+    files: Vec<(RestoreEntry, Successor, DirId)>,
     bytes: u64,
 }
 
@@ -51,10 +53,16 @@ impl Durable {
     }
 
     /// A file is whole that is to take the place of another.
-    pub(super) fn add(&self, shared: &Shared, path: &EntryPath, successor: Successor, size: u64) {
+    pub(super) fn add(
+        &self,
+        shared: &Shared,
+        entry: &RestoreEntry,
+        successor: Successor,
+        id: DirId,
+    ) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.files.push((path.clone(), successor));
-        waiting.bytes += size;
+        waiting.files.push((entry.clone(), successor, id));
+        waiting.bytes += entry.size;
         let is_full = waiting.files.len() >= MOST_WAITING || waiting.bytes >= MOST_WAITING_BYTES;
         drop(waiting);
         if is_full {
@@ -71,9 +79,20 @@ impl Durable {
             return;
         }
         let synced = self.sync(shared);
-        for (path, successor) in files {
+        for (entry, successor, id) in files {
+            let path = &entry.path;
             let taken = match &synced {
-                Ok(()) => successor.take(),
+                Ok(()) => successor.open(id).and_then(|file| {
+                    let object = Object::Open(file.as_fd());
+                    let before = Before {
+                        owner: None,
+                        xattrs: true,
+                    };
+                    let findings = &shared.findings;
+                    let applier = &shared.applier;
+                    applier.apply(&object, path, &entry.meta, before, findings);
+                    successor.take()
+                }),
                 Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
             };
             let is_taken = taken.is_ok();
@@ -81,11 +100,11 @@ impl Durable {
                 if successor.give_up().is_err() {
                     shared.unfinished.store(true, Ordering::Relaxed);
                 }
-                shared.fail(&error("replace", &path, cause));
+                shared.fail(&error("replace", path, cause));
             } else {
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, &path, is_taken);
+            shared.unsettled.settle(shared, path, is_taken);
         }
     }
 

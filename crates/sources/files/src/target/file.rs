@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use backup_core::{EntryPath, ErrorKind, PositionalWriter, TargetError};
-use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod};
+use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod, fchown};
+use rustix::process::geteuid;
 
 use super::covered::Covered;
 use super::meta::{Before, MARK_FILE};
@@ -162,7 +163,13 @@ impl FileWriter {
         if self.marked.load(Ordering::Acquire) {
             return Ok(());
         }
-        fchmod(&self.file, Mode::from_raw_mode(MARK_FILE))
+        let own = geteuid();
+        let marked = match own.is_root() {
+            true => fchown(&self.file, Some(own), None),
+            false => Ok(()),
+        };
+        marked
+            .and_then(|()| fchmod(&self.file, Mode::from_raw_mode(MARK_FILE)))
             .map_err(|cause| self.error("write", cause.into()))?;
         self.marked.store(true, Ordering::Release);
         Ok(())

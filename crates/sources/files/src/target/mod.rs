@@ -183,9 +183,6 @@ impl Target for FilesTarget {
         plan: &RestorePlan,
     ) -> Result<Option<Box<dyn Rehearsal>>, TargetError> {
         let config = self.config_of(plan);
-        if !config.delete {
-            return Ok(None);
-        }
         let spared = Spared::new(&config.protected);
         spared.check_folder(&config)?;
         let top = match open_top(&config.folder) {
@@ -195,7 +192,7 @@ impl Target for FilesTarget {
             Err(cause) => return Err(TargetError::io("open", plan.into.clone(), cause.into())),
         };
         let rehearsal = (spared.around(&top))
-            .and_then(|spared| FilesRehearsal::new(config.overwrite, spared, top))
+            .and_then(|spared| FilesRehearsal::new((config.overwrite, config.delete), spared, top))
             .map_err(|cause| TargetError::io("open", plan.into.clone(), cause))?;
         Ok(Some(Box::new(rehearsal)))
     }
@@ -212,14 +209,15 @@ impl Target for FilesTarget {
         let made = way::make_top(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
         let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
-        let begun = begun::Begun::at(&top, made).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::WouldBlock => {
-                let why = "another restore into it is under way; wait until it has ended";
-                TargetError::new(ErrorKind::Conflict, "restore into", plan.into.clone())
-                    .because(why)
-            }
-            _ => fail("begin in", cause),
-        })?;
+        let begun =
+            begun::Begun::at(&top, made, config.sync).map_err(|cause| match cause.kind() {
+                std::io::ErrorKind::WouldBlock => {
+                    let why = "another restore into it is under way; wait until it has ended";
+                    TargetError::new(ErrorKind::Conflict, "restore into", plan.into.clone())
+                        .because(why)
+                }
+                _ => fail("begin in", cause),
+            })?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
@@ -305,6 +303,10 @@ fn invalid(path: &EntryPath, why: &str) -> TargetError {
 
 fn refused(path: &EntryPath) -> TargetError {
     conflict(path, "something of another kind stands in its place")
+}
+
+fn not_empty(path: &EntryPath) -> TargetError {
+    conflict(path, "a folder that is not empty stands in its place")
 }
 
 fn not_emptied(path: &EntryPath) -> TargetError {

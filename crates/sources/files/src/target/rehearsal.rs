@@ -1,27 +1,32 @@
-//! What a restore that deletes would delete, found out without changing anything.
+//! What a restore would make, leave, replace and delete, found out without changing anything.
 //!
 //! Each entry is compared with what stands in its place by the rule of the restore itself
 //! ([`super::fate`]), since an entry that fails keeps everything from being deleted, and a folder
 //! that gives way to something else goes with all that is in it. The rest is [`super::mirror`].
 //! Damaged content, a full disk and a permission that is missing are found by the restore itself.
 
+use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::{fmt, io};
 
-use backup_core::{EntryKind, EntryPath, Finding, Outcome, Rehearsal, RestoreEntry, TargetError};
+use backup_core::{
+    EntryKind, EntryPath, Finding, Outcome, Rehearsal, Rehearsed, RestoreEntry, TargetError,
+};
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 
+use super::begun;
 use super::config::Overwrite;
 use super::fate::{Fate, fate};
 use super::mirror::{self, Hand, Spool};
-use super::restore::check_top;
+use super::restore::{OWN_NAME, check_top};
 use super::spared::Spared;
 use super::way::{FOLDER, c_name, not_a_folder};
-use super::{error, invalid, not_emptied, nothing_deleted, refused};
+use super::{conflict, error, invalid, not_emptied, not_empty, nothing_deleted, refused};
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
+use crate::walk::listing::Listing;
 
 /// A folder of the snapshot on the way to the current entry.
 struct Step {
@@ -36,7 +41,8 @@ pub(super) struct FilesRehearsal {
     spared: Spared,
     handles: HandleCache,
     findings: Findings,
-    spool: Spool,
+    /// What a restore that deletes compares at its end.
+    spool: Option<Spool>,
     top: Arc<DirHandle>,
     way: Vec<Step>,
     /// Whether an entry would fail.
@@ -50,14 +56,20 @@ impl fmt::Debug for FilesRehearsal {
 }
 
 impl FilesRehearsal {
-    pub(super) fn new(overwrite: Overwrite, spared: Spared, top: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(
+        (overwrite, deletes): (Overwrite, bool),
+        spared: Spared,
+        top: OwnedFd,
+    ) -> io::Result<Self> {
         Ok(Self {
             overwrite,
             spared,
             handles: HandleCache::for_this_process(),
             findings: Findings::default(),
             // Not in the target folder: that is only read.
-            spool: Spool::new(tempfile::tempfile()?),
+            spool: deletes
+                .then(|| tempfile::tempfile().map(Spool::new))
+                .transpose()?,
             top: DirHandle::top(top)?,
             way: Vec::new(),
             failed: false,
@@ -68,22 +80,31 @@ impl FilesRehearsal {
         &mut self,
         entry: &RestoreEntry,
         deletes: &mut dyn FnMut(&EntryPath),
-    ) -> Result<(), TargetError> {
+    ) -> Result<Rehearsed, TargetError> {
         let path = &entry.path;
-        let added = self.spool.add(entry);
-        added.map_err(|cause| error("note", path, cause))?;
+        if let Some(spool) = &mut self.spool {
+            let added = spool.add(entry);
+            added.map_err(|cause| error("note", path, cause))?;
+        }
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
-            return check_top(entry);
+            check_top(entry)?;
+            return Ok(match self.overwrite {
+                Overwrite::Always => Rehearsed::Replaced,
+                Overwrite::Never | Overwrite::IfNewer => Rehearsed::Stays,
+            });
         };
-        let there = match self.go_to(&parent)? {
+        if path.components().eq([begun::NAME.to_bytes()]) {
+            return Err(conflict(path, OWN_NAME));
+        }
+        let (rehearsed, there) = match self.go_to(&parent)? {
             Some(folder) => self.look_in(&folder, name, entry, deletes)?,
-            None => None,
+            None => (Rehearsed::New, None),
         };
         if entry.meta.kind == EntryKind::Directory {
             let path = path.clone();
             self.way.push(Step { path, there });
         }
-        Ok(())
+        Ok(rehearsed)
     }
 
     /// The folder that stands in the place of one of the snapshot.
@@ -117,19 +138,33 @@ impl FilesRehearsal {
         name: &[u8],
         entry: &RestoreEntry,
         deletes: &mut dyn FnMut(&EntryPath),
-    ) -> Result<Option<Arc<DirHandle>>, TargetError> {
+    ) -> Result<(Rehearsed, Option<Arc<DirHandle>>), TargetError> {
         let path = &entry.path;
         let (above, name) = (self.open(folder, path)?, c_name(path, name)?);
         let stat = match statat(&*above, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok((Rehearsed::New, None)),
             Err(cause) => return Err(error("look at", path, cause.into())),
         };
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let fate = fate(self.overwrite, &stat, &entry.meta);
         self.spared.may_clear(&stat, fate, path)?;
+        let rehearsed = match fate {
+            Fate::Stays => Rehearsed::Stays,
+            Fate::Updated | Fate::Cleared | Fate::Refused => Rehearsed::Replaced,
+        };
         match fate {
             Fate::Refused => Err(refused(path)),
+            Fate::Cleared if is_folder && self.spool.is_none() => {
+                let fd = openat(&*above, &*name, FOLDER, Mode::empty());
+                let fd = fd.map_err(|cause| not_a_folder(path, cause))?;
+                let mut buffer = [MaybeUninit::uninit(); 1 << 10];
+                match Listing::read(&fd, &mut buffer) {
+                    Ok(listing) if listing.len() == 0 => Ok((rehearsed, None)),
+                    Ok(_) => Err(not_empty(path)),
+                    Err(cause) => Err(error("look at", path, cause)),
+                }
+            }
             Fate::Cleared if is_folder => {
                 let mut in_it = |gone: &EntryPath| {
                     if gone != path {
@@ -140,7 +175,7 @@ impl FilesRehearsal {
                 let (spared, findings) = (&self.spared, &self.findings);
                 let gone = mirror::delete_tree((&above, &name, path), hand, spared, findings);
                 match gone {
-                    Ok(true) => Ok(None),
+                    Ok(true) => Ok((rehearsed, None)),
                     Ok(false) => Err(not_emptied(path)),
                     Err(cause) => Err(error("replace", path, cause)),
                 }
@@ -150,9 +185,10 @@ impl FilesRehearsal {
                 let fd = fd.map_err(|cause| not_a_folder(path, cause))?;
                 let there = self.adopt(folder, &name, fd, path)?;
                 // A restore passes over what is to go into a protected one.
-                Ok(Some(there).filter(|there| !self.spared.is_own(there.id())))
+                let there = Some(there).filter(|there| !self.spared.is_own(there.id()));
+                Ok((rehearsed, there))
             }
-            Fate::Stays | Fate::Updated | Fate::Cleared => Ok(None),
+            Fate::Stays | Fate::Updated | Fate::Cleared => Ok((rehearsed, None)),
         }
     }
 
@@ -178,7 +214,7 @@ impl Rehearsal for FilesRehearsal {
         &mut self,
         entry: &RestoreEntry,
         deletes: &mut dyn FnMut(&EntryPath),
-    ) -> Result<(), TargetError> {
+    ) -> Result<Rehearsed, TargetError> {
         let seen = self.look(entry, deletes);
         self.failed |= seen.is_err();
         seen
@@ -198,6 +234,9 @@ impl Rehearsal for FilesRehearsal {
             failed,
             ..
         } = *self;
+        let Some(spool) = spool else {
+            return Ok(findings.take());
+        };
         if failed || outcome == Outcome::Abandoned {
             let detail = "nothing would be deleted, because not everything could be restored";
             findings.add(nothing_deleted(detail));

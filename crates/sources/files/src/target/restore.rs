@@ -12,17 +12,18 @@ use backup_core::{
 use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::begun;
+use super::begun::{self, has_mark};
 use super::fate::{Fate, fate, gives_way};
 use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::way::{FOLDER, Folder, Spot, Way, c_name, make_folder, not_a_folder, open_up};
 use super::writer::{Completed, start_file};
-use super::{Shared, conflict, error, node, not_emptied, nothing_deleted, refused};
+use super::{Shared, conflict, error, node, not_emptied, not_empty, nothing_deleted, refused};
+use crate::walk::meta::times;
 
 /// Why an entry of a certain name is not restored.
-const OWN_NAME: &str = "a restore keeps a file of its own under this name in the folder of --to; \
+pub(super) const OWN_NAME: &str = "a restore keeps a file of its own under this name in the folder of --to; \
                         restore cat writes its content elsewhere";
 
 /// What only the starting of entries needs, one after another.
@@ -130,18 +131,20 @@ impl FilesRestore {
             give_up();
             return Ok(());
         }
-        let completed = writer.complete().inspect_err(|_| give_up())?;
-        writer.with_file(|file, before| {
-            let object = Object::Open(file);
-            let applier = &shared.applier;
-            applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
-        });
-        match completed {
+        match writer.complete().inspect_err(|_| give_up())? {
+            // Until it gets its name it belongs to who restores: so the next restore knows it again.
             Completed::Beside(successor) => {
-                let durable = &shared.durable;
-                durable.add(shared, &entry.path, successor, entry.size);
+                let id = writer
+                    .id()
+                    .map_err(|cause| error("look at", &entry.path, cause))?;
+                shared.durable.add(shared, entry, successor, id);
             }
             Completed::There(changed) => {
+                writer.with_file(|file, before| {
+                    let object = Object::Open(file);
+                    let applier = &shared.applier;
+                    applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
+                });
                 shared.unsettled.settle(shared, &entry.path, true);
                 let count = if changed {
                     &shared.written
@@ -324,7 +327,10 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, stat) if gives_way(shared.config.overwrite, &stat, &entry.meta) => {
+        Folder::There(fd, stat)
+            if gives_way(shared.config.overwrite, &stat, &entry.meta)
+                || is_half_finished(shared, &stat, entry) =>
+        {
             open_up(&fd, &stat);
             let before = Before {
                 owner: Some((stat.st_uid, stat.st_gid)),
@@ -347,6 +353,11 @@ fn start_folder(
     };
     count.fetch_add(1, Ordering::Relaxed);
     way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
+}
+
+/// Whether an earlier restore was killed between giving a folder its owner and its mode.
+fn is_half_finished(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
+    has_mark(stat) && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
 }
 
 /// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.
@@ -409,10 +420,7 @@ pub(super) fn clear_place(
                 Err(cause) => Err(error("replace", &entry.path, cause)),
             }
         }
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(conflict(
-            &entry.path,
-            "a folder that is not empty stands in its place",
-        )),
+        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(not_empty(&entry.path)),
         other => other.map_err(fail),
     }
 }

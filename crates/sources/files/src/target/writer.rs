@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, accessat,
+    fstat, futimens, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -24,6 +26,7 @@ use super::meta::{Before, MARK_FILE};
 use super::restore::{clear_place, skip};
 use super::way::Spot;
 use super::{Shared, conflict, error};
+use crate::handle::DirId;
 use crate::walk::meta::times;
 
 /// How files are opened.
@@ -95,6 +98,16 @@ impl Writer {
             }
             Self::Beside(beside) => beside.with_file(then),
         }
+    }
+
+    /// Device and inode of the file that is written to.
+    pub(super) fn id(&self) -> io::Result<DirId> {
+        let mut id = Err(io::ErrorKind::NotFound.into());
+        self.with_file(|file, _| {
+            let stat = fstat(file).map_err(io::Error::from);
+            id = stat.map(|stat| (stat.st_dev, stat.st_ino));
+        });
+        id
     }
 
     fn inner(&self) -> &dyn PositionalWriter {
@@ -241,7 +254,12 @@ fn existing(
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let state = (reach, unfinished);
     let path = entry.path.clone();
-    FileWriter::existing(File::from(fd), path, entry.size, before_old(stat), state)
+    // With the first change it belongs to who restores, so that the next restore knows it again.
+    let before = Before {
+        owner: None,
+        xattrs: true,
+    };
+    FileWriter::existing(File::from(fd), path, entry.size, before, state)
         .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
 }
 
@@ -304,10 +322,13 @@ fn start_beside(
         return Ok(Writer::TakenUp(file, Successor { place, beside }));
     }
     let flags = OPEN | OFlags::RDONLY;
+    // A file of somebody else, who may have it open, or that has names of its own elsewhere, is never
+    // the entry, whatever it holds.
+    let is_other = is_foreign(seen, entry) || seen.st_nlink > 1 && entry.meta.link_group.is_none();
     let old = match openat(&*spot.folder, &*spot.name, flags, Mode::empty()) {
         Ok(fd) => {
             same_as(seen, &fd, &entry.path)?;
-            Some(File::from(fd))
+            (!is_other).then(|| File::from(fd))
         }
         Err(Errno::ACCESS) => None,
         Err(cause) => return Err(error("open", &entry.path, cause.into())),
@@ -315,6 +336,19 @@ fn start_beside(
     let size = (entry.size, !shared.config.sparse);
     let before = (before_old(seen), before_new(shared, spot));
     Ok(Writer::Beside(Beside::new(place, size, before, old)))
+}
+
+/// Changes the time of an inode's last change to now.
+fn touch(fd: &OwnedFd) -> Result<(), Errno> {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: now,
+        last_modification: now,
+    };
+    futimens(fd, &times)
 }
 
 /// The file that an earlier restore left beside one.
@@ -337,8 +371,9 @@ fn take_up(
     if !shared.begun.is_left(&stat) {
         return Ok(None);
     }
-    // What it is lacks the mark if it was whole; nothing is settled of it but what is compared.
     let is_marked = has_mark(&stat);
+    // From here on nobody takes it for something that an earlier restore left.
+    touch(&fd).map_err(|cause| error("take up", &entry.path, cause.into()))?;
     Ok(Some((
         existing(shared, fd, entry, &stat, is_marked)?,
         beside,

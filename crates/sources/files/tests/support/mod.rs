@@ -388,6 +388,9 @@ fn rehearse(
     let target = FilesTarget::new(config.clone());
     let plan = block_on(target.plan(&cx, &request(&config.folder))).unwrap();
     let mut rehearsal = block_on(target.rehearse(&cx, &plan)).unwrap()?;
+    if !config.delete {
+        return None;
+    }
     let (mut named, mut failed) = (BTreeSet::new(), Vec::new());
     let mut name = |path: &EntryPath| assert!(named.insert(path.to_slashed()), "{path} twice");
     for stored in stored {
