@@ -83,6 +83,19 @@ fn digest_of(blobs: &[([u8; 16], Located)]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
+/// Writes an index run.
+pub(super) async fn put_run(
+    repo: &Repository,
+    cx: &OpContext,
+    run: RunBuilder,
+    wraps: &[SessionWrap],
+) -> Result<()> {
+    let sealed = repo.ring().seal(ObjectKind::IndexRun, &run.finish(wraps));
+    let sealed = sealed.map_err(EngineError::Seal)?;
+    let key = name(layout::index(&sealed))?;
+    put_new(cx, &**repo.sink(), &key, sealed.into()).await
+}
+
 struct Writer<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
@@ -98,12 +111,6 @@ impl Writer<'_> {
         }
         let wraps: Vec<_> = self.wraps.values().cloned().collect();
         self.wraps.clear();
-        let sealed = self
-            .repo
-            .ring()
-            .seal(ObjectKind::IndexRun, &run.finish(&wraps));
-        let sealed = sealed.map_err(EngineError::Seal)?;
-        let key = name(layout::index(&sealed))?;
-        put_new(self.cx, &**self.repo.sink(), &key, sealed.into()).await
+        put_run(self.repo, self.cx, run, &wraps).await
     }
 }

@@ -20,6 +20,7 @@ use backup_format::session::Session as Announced;
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
+use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::error::{EngineError, Result};
@@ -126,13 +127,7 @@ impl Copies<'_> {
             return Ok(());
         }
         let wraps: Vec<_> = std::mem::take(&mut self.run_wraps).into_values().collect();
-        let sealed = self
-            .repo
-            .ring()
-            .seal(ObjectKind::IndexRun, &run.finish(&wraps));
-        let sealed = sealed.map_err(EngineError::Seal)?;
-        let key = name(layout::index(&sealed))?;
-        put_new(self.cx, &**self.repo.sink(), &key, sealed.into()).await
+        put_run(self.repo, self.cx, run, &wraps).await
     }
 }
 

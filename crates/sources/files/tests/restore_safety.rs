@@ -375,6 +375,42 @@ fn who_is_not_root_restores_all_but_owners_and_devices() {
 }
 
 #[test]
+fn who_is_not_root_replaces_files_of_their_own_without_loss() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&to, fs::Permissions::from_mode(0o777)).unwrap();
+    for in_place in [false, true] {
+        let (restored, own) = as_nobody(|| {
+            put(&to.join("file"), "old");
+            let meta = fs::metadata(to.join("file")).unwrap();
+            let mut file = made_up(b"file", EntryKind::File, b"new");
+            file.entry.meta.mode = 0o4755;
+            file.entry.meta.owner = Some(backup_core::Owner {
+                uid: meta.uid(),
+                gid: meta.gid(),
+                user: None,
+                group: None,
+            });
+            let config = FilesTargetConfig {
+                in_place,
+                ..into(&to, Overwrite::Always)
+            };
+            (restore(config, &[file]), meta.uid())
+        });
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert_eq!(restored.report.findings, [], "{in_place}");
+        let meta = fs::metadata(to.join("file")).unwrap();
+        assert_eq!(
+            (meta.uid(), meta.mode() & 0o7777),
+            (own, 0o4755),
+            "{in_place}"
+        );
+    }
+}
+
+#[test]
 fn a_full_disk_is_an_error_of_its_own_kind() {
     let temp = tempfile::tempdir().unwrap();
     let Some(_mounted) = Mounted::tmpfs(temp.path(), "size=256k") else {

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -303,8 +303,9 @@ pub(super) fn is_own(stat: &Stat) -> bool {
     is_owner(stat) && stat.st_nlink == 1
 }
 
-/// The time by which the file system counts changes.
-fn now(file: &File) -> io::Result<Moment> {
+/// Changes the times of a file to now, as the file system counts it; says what that is.
+pub(super) fn now(file: impl AsFd) -> io::Result<Moment> {
+    let file = file.as_fd();
     let touched = Timespec {
         tv_sec: 0,
         tv_nsec: UTIME_NOW,

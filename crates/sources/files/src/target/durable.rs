@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::RestoreEntry;
-use rustix::fs::{Mode, OFlags, openat, syncfs};
+use rustix::fs::{Mode, OFlags, fstat, openat, syncfs};
 
 use super::beside::Successor;
-use super::meta::{Before, Object};
+use super::meta::Object;
+use super::writer::before_old;
 use super::{Shared, error};
 use crate::handle::{DirHandle, DirId, HandleCache};
 
@@ -83,11 +84,8 @@ impl Durable {
             let path = &entry.path;
             let taken = match &synced {
                 Ok(()) => successor.open(id).and_then(|file| {
+                    let before = before_old(&fstat(&file)?);
                     let object = Object::Open(file.as_fd());
-                    let before = Before {
-                        owner: None,
-                        xattrs: true,
-                    };
                     let findings = &shared.findings;
                     let applier = &shared.applier;
                     applier.apply(&object, path, &entry.meta, before, findings);

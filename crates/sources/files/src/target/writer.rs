@@ -12,13 +12,12 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW, accessat,
-    fstat, futimens, openat, statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::begun::has_mark;
+use super::begun::{self, has_mark};
 use super::beside::{Beside, Place, Successor};
 use super::fate::{Fate, fate};
 use super::file::FileWriter;
@@ -254,11 +253,10 @@ fn existing(
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let state = (reach, unfinished);
     let path = entry.path.clone();
-    // With the first change it belongs to who restores, so that the next restore knows it again.
-    let before = Before {
-        owner: None,
-        xattrs: true,
-    };
+    // With the first change it belongs to root where that restores, so that the next restore knows it
+    // again.
+    let mut before = before_old(stat);
+    before.owner.take_if(|_| geteuid().is_root());
     FileWriter::existing(File::from(fd), path, entry.size, before, state)
         .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
 }
@@ -273,7 +271,7 @@ fn same_as(seen: &Stat, fd: &OwnedFd, path: &EntryPath) -> Result<Stat, TargetEr
 }
 
 /// What is known of a file that was there.
-fn before_old(stat: &Stat) -> Before {
+pub(super) fn before_old(stat: &Stat) -> Before {
     Before {
         owner: Some((stat.st_uid, stat.st_gid)),
         xattrs: true,
@@ -338,19 +336,6 @@ fn start_beside(
     Ok(Writer::Beside(Beside::new(place, size, before, old)))
 }
 
-/// Changes the time of an inode's last change to now.
-fn touch(fd: &OwnedFd) -> Result<(), Errno> {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: now,
-        last_modification: now,
-    };
-    futimens(fd, &times)
-}
-
 /// The file that an earlier restore left beside one.
 fn take_up(
     shared: &Shared,
@@ -373,7 +358,7 @@ fn take_up(
     }
     let is_marked = has_mark(&stat);
     // From here on nobody takes it for something that an earlier restore left.
-    touch(&fd).map_err(|cause| error("take up", &entry.path, cause.into()))?;
+    begun::now(&fd).map_err(|cause| error("take up", &entry.path, cause))?;
     Ok(Some((
         existing(shared, fd, entry, &stat, is_marked)?,
         beside,
