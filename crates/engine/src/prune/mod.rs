@@ -183,12 +183,6 @@ impl PrunePlan {
         let share = unused_bytes as f64 / bytes.max(1) as f64;
         unused_bytes > 0 && (share > job.max_drop || snapshots == 0 && job.max_drop < 1.0)
     }
-
-    /// Whether there is nothing to do.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.condemned.is_empty() && self.victims.is_empty()
-    }
 }
 
 /// Carries a plan out, and what earlier runs left undecided.
