@@ -1,6 +1,7 @@
 //! `snapshot`: saves, lists, forgets and verifies snapshots.
 
 mod cli;
+mod coverage;
 mod forget;
 mod hold;
 mod init;

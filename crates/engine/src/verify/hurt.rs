@@ -325,7 +325,7 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             let Some((objects, why)) = lost else { continue };
-            let path = entry.path.to_string();
+            let path = format!("/{}", entry.path);
             for object in objects {
                 self.bad.hurts_path(object, id, &path);
             }

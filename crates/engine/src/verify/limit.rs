@@ -1,7 +1,7 @@
 //! How much a verification may read: a time, or a number of bytes. One half is for manifests and for
 //! contents that nobody has hashed yet, and what is left of it, with the other half, for packs.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes a second at which a content is thought to be hashed, at least.
@@ -23,6 +23,8 @@ pub(super) struct Limit {
     budget: Option<ReadBudget>,
     /// Bytes of packs that were read, or are about to be.
     read: AtomicU64,
+    /// Whether a pack was read for its own sake.
+    has_begun: AtomicBool,
     /// Bytes of contents that are hashed.
     hashed: AtomicU64,
     /// Contents are hashed until they have so many bytes, if nothing else ends it.
@@ -35,6 +37,7 @@ impl Limit {
             begun: Instant::now(),
             budget,
             read: AtomicU64::new(0),
+            has_begun: AtomicBool::new(false),
             hashed: AtomicU64::new(0),
             most_hashed,
         }
@@ -53,9 +56,10 @@ impl Limit {
     /// case, or no run would get anywhere.
     pub(super) fn takes_pack(&self, size: u64) -> bool {
         let before = self.read.fetch_add(size, Ordering::Relaxed);
+        let is_first = !self.has_begun.swap(true, Ordering::Relaxed);
         let takes = match self.budget {
             None => true,
-            _ if before == 0 => true,
+            _ if is_first => true,
             Some(ReadBudget::Time(most)) => self.begun.elapsed() < most,
             Some(ReadBudget::Bytes(most)) => before.saturating_add(size) <= most,
         };
@@ -112,7 +116,9 @@ mod tests {
         assert!(!limit.takes_pack(1));
         let limit = Limit::new(Some(ReadBudget::Bytes(100)), u64::MAX);
         assert!(limit.takes_content(50) && !limit.takes_content(1));
-        assert!(limit.takes_pack(60) && !limit.takes_pack(41) && limit.takes_pack(40));
+        limit.add(60);
+        assert!(limit.takes_pack(5), "what files need does not keep packs from their turn");
+        assert!(!limit.takes_pack(36) && limit.takes_pack(35));
     }
 
     #[test]

@@ -228,9 +228,13 @@ async fn all(
     } else {
         chosen.clear();
     }
-    // Packs that files need are fetched for them, and need not be fetched again.
+    // Packs that files need are fetched for them, and need not be fetched again. Where little is read,
+    // those whose turn has not come give only what is needed.
     let by_files: HashMap<PackId, PackFacts> = if read_manifests && level >= VerifyLevel::FullRead {
-        chosen.iter().copied().collect()
+        let (memory, is_short) = (lock(memory), run.job.budget.is_some());
+        let packs = chosen.iter().copied();
+        let packs = packs.filter(|(id, _)| !is_short || memory.pack(id).full == 0);
+        packs.collect()
     } else {
         HashMap::new()
     };

@@ -286,7 +286,8 @@ async fn every_slice_is_covered_once_and_together_they_find_what_is_damaged() {
             .await;
         named += usize::from(text(&report).contains(&format!("chunk {chunk} in pack")));
     }
-    assert_eq!(named, 1);
+    // By the slice that has the pack, and by that which has the content if it is another.
+    assert!((1..=2).contains(&named), "{named}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -430,3 +431,5 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
     let told = text(&world.verify(VerifyLevel::Metadata, Sample::All).await);
     assert!(told.contains("does not name"), "{told}");
 }
+
+mod covered;
