@@ -492,16 +492,23 @@ fn parse_budget(text: &str) -> Result<ReadBudget, String> {
         "min" => 60,
         "h" => 3600,
         "m" => {
-            return Err(format!("`{text}` may be a time or a size: write {number}min or {number}M"));
+            return Err(format!(
+                "`{text}` may be a time or a size: write {number}min or {number}M"
+            ));
         }
         _ => {
             let wrong = |_| {
-                format!("`{text}` is no budget: write a time such as 10min or 2h, or a size such as 50G")
+                format!(
+                    "`{text}` is no budget: write a time such as 10min or 2h, or a size such as 50G"
+                )
             };
             return parse_bytes(text).map(ReadBudget::Bytes).map_err(wrong);
         }
     };
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(scale));
+    let seconds = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale));
     // Nobody waits longer, and nothing that is counted from now on overflows.
     let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 3600);
     match seconds {

@@ -73,9 +73,9 @@ fn percent(part: Amount, all: Amount) -> String {
 }
 
 fn members(level: &LevelCoverage) -> Value {
-    let within = level.within.iter().map(|(days, amount)| {
-        json!({ "days": days, "packs": amount.packs, "bytes": amount.bytes })
-    });
+    let within = level.within.iter().map(
+        |(days, amount)| json!({ "days": days, "packs": amount.packs, "bytes": amount.bytes }),
+    );
     json!({
         "packs": level.ever.packs,
         "bytes": level.ever.bytes,

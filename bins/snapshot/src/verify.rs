@@ -117,9 +117,10 @@ fn show_damage(console: &mut Console, damage: &[Damage]) -> Outcome<()> {
     }
     for one in damage {
         let snapshots: Vec<_> = one.snapshots.iter().map(ToString::to_string).collect();
-        let paths = one.paths.iter().map(|(snapshot, path)| {
-            json!({ "snapshot": snapshot.to_string(), "path": path })
-        });
+        let paths = one
+            .paths
+            .iter()
+            .map(|(snapshot, path)| json!({ "snapshot": snapshot.to_string(), "path": path }));
         console.record(
             "damage",
             json!({
@@ -150,7 +151,10 @@ fn show_damage(console: &mut Console, damage: &[Damage]) -> Outcome<()> {
     console.line(table.render())?;
     let hidden = damage.len().saturating_sub(MOST_OBJECTS);
     if hidden > 0 {
-        console.line(format!("… and {} more; --json has them", text::count(hidden as u64)))?;
+        console.line(format!(
+            "… and {} more; --json has them",
+            text::count(hidden as u64)
+        ))?;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ enum Harm {
 
 const HARMS: [Harm; 4] = [Harm::Deleted, Harm::Truncated, Harm::Flipped, Harm::Swapped];
 
-fn overwrite(path: &Path, bytes: &[u8]) {
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(path, bytes).unwrap();
 }

@@ -9,6 +9,7 @@
 mod access;
 mod beside;
 mod codes;
+mod covered;
 mod damage;
 mod deep;
 mod faults;

@@ -80,7 +80,8 @@ impl Limit {
     /// Whether a content of this size is hashed in this run; then it is counted.
     pub(super) fn takes_content(&self, size: u64) -> bool {
         let hashed = self.hashed.load(Ordering::Relaxed);
-        let takes = hashed < self.most_hashed
+        // One is hashed in any case, however large it is.
+        let takes = (hashed == 0 || hashed.saturating_add(size) <= self.most_hashed)
             && match self.budget {
                 None => true,
                 Some(ReadBudget::Time(most)) => {
@@ -117,7 +118,10 @@ mod tests {
         let limit = Limit::new(Some(ReadBudget::Bytes(100)), u64::MAX);
         assert!(limit.takes_content(50) && !limit.takes_content(1));
         limit.add(60);
-        assert!(limit.takes_pack(5), "what files need does not keep packs from their turn");
+        assert!(
+            limit.takes_pack(5),
+            "what files need does not keep packs from their turn"
+        );
         assert!(!limit.takes_pack(36) && limit.takes_pack(35));
     }
 
@@ -131,7 +135,11 @@ mod tests {
     #[test]
     fn contents_are_hashed_until_there_are_so_many_bytes() {
         let limit = Limit::new(None, 10);
-        assert!(limit.takes_content(9) && limit.takes_content(50) && !limit.takes_content(1));
+        assert!(limit.takes_content(9) && !limit.takes_content(2) && limit.takes_content(1));
+        assert!(
+            Limit::new(None, 10).takes_content(99),
+            "or it would never be"
+        );
         assert!(limit.takes_pack(u64::MAX / 2) && limit.walks() && !limit.is_over());
     }
 }

@@ -309,23 +309,27 @@ impl Memory {
         }
     }
 
-    /// Ends the run: what is not there any more is forgotten, and contents that a run which walked
-    /// everything did not meet.
-    pub(super) fn finish(
+    /// Forgets packs and snapshots that are not there any more.
+    pub(super) fn keep(
         &mut self,
         packs: impl Iterator<Item = PackId>,
         snapshots: impl Iterator<Item = SnapshotId>,
-        met_all: bool,
     ) {
-        self.flush();
         let there: BTreeSet<[u8; 16]> = packs.map(|id| prefix(&id)).collect();
         self.packs.retain(|id, _| there.contains(id));
         let there: BTreeSet<[u8; 16]> = snapshots.map(|id| id.to_bytes()).collect();
         self.walked.retain(|id, _| there.contains(id));
-        if met_all {
-            let run = self.run;
-            self.contents.retain(|_, (_, met)| *met == run);
-        }
+    }
+
+    /// Forgets contents that this run, which walked everything, did not meet.
+    pub(super) fn keep_met_contents(&mut self) {
+        let run = self.run;
+        self.contents.retain(|_, (_, met)| *met == run);
+    }
+
+    /// Ends the run: all is written down, and the file made smaller if most of it is outdated.
+    pub(super) fn finish(&mut self) {
+        self.flush();
         let named = self.packs.values().flat_map(|pack| [pack.sum, pack.full]);
         let named: BTreeSet<u32> = named.chain(self.walked.values().copied()).collect();
         let run = self.run;
@@ -348,10 +352,13 @@ impl Memory {
             let bad = pack.is_bad.then(|| record(id, 0, Kind::PackBad));
             [full, sum, bad].into_iter().flatten()
         });
-        let contents = self.contents.iter().map(|(id, (content, met))| match content {
-            Content::Whole => record(id, *met, Kind::Whole),
-            Content::Wrong => record(id, *met, Kind::Wrong),
-        });
+        let contents = self
+            .contents
+            .iter()
+            .map(|(id, (content, met))| match content {
+                Content::Whole => record(id, *met, Kind::Whole),
+                Content::Wrong => record(id, *met, Kind::Wrong),
+            });
         let walked = self.walked.iter();
         let walked = walked.map(|(id, run)| record(id, *run, Kind::Walked));
         log.replace(runs.chain(packs).chain(contents).chain(walked));
@@ -477,9 +484,7 @@ impl Log {
     /// Adds a record; says whether the file can still be written.
     fn add(&mut self, record: &[u8; RECORD]) -> bool {
         self.pending.extend_from_slice(record);
-        let is_due = self.pending.len() >= FRAME
-            || (self.pending.len().is_multiple_of(64 * RECORD)
-                && self.written.elapsed() >= PATIENCE);
+        let is_due = self.pending.len() >= FRAME || self.written.elapsed() >= PATIENCE;
         !is_due || self.flush()
     }
 

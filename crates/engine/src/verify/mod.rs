@@ -171,7 +171,7 @@ async fn all(
     mut job: VerifyJob,
     memory: &Mutex<Memory>,
 ) -> Result<VerifyOutcome> {
-    let takes_all = job.snapshots.is_none() && job.sample == Sample::All;
+    let takes_all = job.snapshots.is_none();
     let snapshots = job.snapshots.take();
     let is_kept = lock(memory).is_kept();
     let most_hashed = if is_kept && !job.rehash && job.sample == Sample::All {
@@ -262,13 +262,14 @@ async fn all(
     run.name_hurt(&heads, &wrong).await?;
     let is_clean = run.bad.is_empty() && run.report.findings.iter().all(is_note);
     let (mut kept, packs) = (lock(memory), &run.packs);
-    if takes_all && is_clean && !cx.cancel.is_cancelled() {
-        let met_all = read_manifests
-            && level >= VerifyLevel::FullRead
-            && run.walked == heads.len() as u64;
-        let snapshots = heads.iter().map(|head| head.meta.id);
-        kept.finish(packs.keys().copied(), snapshots, met_all);
+    if takes_all && is_clean {
+        kept.keep(packs.keys().copied(), heads.iter().map(|head| head.meta.id));
+        let walked_all = read_manifests && run.walked == heads.len() as u64;
+        if walked_all && run.job.sample == Sample::All && level >= VerifyLevel::FullRead {
+            kept.keep_met_contents();
+        }
     }
+    kept.finish();
     let coverage = Coverage::of(&kept, packs, heads.iter().map(|head| head.meta.id), cx);
     drop(kept);
     Ok(VerifyOutcome {
@@ -438,8 +439,7 @@ impl Run<'_> {
     }
 
     fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
-        let opens_chunks =
-            self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
         // Of one that is there, which chunks can be had is found out by reading them.
         let may_hold = kind != FindingKind::Missing && opens_chunks;
         self.bad.pack(id, subject, why, may_hold);

@@ -52,10 +52,7 @@ pub(super) fn wrong_name() -> (FindingKind, String) {
 }
 
 /// The blobs that the end of a pack names; the data keys it brings are made known.
-fn open_tail(
-    repo: &Repository,
-    bytes: &[u8],
-) -> Result<Vec<PackBlob>, (FindingKind, String)> {
+fn open_tail(repo: &Repository, bytes: &[u8]) -> Result<Vec<PackBlob>, (FindingKind, String)> {
     let tail = (|| {
         let footer = bytes.len().checked_sub(FOOTER)?;
         let length = header_length(bytes.get(footer..)?).ok()?;
@@ -145,8 +142,7 @@ impl PackPass<'_> {
                 check.whole = (ContentDigest::of(&bytes).0 != id.0).then(wrong_name);
                 if self.level >= VerifyLevel::FullRead {
                     let of = (self.repo, &*self.index);
-                    let mut opened =
-                        open_blobs(of, (id, facts), &bytes, codec, plain, |_| false)?;
+                    let mut opened = open_blobs(of, (id, facts), &bytes, codec, plain, |_| false)?;
                     sum.chunks = opened.named;
                     let whole = opened.take_whole();
                     check.whole = check.whole.or(whole);
@@ -197,12 +193,7 @@ fn can_open(repo: &Repository, kind: BlobKind) -> bool {
 }
 
 /// What the index says to lie in a pack, and its end does not have there.
-fn not_there(
-    index: &IndexSet,
-    id: PackId,
-    facts: PackFacts,
-    blobs: &[PackBlob],
-) -> Vec<[u8; 16]> {
+fn not_there(index: &IndexSet, id: PackId, facts: PackFacts, blobs: &[PackBlob]) -> Vec<[u8; 16]> {
     let is_at = |place: &Place, blob: &PackBlob| {
         let located = place.located;
         place.pack == id
@@ -256,7 +247,9 @@ impl Opened {
     pub(super) fn take_whole(&mut self) -> Option<(FindingKind, String)> {
         let count = self.not_there.len();
         let lies = (count > 0).then(|| {
-            let why = format!("the index says that it has {count} chunks that its end does not name there");
+            let why = format!(
+                "the index says that it has {count} chunks that its end does not name there"
+            );
             (FindingKind::Mismatch, why)
         });
         self.whole.take().or(lies)

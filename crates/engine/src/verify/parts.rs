@@ -230,7 +230,11 @@ impl Reading {
             progress: Mutex::new(Progress {
                 steps,
                 hasher: ContentHasher::new(),
-                turn: if is_complete { Turn::Queued } else { Turn::Idle },
+                turn: if is_complete {
+                    Turn::Queued
+                } else {
+                    Turn::Idle
+                },
                 is_complete,
                 bad: None,
             }),

@@ -8,11 +8,11 @@ use backup_format::extent::{Extent, Extents};
 use backup_format::seal::BlobKind;
 use backup_integrity::merkle::SnapshotTreeBuilder;
 
+use super::Run;
 use super::content::Feeder;
 use super::limit::ReadBudget;
 use super::parts::lock;
 use super::refs::{Slots, Used};
-use super::Run;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
 use crate::repository::SnapshotHead;

@@ -36,6 +36,8 @@ pub(in crate::verify) struct Feeder<'c, 'a> {
     packs: VecDeque<Arc<Pack>>,
     /// Packs that are being swept, whose room will be free.
     leaving: Vec<Weak<Pack>>,
+    /// Chunks that were let go and that files still need.
+    chunks_leaving: Vec<Weak<ChunkCheck>>,
     fetched: HashSet<PackId>,
     /// Small files that wait for others, their number and bytes.
     batch: (VecDeque<Step>, usize, u64),
@@ -54,6 +56,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
             chunks: VecDeque::new(),
             packs: VecDeque::new(),
             leaving: Vec::new(),
+            chunks_leaving: Vec::new(),
             fetched: HashSet::new(),
             batch: (VecDeque::new(), 0, 0),
             added: HashSet::new(),
@@ -97,12 +100,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
         Ok(None)
     }
 
-    fn add_small(
-        &mut self,
-        extents: &Extents,
-        wanted: [u8; 32],
-        content: [u8; 16],
-    ) -> Result<()> {
+    fn add_small(&mut self, extents: &Extents, wanted: [u8; 32], content: [u8; 16]) -> Result<()> {
         let mut steps = VecDeque::with_capacity(extents.as_slice().len() + 1);
         for extent in extents.as_slice() {
             steps.push_back(self.step(extent)?);
@@ -130,12 +128,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
         Ok(())
     }
 
-    fn add_large(
-        &mut self,
-        extents: &Extents,
-        wanted: [u8; 32],
-        content: [u8; 16],
-    ) -> Result<()> {
+    fn add_large(&mut self, extents: &Extents, wanted: [u8; 32], content: [u8; 16]) -> Result<()> {
         let held = self.hold_reading(FILE_BYTES)?;
         let reading = Arc::new(Reading::new(VecDeque::new(), false, held));
         lock(&self.contents.known).readings_left += 1;
@@ -283,10 +276,17 @@ impl<'c, 'a> Feeder<'c, 'a> {
             if let Some(held) = self.contents.plain.try_take(bytes) {
                 return Ok(held);
             }
-            if self.chunks.pop_front().is_none() {
-                // What waits for others holds chunks too.
-                self.send_batch()?;
-                self.contents.plain.wait_for(bytes);
+            // What files are being hashed from is given back by them; what was needed last may be
+            // needed again at once.
+            self.chunks_leaving.retain(|chunk| chunk.strong_count() > 0);
+            let is_one_leaving = !self.chunks_leaving.is_empty();
+            match self.chunks.pop_front_if(|_| !is_one_leaving) {
+                Some(chunk) => self.chunks_leaving.push(Arc::downgrade(&chunk)),
+                None => {
+                    // What waits for others holds chunks too.
+                    self.send_batch()?;
+                    self.contents.plain.wait_for(bytes);
+                }
             }
         }
     }

@@ -15,7 +15,10 @@ struct Seed(u64);
 
 impl Seed {
     fn below(&mut self, most: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % most
     }
 }
@@ -72,11 +75,16 @@ async fn runs_of_any_budget_cover_everything_whatever_comes_and_whatever_the_clo
         let folder = tempfile::tempdir().unwrap();
         let mut covered = 0;
         for round in 0.. {
-            assert!(round < 60, "seed {seed}: {covered} packs are covered, and no more");
+            assert!(
+                round < 60,
+                "seed {seed}: {covered} packs are covered, and no more"
+            );
             if round < 8 && dice.below(3) == 0 {
                 world.save_more(100 + round).await;
             }
-            clock.advance(SignedDuration::from_hours(i64::try_from(dice.below(200)).unwrap() - 100));
+            clock.advance(SignedDuration::from_hours(
+                i64::try_from(dice.below(200)).unwrap() - 100,
+            ));
             let budget = 1 + dice.below(1 << 20);
             let done = world.run(within(folder.path(), budget)).await;
             assert_eq!(done.report.findings, [], "seed {seed}");
@@ -151,7 +159,10 @@ async fn a_content_is_hashed_once_and_again_if_asked() {
     assert_eq!(second.hashed.contents, 1, "that of the new b alone");
     let third = world.run(full(folder.path())).await;
     assert_eq!(third.hashed.contents, 0);
-    assert_eq!(third.report.chunks, second.report.chunks, "all is opened all the same");
+    assert_eq!(
+        third.report.chunks, second.report.chunks,
+        "all is opened all the same"
+    );
     let rehash = VerifyJob {
         rehash: true,
         ..full(folder.path())
@@ -196,7 +207,11 @@ async fn what_is_too_much_for_one_run_is_left_and_a_wrong_content_is_told_of_eve
         (left, known.hashed, known.wrong.len())
     };
     assert_eq!(read(1), ([false, true], 1, 1));
-    assert_eq!(read(1), ([false, false], 2, 1), "what is wrong takes no other's turn");
+    assert_eq!(
+        read(1),
+        ([false, false], 2, 1),
+        "what is wrong takes no other's turn"
+    );
     assert_eq!(read(1), ([false, false], 1, 1));
 }
 
@@ -232,7 +247,10 @@ async fn a_memory_that_is_lost_cut_off_damaged_or_of_another_place_is_none() {
     assert_eq!(remembered(&fs::read(&file).unwrap()), all);
     fs::remove_file(&file).unwrap();
     let done = world.run(full(folder.path())).await;
-    assert_eq!((done.hashed.contents, done.coverage.full.ever.packs), (22, all));
+    assert_eq!(
+        (done.hashed.contents, done.coverage.full.ever.packs),
+        (22, all)
+    );
     // Another repository's.
     let other = World::new().await;
     let strange = tempfile::tempdir().unwrap();
@@ -248,7 +266,10 @@ async fn two_runs_at_once_do_not_write_into_one_memory() {
     let kept = Memory::open(&world.repo, &world.cx, Some(folder.path())).unwrap();
     let done = world.run(full(folder.path())).await;
     assert!(!done.coverage.is_kept);
-    assert_eq!(done.coverage.full.ever, done.coverage.all, "it knows what it did itself");
+    assert_eq!(
+        done.coverage.full.ever, done.coverage.all,
+        "it knows what it did itself"
+    );
     drop(kept);
     assert!(world.run(full(folder.path())).await.coverage.is_kept);
 }
@@ -284,9 +305,14 @@ async fn a_run_that_is_interrupted_keeps_what_it_covered() {
         let done = verify_job(&world.repo, &world.cx, job).await;
         assert!(matches!(done, Err(EngineError::Cancelled)));
         world.cx.cancel = CancellationToken::new();
-        let known = coverage(&world.repo, &world.cx, folder.path()).await.unwrap();
+        let known = coverage(&world.repo, &world.cx, folder.path())
+            .await
+            .unwrap();
         let covered = known.checksum.ever.packs;
-        assert!(covered > before && known.checksum.ever != known.all, "{covered}");
+        assert!(
+            covered > before && known.checksum.ever != known.all,
+            "{covered}"
+        );
         before = covered;
     }
 }
@@ -315,12 +341,21 @@ async fn what_a_clock_that_was_wrong_says_is_counted_as_covered_and_in_no_span()
     world.cx.clock = Arc::new(clock.clone());
     world.run(full(folder.path())).await;
     clock.set("2026-01-01T00:00:00Z".parse().unwrap());
-    let now = coverage(&world.repo, &world.cx, folder.path()).await.unwrap();
+    let now = coverage(&world.repo, &world.cx, folder.path())
+        .await
+        .unwrap();
     assert_eq!((now.full.ever, now.full.oldest), (now.all, None));
     assert!(now.full.within.iter().all(|(_, amount)| amount.packs == 0));
     clock.set("2031-01-06T00:00:00Z".parse().unwrap());
-    let now = coverage(&world.repo, &world.cx, folder.path()).await.unwrap();
-    let counts: Vec<_> = now.full.within.iter().map(|(_, amount)| amount.packs).collect();
+    let now = coverage(&world.repo, &world.cx, folder.path())
+        .await
+        .unwrap();
+    let counts: Vec<_> = now
+        .full
+        .within
+        .iter()
+        .map(|(_, amount)| amount.packs)
+        .collect();
     let all = now.all.packs;
     assert_eq!(counts, [0, all, all, all]);
 }
@@ -338,7 +373,8 @@ async fn a_damaged_object_is_named_with_the_snapshots_and_paths_that_it_hurts() 
     let (chunk, place) = world.last_chunk("twin of b").await;
     world.flip(&place);
     let root = world.dir.path().join("tree");
-    let path = |name: &str| root.join(name).to_string_lossy().into_owned();
+    let root = root.to_string_lossy();
+    let path = |name: &str| format!("{root}/{name}");
     let folder = tempfile::tempdir().unwrap();
     for (level, budget) in [
         (VerifyLevel::FullRead, None),
@@ -364,10 +400,38 @@ async fn a_damaged_object_is_named_with_the_snapshots_and_paths_that_it_hurts() 
             of_b
         };
         let wanted = [(first, path("b")), (third, path("twin of b"))];
-        assert_eq!(of_b(&one.paths), wanted, "{level:?}");
+        assert_eq!(of_b(&one.paths), wanted, "{level:?}: {:?}", done.damage);
         if level == VerifyLevel::FullRead {
             assert_eq!((one.path_count, one.snapshot_count), (2, 2));
             assert_eq!(one.snapshots, [first, third]);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_does_not_grow_with_the_number_of_runs() {
+    let world = World::with_saves(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Memory::open(&world.repo, &world.cx, Some(folder.path())).unwrap();
+    let packs: Vec<_> = world.repo.index().packs().into_keys().collect();
+    let mut largest = 0;
+    for _ in 0..40 {
+        let mut memory = open();
+        for _ in 0..100 {
+            packs
+                .iter()
+                .for_each(|id| memory.note_pack(id, VerifyLevel::FullRead));
+        }
+        memory.finish();
+        largest = largest.max(
+            fs::metadata(world.memory_file(folder.path()))
+                .unwrap()
+                .len(),
+        );
+    }
+    let memory = open();
+    assert!(packs.iter().all(|id| memory.pack(id).full == 40));
+    assert!(largest < 400 << 10, "{largest} bytes");
+    let written = 40 * 100 * packs.len() * 24;
+    assert!(written > 500 << 10, "all of it would be more");
 }
