@@ -363,7 +363,8 @@ async fn what_a_clock_that_was_wrong_says_is_counted_as_covered_and_in_no_span()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_object_is_named_with_the_snapshots_and_paths_that_it_hurts() {
     let mut world = World::new().await;
-    let later = TestClock::default().ticking(SignedDuration::from_secs(1));
+    let later = TestClock::at_text("2026-02-01T00:00:00Z");
+    let later = later.ticking(SignedDuration::from_secs(1));
     world.cx.clock = Arc::new(later);
     let first = world.heads().await.remove(0).meta.id;
     fs::remove_file(world.dir.path().join("tree/b")).unwrap();
@@ -400,11 +401,16 @@ async fn a_damaged_object_is_named_with_the_snapshots_and_paths_that_it_hurts() 
             of_b
         };
         let wanted = [(first, path("b")), (third, path("twin of b"))];
-        assert_eq!(of_b(&one.paths), wanted, "{level:?}: {:?}", done.damage);
-        if level == VerifyLevel::FullRead {
-            assert_eq!((one.path_count, one.snapshot_count), (2, 2));
-            assert_eq!(one.snapshots, [first, third]);
+        if level == VerifyLevel::Checksum {
+            // The pack holds all that was saved at first.
+            assert_eq!(of_b(&one.paths).first(), wanted.first(), "{one:?}");
+            assert!(one.paths.len() == 20 && one.path_count > 60, "{one:?}");
+            assert_eq!(one.snapshot_count, 3);
+            continue;
         }
+        assert_eq!(of_b(&one.paths), wanted, "{:?}", done.damage);
+        assert_eq!((one.path_count, one.snapshot_count), (2, 2));
+        assert_eq!(one.snapshots, [first, third]);
     }
 }
 
