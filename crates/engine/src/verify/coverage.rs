@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use backup_core::{OpContext, PackId, SnapshotId, VerifyLevel};
+use backup_core::{OpContext, PackId, SnapshotId};
 use jiff::{SignedDuration, Timestamp};
 
 use super::memory::Memory;
@@ -72,7 +72,7 @@ impl Coverage {
     ) -> Self {
         let now = cx.clock.now();
         let (mut all, mut damaged) = (Amount::default(), Amount::default());
-        let mut levels = [VerifyLevel::Checksum, VerifyLevel::FullRead].map(|_| LevelCoverage {
+        let mut levels: [LevelCoverage; 2] = std::array::from_fn(|_| LevelCoverage {
             ever: Amount::default(),
             within: SPANS.map(|days| (days, Amount::default())).to_vec(),
             oldest: None,

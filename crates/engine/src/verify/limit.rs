@@ -77,11 +77,13 @@ impl Limit {
         }
     }
 
-    /// Whether a content of this size is hashed in this run; then it is counted.
-    pub(super) fn takes_content(&self, size: u64) -> bool {
+    /// Whether a content of this size is hashed in this run; then it is counted. One that will not be
+    /// remembered is as good now as later.
+    pub(super) fn takes_content(&self, size: u64, is_remembered: bool) -> bool {
         let hashed = self.hashed.load(Ordering::Relaxed);
         // One is hashed in any case, however large it is.
-        let takes = (hashed == 0 || hashed.saturating_add(size) <= self.most_hashed)
+        let is_allowed = hashed == 0 || hashed.saturating_add(size) <= self.most_hashed;
+        let takes = (is_allowed || !is_remembered)
             && match self.budget {
                 None => true,
                 Some(ReadBudget::Time(most)) => {
@@ -116,7 +118,7 @@ mod tests {
         assert!(limit.takes_pack(1000), "or nothing would ever be read");
         assert!(!limit.takes_pack(1));
         let limit = Limit::new(Some(ReadBudget::Bytes(100)), u64::MAX);
-        assert!(limit.takes_content(50) && !limit.takes_content(1));
+        assert!(limit.takes_content(50, true) && !limit.takes_content(1, true));
         limit.add(60);
         assert!(
             limit.takes_pack(5),
@@ -129,15 +131,20 @@ mod tests {
     fn no_time_is_enough_for_one_pack() {
         let limit = Limit::new(Some(ReadBudget::Time(Duration::ZERO)), u64::MAX);
         assert!(limit.takes_pack(5) && !limit.takes_pack(5));
-        assert!(!limit.takes_content(1) && !limit.walks() && limit.is_over());
+        assert!(!limit.takes_content(1, true) && !limit.walks() && limit.is_over());
     }
 
     #[test]
     fn contents_are_hashed_until_there_are_so_many_bytes() {
         let limit = Limit::new(None, 10);
-        assert!(limit.takes_content(9) && !limit.takes_content(2) && limit.takes_content(1));
         assert!(
-            Limit::new(None, 10).takes_content(99),
+            limit.takes_content(9, true)
+                && !limit.takes_content(2, true)
+                && limit.takes_content(1, true)
+        );
+        assert!(limit.takes_content(9, false), "later it would be no other");
+        assert!(
+            Limit::new(None, 10).takes_content(99, true),
             "or it would never be"
         );
         assert!(limit.takes_pack(u64::MAX / 2) && limit.walks() && !limit.is_over());

@@ -209,35 +209,8 @@ async fn all(
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
-    let mut chosen = run.packs_there().await?;
-    run.tell_gone().await?;
-    let read_manifests = repo.keys().identities().is_ok();
-    let level = run.job.level;
-    if level >= VerifyLevel::Checksum {
-        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
-        let total = match run.job.budget {
-            Some(ReadBudget::Bytes(most)) => total.min(most),
-            _ => total,
-        };
-        cx.tell(Event::Entered {
-            stage: Stage::Verify,
-            entries: Some(chosen.len() as u64),
-            bytes: Some(total),
-        });
-        run.in_order(&mut chosen);
-    } else {
-        chosen.clear();
-    }
-    // Packs that files need are fetched for them, and need not be fetched again. Where little is read,
-    // those whose turn has not come give only what is needed.
-    let by_files: HashMap<PackId, PackFacts> = if read_manifests && level >= VerifyLevel::FullRead {
-        let (memory, is_short) = (lock(memory), run.job.budget.is_some());
-        let packs = chosen.iter().copied();
-        let packs = packs.filter(|(id, _)| !is_short || memory.pack(id).full == 0);
-        packs.collect()
-    } else {
-        HashMap::new()
-    };
+    let mut chosen = run.chosen().await?;
+    let by_files = run.by_files(&chosen);
     let known = tokio::task::block_in_place(|| {
         let means = Means {
             repo,
@@ -260,23 +233,14 @@ async fn all(
     run.packs_left(chosen)?;
     run.tell_gone().await?;
     run.name_hurt(&heads, &wrong).await?;
-    let is_clean = run.bad.is_empty() && run.report.findings.iter().all(is_note);
-    let (mut kept, packs) = (lock(memory), &run.packs);
-    if takes_all && is_clean {
-        kept.keep(packs.keys().copied(), heads.iter().map(|head| head.meta.id));
-        let walked_all = read_manifests && run.walked == heads.len() as u64;
-        if walked_all && run.job.sample == Sample::All && level >= VerifyLevel::FullRead {
-            kept.keep_met_contents();
-        }
-    }
-    kept.finish();
-    let coverage = Coverage::of(&kept, packs, heads.iter().map(|head| head.meta.id), cx);
-    drop(kept);
+    run.remember(&heads, takes_all);
+    let ids = heads.iter().map(|head| head.meta.id);
+    let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);
     Ok(VerifyOutcome {
         report: run.report,
         snapshots: heads.len() as u64,
         walked: run.walked,
-        read_manifests,
+        read_manifests: repo.keys().identities().is_ok(),
         hashed,
         damage: run.bad.into_damage(),
         coverage,
@@ -376,6 +340,56 @@ impl Run<'_> {
         }
         self.packs = packs;
         Ok(chosen)
+    }
+
+    /// The packs that are checked, in order; none at a level that reads none.
+    async fn chosen(&mut self) -> Result<Vec<(PackId, PackFacts)>> {
+        let mut chosen = self.packs_there().await?;
+        self.tell_gone().await?;
+        if self.job.level < VerifyLevel::Checksum {
+            return Ok(Vec::new());
+        }
+        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
+        let total = match self.job.budget {
+            Some(ReadBudget::Bytes(most)) => total.min(most),
+            _ => total,
+        };
+        self.cx.tell(Event::Entered {
+            stage: Stage::Verify,
+            entries: Some(chosen.len() as u64),
+            bytes: Some(total),
+        });
+        self.in_order(&mut chosen);
+        Ok(chosen)
+    }
+
+    /// Packs that are fetched whole when files need them, and need not be fetched again. Where little
+    /// is read, those whose turn has not come give only what is needed.
+    fn by_files(&self, chosen: &[(PackId, PackFacts)]) -> HashMap<PackId, PackFacts> {
+        if self.job.level < VerifyLevel::FullRead || self.repo.keys().identities().is_err() {
+            return HashMap::new();
+        }
+        let (memory, is_short) = (lock(self.memory), self.job.budget.is_some());
+        let packs = chosen.iter().copied();
+        let packs = packs.filter(|(id, _)| !is_short || memory.pack(id).full == 0);
+        packs.collect()
+    }
+
+    /// Writes down what was covered; where all is well, what is not there any more is forgotten.
+    fn remember(&self, heads: &[SnapshotHead], takes_all: bool) {
+        let mut memory = lock(self.memory);
+        let is_clean = self.bad.is_empty() && self.report.findings.iter().all(is_note);
+        if takes_all && is_clean {
+            let ids = heads.iter().map(|head| head.meta.id);
+            memory.keep(self.packs.keys().copied(), ids);
+            let reads = self.repo.keys().identities().is_ok();
+            let walked_all = reads && self.walked == heads.len() as u64;
+            let is_full = self.job.level >= VerifyLevel::FullRead;
+            if walked_all && is_full && self.job.sample == Sample::All {
+                memory.keep_met_contents();
+            }
+        }
+        memory.finish();
     }
 
     /// Puts packs into the order in which they are checked: what was damaged, what was never checked,

@@ -79,10 +79,10 @@ impl<'c, 'a> Feeder<'c, 'a> {
             return Ok(None);
         }
         // What was wrong is told of again, whatever else there is to do.
-        let is_wrong = memory.is_wrong(&content);
+        let (is_wrong, has_room) = (memory.is_wrong(&content), memory.has_room());
         drop(memory);
         let limit = self.contents.limit;
-        if !is_wrong && !limit.takes_content(extents.length()) {
+        if !is_wrong && !limit.takes_content(extents.length(), has_room) {
             return Ok(Some(content));
         }
         if self.added.len() >= MOST_ADDED {
