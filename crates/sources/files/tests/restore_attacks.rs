@@ -29,10 +29,17 @@ fn lay_out(from: &Path) {
     for folder in ["new", "there"] {
         put(&from.join(folder).join("file"), "content");
         put(&from.join(folder).join("old"), "new content");
-        fs::hard_link(from.join(folder).join("file"), from.join(folder).join("name")).unwrap();
+        fs::hard_link(
+            from.join(folder).join("file"),
+            from.join(folder).join("name"),
+        )
+        .unwrap();
         fs::create_dir(from.join(folder).join("empty")).unwrap();
         let pipe = from.join(folder).join("pipe");
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o660));
+        let (kind, mode) = (
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o660),
+        );
         rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
         fs::set_permissions(&pipe, fs::Permissions::from_mode(0o664)).unwrap();
         symlink("nowhere", from.join(folder).join("link")).unwrap();
@@ -42,11 +49,18 @@ fn lay_out(from: &Path) {
         }
     }
     // One has a default ACL of its own.
-    assert!(set_xattr(&from.join("new"), "system.posix_acl_default", &handed_on(7)));
+    assert!(set_xattr(
+        &from.join("new"),
+        "system.posix_acl_default",
+        &handed_on(7)
+    ));
 }
 
 fn paths(folder: &Path) -> Vec<PathBuf> {
-    tree(folder).into_keys().filter(|path| path != Path::new("")).collect()
+    tree(folder)
+        .into_keys()
+        .filter(|path| path != Path::new(""))
+        .collect()
 }
 
 #[test]
@@ -61,7 +75,11 @@ fn default_acls_of_the_target_and_of_folders_in_it_hand_nothing_on() {
         }
         lay_out(&from);
         let there = to.join("there");
-        assert!(set_xattr(&there, "system.posix_acl_default", &handed_on(owner)));
+        assert!(set_xattr(
+            &there,
+            "system.posix_acl_default",
+            &handed_on(owner)
+        ));
         if nobody && is_root() {
             for path in [&to, &there, &there.join("old")] {
                 std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
@@ -187,7 +205,8 @@ fn a_first_name_that_is_swapped_gets_no_further_names() {
         let mut stored = vec![linked(b"a")];
         if beside {
             // So many wait to take the places of others that all of them do.
-            let other = |number: u32| made_up(format!("a{number}").as_bytes(), EntryKind::File, b"new");
+            let other =
+                |number: u32| made_up(format!("a{number}").as_bytes(), EntryKind::File, b"new");
             stored.extend((0..300).map(other));
             for stored in stored.iter().chain([&linked(b"b")]) {
                 put(&to.join(stored.entry.path.to_string()), "old");
@@ -202,7 +221,9 @@ fn a_first_name_that_is_swapped_gets_no_further_names() {
             if let EntryWriter::Positional(writer) = &writer {
                 writer.write_at(0, b"new").unwrap();
             }
-            restore.finish(&cx, &stored.entry, writer, EntryOutcome::Whole).unwrap();
+            restore
+                .finish(&cx, &stored.entry, writer, EntryOutcome::Whole)
+                .unwrap();
         }
         assert_eq!(fs::read(to.join("a")).unwrap(), b"new");
         fs::remove_file(to.join("a")).unwrap();
@@ -212,7 +233,11 @@ fn a_first_name_that_is_swapped_gets_no_further_names() {
         assert_eq!(matches!(started, EntryWriter::Positional(_)), !beside);
         let report = block_on(restore.close(&cx, Outcome::Committed)).unwrap();
         let said: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
-        assert!(said.iter().any(|line| line.contains("been replaced by something else")), "{said:?}");
+        assert!(
+            said.iter()
+                .any(|line| line.contains("been replaced by something else")),
+            "{said:?}"
+        );
         assert_eq!(fs::metadata(&secret).unwrap().nlink(), 2);
         if beside {
             assert_eq!(fs::read(to.join("b")).unwrap(), b"old");
@@ -225,7 +250,11 @@ fn a_first_name_that_is_swapped_gets_no_further_names() {
 fn names_as_long_as_a_file_system_takes_them_come_back_over_what_is_there() {
     let temp = tempfile::tempdir().unwrap();
     let to = temp.path().join("to");
-    let long = ["n".repeat(255), "\u{8cc7}".repeat(85), format!("{}x", "\u{e9}".repeat(127))];
+    let long = [
+        "n".repeat(255),
+        "\u{8cc7}".repeat(85),
+        format!("{}x", "\u{e9}".repeat(127)),
+    ];
     let mut stored = Vec::new();
     for name in &long {
         put(&to.join(name), "old");

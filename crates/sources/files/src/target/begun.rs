@@ -446,7 +446,11 @@ mod tests {
             .map(|left| (left.beside, left.linked))
             .collect();
         left.sort();
-        let wanted = [("a/beside-b", None), ("beside-c", Some(12)), ("beside-e", None)];
+        let wanted = [
+            ("a/beside-b", None),
+            ("beside-c", Some(12)),
+            ("beside-e", None),
+        ];
         assert_eq!(left, wanted.map(|(path, linked)| (path.into(), linked)));
     }
 

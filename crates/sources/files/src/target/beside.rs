@@ -348,7 +348,11 @@ mod tests {
         let text = CString::new("\u{8cc7}".repeat(85)).unwrap();
         let names: std::collections::HashSet<_> = names_beside(&text).collect();
         assert_eq!(names.len(), TRIES as usize);
-        assert!(names.iter().all(|name| name.to_str().is_ok() && name.to_bytes().len() > 140));
+        assert!(
+            names
+                .iter()
+                .all(|name| name.to_str().is_ok() && name.to_bytes().len() > 140)
+        );
         let bytes = CString::new(vec![0xff; 255]).unwrap();
         assert!(names_beside(&bytes).all(|name| name.to_bytes().len() == NAME_MAX));
     }

@@ -40,7 +40,13 @@ impl Left {
     /// The note of it. Paths hold no zero byte.
     fn note(&self, path: &[u8]) -> Vec<u8> {
         let linked = self.linked.map(|inode| inode.to_string());
-        [path, &self.beside, linked.unwrap_or_default().as_bytes(), b""].join(&0)
+        [
+            path,
+            &self.beside,
+            linked.unwrap_or_default().as_bytes(),
+            b"",
+        ]
+        .join(&0)
     }
 }
 
@@ -249,10 +255,13 @@ mod tests {
         let mut first = [0; LINE];
         file.read_exact_at(&mut first, 0).unwrap();
         let journal = Journal::read(file, HEAD, read_line(&first).unwrap()).unwrap();
-        Journal {
+        let journal = Journal {
             shorten_after: 500,
             ..journal
-        }
+        };
+        let full_at = journal.lock().end + 500;
+        journal.lock().full_at = full_at;
+        journal
     }
 
     fn left(journal: &Journal) -> BTreeMap<Vec<u8>, Left> {
@@ -262,7 +271,10 @@ mod tests {
     fn one(number: u64) -> (Vec<u8>, Left) {
         let beside = format!("folder/.backstay-new-{number}").into_bytes();
         let linked = (number % 3 == 0).then_some(number);
-        (format!("folder/{number}").into_bytes(), Left { beside, linked })
+        (
+            format!("folder/{number}").into_bytes(),
+            Left { beside, linked },
+        )
     }
 
     #[test]
@@ -283,7 +295,11 @@ mod tests {
             if number % 97 == 0 {
                 let found = left_now(&file);
                 let waiting: BTreeMap<_, _> = journal.lock().live.clone().into_iter().collect();
-                assert!(waiting.iter().all(|(path, left)| found.get(path) == Some(left)));
+                assert!(
+                    waiting
+                        .iter()
+                        .all(|(path, left)| found.get(path) == Some(left))
+                );
                 assert!(found.len() < waiting.len() + 40, "{}", found.len());
             }
         }
@@ -337,8 +353,11 @@ mod tests {
             let (path, left) = one(number);
             journal.add(&file, &path, left).unwrap();
         }
-        let whole = file.metadata().unwrap().len();
+        let whole = journal.lock().end;
+        let mut bytes = vec![0; usize::try_from(whole).unwrap()];
+        file.read_exact_at(&mut bytes, 0).unwrap();
         for cut in 1..30 {
+            file.write_all_at(&bytes, 0).unwrap();
             file.set_len(whole - cut).unwrap();
             let second = again(&file);
             assert_eq!(second.take_left(&one(2).0), None, "{cut}");

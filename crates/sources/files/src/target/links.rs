@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::beside::names_beside;
@@ -164,12 +166,7 @@ fn link(
 }
 
 /// Links a further name beside what stands in its place, and lets it take that.
-fn link_beside(
-    shared: &Shared,
-    old: &Old,
-    spot: &Spot,
-    entry: &RestoreEntry,
-) -> io::Result<bool> {
+fn link_beside(shared: &Shared, old: &Old, spot: &Spot, entry: &RestoreEntry) -> io::Result<bool> {
     let (begun, folder) = (&shared.begun, &*spot.folder);
     if let Some(left) = begun.take_left(&entry.path) {
         remove_left_in(shared, folder, &left)?;

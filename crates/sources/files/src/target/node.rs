@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use backup_core::{EntryKind, EntryMeta, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat,
+    symlinkat,
 };
 use rustix::io::Errno;
 

@@ -9,7 +9,7 @@ use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
     RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::begun::{self, has_mark};
@@ -18,7 +18,7 @@ use super::journal::Left;
 use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{FOLDER, Folder, Spot, Way, c_name, make_folder, not_a_folder, open_up};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file};
 use super::{Shared, conflict, error, node, not_emptied, not_empty, nothing_deleted, refused};
 use crate::walk::meta::times;

@@ -12,7 +12,8 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -198,7 +199,12 @@ pub(super) fn create_marked(
     hands_on: bool,
 ) -> Result<OwnedFd, Errno> {
     let mode = Mode::from_raw_mode(MARK_FILE);
-    let file = openat(folder, name, OPEN_FILE | OFlags::CREATE | OFlags::EXCL, mode)?;
+    let file = openat(
+        folder,
+        name,
+        OPEN_FILE | OFlags::CREATE | OFlags::EXCL,
+        mode,
+    )?;
     if hands_on {
         fchmod(&file, mode)?;
     }
