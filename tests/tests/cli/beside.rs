@@ -142,7 +142,11 @@ fn a_further_name_that_a_killed_restore_left_beside_is_gone_after_the_next_one()
         fs::create_dir_all(&sub).unwrap();
         fs::write(out.join("a"), "old a").unwrap();
         fs::write(sub.join("b"), "old b").unwrap();
-        let _ = killed_at(&over(&place, &out, &[]), "renameat", &[sub.clone()]);
+        let _ = killed_at(
+            &over(&place, &out, &[]),
+            "renameat",
+            std::slice::from_ref(&sub),
+        );
         assert_eq!(names(&sub), [".backstay-new-b", "b"], "{number}");
         assert_eq!(fs::read(sub.join("b")).unwrap(), b"old b");
         let mut again = place.restore(["run", &wanted, "--to"]);
@@ -165,15 +169,13 @@ fn a_further_name_that_a_killed_restore_left_beside_is_gone_after_the_next_one()
 
 /// File systems whose power can fail, as far as they can be made here.
 fn disks(place: &Place) -> Vec<Disk> {
-    let disks: Vec<_> = [("mkfs.ext4", 96), ("mkfs.xfs", 320)]
+    [("mkfs.ext4", 96), ("mkfs.xfs", 320)]
         .into_iter()
         .filter_map(|(maker, size)| Disk::new(place, maker, size))
-        .collect();
-    if disks.len() < 2 {
-        eprintln!("skipped: not all file systems can be made and mounted here");
-    }
-    disks
+        .collect()
 }
+
+const NO_DISKS: &str = "skipped: not all file systems can be made and mounted here";
 
 /// A file system in a file, whose power can fail.
 struct Disk {
@@ -263,7 +265,11 @@ fn synced(mut run: Command) -> Command {
 #[test]
 fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
     let place = Place::new();
-    for disk in disks(&place) {
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         takes_nothing(&place, &disk);
     }
 }
@@ -311,7 +317,11 @@ fn takes_nothing(place: &Place, disk: &Disk) {
 #[test]
 fn a_restore_that_a_power_loss_ended_is_completed_by_the_next_one() {
     let place = Place::new();
-    for disk in disks(&place) {
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         is_completed(&place, &disk);
     }
 }
@@ -358,12 +368,16 @@ fn the_file_that_tells_of_a_restore_is_on_the_disk_before_anything_else() {
     let place = Place::new();
     place.write("sub/file", "content");
     let _ = place.save().ok();
-    for disk in disks(&place) {
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         let out = disk.at.join("out");
         fs::create_dir(&out).unwrap();
         rustix::fs::sync();
         let run = synced(over(&place, &out, &[]));
-        let _ = killed_at(&run, "mkdirat", &[out.clone()]);
+        let _ = killed_at(&run, "mkdirat", std::slice::from_ref(&out));
         disk.lose_power(false);
         assert_eq!(names(&out), [".backstay-unfinished"]);
         let lines = fs::read_to_string(out.join(".backstay-unfinished")).unwrap();

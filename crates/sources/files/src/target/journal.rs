@@ -270,7 +270,7 @@ mod tests {
 
     fn one(number: u64) -> (Vec<u8>, Left) {
         let beside = format!("folder/.backstay-new-{number}").into_bytes();
-        let linked = (number % 3 == 0).then_some(number);
+        let linked = number.is_multiple_of(3).then_some(number);
         (
             format!("folder/{number}").into_bytes(),
             Left { beside, linked },
