@@ -6,6 +6,7 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod absent;
 mod access;
 mod beside;
 mod codes;
@@ -16,6 +17,7 @@ mod files;
 mod first;
 mod forget;
 mod gone;
+mod holds;
 mod ledger;
 mod limits;
 mod look;
