@@ -95,10 +95,7 @@ pub async fn forget(
     repo.keys().may_forget()?;
     let mut removed = 0;
     let held = Holds::read(repo, cx).await?;
-    let going: Vec<_> = plan
-        .forgotten()
-        .filter(|meta| !held.has(meta.id))
-        .collect();
+    let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
     if going.is_empty() {

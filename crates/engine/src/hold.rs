@@ -133,7 +133,8 @@ impl Holds {
                 Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
                 Err(error) => format!("it cannot be read: {error}"),
             };
-            let detail = format!("{why}; it counts all the same; `snapshot hold {id}` writes it anew");
+            let detail =
+                format!("{why}; it counts all the same; `snapshot hold {id}` writes it anew");
             let (severity, kind) = (Severity::Error, FindingKind::Damaged);
             let subject = format!("holds/{id}");
             findings.push(Finding::new(severity, kind, subject, detail));

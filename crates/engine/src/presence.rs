@@ -232,7 +232,11 @@ fn findings(
             Finding::new(Severity::Error, pack.state.kind(), pack.key.as_str(), detail)
         })
         .collect();
-    if let Some(more) = absent.len().checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+    if let Some(more) = absent
+        .len()
+        .checked_sub(MOST_NAMED)
+        .filter(|more| *more > 0)
+    {
         let detail = format!(
             "{more} more packs are not there as the index says, and nothing is built on them; `snapshot verify` names them all"
         );

@@ -80,11 +80,17 @@ fn a_prune_names_lost_packs_and_drops_those_that_nothing_needs() {
     let (place, old) = saved_twice();
     let lost = place.objects("data").remove(0);
     fs::remove_file(&lost).unwrap();
-    for args in [["prune", "--json", "--dry-run"].as_slice(), &["prune", "--json"]] {
+    for args in [
+        ["prune", "--json", "--dry-run"].as_slice(),
+        &["prune", "--json"],
+    ] {
         let run = Run::of(&mut place.snapshot(args)).ends(3);
         let finding = run.of_type("finding").remove(0);
         assert!(finding["subject"].as_str().unwrap().contains(&name(&lost)));
-        assert!(finding["detail"].as_str().unwrap().contains(&old), "{finding}");
+        assert!(
+            finding["detail"].as_str().unwrap().contains(&old),
+            "{finding}"
+        );
         assert_eq!(run.of_type("plan")[0]["missing_packs"], 1);
     }
     // It is kept in the index as long as a snapshot needs it.
@@ -93,7 +99,13 @@ fn a_prune_names_lost_packs_and_drops_those_that_nothing_needs() {
     let _ = Run::of(&mut place.snapshot(forget)).ok();
     let run = Run::of(&mut place.snapshot(["prune", "--json"])).ends(3);
     let finding = run.of_type("finding").remove(0);
-    assert!(finding["detail"].as_str().unwrap().contains("taken out of the index"), "{finding}");
+    assert!(
+        finding["detail"]
+            .as_str()
+            .unwrap()
+            .contains("taken out of the index"),
+        "{finding}"
+    );
     let _ = Run::of(&mut place.snapshot(["prune"])).ok();
     let _ = place.verify().ok();
     let _ = place.save().ok();

@@ -53,7 +53,10 @@ fn a_hold_that_was_taken_away_is_told_and_heeded() {
         let dry = Run::of(place.snapshot(rules).arg("--dry-run")).ends(3);
         assert_eq!(dry.of_type("finding")[0]["subject"], subject);
         let first = dry.of_type("decision").remove(0);
-        assert_eq!((&first["verdict"], &first["held"]), (&"keep".into(), &true.into()));
+        assert_eq!(
+            (&first["verdict"], &first["held"]),
+            (&"keep".into(), &true.into())
+        );
     }
     let by_rules = Run::of(&mut place.snapshot(["forget", "--keep-last", "1", "--json"])).ends(3);
     assert_eq!(by_rules.of_type("forgotten")[0]["removed"], 1);

@@ -173,7 +173,10 @@ async fn absent(
         .filter(|id| !packs.contains_key(*id) && !out.contains_key(*id));
     for id in unknown.copied().collect::<Vec<_>>() {
         // What no index run knows could lie in either folder.
-        let (data, meta) = (name(layout::pack(id, false))?, name(layout::pack(id, true))?);
+        let (data, meta) = (
+            name(layout::pack(id, false))?,
+            name(layout::pack(id, true))?,
+        );
         let mut is_there = false;
         for key in [&data, &meta] {
             match repo.sink().head(cx, key).await {
@@ -184,7 +187,14 @@ async fn absent(
         }
         if !is_there {
             let state = State::Gone;
-            out.insert(id, Absent { id, key: data, state });
+            out.insert(
+                id,
+                Absent {
+                    id,
+                    key: data,
+                    state,
+                },
+            );
         }
     }
     if !out.is_empty() {

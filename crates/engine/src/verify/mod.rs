@@ -70,6 +70,7 @@ pub async fn verify(
         cx,
         report: VerifyReport::default(),
         bad_packs: HashMap::new(),
+        unwanted: HashSet::new(),
         bad_chunks: HashMap::new(),
         gone: Vec::new(),
         // Refs are there before their snapshot, and are replaced by others before they go.
@@ -97,7 +98,7 @@ pub async fn verify(
     let chosen = run.packs_there(sample, wanted).await?;
     run.tell_gone().await?;
     // What damaged packs hold may be in others too.
-    repo.shun(run.bad_packs.keys().copied().collect());
+    repo.shun(run.bad_packs.keys().chain(&run.unwanted).copied().collect());
     let read_manifests = repo.keys().identities().is_ok();
     // All at once: every pack is fetched when the first file needs it. A sample of the packs is
     // checked first, since files that it does not take lie in packs that it takes.
@@ -140,6 +141,8 @@ struct Run<'a> {
     cx: &'a OpContext,
     report: VerifyReport,
     bad_packs: HashMap<PackId, String>,
+    /// Packs that are not as they should be, and that the snapshots that are looked at do not name.
+    unwanted: HashSet<PackId>,
     bad_chunks: HashMap<[u8; 16], String>,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
@@ -203,10 +206,8 @@ impl Run<'_> {
         sample: Sample,
         wanted: Option<HashSet<PackId>>,
     ) -> Result<Vec<(PackId, PackFacts)>> {
-        let mut packs = self.repo.index().packs();
-        if let Some(wanted) = wanted {
-            packs.retain(|id, _| wanted.contains(id));
-        }
+        let packs = self.repo.index().packs();
+        let is_wanted = |id: &PackId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
         let mut on_tier: HashMap<String, u64> = HashMap::new();
         for prefix in ["data/", "meta/"] {
             let mut list = self.repo.sink().list(self.cx, prefix, None);
@@ -217,8 +218,16 @@ impl Run<'_> {
         let mut chosen = Vec::new();
         for (id, facts) in packs {
             let key = name(layout::pack(id, facts.is_meta))?;
+            let size = on_tier.get(key.as_str());
+            if !is_wanted(&id) {
+                if size != Some(&facts.size) {
+                    // What is wanted may lie there too, and is looked for elsewhere.
+                    self.unwanted.insert(id);
+                }
+                continue;
+            }
             self.report.objects += 1;
-            match on_tier.get(key.as_str()) {
+            match size {
                 None => self.bad_pack(
                     id,
                     FindingKind::Missing,

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use backup_core::{ErrorKind, Finding, ObjectKey, PackId, Retry, Sample, SessionId, Severity, VerifyLevel};
+use backup_core::{
+    ErrorKind, Finding, ObjectKey, PackId, Retry, Sample, SessionId, Severity, VerifyLevel,
+};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::{EngineError, Repository, verify};
 use backup_format::collect::{PackList, SessionMark};
@@ -59,8 +61,10 @@ fn delete(case: &Case, packs: &BTreeSet<PackId>) {
 fn cut(case: &Case, packs: &BTreeSet<PackId>) {
     for pack in packs {
         let halve = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
-        let cut = [false, true]
-            .map(|is_meta| case.mem.damage(&layout::pack(*pack, is_meta).unwrap(), halve));
+        let cut = [false, true].map(|is_meta| {
+            case.mem
+                .damage(&layout::pack(*pack, is_meta).unwrap(), halve)
+        });
         assert_ne!(cut, [false; 2], "{pack} was there");
     }
 }
@@ -116,12 +120,23 @@ async fn save_without(world: &World, memory: Memory, packs: &BTreeSet<PackId>, d
     let saved = saved.unwrap_or_else(|error| panic!("{what}: {error}"));
     if is_harmed {
         // Each of them is named, or counted.
-        let told: String = saved.findings.iter().map(|one| one.subject.clone()).collect();
+        let told: String = saved
+            .findings
+            .iter()
+            .map(|one| one.subject.clone())
+            .collect();
         let unnamed = packs.iter().filter(|id| !told.contains(&id.to_string()));
-        assert_eq!(unnamed.count(), packs.len().saturating_sub(20), "{what}: {told}");
+        assert_eq!(
+            unnamed.count(),
+            packs.len().saturating_sub(20),
+            "{what}: {told}"
+        );
         let is_error = |finding: &Finding| finding.severity == Severity::Error;
         assert!(saved.findings.iter().all(is_error), "{what}");
-        assert_eq!(saved.meta.findings, 0, "{what}: the snapshot itself is whole");
+        assert_eq!(
+            saved.meta.findings, 0,
+            "{what}: the snapshot itself is whole"
+        );
     } else {
         assert_eq!(saved.findings, [], "{what}");
     }
