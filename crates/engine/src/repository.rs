@@ -219,6 +219,16 @@ impl Repository {
             .map_err(|error| config_error(config.number, error))
     }
 
+    /// Takes up the newest config.
+    ///
+    /// # Errors
+    /// Those of [`Repository::check_features`].
+    pub(crate) async fn renew_config(&mut self, cx: &OpContext) -> Result<()> {
+        let known = self.config.clone();
+        self.config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        Ok(())
+    }
+
     async fn assemble(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -353,6 +363,15 @@ impl Repository {
     #[must_use]
     pub fn take_damaged_runs(&self) -> Vec<(ObjectKey, EngineError)> {
         std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
+    }
+
+    /// The same, as words and as often as asked.
+    pub(crate) fn damaged_runs(&self) -> Vec<(ObjectKey, String)> {
+        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
+        damaged
+            .iter()
+            .map(|(key, error)| (key.clone(), error.to_string()))
+            .collect()
     }
 
     /// Why a chunk is not to be found that no index run knows.
