@@ -3,12 +3,13 @@
 use backstay::core::{ObjectKey, PackId};
 use backstay::engine::Repository;
 use backstay::engine::repair::{
-    RepairJob, RepairPlan, RepairReport, Step, plan, repair as carry_out, set_share,
+    Mended, RepairJob, RepairPlan, RepairReport, Step, plan, put_roots, repair as carry_out,
+    roots, set_share,
 };
 use backstay::format::config::Operation;
 use backstay::format::layout;
 use backstay::parity::Share;
-use backup_terminal::{Console, Exit, Outcome, surroundings, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
 use crate::cli::{Parity, RepairArgs, RepairStep};
@@ -40,7 +41,17 @@ pub(crate) fn parse_pack(text: &str) -> Result<PackId, String> {
 
 /// Mends what is damaged.
 pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome {
-    let mut repo = console.open_uncached(Operation::Prune).await?;
+    let mut before = Vec::new();
+    let mut repo = match console.open_uncached(Operation::Prune).await {
+        Err(failure) if can_be_put_back(&failure) && !args.from.is_empty() => {
+            match put_back_roots(console, args, failure).await? {
+                Some(mended) => before = mended,
+                None => return Ok(Exit::Findings),
+            }
+            console.open_uncached(Operation::Prune).await?
+        }
+        opened => opened?,
+    };
     repo.check_features(&console.cx, Operation::Write).await?;
     repo.keys().may_forget()?;
     let host = signer(&repo);
@@ -51,6 +62,7 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
     }
     let mut job = RepairJob::new(&repo, host);
     job.user = surroundings::user();
+    job.before = before;
     job.packs = args.packs.iter().copied().collect();
     if !args.steps.is_empty() {
         job.steps = args.steps.iter().map(step).collect();
@@ -72,6 +84,49 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
     let is_left = console.findings(&report.findings, 0)?;
     say(console, &repo, &report, &job, is_left)?;
     Ok(Exit::done(is_left))
+}
+
+/// Whether it may be a config or a key slot that does not let the repository open.
+fn can_be_put_back(failure: &Failure) -> bool {
+    matches!(failure.exit, Exit::Damage | Exit::WrongKey)
+}
+
+/// Puts back from copies what the repository does not open without; nothing with `--dry-run`. What it cannot is the
+/// failure that it was.
+async fn put_back_roots(
+    console: &mut Console,
+    args: &RepairArgs,
+    failure: Failure,
+) -> Outcome<Option<Vec<Mended>>> {
+    let sink = console.sink(false)?;
+    for place in &args.from {
+        let copy = console.open_copy(place).await?;
+        let roots = roots(&console.cx, &sink, &copy).await?;
+        if roots.is_empty() {
+            continue;
+        }
+        for root in &roots {
+            let remedy = root.remedy.to_string();
+            console.record(
+                "task",
+                json!({ "subject": root.key.to_string(), "why": root.why, "remedy": remedy }),
+            )?;
+            if console.talks() {
+                console.line(format!("{}: {}; can be mended from {remedy}", root.key, root.why))?;
+            }
+        }
+        if args.dry_run {
+            console.note("the repository does not open without it, so nothing else was looked at");
+            return Ok(None);
+        }
+        put_roots(&console.cx, &sink, &roots).await?;
+        let mended = roots.into_iter().map(|root| Mended {
+            subject: root.key.to_string(),
+            remedy: root.remedy,
+        });
+        return Ok(Some(mended.collect()));
+    }
+    Err(failure)
 }
 
 const fn step(step: &RepairStep) -> Step {

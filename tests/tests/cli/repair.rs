@@ -220,6 +220,36 @@ fn a_copy_gives_what_nothing_else_does() {
 }
 
 #[test]
+fn what_it_does_not_open_without_comes_from_a_copy() {
+    let place = saved(&[]);
+    let copy = copy_of(&place, "copy");
+    let copy = copy.to_str().unwrap();
+    let harms: [fn(&Place); 3] = [
+        |place| fs::remove_file(place.repo().join("config/0")).unwrap(),
+        |place| flip(&place.repo().join("config/0")),
+        |place| place.objects("keys").iter().for_each(|path| flip(path)),
+    ];
+    for harm in harms {
+        harm(&place);
+        let _ = repair(&place, &[]).ends(13);
+        let damaged = objects(&place);
+        let _ = repair(&place, &["--from", copy, "--dry-run"]).ends(3);
+        assert_eq!(objects(&place), damaged);
+        let done = repair(&place, &["--from", copy]).ok();
+        assert!(!done.of_type("mended").is_empty());
+        is_whole(&place, "out");
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    // Where another repository is, nothing is put.
+    let other = Place::new();
+    let there = objects(&other);
+    let mut wrong = place.snapshot(["repair", "--from", copy, "--repo"]);
+    let wrong = Run::of(wrong.arg(other.repo()));
+    assert!([2, 12, 13].contains(&wrong.code), "{}", wrong.err);
+    assert_eq!(objects(&other), there);
+}
+
+#[test]
 fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
     let place = saved(&["--parity", "off"]);
     assert!(place.objects("parity").is_empty());

@@ -6,14 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use backup_core::{
-    ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, SessionId,
-};
+use backup_core::{ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PackId, SessionId};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::pack::{FOOTER, PackHeader, SessionWrap, header_length, read_tail};
 use futures::StreamExt;
 
-use super::survey::{Listed, Named, Tier};
+use super::survey::{Named, Tier};
 use super::{Remedy, RepairPlan, Task, Work};
 use crate::error::{EngineError, Result};
 use crate::prune::merge::put_run;
@@ -28,7 +26,7 @@ const MOST_NAMED: usize = 5;
 #[derive(Debug)]
 pub(super) struct BadIndex {
     /// Packs that no readable run knows.
-    unknown: Vec<(ObjectKey, Listed)>,
+    unknown: Vec<(ObjectKey, PackId)>,
     unreadable: Vec<ObjectKey>,
 }
 
@@ -47,7 +45,7 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
         .iter()
         .filter(|(_, pack)| !known.contains_key(&pack.id))
         .filter(|(_, pack)| may_be_any || named.packs.contains(&pack.id))
-        .map(|(key, pack)| (key.clone(), *pack))
+        .map(|(key, pack)| (key.clone(), pack.id))
         .collect();
     if unknown.is_empty() && unreadable.is_empty() {
         return;
@@ -86,13 +84,13 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     let mut wraps: BTreeMap<SessionId, SessionWrap> = BTreeMap::new();
     let mut lost = Vec::new();
     let mut ends = futures::stream::iter(&bad.unknown)
-        .map(|(key, pack)| async move { (key, pack, end_of(repo, cx, key, pack.size).await) })
+        .map(|(key, id)| async move { (key, id, end_of(repo, cx, key).await) })
         .buffered(repo.connections(cx));
-    while let Some((key, pack, end)) = ends.next().await {
+    while let Some((key, id, end)) = ends.next().await {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        let end = match end {
+        let (end, size) = match end {
             Ok(Some(end)) => end,
             // Collected since it was listed.
             Ok(None) => continue,
@@ -107,7 +105,7 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
             let of_full: Vec<_> = std::mem::take(&mut wraps).into_values().collect();
             put_run(repo, cx, full, &of_full).await?;
         }
-        run.add_pack(pack.id, pack.size, &end.blobs)
+        run.add_pack(*id, size, &end.blobs)
             .map_err(|error| EngineError::wire(key, &error))?;
         wraps.extend(end.sessions.into_iter().map(|wrap| (wrap.session, wrap)));
     }
@@ -119,11 +117,8 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     // What was written is read back before anything goes.
     repo.reload_index(cx).await?;
     let known = repo.index().packs();
-    let is_unknown = |(key, pack): &&(ObjectKey, Listed)| {
-        !known.contains_key(&pack.id) && !lost.iter().any(|why| why.contains(key.as_str()))
-    };
     if lost.is_empty()
-        && let Some((key, _)) = bad.unknown.iter().find(is_unknown)
+        && let Some((key, _)) = bad.unknown.iter().find(|(_, id)| !known.contains_key(id))
         && repo.sink().head(cx, key).await.is_ok()
     {
         let why = "it was indexed, and the tier does not give the run back";
@@ -146,14 +141,19 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     Ok(())
 }
 
-/// What the end of a pack says; `None` for one that is gone.
+/// What the end of a pack says, and the pack's size; `None` for one that is gone.
 async fn end_of(
     repo: &Repository,
     cx: &OpContext,
     key: &ObjectKey,
-    size: u64,
-) -> Result<Option<PackHeader>> {
+) -> Result<Option<(PackHeader, u64)>> {
     let wire = |error| EngineError::wire(key, &error);
+    // Not as it was listed: it may have been mended since.
+    let size = match repo.sink().head(cx, key).await {
+        Ok(meta) => meta.size,
+        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
     let mut wanted = GUESS;
     loop {
         let end = match repo.sink().get(cx, key, ByteRange::Suffix(wanted)).await {
@@ -164,24 +164,24 @@ async fn end_of(
         let short = || EngineError::damaged(key, "it is too short for a pack");
         let footer = end.len().checked_sub(FOOTER).ok_or_else(short)?;
         let header = header_length(end.get(footer..).unwrap_or_default()).map_err(wire)?;
-        let tail = (header + FOOTER) as u64;
-        if tail > end.len() as u64 {
-            if wanted > GUESS || tail > size {
+        let length = (header + FOOTER) as u64;
+        if length > end.len() as u64 {
+            if wanted > GUESS || length > size {
                 return Err(short());
             }
-            wanted = tail;
+            wanted = length;
             continue;
         }
         let start = end.len() - header - FOOTER;
         let tail = read_tail(repo.ring(), end.get(start..).unwrap_or_default());
-        let header_bytes = tail.map_err(|error| EngineError::sealed(key, &error))?;
-        let body: u64 = header_bytes.blobs.iter().map(|blob| u64::from(blob.stored)).sum();
+        let tail = tail.map_err(|error| EngineError::sealed(key, &error))?;
+        let body: u64 = tail.blobs.iter().map(|blob| u64::from(blob.stored)).sum();
         // What was cut out of its middle, or added, moved everything behind it.
-        if body + (header + FOOTER) as u64 != size {
+        if body + length != size {
             let why = "its length is not that of what its end names";
             return Err(EngineError::damaged(key, why));
         }
-        return Ok(Some(header_bytes));
+        return Ok(Some((tail, size)));
     }
 }
 

@@ -17,6 +17,7 @@ mod index;
 mod objects;
 mod packs;
 mod refs;
+mod roots;
 mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +33,7 @@ use crate::verify::verify_knowing;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +57,8 @@ pub struct RepairJob {
     pub steps: BTreeSet<Step>,
     /// Only these packs are read; all if none is named.
     pub packs: BTreeSet<PackId>,
+    /// What was mended before the repository could be opened, for the ledger.
+    pub before: Vec<Mended>,
     /// How much parity packs are to have beside them; `None`: what is there is enough.
     pub parity: Option<Share>,
 }
@@ -68,6 +72,7 @@ impl RepairJob {
             user: String::new(),
             steps: [Step::Packs, Step::Index, Step::Refs].into(),
             packs: BTreeSet::new(),
+            before: Vec::new(),
             parity: repo.parity(),
         }
     }
@@ -222,8 +227,11 @@ pub async fn repair(
     job: &RepairJob,
     others: &[Repository],
 ) -> Result<RepairReport> {
-    let mut report = RepairReport::default();
-    let has_work = !plan.is_empty() || !plan.settled.is_empty();
+    let mut report = RepairReport {
+        mended: job.before.clone(),
+        ..RepairReport::default()
+    };
+    let has_work = !plan.is_empty() || !plan.settled.is_empty() || !job.before.is_empty();
     let outcome = run(repo, cx, &mut plan, job, others, &mut report).await;
     if !has_work && outcome.is_ok() {
         return Ok(report);
@@ -304,6 +312,7 @@ async fn run(
     for key in &plan.settled {
         repo.sink().delete(cx, key).await?;
     }
+    report.findings.append(&mut plan.lost);
     // What is left, and whom it hurts.
     repo.reload_index(cx).await?;
     let left = verify_knowing(repo, cx, bad).await?;
@@ -316,10 +325,5 @@ async fn run(
     let found = left.report.findings.into_iter().chain(ledger);
     let serious = found.filter(|one| one.severity > Severity::Note && !told.contains(&one.subject));
     report.findings.extend(serious);
-    for lost in std::mem::take(&mut plan.lost) {
-        if !report.findings.iter().any(|one| one.subject == lost.subject) {
-            report.findings.push(lost);
-        }
-    }
     Ok(())
 }

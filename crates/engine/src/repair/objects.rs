@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use backup_core::{FindingKind, ObjectKey, OpContext, PutMode, SnapshotId};
+use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
@@ -19,9 +20,6 @@ use crate::prune::repack::put_refs;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
-
-/// Largest key slot in bytes.
-const MAX_SLOT: usize = 64 << 10;
 
 /// An object that is to be put back.
 #[derive(Debug)]
@@ -153,7 +151,7 @@ async fn fetch(
     let key = &object.key;
     let limit = match object.kind {
         Kind::Run => ObjectKind::IndexRun.max_sealed(),
-        Kind::Slot => MAX_SLOT,
+        Kind::Slot => MAX_SLOT_BYTES,
         Kind::Snapshot(_) | Kind::Gone(_) => ObjectKind::Snapshot.max_sealed(),
     };
     let bytes = get_within(cx, &**other.sink(), key, limit).await?;

@@ -9,7 +9,7 @@ use backup_core::{
 use backup_format::layout;
 use backup_format::pack::MAX_PACK;
 use backup_integrity::digest::ContentDigest;
-use backup_parity::Sidecar;
+use backup_parity::{ParityError, Sidecar};
 use bytes::Bytes;
 use futures::StreamExt;
 
@@ -36,7 +36,7 @@ struct Looked {
     key: ObjectKey,
     listed: Listed,
     bytes: u64,
-    /// What is wrong with it, and whether its parity mends that.
+    /// What is wrong with it, and whether its parity mends that; why not.
     bad: Option<(String, Result<(), String>)>,
     /// Whether its parity is whole.
     is_protected: bool,
@@ -86,7 +86,28 @@ pub(super) async fn plan(
         }
     }
     drop(looking);
-    bad.extend(missing(repo, job, tier, named)?);
+    let missing = missing(repo, job, tier, named)?;
+    // Collected meanwhile, they are not missed.
+    let dead = match missing.is_empty() {
+        true => BTreeSet::new(),
+        false => repo.collection(cx).await?.dead,
+    };
+    for mut one in missing.into_iter().filter(|one| !dead.contains(&one.1)) {
+        // A repair that was killed, on a tier that lost what was being replaced.
+        if tier.aside.contains(&one.0) {
+            let aside = set_aside(repo, cx, tier, &one.0).await?;
+            let made = read_sidecar(cx, &**repo.sink(), &one.0).await?;
+            let parity = made.as_ref().map(|made| Sidecar::read(made));
+            one.3 = by_parity(parity, one.1, &[&aside]);
+        }
+        bad.push(one);
+    }
+    // Of packs that were collected nothing is needed.
+    for key in &tier.aside {
+        if layout::pack_id(key).is_some_and(|id| tier.dead.contains(&id)) {
+            plan.settled.push(name(layout::aside(key))?);
+        }
+    }
     bad.sort_by(|a, b| a.0.cmp(&b.0));
     for (mut key, id, why, by_parity) in bad {
         let remedy = match by_parity {
@@ -197,7 +218,17 @@ async fn look(
     let read = read_all_there_is(cx, sink, &key, MAX_PACK).await;
     let (bytes, why) = match read {
         Ok(bytes) => (bytes, "its bytes do not hash to its name".to_owned()),
-        // Collected since it was listed, or not a byte of it can be read.
+        // Collected since it was listed. If it was not, what is left in the end tells of it.
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+            return Ok(Looked {
+                key,
+                listed,
+                bytes: 0,
+                bad: None,
+                is_protected: true,
+            });
+        }
+        // Not a byte of it can be read.
         Err(EngineError::Sink(error)) => (Bytes::new(), error.to_string()),
         Err(error) => return Err(error),
     };
@@ -220,24 +251,8 @@ async fn look(
         _ => false,
     };
     if !is_whole {
-        let by_parity = match &parity {
-            None => Err("it has no parity".to_owned()),
-            Some(Err(error)) => Err(error.to_string()),
-            Some(Ok(parity)) if *parity.digest() != listed.id.0 => {
-                Err("its parity is of another pack".to_owned())
-            }
-            Some(Ok(parity)) => {
-                let aside = set_aside(repo, cx, tier, &out.key).await?;
-                let condition = parity.look(&[&bytes, &aside]);
-                condition.is_mendable().then_some(()).ok_or_else(|| {
-                    format!(
-                        "{} of its {} shards are damaged, and its parity makes good {}",
-                        condition.damaged, condition.shards, condition.spare
-                    )
-                })
-            }
-        };
-        out.bad = Some((why, by_parity));
+        let aside = set_aside(repo, cx, tier, &out.key).await?;
+        out.bad = Some((why, by_parity(parity, listed.id, &[&bytes, &aside])));
     }
     cx.tell(Event::Advanced {
         stage: Stage::Verify,
@@ -245,6 +260,29 @@ async fn look(
         bytes: out.bytes,
     });
     Ok(out)
+}
+
+/// Whether parity makes a pack whole of these copies; why not.
+fn by_parity(
+    parity: Option<Result<Sidecar<'_>, ParityError>>,
+    id: PackId,
+    copies: &[&[u8]],
+) -> Result<(), String> {
+    let parity = match parity {
+        None => return Err("it has no parity".to_owned()),
+        Some(read) => read.map_err(|error| error.to_string())?,
+    };
+    if *parity.digest() != id.0 {
+        return Err("its parity is of another pack".to_owned());
+    }
+    let condition = parity.look(copies);
+    if condition.is_mendable() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} of its {} shards are damaged, and its parity makes good {}",
+        condition.damaged, condition.shards, condition.spare
+    ))
 }
 
 /// What an earlier run set aside of a pack: it may be whole where the pack itself was torn since.
@@ -299,7 +337,7 @@ pub(super) async fn mend(
             let mending = tokio::task::spawn_blocking(move || {
                 let parity = Sidecar::read(&made)?;
                 if *parity.digest() != id {
-                    return Err(backup_parity::ParityError::Mismatch);
+                    return Err(ParityError::Mismatch);
                 }
                 parity.mend(&[&copies[0], &copies[1]])
             });

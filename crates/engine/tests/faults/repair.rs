@@ -218,10 +218,15 @@ async fn what_parity_cannot_mend_stays_and_is_told_with_whom_it_hurts_and_a_copy
         let copy = world.open(Arc::new(world.case(Memory::Lost).mem), None);
         let copy = copy.await.unwrap();
         for key in packs(&case) {
-            match lost {
-                true => assert!(case.mem.lose(&key)),
-                false => destroy(&case, &key, 20, 30),
+            if lost {
+                assert!(case.mem.lose(&key));
+                continue;
             }
+            // Of a small pack there is so much parity that only its loss counts.
+            if case.mem.objects()[&key].len() < 64 << 10 {
+                assert!(case.mem.lose(&layout::parity(&key).unwrap()));
+            }
+            destroy(&case, &key, 20, 30);
         }
         // Parity alone brings no pack back.
         let before = case.mem.objects();
