@@ -3,8 +3,8 @@
 use backstay::core::{ObjectKey, PackId};
 use backstay::engine::Repository;
 use backstay::engine::repair::{
-    Mended, RepairJob, RepairPlan, RepairReport, Step, plan, put_roots, repair as carry_out,
-    roots, set_share,
+    Mended, RepairJob, RepairPlan, RepairReport, Step, plan, put_roots, repair as carry_out, roots,
+    set_share,
 };
 use backstay::format::config::Operation;
 use backstay::format::layout;
@@ -112,7 +112,10 @@ async fn put_back_roots(
                 json!({ "subject": root.key.to_string(), "why": root.why, "remedy": remedy }),
             )?;
             if console.talks() {
-                console.line(format!("{}: {}; can be mended from {remedy}", root.key, root.why))?;
+                console.line(format!(
+                    "{}: {}; can be mended from {remedy}",
+                    root.key, root.why
+                ))?;
             }
         }
         if args.dry_run {

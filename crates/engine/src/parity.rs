@@ -2,11 +2,13 @@
 //! pack is of one that was deleted. Nothing that reads snapshots needs it: it is there for
 //! [`crate::repair`]. What is in it says [`backup_parity`].
 
-use backup_core::{ByteRange, ErrorKind, ObjectKey, OpContext, PutMode, Retry, Sink, SinkError};
+use backup_core::{
+    ByteRange, ErrorKind, ObjectKey, OpContext, PackId, PutMode, Retry, Sink, SinkError,
+};
 use backup_format::config::ConfigError;
 use backup_format::layout;
 use backup_parity::layout::MAX_SIDECAR;
-use backup_parity::{Share, encode};
+use backup_parity::{Share, encode_known};
 use bytes::Bytes;
 
 use crate::error::{EngineError, Result};
@@ -21,8 +23,8 @@ impl Repository {
 }
 
 /// The sidecar of a pack.
-pub(crate) fn sidecar(pack: &ObjectKey, bytes: &[u8], share: Share) -> Result<Bytes> {
-    let made = encode(bytes, share).map_err(|why| EngineError::Parity {
+pub(crate) fn sidecar(pack: &ObjectKey, id: PackId, bytes: &[u8], share: Share) -> Result<Bytes> {
+    let made = encode_known(bytes, id.0, share).map_err(|why| EngineError::Parity {
         object: pack.to_string(),
         why,
     })?;
@@ -34,11 +36,13 @@ pub(crate) fn sidecar(pack: &ObjectKey, bytes: &[u8], share: Share) -> Result<By
 pub(crate) async fn put_pack(
     cx: &OpContext,
     sink: &dyn Sink,
-    key: &ObjectKey,
+    (key, id): (&ObjectKey, PackId),
     bytes: Vec<u8>,
     share: Option<Share>,
 ) -> Result<u64> {
-    let made = share.map(|share| sidecar(key, &bytes, share)).transpose()?;
+    let made = share
+        .map(|share| sidecar(key, id, &bytes, share))
+        .transpose()?;
     let mut size = bytes.len() as u64;
     put_new(cx, sink, key, bytes.into()).await?;
     if let Some(made) = made {
@@ -105,7 +109,11 @@ pub(crate) async fn read_all_there_is(
         out.resize(usize::try_from(at).unwrap_or(limit), 0);
     }
     // Not a byte of it: the tier does not answer, which says nothing of the object.
-    if is_any { Ok(out.into()) } else { Err(failed.into()) }
+    if is_any {
+        Ok(out.into())
+    } else {
+        Err(failed.into())
+    }
 }
 
 async fn get_span(
@@ -135,7 +143,11 @@ pub async fn set_share(repo: &mut Repository, cx: &OpContext, share: Option<Shar
         next.set_parity(share.map(Share::percent));
         let bytes = next.seal(repo.keys()).map_err(invalid)?;
         let key = name(layout::config(next.number))?;
-        match repo.sink().put(cx, &key, bytes.into(), PutMode::Create).await {
+        match repo
+            .sink()
+            .put(cx, &key, bytes.into(), PutMode::Create)
+            .await
+        {
             Ok(_) => {}
             // Somebody else wrote one: the next is made of theirs.
             Err(error) if error.kind == ErrorKind::Conflict => {}

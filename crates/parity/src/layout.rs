@@ -18,7 +18,7 @@
 //! A check sum is the first 8 bytes of BLAKE3 without key. It tells what was lost, not who did it: that the
 //! mended object is the right one, its SHA-256 says.
 //!
-//! The shard size is the smallest power of two from 512 on with which there are at most 2,048 data shards.
+//! The shard size is the smallest power of two from 512 on with which there are at most 1,024 data shards.
 //! With a share of `p` hundredths there are `⌈k·p/100⌉ + 1` recovery shards: one more than the share, so that a run
 //! of `p` hundredths of the object's bytes is made good wherever it begins.
 
@@ -27,9 +27,10 @@ use crate::ParityError;
 /// Largest object in bytes.
 pub const MAX_OBJECT: usize = 512 << 20;
 /// Most data shards.
-pub(crate) const MAX_SHARDS: usize = 2048;
+pub(crate) const MAX_SHARDS: usize = 1024;
 /// No sidecar has more bytes.
-pub const MAX_SIDECAR: usize = MAX_SHARDS * MAX_SHARD + 2 * (FIXED + CHECK * (2 * MAX_SHARDS + 1)) + TRAILER;
+pub const MAX_SIDECAR: usize =
+    MAX_SHARDS * MAX_SHARD + 2 * (FIXED + CHECK * (2 * MAX_SHARDS + 1)) + TRAILER;
 const MIN_SHARD: usize = 512;
 const MAX_SHARD: usize = MAX_OBJECT / MAX_SHARDS;
 const MAGIC: &[u8; 8] = b"BKSYPRTY";
@@ -190,7 +191,9 @@ impl Head {
             return Err(ParityError::Damaged("the number of its shards"));
         }
         let signed = FIXED + CHECK * (data + recovery);
-        let (signed, rest) = bytes.split_at_checked(signed).ok_or_else(|| short.clone())?;
+        let (signed, rest) = bytes
+            .split_at_checked(signed)
+            .ok_or_else(|| short.clone())?;
         let check: &Check = rest.first_chunk().ok_or(short)?;
         if check_of(signed) != *check {
             return Err(ParityError::Damaged("its head does not have its check sum"));
@@ -234,10 +237,14 @@ impl Head {
             Ok(head) => return Ok((head, true)),
             Err(error) => error,
         };
-        let second = sidecar.split_last_chunk::<TRAILER>().and_then(|(rest, length)| {
-            let start = rest.len().checked_sub(u32::from_le_bytes(*length) as usize)?;
-            Self::decode(rest.get(start..)?).ok()
-        });
+        let second = sidecar
+            .split_last_chunk::<TRAILER>()
+            .and_then(|(rest, length)| {
+                let start = rest
+                    .len()
+                    .checked_sub(u32::from_le_bytes(*length) as usize)?;
+                Self::decode(rest.get(start..)?).ok()
+            });
         second.map(|head| (head, false)).ok_or(first)
     }
 
@@ -261,21 +268,21 @@ mod tests {
         };
         assert_eq!(cut(1), (512, 1, 2));
         assert_eq!(cut(10_000), (512, 20, 3));
-        assert_eq!(cut(1 << 20), (512, 2048, 124));
-        assert_eq!(cut((1 << 20) + 1), (1024, 1025, 63));
-        assert_eq!(cut(16 << 20), (8192, 2048, 124));
-        assert_eq!(cut(MAX_OBJECT), (MAX_SHARD, 2048, 124));
+        assert_eq!(cut(1 << 20), (1024, 1024, 63));
+        assert_eq!(cut((1 << 20) + 1), (2048, 513, 32));
+        assert_eq!(cut(16 << 20), (16_384, 1024, 63));
+        assert_eq!(cut(MAX_OBJECT), (MAX_SHARD, 1024, 63));
         assert!(Cut::new(0, Share::USUAL).is_err());
         assert!(Cut::new(MAX_OBJECT + 1, Share::USUAL).is_err());
         assert!(Share::new(0).is_err() && Share::new(51).is_err());
     }
 
     #[test]
-    fn of_a_full_pack_all_of_it_is_less_than_six_and_a_half_hundredths() {
+    fn of_a_full_pack_all_of_it_is_little_more_than_the_share() {
         for length in [16 << 20, (16 << 20) - 700_000, (16 << 20) + 2000, 4 << 20] {
             let cut = Cut::new(length, Share::USUAL).unwrap();
             let share = cut.sidecar() as f64 / length as f64;
-            assert!((0.06..0.065).contains(&share), "{share} of {length}");
+            assert!((0.06..0.064).contains(&share), "{share} of {length}");
         }
     }
 }

@@ -9,13 +9,13 @@
 //! out of [`Sidecar::mend`] hashes to the SHA-256 that the sidecar names, or there is an error.
 //!
 //! The code works on each column of the shards by itself, so both ways go through an object in slices of
-//! some hundred kilobytes: beside the object and its sidecar that is all the memory there is.
+//! four megabytes: beside the object and its sidecar that is all the memory there is.
 
 mod encode;
 pub mod layout;
 mod mend;
 
-pub use encode::encode;
+pub use encode::{encode, encode_known};
 pub use layout::{MAX_OBJECT, Share};
 pub use mend::{Condition, Sidecar};
 
@@ -36,7 +36,9 @@ pub enum ParityError {
     #[error("the parity has version {0}, this Backstay knows version 1")]
     Newer(u16),
     /// More is damaged than can be made good.
-    #[error("{damaged} of {shards} shards are damaged, and the parity that is whole makes good {spare}")]
+    #[error(
+        "{damaged} of {shards} shards are damaged, and the parity that is whole makes good {spare}"
+    )]
     Beyond {
         /// Data shards that are damaged or missing.
         damaged: usize,

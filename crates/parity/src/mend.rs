@@ -77,11 +77,15 @@ impl<'a> Sidecar<'a> {
     fn recovery(&self) -> impl Iterator<Item = Option<&'a [u8]>> + '_ {
         let cut = self.head.cut;
         // Of a sidecar that lost its first head the bytes still lie where they lay.
-        self.head.recovery.iter().enumerate().map(move |(number, check)| {
-            let at = cut.recovery_at() + number * cut.shard;
-            let shard = self.bytes.get(at..at + cut.shard)?;
-            (check_of(shard) == *check).then_some(shard)
-        })
+        self.head
+            .recovery
+            .iter()
+            .enumerate()
+            .map(move |(number, check)| {
+                let at = cut.recovery_at() + number * cut.shard;
+                let shard = self.bytes.get(at..at + cut.shard)?;
+                (check_of(shard) == *check).then_some(shard)
+            })
     }
 
     /// For each data shard a copy that has it whole.
@@ -162,7 +166,11 @@ impl<'a> Sidecar<'a> {
         let slice = cut.shard.min(SLICE);
         let mut code = ReedSolomonDecoder::new(cut.data, cut.recovery, slice)?;
         for start in (0..cut.shard).step_by(slice) {
-            for (number, _) in found.iter().enumerate().filter(|(_, found)| found.is_some()) {
+            for (number, _) in found
+                .iter()
+                .enumerate()
+                .filter(|(_, found)| found.is_some())
+            {
                 let at = number * cut.shard + start;
                 code.add_original_shard(number, &out[at..at + slice])?;
             }

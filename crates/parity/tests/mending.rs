@@ -14,7 +14,7 @@ fn object(seed: u64, length: usize) -> Vec<u8> {
 
 /// Bytes of a shard, as the layout's page states it.
 fn shard_of(length: usize) -> usize {
-    length.div_ceil(2048).next_power_of_two().max(512)
+    length.div_ceil(1024).next_power_of_two().max(512)
 }
 
 fn mended(object: &[u8], sidecar: &[u8]) -> Result<Vec<u8>, ParityError> {
@@ -52,10 +52,16 @@ fn a_run_of_the_share_is_made_good_wherever_it_begins() {
         let whole = object(2, length);
         let sidecar = encode(&whole, Share::USUAL).unwrap();
         let run = length * 6 / 100;
-        for begin in (0..=length - run).step_by((length / 37).max(1)).chain([length - run]) {
+        for begin in (0..=length - run)
+            .step_by((length / 37).max(1))
+            .chain([length - run])
+        {
             let mut object = whole.clone();
             object[begin..begin + run].fill(0);
-            assert!(mended(&object, &sidecar).unwrap() == whole, "{length} from {begin}");
+            assert!(
+                mended(&object, &sidecar).unwrap() == whole,
+                "{length} from {begin}"
+            );
         }
     }
 }
@@ -66,7 +72,7 @@ fn what_is_cut_off_is_made_good_and_so_are_scattered_sectors() {
     let sidecar = encode(&whole, Share::USUAL).unwrap();
     let cut = whole.len() - whole.len() / 20;
     assert!(mended(&whole[..cut], &sidecar).unwrap() == whole);
-    // Sectors of 512 bytes, as many as there are shards that can be made good: 2,048 bytes is a shard here.
+    // Sectors of 512 bytes, as many as there are shards that can be made good.
     let strength = Sidecar::read(&sidecar).unwrap().strength();
     let mut object = whole.clone();
     let step = whole.len() / strength / 512 * 512;
@@ -81,19 +87,22 @@ fn beyond_the_limit_it_is_refused_and_said_so() {
     let whole = object(4, 1 << 20);
     let bytes = encode(&whole, Share::USUAL).unwrap();
     let strength = Sidecar::read(&bytes).unwrap().strength();
-    assert_eq!(strength, 124);
+    assert_eq!(strength, 63);
     let mut object = whole.clone();
     spoil(&mut object, (0..strength).map(|number| number * 16));
     assert!(mended(&object, &bytes).unwrap() == whole);
-    spoil(&mut object, [2047]);
+    spoil(&mut object, [1023]);
     let refused = mended(&object, &bytes);
     let beyond = ParityError::Beyond {
-        damaged: 125,
-        shards: 2048,
-        spare: 124,
+        damaged: 64,
+        shards: 1024,
+        spare: 63,
     };
     assert_eq!(refused, Err(beyond));
-    assert!(matches!(mended(b"", &bytes), Err(ParityError::Beyond { .. })));
+    assert!(matches!(
+        mended(b"", &bytes),
+        Err(ParityError::Beyond { .. })
+    ));
 }
 
 #[test]
@@ -116,18 +125,18 @@ fn damage_to_the_parity_itself_is_known_and_takes_only_from_its_strength() {
     let whole = object(6, 1 << 20);
     let bytes = encode(&whole, Share::USUAL).unwrap();
     // Recovery shards begin behind the head.
-    let head = 64 + 8 * (2048 + 124 + 1);
+    let head = 64 + 8 * (1024 + 63 + 1);
     let mut worn = bytes.clone();
     for number in 0..20 {
-        worn[head + number * 512] ^= 1;
+        worn[head + number * 1024] ^= 1;
     }
     let sidecar = Sidecar::read(&worn).unwrap();
     assert!(!sidecar.is_whole());
-    assert_eq!(sidecar.look(&[&whole]).spare, 104);
+    assert_eq!(sidecar.look(&[&whole]).spare, 43);
     let mut object = whole.clone();
-    spoil(&mut object, 500..604);
+    spoil(&mut object, 500..543);
     assert!(sidecar.mend(&[&object]).unwrap() == whole);
-    spoil(&mut object, [604]);
+    spoil(&mut object, [543]);
     assert!(sidecar.mend(&[&object]).is_err());
     // Either head is enough.
     let (mut first, mut second) = (bytes.clone(), bytes.clone());
@@ -148,7 +157,10 @@ fn damage_to_the_parity_itself_is_known_and_takes_only_from_its_strength() {
 fn the_parity_of_another_object_makes_nothing_of_this_one() {
     let sidecar = encode(&object(7, 50_000), Share::USUAL).unwrap();
     let other = object(8, 50_000);
-    assert!(matches!(mended(&other, &sidecar), Err(ParityError::Beyond { .. })));
+    assert!(matches!(
+        mended(&other, &sidecar),
+        Err(ParityError::Beyond { .. })
+    ));
 }
 
 proptest! {

@@ -13,7 +13,12 @@ use crate::trouble::noise;
 /// Two snapshots of a large file and small ones.
 fn saved(args: &[&str]) -> Place {
     let place = Place::empty();
-    let _ = Run::of(place.snapshot(["init", "--recovery-sheet", "sheet"]).args(args)).ok();
+    let _ = Run::of(
+        place
+            .snapshot(["init", "--recovery-sheet", "sheet"])
+            .args(args),
+    )
+    .ok();
     for round in 0..2 {
         place.write("large", noise(1 + round, 5 << 20));
         for number in 0..30 {
@@ -36,7 +41,9 @@ fn overwrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 fn destroy_a_twentieth(path: &Path) {
     overwrite(path, |bytes| {
         let (from, run) = (bytes.len() / 3, bytes.len() / 20);
-        bytes[from..from + run].iter_mut().for_each(|byte| *byte = !*byte);
+        bytes[from..from + run]
+            .iter_mut()
+            .for_each(|byte| *byte = !*byte);
     });
 }
 
@@ -59,7 +66,11 @@ fn objects(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
 
 fn copy_of(place: &Place, name: &str) -> PathBuf {
     let to = place.path(name);
-    let copied = Command::new("cp").arg("-a").arg(place.repo()).arg(&to).status();
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(place.repo())
+        .arg(&to)
+        .status();
     assert!(copied.unwrap().success());
     to
 }
@@ -84,12 +95,22 @@ type Harm = (&'static str, fn(&Place), &'static str);
 const HARMS: [Harm; 9] = [
     (
         "a twentieth of each pack of content",
-        |place| place.objects("data").iter().for_each(|path| destroy_a_twentieth(path)),
+        |place| {
+            place
+                .objects("data")
+                .iter()
+                .for_each(|path| destroy_a_twentieth(path))
+        },
         "its parity",
     ),
     (
         "a twentieth of each pack of pages",
-        |place| place.objects("meta").iter().for_each(|path| destroy_a_twentieth(path)),
+        |place| {
+            place
+                .objects("meta")
+                .iter()
+                .for_each(|path| destroy_a_twentieth(path))
+        },
         "its parity",
     ),
     (
@@ -109,7 +130,12 @@ const HARMS: [Harm; 9] = [
     ),
     (
         "index runs, deleted",
-        |place| place.objects("index").iter().for_each(|path| fs::remove_file(path).unwrap()),
+        |place| {
+            place
+                .objects("index")
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap())
+        },
         "the ends of packs",
     ),
     (
@@ -119,7 +145,12 @@ const HARMS: [Harm; 9] = [
     ),
     (
         "refs, deleted",
-        |place| place.objects("refs").iter().for_each(|path| fs::remove_file(path).unwrap()),
+        |place| {
+            place
+                .objects("refs")
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap())
+        },
         "its manifest",
     ),
     (
@@ -134,7 +165,10 @@ const HARMS: [Harm; 9] = [
     (
         "all of it at once",
         |place| {
-            let packs = place.objects("data").into_iter().chain(place.objects("meta"));
+            let packs = place
+                .objects("data")
+                .into_iter()
+                .chain(place.objects("meta"));
             packs.for_each(|path| destroy_a_twentieth(&path));
             place.objects("index").iter().for_each(|path| flip(path));
             fs::remove_file(&place.objects("refs")[0]).unwrap();
@@ -151,7 +185,10 @@ fn what_is_destroyed_is_mended_and_comes_back_to_the_bit() {
         whole.objects("parity").len(),
         whole.objects("data").len() + whole.objects("meta").len()
     );
-    let packs: u64 = ["data", "meta"].iter().map(|folder| size(&whole, folder)).sum();
+    let packs: u64 = ["data", "meta"]
+        .iter()
+        .map(|folder| size(&whole, folder))
+        .sum();
     let share = size(&whole, "parity") as f64 / packs as f64;
     assert!((0.06..0.08).contains(&share), "parity is {share} of packs");
     let untouched = objects(&whole);
@@ -165,8 +202,15 @@ fn what_is_destroyed_is_mended_and_comes_back_to_the_bit() {
         let _ = place_says_damage(&whole, what);
         let dry = repair(&whole, &["--dry-run"]).ends(3);
         let tasks = dry.of_type("task");
-        assert!(tasks.iter().any(|task| task["remedy"] == remedy), "{what}: {tasks:?}");
-        assert_eq!(objects(&whole), damaged, "{what}: a dry run changes nothing");
+        assert!(
+            tasks.iter().any(|task| task["remedy"] == remedy),
+            "{what}: {tasks:?}"
+        );
+        assert_eq!(
+            objects(&whole),
+            damaged,
+            "{what}: a dry run changes nothing"
+        );
         let mended = repair(&whole, &[]).ok();
         assert_eq!(mended.of_type("mended").len(), tasks.len(), "{what}");
         assert_eq!(mended.of_type("repaired")[0]["left"], 0, "{what}");
@@ -210,12 +254,17 @@ fn a_copy_gives_what_nothing_else_does() {
         let name = path.file_name().unwrap().to_str().unwrap();
         assert!(told.contains(name), "{name}: {told}");
     }
-    assert!(told.contains("/large") || told.contains("large"), "the paths it hurts: {told}");
+    assert!(
+        told.contains("/large") || told.contains("large"),
+        "the paths it hurts: {told}"
+    );
     let _ = repair(&place, &["--from", copy, "--dry-run"]).ends(3);
     let done = repair(&place, &["--from", copy]).ok();
     assert!(done.of_type("mended").len() >= 3, "{}", done.text());
     is_whole(&place, "out");
-    let people = Run::of(place.snapshot(["repair", "--from", copy])).ok().text();
+    let people = Run::of(place.snapshot(["repair", "--from", copy]))
+        .ok()
+        .text();
     assert!(people.contains("nothing is damaged"), "{people}");
 }
 
@@ -295,7 +344,8 @@ fn what_cannot_be_asked_for_is_refused() {
     let other = Place::new();
     let other = other.repo();
     let _ = repair(&place, &["--from", other.to_str().unwrap()]).ends(12);
-    let _ = Run::of(place.snapshot(["key", "add", "--role", "writer", "--new-key-file", "writer"])).ok();
+    let _ = Run::of(place.snapshot(["key", "add", "--role", "writer", "--new-key-file", "writer"]))
+        .ok();
     let writer = Run::of(place.snapshot(["repair", "--key-file", "writer"]));
     let _ = writer.ends(12);
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use backup_core::{
-    CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, PutMode,
-    SessionId, Severity, SnapshotId,
+    CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId,
+    PutMode, SessionId, Severity, SnapshotId,
 };
 use backup_format::collect::SessionMark;
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
@@ -24,8 +24,8 @@ use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::error::{EngineError, Result};
-use crate::refs::{self, Sum};
 use crate::parity::put_pack;
+use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
 use crate::store::random;
 
@@ -106,7 +106,14 @@ impl Copies<'_> {
         let size = pack.bytes.len() as u64;
         let key = name(layout::pack(pack.id, which == 1))?;
         let share = self.repo.parity();
-        put_pack(self.cx, &**self.repo.sink(), &key, pack.bytes, share).await?;
+        put_pack(
+            self.cx,
+            &**self.repo.sink(),
+            (&key, pack.id),
+            pack.bytes,
+            share,
+        )
+        .await?;
         if self.run.len() + pack.blobs.len() > MAX_ENTRIES {
             self.index().await?;
         }

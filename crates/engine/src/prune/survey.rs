@@ -60,7 +60,9 @@ impl Survey {
 async fn parity(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
     let listed = repo.sink().list(cx, "parity/", None);
     let listed: Vec<_> = listed.try_collect().await?;
-    let packs = listed.iter().filter_map(|meta| layout::parity_of(&meta.key));
+    let packs = listed
+        .iter()
+        .filter_map(|meta| layout::parity_of(&meta.key));
     Ok(packs.collect())
 }
 

@@ -133,7 +133,11 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
         );
         return Err(EngineError::damaged("the index", why));
     }
-    let still: Vec<_> = repo.damaged_runs().into_iter().map(|(key, _)| key).collect();
+    let still: Vec<_> = repo
+        .damaged_runs()
+        .into_iter()
+        .map(|(key, _)| key)
+        .collect();
     for key in bad.unreadable.iter().filter(|key| still.contains(key)) {
         repo.sink().delete(cx, key).await?;
         repo.cache().remove(key.as_str());

@@ -114,7 +114,9 @@ pub(super) async fn plan(
             None => {
                 let no = no.map_or_else(String::new, |no| format!(": {no}"));
                 let why = match others.is_empty() {
-                    true => format!("{why}; only a copy of the repository has it: name one with --from"),
+                    true => {
+                        format!("{why}; only a copy of the repository has it: name one with --from")
+                    }
                     false => format!("{why}; no copy that was named gives it{no}"),
                 };
                 plan.lose(FindingKind::Damaged, key.as_str(), why);
@@ -137,7 +139,8 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
 }
 
 fn is_absence(error: &EngineError) -> bool {
-    let is_gone = matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
+    let is_gone =
+        matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
     is_gone || error.is_damage()
 }
 

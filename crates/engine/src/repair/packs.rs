@@ -3,9 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{
-    ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, PutMode, Stage,
-};
+use backup_core::{ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, PutMode, Stage};
 use backup_format::layout;
 use backup_format::pack::MAX_PACK;
 use backup_integrity::digest::ContentDigest;
@@ -184,7 +182,11 @@ async fn in_others(
 ) -> Result<Option<usize>> {
     let own = key.clone();
     for (number, other) in others.iter().enumerate() {
-        for at in [own.clone(), name(layout::pack(id, false))?, name(layout::pack(id, true))?] {
+        for at in [
+            own.clone(),
+            name(layout::pack(id, false))?,
+            name(layout::pack(id, true))?,
+        ] {
             match other.sink().head(cx, &at).await {
                 Ok(meta) if meta.size > 0 => {
                     *key = at;
@@ -321,7 +323,9 @@ pub(super) async fn mend(
     let damaged = |why: String| EngineError::damaged(&pack.key, why);
     let whole: Bytes = match pack.copy {
         Some(number) => {
-            let other = others.get(number).ok_or_else(|| damaged("no copy".into()))?;
+            let other = others
+                .get(number)
+                .ok_or_else(|| damaged("no copy".into()))?;
             let bytes = read_all_there_is(cx, &**other.sink(), &pack.key, MAX_PACK).await?;
             if digest(&bytes).await? != pack.id.0 {
                 let place = other.location();
@@ -398,13 +402,15 @@ pub(super) async fn protect(
             return Err(EngineError::Cancelled);
         }
         let bytes = read_or_nothing(repo, cx, key).await?;
-        let id = layout::pack_id(key);
-        if id.is_none_or(|id| ContentDigest::of(&bytes).0 != id.0) {
+        let Some(id) = layout::pack_id(key) else {
+            continue;
+        };
+        if digest(&bytes).await? != id.0 {
             continue;
         }
         let made = {
             let (key, bytes) = (key.clone(), bytes.clone());
-            let making = tokio::task::spawn_blocking(move || sidecar(&key, &bytes, share));
+            let making = tokio::task::spawn_blocking(move || sidecar(&key, id, &bytes, share));
             making
                 .await
                 .map_err(|_| EngineError::Panicked("a parity thread"))??

@@ -85,7 +85,10 @@ pub(super) async fn rebuild(
     }
     for (key, _) in damaged {
         // One that can be read after all says nothing wrong.
-        if refs::read(repo, cx, key).await.is_err_and(|error| error.is_damage()) {
+        if refs::read(repo, cx, key)
+            .await
+            .is_err_and(|error| error.is_damage())
+        {
             repo.sink().delete(cx, key).await?;
         }
     }

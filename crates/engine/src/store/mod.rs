@@ -382,7 +382,13 @@ impl Shared {
         if self.cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        let put = put_pack(&self.cx, &*self.sink, &key, pack.bytes, self.parity);
+        let put = put_pack(
+            &self.cx,
+            &*self.sink,
+            (&key, pack.id),
+            pack.bytes,
+            self.parity,
+        );
         let added = self.handle.block_on(put)?;
         self.bytes_added.fetch_add(added, Ordering::Relaxed);
         self.cx.tell(Event::Advanced {

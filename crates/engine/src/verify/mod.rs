@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use backup_core::{
-    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity, Stage, VerifyLevel,
-    VerifyReport,
+    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity, Stage,
+    VerifyLevel, VerifyReport,
 };
 use backup_format::extent::{Extent, Extents};
 use backup_format::layout;

@@ -86,7 +86,9 @@ impl Run<'_> {
                 Ok(bytes) => {
                     self.report.objects += 1;
                     match Sidecar::read(&bytes) {
-                        Ok(parity) if *parity.digest() != id.0 => "it is of another pack".to_owned(),
+                        Ok(parity) if *parity.digest() != id.0 => {
+                            "it is of another pack".to_owned()
+                        }
                         Ok(parity) if !parity.is_whole() => "it is damaged in part".to_owned(),
                         Ok(_) => continue,
                         Err(error) => error.to_string(),
@@ -100,7 +102,11 @@ impl Run<'_> {
         }
         drop(reading);
         for (key, why) in found {
-            self.found(FindingKind::Damaged, key.as_str(), &format!("{why}; {HINT}"));
+            self.found(
+                FindingKind::Damaged,
+                key.as_str(),
+                &format!("{why}; {HINT}"),
+            );
         }
         Ok(())
     }
