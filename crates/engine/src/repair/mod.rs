@@ -126,7 +126,7 @@ enum Work {
     Pack(packs::BadPack),
     Object(objects::BadObject),
     Index(index::BadIndex),
-    Refs(refs::BadRefs),
+    Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
 }
 

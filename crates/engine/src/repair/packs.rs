@@ -106,6 +106,30 @@ pub(super) async fn plan(
             plan.settled.push(name(layout::aside(key))?);
         }
     }
+    find_remedies(cx, others, bad, plan).await?;
+    if job.parity.is_some() && !bare.is_empty() {
+        let count = bare.len();
+        bare.sort();
+        plan.tasks.push(Task {
+            subject: NO_PARITY.into(),
+            why: format!("{count} have none, or one that is damaged"),
+            remedy: Remedy::Packs,
+            work: Work::Sidecars(bare),
+        });
+    }
+    Ok(())
+}
+
+/// A damaged pack, what is wrong with it, and whether its parity mends that; why not.
+type Bad = (ObjectKey, PackId, String, Result<(), String>);
+
+/// Says of each damaged pack what mends it, or that nothing does.
+async fn find_remedies(
+    cx: &OpContext,
+    others: &[Repository],
+    mut bad: Vec<Bad>,
+    plan: &mut RepairPlan,
+) -> Result<()> {
     bad.sort_by(|a, b| a.0.cmp(&b.0));
     for (mut key, id, why, by_parity) in bad {
         let remedy = match by_parity {
@@ -137,20 +161,8 @@ pub(super) async fn plan(
             }
         }
     }
-    if job.parity.is_some() && !bare.is_empty() {
-        let count = bare.len();
-        bare.sort();
-        plan.tasks.push(Task {
-            subject: NO_PARITY.into(),
-            why: format!("{count} have none, or one that is damaged"),
-            remedy: Remedy::Packs,
-            work: Work::Sidecars(bare),
-        });
-    }
     Ok(())
 }
-
-type Bad = (ObjectKey, PackId, String, Result<(), String>);
 
 /// Packs that the index or refs know and that were not listed.
 fn missing(repo: &Repository, job: &RepairJob, tier: &Tier, named: &Named) -> Result<Vec<Bad>> {

@@ -42,7 +42,7 @@ pub(super) fn plan(repo: &Repository, named: &Named, plan: &mut RepairPlan) {
             subject,
             why,
             remedy: Remedy::Manifest,
-            work: Work::Refs(BadRefs(torn.clone())),
+            work: Work::Refs(Box::new(BadRefs(torn.clone()))),
         });
     }
 }

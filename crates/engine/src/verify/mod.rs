@@ -113,7 +113,7 @@ async fn verify_with(
     let chosen = run.packs_there(sample).await?;
     run.tell_gone().await?;
     for (id, (key, why)) in bad {
-        if run.bad_packs.get(&id).is_none() {
+        if !run.bad_packs.contains_key(&id) {
             run.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
         }
     }
