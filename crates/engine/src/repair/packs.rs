@@ -156,7 +156,7 @@ async fn find_remedies(
                 plan.lose(
                     FindingKind::Damaged,
                     key.as_str(),
-                    format!("{why}; {no_parity}, and {more}"),
+                    format!("{why}; {no_parity}; {more}"),
                 );
             }
         }
@@ -179,7 +179,7 @@ fn missing(repo: &Repository, job: &RepairJob, tier: &Tier, named: &Named) -> Re
         // What only refs know lies in either folder; content is lost more often.
         let key = name(layout::pack(id, is_meta.unwrap_or(false)))?;
         let why = "it is not on the tier".to_owned();
-        out.push((key, id, why, Err("parity alone makes no pack".into())));
+        out.push((key, id, why, Err("parity alone brings no pack back".into())));
     }
     Ok(out)
 }
