@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod lineage;
 pub mod lost;
 pub mod prune;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod select;
@@ -37,6 +38,7 @@ pub mod view;
 
 mod collect;
 mod configs;
+mod parity;
 mod past;
 mod patient;
 mod presence;

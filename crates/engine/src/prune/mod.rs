@@ -12,9 +12,9 @@
 //! blob that is copied.
 
 mod collect;
-mod merge;
+pub(crate) mod merge;
 mod plan;
-mod repack;
+pub(crate) mod repack;
 mod survey;
 
 use std::collections::BTreeSet;
@@ -272,6 +272,7 @@ async fn run(
             Err(error) => return Err(error),
         }
     }
+    collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         collect::tidy_sessions(repo, cx).await?;
