@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId,
+};
 use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
