@@ -18,7 +18,7 @@ use crate::place;
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let all = console.all(&repo).await?;
+    let (all, _) = console.all_and_holds(&repo).await?;
     let damage = all.damage();
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;

@@ -42,11 +42,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     repo.keys().may_forget()?;
     let (host, user) = (signer(&repo), surroundings::user());
     repo.keys().ledger_key(&host)?;
-    let mut all = console.all(&repo).await?;
-    let holds = Holds::read(&repo, &console.cx).await?;
-    for head in &mut all.heads {
-        head.meta.held = holds.has(head.meta.id);
-    }
+    let (all, holds) = console.all_and_holds(&repo).await?;
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
     let mut damage = if by_name { Vec::new() } else { all.damage() };
     let plan = if by_name {
