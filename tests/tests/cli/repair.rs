@@ -262,7 +262,7 @@ fn a_copy_gives_what_nothing_else_does() {
     let done = repair(&place, &["--from", copy]).ok();
     assert!(done.of_type("mended").len() >= 3, "{}", done.text());
     is_whole(&place, "out");
-    let people = Run::of(place.snapshot(["repair", "--from", copy]))
+    let people = Run::of(&mut place.snapshot(["repair", "--from", copy]))
         .ok()
         .text();
     assert!(people.contains("nothing is damaged"), "{people}");
@@ -344,8 +344,15 @@ fn what_cannot_be_asked_for_is_refused() {
     let other = Place::new();
     let other = other.repo();
     let _ = repair(&place, &["--from", other.to_str().unwrap()]).ends(12);
-    let _ = Run::of(place.snapshot(["key", "add", "--role", "writer", "--new-key-file", "writer"]))
-        .ok();
-    let writer = Run::of(place.snapshot(["repair", "--key-file", "writer"]));
+    let _ = Run::of(&mut place.snapshot([
+        "key",
+        "add",
+        "--role",
+        "writer",
+        "--new-key-file",
+        "writer",
+    ]))
+    .ok();
+    let writer = Run::of(&mut place.snapshot(["repair", "--key-file", "writer"]));
     let _ = writer.ends(12);
 }
