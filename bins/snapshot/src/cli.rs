@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more
     Prune(PruneArgs),
-    /// Mend what is damaged, from parity, from what is whole, or from another copy of the repository
+    /// Mend what is damaged, from parity, what is whole, or a copy
     Repair(RepairArgs),
     /// Hold snapshots: nothing forgets them until they are released
     Hold(HoldArgs),
