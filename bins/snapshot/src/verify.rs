@@ -5,7 +5,7 @@ use backstay::engine::ledger::verify_ledger;
 use backstay::engine::slots::foreign;
 use backstay::engine::{VerifyOutcome, verify as engine_verify};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Failure, Outcome, text};
+use backup_terminal::{Console, Exit, Failure, Look, Outcome, text};
 use serde_json::json;
 
 use crate::cli::{Level, VerifyArgs};
@@ -49,6 +49,9 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     }
     let report = &outcome.report;
     let is_damaged = console.findings(&report.findings, 0)?;
+    let ending = if is_damaged { Exit::Damage } else { Exit::Ok };
+    let looked = looked(args, &outcome);
+    console.record_look(&repo, looked, &Ok(ending)).await;
     console.record(
         "verified",
         json!({
@@ -65,7 +68,33 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     if console.talks() {
         summary(console, args, &outcome, is_damaged)?;
     }
-    Ok(if is_damaged { Exit::Damage } else { Exit::Ok })
+    Ok(ending)
+}
+
+/// What the ledger is to know of it.
+fn looked(args: &VerifyArgs, outcome: &VerifyOutcome) -> Look {
+    let report = &outcome.report;
+    let level = match args.level {
+        Level::Metadata => "metadata",
+        Level::Checksum => "checksum",
+        Level::Full => "full",
+    };
+    Look {
+        op: "verify",
+        snapshot: None,
+        counts: vec![
+            ("snapshots", outcome.snapshots),
+            ("packs", report.objects),
+            ("chunks", report.chunks),
+            ("entries", report.entries),
+            ("bytes", report.bytes),
+            ("findings", report.findings.len() as u64),
+        ],
+        note: match share(args) {
+            Some(share) => format!("level {level}, {share}"),
+            None => format!("level {level}"),
+        },
+    }
 }
 
 fn summary(

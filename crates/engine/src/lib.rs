@@ -24,6 +24,7 @@ pub mod lost;
 pub mod prune;
 pub mod repository;
 pub mod restore;
+pub mod rotate;
 pub mod select;
 pub mod slots;
 pub mod snapshot;

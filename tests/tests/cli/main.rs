@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod audit;
 mod beside;
 mod codes;
 mod damage;
@@ -16,6 +17,7 @@ mod files;
 mod first;
 mod forget;
 mod gone;
+mod keys;
 mod ledger;
 mod limits;
 mod look;
@@ -23,6 +25,7 @@ mod lost_pages;
 mod names;
 mod overwrite;
 mod prune;
+mod roles;
 mod round_trip;
 mod streams;
 mod terminal;
