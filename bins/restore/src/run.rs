@@ -52,8 +52,15 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         let job = job(&part, &folder, filter.clone());
         if args.dry_run {
             let dry = dry_run(console, &view, &target, &job, args.delete).await;
-            let looked = Look::at("dry-run", &view, dry.as_ref().map_or(0, |(entries, _)| *entries));
-            let done = dry.as_ref().map(|(_, ending)| *ending).map_err(Clone::clone);
+            let looked = Look::at(
+                "dry-run",
+                &view,
+                dry.as_ref().map_or(0, |(entries, _)| *entries),
+            );
+            let done = dry
+                .as_ref()
+                .map(|(_, ending)| *ending)
+                .map_err(Clone::clone);
             console.record_look(&repo, looked, &done).await;
             let (entries, noted) = dry?;
             chosen += entries;

@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 
 use backstay::core::{HostId, ObjectKey};
 use backstay::engine::Repository;
-use backstay::engine::slots::change::{self, NewSlot, Opener, is_current, must_be_current, opens_all};
+use backstay::engine::slots::change::{
+    self, NewSlot, Opener, is_current, must_be_current, opens_all,
+};
 use backstay::engine::slots::{id_of, told};
 use backstay::format::config::Operation;
 use backstay::format::keys::{Argon2Params, Role, Slot, SlotInfo, SlotKind, SlotMeta};
-use backup_terminal::{
-    Align, Console, Exit, Failure, Outcome, Table, signer, surroundings, text,
-};
+use backup_terminal::{Align, Console, Exit, Failure, Outcome, Table, signer, surroundings, text};
 use serde_json::json;
 
 use crate::cli::{KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs};
@@ -55,7 +55,9 @@ fn describe(slot: &Slot, noted: Option<&String>) -> String {
         (Some(SlotInfo { role, label, .. }), _) => {
             format!("{role}, {kind}, {}", text::escape(label.as_bytes()))
         }
-        (None, Some(noted)) => format!("{kind}, by the ledger a {}", text::escape(noted.as_bytes())),
+        (None, Some(noted)) => {
+            format!("{kind}, by the ledger a {}", text::escape(noted.as_bytes()))
+        }
         (None, None) => format!("{kind}, sealed"),
     }
 }
@@ -113,7 +115,11 @@ async fn list(console: &mut Console) -> Outcome {
         table.row([
             short(&id).to_owned(),
             kind_name(slot.kind()).to_owned(),
-            if is_this { format!("{shown} (this key)") } else { shown },
+            if is_this {
+                format!("{shown} (this key)")
+            } else {
+                shown
+            },
             made.map_or_else(String::new, text::time),
             text::escape(label.unwrap_or_default().as_bytes()),
         ]);
@@ -186,7 +192,9 @@ fn tell_removed(console: &mut Console, id: &str) -> Outcome<()> {
 async fn passphrase(console: &mut Console, args: &KeyPassphraseArgs) -> Outcome {
     let repo = console.open(Operation::Write).await?;
     let slots = repo.slots(&console.cx).await?;
-    let own = repo.opened_by().and_then(|key| Some((key, slots.get(key)?.as_ref().ok()?)));
+    let own = repo
+        .opened_by()
+        .and_then(|key| Some((key, slots.get(key)?.as_ref().ok()?)));
     let Some((old, info)) = own
         .filter(|(_, slot)| slot.kind() == SlotKind::Passphrase)
         .and_then(|(key, slot)| Some((key.clone(), slot.info()?)))

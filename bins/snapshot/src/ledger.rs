@@ -49,7 +49,9 @@ pub(crate) async fn list(console: &mut Console, args: &LedgerListArgs) -> Outcom
 
 fn takes(args: &LedgerListArgs, since: Option<Timestamp>, record: &Record) -> bool {
     let is_of = |wanted: &String| {
-        let id = record.snapshot.map(|id| id.to_string().to_ascii_uppercase());
+        let id = record
+            .snapshot
+            .map(|id| id.to_string().to_ascii_uppercase());
         let wanted = wanted.to_ascii_uppercase();
         id.is_some_and(|id| id.starts_with(&wanted) || id.ends_with(&wanted))
     };
@@ -87,12 +89,18 @@ fn show(console: &mut Console, seen: &SeenRecord, record: &Record) -> Outcome<()
         }),
     )?;
     let escaped = |text: &str| text::escape(text.as_bytes());
-    let counts = record.counts.iter().map(|(name, count)| match name.as_str() {
-        name if name.starts_with("bytes") => format!("{name} {}", text::bytes(*count)),
-        name => format!("{} {}", escaped(name), text::count(*count)),
-    });
+    let counts = record
+        .counts
+        .iter()
+        .map(|(name, count)| match name.as_str() {
+            name if name.starts_with("bytes") => format!("{name} {}", text::bytes(*count)),
+            name => format!("{} {}", escaped(name), text::count(*count)),
+        });
     let snapshot = record.snapshot.map(|id| id.short());
-    let rest = snapshot.into_iter().chain(counts).chain(record.note.as_deref().map(escaped));
+    let rest = snapshot
+        .into_iter()
+        .chain(counts)
+        .chain(record.note.as_deref().map(escaped));
     console.line(format!(
         "{:>6}  {}  {:<8}  {:<9}  {} on {}  {}",
         seen.number,

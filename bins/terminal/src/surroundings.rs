@@ -127,7 +127,10 @@ pub fn actor() -> String {
     // The highest number stands for nobody: what the system started by itself.
     let other = login.filter(|login| *login != u32::MAX && *login != uid.as_raw());
     let login = other.map_or_else(String::new, |login| {
-        format!(", logged in as {}", name_of(nix::unistd::Uid::from_raw(login)))
+        format!(
+            ", logged in as {}",
+            name_of(nix::unistd::Uid::from_raw(login))
+        )
     });
     format!("{} (uid {uid}{login})", name_of(uid))
 }

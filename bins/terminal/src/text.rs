@@ -136,7 +136,15 @@ pub fn snapshot_spec(spec: &str) -> Outcome<Cow<'_, str>> {
 #[must_use]
 pub fn beginning(text: &str) -> Option<Timestamp> {
     let tz = TimeZone::system();
-    let civil = || Some(text.parse::<DateTime>().ok()?.to_zoned(tz).ok()?.timestamp());
+    let civil = || {
+        Some(
+            text.parse::<DateTime>()
+                .ok()?
+                .to_zoned(tz)
+                .ok()?
+                .timestamp(),
+        )
+    };
     text.parse::<Timestamp>().ok().or_else(civil)
 }
 

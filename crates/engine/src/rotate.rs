@@ -122,9 +122,7 @@ impl Rotation {
         match newest_of(repo, cx).await {
             // It was written, and only the answer was lost.
             Ok(found) if found == self.config => Ok(()),
-            Ok(found) if found.number >= self.config.number => {
-                Err(EngineError::from(error).into())
-            }
+            Ok(found) if found.number >= self.config.number => Err(EngineError::from(error).into()),
             // An answer that is lost may be to one that is made yet.
             _ if error.kind == ErrorKind::Unavailable => Err(NotRotated::but_perhaps(error)),
             _ => Err(EngineError::from(error).into()),

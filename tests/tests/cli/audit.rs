@@ -46,7 +46,10 @@ fn everything_that_reads_or_changes_data_leaves_a_record() {
     snapshot(&["forget", first]);
     snapshot(&["prune"]);
     let records = listed(&place, &[]);
-    let ops: Vec<&str> = records[before..].iter().map(|one| one["op"].as_str().unwrap()).collect();
+    let ops: Vec<&str> = records[before..]
+        .iter()
+        .map(|one| one["op"].as_str().unwrap())
+        .collect();
     let wanted = [
         "ls", "find", "restore", "dry-run", "restore", "diff", "sums", "prove", "show", "verify",
         "hold", "release", "key", "key", "forget", "prune",
@@ -58,14 +61,25 @@ fn everything_that_reads_or_changes_data_leaves_a_record() {
         let user = record["user"].as_str().unwrap();
         assert!(user.contains("(uid "), "{record}");
         assert!(!record["host"].as_str().unwrap().is_empty(), "{record}");
-        assert!(!record.to_string().contains("the-file"), "no path: {record}");
+        assert!(
+            !record.to_string().contains("the-file"),
+            "no path: {record}"
+        );
     }
-    let of = |op: &str| records[before..].iter().find(|one| one["op"] == op).unwrap();
+    let of = |op: &str| {
+        records[before..]
+            .iter()
+            .find(|one| one["op"] == op)
+            .unwrap()
+    };
     // The file and the folders above it.
     assert!(of("ls")["counts"]["entries"].as_u64().unwrap() >= 1);
     assert_eq!(of("find")["counts"]["snapshots"], 2);
     for op in ["ls", "restore", "diff", "sums", "prove", "show"] {
-        assert!(of(op)["snapshot"].is_string() && of(op)["root"].is_string(), "{op}");
+        assert!(
+            of(op)["snapshot"].is_string() && of(op)["root"].is_string(),
+            "{op}"
+        );
     }
     assert_eq!(of("verify")["counts"]["findings"], 0);
     assert!(of("verify")["note"].as_str().unwrap().contains("metadata"));
@@ -137,11 +151,20 @@ fn a_tier_that_takes_no_records_and_a_key_that_signs_none_hinder_nobody() {
     let add = ["key", "add", "--new-key-file", "reader", "--role", "reader"];
     let _ = Run::of(&mut place.snapshot(add)).ok();
     let count = place.objects("ledger").len();
-    let looks: [&[&str]; 4] = [&["ls", "latest"], &["find", "a"], &["sums", "latest"], &["diff", "latest", "latest"]];
+    let looks: [&[&str]; 4] = [
+        &["ls", "latest"],
+        &["find", "a"],
+        &["sums", "latest"],
+        &["diff", "latest", "latest"],
+    ];
     for args in looks {
         let mut look = place.restore(args);
         let run = Run::of(look.args(["--key-file", "reader"])).ok();
-        assert!(run.err.contains("is not in it: this key is a reader key"), "{}", run.err);
+        assert!(
+            run.err.contains("is not in it: this key is a reader key"),
+            "{}",
+            run.err
+        );
     }
     // The records cannot be written, whoever runs this: a file stands where their folder was.
     fs::rename(place.repo().join("ledger"), place.path("ledger")).unwrap();
@@ -187,22 +210,91 @@ fn whatever_is_done_to_the_ledger_is_found_and_named_with_a_remedy() {
     const COUNT: usize = 7;
     type Deed = fn(&[PathBuf]);
     let deeds: [(&str, Deed, &[u64], bool); 9] = [
-        ("the first is dropped", |all| fs::remove_file(&all[0]).unwrap(), &[1], true),
-        ("one in the middle is dropped", |all| fs::remove_file(&all[3]).unwrap(), &[4], true),
-        ("several are dropped", |all| all[2..5].iter().for_each(|one| fs::remove_file(one).unwrap()), &[3], true),
+        (
+            "the first is dropped",
+            |all| fs::remove_file(&all[0]).unwrap(),
+            &[1],
+            true,
+        ),
+        (
+            "one in the middle is dropped",
+            |all| fs::remove_file(&all[3]).unwrap(),
+            &[4],
+            true,
+        ),
+        (
+            "several are dropped",
+            |all| {
+                all[2..5]
+                    .iter()
+                    .for_each(|one| fs::remove_file(one).unwrap())
+            },
+            &[3],
+            true,
+        ),
         // That the last is gone only a copy can tell.
-        ("the last is dropped", |all| fs::remove_file(&all[COUNT - 1]).unwrap(), &[], false),
-        ("the end is cut off", |all| all[3..].iter().for_each(|one| fs::remove_file(one).unwrap()), &[], false),
-        ("two are exchanged", |all| exchange(&all[2], &all[3]), &[3], true),
-        ("one is there twice", |all| { writable(&all[4]); fs::copy(&all[3], &all[4]).map(drop).unwrap(); }, &[5], true),
-        ("one is edited", |all| { writable(&all[3]); let mut bytes = fs::read(&all[3]).unwrap(); bytes[60] ^= 1; fs::write(&all[3], bytes).unwrap(); }, &[4], true),
-        ("one is cut short", |all| { writable(&all[3]); let bytes = fs::read(&all[3]).unwrap(); fs::write(&all[3], &bytes[..bytes.len() - 9]).unwrap(); }, &[4], true),
+        (
+            "the last is dropped",
+            |all| fs::remove_file(&all[COUNT - 1]).unwrap(),
+            &[],
+            false,
+        ),
+        (
+            "the end is cut off",
+            |all| {
+                all[3..]
+                    .iter()
+                    .for_each(|one| fs::remove_file(one).unwrap())
+            },
+            &[],
+            false,
+        ),
+        (
+            "two are exchanged",
+            |all| exchange(&all[2], &all[3]),
+            &[3],
+            true,
+        ),
+        (
+            "one is there twice",
+            |all| {
+                writable(&all[4]);
+                fs::copy(&all[3], &all[4]).map(drop).unwrap();
+            },
+            &[5],
+            true,
+        ),
+        (
+            "one is edited",
+            |all| {
+                writable(&all[3]);
+                let mut bytes = fs::read(&all[3]).unwrap();
+                bytes[60] ^= 1;
+                fs::write(&all[3], bytes).unwrap();
+            },
+            &[4],
+            true,
+        ),
+        (
+            "one is cut short",
+            |all| {
+                writable(&all[3]);
+                let bytes = fs::read(&all[3]).unwrap();
+                fs::write(&all[3], &bytes[..bytes.len() - 9]).unwrap();
+            },
+            &[4],
+            true,
+        ),
     ];
     let place = Place::new();
     while place.objects("ledger").len() < COUNT {
         let _ = place.pipe("x", b"x").ok();
     }
-    let kept: Vec<Vec<u8>> = place.objects("ledger").iter().map(|one| fs::read(one).unwrap()).collect();
+    let kept: Vec<Vec<u8>> = place
+        .objects("ledger")
+        .iter()
+        .map(|one| fs::read(one).unwrap())
+        .collect();
     let objects = place.objects("ledger");
     for (what, deed, numbers, seen_by_all) in deeds {
         deed(&objects);
@@ -211,18 +303,33 @@ fn whatever_is_done_to_the_ledger_is_found_and_named_with_a_remedy() {
             if !is_told {
                 let mut check = place.snapshot(["ledger", "verify", "--state-dir", state]);
                 // The snapshots that no record tells of are noted.
-                let _ = Run::of(check.arg("-v")).ok().says("the ledger does not know this snapshot");
+                let _ = Run::of(check.arg("-v"))
+                    .ok()
+                    .says("the ledger does not know this snapshot");
                 let _ = fs::remove_dir_all(place.path("fresh"));
                 continue;
             }
             let found = errors(&place, state);
             for number in numbers {
-                let named = |(subject, _): &&(String, String)| *subject == format!("ledger record {number}");
-                let (_, detail) = found.iter().find(named).unwrap_or_else(|| panic!("{what}: {found:?}"));
-                assert!(detail.contains(&format!("put ledger/{number:012} back")), "{what}: {detail}");
+                let named = |(subject, _): &&(String, String)| {
+                    *subject == format!("ledger record {number}")
+                };
+                let (_, detail) = found
+                    .iter()
+                    .find(named)
+                    .unwrap_or_else(|| panic!("{what}: {found:?}"));
+                assert!(
+                    detail.contains(&format!("put ledger/{number:012} back")),
+                    "{what}: {detail}"
+                );
             }
             if !seen_by_all {
-                assert!(found.iter().any(|(_, detail)| detail.contains("put the objects back")), "{what}: {found:?}");
+                assert!(
+                    found
+                        .iter()
+                        .any(|(_, detail)| detail.contains("put the objects back")),
+                    "{what}: {found:?}"
+                );
             }
             let _ = fs::remove_dir_all(place.path("fresh"));
         }
@@ -268,7 +375,10 @@ fn has_faketime() -> bool {
 fn at(place: &Place, time: &str, args: &[&str]) -> Run {
     let real = place.snapshot(args);
     let mut command = Command::new("faketime");
-    command.args(["-f", time]).arg(real.get_program()).args(real.get_args());
+    command
+        .args(["-f", time])
+        .arg(real.get_program())
+        .args(real.get_args());
     for (name, value) in real.get_envs() {
         match value {
             Some(value) => command.env(name, value),
@@ -285,7 +395,16 @@ fn a_host_whose_clock_lies_pushes_out_no_good_snapshot() {
     }
     let place = Place::new();
     let add = |role: &str, host: &str| {
-        let add = ["key", "add", "--new-key-file", role, "--role", role, "--host", host];
+        let add = [
+            "key",
+            "add",
+            "--new-key-file",
+            role,
+            "--role",
+            role,
+            "--host",
+            host,
+        ];
         let _ = at(&place, "@2026-03-01 08:00:00", &add).ok();
     };
     // A host that may have been broken into, and one that forgets for all.
@@ -294,24 +413,52 @@ fn a_host_whose_clock_lies_pushes_out_no_good_snapshot() {
     let save = |time: &str, content: &str| {
         place.write("a", content);
         let data = place.data();
-        let args = ["save", data.to_str().unwrap(), "--json", "--key-file", "writer", "--host", "web1"];
+        let args = [
+            "save",
+            data.to_str().unwrap(),
+            "--json",
+            "--key-file",
+            "writer",
+            "--host",
+            "web1",
+        ];
         let run = at(&place, time, &args).ok();
         run.of_type("saved")[0]["id"].as_str().unwrap().to_owned()
     };
     let trusted = |time: &str, args: &[&str]| {
-        let all = [args, &["--key-file", "maintenance", "--state-dir", "trusted-state", "--cache-dir", "trusted-cache"]].concat();
+        let all = [
+            args,
+            &[
+                "--key-file",
+                "maintenance",
+                "--state-dir",
+                "trusted-state",
+                "--cache-dir",
+                "trusted-cache",
+            ],
+        ]
+        .concat();
         at(&place, time, &all)
     };
     let mut good = Vec::new();
     for day in 1..=4 {
-        good.push(save(&format!("@2026-03-0{day} 12:00:00"), &format!("good {day}")));
+        good.push(save(
+            &format!("@2026-03-0{day} 12:00:00"),
+            &format!("good {day}"),
+        ));
         // In the evening the trusted host does something.
         let forget = ["forget", "--keep-daily", "9"];
         let _ = trusted(&format!("@2026-03-0{day} 20:00:00"), &forget).ok();
     }
     // Broken into on the fifth: it dates snapshots back behind the good ones, and far ahead.
     let mut bad = Vec::new();
-    for time in ["@2026-03-01 23:00:00", "@2026-03-02 23:00:00", "@2026-03-03 23:00:00", "@2036-03-05 12:00:00", "@2036-03-06 12:00:00"] {
+    for time in [
+        "@2026-03-01 23:00:00",
+        "@2026-03-02 23:00:00",
+        "@2026-03-03 23:00:00",
+        "@2036-03-05 12:00:00",
+        "@2036-03-06 12:00:00",
+    ] {
         bad.push(save(time, &format!("bad {time}")));
     }
     let forget = ["forget", "--keep-daily", "5", "--json"];
@@ -323,12 +470,22 @@ fn a_host_whose_clock_lies_pushes_out_no_good_snapshot() {
         .map(|line| line["id"].as_str().unwrap().to_owned())
         .collect();
     for (day, id) in good.iter().enumerate() {
-        assert!(kept.contains(id), "day {}: {}\n{}", day + 1, run.text(), run.err);
+        assert!(
+            kept.contains(id),
+            "day {}: {}\n{}",
+            day + 1,
+            run.text(),
+            run.err
+        );
     }
     // All that it made that day counts as made that day, whatever it claims: one of them stays.
     let stay = bad.iter().filter(|id| kept.contains(id)).count();
     assert_eq!(stay, 1, "{}", run.text());
-    for line in run.of_type("decision").iter().filter(|line| bad.contains(&line["id"].as_str().unwrap().to_owned())) {
+    for line in run
+        .of_type("decision")
+        .iter()
+        .filter(|line| bad.contains(&line["id"].as_str().unwrap().to_owned()))
+    {
         let counted = line["counted_from"].as_str().unwrap();
         assert!(counted.starts_with("2026-03-0"), "{line}");
     }

@@ -46,7 +46,10 @@ fn a_record_that_is_gone_is_named_and_intact_ones_are_not_accused() {
     };
     let (subject, detail) = only(found(&place, 13));
     assert_eq!(subject, "ledger record 5");
-    assert!(detail.starts_with("record 5 is not there; put ledger/000000000005 back"), "{detail}");
+    assert!(
+        detail.starts_with("record 5 is not there; put ledger/000000000005 back"),
+        "{detail}"
+    );
     // Without a copy that tells of it, the snapshot of the record is told apart from one whose run
     // was killed.
     fs::remove_dir_all(place.path("state")).unwrap();

@@ -167,7 +167,9 @@ fn tell_rotation(console: &mut Console, rotation: &Rotation, dry_run: bool) -> O
     let word = if dry_run { "would begin" } else { "began" };
     console.line(format!("{word} generation {}", rotation.generation()))?;
     console.line("  what is saved from now on: only keys of this generation read it")?;
-    console.line("  what is stored already: as readable for older keys as before, nothing is sealed anew")?;
+    console.line(
+        "  what is stored already: as readable for older keys as before, nothing is sealed anew",
+    )?;
     console.line("  hosts with a writer key go on as they are")
 }
 

@@ -33,18 +33,20 @@ pub async fn records<'a>(
 ) -> Result<impl Stream<Item = Result<SeenRecord>> + 'a> {
     let numbers = tier::numbers(repo, cx, 0).await?;
     let mut keys = Keys::new(repo);
-    Ok(tier::lines(repo, cx, numbers).map_ok(move |(number, found)| {
-        match tier::record(number, found) {
-            Ok(line) => SeenRecord {
-                number,
-                genuine: keys.genuine(&line),
-                record: Ok(line.record().clone()),
-            },
-            Err(why) => SeenRecord {
-                number,
-                record: Err(why),
-                genuine: None,
-            },
-        }
-    }))
+    Ok(
+        tier::lines(repo, cx, numbers).map_ok(move |(number, found)| {
+            match tier::record(number, found) {
+                Ok(line) => SeenRecord {
+                    number,
+                    genuine: keys.genuine(&line),
+                    record: Ok(line.record().clone()),
+                },
+                Err(why) => SeenRecord {
+                    number,
+                    record: Err(why),
+                    genuine: None,
+                },
+            }
+        }),
+    )
 }

@@ -8,8 +8,8 @@ use backup_core::{ErrorKind, Finding, HostId, ObjectKey, OpContext, PutMode};
 use backup_format::config::Config;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::keys::{
-    Argon2Params, Credential, KeySet, Recipient, Role, Secret, Slot, SlotMeta,
-    seal_to_recipients, seal_with_passphrase, seal_with_secret,
+    Argon2Params, Credential, KeySet, Recipient, Role, Secret, Slot, SlotMeta, seal_to_recipients,
+    seal_with_passphrase, seal_with_secret,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;

@@ -6,9 +6,7 @@ use std::collections::HashMap;
 use backup_core::{ChunkId, RepoId};
 use backup_format::keys::{Identity, KeySet};
 use backup_format::pack::{FOOTER, header_length, read_tail};
-use backup_format::seal::{
-    BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_session,
-};
+use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_session};
 use backup_format::session;
 use backup_format::snapshot::{Outer, SnapshotObject, decode_part};
 
@@ -69,7 +67,11 @@ fn secrets(keys: &KeySet) -> Vec<[u8; 32]> {
     }
     // And whatever else there is in the bytes of the file itself, from any place on.
     let bytes = keys.encode().unwrap();
-    out.extend(bytes.windows(32).map(|window| <[u8; 32]>::try_from(window).unwrap()));
+    out.extend(
+        bytes
+            .windows(32)
+            .map(|window| <[u8; 32]>::try_from(window).unwrap()),
+    );
     out.sort_unstable();
     out.dedup();
     out
@@ -96,9 +98,15 @@ fn as_identity(secret: &[u8; 32]) -> Identity {
     for digit in all.chain([0; 6]) {
         let top = sum >> 25;
         sum = ((sum & 0x01ff_ffff) << 5) ^ digit;
-        for (place, generator) in [0x3b6a_57b2, 0x2650_8e6d, 0x1ea1_19fa, 0x3d42_33dd, 0x2a14_62b3]
-            .into_iter()
-            .enumerate()
+        for (place, generator) in [
+            0x3b6a_57b2,
+            0x2650_8e6d,
+            0x1ea1_19fa,
+            0x3d42_33dd,
+            0x2a14_62b3,
+        ]
+        .into_iter()
+        .enumerate()
         {
             if (top >> place) & 1 == 1 {
                 sum ^= generator;
@@ -135,7 +143,10 @@ impl Attacker {
     /// Tries to open a blob.
     fn blob(&mut self, kind: BlobKind, id: &ChunkId, raw: usize, sealed: &[u8], wraps: &[Vec<u8>]) {
         let session = blob_session(sealed).unwrap();
-        let mut secrets: Vec<_> = wraps.iter().filter_map(|wrap| self.data_key(wrap)).collect();
+        let mut secrets: Vec<_> = wraps
+            .iter()
+            .filter_map(|wrap| self.data_key(wrap))
+            .collect();
         secrets.extend_from_slice(&self.secrets);
         let mut plain = Vec::new();
         let is_open = secrets.iter().any(|secret| {
@@ -143,7 +154,11 @@ impl Attacker {
                 BlobKey::of_session(self.repo, session, secret),
                 BlobKey::of_lineage(self.repo, secret),
             ];
-            let mut opens = |key| self.codec.open(key, kind, id, raw, sealed, &mut plain).is_ok();
+            let mut opens = |key| {
+                self.codec
+                    .open(key, kind, id, raw, sealed, &mut plain)
+                    .is_ok()
+            };
             keys.iter().any(|key| opens(key))
         });
         match kind {
@@ -177,15 +192,28 @@ pub(crate) fn attack(world: &World, keys: &KeySet) -> Loot {
             let object = SnapshotObject::decode(&plain).unwrap();
             let outer: Outer = decode_part(&object.outer).unwrap();
             let raw = object.inner_raw as usize;
-            attacker.blob(BlobKind::Page, &object.inner_id, raw, &object.inner, &[outer.wrap]);
+            attacker.blob(
+                BlobKind::Page,
+                &object.inner_id,
+                raw,
+                &object.inner,
+                &[outer.wrap],
+            );
         }
-        if !["data/", "meta/"].iter().any(|prefix| name.as_str().starts_with(prefix)) {
+        if !["data/", "meta/"]
+            .iter()
+            .any(|prefix| name.as_str().starts_with(prefix))
+        {
             continue;
         }
         let footer = bytes.len() - FOOTER;
         let length = header_length(&bytes[footer..]).unwrap();
         let header = read_tail(&ring, &bytes[footer - length..]).unwrap();
-        let wraps: Vec<_> = header.sessions.iter().map(|wrap| wrap.wrap.clone()).collect();
+        let wraps: Vec<_> = header
+            .sessions
+            .iter()
+            .map(|wrap| wrap.wrap.clone())
+            .collect();
         for blob in &header.blobs {
             let start = blob.offset as usize;
             let sealed = &bytes[start..start + blob.stored as usize];

@@ -42,7 +42,7 @@ async fn opens(world: &World, mem: &MemSink, text: &str) -> bool {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_passphrase_changed_by_a_process_that_is_killed_leaves_one_that_opens() {
     let world = World::new().await;
     let old = with_old(&world).await;
@@ -52,13 +52,19 @@ async fn a_passphrase_changed_by_a_process_that_is_killed_leaves_one_that_opens(
         for crash in [Crash::Before, Crash::After] {
             let mem = world.mem.fork();
             let sink = FaultSink::new(Arc::new(mem.clone()), 7);
-            let repo = world.open_at(Arc::new(sink.clone()), words("old")).await.unwrap();
+            let repo = world
+                .open_at(Arc::new(sink.clone()), words("old"))
+                .await
+                .unwrap();
             assert_eq!(repo.opened_by(), Some(old.key()));
             sink.crash_at(k, crash);
             let new = slot_for(&world, "new");
             let ended = replace(&repo, &world.cx, by(&host()), old.key(), &new).await;
             reached |= sink.crashed();
-            let open = (opens(&world, &mem, "old").await, opens(&world, &mem, "new").await);
+            let open = (
+                opens(&world, &mem, "old").await,
+                opens(&world, &mem, "new").await,
+            );
             assert!(open.0 || open.1, "{crash:?} change {k}: nothing opens");
             if ended.is_ok() {
                 assert_eq!(open, (false, true), "{crash:?} change {k}");
@@ -71,7 +77,9 @@ async fn a_passphrase_changed_by_a_process_that_is_killed_leaves_one_that_opens(
             let repo = world.open_at(sink, words(with)).await.unwrap();
             let newest = slot_for(&world, "newest");
             let own = repo.opened_by().unwrap().clone();
-            replace(&repo, &world.cx, by(&host()), &own, &newest).await.unwrap();
+            replace(&repo, &world.cx, by(&host()), &own, &newest)
+                .await
+                .unwrap();
             assert!(opens(&world, &mem, "newest").await);
         }
         if !reached {
@@ -82,41 +90,57 @@ async fn a_passphrase_changed_by_a_process_that_is_killed_leaves_one_that_opens(
     assert!(ends.len() >= 8, "{ends:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_the_tier_gives_back_changed_is_not_taken_for_one_that_opens() {
     let world = World::new().await;
     let old = with_old(&world).await;
     let mem = world.mem.fork();
     let sink = FaultSink::new(Arc::new(mem.clone()), 7);
-    let repo = world.open_at(Arc::new(sink.clone()), words("old")).await.unwrap();
-    sink.add(Rule::new(Fault::FlipBit).on(&[Op::Get]).under("keys/").when(When::Always));
+    let repo = world
+        .open_at(Arc::new(sink.clone()), words("old"))
+        .await
+        .unwrap();
+    sink.add(
+        Rule::new(Fault::FlipBit)
+            .on(&[Op::Get])
+            .under("keys/")
+            .when(When::Always),
+    );
     let new = slot_for(&world, "new");
     let refused = replace(&repo, &world.cx, by(&host()), old.key(), &new).await;
     assert!(refused.unwrap_err().is_damage());
     assert!(opens(&world, &mem, "old").await);
-    assert!(!opens(&world, &mem, "new").await, "it would look like a way in");
+    assert!(
+        !opens(&world, &mem, "new").await,
+        "it would look like a way in"
+    );
     let repo = world.open_at(Arc::new(mem), words("old")).await.unwrap();
     let check = verify_ledger(&repo, &world.cx).await.unwrap();
     assert_eq!(check.findings, []);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_that_cannot_be_put_there_is_missed_by_nobody() {
     let world = World::new().await;
     let old = with_old(&world).await;
     let mem = world.mem.fork();
     let sink = FaultSink::new(Arc::new(mem.clone()), 7);
-    let repo = world.open_at(Arc::new(sink.clone()), words("old")).await.unwrap();
+    let repo = world
+        .open_at(Arc::new(sink.clone()), words("old"))
+        .await
+        .unwrap();
     let full = Fault::Fail(ErrorKind::NoSpace, backup_core::Retry::Never);
     sink.add(Rule::new(full).on(&[Op::Put]).under("keys/"));
     let new = slot_for(&world, "new");
-    replace(&repo, &world.cx, by(&host()), old.key(), &new).await.unwrap_err();
+    replace(&repo, &world.cx, by(&host()), old.key(), &new)
+        .await
+        .unwrap_err();
     assert!(opens(&world, &mem, "old").await);
     let check = verify_ledger(&repo, &world.cx).await.unwrap();
     assert_eq!(check.findings, []);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_ledger_tells_whom_a_slot_lets_in() {
     let world = World::new().await;
     let repo = world.open(&world.full).await.unwrap();

@@ -66,7 +66,10 @@ async fn a_maintenance_key_opens_nothing_and_collects_what_is_forgotten() {
     let loot = attack(&world, &keys);
     assert_eq!((loot.data.len(), loot.pages.len()), (0, 0));
     assert!(loot.closed > 3 && !loot.holds(SECRET_NAME.as_bytes()) && !loot.holds(SECRET_TEXT));
-    assert!(keys.id_key().is_err(), "it cannot ask for content by its id");
+    assert!(
+        keys.id_key().is_err(),
+        "it cannot ask for content by its id"
+    );
     world.write("new", &b"something else".repeat(9000));
     world.save(&world.full).await.unwrap();
     let repo = world.open(&keys).await.unwrap();
@@ -83,7 +86,9 @@ async fn a_maintenance_key_opens_nothing_and_collects_what_is_forgotten() {
     let verified = verify(&repo, &world.cx, None, VerifyLevel::FullRead, Sample::All).await;
     let findings = verified.unwrap().report.findings;
     assert!(
-        findings.iter().all(|finding| finding.severity == Severity::Note),
+        findings
+            .iter()
+            .all(|finding| finding.severity == Severity::Note),
         "{findings:?}"
     );
 }
@@ -97,7 +102,9 @@ async fn a_verifier_sees_damage_and_no_content() {
     assert!(!loot.holds(SECRET_NAME.as_bytes()) && !loot.holds(SECRET_TEXT));
     let look = async |level| {
         let repo = world.open(&keys).await.unwrap();
-        let done = verify(&repo, &world.cx, None, level, Sample::All).await.unwrap();
+        let done = verify(&repo, &world.cx, None, level, Sample::All)
+            .await
+            .unwrap();
         assert!(!done.read_manifests);
         let serious = |finding: &&_| {
             let finding: &&backup_core::Finding = finding;

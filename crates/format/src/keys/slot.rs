@@ -341,8 +341,7 @@ impl Header {
             label: self.label.clone(),
             created: self.created,
             argon2,
-            newest: (self.extra.get(NEWEST))
-                .and_then(|text| String::from_utf8(text.clone()).ok()),
+            newest: (self.extra.get(NEWEST)).and_then(|text| String::from_utf8(text.clone()).ok()),
         })
     }
 }

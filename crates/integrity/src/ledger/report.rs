@@ -79,7 +79,12 @@ impl LedgerFinding {
             Some(remedy) => format!("{}; {remedy}", self.detail),
             None => self.detail.clone(),
         };
-        Finding::new(severity, kind, format!("ledger record {}", self.seq), detail)
+        Finding::new(
+            severity,
+            kind,
+            format!("ledger record {}", self.seq),
+            detail,
+        )
     }
 
     /// What to do about it.
