@@ -62,6 +62,27 @@ fn describe(slot: &Slot, noted: Option<&String>) -> String {
     }
 }
 
+/// What the ledger says of slots, if there are any that say nothing themselves: for it all of the ledger
+/// is read.
+async fn noted(
+    console: &Console,
+    repo: &Repository,
+    slots: &Slots,
+) -> Outcome<BTreeMap<String, String>> {
+    let is_sealed = |slot: &Slot| slot.kind() == SlotKind::AgeRecipient;
+    let mut all = slots.values().flatten();
+    if !all.any(is_sealed) {
+        return Ok(BTreeMap::new());
+    }
+    let mut noted = told(repo, &console.cx).await?;
+    let sealed = |id: &String| {
+        let mut all = slots.iter();
+        all.any(|(key, slot)| id_of(key) == id && slot.as_ref().is_ok_and(is_sealed))
+    };
+    noted.retain(|id, _| sealed(id));
+    Ok(noted)
+}
+
 async fn list(console: &mut Console) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let mut table = Table::new(&[
@@ -71,9 +92,10 @@ async fn list(console: &mut Console) -> Outcome {
         ("MADE", Align::Left),
         ("LABEL", Align::Left),
     ]);
-    let noted = told(&repo, &console.cx).await?;
+    let slots = repo.slots(&console.cx).await?;
+    let noted = noted(console, &repo, &slots).await?;
     let mut ending = Exit::Ok;
-    for (key, slot) in repo.slots(&console.cx).await? {
+    for (key, slot) in slots {
         let id = id_of(&key).to_owned();
         let slot = match slot {
             Ok(slot) => slot,
@@ -255,7 +277,7 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
             "run the command with the key that is to stay, or with --force",
         ));
     }
-    let noted = told(&repo, &console.cx).await?;
+    let noted = noted(console, &repo, &slots).await?;
     let slot = slots.get(&key).and_then(|slot| slot.as_ref().ok());
     let what = slot.map(|slot| describe(slot, noted.get(id_of(&key))));
     let reads = slot.is_some_and(reads);

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backup_tests::{Place, Run};
@@ -191,11 +191,11 @@ fn errors(place: &Place, state: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-fn writable(path: &PathBuf) {
+fn writable(path: &Path) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
 }
 
-fn exchange(one: &PathBuf, two: &PathBuf) {
+fn exchange(one: &Path, two: &Path) {
     writable(one);
     writable(two);
     let (first, second) = (fs::read(one).unwrap(), fs::read(two).unwrap());
@@ -203,141 +203,133 @@ fn exchange(one: &PathBuf, two: &PathBuf) {
     fs::write(two, first).unwrap();
 }
 
-/// What is done to the ledger, and what the check says: for somebody who never saw it before, and for
-/// the host that has a copy.
+/// Records in the ledger to which something is done.
+const COUNT: usize = 7;
+
+/// What is done to the ledger; which records the check names; whether somebody sees it who never saw the
+/// ledger before.
+type Deed = (&'static str, fn(&[PathBuf]), &'static [u64], bool);
+
+const DEEDS: [Deed; 9] = [
+    (
+        "the first is dropped",
+        |all| fs::remove_file(&all[0]).unwrap(),
+        &[1],
+        true,
+    ),
+    (
+        "one in the middle is dropped",
+        |all| fs::remove_file(&all[3]).unwrap(),
+        &[4],
+        true,
+    ),
+    (
+        "several are dropped",
+        |all| {
+            all[2..5]
+                .iter()
+                .for_each(|one| fs::remove_file(one).unwrap())
+        },
+        &[3],
+        true,
+    ),
+    // That the last is gone only a copy can tell.
+    (
+        "the last is dropped",
+        |all| fs::remove_file(&all[COUNT - 1]).unwrap(),
+        &[],
+        false,
+    ),
+    (
+        "the end is cut off",
+        |all| {
+            all[3..]
+                .iter()
+                .for_each(|one| fs::remove_file(one).unwrap())
+        },
+        &[],
+        false,
+    ),
+    (
+        "two are exchanged",
+        |all| exchange(&all[2], &all[3]),
+        &[3],
+        true,
+    ),
+    (
+        "one is there twice",
+        |all| {
+            writable(&all[4]);
+            fs::copy(&all[3], &all[4]).map(drop).unwrap();
+        },
+        &[5],
+        true,
+    ),
+    (
+        "one is edited",
+        |all| {
+            writable(&all[3]);
+            let mut bytes = fs::read(&all[3]).unwrap();
+            bytes[60] ^= 1;
+            fs::write(&all[3], bytes).unwrap();
+        },
+        &[4],
+        true,
+    ),
+    (
+        "one is cut short",
+        |all| {
+            writable(&all[3]);
+            let bytes = fs::read(&all[3]).unwrap();
+            fs::write(&all[3], &bytes[..bytes.len() - 9]).unwrap();
+        },
+        &[4],
+        true,
+    ),
+];
+
 #[test]
 fn whatever_is_done_to_the_ledger_is_found_and_named_with_a_remedy() {
-    const COUNT: usize = 7;
-    type Deed = fn(&[PathBuf]);
-    let deeds: [(&str, Deed, &[u64], bool); 9] = [
-        (
-            "the first is dropped",
-            |all| fs::remove_file(&all[0]).unwrap(),
-            &[1],
-            true,
-        ),
-        (
-            "one in the middle is dropped",
-            |all| fs::remove_file(&all[3]).unwrap(),
-            &[4],
-            true,
-        ),
-        (
-            "several are dropped",
-            |all| {
-                all[2..5]
-                    .iter()
-                    .for_each(|one| fs::remove_file(one).unwrap())
-            },
-            &[3],
-            true,
-        ),
-        // That the last is gone only a copy can tell.
-        (
-            "the last is dropped",
-            |all| fs::remove_file(&all[COUNT - 1]).unwrap(),
-            &[],
-            false,
-        ),
-        (
-            "the end is cut off",
-            |all| {
-                all[3..]
-                    .iter()
-                    .for_each(|one| fs::remove_file(one).unwrap())
-            },
-            &[],
-            false,
-        ),
-        (
-            "two are exchanged",
-            |all| exchange(&all[2], &all[3]),
-            &[3],
-            true,
-        ),
-        (
-            "one is there twice",
-            |all| {
-                writable(&all[4]);
-                fs::copy(&all[3], &all[4]).map(drop).unwrap();
-            },
-            &[5],
-            true,
-        ),
-        (
-            "one is edited",
-            |all| {
-                writable(&all[3]);
-                let mut bytes = fs::read(&all[3]).unwrap();
-                bytes[60] ^= 1;
-                fs::write(&all[3], bytes).unwrap();
-            },
-            &[4],
-            true,
-        ),
-        (
-            "one is cut short",
-            |all| {
-                writable(&all[3]);
-                let bytes = fs::read(&all[3]).unwrap();
-                fs::write(&all[3], &bytes[..bytes.len() - 9]).unwrap();
-            },
-            &[4],
-            true,
-        ),
-    ];
     let place = Place::new();
     while place.objects("ledger").len() < COUNT {
         let _ = place.pipe("x", b"x").ok();
     }
-    let kept: Vec<Vec<u8>> = place
-        .objects("ledger")
-        .iter()
-        .map(|one| fs::read(one).unwrap())
-        .collect();
     let objects = place.objects("ledger");
-    for (what, deed, numbers, seen_by_all) in deeds {
+    let kept: Vec<Vec<u8>> = objects.iter().map(|one| fs::read(one).unwrap()).collect();
+    for (what, deed, numbers, seen_by_all) in DEEDS {
         deed(&objects);
-        for state in ["state", "fresh"] {
-            let is_told = seen_by_all || state == "state";
-            if !is_told {
-                let mut check = place.snapshot(["ledger", "verify", "--state-dir", state]);
-                // The snapshots that no record tells of are noted.
-                let _ = Run::of(check.arg("-v"))
-                    .ok()
-                    .says("the ledger does not know this snapshot");
-                let _ = fs::remove_dir_all(place.path("fresh"));
-                continue;
-            }
-            let found = errors(&place, state);
-            for number in numbers {
-                let named = |(subject, _): &&(String, String)| {
-                    *subject == format!("ledger record {number}")
-                };
-                let (_, detail) = found
-                    .iter()
-                    .find(named)
-                    .unwrap_or_else(|| panic!("{what}: {found:?}"));
-                assert!(
-                    detail.contains(&format!("put ledger/{number:012} back")),
-                    "{what}: {detail}"
-                );
-            }
-            if !seen_by_all {
-                assert!(
-                    found
-                        .iter()
-                        .any(|(_, detail)| detail.contains("put the objects back")),
-                    "{what}: {found:?}"
-                );
-            }
-            let _ = fs::remove_dir_all(place.path("fresh"));
+        // The host that has a copy.
+        let found = errors(&place, "state");
+        names(what, &found, numbers);
+        let told = |(_, detail): &(String, String)| detail.contains("put the objects back");
+        assert!(seen_by_all || found.iter().any(told), "{what}: {found:?}");
+        // Somebody who has none.
+        if seen_by_all {
+            names(what, &errors(&place, "fresh"), numbers);
+        } else {
+            let mut check = place.snapshot(["ledger", "verify", "-v", "--state-dir", "fresh"]);
+            let noted = "the ledger does not know this snapshot";
+            let _ = Run::of(&mut check).ok().says(noted);
         }
+        let _ = fs::remove_dir_all(place.path("fresh"));
         for (path, bytes) in objects.iter().zip(&kept) {
             let _ = fs::remove_file(path);
             fs::write(path, bytes).unwrap();
         }
         let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    }
+}
+
+/// Sees that findings name these records, each with what to do.
+fn names(what: &str, found: &[(String, String)], numbers: &[u64]) {
+    for number in numbers {
+        let named =
+            |(subject, _): &&(String, String)| *subject == format!("ledger record {number}");
+        let Some((_, detail)) = found.iter().find(named) else {
+            panic!("{what}: {found:?}");
+        };
+        let remedy = format!("put ledger/{number:012} back");
+        assert!(detail.contains(&remedy), "{what}: {detail}");
     }
 }
 
@@ -388,106 +380,64 @@ fn at(place: &Place, time: &str, args: &[&str]) -> Run {
     Run::of(command.current_dir(real.get_current_dir().unwrap()))
 }
 
+/// A repository, `web1` that saves into it, and `trusted` that forgets for all.
+fn with_two_hosts() -> Place {
+    let place = Place::new();
+    for (role, host) in [("writer", "web1"), ("maintenance", "trusted")] {
+        let add = ["key", "add", "--new-key-file", role, "--role", role, "--host", host];
+        let _ = at(&place, "@2026-03-01 08:00:00", &add).ok();
+    }
+    place
+}
+
+/// What `web1` saves at a time of its clock; the id.
+fn save_at(place: &Place, time: &str) -> String {
+    place.write("a", time);
+    let data = place.data().display().to_string();
+    let args = ["save", &data, "--json", "--key-file", "writer", "--host", "web1"];
+    let run = at(place, time, &args).ok();
+    run.of_type("saved")[0]["id"].as_str().unwrap().to_owned()
+}
+
+/// What `trusted` forgets, by its own clock, which is right.
+fn forget_at(place: &Place, time: &str, keep_daily: &str) -> Run {
+    let what = ["forget", "--json", "--keep-daily", keep_daily];
+    let who = ["--key-file", "maintenance", "--state-dir", "trusted"];
+    at(place, time, &[&what[..], &who, &["--cache-dir", "cache-of-trusted"]].concat()).ok()
+}
+
 #[test]
 fn a_host_whose_clock_lies_pushes_out_no_good_snapshot() {
     if !has_faketime() {
+        eprintln!("skipped: faketime is not installed");
         return;
     }
-    let place = Place::new();
-    let add = |role: &str, host: &str| {
-        let add = [
-            "key",
-            "add",
-            "--new-key-file",
-            role,
-            "--role",
-            role,
-            "--host",
-            host,
-        ];
-        let _ = at(&place, "@2026-03-01 08:00:00", &add).ok();
-    };
-    // A host that may have been broken into, and one that forgets for all.
-    add("writer", "web1");
-    add("maintenance", "trusted");
-    let save = |time: &str, content: &str| {
-        place.write("a", content);
-        let data = place.data();
-        let args = [
-            "save",
-            data.to_str().unwrap(),
-            "--json",
-            "--key-file",
-            "writer",
-            "--host",
-            "web1",
-        ];
-        let run = at(&place, time, &args).ok();
-        run.of_type("saved")[0]["id"].as_str().unwrap().to_owned()
-    };
-    let trusted = |time: &str, args: &[&str]| {
-        let all = [
-            args,
-            &[
-                "--key-file",
-                "maintenance",
-                "--state-dir",
-                "trusted-state",
-                "--cache-dir",
-                "trusted-cache",
-            ],
-        ]
-        .concat();
-        at(&place, time, &all)
-    };
+    let place = with_two_hosts();
     let mut good = Vec::new();
     for day in 1..=4 {
-        good.push(save(
-            &format!("@2026-03-0{day} 12:00:00"),
-            &format!("good {day}"),
-        ));
-        // In the evening the trusted host does something.
-        let forget = ["forget", "--keep-daily", "9"];
-        let _ = trusted(&format!("@2026-03-0{day} 20:00:00"), &forget).ok();
+        good.push(save_at(&place, &format!("@2026-03-0{day} 12:00:00")));
+        // In the evening there is nothing to be forgotten yet; that it was looked is recorded.
+        let _ = forget_at(&place, &format!("@2026-03-0{day} 20:00:00"), "9");
     }
+    let _ = forget_at(&place, "@2026-03-05 06:00:00", "9");
     // Broken into on the fifth: it dates snapshots back behind the good ones, and far ahead.
-    let mut bad = Vec::new();
-    for time in [
-        "@2026-03-01 23:00:00",
-        "@2026-03-02 23:00:00",
-        "@2026-03-03 23:00:00",
-        "@2036-03-05 12:00:00",
-        "@2036-03-06 12:00:00",
-    ] {
-        bad.push(save(time, &format!("bad {time}")));
+    let lies = ["2026-03-01 23", "2026-03-02 23", "2026-03-03 23", "2036-03-05 12", "2036-03-06 12"];
+    let bad = lies.map(|time| save_at(&place, &format!("@{time}:00:00")));
+    let run = forget_at(&place, "@2026-03-05 20:00:00", "5");
+    let decisions = run.of_type("decision");
+    let of = |id: &String| {
+        let mut all = decisions.iter();
+        all.find(|line| line["id"] == id.as_str()).unwrap()
+    };
+    for id in &good {
+        assert_eq!(of(id)["verdict"], "keep", "{}", run.text());
+        assert_eq!(of(id)["counted_from"], of(id)["time"], "{}", run.text());
     }
-    let forget = ["forget", "--keep-daily", "5", "--json"];
-    let run = trusted("@2026-03-05 20:00:00", &forget);
-    let kept: Vec<String> = run
-        .of_type("decision")
-        .iter()
-        .filter(|line| line["verdict"] == "keep")
-        .map(|line| line["id"].as_str().unwrap().to_owned())
-        .collect();
-    for (day, id) in good.iter().enumerate() {
-        assert!(
-            kept.contains(id),
-            "day {}: {}\n{}",
-            day + 1,
-            run.text(),
-            run.err
-        );
+    // What was made that day counts as made that day, whatever it claims.
+    for id in &bad {
+        let counted = of(id)["counted_from"].as_str().unwrap();
+        assert!(counted.starts_with("2026-03-05T"), "{}", run.text());
     }
-    // All that it made that day counts as made that day, whatever it claims: one of them stays.
-    let stay = bad.iter().filter(|id| kept.contains(id)).count();
-    assert_eq!(stay, 1, "{}", run.text());
-    for line in run
-        .of_type("decision")
-        .iter()
-        .filter(|line| bad.contains(&line["id"].as_str().unwrap().to_owned()))
-    {
-        let counted = line["counted_from"].as_str().unwrap();
-        assert!(counted.starts_with("2026-03-0"), "{line}");
-    }
-    assert_eq!(place.objects("snap").len(), 5);
+    let kept = decisions.iter().filter(|line| line["verdict"] == "keep");
+    assert_eq!(kept.count(), place.objects("snap").len());
 }

@@ -195,8 +195,14 @@ fn typed(sheet: &str) -> String {
     lines.join("\n")
 }
 
-#[test]
-fn keys_are_rotated_and_older_ones_read_only_what_was_there() {
+/// With a key file in the place of the one in use.
+fn with(mut command: Command, key: &str) -> Run {
+    Run::of(command.args(["--key-file", key]))
+}
+
+/// A repository whose keys were rotated, with a snapshot from before and one from behind it, by a writer
+/// whom nobody told.
+fn rotated() -> (Place, String, String) {
     let place = Place::new();
     place.write("a", "before");
     let _ = place.save().ok();
@@ -222,7 +228,6 @@ fn keys_are_rotated_and_older_ones_read_only_what_was_there() {
     let run = Run::of(&mut place.snapshot(rotate)).ok();
     assert_eq!(run.of_type("outdated").len(), 3);
     assert_eq!(place.objects("config").len(), 2);
-    let with = |mut command: Command, key: &str| Run::of(command.args(["--key-file", key]));
     // The writer was told nothing.
     place.write("a", "after");
     let mut save = place.snapshot(["save", "--json"]);
@@ -234,6 +239,12 @@ fn keys_are_rotated_and_older_ones_read_only_what_was_there() {
         .as_str()
         .unwrap()
         .to_owned();
+    (place, earlier, later)
+}
+
+#[test]
+fn keys_are_rotated_and_older_ones_read_only_what_was_there() {
+    let (place, earlier, later) = rotated();
     for key in ["reader", "key"] {
         let _ = with(place.restore(["ls", &earlier]), key).ok();
         let _ = with(place.restore(["ls", &later]), key)
@@ -251,7 +262,12 @@ fn keys_are_rotated_and_older_ones_read_only_what_was_there() {
     let add = ["key", "add", "--new-key-file", "never", "--role", "reader"];
     let _ = with(place.snapshot(add), "key").ends(12).says("rotated");
     assert!(!place.path("never").exists());
-    // The new key and the new sheet read both; the old sheet does not.
+}
+
+#[test]
+fn the_keys_of_a_rotation_read_everything_and_are_the_ways_in_that_count() {
+    let (place, earlier, later) = rotated();
+    // The old sheet does not.
     secret_file(
         &place,
         "typed",
@@ -417,12 +433,9 @@ fn everything_comes_back_by_what_is_printed_on_a_sheet() {
 }
 
 /// Whether a program is there; `./test.sh` installs what is missing.
-fn has(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        eprintln!("skipped: {program} is not installed");
-    }
-    found
+fn has_age() -> bool {
+    let there = |program| Command::new(program).arg("--version").output().is_ok();
+    there("age") && there("age-keygen")
 }
 
 /// An age identity in a file, as `age-keygen` makes it, and its recipient.
@@ -442,7 +455,8 @@ fn age_key(place: &Place, name: &str) -> String {
 
 #[test]
 fn age_alone_opens_a_recipient_slot() {
-    if !has("age") || !has("age-keygen") {
+    if !has_age() {
+        eprintln!("skipped: age is not installed");
         return;
     }
     let place = Place::new();
@@ -534,7 +548,8 @@ fn age_alone_opens_a_recipient_slot() {
 
 #[test]
 fn age_seals_a_slot_that_the_program_opens() {
-    if !has("age") || !has("age-keygen") {
+    if !has_age() {
+        eprintln!("skipped: age is not installed");
         return;
     }
     let place = Place::new();

@@ -6,7 +6,7 @@ use backstay::core::ObjectKey;
 use backstay::engine::Repository;
 use backstay::engine::rotate::Rotation;
 use backstay::engine::slots::change::{self, NewSlot, Opener, is_current, must_be_current};
-use backstay::engine::slots::{id_of, told};
+use backstay::engine::slots::id_of;
 use backstay::format::config::{Config, Operation};
 use backstay::format::keys::{KeySet, Role, Secret, SlotKind, recovery_code, recovery_sheet};
 use backup_terminal::{Console, Exit, Failure, Outcome, secrets, signer, surroundings, text};
@@ -14,7 +14,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::way::Sealed;
-use super::{Slots, describe, find, meta, none_begins, short, tell_added, tell_removed};
+use super::{Slots, describe, find, meta, none_begins, noted, short, tell_added, tell_removed};
 use crate::cli::{KeyRotateArgs, KeySheetArgs};
 
 /// A recovery sheet and the slot that its code opens.
@@ -128,6 +128,8 @@ pub(super) async fn rotate(console: &mut Console, args: &KeyRotateArgs) -> Outco
         Err(missed) => {
             let mut failure = Failure::from(missed.error);
             if missed.may_count {
+                // Its code is nowhere else.
+                sheet.tell(console, path)?;
                 failure.hint = "it cannot be told whether the rotation counts: keep the new key and the new sheet, and see with `snapshot key list` which keys are outdated".into();
             } else {
                 sealed.discard();
@@ -184,7 +186,7 @@ struct Old {
 impl Old {
     async fn of(console: &Console, repo: &Repository, config: &Config) -> Outcome<Self> {
         let slots: Slots = repo.slots(&console.cx).await?;
-        let noted = told(repo, &console.cx).await?;
+        let noted = noted(console, repo, &slots).await?;
         let (mut certain, mut unsure) = (Vec::new(), Vec::new());
         for (key, slot) in slots {
             let Ok(slot) = slot else { continue };

@@ -154,12 +154,11 @@ impl Attacker {
                 BlobKey::of_session(self.repo, session, secret),
                 BlobKey::of_lineage(self.repo, secret),
             ];
-            let mut opens = |key| {
-                self.codec
-                    .open(key, kind, id, raw, sealed, &mut plain)
-                    .is_ok()
-            };
-            keys.iter().any(|key| opens(key))
+            let mut keys = keys.iter();
+            keys.any(|key| {
+                let opened = self.codec.open(key, kind, id, raw, sealed, &mut plain);
+                opened.is_ok()
+            })
         });
         match kind {
             _ if !is_open => self.loot.closed += u64::from(kind != BlobKind::Lineage),
