@@ -268,7 +268,8 @@ fn every_role_may_do_what_the_table_says_and_hears_otherwise_which_key_may() {
             };
             command
                 .args(["--key-file", role])
-                .env("BACKSTAY_CACHE_DIR", place.path(format!("cache-{role}")));
+                .env("BACKSTAY_CACHE_DIR", place.path(format!("cache-{role}")))
+                .env("BACKSTAY_STATE_DIR", place.path(format!("state-{role}")));
             let before = without_ledger(&place);
             let run = Run::of(&mut command);
             if may.contains(&letter) {

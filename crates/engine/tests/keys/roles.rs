@@ -53,6 +53,7 @@ async fn a_writer_opens_no_content_page_or_name_and_still_finds_what_is_stored()
         }
         // What it saved is whole for who reads.
         let repo = world.open(&world.full).await.unwrap();
+        let (heads, _) = repo.heads(&world.cx).await.unwrap();
         let head = heads.iter().find(|head| head.meta.id == saved.meta.id);
         let count = entries(&repo, &world.cx, head.unwrap()).await.unwrap();
         assert!(count > 200, "{count}");
