@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use backstay::core::SnapshotId;
 use backstay::engine::hold::{hold as place, release as lift};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, surroundings};
+use backup_terminal::{Console, Exit, Outcome, signer, surroundings};
 use serde_json::json;
 
 use crate::cli::HoldArgs;
 use crate::forget::take_unread;
-use crate::keys::signer;
 
 /// Holds snapshots: nothing forgets them until they are released.
 pub(crate) async fn hold(console: &mut Console, args: &HoldArgs) -> Outcome {
@@ -25,7 +24,7 @@ pub(crate) async fn release(console: &mut Console, args: &HoldArgs) -> Outcome {
 async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
     let (all, on_record) = console.all_and_holds(&repo).await?;
-    let (host, user) = (signer(&repo), surroundings::user());
+    let (host, user) = (signer(&repo), surroundings::actor());
     let why = args.reason.as_deref().unwrap_or_default();
     let (kind, so) = if holds {
         ("held", "is held already")

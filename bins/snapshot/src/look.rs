@@ -8,7 +8,7 @@ use backstay::engine::hold::Holds;
 use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
 use backup_terminal::snapshots::{marks, meta_members};
-use backup_terminal::{Align, Console, Exit, Outcome, Table, text};
+use backup_terminal::{Align, Console, Exit, Look, Outcome, Table, text};
 use futures::StreamExt as _;
 use serde_json::json;
 
@@ -100,6 +100,8 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
             members.insert("user".into(), user.into());
             members.insert("components".into(), json!(view.components()));
         }
+        let looked = Look::at("show", &view, 0);
+        console.record_look(&repo, looked, &Ok(Exit::Ok)).await;
     }
     if let Some(members) = members.as_object_mut() {
         members.insert("root".into(), root.to_string().into());

@@ -8,6 +8,7 @@
 
 mod absent;
 mod access;
+mod audit;
 mod beside;
 mod codes;
 mod damage;
@@ -18,6 +19,7 @@ mod first;
 mod forget;
 mod gone;
 mod holds;
+mod keys;
 mod ledger;
 mod limits;
 mod look;
@@ -26,6 +28,7 @@ mod names;
 mod overwrite;
 mod prune;
 mod repair;
+mod roles;
 mod round_trip;
 mod streams;
 mod terminal;
