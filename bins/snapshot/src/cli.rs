@@ -13,6 +13,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::check_tier::CheckTierArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   snapshot init --repo /mnt/nas/backup --key-file ~/backup.key
@@ -65,6 +67,8 @@ pub(crate) enum Command {
     /// Check the record of everything that was done
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
+    /// Try whether a folder or a server does what a repository needs, and how fast it is
+    CheckTier(CheckTierArgs),
     /// Show sizes and counts of the repository
     #[command(after_help = STATS_EXAMPLES)]
     Stats,

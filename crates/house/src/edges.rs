@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bins → terminal → backstay → engine → { format, retention, integrity } → backup-core
-//! backstay → { sources/*, sinks/* } → backup-core
+//! backstay → { sources/*, sinks/*, conformance } → backup-core
+//! testkit → conformance
 //! ```
 //!
 //! A plug-in sees neither the engine nor another plug-in. The test kit and this crate are for tests
@@ -20,6 +21,7 @@ const RETENTION: &str = "backup-retention";
 const ENGINE: &str = "backup-engine";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
+const CONFORMANCE: &str = "backup-conformance";
 const TESTKIT: &str = "backup-testkit";
 const HOUSE: &str = "backup-house";
 /// Packages that only tests may depend on.
@@ -30,12 +32,13 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
         CORE | HOUSE => own(&[]),
-        FORMAT | RETENTION | TESTKIT => own(&[CORE]),
+        FORMAT | RETENTION | CONFORMANCE => own(&[CORE]),
+        TESTKIT => own(&[CORE, CONFORMANCE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, RETENTION]),
         FACADE => {
-            let engine = [CORE, FORMAT, INTEGRITY, RETENTION, ENGINE].map(str::to_owned);
-            Some(plug_ins(workspace).chain(engine).collect())
+            let own = [CORE, FORMAT, INTEGRITY, RETENTION, ENGINE, CONFORMANCE];
+            Some(plug_ins(workspace).chain(own.map(str::to_owned)).collect())
         }
         TERMINAL => own(&[FACADE]),
         _ if package.is_plug_in() => own(&[CORE]),
