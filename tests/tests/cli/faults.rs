@@ -10,7 +10,7 @@ use backup_tests::{Place, Run};
 use crate::trouble::{Small, assert_restores, noise, start};
 
 /// Whether system calls can be traced here.
-fn can_trace() -> bool {
+pub(crate) fn can_trace() -> bool {
     let traced = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "true"])
         .stderr(Stdio::null())

@@ -8,6 +8,7 @@
 
 mod access;
 mod beside;
+mod check_tier;
 mod codes;
 mod damage;
 mod deep;
@@ -16,6 +17,7 @@ mod files;
 mod first;
 mod forget;
 mod gone;
+mod killed;
 mod ledger;
 mod limits;
 mod look;

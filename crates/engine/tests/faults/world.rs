@@ -38,10 +38,10 @@ pub(crate) struct World {
     pub(crate) cx: OpContext,
     pub(crate) job: SnapshotJob,
     dir: TempDir,
-    mem: MemSink,
+    pub(crate) mem: MemSink,
     key: Vec<u8>,
     /// What its snapshots hold, oldest first.
-    saved: Vec<Files>,
+    pub(crate) saved: Vec<Files>,
 }
 
 pub(crate) fn host() -> HostId {
@@ -74,8 +74,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// A repository without snapshots, and files.
-    pub(crate) async fn new() -> Self {
+    /// A repository without snapshots and without files.
+    pub(crate) async fn empty() -> Self {
         let cx = context();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/below")).unwrap();
@@ -90,15 +90,19 @@ impl World {
             .create(&cx, Arc::new(mem.clone()), None)
             .await
             .unwrap();
-        let saved = Vec::new();
-        let world = Self {
+        Self {
             cx,
             job: job(),
             dir,
             mem,
             key,
-            saved,
-        };
+            saved: Vec::new(),
+        }
+    }
+
+    /// A repository without snapshots, and files.
+    pub(crate) async fn new() -> Self {
+        let world = Self::empty().await;
         for number in 0..60u64 {
             let content = noise(number, usize::try_from(number * number * 9).unwrap());
             world.write(&format!("below/{number}"), &content);
@@ -132,7 +136,12 @@ impl World {
         fs::write(self.tree().join(name), content).unwrap();
     }
 
-    fn tree(&self) -> PathBuf {
+    /// Takes a file away.
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.tree().join(name)).unwrap();
+    }
+
+    pub(crate) fn tree(&self) -> PathBuf {
         self.dir.path().join("tree")
     }
 
@@ -163,9 +172,18 @@ impl World {
         sink: Arc<dyn Sink>,
         cache: Option<PathBuf>,
     ) -> Result<Repository> {
+        self.open_in(&self.cx, sink, cache).await
+    }
+
+    pub(crate) async fn open_in(
+        &self,
+        cx: &OpContext,
+        sink: Arc<dyn Sink>,
+        cache: Option<PathBuf>,
+    ) -> Result<Repository> {
         let unlock = Unlock::KeyFile(KeyFile::parse(&self.key).unwrap());
         let state = cache.as_deref().map(state);
-        let repo = Repository::open(&self.cx, sink, &unlock, cache, Operation::Write).await?;
+        let repo = Repository::open(cx, sink, &unlock, cache, Operation::Write).await?;
         Ok(repo.keep_ledger_in(state))
     }
 
