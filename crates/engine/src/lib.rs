@@ -39,6 +39,7 @@ mod collect;
 mod configs;
 mod past;
 mod patient;
+mod presence;
 mod refs;
 mod remains;
 mod unlock;

@@ -20,7 +20,7 @@ pub(crate) fn can_trace() -> bool {
 
 /// Runs a command that is killed when it makes a call for the first time, of a thread, on one of
 /// the paths (none: on any).
-fn killed_at(command: &Command, call: &str, paths: &[PathBuf]) -> Run {
+pub(crate) fn killed_at(command: &Command, call: &str, paths: &[PathBuf]) -> Run {
     let mut traced = Command::new("strace");
     traced.args(["-f", "-qq", "-o", "/dev/null"]);
     traced.arg(format!("--trace={call}"));

@@ -6,6 +6,7 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod absent;
 mod access;
 mod beside;
 mod check_tier;
@@ -18,6 +19,7 @@ mod first;
 mod forget;
 mod gone;
 mod killed;
+mod holds;
 mod ledger;
 mod limits;
 mod look;

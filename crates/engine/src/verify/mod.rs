@@ -7,7 +7,7 @@
 //! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
 //! a page that does not open, the walk goes on.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use backup_core::{
     ChunkId, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, Stage, VerifyLevel,
@@ -53,7 +53,8 @@ pub struct VerifyOutcome {
     pub read_manifests: bool,
 }
 
-/// Verifies snapshots (all, if none are named) and the packs that the index knows.
+/// Verifies snapshots and the packs that their refs name; if none are named, all snapshots and all packs
+/// that the index knows.
 ///
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings.
@@ -74,6 +75,7 @@ pub async fn verify(
         // Refs are there before their snapshot, and are replaced by others before they go.
         listed_refs: Listed::new(),
     };
+    let is_all = snapshots.is_none();
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
@@ -87,8 +89,15 @@ pub async fn verify(
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
-    let chosen = run.packs_there(sample).await?;
+    let wanted = if is_all {
+        None
+    } else {
+        run.packs_of(&heads).await?
+    };
+    let chosen = run.packs_there(sample, wanted).await?;
     run.tell_gone().await?;
+    // What damaged packs hold may be in others too.
+    repo.shun(run.bad_packs.keys().copied().collect());
     let read_manifests = repo.keys().identities().is_ok();
     // All at once: every pack is fetched when the first file needs it. A sample of the packs is
     // checked first, since files that it does not take lie in packs that it takes.
@@ -167,9 +176,37 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Looks which packs of the index are on the tier; returns those of the sample.
-    async fn packs_there(&mut self, sample: Sample) -> Result<Vec<(PackId, PackFacts)>> {
-        let packs = self.repo.index().packs();
+    /// The packs that snapshots use, by their refs; `None` where these cannot be read.
+    async fn packs_of(&mut self, heads: &[SnapshotHead]) -> Result<Option<HashSet<PackId>>> {
+        let mut out = HashSet::new();
+        for head in heads {
+            let Some(keys) = self.listed_refs.get(&head.meta.id) else {
+                return Ok(None);
+            };
+            for key in keys {
+                match crate::refs::read(self.repo, self.cx, key).await {
+                    Ok(Some(refs)) => out.extend(refs.packs.iter().map(|pack| pack.pack)),
+                    // What is wrong with them is told where they are compared.
+                    Ok(None) => return Ok(None),
+                    Err(error) if error.is_damage() => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// Looks which packs of the index, of those that are wanted, are on the tier; returns those of the
+    /// sample.
+    async fn packs_there(
+        &mut self,
+        sample: Sample,
+        wanted: Option<HashSet<PackId>>,
+    ) -> Result<Vec<(PackId, PackFacts)>> {
+        let mut packs = self.repo.index().packs();
+        if let Some(wanted) = wanted {
+            packs.retain(|id, _| wanted.contains(id));
+        }
         let mut on_tier: HashMap<String, u64> = HashMap::new();
         for prefix in ["data/", "meta/"] {
             let mut list = self.repo.sink().list(self.cx, prefix, None);
