@@ -18,8 +18,9 @@ mod files;
 mod first;
 mod forget;
 mod gone;
-mod killed;
+
 mod holds;
+mod killed;
 mod ledger;
 mod limits;
 mod look;

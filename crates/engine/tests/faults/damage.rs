@@ -168,7 +168,10 @@ fn plain(text: &str, world: &World) -> String {
 fn word(token: &str, before: &str) -> String {
     let all = |is: fn(&u8) -> bool| !token.is_empty() && token.bytes().all(|byte| is(&byte));
     let is_folder = before.ends_with("data/") || before.ends_with("meta/");
-    if all(u8::is_ascii_digit) && !(is_folder && token.len() == 2) {
+    // Parts of times too: 01T00, 39Z.
+    let is_number = token.starts_with(|first: char| first.is_ascii_digit())
+        && all(|byte| byte.is_ascii_digit() || b"TZ".contains(byte));
+    if is_number && !(is_folder && token.len() == 2) {
         "N".into()
     } else if token.len() == 26 && all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
         "ID".into()
