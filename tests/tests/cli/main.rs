@@ -18,7 +18,6 @@ mod files;
 mod first;
 mod forget;
 mod gone;
-
 mod holds;
 mod killed;
 mod ledger;

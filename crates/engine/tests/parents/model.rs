@@ -57,6 +57,7 @@ struct Model {
 }
 
 impl Drop for Model {
+    #[allow(clippy::print_stdout, reason = "what a test that fails says")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!(
