@@ -250,12 +250,13 @@ fn prunes(chunks: u64) {
             let saved = snapshot(&repo, &cx, source, &job).await.unwrap();
             // Three quarters of the slots of nine tenths of the packs.
             let of_pack = |at: &u64| {
-                let used = (0..IN_PACK as u32).filter(|slot| (slot + number as u32) % 4 != 0);
+                let used =
+                    (0..IN_PACK as u32).filter(|slot| !(slot + number as u32).is_multiple_of(4));
                 PackUse::new(pack(*at), IN_PACK as u32, used)
             };
             let uses: Vec<_> = ids
                 .iter()
-                .filter(|at| (*at + number) % 10 != 0)
+                .filter(|at| !(*at + number).is_multiple_of(10))
                 .map(of_pack)
                 .collect();
             marks += uses.len() as u64 * IN_PACK * 3 / 4;

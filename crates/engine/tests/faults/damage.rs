@@ -182,11 +182,10 @@ fn word(token: &str, before: &str) -> String {
     }
 }
 
-/// What an operation said, as lines.
-fn told(
-    ended: &Result<crate::operations::Done, EngineError>,
-    world: &World,
-) -> (&'static str, BTreeSet<String>) {
+/// How an operation ended, and what it said, as lines.
+type Words = (&'static str, BTreeSet<String>);
+
+fn told(ended: &Result<crate::operations::Done, EngineError>, world: &World) -> Words {
     match ended {
         Ok(done) if done.findings.is_empty() => ("done", BTreeSet::new()),
         Ok(done) => {
@@ -218,7 +217,7 @@ async fn matrix(ground: &Ground) -> String {
             }
             let _ = writeln!(out, "\n## {kind}: {}", format!("{way:?}").to_lowercase());
             // Operations that say the same stand together.
-            let mut said: Vec<(Vec<&str>, (&str, BTreeSet<String>))> = Vec::new();
+            let mut said: Vec<(Vec<&str>, Words)> = Vec::new();
             for operation in OPERATIONS.iter().filter(|one| is_of_interest(one.name)) {
                 let what = format!("{} of {kind} {way:?}", operation.name);
                 let case = world.case(Memory::Lost);

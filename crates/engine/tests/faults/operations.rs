@@ -2,6 +2,7 @@
 //! with all.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -122,8 +123,8 @@ impl Operation {
 pub(crate) async fn grounds() -> BTreeMap<Ground, World> {
     let mut worlds = BTreeMap::new();
     for ground in OPERATIONS.iter().map(|operation| operation.ground) {
-        if !worlds.contains_key(&ground) {
-            worlds.insert(ground, world(ground).await);
+        if let Entry::Vacant(place) = worlds.entry(ground) {
+            place.insert(world(ground).await);
         }
     }
     worlds
