@@ -18,6 +18,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::check_tier::CheckTierArgs;
 pub(crate) use keys::{
     KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
     KeySheetArgs, KeyWay,
@@ -78,6 +79,8 @@ pub(crate) enum Command {
     /// List and check the record of everything that was done
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
+    /// Try whether a folder or a server does what a repository needs, and how fast it is
+    CheckTier(CheckTierArgs),
     /// Show sizes and counts of the repository
     #[command(after_help = STATS_EXAMPLES)]
     Stats,

@@ -1,5 +1,6 @@
 //! `snapshot`: saves, lists, forgets and verifies snapshots.
 
+mod check_tier;
 mod cli;
 mod forget;
 mod hold;
@@ -37,6 +38,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Key(command) => keys::run(console, command).await,
         Command::Ledger(LedgerCommand::List(args)) => ledger::list(console, &args).await,
         Command::Ledger(LedgerCommand::Verify) => verify::ledger(console).await,
+        Command::CheckTier(args) => check_tier::check_tier(console, &args).await,
         Command::Stats => look::stats(console).await,
         Command::Completion { shell } => extras::completion(console, shell, Cli::command()),
         Command::Man { folder } => extras::manual(console, folder.as_deref(), Cli::command()),
