@@ -8,12 +8,11 @@ use backstay::engine::prune::{
 };
 use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, surroundings, text};
+use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::PruneArgs;
-use crate::keys::signer;
 
 /// Gives back the space of what no snapshot names.
 pub(crate) async fn prune(console: &mut Console, args: &PruneArgs) -> Outcome {
@@ -34,18 +33,19 @@ pub(crate) async fn run(
     let job = job(host, args);
     let plan = plan(repo, &console.cx, &job).await?;
     show(console, &plan.numbers, args.dry_run)?;
+    let is_hurt = console.findings(&plan.findings, 0)?;
     if args.dry_run {
         if plan.drops_too_much(&job) && console.talks() {
             console.line(
                 "the prune itself would refuse to delete so much at once; --force allows it",
             )?;
         }
-        return Ok(Exit::Ok);
+        return Ok(Exit::done(is_hurt));
     }
     let report = carry_out(repo, &console.cx, plan, &job).await?;
     let mut findings = report.findings.clone();
     findings.extend(report.waits_for.iter().map(waits));
-    let has_findings = console.findings(&findings, 0)?;
+    let has_findings = console.findings(&findings, 0)? || is_hurt;
     say(console, &report, host)?;
     Ok(Exit::done(has_findings))
 }
@@ -54,7 +54,7 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
     let usual = PruneJob::new(host.clone());
     let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
     PruneJob {
-        user: surroundings::user(),
+        user: surroundings::actor(),
         max_unused: args.max_unused.map_or(usual.max_unused, |given| given.0),
         max_repack: args.max_repack,
         patience: args.revoke_after.map_or(usual.patience, hours),
@@ -122,12 +122,6 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
         text::bytes(numbers.copied_bytes),
         text::bytes(numbers.repack_gain)
     ))?;
-    if numbers.missing_packs > 0 {
-        console.warn(&format!(
-            "{} that snapshots use are not there: `snapshot verify` tells what that hurts",
-            packs(numbers.missing_packs)
-        ));
-    }
     Ok(())
 }
 

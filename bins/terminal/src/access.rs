@@ -8,6 +8,7 @@ use backstay::core::{Location, Registry, Sink};
 use backstay::engine::known::Known;
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
 use backstay::format::config::Operation;
+use backstay::parity::Share;
 
 use zeroize::Zeroizing;
 
@@ -108,6 +109,26 @@ impl Console {
         Ok(registry()?.open_sink(&location)?)
     }
 
+    /// How much parity a new repository at this place has unless something else is asked for: object stores
+    /// look after their media themselves, disks and servers reached by SFTP do not.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when no repository is named.
+    pub fn usual_parity(&self) -> Outcome<Option<Share>> {
+        let looks_after = !matches!(self.location()?.scheme(), "file" | "local" | "sftp");
+        Ok((!looks_after).then_some(Share::USUAL))
+    }
+
+    /// Opens another copy of the repository, with the same key and without a cache.
+    ///
+    /// # Errors
+    /// Those of [`Console::open`].
+    pub async fn open_copy(&self, place: &str) -> Outcome<Repository> {
+        let sink = registry()?.open_sink(&parse_location(place)?)?;
+        let unlock = self.unlock().await?.ok_or_else(no_key)?;
+        Ok(Repository::open(&self.cx, sink, &unlock, None, Operation::Read).await?)
+    }
+
     /// The folder of the local cache.
     #[must_use]
     pub fn cache_folder(&self) -> Option<PathBuf> {
@@ -156,6 +177,18 @@ impl Console {
         }
         let folder = surroundings::real_path(Path::new(location.path()));
         Ok(folder.to_string_lossy().into_owned())
+    }
+
+    /// The place of the repository as a recovery sheet spells it.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when none is named.
+    pub fn shown_place(&self) -> Outcome<String> {
+        let location = self.location()?.to_string();
+        if location.contains("://") {
+            return Ok(location);
+        }
+        Ok(text::path(&surroundings::absolute(Path::new(&location))))
     }
 
     /// The passphrase in a file; warns of one that others may read.
@@ -301,7 +334,12 @@ impl Console {
     ///
     /// # Errors
     /// [`Exit::Conflict`] when there is such a key file already.
-    pub fn new_keys(&self, key_file: Option<PathBuf>, label: &str) -> Outcome<NewKeys> {
+    pub fn new_keys(
+        &self,
+        key_file: Option<PathBuf>,
+        label: &str,
+        parity: Option<Share>,
+    ) -> Outcome<NewKeys> {
         let passphrase = match &self.common.passphrase_file {
             Some(path) => Some(self.passphrase(path)?),
             None => None,
@@ -309,18 +347,13 @@ impl Console {
         if let Some(path) = key_file.as_deref().filter(|path| path.exists()) {
             return Err(key_file_exists(path));
         }
-        let location = self.location()?.to_string();
-        let location = if location.contains("://") {
-            location
-        } else {
-            text::path(&surroundings::absolute(Path::new(&location)))
-        };
         let request = InitRequest {
-            location,
+            location: self.shown_place()?,
             passphrase,
             key_file: key_file.is_some(),
             label: label.to_owned(),
             argon2: None,
+            parity,
         };
         let prepared = prepare(&self.cx, &request)?;
         let lock = match (&key_file, &prepared.key_file) {

@@ -9,6 +9,7 @@ use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
 use backup_format::seal::SealError;
 use backup_format::wire::WireError;
+use backup_parity::ParityError;
 
 use crate::known::Known;
 use crate::ledger::GoneSnapshot;
@@ -176,6 +177,14 @@ pub enum EngineError {
     /// Something could not be signed or recorded.
     #[error("{0}")]
     Evidence(String),
+    /// Parity could not be made.
+    #[error("{object}: {why}")]
+    Parity {
+        /// The pack that it was to protect.
+        object: String,
+        /// Why not.
+        why: ParityError,
+    },
     /// A request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -206,9 +215,15 @@ impl EngineError {
         }
     }
 
-    /// An object that does not open.
+    /// An object that does not open. Its version is read before anything says that it is genuine: since a
+    /// newer program announces itself in the config, which is signed, another version is damage.
     pub fn sealed(object: impl ToString, error: &SealError) -> Self {
         match error {
+            SealError::Wire(WireError::Version { found, .. }) => {
+                let why =
+                    format!("it says to be of version {found}, which the config does not announce");
+                Self::damaged(object, why)
+            }
             SealError::Wire(wire) => Self::wire(object, wire),
             other => Self::damaged(object, other),
         }

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use backup_core::{
-    Decision, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy,
-    Severity, SnapshotId, SnapshotMeta, Verdict,
+    Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput,
+    RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -13,7 +13,7 @@ use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
 use crate::error::{EngineError, Result};
-use crate::hold::holds;
+use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
 use crate::refs::{self, Listed};
 use crate::repository::{Repository, UnreadSnapshot, name};
@@ -79,7 +79,8 @@ pub struct Forgotten {
 }
 
 /// Carries a plan out. Each snapshot is recorded in the ledger before it goes. One that came to be held
-/// since the plan was made stays.
+/// since the plan was made stays, and so does one that is held by the ledger alone, its hold being gone
+/// from the tier: that is a finding.
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
@@ -93,13 +94,16 @@ pub async fn forget(
 ) -> Result<Forgotten> {
     repo.keys().may_forget()?;
     let mut removed = 0;
-    let held = holds(repo, cx).await?;
-    let going: Vec<_> = plan
-        .forgotten()
-        .filter(|meta| !held.contains(&meta.id))
-        .collect();
+    let held = Holds::read(repo, cx).await?;
+    let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
+    findings.extend(held.lost());
     if going.is_empty() {
+        // That it looked is recorded too: the records of who decides bound the times that others claim.
+        if !plan.decisions.is_empty() {
+            let draft = looked(plan.decisions.len());
+            findings.extend(record_operation(repo, cx, host, user, draft).await?);
+        }
         return Ok(Forgotten { removed, findings });
     }
     let mut chain = Chain::read(repo, cx).await?;
@@ -107,6 +111,9 @@ pub async fn forget(
     for meta in going {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
+        }
+        if is_held(repo, cx, meta.id).await? {
+            continue;
         }
         let draft = LedgerDraft {
             op: "forget",
@@ -123,6 +130,18 @@ pub async fn forget(
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// The record of a run that forgot nothing.
+fn looked(kept: usize) -> LedgerDraft {
+    LedgerDraft {
+        op: "forget",
+        snapshot: None,
+        root: None,
+        counts: vec![("kept", kept as u64)],
+        outcome: RecordOutcome::Ok,
+        note: "nothing was to be forgotten".into(),
+    }
 }
 
 /// Takes away what killed runs left on the tier that is no object. Whoever may delete snapshots may do
@@ -148,7 +167,7 @@ pub async fn forget_unread(
     user: &str,
 ) -> Result<Vec<Finding>> {
     repo.keys().may_forget()?;
-    if holds(repo, cx).await?.contains(&unread.id) {
+    if Holds::read(repo, cx).await?.has(unread.id) {
         let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
         return Err(EngineError::Invalid(why));
     }
@@ -164,6 +183,15 @@ pub async fn forget_unread(
     let listed = refs::list(repo, cx).await?;
     remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)
+}
+
+/// Whether a hold was placed meanwhile.
+async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::hold(id))?).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the

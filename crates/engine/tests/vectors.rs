@@ -17,7 +17,7 @@ use backup_format::chunk::{CutKeys, PieceCut};
 use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::index::RunBuilder;
-use backup_format::keys::{Identity, KeySet};
+use backup_format::keys::{Identity, KeySet, Recipient};
 use backup_format::layout::{self, hex};
 use backup_format::lineage::{Layer, LineageHead, NEW, Pieces};
 use backup_format::pack::{PackBlob, SessionWrap};
@@ -28,6 +28,7 @@ use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKin
 use backup_format::snapshot::source_name;
 use backup_format::wire::Put as _;
 use backup_integrity::canonical::CanonicalEntry;
+use backup_integrity::digest::ContentDigest;
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_integrity::statement::SignedStatement;
@@ -117,12 +118,21 @@ fn of_keys(out: &mut Vec<(&'static str, String)>) {
         ("key-host-ed25519-seed", hex(&host.ed25519_seed)),
         ("key-host-ed25519-public", signer.public_key().to_string()),
         ("key-authority-public", hex(keys.authority())),
+        ("recipients-signature", hex(&two_generations(&keys))),
         (
             "host-certificate",
             hex(&keys.host_certificate(&HostId("web1".into())).unwrap()),
         ),
         ("key-fingerprint", hex(&keys.fingerprint().unwrap())),
     ]);
+}
+
+/// The authority's word for the recipients of two generations.
+fn two_generations(keys: &KeySet) -> [u8; 64] {
+    let mut recipients = keys.all_recipients().to_vec();
+    let text = recipients[0].to_string();
+    recipients.push(Recipient::parse(1, &text).unwrap());
+    keys.sign_recipients(&recipients).unwrap()
 }
 
 fn of_chunks(out: &mut Vec<(&'static str, String)>) {
@@ -324,6 +334,22 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
     ]);
 }
 
+fn of_parity(out: &mut Vec<(&'static str, String)>) {
+    let mut object = vec![0; 1200];
+    blake3::Hasher::new()
+        .update(b"noise")
+        .finalize_xof()
+        .fill(&mut object);
+    let sidecar = backup_parity::encode(&object, backup_parity::Share::USUAL).unwrap();
+    let pack = layout::pack(PackId([0xab; 32]), true).unwrap();
+    let (head, digest) = (&sidecar[..112], ContentDigest::of(&sidecar));
+    out.extend([
+        ("parity-head", hex(head)),
+        ("parity-sha256", digest.to_string()),
+        ("name-parity", layout::parity(&pack).unwrap().to_string()),
+    ]);
+}
+
 fn rows() -> BTreeMap<String, String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/format.md");
     let page = std::fs::read_to_string(page).unwrap();
@@ -344,6 +370,7 @@ fn the_page_and_the_code_have_the_same_vectors() {
         of_lineage,
         of_packs,
         of_evidence,
+        of_parity,
     ] {
         part(&mut wanted);
     }

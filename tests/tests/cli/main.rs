@@ -6,8 +6,11 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod absent;
 mod access;
+mod audit;
 mod beside;
+mod check_tier;
 mod codes;
 mod covered;
 mod damage;
@@ -17,6 +20,9 @@ mod files;
 mod first;
 mod forget;
 mod gone;
+mod holds;
+mod keys;
+mod killed;
 mod ledger;
 mod limits;
 mod look;
@@ -24,6 +30,8 @@ mod lost_pages;
 mod names;
 mod overwrite;
 mod prune;
+mod repair;
+mod roles;
 mod round_trip;
 mod streams;
 mod terminal;

@@ -4,7 +4,7 @@
 //! Only snapshots that use something damaged are walked once more, and a chunk is lost only if it is
 //! damaged wherever it lies. Memory: twenty paths and twenty snapshots for each of a thousand objects.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use backup_core::{ChunkId, FindingKind, PackId, SnapshotId};
 use backup_format::extent::{Extent, Extents};
@@ -93,6 +93,20 @@ impl Bad {
         );
     }
 
+    /// A pack that no snapshot that is looked at is said to use, and that is not as it should be.
+    pub(super) fn unwanted(&mut self, id: PackId) {
+        let why = format!("pack {id} is not whole on the tier");
+        let (object, may_hold) = (None, true);
+        self.packs.insert(
+            id,
+            BadPack {
+                object,
+                may_hold,
+                why,
+            },
+        );
+    }
+
     pub(super) fn chunk(&mut self, pack: PackId, chunk: ChunkId, subject: &str, why: &str) {
         let object = self.object(subject, why);
         let why = why.to_owned();
@@ -116,6 +130,11 @@ impl Bad {
 
     pub(super) fn has_pack(&self, id: &PackId) -> bool {
         self.packs.contains_key(id)
+    }
+
+    /// The packs that are not as they should be.
+    pub(super) fn packs(&self) -> BTreeSet<PackId> {
+        self.packs.keys().copied().collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

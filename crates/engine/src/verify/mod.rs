@@ -3,27 +3,25 @@
 //! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
 //! over all entries is the signed one, every chunk that is named is in the index and long enough,
 //! every pack of the index is on the tier with its size, the refs of each snapshot name what it uses.
-//! *Checksum*: the bytes of the packs hash to their names. *Full read*: every blob opens and hashes to
-//! its id, and so every extent; and contents hash to the SHA-256 of their file.
+//! *Checksum*: the bytes of the packs hash to their names, and their parity is whole. *Full read*: every
+//! blob opens and hashes to its id, and so every extent; and contents hash to the SHA-256 of their file.
 //!
-//! First the manifests are walked (`walk`), which hands contents to those who hash them (`content`),
-//! and with them the packs they lie in. The packs that nobody needed for that come behind (`packs`).
+//! Which packs are looked at, and in which order, is said first (`choice`). Then the manifests are
+//! walked (`walk`), which hands contents to those who hash them (`content`), and with them the packs they lie in. The packs that nobody needed for that come behind (`packs`).
 //! What is damaged is gathered meanwhile, and at the end named with the snapshots and paths that it
 //! hurts (`hurt`). Behind a page that does not open, the walk goes on.
 //!
 //! What was covered is remembered on this host (`memory`): what was covered longest ago comes first,
 //! and a content that was found whole is not hashed again.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use backup_core::{
-    ChunkId, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, SnapshotId, Stage,
-    VerifyLevel, VerifyReport,
+    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity,
+    SnapshotId, VerifyLevel, VerifyReport,
 };
-use backup_format::layout;
-use futures::TryStreamExt;
 use tokio::runtime::Handle;
 
 use self::content::{Contents, Known, Means};
@@ -35,15 +33,17 @@ use self::parts::lock;
 use crate::error::{EngineError, Result};
 use crate::index_set::PackFacts;
 use crate::refs::Listed;
-use crate::repository::{Repository, SnapshotHead, name};
+use crate::repository::{Repository, SnapshotHead};
 
 mod budget;
+mod choice;
 mod content;
 mod coverage;
 mod hurt;
 mod limit;
 mod memory;
 mod packs;
+mod parity;
 mod parts;
 mod refs;
 mod sessions;
@@ -54,7 +54,7 @@ pub use hurt::Damage;
 pub use limit::ReadBudget;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.
-const LEAST_HASHED: u64 = 256 << 20;
+const LEAST_HASHED: u64 = 4 << 30;
 
 /// What to verify, and how.
 #[derive(Debug, Clone)]
@@ -120,8 +120,8 @@ pub struct VerifyOutcome {
     pub coverage: Coverage,
 }
 
-/// Verifies snapshots (all, if none are named) and the packs that the index knows, and remembers
-/// nothing.
+/// Verifies snapshots and the packs that their refs name; if none are named, all snapshots and all packs
+/// that the index knows. Remembers nothing.
 ///
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings.
@@ -160,9 +160,21 @@ pub async fn verify_job(
         memory.forget_contents();
     }
     let memory = Mutex::new(memory);
-    let done = all(repo, cx, job, &memory).await;
+    let done = all(repo, cx, job, &memory, BTreeMap::new()).await;
     lock(&memory).flush();
     done
+}
+
+/// What is wrong, and whom it hurts, as a verification of metadata says it of a repository of which these
+/// packs are known to be damaged.
+pub(crate) async fn verify_knowing(
+    repo: &Repository,
+    cx: &OpContext,
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
+) -> Result<VerifyOutcome> {
+    let memory = Mutex::new(Memory::open(repo, cx, None)?);
+    let job = VerifyJob::new(VerifyLevel::Metadata);
+    all(repo, cx, job, &memory, bad).await
 }
 
 async fn all(
@@ -170,6 +182,7 @@ async fn all(
     cx: &OpContext,
     mut job: VerifyJob,
     memory: &Mutex<Memory>,
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
 ) -> Result<VerifyOutcome> {
     let takes_all = job.snapshots.is_none();
     let snapshots = job.snapshots.take();
@@ -192,6 +205,7 @@ async fn all(
         // Refs are there before their snapshot, and are replaced by others before they go.
         listed_refs: Listed::new(),
         packs: HashMap::new(),
+        protected: Vec::new(),
         doubtful: HashSet::new(),
         left: walk::Left::default(),
         walked: 0,
@@ -209,7 +223,12 @@ async fn all(
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
-    let mut chosen = run.chosen().await?;
+    let wanted = if takes_all {
+        None
+    } else {
+        run.packs_of(&heads).await?
+    };
+    let mut chosen = run.chosen(wanted, bad).await?;
     let by_files = run.by_files(&chosen);
     let known = tokio::task::block_in_place(|| {
         let means = Means {
@@ -223,6 +242,8 @@ async fn all(
         })?;
         Ok::<_, EngineError>(known)
     })?;
+    let mut read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+    read.retain(|id| known.read.contains(id));
     chosen.retain(|(id, _)| !known.read.contains(id));
     let hashed = Hashed {
         contents: known.hashed,
@@ -230,8 +251,9 @@ async fn all(
         left_bytes: run.left.bytes,
     };
     let wrong = run.take_up(known);
-    run.packs_left(chosen)?;
+    read.extend(run.packs_left(chosen)?);
     run.tell_gone().await?;
+    run.parity_of(&read).await?;
     run.name_hurt(&heads, &wrong).await?;
     run.remember(&heads, takes_all);
     let ids = heads.iter().map(|head| head.meta.id);
@@ -264,6 +286,8 @@ struct Run<'a> {
     listed_refs: Listed,
     /// Every pack that the index knows.
     packs: HashMap<PackId, PackFacts>,
+    /// Packs with parity, of those that are checked.
+    protected: Vec<(ObjectKey, PackId)>,
     /// Snapshots of which an entry cannot be restored whole by what the walk saw.
     doubtful: HashSet<SnapshotId>,
     /// Contents that are left for later runs.
@@ -307,74 +331,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Looks which packs of the index are on the tier; returns those of the sample, and those
-    /// that were damaged when this host looked at them last.
-    async fn packs_there(&mut self) -> Result<Vec<(PackId, PackFacts)>> {
-        let packs = self.repo.index().packs();
-        let mut on_tier: HashMap<String, u64> = HashMap::new();
-        for prefix in ["data/", "meta/"] {
-            let mut list = self.repo.sink().list(self.cx, prefix, None);
-            while let Some(meta) = list.try_next().await? {
-                on_tier.insert(meta.key.to_string(), meta.size);
-            }
-        }
-        let mut chosen = Vec::new();
-        for (id, facts) in &packs {
-            let (id, facts) = (*id, *facts);
-            let key = name(layout::pack(id, facts.is_meta))?;
-            self.report.objects += 1;
-            match on_tier.get(key.as_str()) {
-                None => self.bad_pack(
-                    id,
-                    FindingKind::Missing,
-                    key.as_str(),
-                    "it is not on the tier",
-                ),
-                Some(size) if *size != facts.size => {
-                    let why = format!("it has {size} bytes instead of {}", facts.size);
-                    self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
-                }
-                Some(_) if self.takes_pack(&id) => chosen.push((id, facts)),
-                Some(_) => {}
-            }
-        }
-        self.packs = packs;
-        Ok(chosen)
-    }
-
-    /// The packs that are checked, in order; none at a level that reads none.
-    async fn chosen(&mut self) -> Result<Vec<(PackId, PackFacts)>> {
-        let mut chosen = self.packs_there().await?;
-        self.tell_gone().await?;
-        if self.job.level < VerifyLevel::Checksum {
-            return Ok(Vec::new());
-        }
-        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
-        let total = match self.job.budget {
-            Some(ReadBudget::Bytes(most)) => total.min(most),
-            _ => total,
-        };
-        self.cx.tell(Event::Entered {
-            stage: Stage::Verify,
-            entries: Some(chosen.len() as u64),
-            bytes: Some(total),
-        });
-        self.in_order(&mut chosen);
-        Ok(chosen)
-    }
-
-    /// Packs that are fetched whole when files need them, and need not be fetched again. Where little
-    /// is read, those whose turn has not come give only what is needed.
-    fn by_files(&self, chosen: &[(PackId, PackFacts)]) -> HashMap<PackId, PackFacts> {
-        if self.job.level < VerifyLevel::FullRead || self.repo.keys().identities().is_err() {
-            return HashMap::new();
-        }
-        let (memory, is_short) = (lock(self.memory), self.job.budget.is_some());
-        let packs = chosen.iter().copied();
-        let packs = packs.filter(|(id, _)| !is_short || memory.pack(id).full == 0);
-        packs.collect()
-    }
-
     /// Writes down what was covered; where all is well, what is not there any more is forgotten.
     fn remember(&self, heads: &[SnapshotHead], takes_all: bool) {
         let mut memory = lock(self.memory);
@@ -392,22 +348,8 @@ impl Run<'_> {
         memory.finish();
     }
 
-    /// Puts packs into the order in which they are checked: what was damaged, what was never checked,
-    /// and what was checked longest ago. Among equals chance decides, so that even runs that remember
-    /// nothing come to everything.
-    fn in_order(&self, packs: &mut [(PackId, PackFacts)]) {
-        let memory = lock(self.memory);
-        let dice = walk::Dice::new(self.cx);
-        let is_full = packs::depth(self.repo, self.job.level) >= VerifyLevel::FullRead;
-        packs.sort_by_cached_key(|(id, _)| {
-            let checked = memory.pack(id);
-            let run = if is_full { checked.full } else { checked.sum };
-            (!checked.is_bad, run, dice.roll(&id.0))
-        });
-    }
-
-    /// Checks packs that no file needed.
-    fn packs_left(&mut self, packs: Vec<(PackId, PackFacts)>) -> Result<()> {
+    /// Checks packs that no file needed; returns those that it came to.
+    fn packs_left(&mut self, packs: Vec<(PackId, PackFacts)>) -> Result<Vec<PackId>> {
         let pass = PackPass {
             repo: self.repo,
             cx: self.cx,
@@ -427,7 +369,7 @@ impl Run<'_> {
                 self.bad_chunk(check.id, chunk, &why);
             }
         }
-        Ok(())
+        Ok(sum.read)
     }
 
     /// Takes up what is known of packs that were read for files; returns the contents that are wrong.
@@ -462,26 +404,6 @@ impl Run<'_> {
         } else {
             self.found(kind, subject, why);
         }
-    }
-
-    /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
-    async fn tell_gone(&mut self) -> Result<()> {
-        if self.gone.is_empty() {
-            return Ok(());
-        }
-        // That what is being collected cannot be read is told already.
-        let dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
-        for (id, subject, why) in std::mem::take(&mut self.gone) {
-            if dead.contains(&id) {
-                self.bad.is_well(&id);
-            } else {
-                self.found(FindingKind::Missing, &subject, &why);
-            }
-        }
-        // What lay there is in other packs by now.
-        self.repo.pass_over(dead);
-        self.repo.refresh_index(self.cx).await?;
-        Ok(())
     }
 }
 

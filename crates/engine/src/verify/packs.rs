@@ -29,7 +29,7 @@ pub(super) struct PackCheck {
 /// What was found out about packs.
 #[derive(Debug, Default)]
 pub(super) struct PackSum {
-    pub(super) packs: u64,
+    pub(super) read: Vec<PackId>,
     pub(super) bytes: u64,
     pub(super) chunks: u64,
     /// Those that are not what they should be.
@@ -93,7 +93,7 @@ impl PackPass<'_> {
                 let one = self.check(&handle, id, facts, &mut codec, &mut plain)?;
                 match &mut *lock(&sum) {
                     Ok(sum) => {
-                        sum.packs += 1;
+                        sum.read.push(id);
                         sum.bytes += one.bytes;
                         sum.chunks += one.chunks;
                         sum.bad.extend(one.bad);

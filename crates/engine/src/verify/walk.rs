@@ -252,7 +252,8 @@ impl Run<'_> {
             Err(error) => return Err(error),
         };
         let is_there = self.is_there(way.index, &extents, &mut way.used.usage);
-        way.is_hurt |= is_there == Some(false);
+        // Of what lies in a damaged pack it is found out at the end whether it can be had.
+        way.is_hurt |= is_there != Some(true);
         if self.job.level >= VerifyLevel::FullRead
             && is_there == Some(true)
             && let Some(wanted) = entry.record.sha256
