@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use backup_core::{ByteRange, HostId, PutMode, SnapshotId};
 use backup_format::extent::{Extent, Extents};
+use backup_format::layout;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::ObjectKind;
 use backup_source_files::{FilesConfig, FilesSource};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{CancellationToken, Observer};
+use backup_core::{CancellationToken, Event, Observer, Stage};
 use backup_testkit::TestClock;
 use jiff::SignedDuration;
 
