@@ -223,11 +223,18 @@ fn summary(
             text::plural(outcome.snapshots, "manifest", "manifests"),
         ))?;
     }
+    let walked_all = !outcome.read_manifests || outcome.walked == outcome.snapshots;
+    let is_all = walked_all && outcome.hashed.left == 0;
     if args.level == Level::Full && outcome.hashed.left > 0 {
         console.line(format!(
-            "{} ({}) were opened chunk by chunk, and are hashed as a whole by the next runs, or now with --rehash",
+            "{} ({}) not yet compared with their SHA-256: their chunks are checked like all others, and the next runs go on{}",
             text::plural(outcome.hashed.left, "file content", "file contents"),
             text::bytes(outcome.hashed.left_bytes),
+            if args.budget.is_none() {
+                "; --rehash does all now"
+            } else {
+                ""
+            },
         ))?;
     }
     if args.level > Level::Metadata {
@@ -237,7 +244,11 @@ fn summary(
         let found = text::plural(report.findings.len() as u64, "finding", "findings");
         return console.line(format!("DAMAGE: {found}"));
     }
-    console.line("no damage found")
+    console.line(if is_all {
+        "no damage found"
+    } else {
+        "no damage found in what was read so far"
+    })
 }
 
 /// The share of the content that is read, for people; nothing for all of it.

@@ -6,8 +6,9 @@
 //! *Checksum*: the bytes of the packs hash to their names, and their parity is whole. *Full read*: every
 //! blob opens and hashes to its id, and so every extent; and contents hash to the SHA-256 of their file.
 //!
-//! Which packs are looked at, and in which order, is said first (`choice`). Then the manifests are
-//! walked (`walk`), which hands contents to those who hash them (`content`), and with them the packs they lie in. The packs that nobody needed for that come behind (`packs`).
+//! Which packs are looked at, and in which order, is said first (`choice`). Then the manifests are walked
+//! (`walk`), which hands contents to those who hash them (`content`), and with them the packs they lie
+//! in. The packs that nobody needed for that come behind (`packs`), and the parity of all (`parity`).
 //! What is damaged is gathered meanwhile, and at the end named with the snapshots and paths that it
 //! hurts (`hurt`). Behind a page that does not open, the walk goes on.
 //!
