@@ -20,8 +20,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::beside::names_beside;
+use super::beside::make_beside;
 use super::fate::{Fate, fate};
+use super::journal::Stage;
 use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
@@ -168,24 +169,23 @@ fn link(
 /// Links a further name beside what stands in its place, and lets it take that.
 fn link_beside(shared: &Shared, old: &Old, spot: &Spot, entry: &RestoreEntry) -> io::Result<bool> {
     let (begun, folder) = (&shared.begun, &*spot.folder);
-    if let Some(left) = begun.take_left(&entry.path) {
+    for left in begun.take_left(&entry.path) {
         remove_left_in(shared, folder, &left)?;
     }
-    for beside in names_beside(&spot.name) {
-        begun.note(&entry.path, beside.to_bytes(), Some(old.id.1))?;
-        match old.link_as(folder, &beside) {
-            Ok(true) => {
-                let taken = renameat(folder, &*beside, folder, &*spot.name);
-                taken.inspect_err(|_| _ = unlinkat(folder, &*beside, AtFlags::empty()))?;
-            }
-            Err(Errno::EXIST) => continue,
-            Ok(false) => return Err(io::Error::other(REPLACED)),
-            Err(cause) => return Err(cause.into()),
-        }
-        begun.settled(&entry.path);
-        return Ok(true);
-    }
-    Err(io::ErrorKind::AlreadyExists.into())
+    let stage = Stage::Linked(old.id.1);
+    let (linked, beside) = make_beside(begun, (&entry.path, &spot.name), stage, |beside| {
+        old.link_as(folder, beside)
+    })?;
+    let taken = if linked {
+        let taken = renameat(folder, &*beside, folder, &*spot.name);
+        taken
+            .inspect_err(|_| _ = unlinkat(folder, &*beside, AtFlags::empty()))
+            .map_err(io::Error::from)
+    } else {
+        Err(io::Error::other(REPLACED))
+    };
+    begun.settled(&entry.path, beside.to_bytes());
+    taken.map(|()| true)
 }
 
 /// Why a name is not linked.

@@ -13,6 +13,7 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::begun::{self, has_mark};
+use super::beside::is_named_so;
 use super::fate::{Fate, fate, gives_way};
 use super::journal::Left;
 use super::links::{Links, open_folder};
@@ -80,6 +81,12 @@ impl FilesRestore {
         };
         if spare(shared, way, &spot, entry)? {
             return Ok(EntryWriter::None);
+        }
+        if is_named_so(&entry.path) {
+            for left in shared.begun.take_left_at(&entry.path) {
+                remove_left_in(shared, &spot.folder, &left)
+                    .map_err(|cause| error("replace", &entry.path, cause))?;
+            }
         }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
