@@ -122,6 +122,27 @@ fn a_target_folder_of_which_the_snapshot_says_nothing_is_like_any_new_one() {
 }
 
 #[test]
+fn entries_that_are_named_like_what_a_restore_tries_modes_with_come_back() {
+    for kind in [EntryKind::Directory, EntryKind::File] {
+        let temp = tempfile::tempdir().unwrap();
+        let plain = temp.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        let to = temp.path().join("to");
+        let content: &[u8] = match kind {
+            EntryKind::File => b"saved",
+            _ => b"",
+        };
+        let stored = [made_up(b".backstay-new-folder", kind, content)];
+        let restored = restore(into(&to, Overwrite::Never), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert!(restored.report.findings.is_empty(), "{:?}", restored.report);
+        assert!(to.join(".backstay-new-folder").exists());
+        assert_eq!(mode(&to), mode(&plain));
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    }
+}
+
+#[test]
 fn an_unfinished_folder_is_known_also_where_folders_hand_on_their_group() {
     let temp = tempfile::tempdir().unwrap();
     let (from, to) = (temp.path().join("from"), temp.path().join("to"));
