@@ -142,6 +142,27 @@ fn entries_that_are_named_like_what_a_restore_tries_modes_with_come_back() {
     }
 }
 
+/// Where a default ACL takes from the owner what the mark consists of, a file gets that just after it
+/// was made.
+#[test]
+fn a_file_that_was_killed_before_it_got_its_mode_is_finished() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let config = into(&to, Overwrite::Never);
+    killed(&config, &[]);
+    for (name, content) in [("made", ""), ("mine", "mine")] {
+        put(&to.join(name), content);
+        fs::set_permissions(to.join(name), fs::Permissions::from_mode(0o1000)).unwrap();
+    }
+    let stored = ["made", "mine"].map(|name| made_up(name.as_bytes(), EntryKind::File, b"saved"));
+    let restored = restore(config, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(mode(&to.join("made")), 0o644);
+    assert_eq!(fs::read(to.join("made")).unwrap(), b"saved");
+    assert_eq!(mode(&to.join("mine")), 0o1000);
+}
+
 #[test]
 fn an_unfinished_folder_is_known_also_where_folders_hand_on_their_group() {
     let temp = tempfile::tempdir().unwrap();

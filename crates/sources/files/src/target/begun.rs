@@ -167,7 +167,8 @@ impl Begun {
     /// not: who made it may have it open, and must not get what is restored.
     pub(super) fn is_unfinished(&self, stat: &Stat) -> bool {
         let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.file.is_some() && has_mark(stat) && is_owner(stat) && changed >= self.since
+        let is_marked = has_mark(stat) || is_barely_made(stat);
+        self.file.is_some() && is_marked && is_owner(stat) && changed >= self.since
     }
 
     /// Whether an earlier restore may have finished a file that is not on the disk.
@@ -360,9 +361,14 @@ fn is_empty(stat: &Stat) -> bool {
     }
 }
 
-/// Whether a file is empty and as it was made, before it could get its mode.
+/// Whether a file is empty and as it was made, before it could get its mode: a default ACL of its
+/// folder may have taken from its owner what the mark consists of.
 fn is_barely_made(stat: &Stat) -> bool {
-    stat.st_size == 0 && stat.st_mode & 0o7777 & !MARK_FILE == 0 && stat.st_mode & 0o1000 != 0
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file
+        && stat.st_size == 0
+        && stat.st_mode & 0o7777 & !MARK_FILE == 0
+        && stat.st_mode & 0o1000 != 0
 }
 
 fn something_else() -> io::Error {
@@ -436,12 +442,14 @@ fn write_header(file: &File, since: Moment, token: u64) -> io::Result<()> {
 
 /// The two times, the token, and where the notes begin; nothing if they are not there as they should be.
 fn read_header(file: &File) -> Option<(Moment, Moment, u64, u64)> {
+/// What a line says that begins with a word.
+fn rest<'a>(line: &'a [u8], word: &str) -> Option<&'a str> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    Some(line.strip_prefix(word)?.trim_start())
+}
+
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).ok()?;
-    fn rest<'a>(line: &'a [u8], word: &str) -> Option<&'a str> {
-        let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-        Some(line.strip_prefix(word)?.trim_start())
-    }
     let time = |line, word| {
         let (seconds, nanos) = rest(line, word)?.split_once('.')?;
         Some((seconds.parse().ok()?, nanos.parse().ok()?))
@@ -619,6 +627,31 @@ mod tests {
 
     #[test]
     fn a_file_that_lost_its_lines_counts_from_when_it_was_made() {
+    #[test]
+    fn a_file_that_is_no_longer_what_a_restore_made_of_it_is_begun_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = top(temp.path());
+        let first = Begun::at(&top, false, false).unwrap();
+        let path = EntryPath::from_slashed(b"file").unwrap();
+        first.note(&path, b"beside", Stage::Announced).unwrap();
+        drop(first);
+        let marker = temp.path().join(".backstay-unfinished");
+        for from in [0, 1 << 20, u64::MAX >> 1, u64::MAX] {
+            let mut bytes = std::fs::read(&marker).unwrap();
+            let line = journal::line(from);
+            bytes[HEADER - LINE..HEADER].copy_from_slice(line.as_bytes());
+            std::fs::write(&marker, bytes).unwrap();
+            let second = Begun::at(&top, false, false).unwrap();
+            assert!(second.take_all_left().is_empty());
+            second.note(&path, b"beside", Stage::Announced).unwrap();
+            drop(second);
+            let length = std::fs::metadata(&marker).unwrap().len();
+            assert!(length < 2 * HEADER as u64, "{length}");
+        }
+        let third = Begun::at(&top, false, false).unwrap();
+        assert_eq!(third.take_all_left().len(), 1);
+    }
+
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
         let stranger = made(temp.path(), "stranger");

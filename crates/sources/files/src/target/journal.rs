@@ -535,6 +535,25 @@ mod tests {
     }
 
     #[test]
+    fn no_more_of_a_note_is_read_than_one_can_have() {
+        let (file, journal) = begun();
+        add(&journal, &file, 1);
+        let end = journal.lock().end;
+        // A file of any size without an end of a note.
+        file.write_all_at(&vec![b'x'; 3 * LONGEST], end).unwrap();
+        let found = again(&file);
+        assert_eq!(found.take_left(&one(1).0), [one(1).1]);
+        assert_eq!(file.metadata().unwrap().len(), end);
+        let long = Left {
+            path: vec![b'p'; EntryPath::MAX_BYTES],
+            beside: vec![b'b'; EntryPath::MAX_BYTES],
+            stage: Stage::Linked(u64::MAX),
+        };
+        found.add(&file, long.clone()).unwrap();
+        assert_eq!(again(&file).take_left(&long.path), [long]);
+    }
+
+    #[test]
     fn all_that_was_left_for_one_path_is_found_by_that_or_by_its_own() {
         let (file, journal) = begun();
         let beside = |name: &[u8]| Left {

@@ -183,7 +183,7 @@ pub(super) fn start_file(
     let unfinished = shared.begun.is_unfinished(&stat);
     if stat.st_nlink == 1
         && !is_foreign(&stat, entry)
-        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished)?
+        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished && has_mark(&stat))?
     {
         return Ok(Some(writer));
     }
