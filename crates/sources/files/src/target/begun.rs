@@ -196,7 +196,9 @@ impl Begun {
         match left.stage {
             Stage::Announced => self.is_of_earlier(stat) && is_owner(stat) && is_empty(stat),
             Stage::Made(inode) => {
-                stat.st_ino == inode && self.is_of_earlier(stat) && stat.st_nlink == 1
+                let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                let is_alone = is_folder || stat.st_nlink == 1;
+                stat.st_ino == inode && self.is_of_earlier(stat) && is_alone
             }
             // It may have been changed by now under the name of its owner, and that it must have.
             Stage::Linked(inode) => {
@@ -440,14 +442,14 @@ fn write_header(file: &File, since: Moment, token: u64) -> io::Result<()> {
     file.write_all_at(header.as_bytes(), 0)
 }
 
-/// The two times, the token, and where the notes begin; nothing if they are not there as they should be.
-fn read_header(file: &File) -> Option<(Moment, Moment, u64, u64)> {
 /// What a line says that begins with a word.
 fn rest<'a>(line: &'a [u8], word: &str) -> Option<&'a str> {
     let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
     Some(line.strip_prefix(word)?.trim_start())
 }
 
+/// The two times, the token, and where the notes begin; nothing if they are not there as they should be.
+fn read_header(file: &File) -> Option<(Moment, Moment, u64, u64)> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).ok()?;
     let time = |line, word| {
@@ -626,8 +628,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_lost_its_lines_counts_from_when_it_was_made() {
-    #[test]
     fn a_file_that_is_no_longer_what_a_restore_made_of_it_is_begun_anew() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
@@ -652,6 +652,8 @@ mod tests {
         assert_eq!(third.take_all_left().len(), 1);
     }
 
+    #[test]
+    fn a_file_that_lost_its_lines_counts_from_when_it_was_made() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
         let stranger = made(temp.path(), "stranger");

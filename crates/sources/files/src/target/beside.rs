@@ -3,7 +3,8 @@
 //! What stands there may be all that its owner has, and a full disk or a damaged repository shows
 //! only on the way. So the new content is written into a file beside the old one, which gets the
 //! name when it is whole; until then, and if it never is, the old one stays as it was. Nothing is
-//! written where the old one proves to hold the content already.
+//! written where the old one proves to hold the content already. What is no file and stands in the
+//! place of one is replaced in the same way (see [`super::replace`]).
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -23,6 +24,7 @@ use super::covered::Covered;
 use super::file::{FileWriter, read_full};
 use super::journal::Stage;
 use super::meta::Before;
+use super::way::Spot;
 use super::writer::create_marked;
 use crate::handle::{DirHandle, DirId, HandleCache};
 
@@ -113,6 +115,19 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
+    /// Where it is, open.
+    ///
+    /// # Errors
+    /// When its folder cannot be opened again.
+    pub(super) fn spot(&self) -> io::Result<Spot> {
+        Ok(Spot {
+            folder: self.handles.get(&self.folder)?,
+            handle: Arc::clone(&self.folder),
+            name: self.name.clone(),
+            hands_on: self.hands_on,
+        })
+    }
+
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;

@@ -354,6 +354,18 @@ pub(super) fn make_folder(
     Ok(Folder::There(fd, stat))
 }
 
+/// Makes a folder that is marked as unfinished, under a name that nothing has.
+pub(super) fn make_marked(spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
+    mkdirat(&*spot.folder, name, Mode::from_raw_mode(MARK_DIR))?;
+    let made = openat(&*spot.folder, name, FOLDER, Mode::empty()).and_then(|fd| {
+        if spot.hands_on {
+            mark(&fd)?;
+        }
+        Ok(fd)
+    });
+    made.inspect_err(|_| _ = unlinkat(&*spot.folder, name, AtFlags::REMOVEDIR))
+}
+
 /// Gives a new folder the mark, and its owner what a default ACL took from them.
 fn mark(fd: &OwnedFd) -> Result<(), Errno> {
     let mode = fstat(fd)?.st_mode & 0o7777;

@@ -24,7 +24,8 @@ use super::fate::{Fate, fate};
 use super::file::FileWriter;
 use super::journal::{Left, Stage};
 use super::meta::{Before, MARK_FILE};
-use super::restore::{clear_place, skip};
+use super::replace::may_clear_place;
+use super::restore::skip;
 use super::way::Spot;
 use super::{Shared, conflict, error};
 use crate::handle::DirId;
@@ -172,8 +173,8 @@ pub(super) fn start_file(
             return Ok(None);
         }
         if !is_file {
-            clear_place(shared, spot, entry, &stat)?;
-            return fresh(create().map_err(fail)?);
+            may_clear_place(shared, spot, entry, &stat)?;
+            return start_beside(shared, spot, entry, &stat).map(Some);
         }
         if !goes_in_place(shared, spot, &stat) {
             return start_beside(shared, spot, entry, &stat).map(Some);
@@ -339,13 +340,15 @@ fn start_beside(
     // A file of somebody else, who may have it open, or that has names of its own elsewhere, is never
     // the entry, whatever it holds.
     let is_other = is_foreign(seen, entry) || seen.st_nlink > 1 && entry.meta.link_group.is_none();
-    let old = match openat(&*spot.folder, &*spot.name, flags, Mode::empty()) {
-        Ok(fd) => {
+    let is_file = FileType::from_raw_mode(seen.st_mode) == FileType::RegularFile;
+    let opened = is_file.then(|| openat(&*spot.folder, &*spot.name, flags, Mode::empty()));
+    let old = match opened {
+        Some(Ok(fd)) => {
             same_as(seen, &fd, &entry.path)?;
             (!is_other).then(|| File::from(fd))
         }
-        Err(Errno::ACCESS) => None,
-        Err(cause) => return Err(error("open", &entry.path, cause.into())),
+        None | Some(Err(Errno::ACCESS)) => None,
+        Some(Err(cause)) => return Err(error("open", &entry.path, cause.into())),
     };
     let size = (entry.size, !shared.config.sparse);
     let before = (before_old(seen), before_new(shared, spot));
