@@ -15,14 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::beside::names_beside;
+use super::beside::make_beside;
 use super::fate::{Fate, fate};
-use super::restore::{clear_place, skip};
+use super::journal::Stage;
+use super::replace::{make_way, may_clear_place};
+use super::restore::skip;
 use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
 use super::{Shared, error, refused};
@@ -152,11 +152,8 @@ fn link(
     };
     match there {
         Some(there) if (there.st_dev, there.st_ino) == id => return Ok(false),
-        Some(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-            clear_place(shared, &spot, entry, &there)?;
-        }
+        Some(_) => return link_beside(shared, &old, &spot, entry),
         None => {}
-        Some(_) => return link_beside(shared, &old, &spot, entry).map_err(fail),
     }
     match old.link_as(&spot.folder, &spot.name) {
         Ok(true) => Ok(true),
@@ -166,26 +163,27 @@ fn link(
 }
 
 /// Links a further name beside what stands in its place, and lets it take that.
-fn link_beside(shared: &Shared, old: &Old, spot: &Spot, entry: &RestoreEntry) -> io::Result<bool> {
+fn link_beside(
+    shared: &Shared,
+    old: &Old,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<bool, TargetError> {
     let (begun, folder) = (&shared.begun, &*spot.folder);
-    if let Some(left) = begun.take_left(&entry.path) {
-        remove_left_in(shared, folder, &left)?;
+    let fail = |cause: io::Error| error("link", &entry.path, cause);
+    for left in begun.take_left(&entry.path) {
+        remove_left_in(shared, folder, &left).map_err(fail)?;
     }
-    for beside in names_beside(&spot.name) {
-        begun.note(&entry.path, beside.to_bytes(), Some(old.id.1))?;
-        match old.link_as(folder, &beside) {
-            Ok(true) => {
-                let taken = renameat(folder, &*beside, folder, &*spot.name);
-                taken.inspect_err(|_| _ = unlinkat(folder, &*beside, AtFlags::empty()))?;
-            }
-            Err(Errno::EXIST) => continue,
-            Ok(false) => return Err(io::Error::other(REPLACED)),
-            Err(cause) => return Err(cause.into()),
-        }
-        begun.settled(&entry.path);
-        return Ok(true);
+    let beside = old.link_beside(shared, spot, entry).map_err(fail)?;
+    let taken = make_way(shared, spot, entry).and_then(|()| {
+        let taken = renameat(folder, &*beside, folder, &*spot.name);
+        taken.map_err(|cause| fail(cause.into()))
+    });
+    if taken.is_err() {
+        let _ = unlinkat(folder, &*beside, AtFlags::empty());
     }
-    Err(io::ErrorKind::AlreadyExists.into())
+    begun.settled(&entry.path, beside.to_bytes());
+    taken.map(|()| true)
 }
 
 /// Why a name is not linked.
@@ -199,6 +197,32 @@ struct Old {
 }
 
 impl Old {
+    /// Gives the file a further name beside what stands in the place of an entry. It is noted.
+    fn link_beside(
+        &self,
+        shared: &Shared,
+        spot: &Spot,
+        entry: &RestoreEntry,
+    ) -> io::Result<CString> {
+        let (begun, stage) = (&shared.begun, Stage::Linked(self.id.1));
+        let (linked, beside) = make_beside(begun, (&entry.path, &spot.name), stage, |beside| {
+            self.link_as(&spot.folder, beside)
+        })?;
+        if linked {
+            return Ok(beside);
+        }
+        begun.settled(&entry.path, beside.to_bytes());
+        Err(io::Error::other(REPLACED))
+    }
+
+    /// Whether the file can have a further name where something stands that is to stay for now.
+    fn can_link(&self, shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> io::Result<()> {
+        let beside = self.link_beside(shared, spot, entry)?;
+        unlinkat(&*spot.folder, &*beside, AtFlags::empty())?;
+        shared.begun.settled(&entry.path, beside.to_bytes());
+        Ok(())
+    }
+
     /// Gives the file a further name. `false`: another file has its name, which gets none.
     fn link_as(&self, folder: &OwnedFd, name: &CStr) -> Result<bool, Errno> {
         let is_it = |folder: &OwnedFd, name: &CStr| {
@@ -338,14 +362,20 @@ impl Links {
                 return Err(refused(&entry.path));
             }
         }
-        if first.beside && spot.handle.id().0 != first.id.0 {
-            return degraded("it is on another file system");
-        }
-        if first.beside {
+        let later = || {
             let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
             let further = Further::Later(Box::new(entry.clone()), handle, name);
             unsettled.add(shared, first, further);
-            return Ok(true);
+            Ok(true)
+        };
+        if let Some(there) = &there {
+            may_clear_place(shared, spot, entry, there)?;
+        }
+        if first.beside {
+            if spot.handle.id().0 != first.id.0 {
+                return degraded("it is on another file system");
+            }
+            return later();
         }
         let from = match open_folder(shared, top, &first.path) {
             Ok(from) => from,
@@ -359,8 +389,12 @@ impl Links {
             name: c_name(&first.path, name)?,
             id: first.id,
         };
-        if let Some(there) = &there {
-            clear_place(shared, spot, entry, there)?;
+        if there.is_some() {
+            // It stays until the content of the first is whole.
+            return match old.can_link(shared, spot, entry) {
+                Ok(()) => later(),
+                Err(cause) => degraded(&cause.to_string()),
+            };
         }
         match old.link_as(&spot.folder, &spot.name) {
             Ok(true) => {

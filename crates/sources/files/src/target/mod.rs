@@ -25,6 +25,7 @@ mod meta;
 mod mirror;
 mod node;
 mod rehearsal;
+mod replace;
 mod restore;
 mod spared;
 mod way;

@@ -9,18 +9,19 @@ use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
     RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, Stat, fstat, openat};
 
 use super::begun::{self, has_mark};
+use super::beside::is_named_so;
 use super::fate::{Fate, fate, gives_way};
 use super::journal::Left;
 use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
+use super::replace::{may_clear_place, replace};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file};
-use super::{Shared, conflict, error, node, not_emptied, not_empty, nothing_deleted, refused};
+use super::{Shared, conflict, error, node, nothing_deleted, refused};
 use crate::walk::meta::times;
 
 /// Why an entry of a certain name is not restored.
@@ -80,6 +81,12 @@ impl FilesRestore {
         };
         if spare(shared, way, &spot, entry)? {
             return Ok(EntryWriter::None);
+        }
+        if is_named_so(&entry.path) {
+            for left in shared.begun.take_left_at(&entry.path) {
+                remove_left_in(shared, &spot.folder, &left)
+                    .map_err(|cause| error("replace", &entry.path, cause))?;
+            }
         }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
@@ -309,13 +316,17 @@ fn start_folder(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<(), TargetError> {
-    let mut made = make_folder(shared, spot, &entry.path)?;
-    if let Folder::Else(stat) = &made {
-        clear_place(shared, spot, entry, stat)?;
-        made = make_folder(shared, spot, &entry.path)?;
-    }
+    let made = match make_folder(shared, spot, &entry.path)? {
+        Folder::Else(stat) => {
+            may_clear_place(shared, spot, entry, &stat)?;
+            let fd = replace(shared, spot, entry, |beside| make_marked(spot, beside))?;
+            (fd, None)
+        }
+        Folder::Ours(fd) => (fd, None),
+        Folder::There(fd, stat) => (fd, Some(stat)),
+    };
     let (fd, finish) = match made {
-        Folder::Ours(fd) => {
+        (fd, None) => {
             let before = if spot.hands_on {
                 Before {
                     owner: None,
@@ -326,7 +337,7 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, stat)
+        (fd, Some(stat))
             if gives_way(shared.config.overwrite, &stat, &entry.meta)
                 || is_half_finished(shared, &stat, entry) =>
         {
@@ -337,13 +348,7 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, _) => (fd, None),
-        Folder::Else(_) => {
-            return Err(conflict(
-                &entry.path,
-                "something appears in its place again and again",
-            ));
-        }
+        (fd, Some(_)) => (fd, None),
     };
     let count = if finish.is_some() {
         &shared.written
@@ -386,40 +391,4 @@ fn spare(
         way.enter(shared, &spot.name, fd, entry.path.clone(), None)?;
     }
     Ok(true)
-}
-
-/// Removes what stands in the place of an entry, if that is allowed.
-pub(super) fn clear_place(
-    shared: &Shared,
-    spot: &Spot,
-    entry: &RestoreEntry,
-    stat: &Stat,
-) -> Result<(), TargetError> {
-    let fate = fate(shared.config.overwrite, stat, &entry.meta);
-    if fate == Fate::Refused {
-        return Err(refused(&entry.path));
-    }
-    shared.spared.may_clear(stat, fate, &entry.path)?;
-    let fail = |cause: Errno| error("replace", &entry.path, cause.into());
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail);
-    }
-    match unlinkat(&*spot.folder, &*spot.name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) if shared.config.delete => {
-            let mut hand = Hand::deletes();
-            let (spared, findings) = (&shared.spared, &shared.findings);
-            let place = (&*spot.folder, &*spot.name, &entry.path);
-            let gone = mirror::delete_tree(place, &mut hand, spared, findings);
-            // The folder itself is replaced; what was in it has no successor.
-            let in_it = hand.taken() - u64::from(matches!(gone, Ok(true)));
-            shared.deleted.fetch_add(in_it, Ordering::Relaxed);
-            match gone {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(not_emptied(&entry.path)),
-                Err(cause) => Err(error("replace", &entry.path, cause)),
-            }
-        }
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(not_empty(&entry.path)),
-        other => other.map_err(fail),
-    }
 }
