@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::cli::{Overwrite, Owner, RunArgs};
 use crate::look::bytes_members;
 use crate::place::{self, Part};
+use crate::salvage::Report;
 use crate::verify::compare;
 
 /// Restores.
@@ -44,10 +45,14 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     ) {
         console.note(&format!("this restore is not in the ledger: {error}"));
     }
+    let report = match args.salvage && !args.dry_run {
+        true => Some(Report::new(args.report.as_deref())?),
+        false => None,
+    };
     let (mut ending, mut chosen) = (check_origin(console, &view)?, 0);
     let mut is_known = true;
     for part in parts {
-        let job = job(&part, &folder, filter.clone());
+        let mut job = job(&part, &folder, filter.clone());
         if args.dry_run {
             let (entries, noted) = dry_run(console, &view, &target, &job, args.delete).await?;
             chosen += entries;
@@ -55,6 +60,8 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
             ending = ending.max(noted);
             continue;
         }
+        let tells = |report: &Report| report.of_folder(&folder, &console.cx.clock);
+        job.salvage = report.as_ref().map(tells);
         let started = Instant::now();
         let outcome = restore::restore(&view, &console.cx, target.clone(), &job).await?;
         let seconds = started.elapsed().as_secs_f64();
@@ -64,6 +71,9 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         if args.verify {
             ending = ending.max(compare(console, &view, &job).await?);
         }
+    }
+    if let Some(report) = report {
+        ending = ending.max(report.end(console)?);
     }
     // Of what is lost nobody knows whether it matches; the findings told of it.
     if chosen == 0 && is_known && !args.includes.is_empty() {

@@ -7,6 +7,7 @@
 )]
 
 mod access;
+mod analyze;
 mod beside;
 mod codes;
 mod damage;
@@ -24,6 +25,7 @@ mod names;
 mod overwrite;
 mod prune;
 mod round_trip;
+mod salvage;
 mod streams;
 mod terminal;
 mod trouble;

@@ -1,5 +1,6 @@
 //! The workers of a restore: they fetch ranges, open chunks, and write their parts.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 
 use super::begun::Begun;
 use super::opened::{Claim, Claimed, Opened};
+use super::salvage::{self, Loss, Salvage, Salvaged};
 use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
@@ -49,6 +51,8 @@ pub(super) struct Workers<'a> {
     count: usize,
     pub(super) begun: Begun,
     fetched: AtomicU64,
+    /// Who is told of what is lost, if what is left is to be kept.
+    salvage: Option<Salvage>,
 }
 
 /// Where chunks of one pack lie, as one range.
@@ -110,6 +114,7 @@ impl<'a> Workers<'a> {
         repo: &'a Repository,
         cx: &'a OpContext,
         restore: &'a dyn Restore,
+        salvage: Option<Salvage>,
     ) -> Result<Self> {
         let (tasks, source) = bounded(QUEUED);
         let count = cpu_threads(cx)
@@ -130,6 +135,7 @@ impl<'a> Workers<'a> {
             // Each of them may be at a window of its own; one more is being collected.
             begun: Begun::of_this_process(count + QUEUED + 1),
             fetched: AtomicU64::new(0),
+            salvage,
         })
     }
 
@@ -419,12 +425,19 @@ impl<'a> Workers<'a> {
         let Some(writer) = job.lock().take() else {
             return;
         };
-        let outcome = if job.has_failed() {
-            EntryOutcome::Failed
-        } else {
-            EntryOutcome::Whole
+        let lost = lock(&job.lost).take();
+        let ended = match lost {
+            Some(lost) if !job.has_failed() => self.salvage(job, writer, lost),
+            _ => {
+                let outcome = if job.has_failed() {
+                    EntryOutcome::Failed
+                } else {
+                    EntryOutcome::Whole
+                };
+                self.restore.finish(self.cx, &job.entry, writer, outcome)
+            }
         };
-        if let Err(error) = self.restore.finish(self.cx, &job.entry, writer, outcome) {
+        if let Err(error) = ended {
             self.found_target(&job.entry, &error);
         }
         self.begun.one_less();
@@ -435,10 +448,64 @@ impl<'a> Workers<'a> {
         });
     }
 
-    /// A chunk cannot be had: the files that need it fail, each with a finding.
+    /// Lets the target keep what there is of a file.
+    fn salvage(
+        &self,
+        job: &FileJob,
+        writer: EntryWriter,
+        (lost, kind, why): (Vec<Range<u64>>, FindingKind, String),
+    ) -> std::result::Result<(), TargetError> {
+        let entry = &job.entry;
+        // Zeros alone are no part of it.
+        let kept_as = if salvage::length(&lost) < job.data {
+            self.restore.finish_in_part(self.cx, entry, writer, &lost)
+        } else {
+            let failed = EntryOutcome::Failed;
+            let ended = self.restore.finish(self.cx, entry, writer, failed);
+            ended.map(|()| None)
+        };
+        let (kept_as, error) = match kept_as {
+            Ok(kept_as) => (kept_as, None),
+            Err(error) => (None, Some(error)),
+        };
+        self.lost(
+            kind,
+            Salvaged {
+                path: entry.path.clone(),
+                size: entry.size,
+                lost,
+                kept_as,
+                why,
+            },
+        );
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Tells of a file of which a part is lost.
+    pub(super) fn lost(&self, kind: FindingKind, lost: Salvaged) {
+        self.found(lost.finding(kind));
+        self.tell_loss(|| Loss::Content(lost));
+    }
+
+    /// Tells whoever wants to know it of a loss.
+    pub(super) fn tell_loss(&self, loss: impl FnOnce() -> Loss) {
+        if let Some(salvage) = &self.salvage {
+            salvage(&loss());
+        }
+    }
+
+    /// Whether what is left of files is to be kept.
+    pub(super) const fn salvages(&self) -> bool {
+        self.salvage.is_some()
+    }
+
+    /// A chunk cannot be had: the files that need it fail, each with a finding, or lose these parts.
     fn lose(&self, chunk: &ChunkJob, kind: FindingKind, why: &str) {
         for part in &chunk.parts {
-            if part.job.fail() {
+            if self.salvages() {
+                let range = part.at..part.at + u64::from(part.length);
+                lock(&part.job.lost).add(range, kind, why);
+            } else if part.job.fail() {
                 self.found(Finding::entry(kind, &part.job.entry.path, why));
             }
             if part.job.part_done() {

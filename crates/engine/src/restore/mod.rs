@@ -10,6 +10,7 @@ mod evidence;
 mod fetch;
 mod held;
 mod opened;
+mod salvage;
 mod window;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use backup_integrity::ledger::RecordOutcome;
 pub use evidence::{Reading, record_reading};
 use fetch::Workers;
 use held::Lacking;
+pub use salvage::{Loss, Salvage, Salvaged};
 use window::{FileJob, Window};
 
 /// Which entries are restored: those for which the function says so.
@@ -46,6 +48,9 @@ pub struct RestoreJob {
     pub strip: EntryPath,
     /// Only entries that this lets pass; folders above them come along.
     pub filter: Option<Filter>,
+    /// Who is told of what is lost, if what is left of files that cannot be had whole is to be kept;
+    /// see [`Restore::finish_in_part`]. `None`: such files fail.
+    pub salvage: Option<Salvage>,
     /// What for.
     pub mode: RestoreMode,
     /// The folder to write below.
@@ -65,6 +70,7 @@ impl RestoreJob {
             below: EntryPath::root(),
             strip: EntryPath::root(),
             filter: None,
+            salvage: None,
             mode,
             folder,
             host,
@@ -308,7 +314,7 @@ async fn carry_out(
     tally: &mut Tally,
 ) -> Result<Vec<Finding>> {
     tokio::task::block_in_place(|| {
-        let workers = Workers::new(view.repository(), cx, running)?;
+        let workers = Workers::new(view.repository(), cx, running, job.salvage.clone())?;
         std::thread::scope(|scope| {
             let fetched = workers.spawn(scope)?;
             let mut driver = Driver {
@@ -383,7 +389,9 @@ impl Driver<'_> {
             let entry = match seen {
                 Seen::Entry(entry) => *entry,
                 Seen::Lost(lost) => {
-                    self.workers.found(lost.finding(self.view));
+                    let finding = lost.finding(self.view);
+                    self.workers.found(finding.clone());
+                    self.workers.tell_loss(|| Loss::Page(finding));
                     self.lost_pages += 1;
                     is_first &= !lost.covers(self.job.component, &self.job.below);
                     first_lost.get_or_insert(lost);
@@ -470,11 +478,7 @@ impl Driver<'_> {
         let extents = match self.view.extents(self.cx, &record).await {
             Ok(extents) => extents,
             Err(error) if error.is_damage() => {
-                self.workers.found(Finding::entry(
-                    FindingKind::Damaged,
-                    &wanted.path,
-                    error.to_string(),
-                ));
+                self.lose(&wanted, &error);
                 return Ok(());
             }
             Err(error) => return Err(error),
@@ -539,13 +543,29 @@ impl Driver<'_> {
                 }
                 Ok(None) => return EntryOutcome::Whole,
                 Err(error) => {
-                    let kind = FindingKind::Damaged;
-                    self.workers
-                        .found(Finding::entry(kind, &entry.path, error.to_string()));
+                    self.lose(entry, &error);
                     return EntryOutcome::Failed;
                 }
             }
         }
+    }
+
+    /// Tells of an entry of whose content nothing can be had.
+    fn lose(&self, entry: &RestoreEntry, error: &EngineError) {
+        let (kind, why) = (FindingKind::Damaged, error.to_string());
+        if !self.workers.salvages() {
+            return self.workers.found(Finding::entry(kind, &entry.path, why));
+        }
+        self.workers.lost(
+            kind,
+            Salvaged {
+                path: entry.path.clone(),
+                size: entry.size,
+                lost: std::iter::once(0..entry.size).collect(),
+                kept_as: None,
+                why,
+            },
+        );
     }
 
     fn collect(
