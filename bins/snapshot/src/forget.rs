@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use backstay::core::{Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta, Verdict};
-use backstay::engine::hold::holds;
+use backstay::engine::hold::Holds;
 use backstay::engine::ledger::first_seen;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
 use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread};
@@ -42,16 +42,19 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     repo.keys().may_forget()?;
     let (host, user) = (signer(&repo), surroundings::user());
     repo.keys().ledger_key(&host)?;
-    let all = console.all(&repo).await?;
+    let mut all = console.all(&repo).await?;
+    let holds = Holds::read(&repo, &console.cx).await?;
+    for head in &mut all.heads {
+        head.meta.held = holds.has(head.meta.id);
+    }
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
     let mut damage = if by_name { Vec::new() } else { all.damage() };
     let plan = if by_name {
         let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
-        must_not_be_held(&plan)?;
-        let held = holds(&repo, &console.cx).await?;
-        if let Some(one) = unread.iter().find(|one| held.contains(&one.id)) {
-            return Err(is_held(one.id));
+        must_not_be_held(&plan, &holds)?;
+        if let Some(one) = unread.iter().find(|one| holds.has(one.id)) {
+            return Err(is_held(one.id, &holds));
         }
         plan
     } else {
@@ -63,6 +66,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let has_damage = console.findings(&damage, 0)?;
     let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
+        let has_damage = console.findings(&holds.lost(), 0)? || has_damage;
         let going = plan.forgotten().count() + unread.len();
         console.line(format!("{going} of {looked_at} would be forgotten"))?;
         return Ok(Exit::done(has_damage));
@@ -156,7 +160,7 @@ pub(crate) fn take_unread<'a>(
 }
 
 /// A hold is there to be heeded: naming a held snapshot forgets nothing at all.
-fn must_not_be_held(plan: &ForgetPlan) -> Outcome<()> {
+fn must_not_be_held(plan: &ForgetPlan, holds: &Holds) -> Outcome<()> {
     let kept = plan
         .decisions
         .iter()
@@ -164,10 +168,21 @@ fn must_not_be_held(plan: &ForgetPlan) -> Outcome<()> {
     let Some((meta, _)) = kept else {
         return Ok(());
     };
-    Err(is_held(meta.id))
+    Err(is_held(meta.id, holds))
 }
 
-fn is_held(id: SnapshotId) -> Failure {
+fn is_held(id: SnapshotId, holds: &Holds) -> Failure {
+    if holds.has_lost(Some(id)) {
+        return Failure::new(
+            Exit::Conflict,
+            format!(
+                "snapshot {id} is held by the ledger, so nothing is forgotten; its hold is gone from the tier, and nobody released it"
+            ),
+            format!(
+                "place it again: `snapshot hold {id}`; or, if it is to go, `snapshot release {id}` first"
+            ),
+        );
+    }
     Failure::new(
         Exit::Conflict,
         format!("snapshot {id} is held, so nothing is forgotten"),

@@ -8,6 +8,7 @@ mod init;
 mod keys;
 mod look;
 mod prune;
+mod repair;
 mod save;
 mod source;
 mod verify;
@@ -30,6 +31,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Analyze(args) => analyze::analyze(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
         Command::Prune(args) => prune::prune(console, &args).await,
+        Command::Repair(args) => repair::repair(console, &args).await,
         Command::Hold(args) => hold::hold(console, &args).await,
         Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,

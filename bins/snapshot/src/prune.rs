@@ -34,18 +34,19 @@ pub(crate) async fn run(
     let job = job(host, args);
     let plan = plan(repo, &console.cx, &job).await?;
     show(console, &plan.numbers, args.dry_run)?;
+    let is_hurt = console.findings(&plan.findings, 0)?;
     if args.dry_run {
         if plan.drops_too_much(&job) && console.talks() {
             console.line(
                 "the prune itself would refuse to delete so much at once; --force allows it",
             )?;
         }
-        return Ok(Exit::Ok);
+        return Ok(Exit::done(is_hurt));
     }
     let report = carry_out(repo, &console.cx, plan, &job).await?;
     let mut findings = report.findings.clone();
     findings.extend(report.waits_for.iter().map(waits));
-    let has_findings = console.findings(&findings, 0)?;
+    let has_findings = console.findings(&findings, 0)? || is_hurt;
     say(console, &report, host)?;
     Ok(Exit::done(has_findings))
 }
@@ -122,12 +123,6 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
         text::bytes(numbers.copied_bytes),
         text::bytes(numbers.repack_gain)
     ))?;
-    if numbers.missing_packs > 0 {
-        console.warn(&format!(
-            "{} that snapshots use are not there: `snapshot verify` tells what that hurts",
-            packs(numbers.missing_packs)
-        ));
-    }
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
 use crate::error::{EngineError, Result};
-use crate::hold::holds;
+use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
 use crate::refs::{self, Listed};
 use crate::repository::{Repository, UnreadSnapshot, name};
@@ -79,7 +79,8 @@ pub struct Forgotten {
 }
 
 /// Carries a plan out. Each snapshot is recorded in the ledger before it goes. One that came to be held
-/// since the plan was made stays.
+/// since the plan was made stays, and so does one that is held by the ledger alone, its hold being gone
+/// from the tier: that is a finding.
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
@@ -93,12 +94,10 @@ pub async fn forget(
 ) -> Result<Forgotten> {
     repo.keys().may_forget()?;
     let mut removed = 0;
-    let held = holds(repo, cx).await?;
-    let going: Vec<_> = plan
-        .forgotten()
-        .filter(|meta| !held.contains(&meta.id))
-        .collect();
+    let held = Holds::read(repo, cx).await?;
+    let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
+    findings.extend(held.lost());
     if going.is_empty() {
         return Ok(Forgotten { removed, findings });
     }
@@ -148,7 +147,7 @@ pub async fn forget_unread(
     user: &str,
 ) -> Result<Vec<Finding>> {
     repo.keys().may_forget()?;
-    if holds(repo, cx).await?.contains(&unread.id) {
+    if Holds::read(repo, cx).await?.has(unread.id) {
         let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
         return Err(EngineError::Invalid(why));
     }

@@ -1,22 +1,28 @@
-//! Holds: snapshots that nothing forgets until the hold is released.
+//! Holds: a snapshot that is held is not forgotten, by whatever policy or by id, until it is released.
 //!
 //! A hold is an object on the tier, so that every host sees it, and placing and releasing it are
-//! records of the ledger. It keeps a mistaken or too eager retention away, not somebody who may
-//! delete on the tier.
+//! records of the ledger. Either is enough: whoever may delete on the tier can take the object away,
+//! and the record keeps the snapshot all the same ([`Holds`]). It keeps a mistaken or too eager
+//! retention away, not somebody who deletes the snapshot itself on the tier.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, HostId, OpContext, PutMode, Severity, SnapshotId,
+};
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{StreamExt as _, TryStreamExt as _};
 
-use crate::error::Result;
-use crate::ledger::{LedgerDraft, record_operation};
-use crate::repository::{Repository, name};
+use crate::error::{EngineError, Result};
+use crate::ledger::{self, HoldRecord, LedgerDraft, record_operation};
+use crate::repository::{Repository, get_within, name};
 
-/// The snapshots that are held; some of them may be gone.
+/// What every hold says: its name tells of which snapshot it is.
+const BODY: &[u8] = b"held\n";
+
+/// The snapshots for which there is a hold on the tier; some of them may be gone.
 ///
 /// # Errors
 /// Those of the tier's list.
@@ -27,6 +33,124 @@ pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<Snapsho
         out.extend(layout::hold_id(&meta.key));
     }
     Ok(out)
+}
+
+/// What is held, by the holds on the tier and by the records of the ledger.
+#[derive(Debug, Clone, Default)]
+pub struct Holds {
+    on_tier: BTreeSet<SnapshotId>,
+    recorded: BTreeMap<SnapshotId, HoldRecord>,
+}
+
+impl Holds {
+    /// Reads both.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        let first = Self::look(repo, cx).await?;
+        if first.has_lost(None) {
+            // It may have been released between the look into the ledger and the one at the tier;
+            // that was recorded before it went.
+            return Self::look(repo, cx).await;
+        }
+        Ok(first)
+    }
+
+    async fn look(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        let recorded = ledger::held(repo, cx).await?;
+        let on_tier = holds(repo, cx).await?;
+        Ok(Self { on_tier, recorded })
+    }
+
+    /// Whether a snapshot is held.
+    #[must_use]
+    pub fn has(&self, id: SnapshotId) -> bool {
+        self.on_tier.contains(&id) || self.recorded.contains_key(&id)
+    }
+
+    /// Whether a snapshot, or any, is held by its record alone.
+    #[must_use]
+    pub fn has_lost(&self, id: Option<SnapshotId>) -> bool {
+        let is_lost = |id: &SnapshotId| !self.on_tier.contains(id);
+        match id {
+            Some(id) => self.recorded.contains_key(&id) && is_lost(&id),
+            None => self.recorded.keys().any(is_lost),
+        }
+    }
+
+    /// The snapshots that are held.
+    pub fn ids(&self) -> impl Iterator<Item = SnapshotId> {
+        let all: BTreeSet<_> = self.recorded.keys().chain(&self.on_tier).copied().collect();
+        all.into_iter()
+    }
+
+    /// The holds that somebody took away who did not release them.
+    #[must_use]
+    pub fn lost(&self) -> Vec<Finding> {
+        let lost = self.recorded.iter();
+        let lost = lost.filter(|(id, _)| !self.on_tier.contains(id));
+        lost.map(|(id, record)| {
+            let detail = format!(
+                "by the ledger {} placed it at {}, nobody released it, and it is gone from the tier: the snapshot stays held; `snapshot hold {id}` places it again, `snapshot release {id}` ends it",
+                record.host, record.time
+            );
+            let (severity, kind) = (Severity::Error, FindingKind::Missing);
+            Finding::new(severity, kind, format!("holds/{id}"), detail)
+        })
+        .collect()
+    }
+
+    /// The holds that the ledger does not know.
+    fn unrecorded(&self) -> impl Iterator<Item = Finding> {
+        let all = self.on_tier.iter();
+        all.filter(|id| !self.recorded.contains_key(id)).map(|id| {
+            let detail = format!(
+                "the ledger does not know this hold: whoever placed it was killed before it was recorded, or has no key; it counts; `snapshot hold {id}` records it"
+            );
+            let (severity, kind) = (Severity::Note, FindingKind::Degraded);
+            Finding::new(severity, kind, format!("holds/{id}"), detail)
+        })
+    }
+
+    /// What is wrong with holds: those that are gone, those that the ledger does not know, those that
+    /// are not as they were written.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub(crate) async fn check(repo: &Repository, cx: &OpContext) -> Result<Vec<Finding>> {
+        let holds = Self::read(repo, cx).await?;
+        let mut findings = holds.lost();
+        findings.extend(holds.unrecorded());
+        let ids: Vec<_> = holds.on_tier.iter().copied().collect();
+        let mut bodies = futures::stream::iter(ids)
+            .map(|id| async move { (id, is_whole(repo, cx, id).await) })
+            .buffered(repo.connections(cx));
+        while let Some((id, whole)) = bodies.next().await {
+            let why = match whole {
+                Ok(true) => continue,
+                Ok(false) => "it is not what was written there".to_owned(),
+                Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
+                Err(error) => format!("it cannot be read: {error}"),
+            };
+            let detail =
+                format!("{why}; it counts all the same; `snapshot hold {id}` writes it anew");
+            let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+            let subject = format!("holds/{id}");
+            findings.push(Finding::new(severity, kind, subject, detail));
+        }
+        Ok(findings)
+    }
+}
+
+/// Whether a hold is as it was written.
+async fn is_whole(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    let key = name(layout::hold(id))?;
+    match get_within(cx, &**repo.sink(), &key, BODY.len()).await {
+        Ok(bytes) => Ok(bytes == BODY),
+        Err(error) if error.is_damage() => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// What came of placing or releasing a hold.
@@ -52,7 +176,8 @@ impl HoldChange {
     }
 }
 
-/// Holds a snapshot, if it is not held. `why` goes into the ledger.
+/// Holds a snapshot, if it is not held; a hold that is gone, damaged or not recorded is made good.
+/// `why` goes into the ledger.
 ///
 /// # Errors
 /// A key that cannot sign for the host; errors of the tier.
@@ -65,23 +190,33 @@ pub async fn hold(
 ) -> Result<HoldChange> {
     // A key that cannot sign must not leave a hold without a record.
     repo.keys().ledger_key(host)?;
-    // All holds have the same bytes, so the tier cannot tell a second one from an answer that was
-    // lost.
-    if holds(repo, cx).await?.contains(&snapshot) {
-        return Ok(HoldChange::NONE);
-    }
-    let key = name(layout::hold(snapshot))?;
-    let body = Bytes::from_static(b"held\n");
-    match repo.sink().put(cx, &key, body, PutMode::Create).await {
-        Ok(_) => {}
-        Err(error) if error.kind == ErrorKind::Conflict => return Ok(HoldChange::NONE),
-        Err(error) => return Err(error.into()),
+    let holds = Holds::read(repo, cx).await?;
+    let mode = if holds.on_tier.contains(&snapshot) {
+        // One that cannot be read now may be whole: it is written anew only if it is known not to be.
+        let is_whole = is_whole(repo, cx, snapshot).await?;
+        if is_whole && holds.recorded.contains_key(&snapshot) {
+            return Ok(HoldChange::NONE);
+        }
+        (!is_whole).then_some(PutMode::Replace)
+    } else {
+        Some(PutMode::Create)
+    };
+    if let Some(mode) = mode {
+        let key = name(layout::hold(snapshot))?;
+        let body = Bytes::from_static(BODY);
+        match repo.sink().put(cx, &key, body, mode).await {
+            Ok(_) => {}
+            // All holds have the same bytes, so the tier cannot tell one that somebody else has placed
+            // from an answer that was lost. Either way it is there, and at worst recorded twice.
+            Err(error) if error.kind == ErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let findings = record_operation(repo, cx, host, user, draft("hold", snapshot, why)).await?;
     Ok(HoldChange::recorded(findings))
 }
 
-/// Releases a snapshot, if it is held.
+/// Releases a snapshot, if it is held, be it by the ledger alone.
 ///
 /// # Errors
 /// A key whose holder may not forget, or that cannot sign for the host; errors of the tier.
@@ -93,13 +228,16 @@ pub async fn release(
     why: &str,
 ) -> Result<HoldChange> {
     repo.keys().may_forget()?;
-    if !holds(repo, cx).await?.contains(&snapshot) {
+    let holds = Holds::read(repo, cx).await?;
+    if !holds.has(snapshot) {
         return Ok(HoldChange::NONE);
     }
     // The record first: a hold that went without one could not be told from a theft.
     let findings = record_operation(repo, cx, host, user, draft("release", snapshot, why)).await?;
-    let key = name(layout::hold(snapshot))?;
-    repo.sink().delete(cx, &key).await?;
+    if holds.on_tier.contains(&snapshot) {
+        let key = name(layout::hold(snapshot))?;
+        repo.sink().delete(cx, &key).await?;
+    }
     Ok(HoldChange::recorded(findings))
 }
 

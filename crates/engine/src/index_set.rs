@@ -12,6 +12,8 @@ pub struct IndexSet {
     runs: Vec<Arc<IndexRun>>,
     /// For each run which of its packs no place is in; none for a run without such packs.
     avoided: Vec<Vec<bool>>,
+    /// For each run which of its packs are looked into last; none at all where there are no such packs.
+    shunned: Vec<Vec<bool>>,
 }
 
 /// Where a chunk lies, with the pack's name.
@@ -32,31 +34,50 @@ impl IndexSet {
         Self {
             runs,
             avoided: Vec::new(),
+            shunned: Vec::new(),
         }
     }
 
     /// The same runs without what lies in these packs, and in those that are avoided already.
     #[must_use]
     pub fn avoiding(&self, packs: &BTreeSet<PackId>) -> Self {
+        Self {
+            runs: self.runs.clone(),
+            avoided: self.marked(&self.avoided, packs),
+            shunned: self.shunned.clone(),
+        }
+    }
+
+    /// The same runs, in which a chunk is looked for in these packs only where no other has it: they
+    /// are known to be damaged or gone.
+    #[must_use]
+    pub fn shunning(&self, packs: &BTreeSet<PackId>) -> Self {
+        let shunned = self.marked(&self.shunned, packs);
+        let is_none = shunned.iter().all(Vec::is_empty);
+        Self {
+            runs: self.runs.clone(),
+            avoided: self.avoided.clone(),
+            shunned: if is_none { Vec::new() } else { shunned },
+        }
+    }
+
+    /// Marks with these packs too.
+    fn marked(&self, known: &[Vec<bool>], packs: &BTreeSet<PackId>) -> Vec<Vec<bool>> {
         let flags = |(number, run): (usize, &Arc<IndexRun>)| {
-            let is_avoided = |at: usize, id| self.is_avoided(number, at) || packs.contains(id);
+            let is_marked = |at, id| is_marked(known, number, at) || packs.contains(id);
             let ids = run.packs.iter().map(|pack| &pack.id).enumerate();
-            let flags: Vec<bool> = ids.map(|(at, id)| is_avoided(at, id)).collect();
+            let flags: Vec<bool> = ids.map(|(at, id)| is_marked(at, id)).collect();
             if flags.contains(&true) {
                 flags
             } else {
                 Vec::new()
             }
         };
-        Self {
-            runs: self.runs.clone(),
-            avoided: self.runs.iter().enumerate().map(flags).collect(),
-        }
+        self.runs.iter().enumerate().map(flags).collect()
     }
 
     fn is_avoided(&self, run: usize, pack: usize) -> bool {
-        let flags = self.avoided.get(run);
-        flags.and_then(|flags| flags.get(pack)) == Some(&true)
+        is_marked(&self.avoided, run, pack)
     }
 
     /// Where a chunk lies.
@@ -65,14 +86,26 @@ impl IndexSet {
         self.places(&id.prefix()).next()
     }
 
-    /// Every place of a chunk, by the half of its id that the index has.
+    /// Every place of a chunk, by the half of its id that the index has; those in packs that are
+    /// shunned last.
     pub fn places(&self, prefix: &[u8; 16]) -> impl Iterator<Item = Place> + use<'_> {
         let prefix = *prefix;
-        self.runs
+        let passes: &[bool] = if self.shunned.is_empty() {
+            &[false]
+        } else {
+            &[false, true]
+        };
+        passes
             .iter()
-            .enumerate()
-            .flat_map(move |(number, run)| {
+            .flat_map(move |last| {
+                let runs = self.runs.iter().enumerate();
+                runs.map(move |(number, run)| (*last, number, run))
+            })
+            .flat_map(move |(last, number, run)| {
                 run.find_all(&prefix)
+                    .filter(move |located| {
+                        is_marked(&self.shunned, number, located.pack as usize) == last
+                    })
                     .map(move |located| (number, run, located))
             })
             .filter(|(number, _, located)| !self.is_avoided(*number, located.pack as usize))
@@ -99,6 +132,18 @@ impl IndexSet {
         wraps
             .map(|wrap| (wrap.session, wrap.wrap.clone()))
             .collect()
+    }
+
+    /// All packs that are not avoided with their sizes, each once; cheaper than [`IndexSet::packs`].
+    #[must_use]
+    pub fn pack_sizes(&self) -> HashMap<PackId, u64> {
+        let mut out = HashMap::new();
+        for (number, run) in self.runs.iter().enumerate() {
+            let there = |(at, _): &(usize, _)| !self.is_avoided(number, *at);
+            let packs = run.packs.iter().enumerate().filter(there);
+            out.extend(packs.map(|(_, pack)| (pack.id, pack.size)));
+        }
+        out
     }
 
     /// All packs that are not avoided with their sizes and whether they hold pages and lineage (or content).
@@ -142,6 +187,10 @@ impl IndexSet {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+fn is_marked(flags: &[Vec<bool>], run: usize, pack: usize) -> bool {
+    flags.get(run).and_then(|flags| flags.get(pack)) == Some(&true)
 }
 
 /// What the index says of a pack.
@@ -209,5 +258,23 @@ mod tests {
         assert_eq!(of(&both), [Some(3), None, None, None]);
         assert_eq!(both.packs().keys().count(), 1);
         assert_eq!(all.places(&[12; 16]).count(), 2);
+    }
+
+    #[test]
+    fn what_lies_in_shunned_packs_is_found_where_nothing_else_has_it() {
+        let all = IndexSet::new(vec![run(&[(1, &[11, 12])]), run(&[(2, &[12, 13])])]);
+        let shunned = all.shunning(&BTreeSet::from([PackId([1; 32])]));
+        let of = |set: &IndexSet, chunk: u8| {
+            let places = set.places(&[chunk; 16]).map(|at| at.pack.0[0]);
+            places.collect::<Vec<_>>()
+        };
+        assert_eq!(of(&all, 12), [1, 2]);
+        assert_eq!(of(&shunned, 12), [2, 1]);
+        assert_eq!(of(&shunned, 11), [1]);
+        assert_eq!(of(&shunned, 13), [2]);
+        let avoided = shunned.avoiding(&BTreeSet::from([PackId([1; 32])]));
+        assert_eq!(of(&avoided, 12), [2]);
+        assert_eq!(of(&avoided, 11), [0u8; 0]);
+        assert_eq!(avoided.pack_sizes().len(), 1);
     }
 }

@@ -10,6 +10,7 @@
 mod chain;
 mod check;
 mod gone;
+mod held;
 mod sight;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -30,6 +31,7 @@ use crate::view::check_signatures;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
+pub use held::{HoldRecord, held};
 pub use sight::first_seen;
 
 impl Repository {

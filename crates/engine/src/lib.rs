@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod lineage;
 pub mod lost;
 pub mod prune;
+pub mod repair;
 pub mod repository;
 pub mod restore;
 pub mod select;
@@ -38,8 +39,10 @@ pub mod view;
 
 mod collect;
 mod configs;
+mod parity;
 mod past;
 mod patient;
+mod presence;
 mod refs;
 mod remains;
 mod unlock;

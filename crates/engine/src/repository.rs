@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PackId, PutMode, RepoId, SessionId,
-    Sink,
+    ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, PackId, PutMode,
+    RepoId, SessionId, Severity, Sink,
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
@@ -103,6 +103,8 @@ pub struct Repository {
     pub(crate) looked: tokio::sync::Mutex<Looked>,
     // Packs in which nothing is looked for any more, as far as somebody asked.
     dead: Mutex<BTreeSet<PackId>>,
+    // Packs that are looked into last.
+    shunned: Mutex<BTreeSet<PackId>>,
     // The key slot that opened it.
     slot: Option<ObjectKey>,
 }
@@ -219,6 +221,16 @@ impl Repository {
             .map_err(|error| config_error(config.number, error))
     }
 
+    /// Takes up the newest config.
+    ///
+    /// # Errors
+    /// Those of [`Repository::check_features`].
+    pub(crate) async fn renew_config(&mut self, cx: &OpContext) -> Result<()> {
+        let known = self.config.clone();
+        self.config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        Ok(())
+    }
+
     async fn assemble(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -243,6 +255,7 @@ impl Repository {
             damaged_runs: Mutex::default(),
             looked: tokio::sync::Mutex::default(),
             dead: Mutex::default(),
+            shunned: Mutex::default(),
             slot,
         };
         out.reload_index(cx).await?;
@@ -324,7 +337,9 @@ impl Repository {
         }
         *self.runs.lock().unwrap_or_else(unpoison) = by_name;
         *self.damaged_runs.lock().unwrap_or_else(unpoison) = damaged;
-        let set = IndexSet::new(runs).avoiding(&self.dead.lock().unwrap_or_else(unpoison));
+        let set = IndexSet::new(runs)
+            .avoiding(&self.dead.lock().unwrap_or_else(unpoison))
+            .shunning(&self.shunned.lock().unwrap_or_else(unpoison));
         self.wraps
             .lock()
             .unwrap_or_else(unpoison)
@@ -341,6 +356,14 @@ impl Repository {
         *self.dead.lock().unwrap_or_else(unpoison) = dead;
     }
 
+    /// From now on a chunk is looked for in these packs, which are damaged or gone, only where no
+    /// other has it.
+    pub(crate) fn shun(&self, packs: BTreeSet<PackId>) {
+        let mut index = self.index.write().unwrap_or_else(unpoison);
+        *index = Arc::new(index.shunning(&packs));
+        *self.shunned.lock().unwrap_or_else(unpoison) = packs;
+    }
+
     /// The runs of the index with their names, as loaded.
     pub(crate) fn loaded_runs(&self) -> Vec<(ObjectKey, Arc<IndexRun>)> {
         let runs = self.runs.lock().unwrap_or_else(unpoison);
@@ -353,6 +376,28 @@ impl Repository {
     #[must_use]
     pub fn take_damaged_runs(&self) -> Vec<(ObjectKey, EngineError)> {
         std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
+    }
+
+    /// What is to be said of the index runs that could not be opened when the index was loaded, by
+    /// whoever goes on without them.
+    pub(crate) fn damaged_runs(&self) -> Vec<Finding> {
+        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
+        let finding = |(key, error): &(ObjectKey, EngineError)| {
+            let detail = format!(
+                "{error}: what it alone knows counts as not stored, and a save stores it anew; `snapshot repair` makes it anew from the packs"
+            );
+            Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail)
+        };
+        damaged.iter().map(finding).collect()
+    }
+
+    /// The same, as words and as often as asked.
+    pub(crate) fn damaged_run_errors(&self) -> Vec<(ObjectKey, String)> {
+        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
+        damaged
+            .iter()
+            .map(|(key, error)| (key.clone(), error.to_string()))
+            .collect()
     }
 
     /// Why a chunk is not to be found that no index run knows.
@@ -380,11 +425,10 @@ impl Repository {
                 .map_err(|error| EngineError::sealed(key, &error))?;
             IndexRun::parse(plain).map_err(|error| EngineError::wire(key, &error))
         };
-        if let Some(run) = self
-            .cache
-            .read(key.as_str())
-            .and_then(|bytes| parse(&bytes).ok())
-        {
+        // A copy of a run that was cut off on the tier would hide from this host what others lack.
+        let is_as_long = |bytes: &Vec<u8>| bytes.len() as u64 == meta.size;
+        let cached = self.cache.read(key.as_str()).filter(is_as_long);
+        if let Some(run) = cached.and_then(|bytes| parse(&bytes).ok()) {
             return Ok(run);
         }
         let most = ObjectKind::IndexRun.max_sealed();

@@ -265,6 +265,8 @@ async fn a_writer_announces_itself_before_it_looks() {
         nth(Op::List, "config/"),
         nth(Op::List, "gc/"),
         nth(Op::List, "index/"),
+        nth(Op::List, "data/"),
+        nth(Op::List, "meta/"),
         nth(Op::Put, "snap/"),
         nth(Op::Head, "sessions/"),
     ];
@@ -273,7 +275,9 @@ async fn a_writer_announces_itself_before_it_looks() {
     let behind = &calls[session..];
     let of = |op: Op| behind.iter().filter(move |call| call.op == op);
     let lists: Vec<&str> = of(Op::List).map(|call| call.subject.as_str()).collect();
-    assert_eq!(lists, ["config/", "gc/", "index/", "ledger/"]);
+    // The packs are listed to see that they are there.
+    let wanted = ["config/", "gc/", "index/", "data/", "meta/", "ledger/"];
+    assert_eq!(lists, wanted);
     assert_eq!(of(Op::Head).count(), 1, "whether it was revoked");
     let last = [nth(Op::List, "snap/"), nth(Op::List, "verdicts/"), session];
     assert!(last.is_sorted(), "{last:?}");

@@ -110,13 +110,18 @@ fn can_name(prefix: &str, way: Harm) -> bool {
 
 /// Harms an object of a kind in each way: verification ends with 13 and names it.
 fn is_named(prefix: &str) {
-    let whole = place();
+    is_named_in(&place(), prefix);
+}
+
+fn is_named_in(whole: &Place, prefix: &str) {
     for way in HARMS {
-        let place = copy(&whole);
+        let place = copy(whole);
         let victims = place.objects(prefix);
         // Without its slot the key opens nothing; nothing knows of a session but itself.
         let is_untold = way == Harm::Deleted && ["keys", "sessions"].contains(&prefix);
-        if (way == Harm::Swapped && victims.len() < 2) || is_untold {
+        // All holds have the same bytes.
+        let changes_nothing = way == Harm::Swapped && (victims.len() < 2 || prefix == "holds");
+        if changes_nothing || is_untold {
             continue;
         }
         let names = harm(&victims, way);
@@ -213,6 +218,20 @@ fn damaged_key_slots_are_named() {
 #[test]
 fn damaged_sessions_are_named() {
     is_named("sessions");
+}
+
+#[test]
+fn damaged_holds_are_named() {
+    let place = place();
+    for part in ["latest:one", "latest:two"] {
+        let _ = Run::of(&mut place.snapshot(["hold", part])).ok();
+    }
+    is_named_in(&place, "holds");
+    // Exchanged for objects of another kind.
+    let victims = [place.objects("holds"), place.objects("sessions")].map(|all| all[0].clone());
+    let names = harm(&victims, Harm::Swapped);
+    let run = verify(&place).ends(13);
+    assert!(run.text().contains(&names[0]), "{}", run.text());
 }
 
 /// The id of the slot with a label.

@@ -6,6 +6,7 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod absent;
 mod access;
 mod analyze;
 mod beside;
@@ -17,6 +18,7 @@ mod files;
 mod first;
 mod forget;
 mod gone;
+mod holds;
 mod ledger;
 mod limits;
 mod look;
@@ -24,6 +26,7 @@ mod lost_pages;
 mod names;
 mod overwrite;
 mod prune;
+mod repair;
 mod round_trip;
 mod salvage;
 mod streams;

@@ -15,6 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use super::chain::Chain;
 use super::tier;
 use crate::error::Result;
+use crate::hold::Holds;
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::slots::KnownSlots;
 use crate::view::check_signatures;
@@ -34,7 +35,7 @@ pub struct LedgerCheck {
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
-/// snapshots, each with the root that it has. For snapshots as they lie on the tier, open the repository
+/// snapshots, each with the root that it has, and all holds. For snapshots as they lie on the tier, open the repository
 /// without a cache.
 ///
 /// Memory: some 50 bytes for each record of the copy, and 100 for each snapshot that the ledger tells of.
@@ -93,6 +94,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         findings.push(mismatch("ledger".into(), detail));
     }
     findings.extend(snapshots(repo, cx, told, is_whole).await?);
+    findings.extend(Holds::check(repo, cx).await?);
     if is_whole && !is_empty {
         // What was seen to be sound is what a later check compares with.
         Chain::read(repo, cx).await?;

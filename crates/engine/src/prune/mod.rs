@@ -12,9 +12,9 @@
 //! blob that is copied.
 
 mod collect;
-mod merge;
+pub(crate) mod merge;
 mod plan;
-mod repack;
+pub(crate) mod repack;
 mod survey;
 
 use std::collections::BTreeSet;
@@ -26,6 +26,7 @@ use backup_core::{
 use backup_integrity::ledger::RecordOutcome;
 
 use crate::error::{EngineError, Result};
+use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::Repository;
 use survey::Survey;
@@ -87,6 +88,9 @@ impl PruneJob {
 pub struct PrunePlan {
     /// What it comes to.
     pub numbers: PruneNumbers,
+    /// What is wrong: holds that are gone, index runs that cannot be read, packs that are not there as the
+    /// index says.
+    pub findings: Vec<Finding>,
     survey: Survey,
     condemned: BTreeSet<PackId>,
     victims: Vec<PackId>,
@@ -115,7 +119,7 @@ pub struct PruneNumbers {
     pub copied_bytes: u64,
     /// Bytes that this gives back.
     pub repack_gain: u64,
-    /// Packs that snapshots use and that are not there.
+    /// Packs that snapshots use and that are not there, or have another size than the index says.
     pub missing_packs: u64,
 }
 
@@ -161,9 +165,13 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     if !job.despite_gone {
         survey::none_is_gone(repo, cx, &survey.snapshots).await?;
     }
+    let mut findings = Holds::read(repo, cx).await?.lost();
+    findings.extend(repo.damaged_runs());
+    findings.extend(survey::of_absent(repo, cx, &survey).await?);
     let chosen = plan::choose(&survey, job);
     Ok(PrunePlan {
         numbers: chosen.numbers,
+        findings,
         condemned: chosen.condemned,
         victims: chosen.victims,
         survey,
@@ -264,6 +272,7 @@ async fn run(
             Err(error) => return Err(error),
         }
     }
+    collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         collect::tidy_sessions(repo, cx).await?;

@@ -41,13 +41,21 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob) -> Chosen {
             let waste = pack.size - pack.used;
             numbers.partly_used_packs += 1;
             numbers.wasted_bytes += waste;
-            if pack.used.saturating_mul(100) <= pack.size.saturating_mul(WELL_USED) {
+            if !survey.absent.contains_key(id)
+                && pack.used.saturating_mul(100) <= pack.size.saturating_mul(WELL_USED)
+            {
                 partly.push((pack.used, pack.size, *id));
             }
         }
     }
-    let there = |id: &&PackId| !survey.packs.contains_key(*id);
-    numbers.missing_packs = survey.marks.keys().filter(there).count() as u64;
+    for id in survey.absent.keys() {
+        if survey.marks.contains_key(id) {
+            numbers.missing_packs += 1;
+        } else {
+            // Its name goes from the index by the same steps as if there were something to delete.
+            out.condemned.insert(*id);
+        }
+    }
     let allowed = match job.max_unused {
         Unused::Bytes(bytes) => bytes,
         Unused::Percent(percent) => share(in_use, percent),

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use backup_core::{
-    CancellationToken, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode,
-    SessionId, Severity, SnapshotId,
+    CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId,
+    PutMode, SessionId, Severity, SnapshotId,
 };
 use backup_format::collect::SessionMark;
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
@@ -24,8 +24,9 @@ use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::error::{EngineError, Result};
+use crate::parity::put_pack;
 use crate::refs::{self, Sum};
-use crate::repository::{Repository, get_within, name, put_new};
+use crate::repository::{Repository, get_within, name};
 use crate::store::random;
 
 /// How long a run that failed tries to say so.
@@ -104,7 +105,15 @@ impl Copies<'_> {
             .map_err(EngineError::Seal)?;
         let size = pack.bytes.len() as u64;
         let key = name(layout::pack(pack.id, which == 1))?;
-        put_new(self.cx, &**self.repo.sink(), &key, pack.bytes.into()).await?;
+        let share = self.repo.parity();
+        put_pack(
+            self.cx,
+            &**self.repo.sink(),
+            (&key, pack.id),
+            pack.bytes,
+            share,
+        )
+        .await?;
         if self.run.len() + pack.blobs.len() > MAX_ENTRIES {
             self.index().await?;
         }
@@ -160,15 +169,13 @@ pub(super) async fn repack(
     victims: &[PackId],
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
-    let session = announce(repo, cx, job).await?;
+    let session = announce(repo, cx, &job.host).await?;
     let copied = copy(repo, cx, survey, victims, report).await;
     let (copies, emptied) = match copied {
         Ok(copied) => copied,
         // No refs name anything of it yet, and nothing of it is under way.
         Err(error) => {
-            let mut farewell = cx.clone();
-            farewell.cancel = CancellationToken::new();
-            let _ = tokio::time::timeout(FAREWELL, end(repo, &farewell, session)).await;
+            end_of_failed(repo, cx, session).await;
             return Err(error);
         }
     };
@@ -208,8 +215,15 @@ pub(super) async fn repack(
     Ok(emptied)
 }
 
+/// Ends the session of a run that came to nothing, so that nobody waits for it.
+pub(crate) async fn end_of_failed(repo: &Repository, cx: &OpContext, session: SessionId) {
+    let mut farewell = cx.clone();
+    farewell.cancel = CancellationToken::new();
+    let _ = tokio::time::timeout(FAREWELL, end(repo, &farewell, session)).await;
+}
+
 /// Tells that the session names nothing more.
-async fn end(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
+pub(crate) async fn end(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
     let mark = SessionMark { session };
     let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
     let body = sealed.map_err(EngineError::Seal)?.into();
@@ -267,12 +281,16 @@ async fn copy<'a>(
 }
 
 /// Tells that somebody is about to name any pack. There is no data key: nothing new is sealed.
-async fn announce(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<SessionId> {
+pub(crate) async fn announce(
+    repo: &Repository,
+    cx: &OpContext,
+    host: &HostId,
+) -> Result<SessionId> {
     let started_ms = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
     let id = SessionId::from_parts(started_ms, random()?);
     let announced = Announced {
         id,
-        host: job.host.clone(),
+        host: host.clone(),
         started_ms,
         wrapped_dek: Vec::new(),
     };
@@ -342,7 +360,7 @@ fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
 }
 
 /// Writes refs under the next number that is free.
-async fn put_refs(
+pub(crate) async fn put_refs(
     repo: &Repository,
     cx: &OpContext,
     known: &[ObjectKey],

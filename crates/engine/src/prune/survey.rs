@@ -1,15 +1,24 @@
 //! What is there: snapshots, their refs, packs; and what of the packs is used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use backup_core::{FindingKind, OpContext, PackId, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId,
+};
 use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::collect::settle;
 use crate::error::{EngineError, Result};
+use crate::hold::Holds;
+use crate::presence::{Absent, Expected, State};
 use crate::refs::{self, Listed};
-use crate::repository::Repository;
+use crate::repository::{Repository, name};
+
+/// Packs that are named one by one, and snapshots for each.
+const MOST_NAMED: usize = 20;
+const MOST_SNAPSHOTS: usize = 5;
 
 /// A pack on the tier.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +41,11 @@ pub(super) struct Survey {
     pub(super) refs: Listed,
     pub(super) marks: Marks,
     pub(super) packs: HashMap<PackId, Pack>,
+    /// Packs that are not on the tier as the index or refs say.
+    pub(super) absent: BTreeMap<PackId, Absent>,
+    /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
+    /// was listed without one is of a pack that is gone.
+    pub(super) parity: BTreeSet<ObjectKey>,
 }
 
 impl Survey {
@@ -39,15 +53,29 @@ impl Survey {
         // Refs are written before their snapshot, so those of each snapshot that is listed are there.
         let snapshots = snapshots(repo, cx).await?;
         let (refs, marks) = mark(repo, cx, &snapshots).await?;
+        let parity = parity(repo, cx).await?;
+        settle(repo, cx).await;
         let mut packs = packs(repo, cx).await?;
+        let absent = absent(repo, cx, &marks, &packs).await?;
         use_of_packs(repo, &marks, &mut packs);
         Ok(Self {
             snapshots,
             refs,
             marks,
             packs,
+            absent,
+            parity,
         })
     }
+}
+
+async fn parity(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
+    let listed = repo.sink().list(cx, "parity/", None);
+    let listed: Vec<_> = listed.try_collect().await?;
+    let packs = listed
+        .iter()
+        .filter_map(|meta| layout::parity_of(&meta.key));
+    Ok(packs.collect())
 }
 
 /// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.
@@ -143,6 +171,123 @@ async fn packs(repo: &Repository, cx: &OpContext) -> Result<HashMap<PackId, Pack
     Ok(out)
 }
 
+/// The packs that the index names, or refs, and that are not on the tier as the index says. Those of
+/// which it is decided that they are dead are none of them.
+async fn absent(
+    repo: &Repository,
+    cx: &OpContext,
+    marks: &Marks,
+    packs: &HashMap<PackId, Pack>,
+) -> Result<BTreeMap<PackId, Absent>> {
+    let index = repo.index();
+    let mut expected = Expected::of(&index);
+    for (id, pack) in packs {
+        expected.seen(*id, pack.size);
+    }
+    let there = expected.absent(repo, cx, &index).await?;
+    let mut out: BTreeMap<_, _> = there.into_iter().map(|pack| (pack.id, pack)).collect();
+    let unknown = marks
+        .keys()
+        .filter(|id| !packs.contains_key(*id) && !out.contains_key(*id));
+    for id in unknown.copied().collect::<Vec<_>>() {
+        // What no index run knows could lie in either folder.
+        let (data, meta) = (
+            name(layout::pack(id, false))?,
+            name(layout::pack(id, true))?,
+        );
+        let mut is_there = false;
+        for key in [&data, &meta] {
+            match repo.sink().head(cx, key).await {
+                Ok(_) => is_there = true,
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if !is_there {
+            let state = State::Gone;
+            out.insert(
+                id,
+                Absent {
+                    id,
+                    key: data,
+                    state,
+                },
+            );
+        }
+    }
+    if !out.is_empty() {
+        // Behind the look: another prune decides before it deletes.
+        let dead = repo.collection(cx).await?.dead;
+        out.retain(|id, _| !dead.contains(id));
+    }
+    Ok(out)
+}
+
+/// What is to be said of packs that are not there as they should be. The snapshots that need one are
+/// named: it stays known as long as there is one.
+pub(super) async fn of_absent(
+    repo: &Repository,
+    cx: &OpContext,
+    survey: &Survey,
+) -> Result<Vec<Finding>> {
+    let is_used = |id: &&PackId| survey.marks.contains_key(*id);
+    let mut hurt: BTreeMap<PackId, BTreeSet<SnapshotId>> = BTreeMap::new();
+    if survey.absent.keys().any(|id| is_used(&id)) {
+        for snapshot in &survey.snapshots {
+            for key in survey.refs.get(snapshot).into_iter().flatten() {
+                // What is gone by now was replaced by others, or its snapshot forgotten.
+                let Some(refs) = refs::read(repo, cx, key).await? else {
+                    continue;
+                };
+                for pack in refs.packs {
+                    if survey.absent.contains_key(&pack.pack) {
+                        hurt.entry(pack.pack).or_default().insert(*snapshot);
+                    }
+                }
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for (id, pack) in survey.absent.iter().take(MOST_NAMED) {
+        let detail = match hurt.get(id) {
+            Some(hurt) => {
+                let mut shown: Vec<_> = hurt
+                    .iter()
+                    .take(MOST_SNAPSHOTS)
+                    .map(ToString::to_string)
+                    .collect();
+                if hurt.len() > MOST_SNAPSHOTS {
+                    shown.push(format!("{} more", hurt.len() - MOST_SNAPSHOTS));
+                }
+                format!(
+                    "{}, and is needed by {}: put it back from another copy, or save what it held again, or forget them; `snapshot verify` tells which files that hurts",
+                    pack.state,
+                    shown.join(", ")
+                )
+            }
+            None => format!(
+                "{}, and no snapshot needs it: it is taken out of the index",
+                pack.state
+            ),
+        };
+        let severity = match hurt.contains_key(id) {
+            true => Severity::Error,
+            false => Severity::Warning,
+        };
+        let subject = pack.key.as_str();
+        out.push(Finding::new(severity, pack.state.kind(), subject, detail));
+    }
+    if survey.absent.len() > MOST_NAMED {
+        let more = survey.absent.len() - MOST_NAMED;
+        let detail = format!(
+            "{more} more packs are not there as the index says; `snapshot verify` names them all"
+        );
+        let (severity, kind) = (Severity::Error, FindingKind::Missing);
+        out.push(Finding::new(severity, kind, "the tier", detail));
+    }
+    Ok(out)
+}
+
 /// Sums up what is used of each pack.
 fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pack>) {
     let index = repo.index();
@@ -191,8 +336,8 @@ pub(super) async fn none_is_gone(
         );
         Err(EngineError::Unprunable(why))
     };
-    let held = crate::hold::holds(repo, cx).await?;
-    if let Some(gone) = held.difference(snapshots).next() {
+    let held = Holds::read(repo, cx).await?;
+    if let Some(gone) = held.ids().find(|id| !snapshots.contains(id)) {
         return refuse(&format!("snapshot {gone} is held"));
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;

@@ -313,9 +313,10 @@ impl<'a> Workers<'a> {
             }
             Err(EngineError::Sink(error)) if error.kind != ErrorKind::NotFound => {
                 let why = error.to_string();
-                return chunks
-                    .iter()
-                    .for_each(|(chunk, _)| self.lose(chunk, FindingKind::Damaged, &why));
+                return chunks.iter().for_each(|(chunk, _)| match error.kind {
+                    ErrorKind::Damaged if self.is_elsewhere_too(chunk) => self.elsewhere(chunk),
+                    _ => self.lose(chunk, FindingKind::Damaged, &why),
+                });
             }
             // Its pack may have been deleted because the chunk is in another.
             Err(_) => return chunks.iter().for_each(|(chunk, _)| self.elsewhere(chunk)),
@@ -339,9 +340,18 @@ impl<'a> Workers<'a> {
                     claimed.keep(kept.clone());
                     self.parts(&chunk, &kept);
                 }
+                Err(error) if error.is_damage() && self.is_elsewhere_too(&chunk) => {
+                    self.elsewhere(&chunk);
+                }
                 Err(error) => self.lose(&chunk, FindingKind::Damaged, &error.to_string()),
             }
         }
+    }
+
+    /// Whether the index knows several places of a chunk: one may be whole where another is not.
+    fn is_elsewhere_too(&self, chunk: &ChunkJob) -> bool {
+        let index = self.repo.index();
+        index.places(&chunk.id.prefix()).nth(1).is_some()
     }
 
     /// Looks for a chunk wherever it may be, and writes its parts.

@@ -30,6 +30,9 @@ pub async fn record(
     let mut counts = stored.assembled.counts;
     let degraded =
         |what: &str, why: String| Finding::new(Severity::Warning, FindingKind::Degraded, what, why);
+    for finding in stored.noticed {
+        counts.found(cx, finding);
+    }
     if let Err(error) = stored.capture.settle(cx, Outcome::Committed).await {
         counts.found(cx, degraded("the source", error.to_string()));
     }

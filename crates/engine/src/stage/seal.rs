@@ -4,16 +4,18 @@
 //! A collector of garbage writes down what it is about to remove before it looks for sessions, so a
 //! writer announces its session before it looks at anything that it will build on: either the
 //! collector sees the session, or the writer sees what the collector wrote, and names none of it.
+//! Behind that it looks whether what the index names is there at all ([`crate::presence`]).
 
 use std::sync::Arc;
 
-use backup_core::OpContext;
+use backup_core::{Finding, OpContext};
 use backup_format::config::Operation;
 
 use super::chunk::Chunked;
 use crate::collect::{Collection, settle};
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+use crate::presence::passing_over_absent;
 use crate::repository::Repository;
 use crate::snapshot::SnapshotJob;
 use crate::store::{BlobStore, Session};
@@ -27,6 +29,8 @@ pub struct Sealing {
     /// The index that everything is compared with, as it was behind the announcement. What it does
     /// not find this run does not name.
     pub(super) index: Arc<IndexSet>,
+    /// What is wrong with the repository that the run builds on. The snapshot is whole all the same.
+    pub(super) noticed: Vec<Finding>,
 }
 
 impl Sealing {
@@ -50,16 +54,20 @@ pub async fn seal(
     let session = Session::begin(repo, cx, &job.host).await?;
     let begun = async {
         let index = look_again(repo, cx).await?;
+        let mut noticed = repo.damaged_runs();
+        let (index, absent) = passing_over_absent(repo, cx, index, job.reread).await?;
+        noticed.extend(absent);
         let options = (job.compression, job.checkpoint.index_bytes);
         let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;
-        Ok::<_, EngineError>((index, store))
+        Ok::<_, EngineError>((index, store, noticed))
     };
     match begun.await {
-        Ok((index, store)) => Ok(Sealing {
+        Ok((index, store, noticed)) => Ok(Sealing {
             chunked,
             session,
             store,
             index,
+            noticed,
         }),
         Err(error) => {
             session.end_of_failed(repo, cx).await;

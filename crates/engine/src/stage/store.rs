@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use backup_core::{Capture, CaptureReport, OpContext, Outcome};
+use backup_core::{Capture, CaptureReport, Finding, OpContext, Outcome};
 use backup_format::seal::ObjectKeyring;
 use crossbeam_channel::{Sender, bounded};
 use tokio::runtime::Handle;
@@ -39,6 +39,7 @@ pub struct Stored {
     pub(super) packs: Vec<StoredPack>,
     pub(super) bytes_new: u64,
     pub(super) bytes_added: u64,
+    pub(super) noticed: Vec<Finding>,
 }
 
 /// Lets the entries flow to their end.
@@ -56,6 +57,7 @@ pub async fn store(
         session,
         store,
         index,
+        noticed,
     } = sealing;
     let Chunked {
         captured,
@@ -139,6 +141,7 @@ pub async fn store(
         packs,
         bytes_new,
         bytes_added,
+        noticed,
     })
 }
 

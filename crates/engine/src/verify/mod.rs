@@ -2,16 +2,16 @@
 //!
 //! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
 //! over all entries is the signed one, every chunk that is named is in the index, every pack of the
-//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names.
+//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names, and their parity is whole.
 //! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
 //! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
 //! a page that does not open, the walk goes on.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backup_core::{
-    ChunkId, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, Stage, VerifyLevel,
-    VerifyReport,
+    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity, Stage,
+    VerifyLevel, VerifyReport,
 };
 use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
@@ -33,6 +33,7 @@ use crate::view::{Seen, SnapshotView, check_signatures};
 mod budget;
 mod content;
 mod packs;
+mod parity;
 mod parts;
 mod refs;
 mod sessions;
@@ -53,7 +54,8 @@ pub struct VerifyOutcome {
     pub read_manifests: bool,
 }
 
-/// Verifies snapshots (all, if none are named) and the packs that the index knows.
+/// Verifies snapshots and the packs that their refs name; if none are named, all snapshots and all packs
+/// that the index knows.
 ///
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings.
@@ -64,16 +66,40 @@ pub async fn verify(
     level: VerifyLevel,
     sample: Sample,
 ) -> Result<VerifyOutcome> {
+    let bad = BTreeMap::new();
+    verify_with(repo, cx, snapshots, (level, sample), bad).await
+}
+
+/// What is wrong, and whom it hurts, as a verification of metadata says it of a repository of which these
+/// packs are known to be damaged.
+pub(crate) async fn verify_knowing(
+    repo: &Repository,
+    cx: &OpContext,
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
+) -> Result<VerifyOutcome> {
+    let whole = (VerifyLevel::Metadata, Sample::All);
+    verify_with(repo, cx, None, whole, bad).await
+}
+
+async fn verify_with(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshots: Option<Vec<SnapshotHead>>,
+    (level, sample): (VerifyLevel, Sample),
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
+) -> Result<VerifyOutcome> {
     let mut run = Run {
         repo,
         cx,
         report: VerifyReport::default(),
         bad_packs: HashMap::new(),
+        unwanted: HashSet::new(),
         bad_chunks: HashMap::new(),
         gone: Vec::new(),
         // Refs are there before their snapshot, and are replaced by others before they go.
         listed_refs: Listed::new(),
     };
+    let is_all = snapshots.is_none();
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
@@ -87,8 +113,21 @@ pub async fn verify(
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
-    let chosen = run.packs_there(sample).await?;
+    let wanted = if is_all {
+        None
+    } else {
+        run.packs_of(&heads).await?
+    };
+    let chosen = run.packs_there(sample, wanted).await?;
     run.tell_gone().await?;
+    for (id, (key, why)) in bad {
+        if !run.bad_packs.contains_key(&id) {
+            run.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
+        }
+    }
+    // What damaged packs hold may be in others too.
+    repo.shun(run.bad_packs.keys().chain(&run.unwanted).copied().collect());
+    run.parity(level, &chosen).await?;
     let read_manifests = repo.keys().identities().is_ok();
     // All at once: every pack is fetched when the first file needs it. A sample of the packs is
     // checked first, since files that it does not take lie in packs that it takes.
@@ -131,6 +170,8 @@ struct Run<'a> {
     cx: &'a OpContext,
     report: VerifyReport,
     bad_packs: HashMap<PackId, String>,
+    /// Packs that are not as they should be, and that the snapshots that are looked at do not name.
+    unwanted: HashSet<PackId>,
     bad_chunks: HashMap<[u8; 16], String>,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
@@ -167,9 +208,35 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Looks which packs of the index are on the tier; returns those of the sample.
-    async fn packs_there(&mut self, sample: Sample) -> Result<Vec<(PackId, PackFacts)>> {
+    /// The packs that snapshots use, by their refs; `None` where these cannot be read.
+    async fn packs_of(&mut self, heads: &[SnapshotHead]) -> Result<Option<HashSet<PackId>>> {
+        let mut out = HashSet::new();
+        for head in heads {
+            let Some(keys) = self.listed_refs.get(&head.meta.id) else {
+                return Ok(None);
+            };
+            for key in keys {
+                match crate::refs::read(self.repo, self.cx, key).await {
+                    Ok(Some(refs)) => out.extend(refs.packs.iter().map(|pack| pack.pack)),
+                    // What is wrong with them is told where they are compared.
+                    Ok(None) => return Ok(None),
+                    Err(error) if error.is_damage() => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// Looks which packs of the index, of those that are wanted, are on the tier; returns those of the
+    /// sample.
+    async fn packs_there(
+        &mut self,
+        sample: Sample,
+        wanted: Option<HashSet<PackId>>,
+    ) -> Result<Vec<(PackId, PackFacts)>> {
         let packs = self.repo.index().packs();
+        let is_wanted = |id: &PackId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
         let mut on_tier: HashMap<String, u64> = HashMap::new();
         for prefix in ["data/", "meta/"] {
             let mut list = self.repo.sink().list(self.cx, prefix, None);
@@ -180,8 +247,16 @@ impl Run<'_> {
         let mut chosen = Vec::new();
         for (id, facts) in packs {
             let key = name(layout::pack(id, facts.is_meta))?;
+            let size = on_tier.get(key.as_str());
+            if !is_wanted(&id) {
+                if size != Some(&facts.size) {
+                    // What is wanted may lie there too, and is looked for elsewhere.
+                    self.unwanted.insert(id);
+                }
+                continue;
+            }
             self.report.objects += 1;
-            match on_tier.get(key.as_str()) {
+            match size {
                 None => self.bad_pack(
                     id,
                     FindingKind::Missing,

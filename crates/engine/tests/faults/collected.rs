@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use backup_core::{ErrorKind, ObjectKey, PackId, Retry, Sample, SessionId, Severity, VerifyLevel};
+use backup_core::{
+    ErrorKind, Finding, ObjectKey, PackId, Retry, Sample, SessionId, Severity, VerifyLevel,
+};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::{EngineError, Repository, verify};
 use backup_format::collect::{PackList, SessionMark};
@@ -23,6 +25,10 @@ enum Decided {
     Dead,
     /// They stay.
     Alive,
+    /// Nobody decided anything: they are gone.
+    Lost,
+    /// And these were cut off.
+    Cut,
 }
 
 async fn reader(world: &World, case: &Case) -> Repository {
@@ -48,6 +54,18 @@ fn delete(case: &Case, packs: &BTreeSet<PackId>) {
         let lost =
             [false, true].map(|is_meta| case.mem.lose(&layout::pack(*pack, is_meta).unwrap()));
         assert_ne!(lost, [false; 2], "{pack} was there");
+    }
+}
+
+/// Takes half of each of these packs away.
+fn cut(case: &Case, packs: &BTreeSet<PackId>) {
+    for pack in packs {
+        let halve = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
+        let cut = [false, true].map(|is_meta| {
+            case.mem
+                .damage(&layout::pack(*pack, is_meta).unwrap(), halve)
+        });
+        assert_ne!(cut, [false; 2], "{pack} was there");
     }
 }
 
@@ -78,13 +96,18 @@ async fn world() -> World {
     world
 }
 
-/// Saves while these packs are condemned or dead; behind it the snapshot is whole without them.
+/// Saves while these packs are condemned, dead or lost; behind it the snapshot is whole without them.
 async fn save_without(world: &World, memory: Memory, packs: &BTreeSet<PackId>, decided: Decided) {
     let what = format!("{memory:?}, {decided:?}, {packs:?}");
     let case = world.case(memory);
     let repo = reader(world, &case).await;
-    plant(&case, &repo, ObjectKind::Condemned, packs);
+    let is_harmed = [Decided::Lost, Decided::Cut].contains(&decided);
+    if !is_harmed {
+        plant(&case, &repo, ObjectKind::Condemned, packs);
+    }
     match decided {
+        Decided::Lost => delete(&case, packs),
+        Decided::Cut => cut(&case, packs),
         Decided::Later => {}
         Decided::Dead => {
             plant(&case, &repo, ObjectKind::Dead, packs);
@@ -95,7 +118,28 @@ async fn save_without(world: &World, memory: Memory, packs: &BTreeSet<PackId>, d
     let writer = world.open(Arc::new(case.mem.clone()), case.cache());
     let saved = world.save(&writer.await.unwrap()).await;
     let saved = saved.unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert_eq!(saved.findings, [], "{what}");
+    if is_harmed {
+        // Each of them is named, or counted.
+        let told: String = saved
+            .findings
+            .iter()
+            .map(|one| one.subject.clone())
+            .collect();
+        let unnamed = packs.iter().filter(|id| !told.contains(&id.to_string()));
+        assert_eq!(
+            unnamed.count(),
+            packs.len().saturating_sub(20),
+            "{what}: {told}"
+        );
+        let is_error = |finding: &Finding| finding.severity == Severity::Error;
+        assert!(saved.findings.iter().all(is_error), "{what}");
+        assert_eq!(
+            saved.meta.findings, 0,
+            "{what}: the snapshot itself is whole"
+        );
+    } else {
+        assert_eq!(saved.findings, [], "{what}");
+    }
     let repo = reader(world, &case).await;
     let heads = repo.heads(&world.cx).await.unwrap().0;
     let head = heads.last().unwrap();
@@ -160,6 +204,22 @@ async fn a_writer_names_nothing_that_is_dead_whatever_the_index_says() {
     for memory in [Memory::Kept, Memory::Lost] {
         without_each(&world, memory, Decided::Dead).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_builds_on_nothing_that_is_lost_and_says_what_is() {
+    let mut world = world().await;
+    for memory in [Memory::Kept, Memory::Lost] {
+        without_each(&world, memory, Decided::Lost).await;
+    }
+    world.job.reread = true;
+    without_each(&world, Memory::Kept, Decided::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_was_cut_off_is_as_one_that_is_lost() {
+    let world = world().await;
+    without_each(&world, Memory::Kept, Decided::Cut).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -58,6 +58,10 @@ impl Op {
     pub const FORGET: Self = Self(Cow::Borrowed("forget"));
     /// Something was restored.
     pub const RESTORE: Self = Self(Cow::Borrowed("restore"));
+    /// A snapshot came to be held.
+    pub const HOLD: Self = Self(Cow::Borrowed("hold"));
+    /// A held snapshot was released.
+    pub const RELEASE: Self = Self(Cow::Borrowed("release"));
     /// Something was verified.
     pub const VERIFY: Self = Self(Cow::Borrowed("verify"));
     /// Space was reclaimed.
