@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, LineWriter, Seek as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,6 +45,8 @@ impl Report {
                 .read(true)
                 .write(true)
                 .create_new(true)
+                // It names files that not everybody may know of.
+                .mode(0o600)
                 .open(path)
                 .map_err(|error| {
                     Failure::new(
@@ -127,9 +130,10 @@ impl Report {
                 text::count(gone),
                 text::bytes(told.lost_bytes),
             ))?;
-            if let Some(path) = &self.path {
-                console.line(format!("  which bytes: {}", text::path(path)))?;
-            }
+            console.line(match &self.path {
+                Some(path) => format!("  which bytes: {}", text::path(path)),
+                None => "  which bytes: --report FILE writes it down".to_owned(),
+            })?;
         }
         Ok(Exit::Findings)
     }

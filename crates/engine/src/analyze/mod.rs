@@ -230,7 +230,7 @@ impl Used {
                 }
                 Err(error) => return Err(error),
             };
-            let stored = slots.add(&refs, view.meta().parent == Some(other.id));
+            let stored = slots.add(refs, view.meta().parent == Some(other.id));
             sharing_count += u64::from(stored > 0);
             sharing.offer(stored, || Sharing {
                 snapshot: other,

@@ -1,6 +1,5 @@
 //! The workers of a restore: they fetch ranges, open chunks, and write their parts.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -17,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::begun::Begun;
 use super::opened::{Claim, Claimed, Opened};
-use super::salvage::{self, Loss, Salvage, Salvaged};
+use super::salvage::Salvage;
 use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
@@ -39,8 +38,8 @@ enum Task {
 /// Worker threads and what they share.
 pub(super) struct Workers<'a> {
     repo: &'a Repository,
-    cx: &'a OpContext,
-    restore: &'a dyn Restore,
+    pub(super) cx: &'a OpContext,
+    pub(super) restore: &'a dyn Restore,
     handle: Handle,
     tasks: Mutex<Option<Sender<Task>>>,
     source: Mutex<Option<Receiver<Task>>>,
@@ -52,7 +51,7 @@ pub(super) struct Workers<'a> {
     pub(super) begun: Begun,
     fetched: AtomicU64,
     /// Who is told of what is lost, if what is left is to be kept.
-    salvage: Option<Salvage>,
+    pub(super) salvage: Option<Salvage>,
 }
 
 /// Where chunks of one pack lie, as one range.
@@ -456,57 +455,6 @@ impl<'a> Workers<'a> {
             entries: 1,
             bytes: 0,
         });
-    }
-
-    /// Lets the target keep what there is of a file.
-    fn salvage(
-        &self,
-        job: &FileJob,
-        writer: EntryWriter,
-        (lost, kind, why): (Vec<Range<u64>>, FindingKind, String),
-    ) -> std::result::Result<(), TargetError> {
-        let entry = &job.entry;
-        // Zeros alone are no part of it.
-        let kept_as = if salvage::length(&lost) < job.data {
-            self.restore.finish_in_part(self.cx, entry, writer, &lost)
-        } else {
-            let failed = EntryOutcome::Failed;
-            let ended = self.restore.finish(self.cx, entry, writer, failed);
-            ended.map(|()| None)
-        };
-        let (kept_as, error) = match kept_as {
-            Ok(kept_as) => (kept_as, None),
-            Err(error) => (None, Some(error)),
-        };
-        self.lost(
-            kind,
-            Salvaged {
-                path: entry.path.clone(),
-                size: entry.size,
-                lost,
-                kept_as,
-                why,
-            },
-        );
-        error.map_or(Ok(()), Err)
-    }
-
-    /// Tells of a file of which a part is lost.
-    pub(super) fn lost(&self, kind: FindingKind, lost: Salvaged) {
-        self.found(lost.finding(kind));
-        self.tell_loss(|| Loss::Content(lost));
-    }
-
-    /// Tells whoever wants to know it of a loss.
-    pub(super) fn tell_loss(&self, loss: impl FnOnce() -> Loss) {
-        if let Some(salvage) = &self.salvage {
-            salvage(&loss());
-        }
-    }
-
-    /// Whether what is left of files is to be kept.
-    pub(super) const fn salvages(&self) -> bool {
-        self.salvage.is_some()
     }
 
     /// A chunk cannot be had: the files that need it fail, each with a finding, or lose these parts.

@@ -7,7 +7,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use backup_core::{EntryPath, Finding, FindingKind};
+use backup_core::{EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, TargetError};
+
+use super::fetch::Workers;
+use super::window::FileJob;
 
 /// Something that a restore could not have.
 #[derive(Debug, Clone)]
@@ -59,6 +62,9 @@ impl Salvaged {
 /// Is told of everything that a restore could not have, from several threads.
 pub type Salvage = Arc<dyn Fn(&Loss) + Send + Sync>;
 
+/// The ranges that were lost of a file, in order, and why.
+type Told = (Vec<Range<u64>>, FindingKind, String);
+
 /// What of a file was lost so far.
 #[derive(Debug, Default)]
 pub(super) struct Lost {
@@ -77,7 +83,7 @@ impl Lost {
     }
 
     /// The ranges in order, and why they are lost; nothing if none is.
-    pub(super) fn take(&mut self) -> Option<(Vec<Range<u64>>, FindingKind, String)> {
+    pub(super) fn take(&mut self) -> Option<Told> {
         let (kind, why) = self.why.take()?;
         let mut ranges = std::mem::take(&mut self.ranges);
         ranges.sort_by_key(|range| range.start);
@@ -92,8 +98,61 @@ impl Lost {
     }
 }
 
+impl Workers<'_> {
+    /// Lets the target keep what there is of a file.
+    pub(super) fn salvage(
+        &self,
+        job: &FileJob,
+        writer: EntryWriter,
+        (lost, kind, why): Told,
+    ) -> Result<(), TargetError> {
+        let entry = &job.entry;
+        // Zeros alone are no part of it.
+        let kept_as = if length(&lost) < job.data {
+            self.restore.finish_in_part(self.cx, entry, writer, &lost)
+        } else {
+            let failed = EntryOutcome::Failed;
+            let ended = self.restore.finish(self.cx, entry, writer, failed);
+            ended.map(|()| None)
+        };
+        let (kept_as, error) = match kept_as {
+            Ok(kept_as) => (kept_as, None),
+            Err(error) => (None, Some(error)),
+        };
+        self.lost(
+            kind,
+            Salvaged {
+                path: entry.path.clone(),
+                size: entry.size,
+                lost,
+                kept_as,
+                why,
+            },
+        );
+        error.map_or(Ok(()), Err)
+    }
+
+    /// Tells of a file of which a part is lost.
+    pub(super) fn lost(&self, kind: FindingKind, lost: Salvaged) {
+        self.found(lost.finding(kind));
+        self.tell_loss(|| Loss::Content(lost));
+    }
+
+    /// Tells whoever wants to know it of a loss.
+    pub(super) fn tell_loss(&self, loss: impl FnOnce() -> Loss) {
+        if let Some(salvage) = &self.salvage {
+            salvage(&loss());
+        }
+    }
+
+    /// Whether what is left of files is to be kept.
+    pub(super) const fn salvages(&self) -> bool {
+        self.salvage.is_some()
+    }
+}
+
 /// The bytes of ranges that do not overlap.
-pub(super) fn length(ranges: &[Range<u64>]) -> u64 {
+fn length(ranges: &[Range<u64>]) -> u64 {
     ranges.iter().map(|range| range.end - range.start).sum()
 }
 
