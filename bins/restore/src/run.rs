@@ -143,6 +143,7 @@ fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
         below: part.path.clone(),
         strip: part.strip(),
         filter,
+        salvage: None,
         mode: RestoreMode::Files,
         folder: Some(folder.to_path_buf()),
         host: surroundings::host(),
