@@ -1,10 +1,10 @@
 //! `snapshot analyze`.
 
-use backstay::core::EntryPath;
+use backstay::core::{EntryPath, Finding, Severity};
 use backstay::engine::SnapshotView;
 use backstay::engine::analyze::{self, Analysis, Changed, ChunkBytes, Counted, Kind, Large};
 use backstay::format::config::Operation;
-use backup_terminal::{Align, Console, Exit, Outcome, Table, text};
+use backup_terminal::{Align, Console, Exit, Failure, Look, Outcome, Table, text};
 use serde_json::{Map, Value, json};
 
 use crate::cli::AnalyzeArgs;
@@ -15,12 +15,27 @@ pub(crate) async fn analyze(console: &mut Console, args: &AnalyzeArgs) -> Outcom
     let head = console.head(&repo, &args.snapshot).await?;
     let view = SnapshotView::open(&repo, head)?;
     let cx = console.cx.clone();
-    let found = analyze::analyze(&view, &cx, usize::from(args.top)).await?;
+    let found = analyze::analyze(&view, &cx, usize::from(args.top)).await;
     console.end_progress();
-    let is_hurt = console.findings(&found.findings, 0)?;
+    let found = found.map_err(Failure::from);
+    let entries = |found: &Analysis| found.components.iter().map(|one| one.entries).sum::<u64>();
+    let looked = Look::at("analyze", &view, found.as_ref().map_or(0, entries));
+    let done = found.as_ref().map(ending).map_err(Clone::clone);
+    console.record_look(&repo, looked, &done).await;
+    let found = found?;
+    let _ = console.findings(&found.findings, 0)?;
     console.record("analysis", members(&view, &found))?;
     show(console, &view, &found)?;
-    Ok(if is_hurt { Exit::Findings } else { Exit::Ok })
+    Ok(ending(&found))
+}
+
+/// How it ends.
+fn ending(found: &Analysis) -> Exit {
+    let serious = |finding: &Finding| finding.severity > Severity::Note;
+    match found.findings.iter().any(serious) {
+        true => Exit::Findings,
+        false => Exit::Ok,
+    }
 }
 
 /// Bytes of content, and bytes of it that are holes.

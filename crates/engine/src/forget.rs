@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use backup_core::{
-    Decision, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy,
-    Severity, SnapshotId, SnapshotMeta, Verdict,
+    Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput,
+    RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -99,6 +99,11 @@ pub async fn forget(
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
     if going.is_empty() {
+        // That it looked is recorded too: the records of who decides bound the times that others claim.
+        if !plan.decisions.is_empty() {
+            let draft = looked(plan.decisions.len());
+            findings.extend(record_operation(repo, cx, host, user, draft).await?);
+        }
         return Ok(Forgotten { removed, findings });
     }
     let mut chain = Chain::read(repo, cx).await?;
@@ -106,6 +111,9 @@ pub async fn forget(
     for meta in going {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
+        }
+        if is_held(repo, cx, meta.id).await? {
+            continue;
         }
         let draft = LedgerDraft {
             op: "forget",
@@ -122,6 +130,18 @@ pub async fn forget(
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// The record of a run that forgot nothing.
+fn looked(kept: usize) -> LedgerDraft {
+    LedgerDraft {
+        op: "forget",
+        snapshot: None,
+        root: None,
+        counts: vec![("kept", kept as u64)],
+        outcome: RecordOutcome::Ok,
+        note: "nothing was to be forgotten".into(),
+    }
 }
 
 /// Takes away what killed runs left on the tier that is no object. Whoever may delete snapshots may do
@@ -163,6 +183,15 @@ pub async fn forget_unread(
     let listed = refs::list(repo, cx).await?;
     remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)
+}
+
+/// Whether a hold was placed meanwhile.
+async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::hold(id))?).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the

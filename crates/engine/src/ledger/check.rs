@@ -13,6 +13,7 @@ use backup_integrity::sign::HmacKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::chain::Chain;
+use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
 use crate::hold::Holds;
@@ -23,6 +24,9 @@ use crate::view::check_signatures;
 /// Lines of a damaged copy that are named one by one.
 const MOST_DAMAGED: usize = 100;
 
+/// What is said of a record that differs from this host's copy.
+const NOT_THE_COPY: &str = "it is not what this host's copy says; put it back from another copy of the repository, and believe nothing that it says until then";
+
 /// What a check of the ledger found.
 #[derive(Debug, Clone)]
 pub struct LedgerCheck {
@@ -32,6 +36,9 @@ pub struct LedgerCheck {
     pub findings: Vec<Finding>,
     /// Lines of this host's copy.
     pub copied: u64,
+    /// Whether no record is missing, damaged or false: only then does it mean anything that there is
+    /// none about a snapshot.
+    pub is_whole: bool,
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
@@ -53,7 +60,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     };
     let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
     let mut copy = LocalCopy::read(repo);
-    let mut told = Told::default();
+    let mut told = Told::new(repo);
     let mut differing = Vec::new();
     let mut last = 0;
     let numbers = tier::numbers(repo, cx, 0).await?;
@@ -71,7 +78,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         let copied = copy.lines.remove(&seq);
         if copied.is_some_and(|copied| copied != LineHash::of(&line)) {
             let subject = name(layout::ledger(seq))?.to_string();
-            differing.push(mismatch(subject, "it is not what this host's copy says"));
+            differing.push(mismatch(subject, NOT_THE_COPY));
         }
         told.take(&line);
         verifier.push(&line);
@@ -104,6 +111,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         report,
         findings,
         copied: copy.count,
+        is_whole,
     })
 }
 
@@ -112,17 +120,31 @@ fn mismatch(subject: String, detail: impl Into<String>) -> Finding {
 }
 
 /// What the records say of snapshots.
-#[derive(Default)]
-struct Told {
+struct Told<'a> {
+    keys: Keys<'a>,
     slots: KnownSlots,
     /// With the root that the first record of each says.
     made: HashMap<SnapshotId, Option<MerkleRoot>>,
     forgotten: HashSet<SnapshotId>,
 }
 
-impl Told {
+impl<'a> Told<'a> {
+    fn new(repo: &'a Repository) -> Self {
+        Self {
+            keys: Keys::new(repo),
+            slots: KnownSlots::default(),
+            made: HashMap::new(),
+            forgotten: HashSet::new(),
+        }
+    }
+
     fn take(&mut self, line: &[u8]) {
         let Ok(line) = Line::parse(line) else { return };
+        // Whoever opens the ledger can write a record in the name of any host: what the host did not
+        // sign clears nobody.
+        if self.keys.genuine(&line) == Some(false) {
+            return;
+        }
         let record = line.record();
         self.slots.take(record);
         let Some(snapshot) = record.snapshot else {
@@ -205,7 +227,9 @@ impl<'a> LocalCopy<'a> {
             1 => format!("record {first}"),
             many => format!("records {first} to {end} ({many} of them)"),
         };
-        let detail = format!("by this host's copy it had {what}: gone from the end");
+        let detail = format!(
+            "by this host's copy it had {what}: gone from the end; put the objects back from another copy of the repository, or read what this host keeps of them (ledger.jsonl in its state folder)"
+        );
         Some(mismatch("ledger".into(), detail))
     }
 
@@ -222,7 +246,7 @@ impl<'a> LocalCopy<'a> {
 async fn snapshots(
     repo: &Repository,
     cx: &OpContext,
-    mut told: Told,
+    mut told: Told<'_>,
     is_whole: bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -255,9 +279,9 @@ async fn snapshots(
     let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
     let detail = if is_whole {
-        "the ledger knows it, nobody forgot it, and it is gone from the tier"
+        "the ledger knows it, nobody forgot it, and it is gone from the tier; put its object back from another copy of the repository"
     } else {
-        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier"
+        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; put its object back from another copy of the repository"
     };
     findings.extend(missing.into_iter().map(|id| {
         let (severity, kind) = (Severity::Error, FindingKind::Missing);
@@ -276,7 +300,7 @@ fn other_root(
     let detail = match recorded {
         Some(recorded) if recorded == root => return None,
         Some(recorded) => format!(
-            "its root is {root}, and the ledger recorded it with {recorded}: it is not the snapshot that was made"
+            "its root is {root}, and the ledger recorded it with {recorded}: it is not the snapshot that was made; put its object back from another copy of the repository, or restore another snapshot"
         ),
         None => "the ledger recorded it without a root, so nothing tells whether it is the snapshot that was made".into(),
     };

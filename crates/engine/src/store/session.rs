@@ -36,7 +36,7 @@ impl Session {
         let millis = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
         let id = SessionId::from_parts(millis, random()?);
         let secret = Secret::random()?;
-        let wrap = wire::wrap(&secret, repo.keys().recipients()?)?;
+        let wrap = wire::wrap(&secret, &repo.recipients()?)?;
         let data = BlobKey::of_session(repo.id(), id, secret.expose());
         let lineage = BlobKey::of_lineage(repo.id(), repo.keys().lineage_key()?);
         let announced = wire::Session {
