@@ -101,7 +101,7 @@ impl Report {
             let place = self
                 .path
                 .as_deref()
-                .map_or_else(|| "of what is lost".to_owned(), |path| text::path(path));
+                .map_or_else(|| "of what is lost".to_owned(), text::path);
             return Err(Failure::new(
                 Exit::Failed,
                 format!("the report {place} could not be written: {error}"),

@@ -64,17 +64,17 @@ fn lay_out(place: &Place) -> u64 {
     4 * MIB + 4 * MIB + 3 * MIB + 2 * MIB + 50_000 * 30 + 16 * MIB + 1
 }
 
-#[test]
-fn the_numbers_of_an_analysis_are_those_of_the_files_and_the_packs() {
-    let place = Place::new();
-    let bytes = lay_out(&place);
-    let _ = place.save().ok();
-    let (first_data, first_meta) = (packs(&place, "data"), packs(&place, "meta"));
-
-    let first = analysis(&place, "latest");
+/// Sees that the analysis of the first snapshot says what is in it and in these packs.
+fn is_that_of_the_first(
+    place: &Place,
+    bytes: u64,
+    first_data: &BTreeMap<PathBuf, u64>,
+    first_meta: &BTreeMap<PathBuf, u64>,
+) {
+    let first = analysis(place, "latest");
     assert_eq!(number(&first["bytes"]), bytes);
     is_most_of(number(&first["holes"]), 16 * MIB, 90);
-    for (name, packs) in [("content", &first_data), ("description", &first_meta)] {
+    for (name, packs) in [("content", first_data), ("description", first_meta)] {
         let (one, all) = (&first[name], packs.values().sum::<u64>());
         assert_eq!(number(&one["packs"]), packs.len() as u64, "{name}");
         assert_eq!(number(&one["pack_bytes"]), all, "{name}");
@@ -107,6 +107,38 @@ fn the_numbers_of_an_analysis_are_those_of_the_files_and_the_packs() {
     let component = &first["components"][0];
     assert_eq!(component["bytes"], first["bytes"]);
     assert_eq!(component["stored"], first["content"]["stored"]);
+}
+
+/// Sees that what was done to the files after the first snapshot is told.
+fn tells_of_changes(changes: &Value) {
+    assert_eq!(number(&changes["added"]["entries"]), 1);
+    assert_eq!(number(&changes["added"]["bytes"]), 5 * MIB);
+    assert_eq!(number(&changes["removed"]["entries"]), 1);
+    assert_eq!(number(&changes["removed"]["bytes"]), 2 * MIB);
+    assert_eq!(number(&changes["changed"]["entries"]), 1);
+    let changed = number(&changes["changed"]["bytes"]);
+    assert!((MIB..2 * MIB).contains(&changed), "{changed}");
+    let told: Vec<_> = (changes["largest"].as_array().unwrap().iter())
+        .map(|one| (one["change"].as_str().unwrap(), number(&one["bytes"])))
+        .collect();
+    let wanted = [
+        ("added", 5 * MIB),
+        ("removed", 2 * MIB),
+        ("changed", changed),
+    ];
+    assert_eq!(told, wanted);
+    assert_eq!(number(&changes["largest"][2]["size"]), 4 * MIB);
+    assert_eq!(number(&changes["largest"][2]["old_size"]), 3 * MIB);
+}
+
+#[test]
+fn the_numbers_of_an_analysis_are_those_of_the_files_and_the_packs() {
+    let place = Place::new();
+    let bytes = lay_out(&place);
+    let _ = place.save().ok();
+    let (first_data, first_meta) = (packs(&place, "data"), packs(&place, "meta"));
+
+    is_that_of_the_first(&place, bytes, &first_data, &first_meta);
 
     fs::remove_file(place.data().join("gone")).unwrap();
     place.write("added", noise(4, 5 << 20));
@@ -147,25 +179,7 @@ fn the_numbers_of_an_analysis_are_those_of_the_files_and_the_packs() {
     let kept = by_path(&again["files"], "/a/large");
     assert_eq!(number(&kept["unique"]), 0);
 
-    let changes = &second["changes"];
-    assert_eq!(number(&changes["added"]["entries"]), 1);
-    assert_eq!(number(&changes["added"]["bytes"]), 5 * MIB);
-    assert_eq!(number(&changes["removed"]["entries"]), 1);
-    assert_eq!(number(&changes["removed"]["bytes"]), 2 * MIB);
-    assert_eq!(number(&changes["changed"]["entries"]), 1);
-    let changed = number(&changes["changed"]["bytes"]);
-    assert!((MIB..2 * MIB).contains(&changed), "{changed}");
-    let told: Vec<_> = (changes["largest"].as_array().unwrap().iter())
-        .map(|one| (one["change"].as_str().unwrap(), number(&one["bytes"])))
-        .collect();
-    let wanted = [
-        ("added", 5 * MIB),
-        ("removed", 2 * MIB),
-        ("changed", changed),
-    ];
-    assert_eq!(told, wanted);
-    assert_eq!(number(&changes["largest"][2]["size"]), 4 * MIB);
-    assert_eq!(number(&changes["largest"][2]["old_size"]), 3 * MIB);
+    tells_of_changes(&second["changes"]);
     // For people the same.
     let shown = Run::of(&mut place.snapshot(["analyze", "latest"]))
         .ok()
