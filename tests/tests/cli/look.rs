@@ -303,7 +303,7 @@ fn every_json_line_is_documented() {
             .ok()
             .lines(),
     );
-    lines.extend(salvaged(&place, &wanted));
+    lines.extend(salvaged(&place, &without_new));
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(place.path("key"), mode).unwrap();
     let warned = Run::of(&mut place.snapshot(["list", "--json"])).ok().err;
