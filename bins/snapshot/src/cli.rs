@@ -61,6 +61,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what is known of a snapshot
     Show(ShowArgs),
+    /// Explain what a snapshot takes in the repository: what it shares, what is largest, what changed
+    Analyze(AnalyzeArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more
@@ -269,6 +271,24 @@ pub(crate) struct ShowArgs {
     /// An id or its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a time
     #[arg(value_name = "SNAPSHOT")]
     pub(crate) snapshot: String,
+}
+
+const ANALYZE_EXAMPLES: &str = "\
+Examples:
+  snapshot analyze latest
+  snapshot analyze latest:shop --top 50
+  snapshot analyze latest --json | jq '.content.unique + .description.unique'";
+
+/// `snapshot analyze`.
+#[derive(Debug, Args)]
+#[command(after_help = ANALYZE_EXAMPLES)]
+pub(crate) struct AnalyzeArgs {
+    /// An id or its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a time
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshot: String,
+    /// How many of the largest files, folders, changes and other snapshots to show
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub(crate) top: u16,
 }
 
 const FORGET_EXAMPLES: &str = "\

@@ -9,6 +9,7 @@
 //! The engine knows no plug-in: sources, targets and sinks come in through the contracts of
 //! [`backup_core`].
 
+pub mod analyze;
 mod blobs;
 pub mod cache;
 pub mod error;

@@ -8,6 +8,7 @@
 
 mod absent;
 mod access;
+mod analyze;
 mod audit;
 mod beside;
 mod check_tier;
@@ -32,6 +33,7 @@ mod prune;
 mod repair;
 mod roles;
 mod round_trip;
+mod salvage;
 mod streams;
 mod terminal;
 mod trouble;

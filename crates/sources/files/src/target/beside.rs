@@ -61,7 +61,7 @@ pub(super) fn names_beside(token: u64, name: &CStr) -> impl Iterator<Item = CStr
 }
 
 /// So much of a name as fits. It is text if the name is: some file systems take nothing else.
-fn beginning(name: &[u8], fits: usize) -> &[u8] {
+pub(super) fn beginning(name: &[u8], fits: usize) -> &[u8] {
     let cut = name.get(..fits).unwrap_or(name);
     match (std::str::from_utf8(name), std::str::from_utf8(cut)) {
         (Ok(_), Err(broken)) => cut.get(..broken.valid_up_to()).unwrap_or_default(),
@@ -320,6 +320,17 @@ impl Beside {
         let (new, successor) = self.fork(&mut state)?;
         new.complete()?;
         Ok(Some(successor))
+    }
+
+    /// Ends the content of which a part is lost: it is in the new file, whatever the old one holds.
+    pub(super) fn complete_in_part(&self) -> Result<Successor, TargetError> {
+        let mut state = self.lock();
+        if let Some(trouble) = state.trouble.take() {
+            return Err(trouble);
+        }
+        let (new, successor) = self.fork(&mut state)?;
+        new.complete()?;
+        Ok(successor)
     }
 
     /// The new file, if one stands beside the old one.

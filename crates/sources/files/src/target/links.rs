@@ -25,7 +25,7 @@ use super::replace::{make_way, may_clear_place};
 use super::restore::skip;
 use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
-use super::{Shared, error, refused};
+use super::{Shared, error, partial, refused};
 use crate::handle::{DirHandle, DirId};
 use crate::walk::meta;
 
@@ -62,6 +62,8 @@ enum Content {
     Failed,
     /// It was written beside a file, and is this one.
     Replaced(DirId),
+    /// A part of it is lost; the rest is that file, which has another name.
+    Partial(DirId, EntryPath),
 }
 
 /// First names whose content is not there, or is in another file than when they were begun. Others
@@ -86,6 +88,9 @@ impl Unsettled {
             Some(Content::Awaited(_, waiting)) => return waiting.push(further),
             Some(Content::Failed) => return tell(shared, &first.path, &further),
             Some(Content::Replaced(id)) => *id,
+            Some(Content::Partial(id, kept)) => {
+                return keep_in_part(shared, (*id, kept), &further);
+            }
             None => first.id,
         };
         drop(unsettled);
@@ -111,6 +116,43 @@ impl Unsettled {
             }
         }
     }
+}
+
+impl Unsettled {
+    /// Says that of the content of an entry a part is lost, and where the rest is.
+    pub(super) fn keep_in_part(
+        &self,
+        shared: &Shared,
+        path: &EntryPath,
+        id: DirId,
+        kept: &EntryPath,
+    ) {
+        let mut unsettled = self.lock();
+        let Some(Content::Awaited(_, waiting)) = unsettled.remove(path) else {
+            return;
+        };
+        unsettled.insert(path.clone(), Content::Partial(id, kept.clone()));
+        drop(unsettled);
+        for further in &waiting {
+            keep_in_part(shared, (id, kept), further);
+        }
+    }
+}
+
+/// Of the first a part is lost: what was linked to it already must not be taken for whole, either.
+fn keep_in_part(shared: &Shared, (id, kept): (DirId, &EntryPath), further: &Further) {
+    let path = match further {
+        Further::Linked(path, _) => {
+            if let Err(cause) = partial::rename_entry(shared, path, id) {
+                shared.fail(&error("keep a part of", path, cause));
+            }
+            path
+        }
+        Further::Later(entry, ..) => &entry.path,
+    };
+    let detail = format!("it is a name of the file of which the rest is in /{kept}");
+    let finding = Finding::entry(FindingKind::Damaged, path, detail);
+    shared.findings.add(finding);
 }
 
 /// The first has its name: so has the further one now.
@@ -403,6 +445,8 @@ impl Links {
                 Ok(true)
             }
             Ok(false) => degraded("that has been replaced by something else"),
+            // Of its content a part is lost, and what there is has another name.
+            Err(Errno::NOENT) => degraded("that is not there"),
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
                 degraded(&io::Error::from(cause).to_string())
             }

@@ -24,6 +24,7 @@ mod links;
 mod meta;
 mod mirror;
 mod node;
+mod partial;
 mod rehearsal;
 mod replace;
 mod restore;

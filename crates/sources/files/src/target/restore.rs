@@ -1,6 +1,7 @@
 //! One restore: what becomes of each entry.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +22,7 @@ use super::mirror::{self, Hand, Spool};
 use super::replace::{may_clear_place, replace};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file};
-use super::{Shared, conflict, error, node, nothing_deleted, refused};
+use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
 
 /// Why an entry of a certain name is not restored.
@@ -169,6 +170,24 @@ impl FilesRestore {
         Ok(())
     }
 
+    /// Keeps what there is of an entry of which a part is lost.
+    fn keep_in_part(&self, entry: &RestoreEntry) -> Result<Option<EntryPath>, TargetError> {
+        let shared = &self.shared;
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = open.remove(&entry.path) else {
+            return Ok(None);
+        };
+        drop(open);
+        let kept = partial::keep(shared, entry, &writer).inspect_err(|_| {
+            if writer.give_up(false) {
+                shared.unfinished.store(true, Ordering::Relaxed);
+            }
+            shared.unsettled.settle(shared, &entry.path, None);
+        })?;
+        shared.durable.finished(shared, entry.size);
+        Ok(Some(kept))
+    }
+
     /// Ends the time in which marks count, if nothing carries one any more.
     fn end(&self, way: &Way) {
         let shared = &self.shared;
@@ -234,6 +253,18 @@ impl Restore for FilesRestore {
     ) -> Result<(), TargetError> {
         self.finish_entry(entry, outcome, cx.cancel.is_cancelled())
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+    }
+
+    fn finish_in_part(
+        &self,
+        _cx: &OpContext,
+        entry: &RestoreEntry,
+        _writer: EntryWriter,
+        _lost: &[Range<u64>],
+    ) -> Result<Option<EntryPath>, TargetError> {
+        // Ranges that nobody wrote read as zeros.
+        self.shared.failed.store(true, Ordering::Relaxed);
+        self.keep_in_part(entry)
     }
 
     async fn close(

@@ -75,6 +75,19 @@ impl Writer {
         }
     }
 
+    /// Ends content of which a part is lost. Returns what stands beside what has the name; there is
+    /// nothing if this has the name itself.
+    pub(super) fn complete_in_part(&self) -> Result<Option<Successor>, TargetError> {
+        match self {
+            Self::InPlace(file) => file.complete().map(|_| None),
+            Self::Beside(beside) => beside.complete_in_part().map(Some),
+            Self::TakenUp(file, successor) => {
+                file.complete()?;
+                Ok(Some(successor.clone()))
+            }
+        }
+    }
+
     /// Gives up a file that will not be whole; one that was to take the place of another is removed
     /// unless the restore `is_cut_short`, to be taken up later. Returns whether anything unfinished
     /// is left.
