@@ -303,7 +303,18 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::TakenForDead(_) => Self::new(
+                Exit::Failed,
+                what,
+                "there is no snapshot of this run: save again, and let `snapshot prune --revoke-after` wait longer than a save takes",
+            ),
+            EngineError::Undecided(_) => Self::new(
+                Exit::Failed,
+                what,
+                "let `snapshot prune` come to its end, which decides it, and look with `snapshot list`; or save again: what was stored is found",
+            ),
             EngineError::Unprunable(_)
+            | EngineError::PrunedInPart { .. }
             | EngineError::OtherPrune(_)
             | EngineError::DropsTooMuch { .. } => of_pruning(&error, what),
             EngineError::Cancelled => Self::new(
@@ -336,7 +347,7 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
     Failure::new(Exit::Damage, what, hint)
 }
 
-/// Nothing was pruned.
+/// Nothing was pruned, or not all.
 fn of_pruning(error: &EngineError, what: String) -> Failure {
     if matches!(error, EngineError::DropsTooMuch { .. }) {
         let hint =

@@ -58,14 +58,16 @@ impl Cache {
     }
 }
 
-fn make_folder(folder: &Path) -> std::io::Result<()> {
+/// Makes a folder and those above it, for this user alone.
+pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file in the place of another, or leaves that as it is.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::OpenOptions::new()
         .write(true)

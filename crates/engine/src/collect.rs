@@ -303,12 +303,8 @@ impl Session {
         snapshot: SnapshotId,
     ) -> Result<Fate> {
         settle(repo, cx).await;
-        let revoked = name(layout::session_revoked(self.id))?;
-        match repo.sink().head(cx, &revoked).await {
-            // Who has put it there does not matter: all it makes a writer do is ask.
-            Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Fate::Alive),
-            Err(error) => return Err(error.into()),
+        if !self.announced().is_revoked(repo, cx).await? {
+            return Ok(Fate::Alive);
         }
         if let Some(verdict) = self.read_verdict(repo, cx).await? {
             return adopted(&verdict, snapshot);

@@ -24,6 +24,7 @@ use backup_format::layout;
 use backup_integrity::ledger::{Draft, LedgerCopy, Op, RecordOutcome};
 use backup_integrity::merkle::MerkleRoot;
 
+use crate::cache::make_folder;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
 use crate::view::check_signatures;
@@ -43,6 +44,14 @@ impl Repository {
         let place = folder.map(|folder| folder.join(self.id().to_string()));
         self.ledger_copy = place.map(|place| LedgerCopy::at(place.join("ledger.jsonl")));
         self
+    }
+
+    /// A file beside this host's copy of the ledger, for what else it must remember; none where it keeps
+    /// no state.
+    pub(crate) fn state_file(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.ledger_copy.as_ref()?.path().parent()?;
+        make_folder(folder).ok()?;
+        Some(folder.join(name))
     }
 
     /// This host's copy of the ledger, if it keeps one.

@@ -35,6 +35,7 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod announced;
 mod collect;
 mod configs;
 mod past;

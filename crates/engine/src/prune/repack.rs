@@ -2,13 +2,11 @@
 //! is needed. It is a session like any other: see the protocol.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use backup_core::{
-    CancellationToken, ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode,
-    SessionId, Severity, SnapshotId,
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
+    SnapshotId,
 };
-use backup_format::collect::SessionMark;
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::{
@@ -16,26 +14,53 @@ use backup_format::pack::{
 };
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
-use backup_format::session::Session as Announced;
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
+use super::elsewhere::elsewhere;
 use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
+use crate::announced::Announced;
+use crate::collect::{Collection, settle};
 use crate::error::{EngineError, Result};
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name, put_new};
-use crate::store::random;
-
-/// How long a run that failed tries to say so.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
 
-/// Where the blobs of emptied packs lie now: the slots of each, as pack and slot.
-type Moved = HashMap<PackId, HashMap<u32, (PackId, u32)>>;
+/// Where the blobs of emptied packs lie now.
+#[derive(Debug, Default)]
+pub(super) struct Moved {
+    /// The slots of each pack, as pack and slot.
+    to: HashMap<PackId, HashMap<u32, (PackId, u32)>>,
+    /// How many slots the packs have to which they went.
+    slots: HashMap<PackId, u32>,
+}
+
+impl Moved {
+    /// Notes that a slot lies in another pack now, which has so many.
+    pub(super) fn add(&mut self, old: (PackId, u32), new: (PackId, u32), slots: u32) {
+        self.to.entry(old.0).or_default().insert(old.1, new);
+        self.slots.insert(new.0, slots);
+    }
+
+    /// Whether anything of a pack lies elsewhere now.
+    pub(super) fn has(&self, pack: &PackId) -> bool {
+        self.to.contains_key(pack)
+    }
+
+    /// The packs of which something lies elsewhere now.
+    pub(super) fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.to.keys().copied()
+    }
+
+    fn absorb(&mut self, other: Self) {
+        self.to.extend(other.to);
+        self.slots.extend(other.slots);
+    }
+}
 
 /// Packs that are filled from others.
 struct Copies<'a> {
@@ -113,9 +138,9 @@ impl Copies<'_> {
             .map_err(|error| EngineError::wire(&key, &error))?;
         self.run_wraps.extend(wraps);
         let from = std::mem::take(&mut self.from[which]);
-        for (new, (old, slot)) in (0u32..).zip(from) {
-            let slots = self.moved.entry(old).or_default();
-            slots.insert(slot, (pack.id, new));
+        let slots = u32::try_from(from.len()).unwrap_or(u32::MAX);
+        for (new, old) in (0u32..).zip(from) {
+            self.moved.add(old, (pack.id, new), slots);
         }
         Ok(size)
     }
@@ -151,7 +176,8 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     hasher.finish().0
 }
 
-/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
+/// Copies what is used of packs, and lets refs name the copies, and what lies elsewhere of packs that are
+/// lost. Returns the packs that nothing uses any more.
 pub(super) async fn repack(
     repo: &Repository,
     cx: &OpContext,
@@ -160,62 +186,61 @@ pub(super) async fn repack(
     victims: &[PackId],
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
-    let session = announce(repo, cx, job).await?;
+    // There is no data key: nothing new is sealed.
+    let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
     let copied = copy(repo, cx, survey, victims, report).await;
-    let (copies, emptied) = match copied {
-        Ok(copied) => copied,
+    let found = match copied {
+        Ok(copied) => lost(repo, cx, survey).await.map(|lost| (copied, lost)),
+        Err(error) => Err(error),
+    };
+    let ((copies, mut emptied), lost) = match found {
+        Ok(found) => found,
         // No refs name anything of it yet, and nothing of it is under way.
         Err(error) => {
-            let mut farewell = cx.clone();
-            farewell.cancel = CancellationToken::new();
-            let _ = tokio::time::timeout(FAREWELL, end(repo, &farewell, session)).await;
+            session.end_of_failed(repo, cx).await;
             return Err(error);
         }
     };
-    let packs: BTreeSet<_> = copies
-        .moved
-        .values()
-        .flat_map(HashMap::values)
-        .map(|at| at.0)
-        .collect();
-    report.written_packs += packs.len() as u64;
+    let mut moved = copies.moved;
+    report.written_packs += moved.slots.len() as u64;
+    emptied.extend(lost.packs());
+    moved.absorb(lost);
     let mut replaced = Vec::new();
     for (snapshot, keys) in &survey.refs {
         if !survey.snapshots.contains(snapshot) {
             continue;
         }
-        let Some(moved) = moved_refs(repo, cx, *snapshot, keys, &copies.moved).await? else {
+        let Some(refs) = moved_refs(repo, cx, *snapshot, keys, &moved).await? else {
             continue;
         };
-        put_refs(repo, cx, keys, &moved).await?;
+        put_refs(repo, cx, keys, &refs).await?;
         replaced.extend(keys);
     }
-    let revoked = name(layout::session_revoked(session))?;
-    match repo.sink().head(cx, &revoked).await {
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+    if session.is_revoked(repo, cx).await? {
         // Another collector took this one for dead: the old refs may be all that is true.
-        Ok(_) => {
-            return Err(EngineError::OtherPrune(
-                "it took this one for dead; nothing is lost".into(),
-            ));
-        }
+        return Err(EngineError::OtherPrune(
+            "it took this one for dead; nothing is lost".into(),
+        ));
     }
     for key in replaced {
         repo.sink().delete(cx, key).await?;
     }
-    end(repo, cx, session).await?;
+    session.end(repo, cx).await?;
     Ok(emptied)
 }
 
-/// Tells that the session names nothing more.
-async fn end(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
-    let mark = SessionMark { session };
-    let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
-    let body = sealed.map_err(EngineError::Seal)?.into();
-    let done = name(layout::session_done(session))?;
-    repo.sink().put(cx, &done, body, PutMode::Create).await?;
-    Ok(())
+/// Where what is used of lost packs lies now. Like a writer it names nothing that is condemned or dead, by
+/// what is there behind the announcement of its session.
+async fn lost(repo: &Repository, cx: &OpContext, survey: &Survey) -> Result<Moved> {
+    if survey.absent.is_empty() {
+        return Ok(Moved::default());
+    }
+    settle(repo, cx).await;
+    let Collection { condemned, dead } = repo.collection(cx).await?;
+    repo.refresh_index(cx).await?;
+    let avoid = condemned.into_iter().chain(dead).collect();
+    let found = elsewhere(&survey.absent, &survey.marks, &repo.index(), &avoid);
+    Ok(found.moved)
 }
 
 /// Copies what is used of packs, and writes the index runs of the copies.
@@ -234,7 +259,7 @@ async fn copy<'a>(
         wraps: [BTreeMap::new(), BTreeMap::new()],
         run: RunBuilder::default(),
         run_wraps: BTreeMap::new(),
-        moved: Moved::new(),
+        moved: Moved::default(),
     };
     let mut emptied = BTreeSet::new();
     for id in victims {
@@ -248,6 +273,8 @@ async fn copy<'a>(
         let bytes = match get_within(cx, &**repo.sink(), &key, MAX_PACK).await {
             Ok(bytes) => bytes,
             Err(error) if error.is_damage() => Bytes::new(),
+            // Another prune has copied and deleted it; if not, the next one misses it.
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
         if digest(&bytes) != id.0 {
@@ -264,23 +291,6 @@ async fn copy<'a>(
     }
     copies.index().await?;
     Ok((copies, emptied))
-}
-
-/// Tells that somebody is about to name any pack. There is no data key: nothing new is sealed.
-async fn announce(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<SessionId> {
-    let started_ms = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
-    let id = SessionId::from_parts(started_ms, random()?);
-    let announced = Announced {
-        id,
-        host: job.host.clone(),
-        started_ms,
-        wrapped_dek: Vec::new(),
-    };
-    let sealed = repo.ring().seal(ObjectKind::Session, &announced.encode()?);
-    let body = sealed.map_err(EngineError::Seal)?.into();
-    let key = name(layout::session(id))?;
-    repo.sink().put(cx, &key, body, PutMode::Create).await?;
-    Ok(id)
 }
 
 /// All refs of a snapshot as one that names copies; `None` if it uses nothing that moved, or is gone.
@@ -300,16 +310,12 @@ async fn moved_refs(
     }
     let all = &mut sum.0;
     let mut copied: BTreeMap<PackId, BTreeSet<u32>> = BTreeMap::new();
-    let olds: Vec<_> = all
-        .keys()
-        .filter(|id| moved.contains_key(id))
-        .copied()
-        .collect();
+    let olds: Vec<_> = all.keys().filter(|id| moved.has(id)).copied().collect();
     if olds.is_empty() {
         return Ok(None);
     }
     for old in olds {
-        let (Some(slots), Some(to)) = (all.get(&old), moved.get(&old)) else {
+        let (Some(slots), Some(to)) = (all.get(&old), moved.to.get(&old)) else {
             continue;
         };
         // A slot that was not copied was named by nobody when the survey was made.
@@ -323,22 +329,15 @@ async fn moved_refs(
         }
         all.remove(&old);
     }
-    let sizes = sizes_of(moved);
     for (pack, slots) in copied {
-        let count = sizes.get(&pack).copied().unwrap_or_default();
-        all.insert(pack, PackUse::new(pack, count, slots));
+        let count = moved.slots.get(&pack).copied().unwrap_or_default();
+        let copied = PackUse::new(pack, count, slots);
+        match all.get_mut(&pack) {
+            Some(known) => known.absorb(&copied),
+            None => drop(all.insert(pack, copied)),
+        }
     }
     Ok(Some(sum.into_refs(snapshot)))
-}
-
-/// How many slots the copies have.
-fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
-    let mut out: HashMap<PackId, u32> = HashMap::new();
-    for (pack, slot) in moved.values().flat_map(HashMap::values) {
-        let size = out.entry(*pack).or_default();
-        *size = (*size).max(slot + 1);
-    }
-    out
 }
 
 /// Writes refs under the next number that is free.

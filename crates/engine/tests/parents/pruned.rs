@@ -1,18 +1,20 @@
 //! Whatever is saved, forgotten and pruned in whatever order: what was not forgotten is whole, and what
 //! was forgotten gives its room back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backup_core::{FindingKind, OpContext, SessionId, SnapshotId};
 use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
 use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
+use backup_format::collect::{SessionMark, Verdict};
 use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
-use backup_testkit::{Crash, FaultSink};
+use backup_testkit::{Crash, FaultSink, TestClock};
+use jiff::SignedDuration;
 
 use crate::source::{Disks, ModelSource};
 use crate::world::{World, host, noise};
@@ -237,17 +239,185 @@ async fn who_is_silent_for_long_is_judged_by_what_is_there() {
     let world = World::new().await;
     let (_, saved) = history(&world, 3).await;
     forget_one(&world, saved[0].0.meta.id).await;
-    let open = leave_open(&world, 30).await;
-    let report = prune(&world, &job()).await;
-    assert_eq!(report.revoked, [open]);
-    assert!(report.deleted_packs > 0);
-    assert!(
-        world
-            .mem
-            .objects()
-            .contains_key(&layout::verdict(open).unwrap())
-    );
+    // It says itself that it began long ago; that is not what counts.
+    let open = leave_open(&world, 300).await;
+    let state = tempfile::tempdir().unwrap();
+    let clock = TestClock::default();
+    let cx = OpContext::new(Arc::new(clock.clone()));
+    let mut reports = Vec::new();
+    for hours in [0, 11, 11, 5] {
+        clock.advance(SignedDuration::from_hours(hours));
+        let repo = world.open(&maintenance(&world), None).await;
+        let repo = repo.keep_ledger_in(Some(state.path().to_owned()));
+        reports.push(prune_with(&repo, &cx, &job()).await.unwrap());
+    }
+    let last = reports.pop().unwrap();
+    for report in reports {
+        assert_eq!((report.revoked.len(), report.waits_for.len()), (0, 1));
+        assert_eq!(report.deleted_packs, 0);
+    }
+    assert_eq!(last.revoked, [open]);
+    assert!(last.deleted_packs > 0);
+    let there = |key| world.mem.objects().contains_key(&key);
+    assert!(there(layout::verdict(open).unwrap()));
+    assert!(there(layout::session_revoked(open).unwrap()));
+    assert!(!there(layout::session(open).unwrap()), "nobody needs it");
     all_is_whole(&world, &saved[1..]).await;
+    // Who keeps no state takes nobody for dead, unless asked to.
+    let open = leave_open(&world, 300).await;
+    forget_one(&world, saved[1].0.meta.id).await;
+    for _ in 0..3 {
+        assert_eq!(prune(&world, &job()).await.revoked, []);
+    }
+    let impatient = PruneJob {
+        patience: Duration::ZERO,
+        ..job()
+    };
+    assert_eq!(prune(&world, &impatient).await.revoked, [open]);
+    all_is_whole(&world, &saved[2..]).await;
+}
+
+/// What a session that was taken for dead left: a snapshot that its verdict leaves out, with refs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_verdict_leaves_out_goes_and_the_verdict_stays() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 3).await;
+    let void = saved[2].0.meta.id;
+    let repo = world.open(&world.keys, None).await;
+    let session = SessionId::from_bytes(world.head(&repo, &saved[2].0).await.outer.session);
+    let mark = |kind, plain: &[u8]| repo.ring().seal(kind, plain).unwrap();
+    let verdict = Verdict {
+        session,
+        snapshots: BTreeSet::new(),
+    };
+    let revoked = SessionMark { session }.encode();
+    world.mem.lose(&layout::session_done(session).unwrap());
+    world.mem.plant(
+        layout::session_revoked(session).unwrap(),
+        mark(ObjectKind::SessionRevoked, &revoked),
+    );
+    world.mem.plant(
+        layout::verdict(session).unwrap(),
+        mark(ObjectKind::Verdict, &verdict.encode()),
+    );
+    let there = |key| world.mem.objects().contains_key(&key);
+    // The ledger knows it: somebody told of it, so nobody may take it away for good.
+    let _ = prune(&world, &forced()).await;
+    assert!(there(layout::snapshot(void).unwrap()));
+    let records: Vec<_> = world.mem.objects().into_keys().collect();
+    for key in records
+        .iter()
+        .filter(|key| key.as_str().starts_with("ledger/"))
+    {
+        world.mem.lose(key);
+    }
+    let _ = prune(&world, &forced()).await;
+    assert!(!there(layout::snapshot(void).unwrap()));
+    assert!(!there(layout::refs(void).unwrap()));
+    assert!(!there(layout::session(session).unwrap()));
+    assert!(there(layout::verdict(session).unwrap()));
+    assert!(there(layout::session_revoked(session).unwrap()));
+    all_is_whole(&world, &saved[..2]).await;
+}
+
+fn forced() -> PruneJob {
+    PruneJob {
+        patience: Duration::ZERO,
+        despite_gone: true,
+        ..job()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_packs_are_laid_together_and_few_are_not() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    let mut saved = Vec::new();
+    for round in 0..12u64 {
+        source
+            .now
+            .insert(format!("file-{round}"), noise(round, 30_000));
+        saved.push((
+            world.save(&source, &world.keys, "one").await,
+            source.now.clone(),
+        ));
+    }
+    let before = count(&world, "data/");
+    assert!(before >= 12, "{before}");
+    let repo = world.open(&maintenance(&world), None).await;
+    for (job, small) in [
+        (
+            PruneJob {
+                max_repack: Some(100_000),
+                ..job()
+            },
+            false,
+        ),
+        (
+            PruneJob {
+                max_unused: Unused::Unlimited,
+                ..job()
+            },
+            false,
+        ),
+        (job(), true),
+    ] {
+        let plan = prune::plan(&repo, &world.cx, &job).await.unwrap();
+        assert_eq!(plan.numbers.small_packs >= 12, small, "{:?}", plan.numbers);
+        let report = prune::prune(&repo, &world.cx, plan, &job).await.unwrap();
+        assert_eq!(report.written_packs > 0, small, "{report:?}");
+    }
+    assert_eq!(count(&world, "data/"), 1);
+    all_is_whole(&world, &saved).await;
+    // A few more do not have it all copied again.
+    for round in 0..3u64 {
+        source
+            .now
+            .insert(format!("new-{round}"), noise(100 + round, 30_000));
+        saved.push((
+            world.save(&source, &world.keys, "one").await,
+            source.now.clone(),
+        ));
+    }
+    let report = prune(&world, &job()).await;
+    assert_eq!(report.written_packs, 0, "{report:?}");
+    all_is_whole(&world, &saved).await;
+}
+
+/// A pack is lost; the next save stores anew what it held, and old snapshots are made to name that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_that_need_a_lost_pack_come_to_name_what_was_stored_anew() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    source.now.insert("disk".into(), noise(1, 3 << 20));
+    for file in 0..6u64 {
+        source
+            .now
+            .insert(format!("file-{file}"), noise(10 + file, 40_000));
+    }
+    let saved = [(
+        world.save(&source, &world.keys, "one").await,
+        source.now.clone(),
+    )];
+    for key in world.mem.objects().into_keys() {
+        if key.as_str().starts_with("data/") {
+            world.mem.lose(&key);
+        }
+    }
+    let report = world
+        .try_to_save(&source, &world.keys, "one")
+        .await
+        .unwrap();
+    assert!(!report.findings.is_empty());
+    world.check(&source.now, &report).await;
+    // What was stored anew must not go although nothing names it.
+    forget_one(&world, report.meta.id).await;
+    let pruned = prune(&world, &job()).await;
+    assert_eq!(pruned.findings, []);
+    all_is_whole(&world, &saved).await;
+    let repo = world.open(&maintenance(&world), None).await;
+    let plan = prune::plan(&repo, &world.cx, &job()).await.unwrap();
+    assert_eq!((plan.findings, plan.numbers.missing_packs), (Vec::new(), 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
