@@ -8,9 +8,11 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-# strace: the tests that read the order of a sink's system calls. diff, git: comparing trees.
+# strace: the tests that read the order of system calls, and kill at one. xfsprogs: those of power losses.
+# diff, git: comparing trees.
 packages=()
 command -v strace >/dev/null || packages+=(strace)
+command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
 command -v diff >/dev/null || packages+=(diffutils)
 command -v git >/dev/null || packages+=(git)
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

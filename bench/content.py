@@ -3,7 +3,7 @@
 
   content.py random FILE MIB               incompressible bytes
   content.py documents TREE ROWS           rows for a text/jsonb table, as CSV on standard output
-  content.py edit-tree TREE                the second state of the small files, in place
+  content.py edit-tree TREE [NUMBER]       the second state of the small files, or a further one, in place
   content.py edit-image IMAGE DONOR N      the N-th scattered rewrite of a disk image, in place
 """
 import base64
@@ -98,8 +98,9 @@ def edit_file(path, rng):
         file.truncate()
 
 
-def edit_tree(tree):
-    rng = random.Random("backstay tree v2")
+def edit_tree(tree, number=None):
+    """Makes v2, or, with a number, one of any further states (in which nothing moves)."""
+    rng = random.Random(f"backstay tree {number or 'v2'}")
     files = [(path, size) for path, size in regular_files(tree) if size > 0]
     share = lambda part: round(part * len(files))
     chosen = rng.sample(files, share(EDITED) + share(REMOVED) + share(ADDED))
@@ -116,9 +117,10 @@ def edit_tree(tree):
             lines = model.read().splitlines(keepends=True)
         rng.shuffle(lines)
         stem, end = os.path.splitext(path)
-        with open(f"{stem}-new{end}", "xb") as new:
+        with open(f"{stem}-new{number or ''}{end}", "xb") as new:
             new.write(b"".join(lines))
-    os.rename(*(os.path.join(tree, end) for end in MOVED))
+    if not number:
+        os.rename(*(os.path.join(tree, end) for end in MOVED))
 
 
 def extents(total_pages, rng):
@@ -159,8 +161,8 @@ def main():
             make_random(path, int(mib))
         case ["documents", tree, rows]:
             make_documents(tree, int(rows))
-        case ["edit-tree", tree]:
-            edit_tree(tree)
+        case ["edit-tree", tree, *number]:
+            edit_tree(tree, *number)
         case ["edit-image", image, donor, number]:
             edit_image(image, donor, int(number))
         case _:

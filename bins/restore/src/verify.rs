@@ -108,15 +108,7 @@ fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<Str
         Err(error) => return Some(format!("it cannot be looked at: {error}")),
     };
     let kind = FileType::from_raw_mode(stat.st_mode);
-    let saved_kind = match &entry.record.meta.kind {
-        EntryKind::File | EntryKind::Stream | EntryKind::Disk => FileType::RegularFile,
-        EntryKind::Directory => FileType::Directory,
-        EntryKind::Symlink(_) => FileType::Symlink,
-        EntryKind::Fifo => FileType::Fifo,
-        EntryKind::Socket => FileType::Socket,
-        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
-        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
-    };
+    let saved_kind = FileType::from_raw_mode(entry.record.meta.kind.type_bits());
     if kind != saved_kind {
         return Some("it is of another kind than the saved one".into());
     }

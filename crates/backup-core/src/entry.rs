@@ -77,6 +77,21 @@ impl EntryKind {
     pub const fn has_content(&self) -> bool {
         matches!(self, Self::File | Self::Stream | Self::Disk)
     }
+
+    /// What an entry of this kind is in a file system: the bits of `S_IFMT` in the `st_mode` that
+    /// Linux tells of it. Streams and disks are restored as regular files.
+    #[must_use]
+    pub const fn type_bits(&self) -> u32 {
+        match self {
+            Self::File | Self::Stream | Self::Disk => 0o100_000,
+            Self::Directory => 0o040_000,
+            Self::Symlink(_) => 0o120_000,
+            Self::Fifo => 0o010_000,
+            Self::Socket => 0o140_000,
+            Self::CharDevice { .. } => 0o020_000,
+            Self::BlockDevice { .. } => 0o060_000,
+        }
+    }
 }
 
 /// Everything about an entry but its path and content.

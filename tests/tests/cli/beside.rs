@@ -1,6 +1,7 @@
 //! What is overwritten is there until its successor is whole.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use backup_tests::{Place, Run};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::faults::{can_trace, killed_at};
 use crate::trouble::{Small, noise};
 
 fn over(place: &Place, out: &Path, more: &[&str]) -> Command {
@@ -114,24 +116,85 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
     assert!(was_seen, "it never lay beside the old one");
 }
 
-/// An ext4 file system in a file, whose power can fail.
+/// A name of a file is made beside what stands in its place. A restore that is killed before it takes
+/// that leaves it, and the next one removes it, whatever that is asked for.
+#[test]
+fn a_further_name_that_a_killed_restore_left_beside_is_gone_after_the_next_one() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let place = Place::new();
+    place.write("a", "new");
+    place.write("other", "other");
+    fs::create_dir(place.data().join("sub")).unwrap();
+    fs::hard_link(place.data().join("a"), place.data().join("sub/b")).unwrap();
+    let _ = place.save().ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let more: [&[&str]; 3] = [
+        &["--overwrite", "always"],
+        &["--overwrite", "never"],
+        &["--overwrite", "always", "--include", "other"],
+    ];
+    for (number, more) in more.into_iter().enumerate() {
+        let out = place.path(format!("out{number}"));
+        let sub = out.join("sub");
+        fs::create_dir_all(&sub).unwrap();
+        fs::write(out.join("a"), "old a").unwrap();
+        fs::write(sub.join("b"), "old b").unwrap();
+        let _ = killed_at(
+            &over(&place, &out, &[]),
+            "renameat",
+            std::slice::from_ref(&sub),
+        );
+        assert_eq!(names(&sub), [".backstay-new-b", "b"], "{number}");
+        assert_eq!(fs::read(sub.join("b")).unwrap(), b"old b");
+        let mut again = place.restore(["run", &wanted, "--to"]);
+        let _ = Run::of(again.arg(&out).args(more)).ok();
+        assert_eq!(names(&sub), ["b"], "{number}");
+        let (first, further) = (
+            fs::metadata(out.join("a")).unwrap(),
+            fs::metadata(sub.join("b")).unwrap(),
+        );
+        assert_eq!(fs::read(out.join("a")).unwrap(), b"new");
+        if number == 0 {
+            assert_eq!((first.ino(), first.nlink()), (further.ino(), 2));
+        } else {
+            assert_eq!((first.nlink(), further.nlink()), (1, 1));
+            assert_eq!(fs::read(sub.join("b")).unwrap(), b"old b");
+        }
+        assert!(!out.join(".backstay-unfinished").exists());
+    }
+}
+
+/// File systems whose power can fail, as far as they can be made here.
+fn disks(place: &Place) -> Vec<Disk> {
+    [("mkfs.ext4", 96), ("mkfs.xfs", 320)]
+        .into_iter()
+        .filter_map(|(maker, size)| Disk::new(place, maker, size))
+        .collect()
+}
+
+const NO_DISKS: &str = "skipped: not all file systems can be made and mounted here";
+
+/// A file system in a file, whose power can fail.
 struct Disk {
     image: std::path::PathBuf,
     at: std::path::PathBuf,
 }
 
 impl Disk {
-    fn new(place: &Place) -> Option<Self> {
+    fn new(place: &Place, maker: &str, mebibytes: u64) -> Option<Self> {
         let disk = Self {
-            image: place.path("image"),
-            at: place.path("disk"),
+            image: place.path(format!("image of {maker}")),
+            at: place.path(format!("disk of {maker}")),
         };
         fs::create_dir_all(&disk.at).unwrap();
         fs::File::create(&disk.image)
             .unwrap()
-            .set_len(96 << 20)
+            .set_len(mebibytes << 20)
             .unwrap();
-        let made = Command::new("mkfs.ext4")
+        let made = Command::new(maker)
             .arg("-q")
             .arg(&disk.image)
             .stderr(Stdio::null())
@@ -148,7 +211,8 @@ impl Disk {
         mount.is_ok_and(|status| status.success())
     }
 
-    /// Whatever is not on the disk at this moment never gets there (`EXT4_IOC_SHUTDOWN`); names,
+    /// Whatever is not on the disk at this moment never gets there (`EXT4_IOC_SHUTDOWN`, which is
+    /// `XFS_IOC_GOINGDOWN`, too); names,
     /// modes and times get there just before, or not.
     fn lose_power(&self, with_names: bool) {
         const SHUTDOWN: &str = r#"open my $f, "<", $ARGV[0] or die; my $how = pack("L", $ARGV[1]);
@@ -201,14 +265,20 @@ fn synced(mut run: Command) -> Command {
 #[test]
 fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
     let place = Place::new();
-    let Some(disk) = Disk::new(&place) else {
-        eprintln!("skipped: a file system cannot be made and mounted here");
-        return;
-    };
-    let files = fill(&place, &disk, true);
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
+        takes_nothing(&place, &disk);
+    }
+}
+
+fn takes_nothing(place: &Place, disk: &Disk) {
+    let files = fill(place, disk, true);
     let _ = place.save().ok();
     // In the middle of it: each file is the old or the new one.
-    let mut child = synced(over(&place, &disk.at, &["--no-sparse"]))
+    let mut child = synced(over(place, &disk.at, &["--no-sparse"]))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -234,7 +304,7 @@ fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
         );
     }
     // At its end: each is the new one.
-    let _ = Run::of(&mut synced(over(&place, &disk.at, &["--no-sparse"]))).ok();
+    let _ = Run::of(&mut synced(over(place, &disk.at, &["--no-sparse"]))).ok();
     disk.lose_power(false);
     for (name, _, after) in &files {
         assert!(fs::read(disk.at.join(name)).unwrap() == *after, "{name}");
@@ -247,11 +317,17 @@ fn a_power_loss_takes_neither_what_was_restored_nor_what_it_replaced() {
 #[test]
 fn a_restore_that_a_power_loss_ended_is_completed_by_the_next_one() {
     let place = Place::new();
-    let Some(disk) = Disk::new(&place) else {
-        eprintln!("skipped: a file system cannot be made and mounted here");
-        return;
-    };
-    let files = fill(&place, &disk, false);
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
+        is_completed(&place, &disk);
+    }
+}
+
+fn is_completed(place: &Place, disk: &Disk) {
+    let files = fill(place, disk, false);
     let _ = place.save().ok();
     let wanted = format!("latest:{}", place.data().display());
     let out = disk.at.join("out");
@@ -279,5 +355,34 @@ fn a_restore_that_a_power_loss_ended_is_completed_by_the_next_one() {
     let _ = Run::of(&mut run()).ok();
     for (name, _, after) in &files {
         assert!(fs::read(out.join(name)).unwrap() == *after, "{name}");
+    }
+}
+
+/// What tells the next restore what is unfinished is on the disk before anything is.
+#[test]
+fn the_file_that_tells_of_a_restore_is_on_the_disk_before_anything_else() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let place = Place::new();
+    place.write("sub/file", "content");
+    let _ = place.save().ok();
+    let disks = disks(&place);
+    if disks.len() < 2 {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
+        let out = disk.at.join("out");
+        fs::create_dir(&out).unwrap();
+        rustix::fs::sync();
+        let run = synced(over(&place, &out, &[]));
+        let _ = killed_at(&run, "mkdirat", std::slice::from_ref(&out));
+        disk.lose_power(false);
+        assert_eq!(names(&out), [".backstay-unfinished"]);
+        let lines = fs::read_to_string(out.join(".backstay-unfinished")).unwrap();
+        assert!(lines.starts_with("since "), "{lines:?}");
+        let _ = Run::of(&mut synced(over(&place, &out, &[]))).ok();
+        assert_eq!(names(&out), ["sub"]);
     }
 }

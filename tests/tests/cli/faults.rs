@@ -10,7 +10,7 @@ use backup_tests::{Place, Run};
 use crate::trouble::{Small, assert_restores, noise, start};
 
 /// Whether system calls can be traced here.
-fn can_trace() -> bool {
+pub(crate) fn can_trace() -> bool {
     let traced = Command::new("strace")
         .args(["-f", "-qq", "-o", "/dev/null", "true"])
         .stderr(Stdio::null())
@@ -20,7 +20,7 @@ fn can_trace() -> bool {
 
 /// Runs a command that is killed when it makes a call for the first time, of a thread, on one of
 /// the paths (none: on any).
-fn killed_at(command: &Command, call: &str, paths: &[PathBuf]) -> Run {
+pub(crate) fn killed_at(command: &Command, call: &str, paths: &[PathBuf]) -> Run {
     let mut traced = Command::new("strace");
     traced.args(["-f", "-qq", "-o", "/dev/null"]);
     traced.arg(format!("--trace={call}"));

@@ -45,6 +45,7 @@ pub(super) struct Track {
     /// How the stream is cut from here on.
     pub(super) cut: PieceCut,
     pieces: Pieces,
+    /// The pieces of the past that they equal, or [`NEW`]; empty as long as all are new.
     origins: Vec<u32>,
     /// The piece of the past that is likely to come next.
     pub(super) expected: u32,
@@ -68,7 +69,7 @@ impl Track {
                     PieceCut::Pages(_) => 0,
                 }),
             },
-            origins: Vec::with_capacity(expected),
+            origins: Vec::new(),
             expected: 0,
             most,
             is_kept: true,
@@ -86,13 +87,20 @@ impl Track {
             self.is_kept = false;
             return;
         }
+        if let Some(origin) = origin {
+            if self.origins.is_empty() {
+                self.origins
+                    .reserve_exact(self.pieces.digests.capacity().max(1));
+                self.origins.resize(self.pieces.digests.len(), NEW);
+            }
+            self.expected = origin.wrapping_add(1);
+        }
+        if origin.is_some() || !self.origins.is_empty() {
+            self.origins.push(origin.unwrap_or(NEW));
+        }
         self.pieces.digests.push(digest);
         if matches!(self.cut, PieceCut::Content(_)) {
             self.pieces.lengths.push(length);
-        }
-        self.origins.push(origin.unwrap_or(NEW));
-        if let Some(origin) = origin {
-            self.expected = origin.wrapping_add(1);
         }
     }
 
@@ -144,11 +152,15 @@ impl Track {
         }
         let past = past.filter(|past| past.cut() == Some(self.cut));
         let mut layers = past.map(|past| past.layers().to_vec()).unwrap_or_default();
-        let mut edit = 0u64;
-        self.pieces
-            .emit_edit(&self.origins, &mut |bytes| edit += bytes.len() as u64);
         let is_same = past.is_some_and(|past| past.pieces == self.pieces);
-        if lineage::base_is_due(&layers, edit) {
+        // An edit of which everything is new is no smaller than a base.
+        let is_edit = !self.origins.is_empty();
+        let mut edit = 0u64;
+        if is_edit {
+            self.pieces
+                .emit_edit(&self.origins, &mut |bytes| edit += bytes.len() as u64);
+        }
+        if (!is_same && !is_edit) || lineage::base_is_due(&layers, edit) {
             layers = vec![store_layer(store, |out| self.pieces.emit_base(out))?];
         } else if !is_same {
             layers.push(store_layer(store, |out| {

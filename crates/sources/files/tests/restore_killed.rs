@@ -134,3 +134,53 @@ fn an_unfinished_folder_is_known_also_where_folders_hand_on_their_group() {
     restore(config, &stored);
     assert_eq!(mode(&to.join("sub")), 0o750);
 }
+
+/// The owner comes before the mode, so a restore may be killed in between: what is left belongs to
+/// whom it should and has the mark.
+#[test]
+fn what_was_killed_between_its_owner_and_its_mode_is_finished() {
+    if !is_root() {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let owned = |name: &str, kind: EntryKind, content: &[u8]| {
+        let mut stored = made_up(name.as_bytes(), kind, content);
+        stored.entry.meta.mode = 0o751;
+        stored.entry.meta.owner = Some(backup_core::Owner {
+            uid: 1234,
+            gid: 2345,
+            user: None,
+            group: None,
+        });
+        stored
+    };
+    let stored = [
+        owned("file", EntryKind::File, b"saved"),
+        owned("folder", EntryKind::Directory, b""),
+        owned("mine", EntryKind::Directory, b""),
+    ];
+    let half_done = |name: &str| {
+        let path = to.join(name);
+        std::os::unix::fs::chown(&path, Some(1234), Some(2345)).unwrap();
+        let mode = if path.is_dir() { UNFINISHED } else { 0o1600 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        set_mtime(&path, 1_000_000, 7);
+    };
+    // This one was there before, with that mode and by chance that time.
+    fs::create_dir(to.join("mine")).unwrap();
+    half_done("mine");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let config = into(&to, Overwrite::Never);
+    killed(&config, &stored[..2]);
+    fs::write(to.join("file"), "saved").unwrap();
+    half_done("file");
+    half_done("folder");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    let restored = restore(config, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(state(&to.join("file")), (0o751, 1234, 2345, 1_000_000));
+    assert_eq!(state(&to.join("folder")), (0o751, 1234, 2345, 1_000_000));
+    assert_eq!(mode(&to.join("mine")), UNFINISHED);
+}

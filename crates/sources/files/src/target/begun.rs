@@ -10,18 +10,17 @@
 //!   nobody else. So no entry costs anything, and no attribute is needed;
 //! - up to when what it finished is on the disk. After a power loss later files may be empty although
 //!   they have their mode and time: they are compared;
-//! - which files it made beside those whose place they are to take, to be taken up or removed.
+//! - which files it made beside those whose place they are to take, to be taken up or removed (see
+//!   [`super::journal`]).
 //!
 //! The folder of the restore itself is changed by the making of that file, so its own mode and time
 //! say nothing: whether a restore made it is kept in the mode of the file.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backup_core::EntryPath;
@@ -32,6 +31,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::journal::{self, Journal, LINE, Left};
 use super::meta::{MARK_DIR, MARK_FILE};
 use crate::walk::listing::Listing;
 
@@ -41,24 +41,8 @@ pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
 /// A time of a file system: seconds and nanoseconds.
 type Moment = (i64, u64);
 
-/// The bytes of the two times at the start of the file.
-const HEADER: usize = 2 * LINE;
-const LINE: usize = 38;
-/// So much of the rest is read; what is beyond stays for a person to remove.
-const MOST_NOTES: u64 = 64 << 20;
-/// When nothing is beside anything, notes of more than this are dropped.
-const OLD_NOTES: u64 = 1 << 20;
-
-/// What is noted of files beside others.
-#[derive(Debug, Default)]
-struct Notes {
-    /// Where the next note goes.
-    end: u64,
-    /// How many that this restore noted are still beside.
-    live: u64,
-    /// Those of an earlier restore, by the path that they were to get.
-    left: HashMap<Vec<u8>, Vec<u8>>,
-}
+/// The bytes of the lines at the start of the file: two times, and where the notes begin.
+const HEADER: usize = 3 * LINE;
 
 /// Since when a restore into a folder has been under way.
 #[derive(Debug)]
@@ -73,7 +57,7 @@ pub(super) struct Begun {
     /// The file; it could not be made where there is none. Then nothing can be taken up, and nothing
     /// is to be removed.
     file: Option<File>,
-    notes: Mutex<Notes>,
+    notes: Journal,
 }
 
 impl Begun {
@@ -91,6 +75,8 @@ impl Begun {
         let create = flags | OFlags::CREATE | OFlags::EXCL;
         let (file, is_new) = match openat(top, NAME, create, Mode::from_raw_mode(mode)) {
             Ok(file) => {
+                // A default ACL of the folder may have taken something from its owner.
+                fchmod(&file, Mode::from_raw_mode(mode))?;
                 keep_time(top, &before)?;
                 (file, true)
             }
@@ -106,7 +92,7 @@ impl Begun {
                     began: now,
                     made,
                     file: None,
-                    notes: Mutex::default(),
+                    notes: Journal::new(HEADER as u64),
                 });
             }
             Err(cause) => return Err(cause.into()),
@@ -124,12 +110,11 @@ impl Begun {
             // A folder that has another mode by now was finished, or its owner gave it that.
             made: made || has_mark(&stat) && has_mark(&before),
             file: None,
-            notes: Mutex::default(),
+            notes: Journal::new(HEADER as u64),
         };
         if is_new {
             // On a full disk it stays empty; then the time when it was made counts.
-            let _ = write_times(&file, begun.since, begun.since);
-            begun.lock().end = HEADER as u64;
+            let _ = write_header(&file, begun.since);
             if sync {
                 file.sync_all()?;
                 fsync(openat(
@@ -140,25 +125,20 @@ impl Begun {
                 )?)?;
             }
         } else {
-            if let Some((since, safe)) = read_times(&file) {
+            if let Some((since, safe, notes)) = read_header(&file) {
                 (begun.since, begun.safe) = (since, Some(safe));
-                *begun.lock() = read_notes(&file)?;
+                begun.notes = Journal::read(&file, HEADER as u64, notes)?;
             } else {
                 // Its other times move with what is noted in it.
                 begun.since = birth(&file).unwrap_or(begun.since);
                 begun.safe = Some(begun.since);
                 file.set_len(0)?;
-                write_times(&file, begun.since, begun.since)?;
-                begun.lock().end = HEADER as u64;
+                write_header(&file, begun.since)?;
             }
             begun.began = next_moment(&file)?;
         }
         begun.file = Some(file);
         Ok(begun)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a restore made the folder itself and has not finished it.
@@ -186,49 +166,49 @@ impl Begun {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && ours && is_own(stat)
     }
 
-    /// The file that an earlier restore left beside one, by their paths; told once.
-    pub(super) fn take_left(&self, path: &EntryPath) -> Option<Vec<u8>> {
-        self.lock().left.remove(&path.to_slashed())
+    /// Whether what stands beside another is what an earlier restore noted, and nobody else's.
+    pub(super) fn is_what_was_left(&self, stat: &Stat, left: &Left) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        match left.linked {
+            None => self.is_left(stat),
+            // It is a further name of a file that has its owner, and may have been changed by now.
+            Some(inode) => stat.st_ino == inode && changed >= self.since,
+        }
     }
 
-    /// All files that an earlier restore left beside others and that were not asked for.
-    pub(super) fn take_all_left(&self) -> Vec<EntryPath> {
-        let left = std::mem::take(&mut self.lock().left);
-        let path = |beside: Vec<u8>| EntryPath::from_slashed(&beside).ok();
-        left.into_values().filter_map(path).collect()
+    /// What an earlier restore left beside one; told once.
+    pub(super) fn take_left(&self, path: &EntryPath) -> Option<Left> {
+        self.notes.take_left(&path.to_slashed())
     }
 
-    /// Notes a file that is about to be made beside another.
+    /// All that an earlier restore left beside others and that was not asked for.
+    pub(super) fn take_all_left(&self) -> Vec<Left> {
+        self.notes.take_all_left()
+    }
+
+    /// Notes a file that is about to be made beside another; with its inode, if it is to be a further
+    /// name of a file.
     ///
     /// # Errors
     /// When that cannot be written.
-    pub(super) fn note(&self, path: &EntryPath, beside: &[u8]) -> io::Result<()> {
+    pub(super) fn note(
+        &self,
+        path: &EntryPath,
+        beside: &[u8],
+        linked: Option<u64>,
+    ) -> io::Result<()> {
         let Some(file) = &self.file else {
             return Ok(());
         };
         let there = path.parent().unwrap_or_default().join(beside);
-        let there = there.map_err(io::Error::other)?;
-        // Names hold no zero byte.
-        let note = [&path.to_slashed()[..], &there.to_slashed(), b""].join(&0);
-        let mut notes = self.lock();
-        file.write_all_at(&note, notes.end)?;
-        notes.end += note.len() as u64;
-        notes.live += 1;
-        Ok(())
+        let beside = there.map_err(io::Error::other)?.to_slashed();
+        let left = Left { beside, linked };
+        self.notes.add(file, &path.to_slashed(), left)
     }
 
-    /// A file that was noted has its name, or is gone.
-    pub(super) fn settled(&self) {
-        let mut notes = self.lock();
-        notes.live = notes.live.saturating_sub(1);
-        if notes.live == 0 && notes.left.is_empty() && notes.end > OLD_NOTES {
-            // What stays for want of this is only looked for in vain.
-            if let Some(file) = &self.file
-                && file.set_len(HEADER as u64).is_ok()
-            {
-                notes.end = HEADER as u64;
-            }
-        }
+    /// What was noted beside one has its name, or is gone.
+    pub(super) fn settled(&self, path: &EntryPath) {
+        self.notes.settled(&path.to_slashed());
     }
 
     /// The time of the file system; what is finished before may be called safe after what is in
@@ -241,7 +221,9 @@ impl Begun {
     pub(super) fn is_safe_before(&self, time: Moment) {
         if let Some(file) = &self.file {
             // What is not kept is compared again.
-            let _ = write_times(file, self.since, time).and_then(|()| file.sync_data());
+            let lines = times(self.since, time);
+            let written = file.write_all_at(lines.as_bytes(), 0);
+            let _ = written.and_then(|()| file.sync_data());
         }
     }
 
@@ -340,14 +322,19 @@ fn next_moment(file: &File) -> io::Result<Moment> {
     Ok(first)
 }
 
-fn write_times(file: &File, since: Moment, safe: Moment) -> io::Result<()> {
+fn times(since: Moment, safe: Moment) -> String {
     let line = |word: &str, (seconds, nanos): Moment| format!("{word} {seconds:>21}.{nanos:09}\n");
-    let header = line("since", since) + &line("safe ", safe);
+    line("since", since) + &line("safe ", safe)
+}
+
+/// Writes all lines of a file without notes.
+fn write_header(file: &File, since: Moment) -> io::Result<()> {
+    let header = times(since, since) + &journal::line(HEADER as u64);
     file.write_all_at(header.as_bytes(), 0)
 }
 
-/// The two times; nothing if they are not there as they should be.
-fn read_times(file: &File) -> Option<(Moment, Moment)> {
+/// The two times, and where the notes begin; nothing if they are not there as they should be.
+fn read_header(file: &File) -> Option<(Moment, Moment, u64)> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0).ok()?;
     let read = |line: &[u8], word: &str| {
@@ -355,23 +342,10 @@ fn read_times(file: &File) -> Option<(Moment, Moment)> {
         let (seconds, nanos) = line.strip_prefix(word)?.trim_start().split_once('.')?;
         Some((seconds.parse().ok()?, nanos.parse().ok()?))
     };
-    let (since, safe) = header.split_at(LINE);
-    Some((read(since, "since ")?, read(safe, "safe  ")?))
-}
-
-fn read_notes(file: &File) -> io::Result<Notes> {
-    let length = file.metadata()?.len().saturating_sub(HEADER as u64);
-    let mut bytes = vec![0; usize::try_from(length.min(MOST_NOTES)).unwrap_or(usize::MAX)];
-    file.read_exact_at(&mut bytes, HEADER as u64)?;
-    let mut left = HashMap::new();
-    let mut end = HEADER as u64;
-    let mut parts = bytes.split_inclusive(|&byte| byte == 0);
-    // A note that was broken off has no end; the next one goes over it.
-    while let (Some([path @ .., 0]), Some([beside @ .., 0])) = (parts.next(), parts.next()) {
-        left.insert(path.to_vec(), beside.to_vec());
-        end += (path.len() + beside.len() + 2) as u64;
-    }
-    Ok(Notes { end, live: 0, left })
+    let (since, rest) = header.split_at(LINE);
+    let (safe, notes) = rest.split_at(LINE);
+    let notes = journal::read_line(notes).filter(|&notes| notes >= HEADER as u64)?;
+    Some((read(since, "since ")?, read(safe, "safe  ")?, notes))
 }
 
 /// Whether something has the mode of what is unfinished.
@@ -454,27 +428,53 @@ mod tests {
     }
 
     #[test]
-    fn notes_are_read_up_to_one_that_was_broken_off() {
+    fn notes_lead_the_next_restore_to_what_stands_beside() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
         let path = |text: &str| EntryPath::from_slashed(text.as_bytes()).unwrap();
         let first = Begun::at(&top, false, false).unwrap();
-        first.note(&path("a/b"), b"beside-b").unwrap();
-        first.note(&path("c"), b"beside-c").unwrap();
-        first.note(&path("d"), b"beside-d").unwrap();
-        let file = first.file.as_ref().unwrap();
-        file.set_len(file.metadata().unwrap().len() - 3).unwrap();
+        first.note(&path("a/b"), b"beside-b", None).unwrap();
+        first.note(&path("c"), b"beside-c", Some(12)).unwrap();
         drop(first);
         let second = Begun::at(&top, false, false).unwrap();
-        assert_eq!(second.take_left(&path("d")), None);
-        let left = second.take_left(&path("a/b"));
-        assert_eq!(left.as_deref(), Some(&b"a/beside-b"[..]));
-        second.note(&path("e"), b"beside-e").unwrap();
+        let left = second.take_left(&path("a/b")).unwrap();
+        assert_eq!((left.beside, left.linked), (b"a/beside-b".to_vec(), None));
+        second.note(&path("e"), b"beside-e", None).unwrap();
         drop(second);
         let third = Begun::at(&top, false, false).unwrap();
-        let mut left = third.take_all_left();
+        let mut left: Vec<_> = (third.take_all_left().into_iter())
+            .map(|left| (left.beside, left.linked))
+            .collect();
         left.sort();
-        let wanted = ["a/beside-b", "beside-c", "beside-e"].map(path);
-        assert_eq!(left, wanted);
+        let wanted = [
+            ("a/beside-b", None),
+            ("beside-c", Some(12)),
+            ("beside-e", None),
+        ];
+        assert_eq!(left, wanted.map(|(path, linked)| (path.into(), linked)));
+    }
+
+    #[test]
+    fn a_file_that_lost_its_lines_counts_from_when_it_was_made() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = top(temp.path());
+        let stranger = made(temp.path(), "stranger");
+        std::thread::sleep(Duration::from_millis(20));
+        let first = Begun::at(&top, false, false).unwrap();
+        let early = made(temp.path(), "early");
+        std::thread::sleep(Duration::from_millis(20));
+        let path = EntryPath::from_slashed(b"file").unwrap();
+        first.note(&path, b"beside", None).unwrap();
+        let file = first.file.as_ref().unwrap();
+        if birth(file).is_none() {
+            return;
+        }
+        // A power loss took what was in it. Its time of last change is that of the note.
+        file.set_len(0).unwrap();
+        drop(first);
+        let second = Begun::at(&top, false, false).unwrap();
+        assert!(second.is_left(&early) && second.is_doubtful(&early));
+        assert!(!second.is_left(&stranger) && !second.is_doubtful(&stranger));
+        assert!(second.take_all_left().is_empty());
     }
 }

@@ -21,14 +21,15 @@ use rustix::io::Errno;
 use super::begun::Begun;
 use super::covered::Covered;
 use super::file::{FileWriter, read_full};
-use super::meta::{Before, MARK_FILE};
+use super::meta::Before;
+use super::writer::create_marked;
 use crate::handle::{DirHandle, DirId, HandleCache};
 
 /// How the names of files begin that stand beside those whose place they are to take.
 const PREFIX: &str = ".backstay-new-";
 
-/// Longest name of a file on Linux, in bytes.
-const NAME_MAX: usize = 255;
+/// Longest name of a file on every file system of Linux, in bytes: most have 255, eCryptfs has 143.
+const NAME_MAX: usize = 143;
 
 /// So many names are tried for a file beside another.
 const TRIES: u32 = 10_000;
@@ -43,12 +44,20 @@ pub(super) fn names_beside(name: &CStr) -> impl Iterator<Item = CString> + '_ {
         if number > 0 {
             beside.extend_from_slice(format!("{number}-").as_bytes());
         }
-        let name = name.to_bytes();
-        let fits = NAME_MAX.saturating_sub(beside.len()).min(name.len());
-        beside.extend_from_slice(name.get(..fits).unwrap_or(name));
+        let fits = NAME_MAX.saturating_sub(beside.len());
+        beside.extend_from_slice(beginning(name.to_bytes(), fits));
         // Both parts come from what has no zero byte.
         CString::new(beside).unwrap_or_default()
     })
+}
+
+/// So much of a name as fits. It is text if the name is: some file systems take nothing else.
+fn beginning(name: &[u8], fits: usize) -> &[u8] {
+    let cut = name.get(..fits).unwrap_or(name);
+    match (std::str::from_utf8(name), std::str::from_utf8(cut)) {
+        (Ok(_), Err(broken)) => cut.get(..broken.valid_up_to()).unwrap_or_default(),
+        _ => cut,
+    }
 }
 
 /// Where a file stands, or is to stand.
@@ -58,6 +67,8 @@ pub(super) struct Place {
     pub(super) folder: Arc<DirHandle>,
     pub(super) name: CString,
     pub(super) path: EntryPath,
+    /// Whether what is created in the folder gets a default ACL from it.
+    pub(super) hands_on: bool,
 }
 
 impl fmt::Debug for Place {
@@ -70,8 +81,6 @@ impl Place {
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(MARK_FILE);
         for beside in names_beside(&self.name) {
             let stat = statat(&*folder, &*beside, AtFlags::SYMLINK_NOFOLLOW);
             match stat {
@@ -82,14 +91,14 @@ impl Place {
                 }
                 Ok(_) => continue,
             }
-            self.begun.note(&self.path, beside.to_bytes())?;
-            match openat(&*folder, &*beside, flags, mode) {
+            self.begun.note(&self.path, beside.to_bytes(), None)?;
+            match create_marked(&folder, &beside, self.hands_on) {
                 Ok(file) => {
                     let place = Arc::clone(self);
                     return Ok((File::from(file), Successor { place, beside }));
                 }
                 Err(cause) => {
-                    self.begun.settled();
+                    self.begun.settled(&self.path);
                     if cause != Errno::EXIST {
                         return Err(cause.into());
                     }
@@ -128,7 +137,7 @@ impl Successor {
         let place = &self.place;
         let folder = place.handles.get(&place.folder)?;
         renameat(&*folder, &*self.beside, &*folder, &*place.name)?;
-        place.begun.settled();
+        place.begun.settled(&place.path);
         Ok(())
     }
 
@@ -137,7 +146,7 @@ impl Successor {
         let place = &self.place;
         let folder = place.handles.get(&place.folder)?;
         unlinkat(&*folder, &*self.beside, AtFlags::empty())?;
-        place.begun.settled();
+        place.begun.settled(&place.path);
         Ok(())
     }
 }
@@ -335,5 +344,16 @@ mod tests {
         let names: std::collections::HashSet<_> = names_beside(&long).collect();
         assert_eq!(names.len(), TRIES as usize);
         assert!(names.iter().all(|name| name.to_bytes().len() == NAME_MAX));
+        // 85 signs of three bytes.
+        let text = CString::new("\u{8cc7}".repeat(85)).unwrap();
+        let names: std::collections::HashSet<_> = names_beside(&text).collect();
+        assert_eq!(names.len(), TRIES as usize);
+        assert!(
+            names
+                .iter()
+                .all(|name| name.to_str().is_ok() && name.to_bytes().len() > 140)
+        );
+        let bytes = CString::new(vec![0xff; 255]).unwrap();
+        assert!(names_beside(&bytes).all(|name| name.to_bytes().len() == NAME_MAX));
     }
 }

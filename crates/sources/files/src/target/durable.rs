@@ -102,7 +102,9 @@ impl Durable {
             } else {
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, path, is_taken);
+            shared
+                .unsettled
+                .settle(shared, path, is_taken.then_some(id));
         }
     }
 

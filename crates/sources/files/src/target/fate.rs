@@ -53,13 +53,5 @@ pub(super) fn gives_way(overwrite: Overwrite, there: &Stat, meta: &EntryMeta) ->
 
 /// What an entry is in a file system.
 pub(super) const fn file_type(kind: &EntryKind) -> FileType {
-    match kind {
-        EntryKind::File | EntryKind::Stream | EntryKind::Disk => FileType::RegularFile,
-        EntryKind::Directory => FileType::Directory,
-        EntryKind::Symlink(_) => FileType::Symlink,
-        EntryKind::Fifo => FileType::Fifo,
-        EntryKind::Socket => FileType::Socket,
-        EntryKind::CharDevice { .. } => FileType::CharacterDevice,
-        EntryKind::BlockDevice { .. } => FileType::BlockDevice,
-    }
+    FileType::from_raw_mode(kind.type_bits())
 }

@@ -12,15 +12,17 @@ use backup_core::{EntryMeta, EntryPath};
 use tempfile::SpooledTempFile;
 
 use super::meta::Before;
+use crate::handle::DirId;
 
 /// Bytes that are kept in memory.
 const IN_MEMORY: usize = 4 << 20;
 
-/// A folder's path, its metadata, and what was known of it before.
-type Folder = (EntryPath, EntryMeta, Before);
+/// A folder's path and what tells it from others, its metadata, and what was known of it before.
+type Folder = (EntryPath, DirId, EntryMeta, Before);
 
-/// What is stored of one: path, owner before, whether it may have attributes, metadata.
-type Stored = (Vec<u8>, Option<(u32, u32)>, bool, EntryMeta);
+/// What is stored of one: path, device and inode, owner before, whether it may have attributes,
+/// metadata.
+type Stored = (Vec<u8>, DirId, Option<(u32, u32)>, bool, EntryMeta);
 
 /// Folders that wait for their metadata, in the order in which they were left.
 #[derive(Debug)]
@@ -36,10 +38,11 @@ impl Later {
     pub(super) fn add(
         &mut self,
         path: &EntryPath,
+        id: DirId,
         meta: &EntryMeta,
         before: Before,
     ) -> io::Result<()> {
-        let stored = (path.as_stored(), before.owner, before.xattrs, meta);
+        let stored = (path.as_stored(), id, before.owner, before.xattrs, meta);
         let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         self.0.write_all(&length.to_le_bytes())?;
@@ -61,9 +64,9 @@ impl Later {
             bytes.resize(u32::from_le_bytes(length) as usize, 0);
             reader.read_exact(&mut bytes)?;
             let stored: Stored = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
-            let (path, owner, xattrs, meta) = stored;
+            let (path, id, owner, xattrs, meta) = stored;
             let path = EntryPath::from_stored(&path).map_err(io::Error::other)?;
-            take((path, meta, Before { owner, xattrs }));
+            take((path, id, meta, Before { owner, xattrs }));
         }
         drop(reader);
         self.0.set_len(0)?;

@@ -6,7 +6,7 @@
 //! name: until then what stands under them stays, too.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -15,14 +15,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::beside::names_beside;
 use super::fate::{Fate, fate};
 use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
-use super::writer::Writer;
+use super::writer::{Writer, remove_left_in};
 use super::{Shared, error, refused};
 use crate::handle::{DirHandle, DirId};
 use crate::walk::meta;
@@ -53,13 +55,17 @@ enum Further {
 /// What is known of the content of a first name.
 #[derive(Debug)]
 enum Content {
-    /// It is on its way; further names wait for it.
-    Awaited(Vec<Further>),
+    /// It is on its way, for now into the file of that number or one beside it; further names wait
+    /// for it.
+    Awaited(DirId, Vec<Further>),
     /// It is not whole.
     Failed,
+    /// It was written beside a file, and is this one.
+    Replaced(DirId),
 }
 
-/// First names whose content is not there. They are taken off when it is, so they are few.
+/// First names whose content is not there, or is in another file than when they were begun. Others
+/// are taken off when it is there, so they are few.
 #[derive(Debug, Default)]
 pub(super) struct Unsettled(Mutex<HashMap<EntryPath, Content>>);
 
@@ -68,46 +74,47 @@ impl Unsettled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn await_content(&self, first: &EntryPath) {
-        let content = Content::Awaited(Vec::new());
+    fn await_content(&self, first: &EntryPath, id: DirId) {
+        let content = Content::Awaited(id, Vec::new());
         self.lock().insert(first.clone(), content);
     }
 
     /// Counts a further name, links it, or names it, as what becomes of the first demands.
-    fn add(&self, shared: &Shared, first: &EntryPath, further: Further) {
+    fn add(&self, shared: &Shared, first: &First, further: Further) {
         let mut unsettled = self.lock();
-        match unsettled.get_mut(first) {
-            Some(Content::Awaited(waiting)) => waiting.push(further),
-            Some(Content::Failed) => tell(shared, first, &further),
-            None => {
-                drop(unsettled);
-                settle(shared, first, further);
-            }
-        }
+        let id = match unsettled.get_mut(&first.path) {
+            Some(Content::Awaited(_, waiting)) => return waiting.push(further),
+            Some(Content::Failed) => return tell(shared, &first.path, &further),
+            Some(Content::Replaced(id)) => *id,
+            None => first.id,
+        };
+        drop(unsettled);
+        settle(shared, (&first.path, id), further);
     }
 
-    /// Says what became of the content of an entry, be it a first name or not.
-    pub(super) fn settle(&self, shared: &Shared, path: &EntryPath, is_whole: bool) {
+    /// Says what became of the content of an entry, be it a first name or not: the file that has it;
+    /// `None`: it is not whole.
+    pub(super) fn settle(&self, shared: &Shared, path: &EntryPath, whole: Option<DirId>) {
         let mut unsettled = self.lock();
-        let Some(Content::Awaited(waiting)) = unsettled.remove(path) else {
+        let Some(Content::Awaited(begun, waiting)) = unsettled.remove(path) else {
             return;
         };
-        if !is_whole {
-            unsettled.insert(path.clone(), Content::Failed);
+        if whole != Some(begun) {
+            let content = whole.map_or(Content::Failed, Content::Replaced);
+            unsettled.insert(path.clone(), content);
         }
         drop(unsettled);
         for further in waiting {
-            if is_whole {
-                settle(shared, path, further);
-            } else {
-                tell(shared, path, &further);
+            match whole {
+                Some(id) => settle(shared, (path, id), further),
+                None => tell(shared, path, &further),
             }
         }
     }
 }
 
 /// The first has its name: so has the further one now.
-fn settle(shared: &Shared, first: &EntryPath, further: Further) {
+fn settle(shared: &Shared, first: (&EntryPath, DirId), further: Further) {
     match further {
         Further::Linked(_, is_new) => count(shared, is_new),
         Further::Later(entry, folder, name) => match link(shared, first, &entry, folder, name) {
@@ -117,22 +124,23 @@ fn settle(shared: &Shared, first: &EntryPath, further: Further) {
     }
 }
 
-/// Links a further name to the first, in the place of what stands there. Returns whether it is new.
+/// Links a further name to the first, which is that file, in the place of what stands there. Returns
+/// whether it is new.
 fn link(
     shared: &Shared,
-    first: &EntryPath,
+    (first, id): (&EntryPath, DirId),
     entry: &RestoreEntry,
     handle: Arc<DirHandle>,
     name: CString,
 ) -> Result<bool, TargetError> {
     let fail = |cause: io::Error| error("link", &entry.path, cause);
-    let from = open_folder(shared, &shared.top, first).map_err(fail)?;
-    let old = c_name(first, first.name().unwrap_or_default())?;
-    let stat = statat(&*from, &*old, AtFlags::SYMLINK_NOFOLLOW);
-    let stat = stat.map_err(|cause| fail(cause.into()))?;
-    let folder = shared.handles.get(&handle).map_err(fail)?;
+    let old = Old {
+        folder: open_folder(shared, &shared.top, first).map_err(fail)?,
+        name: c_name(first, first.name().unwrap_or_default())?,
+        id,
+    };
     let spot = Spot {
-        folder,
+        folder: shared.handles.get(&handle).map_err(fail)?,
         handle,
         name,
         hands_on: true,
@@ -142,32 +150,72 @@ fn link(
         Err(Errno::NOENT) => None,
         Err(cause) => return Err(fail(cause.into())),
     };
-    let to = &*spot.folder;
-    let link_as = |name: &CString| linkat(&*from, &*old, to, &**name, AtFlags::empty());
     match there {
-        Some(there) if (there.st_dev, there.st_ino) == (stat.st_dev, stat.st_ino) => {
-            return Ok(false);
-        }
+        Some(there) if (there.st_dev, there.st_ino) == id => return Ok(false),
         Some(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
             clear_place(shared, &spot, entry, &there)?;
         }
         None => {}
-        Some(_) => {
-            for beside in names_beside(&spot.name) {
-                match link_as(&beside) {
-                    Err(Errno::EXIST) => {}
-                    Err(cause) => return Err(fail(cause.into())),
-                    Ok(()) => {
-                        let taken = renameat(to, &*beside, to, &*spot.name);
-                        return taken.map(|()| true).map_err(|cause| fail(cause.into()));
-                    }
-                }
-            }
-            return Err(fail(io::ErrorKind::AlreadyExists.into()));
-        }
+        Some(_) => return link_beside(shared, &old, &spot, entry).map_err(fail),
     }
-    link_as(&spot.name).map_err(|cause| fail(cause.into()))?;
-    Ok(true)
+    match old.link_as(&spot.folder, &spot.name) {
+        Ok(true) => Ok(true),
+        Ok(false) => Err(fail(io::Error::other(REPLACED))),
+        Err(cause) => Err(fail(cause.into())),
+    }
+}
+
+/// Links a further name beside what stands in its place, and lets it take that.
+fn link_beside(shared: &Shared, old: &Old, spot: &Spot, entry: &RestoreEntry) -> io::Result<bool> {
+    let (begun, folder) = (&shared.begun, &*spot.folder);
+    if let Some(left) = begun.take_left(&entry.path) {
+        remove_left_in(shared, folder, &left)?;
+    }
+    for beside in names_beside(&spot.name) {
+        begun.note(&entry.path, beside.to_bytes(), Some(old.id.1))?;
+        match old.link_as(folder, &beside) {
+            Ok(true) => {
+                let taken = renameat(folder, &*beside, folder, &*spot.name);
+                taken.inspect_err(|_| _ = unlinkat(folder, &*beside, AtFlags::empty()))?;
+            }
+            Err(Errno::EXIST) => continue,
+            Ok(false) => return Err(io::Error::other(REPLACED)),
+            Err(cause) => return Err(cause.into()),
+        }
+        begun.settled(&entry.path);
+        return Ok(true);
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// Why a name is not linked.
+const REPLACED: &str = "what it is a link to has been replaced by something else";
+
+/// The file that further names are linked to.
+struct Old {
+    folder: Arc<OwnedFd>,
+    name: CString,
+    id: DirId,
+}
+
+impl Old {
+    /// Gives the file a further name. `false`: another file has its name, which gets none.
+    fn link_as(&self, folder: &OwnedFd, name: &CStr) -> Result<bool, Errno> {
+        let is_it = |folder: &OwnedFd, name: &CStr| {
+            let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok::<_, Errno>((stat.st_dev, stat.st_ino) == self.id)
+        };
+        if !is_it(&self.folder, &self.name)? {
+            return Ok(false);
+        }
+        linkat(&*self.folder, &*self.name, folder, name, AtFlags::empty())?;
+        // Another may have taken its place just before.
+        if is_it(folder, name)? {
+            return Ok(true);
+        }
+        unlinkat(folder, name, AtFlags::empty())?;
+        Ok(false)
+    }
 }
 
 fn count(shared: &Shared, is_new: bool) {
@@ -221,7 +269,8 @@ impl Links {
             return;
         }
         if started.is_some() {
-            shared.unsettled.await_content(&entry.path);
+            let id = (stat.st_dev, stat.st_ino);
+            shared.unsettled.await_content(&entry.path, id);
         }
         self.0.insert(
             group,
@@ -278,7 +327,7 @@ impl Links {
             let fate = fate(shared.config.overwrite, there, &entry.meta);
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
-                unsettled.add(shared, &first.path, further);
+                unsettled.add(shared, first, further);
                 return Ok(true);
             }
             if fate == Fate::Stays && !linked && !shared.begun.is_unfinished(there) {
@@ -295,7 +344,7 @@ impl Links {
         if first.beside {
             let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
             let further = Further::Later(Box::new(entry.clone()), handle, name);
-            unsettled.add(shared, &first.path, further);
+            unsettled.add(shared, first, further);
             return Ok(true);
         }
         let from = match open_folder(shared, top, &first.path) {
@@ -305,20 +354,21 @@ impl Links {
         let Some(name) = first.path.name() else {
             return Ok(false);
         };
-        let name = c_name(&first.path, name)?;
-        let found = statat(&*from, &*name, AtFlags::SYMLINK_NOFOLLOW);
-        if !found.is_ok_and(|found| (found.st_dev, found.st_ino) == first.id) {
-            return degraded("that has been replaced by something else");
-        }
+        let old = Old {
+            folder: from,
+            name: c_name(&first.path, name)?,
+            id: first.id,
+        };
         if let Some(there) = &there {
             clear_place(shared, spot, entry, there)?;
         }
-        match linkat(&*from, &*name, &*spot.folder, &*spot.name, AtFlags::empty()) {
-            Ok(()) => {
+        match old.link_as(&spot.folder, &spot.name) {
+            Ok(true) => {
                 let further = Further::Linked(entry.path.clone(), true);
-                unsettled.add(shared, &first.path, further);
+                unsettled.add(shared, first, further);
                 Ok(true)
             }
+            Ok(false) => degraded("that has been replaced by something else"),
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
                 degraded(&io::Error::from(cause).to_string())
             }

@@ -13,7 +13,8 @@ use backup_core::{EntryKind, EntryMeta, EntryPath, Finding, FindingKind, Owner, 
 use nix::unistd::{Group, User};
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
-    fchown, flistxattr, fremovexattr, fsetxattr, futimens, setxattr, utimensat,
+    fchown, flistxattr, fremovexattr, fsetxattr, futimens, listxattr, removexattr, setxattr,
+    utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -219,8 +220,8 @@ impl Applier {
         clean: bool,
         trouble: &dyn Fn(&str, io::Error),
     ) {
-        if let (true, Object::Open(fd)) = (clean, object) {
-            remove_other_xattrs(*fd, meta);
+        if clean {
+            remove_other_xattrs(object, meta);
         }
         for (name, value) in &meta.xattrs {
             if !self.root && is_privileged(name) {
@@ -303,9 +304,13 @@ fn through_proc(node: BorrowedFd<'_>) -> String {
 /// Removes what the snapshot's entry does not have: an ACL that was inherited from the folder, or
 /// attributes of what stood there before. What cannot be removed (the label of a security module)
 /// is the system's own and stays.
-fn remove_other_xattrs(fd: BorrowedFd<'_>, meta: &EntryMeta) {
+fn remove_other_xattrs(object: &Object<'_>, meta: &EntryMeta) {
     let mut names = vec![0; 64 << 10];
-    let Ok(length) = flistxattr(fd, &mut *names) else {
+    let listed = match object {
+        Object::Open(fd) => flistxattr(fd, &mut *names),
+        Object::Node { node, .. } => listxattr(through_proc(*node), &mut *names),
+    };
+    let Ok(length) = listed else {
         return;
     };
     for name in names
@@ -315,7 +320,10 @@ fn remove_other_xattrs(fd: BorrowedFd<'_>, meta: &EntryMeta) {
     {
         let known = meta.xattrs.iter().any(|(saved, _)| saved == name);
         if !name.is_empty() && !known {
-            let _ = fremovexattr(fd, name);
+            let _ = match object {
+                Object::Open(fd) => fremovexattr(fd, name),
+                Object::Node { node, .. } => removexattr(through_proc(*node), name),
+            };
         }
     }
 }

@@ -18,6 +18,7 @@ mod covered;
 mod durable;
 mod fate;
 mod file;
+mod journal;
 mod later;
 mod links;
 mod meta;

@@ -5,27 +5,22 @@ use std::sync::atomic::Ordering;
 
 use backup_core::{EntryKind, EntryMeta, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, makedev, mknodat, openat, readlinkat, statat, symlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat,
+    symlinkat,
 };
 use rustix::io::Errno;
 
+use super::begun::is_own;
 use super::fate::{Fate, fate, file_type};
 use super::meta::{Before, Object};
 use super::restore::{clear_place, skip};
 use super::way::{Spot, c_name};
-use super::{Shared, error, invalid};
+use super::{Shared, conflict, error, invalid};
 
 /// Makes an entry and sets its metadata; it has nothing to wait for.
 pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), TargetError> {
     match create(spot, entry)? {
-        Ok(()) => {
-            shared.written.fetch_add(1, Ordering::Relaxed);
-            let before = Before {
-                owner: None,
-                xattrs: false,
-            };
-            return finish(shared, spot, entry, before);
-        }
+        Ok(()) => return finish_new(shared, spot, entry),
         Err(Errno::EXIST) => {}
         Err(cause) => return Err(error("create", &entry.path, cause.into())),
     }
@@ -39,22 +34,32 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
         skip(shared);
         let before = Before {
             owner: Some((stat.st_uid, stat.st_gid)),
-            xattrs: false,
+            xattrs: true,
         };
-        return finish(shared, spot, entry, before);
+        let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
+        return finish(shared, spot, entry, before, is_it);
     }
     clear_place(shared, spot, entry, &stat)?;
     create(spot, entry)?.map_err(|cause| error("create", &entry.path, cause.into()))?;
+    finish_new(shared, spot, entry)
+}
+
+/// Sets the metadata of what was just made.
+fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), TargetError> {
     shared.written.fetch_add(1, Ordering::Relaxed);
-    finish(
-        shared,
-        spot,
-        entry,
-        Before {
-            owner: None,
-            xattrs: false,
-        },
-    )
+    let before = Before {
+        owner: None,
+        xattrs: spot.hands_on,
+    };
+    // Whoever may write into the folder may have put something else in its place, such as a further
+    // name of a file of somebody else.
+    let is_it = |found: &Stat| {
+        let kind = &entry.meta.kind;
+        FileType::from_raw_mode(found.st_mode) == file_type(kind)
+            && found.st_rdev == device(kind)
+            && is_own(found)
+    };
+    finish(shared, spot, entry, before, is_it)
 }
 
 fn device(kind: &EntryKind) -> u64 {
@@ -107,10 +112,15 @@ fn finish(
     spot: &Spot,
     entry: &RestoreEntry,
     before: Before,
+    is_it: impl FnOnce(&Stat) -> bool,
 ) -> Result<(), TargetError> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let node = openat(&*spot.folder, &*spot.name, flags, Mode::empty())
         .map_err(|cause| error("open", &entry.path, cause.into()))?;
+    let stat = fstat(&node).map_err(|cause| error("open", &entry.path, cause.into()))?;
+    if !is_it(&stat) {
+        return Err(conflict(&entry.path, "somebody else is changing it"));
+    }
     let object = Object::Node {
         node: node.as_fd(),
         folder: spot.folder.as_fd(),

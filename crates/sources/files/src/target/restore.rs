@@ -9,16 +9,17 @@ use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
     RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::begun::{self, has_mark};
 use super::fate::{Fate, fate, gives_way};
+use super::journal::Left;
 use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{FOLDER, Folder, Spot, Way, c_name, make_folder, not_a_folder, open_up};
-use super::writer::{Completed, start_file};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
+use super::writer::{Completed, remove_left_in, start_file};
 use super::{Shared, conflict, error, node, not_emptied, not_empty, nothing_deleted, refused};
 use crate::walk::meta::times;
 
@@ -125,7 +126,7 @@ impl FilesRestore {
             if writer.give_up(is_cut_short) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, &entry.path, false);
+            shared.unsettled.settle(shared, &entry.path, None);
         };
         if outcome == EntryOutcome::Failed {
             give_up();
@@ -145,7 +146,10 @@ impl FilesRestore {
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
                 });
-                shared.unsettled.settle(shared, &entry.path, true);
+                let id = entry.meta.link_group.map(|_| writer.id()).transpose();
+                let id = id.map_err(|cause| error("look at", &entry.path, cause))?;
+                let unsettled = &shared.unsettled;
+                unsettled.settle(shared, &entry.path, Some(id.unwrap_or_default()));
                 let count = if changed {
                     &shared.written
                 } else {
@@ -177,8 +181,11 @@ impl FilesRestore {
     /// Removes what an earlier restore left beside files that this one was not asked for.
     fn remove_left(&self) {
         let shared = &self.shared;
-        for path in shared.begun.take_all_left() {
-            if let Err(cause) = remove_left(shared, &path) {
+        for left in shared.begun.take_all_left() {
+            let Ok(path) = EntryPath::from_slashed(&left.beside) else {
+                continue;
+            };
+            if let Err(cause) = remove_left(shared, &path, &left) {
                 shared.unfinished.store(true, Ordering::Relaxed);
                 shared.fail(&error("remove what was left unfinished", &path, cause));
             }
@@ -259,18 +266,10 @@ impl Restore for FilesRestore {
 }
 
 /// Removes a file that an earlier restore left, if it is still that.
-fn remove_left(shared: &Shared, path: &EntryPath) -> io::Result<()> {
-    let name = c_name(path, path.name().unwrap_or_default()).map_err(io::Error::other)?;
-    let folder = match open_folder(shared, &shared.top, path) {
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
-    };
-    match statat(&*folder, &*name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) if shared.begun.is_left(&stat) => {
-            Ok(unlinkat(&*folder, &*name, AtFlags::empty())?)
-        }
-        Ok(_) | Err(Errno::NOENT) => Ok(()),
-        Err(cause) => Err(cause.into()),
+fn remove_left(shared: &Shared, path: &EntryPath, left: &Left) -> io::Result<()> {
+    match open_folder(shared, &shared.top, path) {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+        opened => remove_left_in(shared, &*opened?, left),
     }
 }
 

@@ -22,8 +22,8 @@ use rustix::io::Errno;
 
 use super::later::Later;
 use super::meta::{Before, MARK_DIR, Object};
-use super::{Shared, error, invalid};
-use crate::handle::DirHandle;
+use super::{Shared, conflict, error, invalid};
+use crate::handle::{DirHandle, DirId, id_of};
 
 /// How folders are opened.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY
@@ -204,7 +204,7 @@ impl Way {
             return;
         };
         if let Some((meta, before)) = &step.finish
-            && let Err(cause) = self.later.add(&step.path, meta, *before)
+            && let Err(cause) = self.later.add(&step.path, step.handle.id(), meta, *before)
         {
             shared.fail(&error("finish folder", &step.path, cause));
         }
@@ -221,14 +221,15 @@ impl Way {
                 return shared.fail(&error("finish folder", &self.top.path, cause));
             }
         };
-        let drained = self.later.drain(|(path, meta, before)| {
-            finish(shared, &top, &path, &meta, before);
+        let drained = self.later.drain(|(path, id, meta, before)| {
+            finish(shared, &top, (&path, id), &meta, before);
         });
         if let Err(cause) = drained {
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
         if let Some((meta, before)) = self.top.finish.take() {
-            finish(shared, &top, &self.top.path, &meta, before);
+            let id = self.top.handle.id();
+            finish(shared, &top, (&self.top.path, id), &meta, before);
         } else if shared.begun.has_made_folder()
             && let Err(cause) = make_plain(&top)
         {
@@ -270,13 +271,24 @@ fn make_plain(top: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
-fn finish(shared: &Shared, top: &OwnedFd, path: &EntryPath, meta: &EntryMeta, before: Before) {
+fn finish(
+    shared: &Shared,
+    top: &OwnedFd,
+    (path, id): (&EntryPath, DirId),
+    meta: &EntryMeta,
+    before: Before,
+) {
     let opened = openat(top, c".", FOLDER, Mode::empty()).and_then(|top| {
         path.components().try_fold(top, |above, name| {
             openat(above, name, FOLDER, Mode::empty())
         })
     });
+    let is_it = |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id);
     match opened {
+        Ok(fd) if !is_it(&fd) => {
+            let why = "another folder has taken its place";
+            shared.fail(&conflict(path, why));
+        }
         Ok(fd) => {
             let object = Object::Open(fd.as_fd());
             let findings = &shared.findings;
@@ -316,6 +328,9 @@ pub(super) fn make_folder(
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
         Ok(()) => {
             let fd = open().map_err(|cause| not_a_folder(path, cause))?;
+            if spot.hands_on {
+                mark(&fd).map_err(|cause| error("create folder", path, cause.into()))?;
+            }
             return Ok(Folder::Ours(fd));
         }
         Err(Errno::EXIST) => {}
@@ -332,6 +347,15 @@ pub(super) fn make_folder(
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))
+}
+
+/// Gives a new folder the mark, and its owner what a default ACL took from them.
+fn mark(fd: &OwnedFd) -> Result<(), Errno> {
+    let mode = fstat(fd)?.st_mode & 0o7777;
+    if mode & MARK_DIR == MARK_DIR {
+        return Ok(());
+    }
+    fchmod(fd, Mode::from_raw_mode(mode & 0o2000 | MARK_DIR))
 }
 
 /// Lets the owner write into a folder of theirs that forbids it; its mode is set at the end.

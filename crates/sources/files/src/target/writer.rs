@@ -1,6 +1,6 @@
 //! The files that are begun: where the content of each goes, and what becomes of it.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -12,7 +12,8 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fstat, openat, statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -21,6 +22,7 @@ use super::begun::{self, has_mark};
 use super::beside::{Beside, Place, Successor};
 use super::fate::{Fate, fate};
 use super::file::FileWriter;
+use super::journal::Left;
 use super::meta::{Before, MARK_FILE};
 use super::restore::{clear_place, skip};
 use super::way::Spot;
@@ -141,15 +143,7 @@ pub(super) fn start_file(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<Option<Writer>, TargetError> {
-    let create = || {
-        let flags = OPEN_FILE | OFlags::CREATE | OFlags::EXCL;
-        openat(
-            &*spot.folder,
-            &*spot.name,
-            flags,
-            Mode::from_raw_mode(MARK_FILE),
-        )
-    };
+    let create = || create_marked(&spot.folder, &spot.name, spot.hands_on);
     let fresh = |fd: OwnedFd| {
         let before = before_new(shared, spot);
         let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
@@ -195,6 +189,26 @@ pub(super) fn start_file(
     }
     unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
     fresh(create().map_err(fail)?)
+}
+
+/// Creates a file that is marked as unfinished. A folder that `hands_on` a default ACL may take from its
+/// owner what the mark consists of.
+pub(super) fn create_marked(
+    folder: &OwnedFd,
+    name: &CStr,
+    hands_on: bool,
+) -> Result<OwnedFd, Errno> {
+    let mode = Mode::from_raw_mode(MARK_FILE);
+    let file = openat(
+        folder,
+        name,
+        OPEN_FILE | OFlags::CREATE | OFlags::EXCL,
+        mode,
+    )?;
+    if hands_on {
+        fchmod(&file, mode)?;
+    }
+    Ok(file)
 }
 
 /// Whether root would write into a file of somebody whom the entry does not belong to, who may have
@@ -314,6 +328,7 @@ fn start_beside(
         folder: Arc::clone(&spot.handle),
         name: spot.name.clone(),
         path: entry.path.clone(),
+        hands_on: spot.hands_on,
     };
     if let Some((file, beside)) = take_up(shared, spot, entry)? {
         let place = Arc::new(place);
@@ -345,8 +360,27 @@ fn take_up(
     let Some(left) = shared.begun.take_left(&entry.path) else {
         return Ok(None);
     };
-    let name = left.rsplit(|&byte| byte == b'/').next().unwrap_or_default();
-    let Ok(beside) = CString::new(name) else {
+    let taken = match left.linked {
+        None => open_left(shared, spot, entry, &left)?,
+        Some(_) => {
+            remove_left_in(shared, &spot.folder, &left)
+                .map_err(|cause| error("take up", &entry.path, cause))?;
+            None
+        }
+    };
+    if taken.is_none() {
+        shared.begun.settled(&entry.path);
+    }
+    Ok(taken)
+}
+
+fn open_left(
+    shared: &Shared,
+    spot: &Spot,
+    entry: &RestoreEntry,
+    left: &Left,
+) -> Result<Option<(FileWriter, CString)>, TargetError> {
+    let Ok(beside) = CString::new(left.name()) else {
         return Ok(None);
     };
     let Ok(fd) = openat(&*spot.folder, &*beside, OPEN_FILE, Mode::empty()) else {
@@ -363,4 +397,15 @@ fn take_up(
         existing(shared, fd, entry, &stat, is_marked)?,
         beside,
     )))
+}
+
+/// Removes what an earlier restore left beside something in an open folder, if it is still that.
+pub(super) fn remove_left_in(shared: &Shared, folder: &OwnedFd, left: &Left) -> io::Result<()> {
+    match statat(folder, left.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if shared.begun.is_what_was_left(&stat, left) => {
+            Ok(unlinkat(folder, left.name(), AtFlags::empty())?)
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(cause) => Err(cause.into()),
+    }
 }

@@ -1,0 +1,286 @@
+//! What stands in the target folder, or is put there meanwhile, does not change what is restored.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use backup_core::{EntryKind, EntryOutcome, EntryWriter, Outcome, Target as _};
+use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
+use support::given::*;
+use support::*;
+
+/// A default ACL that gives the user 1234 all, and the owner what is said.
+fn handed_on(owner: u16) -> Vec<u8> {
+    let none = u32::MAX;
+    acl(&[
+        (1, owner, none),
+        (2, 7, 1234),
+        (4, 5, none),
+        (0x10, 7, none),
+        (0x20, 5, none),
+    ])
+}
+
+/// Some of each kind that has a mode, in folders that are new and that are there.
+fn lay_out(from: &Path) {
+    for folder in ["new", "there"] {
+        put(&from.join(folder).join("file"), "content");
+        put(&from.join(folder).join("old"), "new content");
+        fs::hard_link(
+            from.join(folder).join("file"),
+            from.join(folder).join("name"),
+        )
+        .unwrap();
+        fs::create_dir(from.join(folder).join("empty")).unwrap();
+        let pipe = from.join(folder).join("pipe");
+        let (kind, mode) = (
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o660),
+        );
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, kind, mode, 0).unwrap();
+        fs::set_permissions(&pipe, fs::Permissions::from_mode(0o664)).unwrap();
+        symlink("nowhere", from.join(folder).join("link")).unwrap();
+        for (name, mode) in [("file", 0o640), ("old", 0o664), ("empty", 0o2775)] {
+            let path = from.join(folder).join(name);
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    // One has a default ACL of its own.
+    assert!(set_xattr(
+        &from.join("new"),
+        "system.posix_acl_default",
+        &handed_on(7)
+    ));
+}
+
+fn paths(folder: &Path) -> Vec<PathBuf> {
+    tree(folder)
+        .into_keys()
+        .filter(|path| path != Path::new(""))
+        .collect()
+}
+
+#[test]
+fn default_acls_of_the_target_and_of_folders_in_it_hand_nothing_on() {
+    for (owner, nobody) in [(7, false), (5, false), (5, true), (0, false)] {
+        let temp = tempfile::tempdir().unwrap();
+        fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        put(&to.join("there/old"), "old content");
+        if !set_xattr(&to, "system.posix_acl_default", &handed_on(owner)) {
+            return;
+        }
+        lay_out(&from);
+        let there = to.join("there");
+        assert!(set_xattr(
+            &there,
+            "system.posix_acl_default",
+            &handed_on(owner)
+        ));
+        if nobody && is_root() {
+            for path in [&to, &there, &there.join("old")] {
+                std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).unwrap();
+            }
+        }
+        let (stored, config) = (captured(&from), into(&to, Overwrite::Always));
+        // Killed once on the way, so that marks must be known again.
+        let half = |_: &backup_core::EntryPath| Pumping::Half;
+        let run = || {
+            let _ = restore_with(config.clone(), &stored, Outcome::Abandoned, half).unwrap();
+            restore(into(&to, Overwrite::Always), &stored)
+        };
+        let restored = if nobody { as_nobody(run) } else { run() };
+        assert!(restored.errors.is_empty(), "{owner} {:?}", restored.errors);
+        for path in paths(&from) {
+            let (mut want, mut got) = (state(&from.join(&path)), state(&to.join(&path)));
+            if nobody {
+                (want.uid, want.gid) = (got.uid, got.gid);
+                // Only for the owner and group that they are meant for.
+                if !from.join(&path).is_dir() {
+                    want.mode &= !0o6000;
+                }
+            }
+            if path.is_symlink() {
+                got.mode = want.mode;
+            }
+            assert_eq!(got, want, "{owner} {nobody} {}", path.display());
+        }
+        assert_eq!(paths(&to), paths(&from));
+    }
+}
+
+/// A restore of a folder `dir` with a file and an empty folder, at whose end `swap` was done between
+/// two entries.
+fn with_swap(to: &Path, swap: impl FnOnce()) -> (Vec<String>, u64) {
+    let mut dir = made_up(b"dir", EntryKind::Directory, b"");
+    dir.entry.meta.mode = 0o751;
+    let mut inner = made_up(b"dir/inner", EntryKind::Directory, b"");
+    inner.entry.meta.mode = 0o751;
+    let stored = [
+        dir,
+        made_up(b"dir/file", EntryKind::File, b"attack"),
+        inner,
+        made_up(b"dir/inner/file", EntryKind::File, b"attack"),
+    ];
+    let cx = context();
+    let target = FilesTarget::new(into(to, Overwrite::Always));
+    let plan = block_on(target.plan(&cx, &request(to))).unwrap();
+    let restore = block_on(target.begin(&cx, plan)).unwrap();
+    let mut swap = Some(swap);
+    let mut failed = Vec::new();
+    for (number, stored) in stored.iter().enumerate() {
+        if number == 1 {
+            (swap.take().unwrap())();
+        }
+        match restore.start(&cx, &stored.entry) {
+            Ok(writer) => {
+                if let EntryWriter::Positional(writer) = &writer {
+                    writer.write_at(0, b"attack").unwrap();
+                }
+                let whole = EntryOutcome::Whole;
+                let done = restore.finish(&cx, &stored.entry, writer, whole);
+                failed.extend(done.err().map(|error| error.to_string()));
+            }
+            Err(error) => failed.push(error.to_string()),
+        }
+    }
+    let report = block_on(restore.close(&cx, Outcome::Committed)).unwrap();
+    failed.extend(report.findings.iter().map(ToString::to_string));
+    (failed, report.written)
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_a_link_leads_nothing_out_of_the_target() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, out) = (temp.path().join("to"), temp.path().join("outside"));
+    put(&out.join("file"), "victim");
+    put(&out.join("inner/file"), "victim");
+    fs::create_dir(&to).unwrap();
+    let before = tree(&out);
+    let (failed, _) = with_swap(&to, || {
+        fs::rename(to.join("dir"), to.join("moved")).unwrap();
+        symlink(&out, to.join("dir")).unwrap();
+    });
+    assert!(!failed.is_empty());
+    assert_eq!(tree(&out), before);
+    // What was begun goes on in the folder that was made.
+    assert_eq!(fs::read(to.join("moved/file")).unwrap(), b"attack");
+    assert_eq!(fs::read(to.join("moved/inner/file")).unwrap(), b"attack");
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_another_does_not_get_its_metadata() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let (failed, _) = with_swap(&to, || {
+        fs::rename(to.join("dir"), to.join("moved")).unwrap();
+        fs::create_dir_all(to.join("dir/inner")).unwrap();
+        fs::set_permissions(to.join("dir"), fs::Permissions::from_mode(0o700)).unwrap();
+        fs::set_permissions(to.join("dir/inner"), fs::Permissions::from_mode(0o700)).unwrap();
+    });
+    let said = |what: &str| failed.iter().any(|line| line.contains(what));
+    assert!(said("another folder has taken its place"), "{failed:?}");
+    for folder in ["dir", "dir/inner"] {
+        let mode = fs::metadata(to.join(folder)).unwrap().mode() & 0o7777;
+        assert_eq!(mode, 0o700, "{folder}");
+    }
+}
+
+#[test]
+fn a_first_name_that_is_swapped_gets_no_further_names() {
+    for beside in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let (to, secret) = (temp.path().join("to"), temp.path().join("secret"));
+        put(&secret, "secret");
+        fs::create_dir(&to).unwrap();
+        let linked = |name: &[u8]| {
+            let mut stored = made_up(name, EntryKind::File, b"new");
+            stored.entry.meta.link_group = Some(7);
+            stored
+        };
+        let mut stored = vec![linked(b"a")];
+        if beside {
+            // So many wait to take the places of others that all of them do.
+            let other =
+                |number: u32| made_up(format!("a{number}").as_bytes(), EntryKind::File, b"new");
+            stored.extend((0..300).map(other));
+            for stored in stored.iter().chain([&linked(b"b")]) {
+                put(&to.join(stored.entry.path.to_string()), "old");
+            }
+        }
+        let cx = context();
+        let target = FilesTarget::new(into(&to, Overwrite::Always));
+        let plan = block_on(target.plan(&cx, &request(&to))).unwrap();
+        let restore = block_on(target.begin(&cx, plan)).unwrap();
+        for stored in &stored {
+            let writer = restore.start(&cx, &stored.entry).unwrap();
+            if let EntryWriter::Positional(writer) = &writer {
+                writer.write_at(0, b"new").unwrap();
+            }
+            restore
+                .finish(&cx, &stored.entry, writer, EntryOutcome::Whole)
+                .unwrap();
+        }
+        assert_eq!(fs::read(to.join("a")).unwrap(), b"new");
+        fs::remove_file(to.join("a")).unwrap();
+        fs::hard_link(&secret, to.join("a")).unwrap();
+        let started = restore.start(&cx, &linked(b"b").entry).unwrap();
+        // What was not there becomes a file of its own; what was there stays.
+        assert_eq!(matches!(started, EntryWriter::Positional(_)), !beside);
+        let report = block_on(restore.close(&cx, Outcome::Committed)).unwrap();
+        let said: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+        assert!(
+            said.iter()
+                .any(|line| line.contains("been replaced by something else")),
+            "{said:?}"
+        );
+        assert_eq!(fs::metadata(&secret).unwrap().nlink(), 2);
+        if beside {
+            assert_eq!(fs::read(to.join("b")).unwrap(), b"old");
+            assert_eq!(fs::read_dir(&to).unwrap().count(), 302);
+        }
+    }
+}
+
+#[test]
+fn names_as_long_as_a_file_system_takes_them_come_back_over_what_is_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let long = [
+        "n".repeat(255),
+        "\u{8cc7}".repeat(85),
+        format!("{}x", "\u{e9}".repeat(127)),
+    ];
+    let mut stored = Vec::new();
+    for name in &long {
+        put(&to.join(name), "old");
+        stored.push(made_up(name.as_bytes(), EntryKind::File, b"new"));
+    }
+    stored.sort_by(|a, b| a.entry.path.cmp(&b.entry.path));
+    let restored = restore(into(&to, Overwrite::Always), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    for name in &long {
+        assert_eq!(fs::read(to.join(name)).unwrap(), b"new");
+    }
+    assert_eq!(fs::read_dir(&to).unwrap().count(), 3);
+}
+
+#[test]
+fn a_file_system_that_is_read_only_is_named_before_anything_is_done() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let Some(_mounted) = Mounted::tmpfs(&to, "ro") else {
+        return;
+    };
+    for folder in [to.clone(), to.join("new")] {
+        let config = FilesTargetConfig::of_folder(&folder);
+        let refused = block_on(FilesTarget::new(config).plan(&context(), &request(&folder)));
+        let said = refused.unwrap_err().to_string();
+        assert!(said.contains("Read-only file system"), "{said}");
+    }
+}
