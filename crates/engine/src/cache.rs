@@ -66,8 +66,7 @@ pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
         .create(folder)
 }
 
-/// Writes a file in the place of another, or leaves that as it is.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::OpenOptions::new()
         .write(true)

@@ -194,7 +194,11 @@ impl Repository {
         Err(EngineError::damaged(key, why))
     }
 
-    async fn verdict(&self, cx: &OpContext, session: SessionId) -> Result<Verdict> {
+    /// The verdict on a session.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] for one that cannot be read; errors of the tier.
+    pub(crate) async fn verdict(&self, cx: &OpContext, session: SessionId) -> Result<Verdict> {
         let key = name(layout::verdict(session))?;
         let cached = self.cache().read(key.as_str());
         if let Some(verdict) = cached.and_then(|sealed| self.open_verdict(&key, &sealed).ok()) {

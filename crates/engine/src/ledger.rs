@@ -24,7 +24,6 @@ use backup_format::layout;
 use backup_integrity::ledger::{Draft, LedgerCopy, Op, RecordOutcome};
 use backup_integrity::merkle::MerkleRoot;
 
-use crate::cache::make_folder;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
 use crate::view::check_signatures;
@@ -50,7 +49,6 @@ impl Repository {
     /// no state.
     pub(crate) fn state_file(&self, name: &str) -> Option<PathBuf> {
         let folder = self.ledger_copy.as_ref()?.path().parent()?;
-        make_folder(folder).ok()?;
         Some(folder.join(name))
     }
 

@@ -322,8 +322,11 @@ async fn who(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<OpenSes
 /// (5), (6) The verdict on each revoked session names the snapshots that are there.
 async fn judge(repo: &Repository, cx: &OpContext, revoked: &BTreeSet<SessionId>) -> Result<()> {
     // A verdict never changes.
-    let there = repo.judged(cx).await?;
-    let revoked: Vec<_> = revoked.difference(&there).copied().collect();
+    let judged = repo.judged(cx).await?;
+    for session in revoked.intersection(&judged) {
+        readable(repo, cx, *session).await?;
+    }
+    let revoked: Vec<_> = revoked.difference(&judged).copied().collect();
     if revoked.is_empty() {
         return Ok(());
     }
@@ -353,13 +356,28 @@ async fn judge(repo: &Repository, cx: &OpContext, revoked: &BTreeSet<SessionId>)
         let body = sealed.map_err(EngineError::Seal)?.into();
         let key = name(layout::verdict(session))?;
         match repo.sink().put(cx, &key, body, PutMode::Create).await {
-            // The one that is there counts; readers read it.
             Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::Conflict => {}
+            // The one that is there counts; readers read it.
+            Err(error) if error.kind == ErrorKind::Conflict => readable(repo, cx, session).await?,
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Nothing is decided by a verdict that cannot be read: once it is removed there would be none, and the
+/// writer could make one that names what uses packs that are gone by then.
+async fn readable(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
+    match repo.verdict(cx, session).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_damage() || matches!(error, EngineError::Newer(_)) => {
+            let why = format!(
+                "the verdict on session {session} cannot be read ({error}), so nobody knows what it uses; put it back from another copy, or remove it if somebody without a key has put it there"
+            );
+            Err(EngineError::Unprunable(why))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes packs that are dead.

@@ -271,7 +271,7 @@ async fn run(
     } = plan;
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, report).await?;
-    if (survey.can_mend() || !victims.is_empty()) && report.waits_for.is_empty() {
+    if !victims.is_empty() && report.waits_for.is_empty() {
         match repack::repack(repo, cx, job, &survey, &victims, report).await {
             Ok(emptied) => {
                 collect::collect(repo, cx, job, &survey, emptied, report).await?;

@@ -35,7 +35,8 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     for (id, pack) in &survey.packs {
         numbers.packs += 1;
         numbers.bytes += pack.size;
-        if survey.elsewhere.spared.contains(id) && !survey.marks.contains_key(id) {
+        // What no refs name of it may be all that is left of a lost pack.
+        if survey.elsewhere.spared.contains(id) {
             in_use += pack.size;
             continue;
         }
@@ -119,6 +120,7 @@ fn choose_small(
             && pack.size < limit
             && survey.marks.contains_key(*id)
             && !survey.absent.contains_key(*id)
+            && !survey.elsewhere.spared.contains(*id)
             && !chosen.contains(*id)
     };
     let mut small: Vec<_> = survey.packs.iter().filter(is_small).collect();
@@ -127,7 +129,12 @@ fn choose_small(
         *read += pack.size;
         job.max_repack.is_none_or(|most| *read <= most)
     };
-    let small: Vec<_> = small.into_iter().take_while(fits).collect();
+    let mut small: Vec<_> = small.into_iter().take_while(fits).collect();
+    // One that is larger than the rest together stays: it would be copied again for each few that come.
+    let mut sum: u64 = small.iter().map(|(_, pack)| pack.size).sum();
+    while let Some((_, last)) = small.pop_if(|(_, last)| last.size > sum - last.size) {
+        sum -= last.size;
+    }
     if small.len() < LEAST_SMALL {
         return;
     }

@@ -17,12 +17,10 @@ use backup_format::seal::{ObjectKind, blob_session};
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
-use super::elsewhere::elsewhere;
 use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
-use crate::collect::{Collection, settle};
 use crate::error::{EngineError, Result};
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name, put_new};
@@ -30,37 +28,8 @@ use crate::repository::{Repository, get_within, name, put_new};
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
 
-/// Where the blobs of emptied packs lie now.
-#[derive(Debug, Default)]
-pub(super) struct Moved {
-    /// The slots of each pack, as pack and slot.
-    to: HashMap<PackId, HashMap<u32, (PackId, u32)>>,
-    /// How many slots the packs have to which they went.
-    slots: HashMap<PackId, u32>,
-}
-
-impl Moved {
-    /// Notes that a slot lies in another pack now, which has so many.
-    pub(super) fn add(&mut self, old: (PackId, u32), new: (PackId, u32), slots: u32) {
-        self.to.entry(old.0).or_default().insert(old.1, new);
-        self.slots.insert(new.0, slots);
-    }
-
-    /// Whether anything of a pack lies elsewhere now.
-    pub(super) fn has(&self, pack: &PackId) -> bool {
-        self.to.contains_key(pack)
-    }
-
-    /// The packs of which something lies elsewhere now.
-    pub(super) fn packs(&self) -> impl Iterator<Item = PackId> {
-        self.to.keys().copied()
-    }
-
-    fn absorb(&mut self, other: Self) {
-        self.to.extend(other.to);
-        self.slots.extend(other.slots);
-    }
-}
+/// Where the blobs of emptied packs lie now: the slots of each, as pack and slot.
+type Moved = HashMap<PackId, HashMap<u32, (PackId, u32)>>;
 
 /// Packs that are filled from others.
 struct Copies<'a> {
@@ -138,9 +107,9 @@ impl Copies<'_> {
             .map_err(|error| EngineError::wire(&key, &error))?;
         self.run_wraps.extend(wraps);
         let from = std::mem::take(&mut self.from[which]);
-        let slots = u32::try_from(from.len()).unwrap_or(u32::MAX);
-        for (new, old) in (0u32..).zip(from) {
-            self.moved.add(old, (pack.id, new), slots);
+        for (new, (old, slot)) in (0u32..).zip(from) {
+            let slots = self.moved.entry(old).or_default();
+            slots.insert(slot, (pack.id, new));
         }
         Ok(size)
     }
@@ -176,8 +145,7 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     hasher.finish().0
 }
 
-/// Copies what is used of packs, and lets refs name the copies, and what lies elsewhere of packs that are
-/// lost. Returns the packs that nothing uses any more.
+/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
 pub(super) async fn repack(
     repo: &Repository,
     cx: &OpContext,
@@ -189,31 +157,30 @@ pub(super) async fn repack(
     // There is no data key: nothing new is sealed.
     let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
     let copied = copy(repo, cx, survey, victims, report).await;
-    let found = match copied {
-        Ok(copied) => lost(repo, cx, survey).await.map(|lost| (copied, lost)),
-        Err(error) => Err(error),
-    };
-    let ((copies, mut emptied), lost) = match found {
-        Ok(found) => found,
+    let (copies, emptied) = match copied {
+        Ok(copied) => copied,
         // No refs name anything of it yet, and nothing of it is under way.
         Err(error) => {
             session.end_of_failed(repo, cx).await;
             return Err(error);
         }
     };
-    let mut moved = copies.moved;
-    report.written_packs += moved.slots.len() as u64;
-    emptied.extend(lost.packs());
-    moved.absorb(lost);
+    let packs: BTreeSet<_> = copies
+        .moved
+        .values()
+        .flat_map(HashMap::values)
+        .map(|at| at.0)
+        .collect();
+    report.written_packs += packs.len() as u64;
     let mut replaced = Vec::new();
     for (snapshot, keys) in &survey.refs {
         if !survey.snapshots.contains(snapshot) {
             continue;
         }
-        let Some(refs) = moved_refs(repo, cx, *snapshot, keys, &moved).await? else {
+        let Some(moved) = moved_refs(repo, cx, *snapshot, keys, &copies.moved).await? else {
             continue;
         };
-        put_refs(repo, cx, keys, &refs).await?;
+        put_refs(repo, cx, keys, &moved).await?;
         replaced.extend(keys);
     }
     if session.is_revoked(repo, cx).await? {
@@ -227,20 +194,6 @@ pub(super) async fn repack(
     }
     session.end(repo, cx).await?;
     Ok(emptied)
-}
-
-/// Where what is used of lost packs lies now. Like a writer it names nothing that is condemned or dead, by
-/// what is there behind the announcement of its session.
-async fn lost(repo: &Repository, cx: &OpContext, survey: &Survey) -> Result<Moved> {
-    if survey.absent.is_empty() {
-        return Ok(Moved::default());
-    }
-    settle(repo, cx).await;
-    let Collection { condemned, dead } = repo.collection(cx).await?;
-    repo.refresh_index(cx).await?;
-    let avoid = condemned.into_iter().chain(dead).collect();
-    let found = elsewhere(&survey.absent, &survey.marks, &repo.index(), &avoid);
-    Ok(found.moved)
 }
 
 /// Copies what is used of packs, and writes the index runs of the copies.
@@ -259,7 +212,7 @@ async fn copy<'a>(
         wraps: [BTreeMap::new(), BTreeMap::new()],
         run: RunBuilder::default(),
         run_wraps: BTreeMap::new(),
-        moved: Moved::default(),
+        moved: Moved::new(),
     };
     let mut emptied = BTreeSet::new();
     for id in victims {
@@ -310,12 +263,16 @@ async fn moved_refs(
     }
     let all = &mut sum.0;
     let mut copied: BTreeMap<PackId, BTreeSet<u32>> = BTreeMap::new();
-    let olds: Vec<_> = all.keys().filter(|id| moved.has(id)).copied().collect();
+    let olds: Vec<_> = all
+        .keys()
+        .filter(|id| moved.contains_key(id))
+        .copied()
+        .collect();
     if olds.is_empty() {
         return Ok(None);
     }
     for old in olds {
-        let (Some(slots), Some(to)) = (all.get(&old), moved.to.get(&old)) else {
+        let (Some(slots), Some(to)) = (all.get(&old), moved.get(&old)) else {
             continue;
         };
         // A slot that was not copied was named by nobody when the survey was made.
@@ -329,15 +286,22 @@ async fn moved_refs(
         }
         all.remove(&old);
     }
+    let sizes = sizes_of(moved);
     for (pack, slots) in copied {
-        let count = moved.slots.get(&pack).copied().unwrap_or_default();
-        let copied = PackUse::new(pack, count, slots);
-        match all.get_mut(&pack) {
-            Some(known) => known.absorb(&copied),
-            None => drop(all.insert(pack, copied)),
-        }
+        let count = sizes.get(&pack).copied().unwrap_or_default();
+        all.insert(pack, PackUse::new(pack, count, slots));
     }
     Ok(Some(sum.into_refs(snapshot)))
+}
+
+/// How many slots the copies have.
+fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
+    let mut out: HashMap<PackId, u32> = HashMap::new();
+    for (pack, slot) in moved.values().flat_map(HashMap::values) {
+        let size = out.entry(*pack).or_default();
+        *size = (*size).max(slot + 1);
+    }
+    out
 }
 
 /// Writes refs under the next number that is free.

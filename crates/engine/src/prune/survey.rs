@@ -70,11 +70,6 @@ impl Survey {
             elsewhere,
         })
     }
-
-    /// Whether refs that name lost packs can be made to name others.
-    pub(super) fn can_mend(&self) -> bool {
-        self.elsewhere.moved.packs().next().is_some()
-    }
 }
 
 /// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.
@@ -255,11 +250,11 @@ pub(super) async fn of_absent(
         }
     }
     let mut out = Vec::new();
-    let found = &survey.elsewhere.moved;
+    let found = &survey.elsewhere.found;
     for (id, pack) in survey.absent.iter().take(MOST_NAMED) {
         let detail = match hurt.get(id) {
-            Some(hurt) if found.has(id) => format!(
-                "{}; what {} use of it lies in other packs, which they are made to name: then it is taken out of the index",
+            Some(hurt) if found.contains(id) => format!(
+                "{}; what {} use of it lies by the index in other packs, which stay for its sake: `snapshot verify --level full` tells whether it is whole; this is said until it is put back from another copy, or these snapshots are forgotten",
                 pack.state,
                 text_of(hurt)
             ),
@@ -275,7 +270,7 @@ pub(super) async fn of_absent(
                 pack.state
             ),
         };
-        let severity = if hurt.contains_key(id) && !found.has(id) {
+        let severity = if hurt.contains_key(id) && !found.contains(id) {
             Severity::Error
         } else {
             Severity::Warning

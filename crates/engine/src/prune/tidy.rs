@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use backup_core::{ErrorKind, ObjectKey, OpContext, SessionId, SnapshotId};
 use backup_format::layout;
 
-use super::collect::sessions;
+use super::collect::{Seen, sessions};
 use crate::error::{EngineError, Result};
 use crate::ledger::Chain;
 use crate::refs;
@@ -29,8 +29,7 @@ pub(super) async fn tidy(repo: &Repository, cx: &OpContext) -> Result<()> {
         .map(|head| SessionId::from_bytes(head.outer.session))
         .collect();
     for (id, seen) in sessions {
-        let is_decided = seen.is_revoked && judged.contains(&id);
-        if seen.is_announced && (seen.is_done || is_decided) {
+        if seen.is_announced && (seen.is_done || is_decided(repo, cx, &judged, id, seen).await?) {
             repo.sink().delete(cx, &name(layout::session(id))?).await?;
         }
         if seen.is_done && unread.is_empty() && !made.contains(&id) {
@@ -42,6 +41,25 @@ pub(super) async fn tidy(repo: &Repository, cx: &OpContext) -> Result<()> {
         return Ok(());
     }
     void_snapshots(repo, cx, &judged).await
+}
+
+/// Whether a session was taken for dead and there is a verdict on it. What cannot be read is none: it may go
+/// again.
+async fn is_decided(
+    repo: &Repository,
+    cx: &OpContext,
+    judged: &BTreeSet<SessionId>,
+    id: SessionId,
+    seen: Seen,
+) -> Result<bool> {
+    if !seen.is_revoked || !judged.contains(&id) {
+        return Ok(false);
+    }
+    match repo.verdict(cx, id).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_damage() || matches!(error, EngineError::Newer(_)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Takes away the snapshots that a verdict leaves out, but for those that the ledger knows: whoever told

@@ -7,13 +7,14 @@
 //! every few minutes, sets it back to nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use backup_core::{OpContext, SessionId};
 use serde::{Deserialize, Serialize};
 
-use crate::cache::write_whole;
+use crate::cache::make_folder;
 use crate::repository::Repository;
 
 /// Runs that are remembered of one session; a writer makes one for each GiB or two minutes.
@@ -99,7 +100,13 @@ impl Watch {
             return Ok(());
         }
         let bytes = serde_json::to_vec(&self.kept).map_err(std::io::Error::other)?;
-        write_whole(&file, &bytes)
+        let folder = file.parent().unwrap_or_else(|| Path::new("."));
+        make_folder(folder)?;
+        // Of prunes at the same time the last one counts.
+        let mut new = tempfile::NamedTempFile::new_in(folder)?;
+        new.write_all(&bytes)?;
+        new.persist(&file).map_err(|error| error.error)?;
+        Ok(())
     }
 }
 
