@@ -4,8 +4,10 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
+use backstay::core::PackId;
 use backstay::engine::prune::Unused;
 use backstay::integrity::statement::MAX_NAME_BYTES;
+use backstay::parity::Share;
 use backstay::retention::{Count, Span, WeekStart};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Common, Filter};
@@ -53,6 +55,8 @@ pub(crate) enum Command {
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more
     Prune(PruneArgs),
+    /// Mend what is damaged, from parity, from what is whole, or from another copy of the repository
+    Repair(RepairArgs),
     /// Hold snapshots: nothing forgets them until they are released
     Hold(HoldArgs),
     /// Release snapshots that are held
@@ -102,7 +106,15 @@ pub(crate) struct InitArgs {
     /// What the key slots say of themselves, for people
     #[arg(long, value_name = "TEXT")]
     pub(crate) label: Option<String>,
+    /// How much is stored beside each pack to mend it with, in percent of it (1 to 50), or off
+    /// [default: 6 on disks and over SFTP, off elsewhere]
+    #[arg(long, value_name = "PERCENT|off", value_parser = crate::repair::parse_parity)]
+    pub(crate) parity: Option<Parity>,
 }
+
+/// What `--parity` says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parity(pub(crate) Option<Share>);
 
 const LIST_EXAMPLES: &str = "\
 Examples:
@@ -438,6 +450,52 @@ pub(crate) struct HoldArgs {
     /// Why, for the ledger
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: Option<String>,
+}
+
+const REPAIR_EXAMPLES: &str = "\
+Examples:
+  snapshot repair --dry-run
+  snapshot repair
+  snapshot repair --from /mnt/second-disk/backup
+  snapshot repair index
+  snapshot repair packs --pack data/3f/3f0a…
+  snapshot repair --parity 6
+
+Exit code 0 if all is well behind it, 3 if something is left. Nothing is made worse: what is replaced is kept
+aside until its successor was read back, and what cannot be mended stays as it is.";
+
+/// `snapshot repair`.
+#[derive(Debug, Args)]
+#[command(after_help = REPAIR_EXAMPLES)]
+pub(crate) struct RepairArgs {
+    /// Only this: packs (and their parity), the index, or refs (and snapshots); all if none is named
+    #[arg(value_name = "STEP", value_enum)]
+    pub(crate) steps: Vec<RepairStep>,
+    /// Another copy of this repository, opened by the same key, to fetch from what cannot be mended otherwise; may
+    /// be given several times
+    #[arg(long, value_name = "PATH|URL")]
+    pub(crate) from: Vec<String>,
+    /// Read only this pack, as `snapshot verify` names it; may be given several times
+    #[arg(long = "pack", value_name = "PACK", value_parser = crate::repair::parse_pack)]
+    pub(crate) packs: Vec<PackId>,
+    /// From now on store so much beside each pack to mend it with, in percent of it (1 to 50), and beside
+    /// those that have none; off: store none any more
+    #[arg(long, value_name = "PERCENT|off", value_parser = crate::repair::parse_parity)]
+    pub(crate) parity: Option<Parity>,
+    /// Show what is damaged and what it would be mended from, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// A part of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RepairStep {
+    /// Read every pack, and mend those that are damaged
+    Packs,
+    /// Make index runs anew that cannot be read
+    Index,
+    /// Make refs anew that are missing or cannot be read
+    Refs,
 }
 
 const VERIFY_EXAMPLES: &str = "\

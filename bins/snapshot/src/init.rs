@@ -6,6 +6,7 @@ use backstay::engine::Repository;
 use backstay::engine::ledger::{LedgerDraft, record_operation};
 use backstay::format::config::Operation;
 use backstay::integrity::ledger::RecordOutcome;
+use backstay::parity::Share;
 use backup_terminal::unfinished::{unfinished, wait_for_maker};
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
@@ -43,7 +44,11 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
         ));
     }
     let label = args.label.clone().unwrap_or_else(own_label);
-    let mut keys = console.new_keys(key_file, &label)?;
+    let parity = match args.parity {
+        Some(asked) => asked.0,
+        None => console.usual_parity()?,
+    };
+    let mut keys = console.new_keys(key_file, &label, parity)?;
     if let Some(path) = &args.recovery_sheet {
         keys.write_sheet(path)?;
     }
@@ -58,6 +63,7 @@ pub(crate) async fn init(console: &mut Console, args: &InitArgs) -> Outcome {
         json!({
             "id": id.to_string(),
             "location": place,
+            "parity_percent": repo.parity().map(Share::percent),
             "key_file": key_file.as_deref().map(text::path),
             "recovery_sheet": args.recovery_sheet.as_deref().map(text::path),
             "recovery_text": args.recovery_sheet.is_none().then(|| sheet.as_str()),
@@ -111,7 +117,8 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
             "move it to a safe place, then run the command again",
         ));
     }
-    let mut keys = match console.new_keys(Some(key_file.clone()), &own_label()) {
+    let parity = console.usual_parity()?;
+    let mut keys = match console.new_keys(Some(key_file.clone()), &own_label(), parity) {
         Ok(keys) => keys,
         // Another process was faster.
         Err(failure)
@@ -136,6 +143,7 @@ pub(crate) async fn make_for_save(console: &mut Console) -> Outcome<Repository> 
         json!({
             "id": repo.id().to_string(),
             "location": repo.location(),
+            "parity_percent": repo.parity().map(Share::percent),
             "key_file": text::path(&key_file),
             "recovery_sheet": text::path(&sheet),
         }),

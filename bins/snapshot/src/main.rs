@@ -7,6 +7,7 @@ mod init;
 mod keys;
 mod look;
 mod prune;
+mod repair;
 mod save;
 mod source;
 mod verify;
@@ -28,6 +29,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Show(args) => look::show(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
         Command::Prune(args) => prune::prune(console, &args).await,
+        Command::Repair(args) => repair::repair(console, &args).await,
         Command::Hold(args) => hold::hold(console, &args).await,
         Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,

@@ -8,6 +8,7 @@ use backstay::core::{Location, Registry, Sink};
 use backstay::engine::known::Known;
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
 use backstay::format::config::Operation;
+use backstay::parity::Share;
 
 use zeroize::Zeroizing;
 
@@ -106,6 +107,26 @@ impl Console {
             return Ok(Arc::new(sink.making_root(true)));
         }
         Ok(registry()?.open_sink(&location)?)
+    }
+
+    /// How much parity a new repository at this place has unless something else is asked for: object stores
+    /// look after their media themselves, disks and servers reached by SFTP do not.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when no repository is named.
+    pub fn usual_parity(&self) -> Outcome<Option<Share>> {
+        let looks_after = !matches!(self.location()?.scheme(), "file" | "local" | "sftp");
+        Ok((!looks_after).then_some(Share::USUAL))
+    }
+
+    /// Opens another copy of the repository, with the same key and without a cache.
+    ///
+    /// # Errors
+    /// Those of [`Console::open`].
+    pub async fn open_copy(&self, place: &str) -> Outcome<Repository> {
+        let sink = registry()?.open_sink(&parse_location(place)?)?;
+        let unlock = self.unlock().await?.ok_or_else(no_key)?;
+        Ok(Repository::open(&self.cx, sink, &unlock, None, Operation::Read).await?)
     }
 
     /// The folder of the local cache.
@@ -301,7 +322,12 @@ impl Console {
     ///
     /// # Errors
     /// [`Exit::Conflict`] when there is such a key file already.
-    pub fn new_keys(&self, key_file: Option<PathBuf>, label: &str) -> Outcome<NewKeys> {
+    pub fn new_keys(
+        &self,
+        key_file: Option<PathBuf>,
+        label: &str,
+        parity: Option<Share>,
+    ) -> Outcome<NewKeys> {
         let passphrase = match &self.common.passphrase_file {
             Some(path) => Some(self.passphrase(path)?),
             None => None,
@@ -321,6 +347,7 @@ impl Console {
             key_file: key_file.is_some(),
             label: label.to_owned(),
             argon2: None,
+            parity,
         };
         let prepared = prepare(&self.cx, &request)?;
         let lock = match (&key_file, &prepared.key_file) {

@@ -33,6 +33,7 @@ pub use backup_core as core;
 pub use backup_engine as engine;
 pub use backup_format as format;
 pub use backup_integrity as integrity;
+pub use backup_parity as parity;
 pub use backup_retention as retention;
 #[cfg(feature = "sink-local")]
 pub use backup_sink_local as sink_local;

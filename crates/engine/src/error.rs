@@ -9,6 +9,7 @@ use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
 use backup_format::seal::SealError;
 use backup_format::wire::WireError;
+use backup_parity::ParityError;
 
 use crate::known::Known;
 use crate::ledger::GoneSnapshot;
@@ -184,6 +185,14 @@ pub enum EngineError {
     /// Something could not be signed or recorded.
     #[error("{0}")]
     Evidence(String),
+    /// Parity could not be made.
+    #[error("{object}: {why}")]
+    Parity {
+        /// The pack that it was to protect.
+        object: String,
+        /// Why not.
+        why: ParityError,
+    },
     /// A request makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -68,7 +68,13 @@ impl Repository {
         Ok(head)
     }
 
-    fn open_head(&self, id: SnapshotId, key: &ObjectKey, sealed: &[u8]) -> Result<SnapshotHead> {
+    /// A snapshot's head, as sealed bytes of that name say it.
+    pub(crate) fn open_head(
+        &self,
+        id: SnapshotId,
+        key: &ObjectKey,
+        sealed: &[u8],
+    ) -> Result<SnapshotHead> {
         let plain = self
             .ring()
             .open(ObjectKind::Snapshot, sealed)

@@ -10,6 +10,7 @@ use backup_format::keys::{
     Argon2Params, KeySet, Secret, SlotMeta, keyfile, recovery_code, recovery_sheet, slot,
 };
 use backup_integrity::digest::ContentDigest;
+use backup_parity::Share;
 use zeroize::Zeroizing;
 
 use crate::error::{EngineError, Result};
@@ -30,6 +31,8 @@ pub struct InitRequest {
     pub label: String,
     /// The cost of a guess at the passphrase; `None`: the usual one.
     pub argon2: Option<Argon2Params>,
+    /// How much parity is put beside packs; `None`: none.
+    pub parity: Option<Share>,
 }
 
 /// Keys of a repository that does not exist yet.
@@ -85,7 +88,8 @@ pub fn prepare(cx: &OpContext, request: &InitRequest) -> Result<Prepared> {
     )?);
     let code = recovery_code(&recovery);
     let recovery_sheet = recovery_sheet(repo, &request.location, &code);
-    let config = Config::new(&keys, created, vec![profile()]);
+    let mut config = Config::new(&keys, created, vec![profile()]);
+    config.set_parity(request.parity.map(Share::percent));
     Ok(Prepared {
         keys,
         config,

@@ -9,7 +9,7 @@ use crate::error::{EngineError, Result};
 
 /// Where objects lie that only a finished repository has. Key slots are written before `config/0`,
 /// so slots alone are those of an `init` that was killed; they open nothing.
-const PLACES: [&str; 11] = [
+const PLACES: [&str; 13] = [
     "snap/",
     "sessions/",
     "refs/",
@@ -21,6 +21,8 @@ const PLACES: [&str; 11] = [
     "gc/",
     "data/",
     "meta/",
+    "parity/",
+    "aside/",
 ];
 
 /// Objects of one place that are looked at before it is taken for somebody else's.

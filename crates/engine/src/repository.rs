@@ -221,6 +221,16 @@ impl Repository {
             .map_err(|error| config_error(config.number, error))
     }
 
+    /// Takes up the newest config.
+    ///
+    /// # Errors
+    /// Those of [`Repository::check_features`].
+    pub(crate) async fn renew_config(&mut self, cx: &OpContext) -> Result<()> {
+        let known = self.config.clone();
+        self.config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        Ok(())
+    }
+
     async fn assemble(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -374,11 +384,20 @@ impl Repository {
         let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
         let finding = |(key, error): &(ObjectKey, EngineError)| {
             let detail = format!(
-                "{error}: what it alone knows counts as not stored, and a save stores it anew; put it back from another copy of the repository, or, once `snapshot verify` finds nothing else, delete it"
+                "{error}: what it alone knows counts as not stored, and a save stores it anew; `snapshot repair` makes it anew from the packs"
             );
             Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail)
         };
         damaged.iter().map(finding).collect()
+    }
+
+    /// The same, as words and as often as asked.
+    pub(crate) fn damaged_run_errors(&self) -> Vec<(ObjectKey, String)> {
+        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
+        damaged
+            .iter()
+            .map(|(key, error)| (key.clone(), error.to_string()))
+            .collect()
     }
 
     /// Why a chunk is not to be found that no index run knows.

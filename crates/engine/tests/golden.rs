@@ -344,6 +344,7 @@ async fn make_the_golden_repository() {
         key_file: true,
         label: "golden".into(),
         argon2: Some(params),
+        parity: None,
     };
     let prepared = prepare(&cx, &request).unwrap();
     fs::write(

@@ -28,6 +28,7 @@ use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKin
 use backup_format::snapshot::source_name;
 use backup_format::wire::Put as _;
 use backup_integrity::canonical::CanonicalEntry;
+use backup_integrity::digest::ContentDigest;
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_integrity::statement::SignedStatement;
@@ -324,6 +325,22 @@ fn of_evidence(out: &mut Vec<(&'static str, String)>) {
     ]);
 }
 
+fn of_parity(out: &mut Vec<(&'static str, String)>) {
+    let mut object = vec![0; 1200];
+    blake3::Hasher::new()
+        .update(b"noise")
+        .finalize_xof()
+        .fill(&mut object);
+    let sidecar = backup_parity::encode(&object, backup_parity::Share::USUAL).unwrap();
+    let pack = layout::pack(PackId([0xab; 32]), true).unwrap();
+    let (head, digest) = (&sidecar[..112], ContentDigest::of(&sidecar));
+    out.extend([
+        ("parity-head", hex(head)),
+        ("parity-sha256", digest.to_string()),
+        ("name-parity", layout::parity(&pack).unwrap().to_string()),
+    ]);
+}
+
 fn rows() -> BTreeMap<String, String> {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/format.md");
     let page = std::fs::read_to_string(page).unwrap();
@@ -344,6 +361,7 @@ fn the_page_and_the_code_have_the_same_vectors() {
         of_lineage,
         of_packs,
         of_evidence,
+        of_parity,
     ] {
         part(&mut wanted);
     }

@@ -57,6 +57,8 @@ const MAGIC: &[u8; 8] = b"BKSYCONF";
 const VERSION: u16 = 1;
 const PREFIX: usize = 10;
 const MAC: usize = 32;
+/// The name of an addition: one byte, how many hundredths of parity writers put beside packs.
+const PARITY: &str = "parity";
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -273,6 +275,24 @@ impl Config {
         };
         config.check().map_err(ConfigError::Damaged)?;
         Ok(config)
+    }
+
+    /// How much parity writers put beside each pack, in hundredths of it, from 1 to 50; nothing: none. Readers
+    /// need it for nothing, so one that cannot be read counts as none.
+    #[must_use]
+    pub fn parity(&self) -> Option<u8> {
+        match self.extra.get(PARITY)?.as_slice() {
+            [percent @ 1..=50] => Some(*percent),
+            _ => None,
+        }
+    }
+
+    /// Sets [`Config::parity`].
+    pub fn set_parity(&mut self, percent: Option<u8>) {
+        match percent {
+            Some(percent) => self.extra.insert(PARITY.to_owned(), vec![percent]),
+            None => self.extra.remove(PARITY),
+        };
     }
 
     /// The profile of the given name.

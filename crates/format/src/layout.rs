@@ -17,6 +17,8 @@
 //! snap/<yyyymm>/<ulid>      snapshots: the only commit point
 //! holds/<ulid>              a snapshot that may not be forgotten
 //! ledger/<n>                records of the ledger, n of 12 digits
+//! parity/<name of a pack>   what makes that pack whole again if a part of it was destroyed
+//! aside/<name of a pack>    a damaged pack while it is being replaced
 //! ```
 //!
 //! `<aa>` are the first two digits of the name. What no snapshot names does not exist.
@@ -26,6 +28,9 @@ use backup_core::{ObjectKey, PackId, SessionId, SnapshotId};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha256};
+
+const PARITY: &str = "parity/";
+const ASIDE: &str = "aside/";
 
 /// Hexadecimal digits of bytes, in lower case.
 #[must_use]
@@ -114,6 +119,22 @@ pub fn dead(generation: u32) -> Result<ObjectKey, KeyError> {
 pub fn pack(id: PackId, is_meta: bool) -> Result<ObjectKey, KeyError> {
     let folder = if is_meta { "meta" } else { "data" };
     key(format!("{folder}/{:02x}/{id}", id.0[0]))
+}
+
+/// `parity/<name of the pack>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn parity(pack: &ObjectKey) -> Result<ObjectKey, KeyError> {
+    key(format!("{PARITY}{pack}"))
+}
+
+/// `aside/<name of the pack>`.
+///
+/// # Errors
+/// As [`config`].
+pub fn aside(pack: &ObjectKey) -> Result<ObjectKey, KeyError> {
+    key(format!("{ASIDE}{pack}"))
 }
 
 /// `index/<sha256 of the run's sealed bytes>`.
@@ -297,6 +318,23 @@ pub fn is_pack(name: &ObjectKey) -> bool {
     })
 }
 
+/// The pack of which something is the [`parity`].
+#[must_use]
+pub fn parity_of(name: &ObjectKey) -> Option<ObjectKey> {
+    pack_below(name, PARITY)
+}
+
+/// The pack that was set [`aside`].
+#[must_use]
+pub fn aside_of(name: &ObjectKey) -> Option<ObjectKey> {
+    pack_below(name, ASIDE)
+}
+
+fn pack_below(name: &ObjectKey, folder: &str) -> Option<ObjectKey> {
+    let pack = ObjectKey::new(name.as_str().strip_prefix(folder)?).ok()?;
+    is_pack(&pack).then_some(pack)
+}
+
 /// Whether it is a name that only an object of a repository has, key slots aside.
 #[must_use]
 pub fn is_object(name: &ObjectKey) -> bool {
@@ -313,6 +351,8 @@ pub fn is_object(name: &ObjectKey) -> bool {
         || config_number(name).is_some()
         || ledger_number(name).is_some()
         || hold_id(name).is_some()
+        || parity_of(name).is_some()
+        || aside_of(name).is_some()
 }
 
 fn is_digest_below(name: &ObjectKey, folder: &str) -> bool {

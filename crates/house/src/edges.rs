@@ -1,7 +1,7 @@
 //! Which package may depend on which.
 //!
 //! ```text
-//! bins → terminal → backstay → engine → { format, retention, integrity } → backup-core
+//! bins → terminal → backstay → engine → { format, retention, integrity, parity } → backup-core
 //! backstay → { sources/*, sinks/* } → backup-core
 //! ```
 //!
@@ -16,6 +16,7 @@ use crate::workspace::{Package, Workspace};
 const CORE: &str = "backup-core";
 const FORMAT: &str = "backup-format";
 const INTEGRITY: &str = "backup-integrity";
+const PARITY: &str = "backup-parity";
 const RETENTION: &str = "backup-retention";
 const ENGINE: &str = "backup-engine";
 const FACADE: &str = "backstay";
@@ -29,12 +30,12 @@ const TESTS_ONLY: [&str; 2] = [TESTKIT, HOUSE];
 fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
-        CORE | HOUSE => own(&[]),
+        CORE | PARITY | HOUSE => own(&[]),
         FORMAT | RETENTION | TESTKIT => own(&[CORE]),
         INTEGRITY => own(&[CORE, FORMAT]),
-        ENGINE => own(&[CORE, FORMAT, INTEGRITY, RETENTION]),
+        ENGINE => own(&[CORE, FORMAT, INTEGRITY, PARITY, RETENTION]),
         FACADE => {
-            let engine = [CORE, FORMAT, INTEGRITY, RETENTION, ENGINE].map(str::to_owned);
+            let engine = [CORE, FORMAT, INTEGRITY, PARITY, RETENTION, ENGINE].map(str::to_owned);
             Some(plug_ins(workspace).chain(engine).collect())
         }
         TERMINAL => own(&[FACADE]),

@@ -79,6 +79,10 @@ fn main() -> Done {
     for object in files(&golden.join("repo/snap"))? {
         write(&corpus, "sealed", "snapshot", &fs::read(object)?)?;
     }
+    for (name, length) in [("small", 700), ("larger", 40_000)] {
+        let sidecar = backup_parity::encode(&vec![7; length], backup_parity::Share::USUAL)?;
+        write(&corpus, "parity", name, &sidecar)?;
+    }
     let identity = fs::read(golden.join("age-identity"))?;
     write(&corpus, "age_key", "identity", &identity)?;
     write(&corpus, "entry_path", "two", b"srv\0data")?;

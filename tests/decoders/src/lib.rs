@@ -24,12 +24,13 @@ use backup_integrity::ledger::{Expect, LedgerKeys, Line, MAX_FINDINGS, verify};
 use backup_integrity::proof::check_proof;
 use backup_integrity::sign::HmacKey;
 use backup_integrity::statement::SignedStatement;
+use backup_parity::Sidecar;
 
 /// Decodes bytes that may be anything, and looks at what comes of it.
 pub type Decoder = fn(&[u8]);
 
 /// Every one of them by the name of its fuzz target.
-pub const ALL: [(&str, Decoder); 26] = [
+pub const ALL: [(&str, Decoder); 27] = [
     ("age_key", age_key),
     ("canonical", canonical),
     ("collect", collect),
@@ -45,6 +46,7 @@ pub const ALL: [(&str, Decoder); 26] = [
     ("lineage_layer", lineage_layer),
     ("pack_tail", pack_tail),
     ("page", page),
+    ("parity", parity),
     ("proof", proof),
     ("record", record),
     ("refs", refs),
@@ -339,6 +341,40 @@ pub fn session(data: &[u8]) {
         let again = session.encode().and_then(|bytes| Session::decode(&bytes));
         assert_eq!(again.ok(), Some(session));
     }
+}
+
+/// A parity sidecar, as it is, and with a head that has its check sum behind two bytes that say how many shards there
+/// are; and what it makes of an object of zeros.
+pub fn parity(data: &[u8]) {
+    let look = |bytes: &[u8]| {
+        let Ok(parity) = Sidecar::read(bytes) else {
+            return;
+        };
+        let object = vec![0; parity.length().min(1 << 20)];
+        let condition = parity.look(&[&object, data]);
+        assert!(condition.damaged <= condition.shards && condition.spare <= parity.strength());
+        let mended = parity.mend(&[&object, data]);
+        assert!(mended.is_err() || condition.is_mendable());
+        assert!(!parity.is_whole() || condition.spare == parity.strength());
+    };
+    look(data);
+    let Some(([shards, spare], rest)) = data.split_first_chunk() else {
+        return;
+    };
+    let (shards, spare) = (u32::from(*shards) + 1, u32::from(*spare) + 1);
+    let mut head = b"BKSYPRTY\x01\0\0\0\0\x02\0\0".to_vec();
+    let length = u64::from(shards) * 512 - rest.len() as u64 % 512;
+    head.extend_from_slice(&length.to_le_bytes());
+    head.extend_from_slice(&shards.to_le_bytes());
+    head.extend_from_slice(&spare.to_le_bytes());
+    let sums = 32 + 8 * (shards + spare) as usize;
+    let (sums, recovery) = rest.split_at(rest.len().min(sums));
+    head.extend_from_slice(sums);
+    head.resize(64 + 8 * (shards + spare) as usize, 0);
+    let check = blake3::hash(&head);
+    head.extend_from_slice(&check.as_bytes()[..8]);
+    head.extend_from_slice(recovery);
+    look(&head);
 }
 
 /// A proof.

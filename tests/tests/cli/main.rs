@@ -25,6 +25,7 @@ mod lost_pages;
 mod names;
 mod overwrite;
 mod prune;
+mod repair;
 mod round_trip;
 mod streams;
 mod terminal;

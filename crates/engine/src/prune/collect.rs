@@ -392,11 +392,27 @@ async fn delete(
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        repo.sink()
-            .delete(cx, &name(layout::pack(*id, pack.is_meta))?)
-            .await?;
+        let key = name(layout::pack(*id, pack.is_meta))?;
+        repo.sink().delete(cx, &key).await?;
+        if survey.parity.contains(&key) {
+            repo.sink().delete(cx, &name(layout::parity(&key))?).await?;
+        }
         report.deleted_packs += 1;
         report.deleted_bytes += pack.size;
+    }
+    Ok(())
+}
+
+/// Takes away parity whose pack is gone: its deletion was cut short. Not where a snapshot names that pack: it
+/// may only be mislaid.
+pub(super) async fn sweep_parity(repo: &Repository, cx: &OpContext, survey: &Survey) -> Result<()> {
+    for key in &survey.parity {
+        let Some(id) = layout::pack_id(key) else {
+            continue;
+        };
+        if !survey.packs.contains_key(&id) && !survey.marks.contains_key(&id) {
+            repo.sink().delete(cx, &name(layout::parity(key))?).await?;
+        }
     }
     Ok(())
 }

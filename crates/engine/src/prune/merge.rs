@@ -84,7 +84,7 @@ fn digest_of(blobs: &[([u8; 16], Located)]) -> [u8; 32] {
 }
 
 /// Writes an index run.
-pub(super) async fn put_run(
+pub(crate) async fn put_run(
     repo: &Repository,
     cx: &OpContext,
     run: RunBuilder,

@@ -13,9 +13,9 @@
 
 mod collect;
 mod elsewhere;
-mod merge;
+pub(crate) mod merge;
 mod plan;
-mod repack;
+pub(crate) mod repack;
 mod survey;
 mod tidy;
 mod watch;
@@ -285,6 +285,7 @@ async fn run(
             Err(error) => return Err(error),
         }
     }
+    collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         tidy::tidy(repo, cx).await?;

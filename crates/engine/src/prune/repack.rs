@@ -22,8 +22,9 @@ use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
 use crate::error::{EngineError, Result};
+use crate::parity::put_pack;
 use crate::refs::{self, Sum};
-use crate::repository::{Repository, get_within, name, put_new};
+use crate::repository::{Repository, get_within, name};
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
@@ -98,7 +99,15 @@ impl Copies<'_> {
             .map_err(EngineError::Seal)?;
         let size = pack.bytes.len() as u64;
         let key = name(layout::pack(pack.id, which == 1))?;
-        put_new(self.cx, &**self.repo.sink(), &key, pack.bytes.into()).await?;
+        let share = self.repo.parity();
+        put_pack(
+            self.cx,
+            &**self.repo.sink(),
+            (&key, pack.id),
+            pack.bytes,
+            share,
+        )
+        .await?;
         if self.run.len() + pack.blobs.len() > MAX_ENTRIES {
             self.index().await?;
         }
@@ -305,7 +314,7 @@ fn sizes_of(moved: &Moved) -> HashMap<PackId, u32> {
 }
 
 /// Writes refs under the next number that is free.
-async fn put_refs(
+pub(crate) async fn put_refs(
     repo: &Repository,
     cx: &OpContext,
     known: &[ObjectKey],

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use backup_core::{ErrorKind, Finding, FindingKind, OpContext, PackId, Severity, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId,
+};
 use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
 use super::elsewhere::{Elsewhere, elsewhere};
+use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::presence::{Absent, Expected, State};
@@ -45,6 +48,9 @@ pub(super) struct Survey {
     pub(super) absent: BTreeMap<PackId, Absent>,
     /// What is used of these and lies in others.
     pub(super) elsewhere: Elsewhere,
+    /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
+    /// was listed without one is of a pack that is gone.
+    pub(super) parity: BTreeSet<ObjectKey>,
 }
 
 impl Survey {
@@ -52,6 +58,8 @@ impl Survey {
         // Refs are written before their snapshot, so those of each snapshot that is listed are there.
         let snapshots = snapshots(repo, cx).await?;
         let (refs, marks) = mark(repo, cx, &snapshots).await?;
+        let parity = parity(repo, cx).await?;
+        settle(repo, cx).await;
         let mut packs = packs(repo, cx).await?;
         let absent = absent(repo, cx, &marks, &packs).await?;
         let elsewhere = if absent.is_empty() {
@@ -68,8 +76,18 @@ impl Survey {
             packs,
             absent,
             elsewhere,
+            parity,
         })
     }
+}
+
+async fn parity(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
+    let listed = repo.sink().list(cx, "parity/", None);
+    let listed: Vec<_> = listed.try_collect().await?;
+    let packs = listed
+        .iter()
+        .filter_map(|meta| layout::parity_of(&meta.key));
+    Ok(packs.collect())
 }
 
 /// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.

@@ -18,12 +18,14 @@ use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::{PackBlob, PackBuilder};
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKeyring, ObjectKind, blob_id};
+use backup_parity::Share;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+use crate::parity::put_pack;
 use crate::repository::{Repository, Sizes, name, put_new};
 
 pub use pending::Pending;
@@ -64,6 +66,7 @@ struct Shared {
     ring: ObjectKeyring,
     session: Session,
     sizes: Sizes,
+    parity: Option<Share>,
     id_key: [u8; 32],
     index: Arc<IndexSet>,
     seen: Vec<Mutex<HashSet<[u8; 16]>>>,
@@ -124,6 +127,7 @@ impl BlobStore {
             ring: repo.ring().clone(),
             session,
             sizes,
+            parity: repo.parity(),
             id_key: *repo.keys().id_key()?,
             index,
             seen: (0..64).map(|_| Mutex::default()).collect(),
@@ -375,8 +379,18 @@ impl Shared {
             .map_err(EngineError::Seal)?;
         let key = name(layout::pack(pack.id, is_meta))?;
         let size = pack.bytes.len() as u64;
-        self.put_object(&self.cx, &key, pack.bytes.into())?;
-        self.bytes_added.fetch_add(size, Ordering::Relaxed);
+        if self.cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let put = put_pack(
+            &self.cx,
+            &*self.sink,
+            (&key, pack.id),
+            pack.bytes,
+            self.parity,
+        );
+        let added = self.handle.block_on(put)?;
+        self.bytes_added.fetch_add(added, Ordering::Relaxed);
         self.cx.tell(Event::Advanced {
             stage: Stage::Store,
             entries: 1,

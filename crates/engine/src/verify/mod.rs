@@ -2,16 +2,16 @@
 //!
 //! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
 //! over all entries is the signed one, every chunk that is named is in the index, every pack of the
-//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names.
+//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names, and their parity is whole.
 //! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
 //! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
 //! a page that does not open, the walk goes on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backup_core::{
-    ChunkId, Event, Finding, FindingKind, OpContext, PackId, Sample, Severity, Stage, VerifyLevel,
-    VerifyReport,
+    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity, Stage,
+    VerifyLevel, VerifyReport,
 };
 use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
@@ -33,6 +33,7 @@ use crate::view::{Seen, SnapshotView, check_signatures};
 mod budget;
 mod content;
 mod packs;
+mod parity;
 mod parts;
 mod refs;
 mod sessions;
@@ -64,6 +65,28 @@ pub async fn verify(
     snapshots: Option<Vec<SnapshotHead>>,
     level: VerifyLevel,
     sample: Sample,
+) -> Result<VerifyOutcome> {
+    let bad = BTreeMap::new();
+    verify_with(repo, cx, snapshots, (level, sample), bad).await
+}
+
+/// What is wrong, and whom it hurts, as a verification of metadata says it of a repository of which these
+/// packs are known to be damaged.
+pub(crate) async fn verify_knowing(
+    repo: &Repository,
+    cx: &OpContext,
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
+) -> Result<VerifyOutcome> {
+    let whole = (VerifyLevel::Metadata, Sample::All);
+    verify_with(repo, cx, None, whole, bad).await
+}
+
+async fn verify_with(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshots: Option<Vec<SnapshotHead>>,
+    (level, sample): (VerifyLevel, Sample),
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
 ) -> Result<VerifyOutcome> {
     let mut run = Run {
         repo,
@@ -97,8 +120,14 @@ pub async fn verify(
     };
     let chosen = run.packs_there(sample, wanted).await?;
     run.tell_gone().await?;
+    for (id, (key, why)) in bad {
+        if !run.bad_packs.contains_key(&id) {
+            run.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
+        }
+    }
     // What damaged packs hold may be in others too.
     repo.shun(run.bad_packs.keys().chain(&run.unwanted).copied().collect());
+    run.parity(level, &chosen).await?;
     let read_manifests = repo.keys().identities().is_ok();
     // All at once: every pack is fetched when the first file needs it. A sample of the packs is
     // checked first, since files that it does not take lie in packs that it takes.

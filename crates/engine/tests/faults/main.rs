@@ -16,6 +16,7 @@ mod ledger;
 mod local;
 mod midway;
 mod moved;
+mod repair;
 mod restores;
 mod revoked;
 mod space;

@@ -19,6 +19,7 @@ use backup_engine::{
 };
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
+use backup_parity::Share;
 use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
 use backup_testkit::{FaultSink, MemSink, TestClock};
 use jiff::SignedDuration;
@@ -76,12 +77,18 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 impl World {
     /// A repository without snapshots, and files.
     pub(crate) async fn new() -> Self {
+        Self::with_parity(None).await
+    }
+
+    /// The same with so much parity.
+    pub(crate) async fn with_parity(parity: Option<Share>) -> Self {
         let cx = context();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/below")).unwrap();
         let mem = MemSink::new();
         let request = InitRequest {
             key_file: true,
+            parity,
             ..InitRequest::default()
         };
         let prepared = prepare(&cx, &request).unwrap();
@@ -110,7 +117,12 @@ impl World {
 
     /// A repository with a snapshot, and files that have changed since.
     pub(crate) async fn with_snapshot() -> Self {
-        let mut world = Self::new().await;
+        Self::new().await.and_snapshot().await
+    }
+
+    /// The same with a snapshot, and files that have changed since.
+    pub(crate) async fn and_snapshot(self) -> Self {
+        let mut world = self;
         let repo = world.open(Arc::new(world.mem.clone()), Some(world.cache()));
         let repo = repo.await.unwrap();
         world.save(&repo).await.unwrap();

@@ -1,0 +1,329 @@
+//! Mending a repository: packs from their parity or from another copy of the repository, the index from the ends of
+//! packs, refs from manifests.
+//!
+//! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
+//! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
+//! steps before have mended: packs, single objects, index, refs, parity; and then looks what is
+//! left, as a verification of metadata does. Nothing is made worse: what replaces something is whole and
+//! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
+//! has its successor on the tier. Whatever is cut short is begun again by the next run.
+//!
+//! It keeps to the rules of `docs/design/0002-garbage-collection.md`: no pack that is dead comes back, index runs are
+//! added before unreadable ones go, and whoever writes refs does so in a session.
+//!
+//! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
+
+mod index;
+mod objects;
+mod packs;
+mod refs;
+mod roots;
+mod survey;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity};
+use backup_integrity::ledger::RecordOutcome;
+use backup_parity::Share;
+
+use crate::error::{EngineError, Result};
+use crate::ledger::{LedgerDraft, record_operation, verify_ledger};
+use crate::repository::Repository;
+use crate::verify::verify_knowing;
+use survey::{Named, Tier};
+
+pub use crate::parity::set_share;
+pub use roots::{Root, put_roots, roots};
+
+/// A part of a repair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Packs, and their parity.
+    Packs,
+    /// The index.
+    Index,
+    /// The refs of snapshots, and snapshots themselves.
+    Refs,
+}
+
+/// What to repair.
+#[derive(Debug, Clone)]
+pub struct RepairJob {
+    /// Who repairs, for the ledger.
+    pub host: HostId,
+    /// The user who asked for it, for the ledger.
+    pub user: String,
+    /// Only these parts.
+    pub steps: BTreeSet<Step>,
+    /// Only these packs are read; all if none is named.
+    pub packs: BTreeSet<PackId>,
+    /// What was mended before the repository could be opened, for the ledger.
+    pub before: Vec<Mended>,
+    /// How much parity packs are to have beside them; `None`: what is there is enough.
+    pub parity: Option<Share>,
+}
+
+impl RepairJob {
+    /// Everything, with parity as the repository wants it.
+    #[must_use]
+    pub fn new(repo: &Repository, host: HostId) -> Self {
+        Self {
+            host,
+            user: String::new(),
+            steps: [Step::Packs, Step::Index, Step::Refs].into(),
+            packs: BTreeSet::new(),
+            before: Vec::new(),
+            parity: repo.parity(),
+        }
+    }
+
+    fn has(&self, step: Step) -> bool {
+        self.steps.contains(&step)
+    }
+}
+
+/// What something is mended from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Remedy {
+    /// A pack, from its parity.
+    Parity,
+    /// An object, from the repository at this place.
+    Copy(String),
+    /// The index, from the ends of packs.
+    Ends,
+    /// Refs, from the manifest of their snapshot.
+    Manifest,
+    /// Parity, from the packs.
+    Packs,
+}
+
+impl std::fmt::Display for Remedy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Parity => f.write_str("its parity"),
+            Self::Copy(place) => write!(f, "the copy at {place}"),
+            Self::Ends => f.write_str("the ends of packs"),
+            Self::Manifest => f.write_str("its manifest"),
+            Self::Packs => f.write_str("the packs"),
+        }
+    }
+}
+
+/// One thing to be mended.
+#[derive(Debug)]
+pub struct Task {
+    /// What it is: the name of an object, or words.
+    pub subject: String,
+    /// What is wrong with it.
+    pub why: String,
+    /// What it is mended from.
+    pub remedy: Remedy,
+    work: Work,
+}
+
+#[derive(Debug)]
+enum Work {
+    Pack(packs::BadPack),
+    Object(objects::BadObject),
+    Index(index::BadIndex),
+    Refs(Box<refs::BadRefs>),
+    Sidecars(Vec<ObjectKey>),
+}
+
+/// What would be done; showing it is the dry run.
+#[derive(Debug, Default)]
+pub struct RepairPlan {
+    /// What can be mended, in the order in which it is.
+    pub tasks: Vec<Task>,
+    /// What cannot.
+    pub lost: Vec<Finding>,
+    /// Packs that were read.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packs that are damaged.
+    bad: BTreeMap<PackId, (ObjectKey, String)>,
+    /// Copies of damaged packs that an earlier run left, whose packs are whole.
+    settled: Vec<ObjectKey>,
+}
+
+impl RepairPlan {
+    /// Whether there is nothing to do and nothing is lost.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.lost.is_empty()
+    }
+
+    fn lose(&mut self, kind: FindingKind, subject: impl Into<String>, why: impl Into<String>) {
+        let finding = Finding::new(Severity::Error, kind, subject, why);
+        self.lost.push(finding);
+    }
+}
+
+/// Something that was mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mended {
+    /// What it is.
+    pub subject: String,
+    /// What it was mended from.
+    pub remedy: Remedy,
+}
+
+/// What was done.
+#[derive(Debug, Default)]
+pub struct RepairReport {
+    /// What was mended.
+    pub mended: Vec<Mended>,
+    /// What is still wrong with the repository, and with the ledger.
+    pub findings: Vec<Finding>,
+}
+
+/// Looks what is damaged, and what it can be mended from; only reads. `others` are copies of the same
+/// repository on other tiers.
+///
+/// # Errors
+/// [`EngineError::Key`] for a key whose holder may not delete; [`EngineError::Invalid`] for a copy that is
+/// of another repository; [`EngineError::Damaged`] when it cannot be told which packs are dead; errors of
+/// the tier.
+pub async fn plan(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &RepairJob,
+    others: &[Repository],
+) -> Result<RepairPlan> {
+    repo.keys().may_forget()?;
+    objects::are_copies(repo, others)?;
+    let mut plan = RepairPlan::default();
+    let dead = repo.collection(cx).await?.dead;
+    repo.pass_over(dead.clone());
+    repo.refresh_index(cx).await?;
+    let tier = Tier::list(repo, cx, dead).await?;
+    let named = Named::read(repo, cx).await?;
+    if job.has(Step::Packs) {
+        packs::plan(repo, cx, job, others, &tier, &named, &mut plan).await?;
+    }
+    objects::plan(repo, cx, job, others, &named, &mut plan).await?;
+    if job.has(Step::Index) {
+        index::plan(repo, &tier, &named, &mut plan);
+    }
+    if job.has(Step::Refs) {
+        refs::plan(repo, &named, &mut plan);
+    }
+    // Behind all that they are made of.
+    plan.tasks
+        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_)));
+    Ok(plan)
+}
+
+/// Carries a plan out, and looks what is left.
+///
+/// # Errors
+/// [`EngineError::Cancelled`]; errors of the tier. What was mended until then stays mended, and the next
+/// run goes on.
+pub async fn repair(
+    repo: &Repository,
+    cx: &OpContext,
+    mut plan: RepairPlan,
+    job: &RepairJob,
+    others: &[Repository],
+) -> Result<RepairReport> {
+    let mut report = RepairReport {
+        mended: job.before.clone(),
+        ..RepairReport::default()
+    };
+    let has_work = !plan.is_empty() || !plan.settled.is_empty() || !job.before.is_empty();
+    let outcome = run(repo, cx, &mut plan, job, others, &mut report).await;
+    if !has_work && outcome.is_ok() {
+        return Ok(report);
+    }
+    let count = |is: fn(&Remedy) -> bool| {
+        let mended = report.mended.iter();
+        mended.filter(|one| is(&one.remedy)).count() as u64
+    };
+    let draft = LedgerDraft {
+        op: "repair",
+        snapshot: None,
+        root: None,
+        counts: vec![
+            ("from-copies", count(|from| matches!(from, Remedy::Copy(_)))),
+            ("from-manifests", count(|from| *from == Remedy::Manifest)),
+            ("from-parity", count(|from| *from == Remedy::Parity)),
+            ("left", report.findings.len() as u64),
+            ("mended", report.mended.len() as u64),
+        ],
+        outcome: match &outcome {
+            Ok(()) if report.findings.is_empty() => RecordOutcome::Ok,
+            Ok(()) => RecordOutcome::Findings,
+            Err(_) => RecordOutcome::Failed,
+        },
+        note: outcome
+            .as_ref()
+            .map_or_else(ToString::to_string, |()| String::new()),
+    };
+    let recorded = record_operation(repo, cx, &job.host, &job.user, draft).await;
+    outcome?;
+    report.findings.extend(recorded?);
+    Ok(report)
+}
+
+async fn run(
+    repo: &Repository,
+    cx: &OpContext,
+    plan: &mut RepairPlan,
+    job: &RepairJob,
+    others: &[Repository],
+    report: &mut RepairReport,
+) -> Result<()> {
+    let mut bad = std::mem::take(&mut plan.bad);
+    for task in std::mem::take(&mut plan.tasks) {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let Task {
+            subject,
+            remedy,
+            work,
+            ..
+        } = task;
+        let done = match work {
+            Work::Pack(pack) => {
+                let done = packs::mend(repo, cx, &pack, others).await;
+                if done.is_ok() {
+                    bad.remove(&pack.id);
+                }
+                done
+            }
+            Work::Object(object) => objects::put_back(repo, cx, &object, others).await,
+            Work::Index(index) => index::rebuild(repo, cx, &index).await,
+            Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
+            Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,
+        };
+        match done {
+            Ok(()) => report.mended.push(Mended { subject, remedy }),
+            Err(error) if error.is_damage() => {
+                let detail = format!("it could not be mended from {remedy}: {error}");
+                let kind = FindingKind::Damaged;
+                let finding = Finding::new(Severity::Error, kind, subject, detail);
+                report.findings.push(finding);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for key in &plan.settled {
+        repo.sink().delete(cx, key).await?;
+    }
+    report.findings.append(&mut plan.lost);
+    // What is left, and whom it hurts.
+    repo.reload_index(cx).await?;
+    let left = verify_knowing(repo, cx, bad).await?;
+    let told: BTreeSet<String> = report
+        .findings
+        .iter()
+        .map(|finding| finding.subject.clone())
+        .collect();
+    let ledger = verify_ledger(repo, cx).await?.findings;
+    let found = left.report.findings.into_iter().chain(ledger);
+    let serious = found.filter(|one| one.severity > Severity::Note && !told.contains(&one.subject));
+    report.findings.extend(serious);
+    Ok(())
+}

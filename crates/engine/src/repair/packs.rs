@@ -1,0 +1,439 @@
+//! Packs: each is read and hashed; what does not hash to its name is mended from its parity, or replaced by a copy of
+//! another tier.
+
+use std::collections::BTreeSet;
+
+use backup_core::{ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, PutMode, Stage};
+use backup_format::layout;
+use backup_format::pack::MAX_PACK;
+use backup_integrity::digest::ContentDigest;
+use backup_parity::{ParityError, Sidecar};
+use bytes::Bytes;
+use futures::StreamExt;
+
+use super::survey::{Listed, Named, Tier};
+use super::{Remedy, RepairJob, RepairPlan, Task, Work};
+use crate::error::{EngineError, Result};
+use crate::parity::{read_all_there_is, read_sidecar, sidecar};
+use crate::repository::{Repository, name};
+
+/// Packs whose parity is made at once are told of as one.
+const NO_PARITY: &str = "packs without parity";
+
+/// A pack that is damaged or missing.
+#[derive(Debug)]
+pub(super) struct BadPack {
+    pub(super) id: PackId,
+    pub(super) key: ObjectKey,
+    /// The copy it is to be had from; without one, from its parity.
+    copy: Option<usize>,
+}
+
+/// What was found out about a pack.
+struct Looked {
+    key: ObjectKey,
+    listed: Listed,
+    bytes: u64,
+    /// What is wrong with it, and whether its parity mends that; why not.
+    bad: Option<(String, Result<(), String>)>,
+    /// Whether its parity is whole.
+    is_protected: bool,
+}
+
+pub(super) async fn plan(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &RepairJob,
+    others: &[Repository],
+    tier: &Tier,
+    named: &Named,
+    plan: &mut RepairPlan,
+) -> Result<()> {
+    let wanted: Vec<_> = tier
+        .packs
+        .iter()
+        .filter(|(_, pack)| job.packs.is_empty() || job.packs.contains(&pack.id))
+        .collect();
+    cx.tell(Event::Entered {
+        stage: Stage::Verify,
+        entries: Some(wanted.len() as u64),
+        bytes: Some(wanted.iter().map(|(_, pack)| pack.size).sum()),
+    });
+    let width = repo.connections(cx).clamp(1, 8);
+    let width = width.min(cx.limits.memory_bytes / (64 << 20)).max(1);
+    let mut looking = futures::stream::iter(wanted)
+        .map(|(key, listed)| look(repo, cx, tier, key.clone(), *listed))
+        .buffer_unordered(width);
+    let (mut bad, mut bare) = (Vec::new(), Vec::new());
+    while let Some(looked) = looking.next().await {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let looked = looked?;
+        plan.packs += 1;
+        plan.bytes += looked.bytes;
+        if !looked.is_protected {
+            bare.push(looked.key.clone());
+        }
+        match looked.bad {
+            Some((why, by_parity)) => bad.push((looked.key, looked.listed.id, why, by_parity)),
+            None if tier.aside.contains(&looked.key) => {
+                plan.settled.push(name(layout::aside(&looked.key))?);
+            }
+            None => {}
+        }
+    }
+    drop(looking);
+    let missing = missing(repo, job, tier, named)?;
+    // Collected meanwhile, they are not missed.
+    let dead = match missing.is_empty() {
+        true => BTreeSet::new(),
+        false => repo.collection(cx).await?.dead,
+    };
+    for mut one in missing.into_iter().filter(|one| !dead.contains(&one.1)) {
+        // A repair that was killed, on a tier that lost what was being replaced.
+        if tier.aside.contains(&one.0) {
+            let aside = set_aside(repo, cx, tier, &one.0).await?;
+            let made = read_sidecar(cx, &**repo.sink(), &one.0).await?;
+            let parity = made.as_ref().map(|made| Sidecar::read(made));
+            one.3 = by_parity(parity, one.1, &[&aside]);
+        }
+        bad.push(one);
+    }
+    // Of packs that were collected nothing is needed.
+    for key in &tier.aside {
+        if layout::pack_id(key).is_some_and(|id| tier.dead.contains(&id)) {
+            plan.settled.push(name(layout::aside(key))?);
+        }
+    }
+    find_remedies(cx, others, bad, plan).await?;
+    if job.parity.is_some() && !bare.is_empty() {
+        let count = bare.len();
+        bare.sort();
+        plan.tasks.push(Task {
+            subject: NO_PARITY.into(),
+            why: format!("{count} have none, or one that is damaged"),
+            remedy: Remedy::Packs,
+            work: Work::Sidecars(bare),
+        });
+    }
+    Ok(())
+}
+
+/// A damaged pack, what is wrong with it, and whether its parity mends that; why not.
+type Bad = (ObjectKey, PackId, String, Result<(), String>);
+
+/// Says of each damaged pack what mends it, or that nothing does.
+async fn find_remedies(
+    cx: &OpContext,
+    others: &[Repository],
+    mut bad: Vec<Bad>,
+    plan: &mut RepairPlan,
+) -> Result<()> {
+    bad.sort_by(|a, b| a.0.cmp(&b.0));
+    for (mut key, id, why, by_parity) in bad {
+        let remedy = match by_parity {
+            Ok(()) => Ok((Remedy::Parity, None)),
+            Err(no_parity) => match in_others(cx, &mut key, id, others).await? {
+                Some(number) => Ok((Remedy::Copy(others[number].location()), Some(number))),
+                None => Err(no_parity),
+            },
+        };
+        plan.bad.insert(id, (key.clone(), why.clone()));
+        match remedy {
+            Ok((remedy, copy)) => plan.tasks.push(Task {
+                subject: key.to_string(),
+                why,
+                remedy,
+                work: Work::Pack(BadPack { id, key, copy }),
+            }),
+            Err(no_parity) => {
+                let more = if others.is_empty() {
+                    "name another copy of the repository with --from"
+                } else {
+                    "no copy that was named has it"
+                };
+                plan.lose(
+                    FindingKind::Damaged,
+                    key.as_str(),
+                    format!("{why}; {no_parity}; {more}"),
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Packs that the index or refs know and that were not listed.
+fn missing(repo: &Repository, job: &RepairJob, tier: &Tier, named: &Named) -> Result<Vec<Bad>> {
+    let there: BTreeSet<PackId> = tier.packs.values().map(|pack| pack.id).collect();
+    let index = repo.index().packs();
+    let mut out = Vec::new();
+    let known = index.iter().map(|(id, facts)| (*id, Some(facts.is_meta)));
+    let only_named = named.packs.iter().filter(|id| !index.contains_key(*id));
+    for (id, is_meta) in known.chain(only_named.map(|id| (*id, None))) {
+        let is_asked = job.packs.is_empty() || job.packs.contains(&id);
+        if there.contains(&id) || tier.dead.contains(&id) || !is_asked {
+            continue;
+        }
+        // What only refs know lies in either folder; content is lost more often.
+        let key = name(layout::pack(id, is_meta.unwrap_or(false)))?;
+        let why = "it is not on the tier".to_owned();
+        out.push((key, id, why, Err("parity alone brings no pack back".into())));
+    }
+    Ok(out)
+}
+
+/// Which of the copies has a pack. Of one that only refs know it is not certain in which folder it lies: a copy
+/// tells it.
+async fn in_others(
+    cx: &OpContext,
+    key: &mut ObjectKey,
+    id: PackId,
+    others: &[Repository],
+) -> Result<Option<usize>> {
+    let own = key.clone();
+    for (number, other) in others.iter().enumerate() {
+        for at in [
+            own.clone(),
+            name(layout::pack(id, false))?,
+            name(layout::pack(id, true))?,
+        ] {
+            match other.sink().head(cx, &at).await {
+                Ok(meta) if meta.size > 0 => {
+                    *key = at;
+                    return Ok(Some(number));
+                }
+                Ok(_) => {}
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(None)
+}
+
+async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
+    let bytes = bytes.clone();
+    let hashing = tokio::task::spawn_blocking(move || ContentDigest::of(&bytes).0);
+    hashing
+        .await
+        .map_err(|_| EngineError::Panicked("a hashing thread"))
+}
+
+async fn look(
+    repo: &Repository,
+    cx: &OpContext,
+    tier: &Tier,
+    key: ObjectKey,
+    listed: Listed,
+) -> Result<Looked> {
+    let sink = &**repo.sink();
+    let read = read_all_there_is(cx, sink, &key, MAX_PACK).await;
+    let (bytes, why) = match read {
+        Ok(bytes) => (bytes, "its bytes do not hash to its name".to_owned()),
+        // Collected since it was listed. If it was not, what is left in the end tells of it.
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+            return Ok(Looked {
+                key,
+                listed,
+                bytes: 0,
+                bad: None,
+                is_protected: true,
+            });
+        }
+        // Not a byte of it can be read.
+        Err(EngineError::Sink(error)) => (Bytes::new(), error.to_string()),
+        Err(error) => return Err(error),
+    };
+    let is_whole = digest(&bytes).await? == listed.id.0;
+    let mut out = Looked {
+        bytes: bytes.len() as u64,
+        bad: None,
+        is_protected: false,
+        listed,
+        key,
+    };
+    let made = if tier.protected.contains(&out.key) {
+        read_sidecar(cx, sink, &out.key).await?
+    } else {
+        None
+    };
+    let parity = made.as_ref().map(|made| Sidecar::read(made));
+    out.is_protected = match &parity {
+        Some(Ok(parity)) => parity.is_whole() && *parity.digest() == listed.id.0,
+        _ => false,
+    };
+    if !is_whole {
+        let aside = set_aside(repo, cx, tier, &out.key).await?;
+        out.bad = Some((why, by_parity(parity, listed.id, &[&bytes, &aside])));
+    }
+    cx.tell(Event::Advanced {
+        stage: Stage::Verify,
+        entries: 1,
+        bytes: out.bytes,
+    });
+    Ok(out)
+}
+
+/// Whether parity makes a pack whole of these copies; why not.
+fn by_parity(
+    parity: Option<Result<Sidecar<'_>, ParityError>>,
+    id: PackId,
+    copies: &[&[u8]],
+) -> Result<(), String> {
+    let parity = match parity {
+        None => return Err("it has no parity".to_owned()),
+        Some(read) => read.map_err(|error| error.to_string())?,
+    };
+    if *parity.digest() != id.0 {
+        return Err("its parity is of another pack".to_owned());
+    }
+    let condition = parity.look(copies);
+    if condition.is_mendable() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} of its {} shards are damaged, and its parity makes good {}",
+        condition.damaged, condition.shards, condition.spare
+    ))
+}
+
+/// What an earlier run set aside of a pack: it may be whole where the pack itself was torn since.
+async fn set_aside(
+    repo: &Repository,
+    cx: &OpContext,
+    tier: &Tier,
+    key: &ObjectKey,
+) -> Result<Bytes> {
+    if !tier.aside.contains(key) {
+        return Ok(Bytes::new());
+    }
+    read_or_nothing(repo, cx, &name(layout::aside(key))?).await
+}
+
+async fn read_or_nothing(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<Bytes> {
+    match read_all_there_is(cx, &**repo.sink(), key, MAX_PACK).await {
+        Ok(bytes) => Ok(bytes),
+        Err(EngineError::Sink(_)) if !cx.cancel.is_cancelled() => Ok(Bytes::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Mends a pack.
+///
+/// # Errors
+/// Damage when neither parity nor copy gives it; then it is as it was. Errors of the tier.
+pub(super) async fn mend(
+    repo: &Repository,
+    cx: &OpContext,
+    pack: &BadPack,
+    others: &[Repository],
+) -> Result<()> {
+    let torn = read_or_nothing(repo, cx, &pack.key).await?;
+    let aside = read_or_nothing(repo, cx, &name(layout::aside(&pack.key))?).await?;
+    let damaged = |why: String| EngineError::damaged(&pack.key, why);
+    let whole: Bytes = match pack.copy {
+        Some(number) => {
+            let other = others
+                .get(number)
+                .ok_or_else(|| damaged("no copy".into()))?;
+            let bytes = read_all_there_is(cx, &**other.sink(), &pack.key, MAX_PACK).await?;
+            if digest(&bytes).await? != pack.id.0 {
+                let place = other.location();
+                return Err(damaged(format!("the copy at {place} is damaged as well")));
+            }
+            bytes
+        }
+        None => {
+            let made = read_sidecar(cx, &**repo.sink(), &pack.key).await?;
+            let made = made.ok_or_else(|| damaged("its parity is gone".into()))?;
+            let id = pack.id.0;
+            let copies = [torn.clone(), aside];
+            let mending = tokio::task::spawn_blocking(move || {
+                let parity = Sidecar::read(&made)?;
+                if *parity.digest() != id {
+                    return Err(ParityError::Mismatch);
+                }
+                parity.mend(&[&copies[0], &copies[1]])
+            });
+            let mended = mending
+                .await
+                .map_err(|_| EngineError::Panicked("a mending thread"))?;
+            mended.map_err(|error| damaged(error.to_string()))?.into()
+        }
+    };
+    replace(repo, cx, &pack.key, torn, whole).await
+}
+
+/// Puts whole bytes in the place of damaged ones, which are kept aside until the whole ones were read back.
+pub(super) async fn replace(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+    torn: Bytes,
+    whole: Bytes,
+) -> Result<()> {
+    let sink = repo.sink();
+    let aside = name(layout::aside(key))?;
+    // One that an earlier run set aside may hold what the object itself has lost since.
+    if !torn.is_empty() {
+        match sink.put(cx, &aside, torn, PutMode::Create).await {
+            Ok(_) => {}
+            Err(error) if error.kind == ErrorKind::Conflict => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    sink.put(cx, key, whole.clone(), PutMode::Replace).await?;
+    let there = read_all_there_is(cx, &**sink, key, MAX_PACK).await?;
+    if there != whole {
+        let why = "it was mended, and the tier does not give back what was written; its medium may be failing";
+        return Err(EngineError::damaged(key, why));
+    }
+    sink.delete(cx, &aside).await?;
+    Ok(())
+}
+
+/// Makes parity for packs that have none, or one that is damaged. A pack that is not whole gets none.
+pub(super) async fn protect(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &RepairJob,
+    packs: &[ObjectKey],
+) -> Result<()> {
+    let Some(share) = job.parity else {
+        return Ok(());
+    };
+    cx.tell(Event::Entered {
+        stage: Stage::Store,
+        entries: Some(packs.len() as u64),
+        bytes: None,
+    });
+    for key in packs {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let bytes = read_or_nothing(repo, cx, key).await?;
+        let Some(id) = layout::pack_id(key) else {
+            continue;
+        };
+        if digest(&bytes).await? != id.0 {
+            continue;
+        }
+        let made = {
+            let (key, bytes) = (key.clone(), bytes.clone());
+            let making = tokio::task::spawn_blocking(move || sidecar(&key, id, &bytes, share));
+            making
+                .await
+                .map_err(|_| EngineError::Panicked("a parity thread"))??
+        };
+        let at = name(layout::parity(key))?;
+        repo.sink().put(cx, &at, made, PutMode::Replace).await?;
+        cx.tell(Event::Advanced {
+            stage: Stage::Store,
+            entries: 1,
+            bytes: bytes.len() as u64,
+        });
+    }
+    Ok(())
+}

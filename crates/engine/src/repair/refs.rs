@@ -1,0 +1,226 @@
+//! Refs of snapshots: what a snapshot uses, found out anew by reading its manifest and its lineage directory.
+//!
+//! Whoever does this names packs that others may be about to delete, so it is a session like a repacker's.
+//! What is condemned is named only where nothing else has the chunk: as long as a snapshot has no refs, or some
+//! that cannot be read, no collection comes to a decision.
+
+use backup_core::{ChunkId, HostId, OpContext, SnapshotId};
+use backup_format::extent::{Content, Extent, Extents};
+use backup_format::lineage::LineageHead;
+use backup_format::refs::Refs;
+use backup_format::seal::BlobKind;
+
+use super::survey::{Named, Torn};
+use super::{Remedy, RepairPlan, Task, Work};
+use crate::announced::Announced;
+use crate::collect::settle;
+use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
+use crate::prune::repack::put_refs;
+use crate::refs;
+use crate::repository::{Repository, SnapshotHead};
+use crate::tree::{Met, TreeReader};
+use crate::usage::Usage;
+use crate::view::{Seen, SnapshotView};
+
+/// Refs to be made anew.
+#[derive(Debug)]
+pub(super) struct BadRefs(Torn);
+
+pub(super) fn plan(repo: &Repository, named: &Named, plan: &mut RepairPlan) {
+    for torn in &named.torn {
+        let subject = format!("refs of snapshot {}", torn.head.meta.id);
+        let why = match torn.damaged.first() {
+            Some((key, why)) => format!("{key} cannot be read: {why}"),
+            None => "it has none".to_owned(),
+        };
+        if repo.keys().identities().is_err() {
+            plan.needs_reader(&subject, &why);
+            continue;
+        }
+        plan.tasks.push(Task {
+            subject,
+            why,
+            remedy: Remedy::Manifest,
+            work: Work::Refs(Box::new(BadRefs(torn.clone()))),
+        });
+    }
+}
+
+/// Writes refs of what a snapshot uses, and takes away those that cannot be read.
+///
+/// # Errors
+/// Damage when not all that the snapshot uses can be found; then nothing was changed.
+/// [`EngineError::OtherPrune`] when this run was taken for dead. Errors of the tier.
+pub(super) async fn rebuild(
+    repo: &Repository,
+    cx: &OpContext,
+    host: &HostId,
+    bad: &BadRefs,
+) -> Result<()> {
+    let Torn {
+        head,
+        refs: known,
+        damaged,
+    } = &bad.0;
+    // There is no data key: nothing new is sealed.
+    let session = Announced::begin(repo, cx, host, Vec::new()).await?;
+    let made = async {
+        settle(repo, cx).await;
+        let refs = used_by(repo, cx, head).await?;
+        put_refs(repo, cx, known, &refs).await
+    };
+    if let Err(error) = made.await {
+        session.end_of_failed(repo, cx).await;
+        return Err(error);
+    }
+    settle(repo, cx).await;
+    if session.is_revoked(repo, cx).await? {
+        let why = "it took this repair for dead; run it again, nothing is lost";
+        return Err(EngineError::OtherPrune(why.into()));
+    }
+    for (key, _) in damaged {
+        // One that can be read after all says nothing wrong.
+        if refs::read(repo, cx, key)
+            .await
+            .is_err_and(|error| error.is_damage())
+        {
+            repo.sink().delete(cx, key).await?;
+        }
+    }
+    session.end(repo, cx).await
+}
+
+/// Marks what a snapshot uses.
+struct Marks<'a> {
+    index: &'a IndexSet,
+    /// The same index without what may be deleted soon.
+    safe: IndexSet,
+    usage: Usage,
+    snapshot: SnapshotId,
+}
+
+impl Marks<'_> {
+    fn chunk(&mut self, id: &ChunkId) -> Result<()> {
+        if self.usage.mark(&self.safe, id) || self.usage.mark(self.index, id) {
+            return Ok(());
+        }
+        Err(EngineError::Missing {
+            object: format!("chunk {id}"),
+            why: format!(
+                "snapshot {} uses it and no index run knows it, so refs would not say all that it needs",
+                self.snapshot
+            ),
+        })
+    }
+
+    fn chunks(&mut self, ids: impl IntoIterator<Item = ChunkId>) -> Result<()> {
+        ids.into_iter().try_for_each(|id| self.chunk(&id))
+    }
+
+    fn extents(&mut self, extents: &Extents) -> Result<()> {
+        self.chunks(extents.as_slice().iter().filter_map(|extent| match extent {
+            Extent::Data { chunk, .. } => Some(*chunk),
+            Extent::Zero { .. } => None,
+        }))
+    }
+
+    fn spills(&mut self, content: &Content) -> Result<()> {
+        match content {
+            Content::Spilled(spills) => self.chunks(spills.iter().copied()),
+            Content::Inline(_) => Ok(()),
+        }
+    }
+}
+
+/// The refs of a snapshot, by its manifest.
+async fn used_by(repo: &Repository, cx: &OpContext, head: &SnapshotHead) -> Result<Refs> {
+    let collection = repo.collection(cx).await?;
+    repo.pass_over(collection.dead);
+    repo.refresh_index(cx).await?;
+    let index = repo.index();
+    let mut marks = Marks {
+        safe: index.avoiding(&collection.condemned),
+        index: &index,
+        usage: Usage::new(&index),
+        snapshot: head.meta.id,
+    };
+    let view = SnapshotView::open(repo, head.clone())?;
+    let mut walk = view.all();
+    walk.note_pages();
+    loop {
+        if cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled);
+        }
+        let step = walk.step(cx).await;
+        marks.chunks(walk.noted_pages())?;
+        match step? {
+            None => break,
+            Some(Seen::Lost(lost)) => {
+                let subject = format!("snapshot {}", head.meta.id);
+                let why = format!("a page of its manifest cannot be read: {}", lost.why);
+                return Err(EngineError::damaged(subject, why));
+            }
+            Some(Seen::Entry(entry)) if entry.record.meta.kind.has_content() => {
+                marks.spills(&entry.record.content)?;
+                marks.extents(&view.extents(cx, &entry.record).await?)?;
+            }
+            Some(Seen::Entry(_)) => {}
+        }
+    }
+    lineages(repo, cx, head, &mut marks).await?;
+    Ok(marks.usage.refs(head.meta.id, &index, &[]))
+}
+
+/// Marks the lineage directory and what it names. No restore needs it, so what of it is lost is left out.
+async fn lineages(
+    repo: &Repository,
+    cx: &OpContext,
+    head: &SnapshotHead,
+    marks: &mut Marks<'_>,
+) -> Result<()> {
+    let Some(root) = head.outer.lineage else {
+        return Ok(());
+    };
+    let mut walk = TreeReader::new(repo, root, BlobKind::Lineage).walk(&[]);
+    walk.note_pages();
+    loop {
+        let step = walk.step(cx).await;
+        for page in walk.noted_pages() {
+            let _ = marks.chunk(&page);
+        }
+        let value = match step {
+            Ok(None) => return Ok(()),
+            Ok(Some(Met::Entry(_, value))) => value,
+            Ok(Some(Met::Lost(_))) => continue,
+            Err(error) if error.is_damage() => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if let Ok(lineage) = LineageHead::decode(&value) {
+            let parts = lineage.layers.iter().flat_map(|layer| &layer.parts);
+            for part in parts {
+                let _ = marks.chunk(part);
+            }
+            let _ = marks.spills(&lineage.content);
+            if let Content::Inline(extents) = &lineage.content {
+                let _ = marks.extents(extents);
+            }
+        }
+    }
+}
+
+/// What a copy says that a snapshot uses there.
+pub(super) async fn of_copy(
+    other: &Repository,
+    cx: &OpContext,
+    snapshot: SnapshotId,
+) -> Result<refs::Sum> {
+    let keys = refs::list(other, cx).await?.remove(&snapshot);
+    let mut out = refs::Sum::default();
+    for key in keys.unwrap_or_default() {
+        if let Some(refs) = refs::read(other, cx, &key).await? {
+            out.add(refs);
+        }
+    }
+    Ok(out)
+}

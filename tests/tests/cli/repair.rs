@@ -1,0 +1,358 @@
+//! Things are destroyed, `snapshot repair` mends them, and everything comes back to the bit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use backup_tests::{Place, Run, read_tree};
+
+use crate::trouble::noise;
+
+/// Two snapshots of a large file and small ones.
+fn saved(args: &[&str]) -> Place {
+    let place = Place::empty();
+    let _ = Run::of(
+        place
+            .snapshot(["init", "--recovery-sheet", "sheet"])
+            .args(args),
+    )
+    .ok();
+    for round in 0..2 {
+        place.write("large", noise(1 + round, 5 << 20));
+        for number in 0..30 {
+            place.write(format!("below/{number}"), noise(100 + number, 7000));
+        }
+        place.wait_for_a_tick();
+        let _ = place.save().ok();
+    }
+    place
+}
+
+fn overwrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(path, bytes).unwrap();
+}
+
+/// A run of a twentieth of a file.
+fn destroy_a_twentieth(path: &Path) {
+    overwrite(path, |bytes| {
+        let (from, run) = (bytes.len() / 3, bytes.len() / 20);
+        bytes[from..from + run]
+            .iter_mut()
+            .for_each(|byte| *byte = !*byte);
+    });
+}
+
+fn flip(path: &Path) {
+    overwrite(path, |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+    });
+}
+
+fn objects(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = place.objects("").into_iter();
+    files
+        .map(|path| {
+            let bytes = fs::read(&path).unwrap();
+            (path, bytes)
+        })
+        .collect()
+}
+
+fn copy_of(place: &Place, name: &str) -> PathBuf {
+    let to = place.path(name);
+    let copied = Command::new("cp")
+        .arg("-a")
+        .arg(place.repo())
+        .arg(&to)
+        .status();
+    assert!(copied.unwrap().success());
+    to
+}
+
+fn repair(place: &Place, args: &[&str]) -> Run {
+    Run::of(place.snapshot(["repair", "--json"]).args(args))
+}
+
+fn is_whole(place: &Place, out: &str) {
+    let _ = place.verify().ok();
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let _ = place.bring_back(out).ok();
+    assert_eq!(
+        read_tree(&place.path(out)).unwrap(),
+        read_tree(&place.data()).unwrap()
+    );
+}
+
+/// How something is destroyed, and what it is mended from.
+type Harm = (&'static str, fn(&Place), &'static str);
+
+const HARMS: [Harm; 9] = [
+    (
+        "a twentieth of each pack of content",
+        |place| {
+            place
+                .objects("data")
+                .iter()
+                .for_each(|path| destroy_a_twentieth(path))
+        },
+        "its parity",
+    ),
+    (
+        "a twentieth of each pack of pages",
+        |place| {
+            place
+                .objects("meta")
+                .iter()
+                .for_each(|path| destroy_a_twentieth(path))
+        },
+        "its parity",
+    ),
+    (
+        "the end of a pack",
+        |place| {
+            overwrite(&place.objects("data")[0], |bytes| {
+                let left = bytes.len() - bytes.len() / 25;
+                bytes.truncate(left);
+            });
+        },
+        "its parity",
+    ),
+    (
+        "index runs, flipped",
+        |place| place.objects("index").iter().for_each(|path| flip(path)),
+        "the ends of packs",
+    ),
+    (
+        "index runs, deleted",
+        |place| {
+            place
+                .objects("index")
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap())
+        },
+        "the ends of packs",
+    ),
+    (
+        "refs, flipped",
+        |place| place.objects("refs").iter().for_each(|path| flip(path)),
+        "its manifest",
+    ),
+    (
+        "refs, deleted",
+        |place| {
+            place
+                .objects("refs")
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap())
+        },
+        "its manifest",
+    ),
+    (
+        "parity, flipped and deleted",
+        |place| {
+            let parity = place.objects("parity");
+            flip(&parity[0]);
+            fs::remove_file(&parity[1]).unwrap();
+        },
+        "the packs",
+    ),
+    (
+        "all of it at once",
+        |place| {
+            let packs = place
+                .objects("data")
+                .into_iter()
+                .chain(place.objects("meta"));
+            packs.for_each(|path| destroy_a_twentieth(&path));
+            place.objects("index").iter().for_each(|path| flip(path));
+            fs::remove_file(&place.objects("refs")[0]).unwrap();
+            flip(&place.objects("refs")[0]);
+        },
+        "its parity",
+    ),
+];
+
+#[test]
+fn what_is_destroyed_is_mended_and_comes_back_to_the_bit() {
+    let whole = saved(&[]);
+    assert_eq!(
+        whole.objects("parity").len(),
+        whole.objects("data").len() + whole.objects("meta").len()
+    );
+    let packs: u64 = ["data", "meta"]
+        .iter()
+        .map(|folder| size(&whole, folder))
+        .sum();
+    let share = size(&whole, "parity") as f64 / packs as f64;
+    assert!((0.06..0.08).contains(&share), "parity is {share} of packs");
+    let untouched = objects(&whole);
+    let nothing = repair(&whole, &[]).ok();
+    assert_eq!(nothing.of_type("repaired")[0]["mended"], 0);
+    assert_eq!(objects(&whole), untouched);
+    for (what, harm, remedy) in HARMS {
+        let before = copy_of(&whole, "before");
+        harm(&whole);
+        let damaged = objects(&whole);
+        let _ = place_says_damage(&whole, what);
+        let dry = repair(&whole, &["--dry-run"]).ends(3);
+        let tasks = dry.of_type("task");
+        assert!(
+            tasks.iter().any(|task| task["remedy"] == remedy),
+            "{what}: {tasks:?}"
+        );
+        assert_eq!(
+            objects(&whole),
+            damaged,
+            "{what}: a dry run changes nothing"
+        );
+        let mended = repair(&whole, &[]).ok();
+        assert_eq!(mended.of_type("mended").len(), tasks.len(), "{what}");
+        assert_eq!(mended.of_type("repaired")[0]["left"], 0, "{what}");
+        assert!(!whole.repo().join("aside/data").exists() || whole.objects("aside").is_empty());
+        is_whole(&whole, "out");
+        fs::remove_dir_all(whole.path("out")).unwrap();
+        let _ = repair(&whole, &[]).ok();
+        let _ = whole.save().ok();
+        fs::remove_dir_all(whole.repo()).unwrap();
+        fs::rename(before, whole.repo()).unwrap();
+        // The ledger goes back with the repository, and so must what the host knows of it.
+        let _ = fs::remove_dir_all(whole.path("state"));
+        let _ = fs::remove_dir_all(whole.path("cache"));
+    }
+}
+
+fn place_says_damage(place: &Place, what: &str) -> Run {
+    let run = place.verify();
+    assert_eq!(run.code, 13, "{what}: {}", run.err);
+    run
+}
+
+fn size(place: &Place, folder: &str) -> u64 {
+    let files = place.objects(folder).into_iter();
+    files.map(|path| fs::metadata(path).unwrap().len()).sum()
+}
+
+#[test]
+fn a_copy_gives_what_nothing_else_does() {
+    let place = saved(&[]);
+    let copy = copy_of(&place, "copy");
+    let copy = copy.to_str().unwrap();
+    let packs = place.objects("data");
+    overwrite(&packs[0], |bytes| bytes.truncate(1000));
+    fs::remove_file(&packs[1]).unwrap();
+    flip(&place.objects("snap")[0]);
+    flip(&place.objects("index")[0]);
+    let lost = repair(&place, &[]).ends(3);
+    let told = lost.text();
+    for path in &packs[..2] {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(told.contains(name), "{name}: {told}");
+    }
+    assert!(
+        told.contains("/large") || told.contains("large"),
+        "the paths it hurts: {told}"
+    );
+    let _ = repair(&place, &["--from", copy, "--dry-run"]).ends(3);
+    let done = repair(&place, &["--from", copy]).ok();
+    assert!(done.of_type("mended").len() >= 3, "{}", done.text());
+    is_whole(&place, "out");
+    let people = Run::of(&mut place.snapshot(["repair", "--from", copy]))
+        .ok()
+        .text();
+    assert!(people.contains("nothing is damaged"), "{people}");
+}
+
+#[test]
+fn what_it_does_not_open_without_comes_from_a_copy() {
+    let place = saved(&[]);
+    let copy = copy_of(&place, "copy");
+    let copy = copy.to_str().unwrap();
+    let harms: [fn(&Place); 3] = [
+        |place| fs::remove_file(place.repo().join("config/0")).unwrap(),
+        |place| flip(&place.repo().join("config/0")),
+        |place| place.objects("keys").iter().for_each(|path| flip(path)),
+    ];
+    for harm in harms {
+        harm(&place);
+        let _ = repair(&place, &[]).ends(13);
+        let damaged = objects(&place);
+        let _ = repair(&place, &["--from", copy, "--dry-run"]).ends(3);
+        assert_eq!(objects(&place), damaged);
+        let done = repair(&place, &["--from", copy]).ok();
+        assert!(!done.of_type("mended").is_empty());
+        is_whole(&place, "out");
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    // Where another repository is, nothing is put.
+    let other = Place::new();
+    let there = objects(&other);
+    let mut wrong = place.snapshot(["repair", "--from", copy, "--repo"]);
+    let wrong = Run::of(wrong.arg(other.repo()));
+    assert!([2, 12, 13].contains(&wrong.code), "{}", wrong.err);
+    assert_eq!(objects(&other), there);
+}
+
+#[test]
+fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
+    let place = saved(&["--parity", "off"]);
+    assert!(place.objects("parity").is_empty());
+    let pack = place.objects("data").remove(0);
+    let whole = fs::read(&pack).unwrap();
+    destroy_a_twentieth(&pack);
+    let damaged = fs::read(&pack).unwrap();
+    let lost = Run::of(&mut place.snapshot(["repair"])).ends(3);
+    let _ = lost.says("it has no parity").says("--from");
+    assert_eq!(fs::read(&pack).unwrap(), damaged);
+    overwrite(&pack, |bytes| *bytes = whole);
+    let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
+    let _ = repair(&place, &["packs", "--pack", &name]).ok();
+    let added = repair(&place, &["--parity", "6"]).ok();
+    assert_eq!(added.of_type("repaired")[0]["parity_percent"], 6);
+    assert_eq!(
+        place.objects("parity").len(),
+        place.objects("data").len() + place.objects("meta").len()
+    );
+    destroy_a_twentieth(&pack);
+    let _ = repair(&place, &["packs", "--pack", &name]).ok();
+    is_whole(&place, "out");
+    // From here on saves write it too.
+    place.write("more", noise(9, 3 << 20));
+    place.wait_for_a_tick();
+    let _ = place.save().ok();
+    let _ = place.verify().ok();
+    let off = repair(&place, &["--parity", "off"]).ok();
+    assert!(off.of_type("repaired")[0]["parity_percent"].is_null());
+}
+
+#[test]
+fn what_cannot_be_asked_for_is_refused() {
+    let place = saved(&[]);
+    for args in [
+        &["--parity", "51"][..],
+        &["--parity", "0"],
+        &["--pack", "data/3f"],
+        &["everything"],
+    ] {
+        let _ = repair(&place, args).ends(2);
+    }
+    let other = Place::new();
+    let other = other.repo();
+    let _ = repair(&place, &["--from", other.to_str().unwrap()]).ends(12);
+    let _ = Run::of(&mut place.snapshot([
+        "key",
+        "add",
+        "--role",
+        "writer",
+        "--new-key-file",
+        "writer",
+    ]))
+    .ok();
+    let writer = Run::of(&mut place.snapshot(["repair", "--key-file", "writer"]));
+    let _ = writer.ends(12);
+}
