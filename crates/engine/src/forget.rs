@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use backup_core::{
-    Decision, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput, RetentionPolicy,
-    Severity, SnapshotId, SnapshotMeta, Verdict,
+    Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput,
+    RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -107,6 +107,9 @@ pub async fn forget(
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
+        if is_held(repo, cx, meta.id).await? {
+            continue;
+        }
         let draft = LedgerDraft {
             op: "forget",
             snapshot: Some(meta.id),
@@ -163,6 +166,15 @@ pub async fn forget_unread(
     let listed = refs::list(repo, cx).await?;
     remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)
+}
+
+/// Whether a hold was placed meanwhile.
+async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::hold(id))?).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the

@@ -22,6 +22,9 @@ use crate::repository::{Repository, get_within, name};
 /// What every hold says: its name tells of which snapshot it is.
 const BODY: &[u8] = b"held\n";
 
+/// Longest reason that is recorded, in bytes.
+const MOST_WHY: usize = 4096;
+
 /// The snapshots for which there is a hold on the tier; some of them may be gone.
 ///
 /// # Errors
@@ -188,8 +191,9 @@ pub async fn hold(
     (host, user): (&HostId, &str),
     why: &str,
 ) -> Result<HoldChange> {
-    // A key that cannot sign must not leave a hold without a record.
+    // Neither a key that cannot sign nor a record that is none may leave a hold without a record.
     repo.keys().ledger_key(host)?;
+    is_short(why)?;
     let holds = Holds::read(repo, cx).await?;
     let mode = if holds.on_tier.contains(&snapshot) {
         // One that cannot be read now may be whole: it is written anew only if it is known not to be.
@@ -228,6 +232,7 @@ pub async fn release(
     why: &str,
 ) -> Result<HoldChange> {
     repo.keys().may_forget()?;
+    is_short(why)?;
     let holds = Holds::read(repo, cx).await?;
     if !holds.has(snapshot) {
         return Ok(HoldChange::NONE);
@@ -239,6 +244,17 @@ pub async fn release(
         repo.sink().delete(cx, &key).await?;
     }
     Ok(HoldChange::recorded(findings))
+}
+
+/// Refuses a reason that no record has room for.
+fn is_short(why: &str) -> Result<()> {
+    if why.len() <= MOST_WHY {
+        return Ok(());
+    }
+    let is = why.len();
+    Err(EngineError::Invalid(format!(
+        "the reason has {is} bytes; a record of the ledger has room for {MOST_WHY}"
+    )))
 }
 
 fn draft(op: &'static str, snapshot: SnapshotId, why: &str) -> LedgerDraft {

@@ -13,6 +13,7 @@ use backup_integrity::sign::HmacKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::chain::Chain;
+use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
 use crate::hold::Holds;
@@ -32,6 +33,9 @@ pub struct LedgerCheck {
     pub findings: Vec<Finding>,
     /// Lines of this host's copy.
     pub copied: u64,
+    /// Whether no record is missing, damaged or false: only then does it mean anything that there is
+    /// none about a snapshot.
+    pub is_whole: bool,
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
@@ -53,7 +57,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     };
     let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
     let mut copy = LocalCopy::read(repo);
-    let mut told = Told::default();
+    let mut told = Told::new(repo);
     let mut differing = Vec::new();
     let mut last = 0;
     let numbers = tier::numbers(repo, cx, 0).await?;
@@ -104,6 +108,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         report,
         findings,
         copied: copy.count,
+        is_whole,
     })
 }
 
@@ -112,17 +117,31 @@ fn mismatch(subject: String, detail: impl Into<String>) -> Finding {
 }
 
 /// What the records say of snapshots.
-#[derive(Default)]
-struct Told {
+struct Told<'a> {
+    keys: Keys<'a>,
     slots: KnownSlots,
     /// With the root that the first record of each says.
     made: HashMap<SnapshotId, Option<MerkleRoot>>,
     forgotten: HashSet<SnapshotId>,
 }
 
-impl Told {
+impl<'a> Told<'a> {
+    fn new(repo: &'a Repository) -> Self {
+        Self {
+            keys: Keys::new(repo),
+            slots: KnownSlots::default(),
+            made: HashMap::new(),
+            forgotten: HashSet::new(),
+        }
+    }
+
     fn take(&mut self, line: &[u8]) {
         let Ok(line) = Line::parse(line) else { return };
+        // Whoever opens the ledger can write a record in the name of any host: what the host did not
+        // sign clears nobody.
+        if self.keys.genuine(&line) == Some(false) {
+            return;
+        }
         let record = line.record();
         self.slots.take(record);
         let Some(snapshot) = record.snapshot else {
@@ -222,7 +241,7 @@ impl<'a> LocalCopy<'a> {
 async fn snapshots(
     repo: &Repository,
     cx: &OpContext,
-    mut told: Told,
+    mut told: Told<'_>,
     is_whole: bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();

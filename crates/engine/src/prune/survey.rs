@@ -374,6 +374,14 @@ pub(super) async fn none_is_gone(
         .findings
         .iter()
         .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
+    // Of a snapshot that was taken away with its record nothing else tells.
+    if gone.is_none() && !check.is_whole {
+        return Err(EngineError::Unprunable(
+            "the ledger lacks records or holds false ones, so that nobody can tell whether a snapshot was taken away: \
+             see `snapshot ledger verify`; once nothing is missing, go on with --force"
+                .into(),
+        ));
+    }
     match gone {
         Some(gone) => refuse(&format!(
             "{} is in the ledger, nobody forgot it",

@@ -17,9 +17,9 @@ pub struct CheckpointRule {
 impl Default for CheckpointRule {
     fn default() -> Self {
         Self {
-            bytes: 4 << 30,
-            every: Duration::from_secs(120),
-            index_bytes: 1 << 30,
+            bytes: 512 << 20,
+            every: Duration::from_secs(30),
+            index_bytes: 512 << 20,
         }
     }
 }

@@ -80,6 +80,10 @@ impl Fault {
             }
             // Too many open files or processes, memory: less may be going on later.
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => (None, pause),
+            // A place of the disk that gives nothing back, or metadata that the file system finds wrong.
+            Some(Errno::IO | Errno::UCLEAN | Errno::BADMSG) if op == "get" => {
+                (Some(ErrorKind::Damaged), Retry::Never)
+            }
             Some(Errno::DQUOT) => (Some(ErrorKind::NoSpace), Retry::Never),
             Some(Errno::PERM | Errno::ROFS) => (Some(ErrorKind::Denied), Retry::Never),
             Some(Errno::FBIG | Errno::NAMETOOLONG) => (Some(ErrorKind::Invalid), Retry::Never),
@@ -124,6 +128,8 @@ mod tests {
         for (errno, kind) in cases {
             assert_eq!(Fault::from(errno).at("put", "a").kind, kind, "{errno}");
         }
+        let unread = Fault::from(Errno::IO).at("get", "a");
+        assert_eq!(unread.kind, ErrorKind::Damaged);
         let stale = Fault::from(Errno::STALE).at("put", "a");
         assert_eq!(stale.retry, Retry::After(Duration::from_secs(1)));
     }
