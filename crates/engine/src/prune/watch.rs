@@ -3,8 +3,8 @@
 //! When a session says that it began tells nothing: whoever wrote it may have a wrong clock. So this host
 //! remembers when it saw a session and which index runs of it there were. Each further look without a new run
 //! adds the time since the last one, and at most half of what it takes to be taken for dead: a clock
-//! that jumps once condemns nobody, and it takes three looks. A new run, which a writer that works makes
-//! every few minutes, sets it back to nothing.
+//! that jumps once condemns nobody, and it takes three looks. A new run, which a writer that stores makes
+//! at each checkpoint, sets it back to nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::make_folder;
 use crate::repository::Repository;
 
-/// Runs that are remembered of one session; a writer makes one for each GiB or two minutes.
+/// Runs that are remembered of one session; a writer makes one at each of its checkpoints.
 const MOST_RUNS: usize = 10_000;
 
 #[derive(Debug, Default, Serialize, Deserialize)]
