@@ -79,7 +79,7 @@ needed! {
     readers_heed_verdicts: ONE_WRITER, LOST;
     keeps_verdicts: ONE_WRITER, LOST;
     keeps_revocations: TIDIER, VOID;
-    tidies_judged_only: TIDIER, LOST;
+    tidies_judged_only: Scope { restarts: true, ..TIDIER }, LOST;
     tidies_void_only: TIDIER, VOID;
     decides_first: ONE_GENERATION, LOST;
     one_generation: Scope { leftover: true, ..ONE_GENERATION }, LOST;
