@@ -9,12 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 # strace: the tests that read the order of system calls, and kill at one. xfsprogs: those of power losses.
-# diff, git: comparing trees.
+# diff, git: comparing trees. age: what opens without these programs. faketime: hosts whose clocks are wrong.
 packages=()
 command -v strace >/dev/null || packages+=(strace)
 command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
 command -v diff >/dev/null || packages+=(diffutils)
 command -v git >/dev/null || packages+=(git)
+command -v age >/dev/null || packages+=(age)
+command -v faketime >/dev/null || packages+=(faketime)
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null || true

@@ -7,7 +7,9 @@ use backstay::engine::view::{ContentReader, ViewEntry};
 use backstay::format::config::Operation;
 use backstay::integrity::digest::{ContentDigest, ContentHasher, write_sum_line};
 use backstay::integrity::ledger::RecordOutcome;
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
+use backup_terminal::{
+    Console, Exit, Failure, Look, Outcome, SnapshotPath, parse_snapshot_path, surroundings, text,
+};
 use serde_json::{Value, json};
 
 use crate::cli::{CatArgs, SumsArgs};
@@ -53,7 +55,7 @@ pub(crate) async fn cat(console: &mut Console, args: &CatArgs) -> Outcome {
         outcome,
         note: "the content of a file, to standard output".into(),
     };
-    let (host, user) = (surroundings::host(), surroundings::user());
+    let (host, user) = (surroundings::host(), surroundings::actor());
     for finding in record_reading(&view, &console.cx, &host, &user, reading).await {
         console.warn(&format!("{}: {}", finding.subject, finding.detail));
     }
@@ -97,12 +99,25 @@ pub(crate) async fn sums(console: &mut Console, args: &SumsArgs) -> Outcome {
     let wanted = parse_snapshot_path(&args.snapshot)?;
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
+    let mut losses = Losses::default();
+    let done = write_sums(console, &view, &wanted, &mut losses).await;
+    let looked = Look::at("sums", &view, losses.seen());
+    console.record_look(&repo, looked, &done).await;
+    done
+}
+
+async fn write_sums(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    wanted: &SnapshotPath,
+    losses: &mut Losses,
+) -> Outcome {
     let mut line = Vec::new();
-    let (mut without, mut losses) = (0u64, Losses::default());
-    for part in place::parts(console, &view, &wanted).await? {
+    let mut without = 0u64;
+    for part in place::parts(console, view, wanted).await? {
         let strip = part.strip().as_stored().len();
         let mut walk = view.entries(part.component, &part.path);
-        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
+        while let Some(entry) = losses.next(console, view, &mut walk).await? {
             if !entry.record.meta.kind.has_content() {
                 continue;
             }

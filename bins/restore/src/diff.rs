@@ -7,7 +7,7 @@ use backstay::engine::SnapshotView;
 use backstay::engine::lost::LostPage;
 use backstay::engine::view::{Entries, Seen, ViewEntry};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_entry_path, text};
+use backup_terminal::{Console, Exit, Failure, Look, Outcome, parse_entry_path, text};
 use serde_json::{Value, json};
 
 use crate::cli::DiffArgs;
@@ -111,21 +111,36 @@ pub(crate) async fn diff(console: &mut Console, args: &DiffArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let old = place::open(console, &repo, &args.old).await?;
     let new = place::open(console, &repo, &args.new).await?;
-    let (mut totals, mut losses) = (Totals::default(), Losses::default());
+    let mut totals = Totals::default();
+    let done = compare(console, &old, &new, &below, &mut totals).await;
+    let mut looked = Look::at("diff", &new, totals.seen);
+    looked.note = format!("against {}", old.meta().id);
+    console.record_look(&repo, looked, &done).await;
+    done
+}
+
+async fn compare(
+    console: &mut Console,
+    old: &SnapshotView<'_>,
+    new: &SnapshotView<'_>,
+    below: &EntryPath,
+    totals: &mut Totals,
+) -> Outcome {
+    let mut losses = Losses::default();
     let count = old.components().len().max(new.components().len());
     for component in 0..u8::try_from(count).unwrap_or(u8::MAX) {
         let (old, new) = (
-            Side::new(&old, component, &below),
-            Side::new(&new, component, &below),
+            Side::new(old, component, below),
+            Side::new(new, component, below),
         );
-        walk(console, old, new, &mut totals, &mut losses).await?;
+        walk(console, old, new, totals, &mut losses).await?;
     }
     let ending = losses.tell(console)?;
     // It may be among what cannot be read.
     if totals.seen == 0 && !below.is_root() && matches!(ending, Exit::Ok) {
         return Err(Failure::new(
             Exit::Failed,
-            format!("{} is in neither snapshot", show_path(&below)),
+            format!("{} is in neither snapshot", show_path(below)),
             "`restore ls` lists what is in them; paths begin at the root",
         ));
     }

@@ -7,7 +7,10 @@ use backstay::engine::SnapshotView;
 use backstay::engine::repository::{Repository, SnapshotHead};
 use backstay::engine::view::ViewEntry;
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, text};
+use backstay::integrity::merkle::MerkleRoot;
+use backup_terminal::{
+    Console, Exit, Failure, Look, Outcome, SnapshotPath, parse_snapshot_path, text,
+};
 use globset::{GlobBuilder, GlobMatcher};
 use serde_json::{Value, json};
 
@@ -18,7 +21,7 @@ use crate::place;
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let all = console.all(&repo).await?;
+    let (all, _) = console.all_and_holds(&repo).await?;
     let damage = all.damage();
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
@@ -36,14 +39,27 @@ pub(crate) async fn ls(console: &mut Console, args: &LsArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     let mut losses = Losses::default();
-    for part in place::parts(console, &view, &wanted).await? {
+    let done = list_entries(console, &view, &wanted, args, &mut losses).await;
+    let looked = Look::at("ls", &view, losses.seen());
+    console.record_look(&repo, looked, &done).await;
+    done
+}
+
+async fn list_entries(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    wanted: &SnapshotPath,
+    args: &LsArgs,
+    losses: &mut Losses,
+) -> Outcome {
+    for part in place::parts(console, view, wanted).await? {
         let depth = part.path.components().count();
         let is_folder = part
             .entry
             .as_ref()
             .is_none_or(|entry| entry.record.meta.kind == EntryKind::Directory);
         let mut walk = view.entries(part.component, &part.path);
-        while let Some(entry) = losses.next(console, &view, &mut walk).await? {
+        while let Some(entry) = losses.next(console, view, &mut walk).await? {
             let level = entry.path.components().count();
             if is_folder && level == depth {
                 continue;
@@ -51,7 +67,7 @@ pub(crate) async fn ls(console: &mut Console, args: &LsArgs) -> Outcome {
             if !args.recursive && entry.record.meta.kind == EntryKind::Directory {
                 walk.skip_below(&entry);
             }
-            write_entry(console, &view, &entry, args.long)?;
+            write_entry(console, view, &entry, args.long)?;
         }
     }
     losses.tell(console)
@@ -72,9 +88,34 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
     } else {
         console.chosen(&repo, &all, &args.snapshots).await?
     };
-    let (mut search, mut hurt) = (Search::new(glob, args), Vec::new());
-    for head in &chosen {
-        match search.one(console, &repo, head).await {
+    let mut search = Search::new(glob, args);
+    let done = search_all(console, &repo, &mut search, &chosen, all.damage()).await;
+    let looked = Look {
+        op: "find",
+        snapshot: match chosen[..] {
+            [one] => Some((one.meta.id, MerkleRoot(one.outer.merkle_root))),
+            _ => None,
+        },
+        counts: vec![
+            ("snapshots", chosen.len() as u64),
+            ("entries", search.losses.seen()),
+        ],
+        note: String::new(),
+    };
+    console.record_look(&repo, looked, &done).await;
+    done
+}
+
+async fn search_all(
+    console: &mut Console,
+    repo: &Repository,
+    search: &mut Search<'_>,
+    chosen: &[&SnapshotHead],
+    damage: Vec<Finding>,
+) -> Outcome {
+    let mut hurt = Vec::new();
+    for head in chosen {
+        match search.one(console, repo, head).await {
             Ok(()) => {}
             Err(Failure {
                 exit: Exit::Damage,
@@ -93,8 +134,8 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
         }
     }
     let is_none_whole = !hurt.is_empty() && hurt.len() == chosen.len();
-    let is_any_unread = !all.unread.is_empty();
-    hurt.extend(all.damage());
+    let is_any_unread = !damage.is_empty();
+    hurt.extend(damage);
     console.findings(&hurt, 0)?;
     let ending = search.losses.tell(console)?;
     if search.found == 0 {

@@ -14,6 +14,7 @@ const MOST: usize = 10_000;
 pub(crate) struct Losses {
     findings: Vec<Finding>,
     left_out: u64,
+    seen: u64,
 }
 
 impl Losses {
@@ -26,11 +27,19 @@ impl Losses {
     ) -> Outcome<Option<ViewEntry>> {
         loop {
             match walk.step(&console.cx).await? {
-                Some(Seen::Entry(entry)) => return Ok(Some(*entry)),
+                Some(Seen::Entry(entry)) => {
+                    self.seen += 1;
+                    return Ok(Some(*entry));
+                }
                 Some(Seen::Lost(lost)) => self.add(view, &lost),
                 None => return Ok(None),
             }
         }
+    }
+
+    /// How many entries were read.
+    pub(crate) const fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// Notes a page.

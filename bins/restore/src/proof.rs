@@ -13,7 +13,9 @@ use backstay::integrity::merkle::{PAGE_LEAVES, SnapshotTreeBuilder, prove as pro
 use backstay::integrity::proof::{
     CheckedProof, ContentCheck, MAX_PROOF_BYTES, ProofError, ProofParts, check_proof, write_proof,
 };
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, text};
+use backup_terminal::{
+    Console, Exit, Failure, Look, Outcome, SnapshotPath, parse_snapshot_path, text,
+};
 use serde_json::{Value, json};
 
 use crate::cli::{CheckProofArgs, ProveArgs};
@@ -31,8 +33,20 @@ pub(crate) async fn prove(console: &mut Console, args: &ProveArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let view = place::open(console, &repo, &wanted.snapshot).await?;
     view.check_signatures()?;
-    let entry = place::entry(console, &view, &wanted).await?;
-    let leaf = find_leaf(console, &view, entry.component, &entry.path).await?;
+    let done = prove_entry(console, &view, &wanted, args).await;
+    let looked = Look::at("prove", &view, 1);
+    console.record_look(&repo, looked, &done).await;
+    done
+}
+
+async fn prove_entry(
+    console: &mut Console,
+    view: &SnapshotView<'_>,
+    wanted: &SnapshotPath,
+    args: &ProveArgs,
+) -> Outcome {
+    let entry = place::entry(console, view, wanted).await?;
+    let leaf = find_leaf(console, view, entry.component, &entry.path).await?;
     let (statement, manifest_sha256, signatures) = view.statement()?;
     let inclusion = prove_leaf(
         leaf.index,

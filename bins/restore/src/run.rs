@@ -13,7 +13,9 @@ use backstay::format::config::Operation;
 use backstay::source_files::{
     FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership,
 };
-use backup_terminal::{Console, Exit, Failure, Outcome, parse_snapshot_path, surroundings, text};
+use backup_terminal::{
+    Console, Exit, Failure, Look, Outcome, parse_snapshot_path, surroundings, text,
+};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde_json::{Value, json};
 
@@ -49,7 +51,18 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     for part in parts {
         let job = job(&part, &folder, filter.clone());
         if args.dry_run {
-            let (entries, noted) = dry_run(console, &view, &target, &job, args.delete).await?;
+            let dry = dry_run(console, &view, &target, &job, args.delete).await;
+            let looked = Look::at(
+                "dry-run",
+                &view,
+                dry.as_ref().map_or(0, |(entries, _)| *entries),
+            );
+            let done = dry
+                .as_ref()
+                .map(|(_, ending)| *ending)
+                .map_err(Clone::clone);
+            console.record_look(&repo, looked, &done).await;
+            let (entries, noted) = dry?;
             chosen += entries;
             is_known &= noted == Exit::Ok;
             ending = ending.max(noted);
@@ -136,7 +149,7 @@ fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
         mode: RestoreMode::Files,
         folder: Some(folder.to_path_buf()),
         host: surroundings::host(),
-        user: surroundings::user(),
+        user: surroundings::actor(),
     }
 }
 

@@ -1,5 +1,8 @@
 //! The command line.
 
+mod keys;
+mod ledger;
+
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -14,6 +17,13 @@ use backup_terminal::{Common, Filter};
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+
+use crate::check_tier::CheckTierArgs;
+pub(crate) use keys::{
+    KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
+    KeySheetArgs, KeyWay,
+};
+pub(crate) use ledger::{LEDGER_EXAMPLES, LedgerCommand, LedgerListArgs, Since};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,7 +65,7 @@ pub(crate) enum Command {
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more
     Prune(PruneArgs),
-    /// Mend what is damaged, from parity, from what is whole, or from another copy of the repository
+    /// Mend what is damaged, from parity, what is whole, or a copy
     Repair(RepairArgs),
     /// Hold snapshots: nothing forgets them until they are released
     Hold(HoldArgs),
@@ -63,12 +73,14 @@ pub(crate) enum Command {
     Release(HoldArgs),
     /// Look whether snapshots are whole
     Verify(VerifyArgs),
-    /// List, add and remove keys
+    /// List, add, change, rotate and remove keys
     #[command(subcommand, after_help = KEY_EXAMPLES)]
     Key(KeyCommand),
-    /// Check the record of everything that was done
+    /// List and check the record of everything that was done
     #[command(subcommand, after_help = LEDGER_EXAMPLES)]
     Ledger(LedgerCommand),
+    /// Try whether a folder or a server does what a repository needs, and how fast it is
+    CheckTier(CheckTierArgs),
     /// Show sizes and counts of the repository
     #[command(after_help = STATS_EXAMPLES)]
     Stats,
@@ -127,20 +139,6 @@ Examples:
   snapshot show latest
   snapshot show latest:shop
   snapshot show 2026-11-21";
-
-const KEY_EXAMPLES: &str = "\
-Examples:
-  snapshot key list
-  snapshot key add --new-key-file writer.key --role writer --host web1
-  snapshot key add --passphrase-file-new ~/passphrase --role reader --label 'me, at home'
-  snapshot key add --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p
-  snapshot key remove 2aa6834b";
-
-const LEDGER_EXAMPLES: &str = "\
-Example:
-  snapshot ledger verify
-
-Exit code 13 if it does not match.";
 
 const STATS_EXAMPLES: &str = "\
 Example:
@@ -554,69 +552,4 @@ fn parse_slice(text: &str) -> Result<(u32, u32), String> {
         Some((n, of)) if n >= 1 && n <= of => Ok((n, of)),
         _ => Err(format!("`{text}` is not a slice: write one such as 1/30")),
     }
-}
-
-/// `snapshot key`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum KeyCommand {
-    /// List key slots
-    #[command(after_help = KEY_EXAMPLES)]
-    List,
-    /// Add a key
-    Add(KeyAddArgs),
-    /// Remove a key slot
-    Remove(KeyRemoveArgs),
-}
-
-/// `snapshot key add`.
-#[derive(Debug, Args)]
-#[command(after_help = KEY_EXAMPLES)]
-pub(crate) struct KeyAddArgs {
-    /// What opens it.
-    #[command(flatten)]
-    pub(crate) way: KeyWay,
-    /// What the key may do: full, writer, reader, maintenance or verifier
-    #[arg(long, default_value = "full", value_name = "ROLE")]
-    pub(crate) role: backstay::format::keys::Role,
-    /// The host that a writer or maintenance key signs for; this one if not given
-    #[arg(long, value_name = "HOST")]
-    pub(crate) host: Option<String>,
-    /// What the slot says of itself, for people
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    pub(crate) label: String,
-}
-
-/// What opens a new key slot.
-#[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
-pub(crate) struct KeyWay {
-    /// A file whose first line is the passphrase of the new key
-    #[arg(long, value_name = "FILE")]
-    pub(crate) passphrase_file_new: Option<PathBuf>,
-    /// A key file to be made
-    #[arg(long, value_name = "FILE")]
-    pub(crate) new_key_file: Option<PathBuf>,
-    /// An age recipient (age1…) whose identity will open it; may be given several times
-    #[arg(long = "recipient", value_name = "AGE1…")]
-    pub(crate) recipients: Vec<String>,
-}
-
-/// `snapshot key remove`.
-#[derive(Debug, Args)]
-#[command(after_help = KEY_EXAMPLES)]
-pub(crate) struct KeyRemoveArgs {
-    /// The slot's id or its beginning, as `snapshot key list` shows it
-    #[arg(value_name = "ID")]
-    pub(crate) slot: String,
-    /// Remove it though the repository is open by it
-    #[arg(long)]
-    pub(crate) force: bool,
-}
-
-/// `snapshot ledger`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum LedgerCommand {
-    /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
-    #[command(after_help = LEDGER_EXAMPLES)]
-    Verify,
 }

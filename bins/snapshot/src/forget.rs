@@ -10,13 +10,14 @@ use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread};
 use backstay::format::config::Operation;
 use backstay::retention::{Count, KeepPolicy};
 use backup_terminal::snapshots::meta_members;
-use backup_terminal::{Align, Console, Exit, Failure, Filter, Outcome, Table, surroundings, text};
+use backup_terminal::{
+    Align, Console, Exit, Failure, Filter, Outcome, Table, signer, surroundings, text,
+};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
 
 use crate::cli::{ForgetArgs, PruneArgs};
-use crate::keys::signer;
 use crate::versions::{Rules, kept_versions};
 
 /// Forgets snapshots.
@@ -40,13 +41,9 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let repo = console.open(Operation::Prune).await?;
     // Also of a dry run: it must not promise what the run itself could not do.
     repo.keys().may_forget()?;
-    let (host, user) = (signer(&repo), surroundings::user());
+    let (host, user) = (signer(&repo), surroundings::actor());
     repo.keys().ledger_key(&host)?;
-    let mut all = console.all(&repo).await?;
-    let holds = Holds::read(&repo, &console.cx).await?;
-    for head in &mut all.heads {
-        head.meta.held = holds.has(head.meta.id);
-    }
+    let (all, holds) = console.all_and_holds(&repo).await?;
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
     let mut damage = if by_name { Vec::new() } else { all.damage() };
     let plan = if by_name {

@@ -1,14 +1,15 @@
 //! `snapshot hold` and `release`.
 
+use std::collections::HashSet;
+
 use backstay::core::SnapshotId;
 use backstay::engine::hold::{hold as place, release as lift};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, surroundings};
+use backup_terminal::{Console, Exit, Outcome, signer, surroundings};
 use serde_json::json;
 
 use crate::cli::HoldArgs;
 use crate::forget::take_unread;
-use crate::keys::signer;
 
 /// Holds snapshots: nothing forgets them until they are released.
 pub(crate) async fn hold(console: &mut Console, args: &HoldArgs) -> Outcome {
@@ -22,8 +23,8 @@ pub(crate) async fn release(console: &mut Console, args: &HoldArgs) -> Outcome {
 
 async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
-    let all = console.all(&repo).await?;
-    let (host, user) = (signer(&repo), surroundings::user());
+    let (all, on_record) = console.all_and_holds(&repo).await?;
+    let (host, user) = (signer(&repo), surroundings::actor());
     let why = args.reason.as_deref().unwrap_or_default();
     let (kind, so) = if holds {
         ("held", "is held already")
@@ -38,6 +39,16 @@ async fn change(console: &mut Console, args: &HoldArgs, holds: bool) -> Outcome 
         take_unread(&all.unread, &args.snapshots)
     };
     let mut ids: Vec<SnapshotId> = unread.iter().map(|one| one.id).collect();
+    // Nor does a hold go with a snapshot that somebody took away: its whole id releases it.
+    let there: HashSet<SnapshotId> = all.heads.iter().map(|head| head.meta.id).collect();
+    let (gone, named): (Vec<String>, Vec<String>) = named.into_iter().partition(|spec| {
+        let id = spec.parse::<SnapshotId>().ok();
+        !holds && id.is_some_and(|id| !there.contains(&id) && on_record.has(id))
+    });
+    ids.extend(
+        gone.iter()
+            .filter_map(|spec| spec.parse::<SnapshotId>().ok()),
+    );
     ids.extend(
         console
             .chosen(&repo, &all, &named)

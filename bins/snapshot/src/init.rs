@@ -196,7 +196,7 @@ async fn note_in_ledger(console: &Console, repo: &Repository, slots: String) {
         outcome: RecordOutcome::Ok,
         note: slots,
     };
-    let (host, user) = (surroundings::host(), surroundings::user());
+    let (host, user) = (surroundings::host(), surroundings::actor());
     match record_operation(repo, &console.cx, &host, &user, draft).await {
         Ok(findings) => findings
             .iter()

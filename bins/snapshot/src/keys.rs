@@ -1,32 +1,37 @@
-//! `snapshot key`.
+//! `snapshot key list`, `add`, `remove` and `passphrase`.
 
-use backstay::core::{HostId, ObjectKey, PutMode};
+mod rotate;
+mod way;
+
+use std::collections::BTreeMap;
+
+use backstay::core::{HostId, ObjectKey};
 use backstay::engine::Repository;
-use backstay::engine::ledger::{LedgerDraft, record_operation};
-use backstay::engine::slots::{added_note, removed_note};
-use backstay::format::config::Operation;
-use backstay::format::keys::{
-    Argon2Params, Recipient, Role, Secret, Slot, SlotKind, SlotMeta, keyfile, seal_to_recipients,
-    seal_with_passphrase, seal_with_secret,
+use backstay::engine::slots::change::{
+    self, NewSlot, Opener, is_current, must_be_current, opens_all,
 };
-use backstay::format::layout;
-use backstay::integrity::ledger::RecordOutcome;
-use backup_terminal::{Align, Console, Exit, Failure, Outcome, Table, secrets, surroundings, text};
+use backstay::engine::slots::{id_of, told};
+use backstay::format::config::Operation;
+use backstay::format::keys::{Argon2Params, Role, Slot, SlotInfo, SlotKind, SlotMeta};
+use backup_terminal::{Align, Console, Exit, Failure, Outcome, Table, signer, surroundings, text};
 use serde_json::json;
 
-use crate::cli::{KeyAddArgs, KeyCommand, KeyRemoveArgs};
+use crate::cli::{KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs};
+use way::Sealed;
+
+/// The key slots of a repository.
+type Slots = BTreeMap<ObjectKey, backstay::engine::Result<Slot>>;
 
 /// Runs a command on keys.
 pub(crate) async fn run(console: &mut Console, command: KeyCommand) -> Outcome {
     match command {
         KeyCommand::List => list(console).await,
         KeyCommand::Add(args) => add(console, &args).await,
+        KeyCommand::Passphrase(args) => passphrase(console, &args).await,
         KeyCommand::Remove(args) => remove(console, &args).await,
+        KeyCommand::Rotate(args) => rotate::rotate(console, &args).await,
+        KeyCommand::Sheet(args) => rotate::sheet(console, &args).await,
     }
-}
-
-fn id_of(key: &ObjectKey) -> &str {
-    key.as_str().rsplit('/').next().unwrap_or_default()
 }
 
 const fn kind_name(kind: SlotKind) -> &'static str {
@@ -35,6 +40,47 @@ const fn kind_name(kind: SlotKind) -> &'static str {
         SlotKind::KeyFile => "key-file",
         SlotKind::AgeRecipient => "recipient",
     }
+}
+
+/// The beginning of an id, as lists show it.
+fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// What a slot lets in, for people: role, label, what opens it.
+fn describe(slot: &Slot, noted: Option<&String>) -> String {
+    let kind = kind_name(slot.kind());
+    match (slot.info(), noted) {
+        (Some(SlotInfo { role, label, .. }), _) if label.is_empty() => format!("{role}, {kind}"),
+        (Some(SlotInfo { role, label, .. }), _) => {
+            format!("{role}, {kind}, {}", text::escape(label.as_bytes()))
+        }
+        (None, Some(noted)) => {
+            format!("{kind}, by the ledger a {}", text::escape(noted.as_bytes()))
+        }
+        (None, None) => format!("{kind}, sealed"),
+    }
+}
+
+/// What the ledger says of slots, if there are any that say nothing themselves: for it all of the ledger
+/// is read.
+async fn noted(
+    console: &Console,
+    repo: &Repository,
+    slots: &Slots,
+) -> Outcome<BTreeMap<String, String>> {
+    let is_sealed = |slot: &Slot| slot.kind() == SlotKind::AgeRecipient;
+    let mut all = slots.values().flatten();
+    if !all.any(is_sealed) {
+        return Ok(BTreeMap::new());
+    }
+    let mut noted = told(repo, &console.cx).await?;
+    let sealed = |id: &String| {
+        let mut all = slots.iter();
+        all.any(|(key, slot)| id_of(key) == id && slot.as_ref().is_ok_and(is_sealed))
+    };
+    noted.retain(|id, _| sealed(id));
+    Ok(noted)
 }
 
 async fn list(console: &mut Console) -> Outcome {
@@ -46,8 +92,10 @@ async fn list(console: &mut Console) -> Outcome {
         ("MADE", Align::Left),
         ("LABEL", Align::Left),
     ]);
+    let slots = repo.slots(&console.cx).await?;
+    let noted = noted(console, &repo, &slots).await?;
     let mut ending = Exit::Ok;
-    for (key, slot) in repo.slots(&console.cx).await? {
+    for (key, slot) in slots {
         let id = id_of(&key).to_owned();
         let slot = match slot {
             Ok(slot) => slot,
@@ -59,7 +107,9 @@ async fn list(console: &mut Console) -> Outcome {
         };
         let info = slot.info();
         let is_this = repo.opened_by() == Some(&key);
+        let is_old = !is_current(repo.config(), &slot);
         let role = info.map(|info| info.role.name());
+        let noted = noted.get(&id);
         let label = info.map(|info| info.label.clone());
         let made = info.and_then(|info| i64::try_from(info.created).ok());
         let made = made.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
@@ -73,15 +123,24 @@ async fn list(console: &mut Console) -> Outcome {
                 "made": made.map(|made| made.to_string()),
                 "label": label,
                 "is_this": is_this,
+                "outdated": is_old,
+                "noted": noted,
             }),
         )?;
+        let shown = match (info, noted) {
+            (Some(info), _) if info.repo != repo.id() => "none (of another repository)".to_owned(),
+            (Some(info), _) if is_old => format!("{} (outdated)", info.role),
+            (Some(info), _) => info.role.to_string(),
+            (None, Some(noted)) => text::escape(noted.as_bytes()),
+            (None, None) => "sealed".to_owned(),
+        };
         table.row([
-            id.chars().take(12).collect(),
+            short(&id).to_owned(),
             kind_name(slot.kind()).to_owned(),
-            match info {
-                Some(info) if info.repo != repo.id() => "none (of another repository)".to_owned(),
-                _ if is_this => format!("{} (this key)", role.unwrap_or("sealed")),
-                _ => role.unwrap_or("sealed").to_owned(),
+            if is_this {
+                format!("{shown} (this key)")
+            } else {
+                shown
             },
             made.map_or_else(String::new, text::time),
             text::escape(label.unwrap_or_default().as_bytes()),
@@ -102,66 +161,91 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         ));
     }
     let repo = console.open(Operation::Write).await?;
+    // Who is let in is for those alone who hold everything; and what is handed on must open all.
+    repo.keys().subset(Role::Full, None)?;
+    must_be_current(&repo)?;
     let host = args.host.clone().map_or_else(surroundings::host, HostId);
     let keys = repo.keys().subset(args.role, Some(&host))?;
-    let created = u64::try_from(console.cx.clock.now().as_second()).unwrap_or(0);
-    let meta = SlotMeta {
-        label: args.label.clone(),
-        created,
-    };
-    let slot = if let Some(path) = &args.way.passphrase_file_new {
-        let passphrase = console.passphrase(path)?;
-        seal_with_passphrase(&keys, &meta, &passphrase, Argon2Params::default())?
-    } else if let Some(path) = &args.way.new_key_file {
-        let secret = Secret::random()?;
-        let slot = seal_with_secret(&keys, &meta, &secret)?;
-        // The file first: a slot that nothing opens helps nobody.
-        secrets::write_new(path, &keyfile::secret_text(repo.id(), &secret, &meta))?;
-        slot
-    } else {
-        let recipients = args
-            .way
-            .recipients
-            .iter()
-            .map(|text| Recipient::parse(0, text));
-        let recipients = recipients.collect::<Result<Vec<_>, _>>()?;
-        seal_to_recipients(&keys, &meta, &recipients)?
-    };
-    let key = layout::slot(&slot).map_err(|error| Failure::usage(error.to_string(), ""))?;
-    let id = id_of(&key).to_owned();
-    let what = format!("{} key", args.role);
-    let ending = match put_slot(console, &repo, &key, slot, &what).await {
-        Ok(ending) => ending,
-        Err(failure) => {
-            if let Some(path) = &args.way.new_key_file {
-                // It opens nothing, and would be in the way of the next attempt.
-                let _ = std::fs::remove_file(path);
+    let old = match &args.replaces {
+        None => None,
+        Some(id) => {
+            let slots = repo.slots(&console.cx).await?;
+            let old = find(&slots, id)?.ok_or_else(|| none_begins(id))?.clone();
+            if args.role != Role::Full {
+                must_leave_a_way(&repo, &slots, &old)?;
             }
-            return Err(failure);
+            Some(old)
         }
     };
-    console.record("key-added", json!({ "id": id, "role": args.role.name() }))?;
-    console.line(format!(
-        "added key {} ({})",
-        id.get(..12).unwrap_or(&id),
-        args.role
-    ))?;
+    let meta = meta(console, &args.label);
+    let sealed = Sealed::new(console, &repo, &args.way, &keys, &meta)?;
+    let by = (&signer(&repo), &*surroundings::actor());
+    let added = change::add(&repo, &console.cx, by, &sealed.slot).await;
+    let findings = added.inspect_err(|_| sealed.discard())?;
+    let mut ending = Exit::done(console.findings(&findings, 0)?);
+    tell_added(console, sealed.slot.key(), args.role)?;
+    if let Some(old) = old {
+        let findings = change::remove(&repo, &console.cx, by, &old).await?;
+        ending = ending.max(Exit::done(console.findings(&findings, 0)?));
+        tell_removed(console, id_of(&old))?;
+    }
     Ok(ending)
 }
 
-/// Records a slot and puts it there.
-async fn put_slot(
-    console: &mut Console,
-    repo: &Repository,
-    key: &ObjectKey,
-    slot: Vec<u8>,
-    what: &str,
-) -> Outcome {
-    let ending = note_in_ledger(console, repo, added_note([(id_of(key), what)])).await?;
-    let cx = &console.cx;
-    repo.sink()
-        .put(cx, key, slot.into(), PutMode::Create)
-        .await?;
+fn meta(console: &Console, label: &str) -> SlotMeta {
+    SlotMeta {
+        label: label.to_owned(),
+        created: u64::try_from(console.cx.clock.now().as_second()).unwrap_or(0),
+    }
+}
+
+fn tell_added(console: &mut Console, key: &ObjectKey, role: Role) -> Outcome<()> {
+    let id = id_of(key);
+    console.record("key-added", json!({ "id": id, "role": role.name() }))?;
+    console.line(format!("added key {} ({role})", short(id)))
+}
+
+fn tell_removed(console: &mut Console, id: &str) -> Outcome<()> {
+    console.record("key-removed", json!({ "id": id }))?;
+    console.line(format!("removed key {}", short(id)))
+}
+
+/// Changes the passphrase by which the repository is open.
+async fn passphrase(console: &mut Console, args: &KeyPassphraseArgs) -> Outcome {
+    let repo = console.open(Operation::Write).await?;
+    let slots = repo.slots(&console.cx).await?;
+    let own = repo
+        .opened_by()
+        .and_then(|key| Some((key, slots.get(key)?.as_ref().ok()?)));
+    let Some((old, info)) = own
+        .filter(|(_, slot)| slot.kind() == SlotKind::Passphrase)
+        .and_then(|(key, slot)| Some((key.clone(), slot.info()?)))
+    else {
+        return Err(Failure::usage(
+            "the repository is open by something else than a passphrase, so there is none to change",
+            "name the file of the passphrase in use with --passphrase-file; `snapshot key add` makes a further one",
+        ));
+    };
+    let by = (&signer(&repo), &*surroundings::actor());
+    repo.keys().ledger_key(by.0)?;
+    let words = console.passphrase(&args.passphrase_file_new)?;
+    let opener = Opener::Passphrase(words, Argon2Params::default());
+    let slot = NewSlot::seal(repo.keys(), &meta(console, &info.label), opener)?;
+    let findings = change::add(&repo, &console.cx, by, &slot).await?;
+    let mut ending = Exit::done(console.findings(&findings, 0)?);
+    tell_added(console, slot.key(), info.role)?;
+    let removed = change::remove(&repo, &console.cx, by, &old).await;
+    let findings = removed.map_err(|error| {
+        let mut failure = Failure::from(error);
+        failure.hint = format!(
+            "the new passphrase opens the repository, and so does the old one still: `snapshot key remove {}` with a full key",
+            short(id_of(&old))
+        );
+        failure
+    })?;
+    ending = ending.max(Exit::done(console.findings(&findings, 0)?));
+    tell_removed(console, id_of(&old))?;
+    console.note("a copy of the repository from before still opens with the old passphrase");
     Ok(ending)
 }
 
@@ -169,92 +253,92 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
     // Who is let in is for those alone who can let others in.
     repo.keys().subset(Role::Full, None)?;
+    let by = (&signer(&repo), &*surroundings::actor());
     let slots = repo.slots(&console.cx).await?;
     let wanted = args.slot.to_ascii_lowercase();
-    let matching: Vec<&ObjectKey> = slots
-        .keys()
-        .filter(|key| !wanted.is_empty() && id_of(key).starts_with(&wanted))
-        .collect();
-    let key = match matching[..] {
-        [key] => key,
-        [] if wanted.len() == 64 && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            // It is gone already: from now on nothing waits for it.
-            let ending = note_in_ledger(console, &repo, removed_note(&wanted)).await?;
-            console.record("key-removed", json!({ "id": wanted }))?;
-            console.line(format!("noted that key {wanted} is removed"))?;
-            return Ok(ending);
+    let Some(key) = find(&slots, &wanted)?.cloned() else {
+        if wanted.len() != 64 || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(none_begins(&wanted));
         }
-        [] => {
-            let what = format!(
-                "no key slot begins with `{}`",
-                text::escape(wanted.as_bytes())
-            );
-            return Err(Failure::new(
-                Exit::Failed,
-                what,
-                "`snapshot key list` shows them",
-            ));
-        }
-        _ => {
-            let what = format!("{} key slots begin with `{wanted}`", matching.len());
-            return Err(Failure::new(
-                Exit::Failed,
-                what,
-                "give more characters of the id",
-            ));
-        }
+        // It is gone already: from now on nothing waits for it.
+        let note = backstay::engine::slots::removed_note(&wanted);
+        let findings = change::record(&repo, &console.cx, by, note).await?;
+        let ending = Exit::done(console.findings(&findings, 0)?);
+        console.record("key-removed", json!({ "id": wanted }))?;
+        console.line(format!("noted that key {wanted} is removed"))?;
+        return Ok(ending);
     };
-    // What a recipient slot holds cannot be seen, and one of another repository opens nothing here:
-    // neither counts as a way back in.
-    let opens_all = |slot: &Slot| {
-        let info = slot.info();
-        info.is_some_and(|info| info.role == Role::Full && info.repo == repo.id())
-    };
-    let others = slots
-        .iter()
-        .filter(|(other, slot)| *other != key && slot.as_ref().is_ok_and(opens_all));
-    if others.count() == 0 {
-        return Err(Failure::new(
-            Exit::Conflict,
-            "this is the last full key: without it nothing could be read or kept any more",
-            "add another with `snapshot key add` first",
-        ));
-    }
+    must_leave_a_way(&repo, &slots, &key)?;
     // That it opens is certain of one slot alone: the one that the repository is open by.
-    if repo.opened_by() == Some(key) && !args.force {
+    if repo.opened_by() == Some(&key) && !args.force {
         return Err(Failure::new(
             Exit::Conflict,
             "this is the key slot that the repository is open by, and nothing shows that another one opens it",
             "run the command with the key that is to stay, or with --force",
         ));
     }
-    let id = id_of(key).to_owned();
-    let ending = note_in_ledger(console, &repo, removed_note(&id)).await?;
-    repo.sink().delete(&console.cx, key).await?;
-    console.record("key-removed", json!({ "id": id }))?;
-    console.line(format!("removed key {}", id.get(..12).unwrap_or(&id)))?;
-    console
-        .note("whoever copied the keys themselves with it can still read what was saved until now");
+    let noted = noted(console, &repo, &slots).await?;
+    let slot = slots.get(&key).and_then(|slot| slot.as_ref().ok());
+    let what = slot.map(|slot| describe(slot, noted.get(id_of(&key))));
+    let reads = slot.is_some_and(reads);
+    let findings = change::remove(&repo, &console.cx, by, &key).await?;
+    let ending = Exit::done(console.findings(&findings, 0)?);
+    tell_removed(console, id_of(&key))?;
+    if let Some(what) = what {
+        console.note(&format!("lost access: {what}"));
+    }
+    console.note(after_removal(reads));
     Ok(ending)
 }
 
-/// The host by whose name this program signs records of the ledger: for a key that is made for one
-/// host that one, wherever it is used.
-pub(crate) fn signer(repo: &Repository) -> HostId {
-    let own = repo.keys().host().cloned();
-    own.unwrap_or_else(surroundings::host)
+/// Whether the keys in a slot read data, as far as can be told.
+fn reads(slot: &Slot) -> bool {
+    let role = slot.info().map(|info| info.role);
+    role.is_none_or(|role| matches!(role, Role::Full | Role::Reader))
 }
 
-async fn note_in_ledger(console: &mut Console, repo: &Repository, note: String) -> Outcome {
-    let draft = LedgerDraft {
-        op: "key",
-        snapshot: None,
-        root: None,
-        counts: Vec::new(),
-        outcome: RecordOutcome::Ok,
-        note,
-    };
-    let (host, user) = (signer(repo), surroundings::user());
-    let findings = record_operation(repo, &console.cx, &host, &user, draft).await?;
-    Ok(Exit::done(console.findings(&findings, 0)?))
+/// What a key that was removed can still do.
+const fn after_removal(reads: bool) -> &'static str {
+    if reads {
+        "whoever kept the keys that were in it and can read the repository's files can still read what was saved until now, and what is saved later until `snapshot key rotate`; what they have copied, for ever"
+    } else {
+        "whoever kept the keys that were in it and can still reach the repository can go on as before: take their access to the tier away too"
+    }
+}
+
+/// The slot whose id begins so.
+fn find<'a>(slots: &'a Slots, id: &str) -> Outcome<Option<&'a ObjectKey>> {
+    let wanted = id.to_ascii_lowercase();
+    let matching: Vec<&ObjectKey> = slots
+        .keys()
+        .filter(|key| !wanted.is_empty() && id_of(key).starts_with(&wanted))
+        .collect();
+    match matching[..] {
+        [key] => Ok(Some(key)),
+        [] => Ok(None),
+        _ => Err(Failure::new(
+            Exit::Failed,
+            format!("{} key slots begin with `{wanted}`", matching.len()),
+            "give more characters of the id",
+        )),
+    }
+}
+
+fn none_begins(id: &str) -> Failure {
+    let what = format!("no key slot begins with `{}`", text::escape(id.as_bytes()));
+    Failure::new(Exit::Failed, what, "`snapshot key list` shows them")
+}
+
+/// Sees that a full key of the newest generation is left when a slot goes.
+fn must_leave_a_way(repo: &Repository, slots: &Slots, going: &ObjectKey) -> Outcome<()> {
+    let opens = |slot: &Slot| opens_all(repo.config(), slot);
+    let mut others = slots.iter().filter(|(other, _)| *other != going);
+    if others.any(|(_, slot)| slot.as_ref().is_ok_and(opens)) {
+        return Ok(());
+    }
+    Err(Failure::new(
+        Exit::Conflict,
+        "this is the last full key: without it nothing could be read or kept any more",
+        "add another with `snapshot key add` first",
+    ))
 }

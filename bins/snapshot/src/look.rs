@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use backstay::core::ObjectMeta;
 use backstay::engine::SnapshotView;
+use backstay::engine::hold::Holds;
 use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
 use backup_terminal::snapshots::{marks, meta_members};
-use backup_terminal::{Align, Console, Exit, Outcome, Table, text};
+use backup_terminal::{Align, Console, Exit, Look, Outcome, Table, text};
 use futures::StreamExt as _;
 use serde_json::json;
 
@@ -16,7 +17,7 @@ use crate::cli::{ListArgs, ShowArgs};
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let all = console.all(&repo).await?;
+    let (all, _) = console.all_and_holds(&repo).await?;
     let damage = all.damage();
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
@@ -32,7 +33,8 @@ pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
 pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let head = console.head(&repo, &args.snapshot).await?;
-    let meta = head.meta.clone();
+    let mut meta = head.meta.clone();
+    meta.held = Holds::read(&repo, &console.cx).await?.has(meta.id);
     let checked = backstay::engine::view::check_signatures(&repo, &head);
     let root = backstay::integrity::merkle::MerkleRoot(head.outer.merkle_root);
     let key = backstay::integrity::sign::PublicKey(head.object.public_key);
@@ -98,6 +100,8 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
             members.insert("user".into(), user.into());
             members.insert("components".into(), json!(view.components()));
         }
+        let looked = Look::at("show", &view, 0);
+        console.record_look(&repo, looked, &Ok(Exit::Ok)).await;
     }
     if let Some(members) = members.as_object_mut() {
         members.insert("root".into(), root.to_string().into());

@@ -1,10 +1,12 @@
 //! `snapshot`: saves, lists, forgets and verifies snapshots.
 
+mod check_tier;
 mod cli;
 mod forget;
 mod hold;
 mod init;
 mod keys;
+mod ledger;
 mod look;
 mod prune;
 mod repair;
@@ -15,7 +17,7 @@ mod versions;
 
 use backup_terminal::{Console, Outcome, extras, start};
 use clap::CommandFactory as _;
-use cli::{Cli, Command};
+use cli::{Cli, Command, LedgerCommand};
 
 fn main() -> std::process::ExitCode {
     start::<Cli>("snapshot", |cli| cli.common.clone(), run)
@@ -34,7 +36,9 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Release(args) => hold::release(console, &args).await,
         Command::Verify(args) => verify::verify(console, &args).await,
         Command::Key(command) => keys::run(console, command).await,
-        Command::Ledger(_) => verify::ledger(console).await,
+        Command::Ledger(LedgerCommand::List(args)) => ledger::list(console, &args).await,
+        Command::Ledger(LedgerCommand::Verify) => verify::ledger(console).await,
+        Command::CheckTier(args) => check_tier::check_tier(console, &args).await,
         Command::Stats => look::stats(console).await,
         Command::Completion { shell } => extras::completion(console, shell, Cli::command()),
         Command::Man { folder } => extras::manual(console, folder.as_deref(), Cli::command()),

@@ -8,12 +8,11 @@ use backstay::engine::prune::{
 };
 use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Outcome, surroundings, text};
+use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::cli::PruneArgs;
-use crate::keys::signer;
 
 /// Gives back the space of what no snapshot names.
 pub(crate) async fn prune(console: &mut Console, args: &PruneArgs) -> Outcome {
@@ -55,7 +54,7 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
     let usual = PruneJob::new(host.clone());
     let hours = |hours: u32| Duration::from_secs(u64::from(hours) * 3600);
     PruneJob {
-        user: surroundings::user(),
+        user: surroundings::actor(),
         max_unused: args.max_unused.map_or(usual.max_unused, |given| given.0),
         max_repack: args.max_repack,
         patience: args.revoke_after.map_or(usual.patience, hours),

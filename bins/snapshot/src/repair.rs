@@ -9,11 +9,10 @@ use backstay::engine::repair::{
 use backstay::format::config::Operation;
 use backstay::format::layout;
 use backstay::parity::Share;
-use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
+use backup_terminal::{Console, Exit, Failure, Outcome, signer, surroundings, text};
 use serde_json::json;
 
 use crate::cli::{Parity, RepairArgs, RepairStep};
-use crate::keys::signer;
 
 /// Tasks that are shown to people unless they ask for more.
 const MOST_SHOWN: usize = 20;
@@ -61,7 +60,7 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
         others.push(console.open_copy(place).await?);
     }
     let mut job = RepairJob::new(&repo, host);
-    job.user = surroundings::user();
+    job.user = surroundings::actor();
     job.before = before;
     job.packs = args.packs.iter().copied().collect();
     if !args.steps.is_empty() {

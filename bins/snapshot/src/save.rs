@@ -42,7 +42,7 @@ fn job(args: &SaveArgs, chosen: &Chosen) -> SnapshotJob {
     let host = args.host.clone().map_or_else(surroundings::host, HostId);
     let name = args.name.clone().unwrap_or_else(|| chosen.name.clone());
     SnapshotJob {
-        user: surroundings::user(),
+        user: surroundings::actor(),
         component: chosen.source.info().kind.to_owned(),
         tags: args.tags.clone(),
         label: args.label.clone(),

@@ -1,11 +1,11 @@
 //! `snapshot verify` and `snapshot ledger verify`.
 
-use backstay::core::{Sample, VerifyLevel};
+use backstay::core::{Sample, Severity, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::slots::foreign;
 use backstay::engine::{VerifyOutcome, verify as engine_verify};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Failure, Outcome, text};
+use backup_terminal::{Console, Exit, Failure, Look, Outcome, text};
 use serde_json::json;
 
 use crate::cli::{Level, VerifyArgs};
@@ -41,14 +41,24 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     };
     let mut outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
     let findings = &mut outcome.report.findings;
+    let mut is_sound = true;
     if args.snapshots.is_empty() {
         // Only the ledger knows of a snapshot that is gone altogether.
         let ledger = verify_ledger(&repo, &console.cx).await?;
+        is_sound = (ledger.findings.iter()).all(|finding| finding.severity < Severity::Error);
         findings.extend(ledger.findings);
         findings.extend(foreign(&repo, &console.cx).await?);
     }
     let report = &outcome.report;
     let is_damaged = console.findings(&report.findings, 0)?;
+    let ending = if is_damaged { Exit::Damage } else { Exit::Ok };
+    if is_sound {
+        let looked = looked(args, &outcome);
+        console.record_look(&repo, looked, &Ok(ending)).await;
+    } else {
+        // A further record would stand between what is there and what was taken away.
+        console.note("this `verify` is not in the ledger, which does not match");
+    }
     console.record(
         "verified",
         json!({
@@ -65,7 +75,33 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     if console.talks() {
         summary(console, args, &outcome, is_damaged)?;
     }
-    Ok(if is_damaged { Exit::Damage } else { Exit::Ok })
+    Ok(ending)
+}
+
+/// What the ledger is to know of it.
+fn looked(args: &VerifyArgs, outcome: &VerifyOutcome) -> Look {
+    let report = &outcome.report;
+    let level = match args.level {
+        Level::Metadata => "metadata",
+        Level::Checksum => "checksum",
+        Level::Full => "full",
+    };
+    Look {
+        op: "verify",
+        snapshot: None,
+        counts: vec![
+            ("snapshots", outcome.snapshots),
+            ("packs", report.objects),
+            ("chunks", report.chunks),
+            ("entries", report.entries),
+            ("bytes", report.bytes),
+            ("findings", report.findings.len() as u64),
+        ],
+        note: match share(args) {
+            Some(share) => format!("level {level}, {share}"),
+            None => format!("level {level}"),
+        },
+    }
 }
 
 fn summary(

@@ -179,6 +179,18 @@ impl Console {
         Ok(folder.to_string_lossy().into_owned())
     }
 
+    /// The place of the repository as a recovery sheet spells it.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when none is named.
+    pub fn shown_place(&self) -> Outcome<String> {
+        let location = self.location()?.to_string();
+        if location.contains("://") {
+            return Ok(location);
+        }
+        Ok(text::path(&surroundings::absolute(Path::new(&location))))
+    }
+
     /// The passphrase in a file; warns of one that others may read.
     ///
     /// # Errors
@@ -335,14 +347,8 @@ impl Console {
         if let Some(path) = key_file.as_deref().filter(|path| path.exists()) {
             return Err(key_file_exists(path));
         }
-        let location = self.location()?.to_string();
-        let location = if location.contains("://") {
-            location
-        } else {
-            text::path(&surroundings::absolute(Path::new(&location)))
-        };
         let request = InitRequest {
-            location,
+            location: self.shown_place()?,
             passphrase,
             key_file: key_file.is_some(),
             label: label.to_owned(),

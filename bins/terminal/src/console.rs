@@ -100,6 +100,14 @@ impl Console {
         self.out.write_all(bytes).map_err(Failure::from)
     }
 
+    /// Hands over what was written so far, so that whoever waits sees it now.
+    ///
+    /// # Errors
+    /// Output that cannot be written.
+    pub fn flush(&mut self) -> Outcome<()> {
+        self.out.flush().map_err(Failure::from)
+    }
+
     /// Writes a JSON line of a type with these members; nothing without `--json`.
     ///
     /// # Errors

@@ -110,6 +110,8 @@ impl From<KeyError> for Failure {
             ),
             KeyError::Missing { .. }
             | KeyError::MayNotForget { .. }
+            | KeyError::Outdated { .. }
+            | KeyError::Unfinished
             | KeyError::OtherHost { .. }
             | KeyError::OtherKind { .. } => {
                 Self::new(Exit::WrongKey, what, "use a key that may do this")

@@ -3,6 +3,7 @@
 //! else.
 
 pub mod access;
+pub mod audit;
 pub mod console;
 pub mod exit;
 pub mod extras;
@@ -20,6 +21,7 @@ pub mod table;
 pub mod text;
 pub mod unfinished;
 
+pub use audit::{Look, signer};
 pub use console::Console;
 pub use exit::Exit;
 pub use failure::{Failure, Outcome};

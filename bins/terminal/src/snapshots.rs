@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
+use backstay::engine::hold::Holds;
 use backstay::engine::ledger::gone;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
 use backstay::engine::select::{rivals, select};
@@ -126,6 +127,20 @@ impl Console {
     pub async fn all(&self, repo: &Repository) -> Outcome<Snapshots> {
         let (heads, unread) = repo.heads(&self.cx).await?;
         Ok(Snapshots { heads, unread })
+    }
+
+    /// All snapshots, each with whether it is held: by a hold on the tier, or by the word of the ledger
+    /// where somebody took that away.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn all_and_holds(&self, repo: &Repository) -> Outcome<(Snapshots, Holds)> {
+        let mut all = self.all(repo).await?;
+        let holds = Holds::read(repo, &self.cx).await?;
+        for head in &mut all.heads {
+            head.meta.held = holds.has(head.meta.id);
+        }
+        Ok((all, holds))
     }
 
     /// The one snapshot that a text means.

@@ -107,9 +107,30 @@ pub fn host() -> HostId {
 /// The name of the user who runs this; the number where there is no name.
 #[must_use]
 pub fn user() -> String {
-    let uid = nix::unistd::getuid();
+    name_of(nix::unistd::getuid())
+}
+
+fn name_of(uid: nix::unistd::Uid) -> String {
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => user.name,
         _ => uid.to_string(),
     }
+}
+
+/// Who runs this, for the ledger: name and number of the user, and who logged in if that is somebody
+/// else and the kernel keeps it (it does so through `su` and `sudo`).
+#[must_use]
+pub fn actor() -> String {
+    let uid = nix::unistd::getuid();
+    let login = std::fs::read_to_string("/proc/self/loginuid").ok();
+    let login = login.and_then(|text| text.trim().parse::<u32>().ok());
+    // The highest number stands for nobody: what the system started by itself.
+    let other = login.filter(|login| *login != u32::MAX && *login != uid.as_raw());
+    let login = other.map_or_else(String::new, |login| {
+        format!(
+            ", logged in as {}",
+            name_of(nix::unistd::Uid::from_raw(login))
+        )
+    });
+    format!("{} (uid {uid}{login})", name_of(uid))
 }

@@ -132,6 +132,22 @@ pub fn snapshot_spec(spec: &str) -> Outcome<Cow<'_, str>> {
     }
 }
 
+/// The first moment of a day, or of what is written of a time, of this host's zone if none is written.
+#[must_use]
+pub fn beginning(text: &str) -> Option<Timestamp> {
+    let tz = TimeZone::system();
+    let civil = || {
+        Some(
+            text.parse::<DateTime>()
+                .ok()?
+                .to_zoned(tz)
+                .ok()?
+                .timestamp(),
+        )
+    };
+    text.parse::<Timestamp>().ok().or_else(civil)
+}
+
 fn moment(text: &str, tz: &TimeZone) -> Option<Timestamp> {
     if text.len() == "2026-11-21".len() {
         let end = text.parse::<Date>().ok()?.at(23, 59, 59, 999_999_999);

@@ -29,6 +29,7 @@
 
 use std::sync::Arc;
 
+pub use backup_conformance as conformance;
 pub use backup_core as core;
 pub use backup_engine as engine;
 pub use backup_format as format;

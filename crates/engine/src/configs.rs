@@ -13,7 +13,7 @@ use futures::TryStreamExt;
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
 use crate::remains::must_be_none;
-use crate::repository::{get_within, name};
+use crate::repository::{Repository, get_within, name};
 
 /// The file of the cache that holds the highest number seen.
 const SEEN: &str = "config-seen";
@@ -66,12 +66,20 @@ pub(crate) async fn newest(
             let why = "it is of another family than the one before";
             return Err(EngineError::damaged(format!("config/{number}"), why));
         }
+        next.check_follows(&config, keys)
+            .map_err(|error| config_error(number, error))?;
         config = next;
     }
     if config.number > seen.unwrap_or(0) {
         cache.write(SEEN, format!("{}\n", config.number).as_bytes());
     }
     Ok(config)
+}
+
+/// The newest configuration of an open repository, as it is now.
+pub(crate) async fn newest_of(repo: &Repository, cx: &OpContext) -> Result<Config> {
+    let known = repo.config().clone();
+    newest(cx, &**repo.sink(), repo.keys(), known, repo.cache()).await
 }
 
 async fn read(cx: &OpContext, sink: &dyn Sink, number: u32) -> Result<Option<UnverifiedConfig>> {

@@ -223,9 +223,15 @@ impl EngineError {
         }
     }
 
-    /// An object that does not open.
+    /// An object that does not open. Its version is read before anything says that it is genuine: since a
+    /// newer program announces itself in the config, which is signed, another version is damage.
     pub fn sealed(object: impl ToString, error: &SealError) -> Self {
         match error {
+            SealError::Wire(WireError::Version { found, .. }) => {
+                let why =
+                    format!("it says to be of version {found}, which the config does not announce");
+                Self::damaged(object, why)
+            }
             SealError::Wire(wire) => Self::wire(object, wire),
             other => Self::damaged(object, other),
         }

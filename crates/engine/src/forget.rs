@@ -99,6 +99,11 @@ pub async fn forget(
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
     if going.is_empty() {
+        // That it looked is recorded too: the records of who decides bound the times that others claim.
+        if !plan.decisions.is_empty() {
+            let draft = looked(plan.decisions.len());
+            findings.extend(record_operation(repo, cx, host, user, draft).await?);
+        }
         return Ok(Forgotten { removed, findings });
     }
     let mut chain = Chain::read(repo, cx).await?;
@@ -125,6 +130,18 @@ pub async fn forget(
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// The record of a run that forgot nothing.
+fn looked(kept: usize) -> LedgerDraft {
+    LedgerDraft {
+        op: "forget",
+        snapshot: None,
+        root: None,
+        counts: vec![("kept", kept as u64)],
+        outcome: RecordOutcome::Ok,
+        note: "nothing was to be forgotten".into(),
+    }
 }
 
 /// Takes away what killed runs left on the tier that is no object. Whoever may delete snapshots may do

@@ -7,10 +7,12 @@
 //! cannot be had from anywhere else. What the lines say and how they hang together is defined in
 //! [`backup_integrity::ledger`].
 
+mod audit;
 mod chain;
 mod check;
 mod gone;
 mod held;
+mod read;
 mod sight;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -28,10 +30,12 @@ use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
 use crate::view::check_signatures;
 
+pub use audit::record_read;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub use held::{HoldRecord, held};
+pub use read::{SeenRecord, records};
 pub use sight::first_seen;
 
 impl Repository {

@@ -25,6 +25,7 @@ pub mod prune;
 pub mod repair;
 pub mod repository;
 pub mod restore;
+pub mod rotate;
 pub mod select;
 pub mod slots;
 pub mod snapshot;

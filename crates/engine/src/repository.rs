@@ -17,7 +17,7 @@ use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
 use backup_format::config::{Config, MAX_CONFIG_BYTES, Operation};
 use backup_format::index::IndexRun;
-use backup_format::keys::{KeySet, Slot};
+use backup_format::keys::{KeyError, KeySet, Recipient, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
 use backup_format::seal::{BlobKey, ObjectKeyring, ObjectKind};
@@ -537,6 +537,15 @@ impl Repository {
         Ok(CutKeys::new(self.keys.cut_key()?))
     }
 
+    /// Whom a new session is wrapped to: those of the newest generation of keys.
+    ///
+    /// # Errors
+    /// [`EngineError::Key`] for a key that cannot write, and for one that reads and was made before
+    /// the keys were rotated: it could not read what it saves.
+    pub fn recipients(&self) -> Result<Vec<Recipient>> {
+        Ok(self.config.recipients_for(&self.keys)?)
+    }
+
     /// How many requests at once do the tier good.
     #[must_use]
     pub fn connections(&self, cx: &OpContext) -> usize {
@@ -576,7 +585,14 @@ impl Repository {
             object: format!("the data key of session {session}"),
             why: "no index run names it".into(),
         })?;
-        let secret = session::unwrap(&wrap, self.keys.identities()?)?;
+        let secret = match session::unwrap(&wrap, self.keys.identities()?) {
+            // Saved since the keys were rotated: that is why, not damage.
+            Err(KeyError::WrongKey) => {
+                self.config.check_generation(&self.keys)?;
+                return Err(KeyError::WrongKey.into());
+            }
+            secret => secret?,
+        };
         let key = BlobKey::of_session(self.id(), session, secret.expose());
         self.opened
             .lock()

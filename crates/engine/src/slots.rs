@@ -1,7 +1,9 @@
 //! Key slots in the ledger: which were added and which removed, so that verification can tell one
 //! that is gone from the tier. Whoever holds nothing else has lost the repository with it.
 
-use std::collections::BTreeSet;
+pub mod change;
+
+use std::collections::BTreeMap;
 
 use backup_core::{Finding, FindingKind, ObjectKey, OpContext, Severity};
 use backup_format::keys::Slot;
@@ -9,7 +11,14 @@ use backup_integrity::ledger::Record;
 use futures::TryStreamExt;
 
 use crate::error::Result;
+use crate::ledger::records;
 use crate::repository::Repository;
+
+/// The id of a slot: the SHA-256 of its bytes, which its key on the tier ends with.
+#[must_use]
+pub fn id_of(key: &ObjectKey) -> &str {
+    key.as_str().rsplit('/').next().unwrap_or_default()
+}
 
 /// What a ledger record says of slots that were added: `added ID, WHAT`, joined by `; `.
 #[must_use]
@@ -48,9 +57,25 @@ pub async fn foreign(repo: &Repository, cx: &OpContext) -> Result<Vec<Finding>> 
     Ok(dead.map(|(key, _)| finding(key)).collect())
 }
 
-/// The slots that there should be by what the ledger says.
+/// What the ledger says of the slots that were added and not removed, by their ids: the role, whom it
+/// is sealed to, the host. Of records that their host did not sign, as far as this key can tell, nothing.
+///
+/// # Errors
+/// Those of the tier.
+pub async fn told(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<String, String>> {
+    let mut known = KnownSlots::default();
+    let mut all = Box::pin(records(repo, cx).await?);
+    while let Some(record) = all.try_next().await? {
+        if let (Ok(said), true) = (&record.record, record.genuine != Some(false)) {
+            known.take(said);
+        }
+    }
+    Ok(known.0)
+}
+
+/// The slots that there should be by what the ledger says, and what it says of each.
 #[derive(Debug, Default)]
-pub(crate) struct KnownSlots(BTreeSet<String>);
+pub(crate) struct KnownSlots(BTreeMap<String, String>);
 
 impl KnownSlots {
     /// Takes up the next record.
@@ -62,11 +87,11 @@ impl KnownSlots {
             let Some((verb, rest)) = said.split_once(' ') else {
                 continue;
             };
-            let id = rest.split(',').next().unwrap_or_default();
+            let (id, what) = rest.split_once(", ").unwrap_or((rest, ""));
             let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
             match verb {
                 "added" if is_id => {
-                    self.0.insert(id.to_owned());
+                    self.0.insert(id.to_owned(), what.to_owned());
                 }
                 "removed" => {
                     self.0.remove(id);
@@ -92,6 +117,6 @@ impl KnownSlots {
             let subject = format!("keys/{id}");
             Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
         };
-        Ok(self.0.into_iter().map(finding).collect())
+        Ok(self.0.into_keys().map(finding).collect())
     }
 }

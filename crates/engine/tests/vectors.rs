@@ -17,7 +17,7 @@ use backup_format::chunk::{CutKeys, PieceCut};
 use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::index::RunBuilder;
-use backup_format::keys::{Identity, KeySet};
+use backup_format::keys::{Identity, KeySet, Recipient};
 use backup_format::layout::{self, hex};
 use backup_format::lineage::{Layer, LineageHead, NEW, Pieces};
 use backup_format::pack::{PackBlob, SessionWrap};
@@ -118,12 +118,21 @@ fn of_keys(out: &mut Vec<(&'static str, String)>) {
         ("key-host-ed25519-seed", hex(&host.ed25519_seed)),
         ("key-host-ed25519-public", signer.public_key().to_string()),
         ("key-authority-public", hex(keys.authority())),
+        ("recipients-signature", hex(&two_generations(&keys))),
         (
             "host-certificate",
             hex(&keys.host_certificate(&HostId("web1".into())).unwrap()),
         ),
         ("key-fingerprint", hex(&keys.fingerprint().unwrap())),
     ]);
+}
+
+/// The authority's word for the recipients of two generations.
+fn two_generations(keys: &KeySet) -> [u8; 64] {
+    let mut recipients = keys.all_recipients().to_vec();
+    let text = recipients[0].to_string();
+    recipients.push(Recipient::parse(1, &text).unwrap());
+    keys.sign_recipients(&recipients).unwrap()
 }
 
 fn of_chunks(out: &mut Vec<(&'static str, String)>) {

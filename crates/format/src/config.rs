@@ -44,6 +44,7 @@ use crate::keys::{KeyError, KeySet, Recipient, Secret, derive, mac, mac_matches}
 
 mod chunking;
 mod features;
+mod rotation;
 
 pub use chunking::ChunkProfile;
 pub use features::{Features, Operation, Suites};

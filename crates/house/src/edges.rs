@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! bins → terminal → backstay → engine → { format, retention, integrity, parity } → backup-core
-//! backstay → { sources/*, sinks/* } → backup-core
+//! backstay → { sources/*, sinks/*, conformance } → backup-core
+//! testkit → conformance
 //! ```
 //!
 //! A plug-in sees neither the engine nor another plug-in. The test kit and this crate are for tests
@@ -21,6 +22,7 @@ const RETENTION: &str = "backup-retention";
 const ENGINE: &str = "backup-engine";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
+const CONFORMANCE: &str = "backup-conformance";
 const TESTKIT: &str = "backup-testkit";
 const HOUSE: &str = "backup-house";
 /// Packages that only tests may depend on.
@@ -31,12 +33,21 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
         CORE | PARITY | HOUSE => own(&[]),
-        FORMAT | RETENTION | TESTKIT => own(&[CORE]),
+        FORMAT | RETENTION | CONFORMANCE => own(&[CORE]),
+        TESTKIT => own(&[CORE, CONFORMANCE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, PARITY, RETENTION]),
         FACADE => {
-            let engine = [CORE, FORMAT, INTEGRITY, PARITY, RETENTION, ENGINE].map(str::to_owned);
-            Some(plug_ins(workspace).chain(engine).collect())
+            let own = [
+                CORE,
+                FORMAT,
+                INTEGRITY,
+                PARITY,
+                RETENTION,
+                ENGINE,
+                CONFORMANCE,
+            ];
+            Some(plug_ins(workspace).chain(own.map(str::to_owned)).collect())
         }
         TERMINAL => own(&[FACADE]),
         _ if package.is_plug_in() => own(&[CORE]),

@@ -1,8 +1,11 @@
 //! What the tests of every crate share; a development dependency, never shipped.
 //!
 //! - [`sink_suite`]: what any [`backup_core::Sink`] must do, as one call;
+//!   the cases themselves are in [`backup_conformance`], for `snapshot check-tier` runs them too;
 //! - [`MemSink`]: a tier in memory, the model of the contract;
 //! - [`FaultSink`]: a tier that fails by rules, and dies at a chosen change;
+//! - [`EventualSink`]: a tier that shows changes late;
+//! - [`LockedSink`]: a tier whose objects cannot be deleted or replaced before their time;
 //! - [`RecordingSink`]: a tier that writes down what is asked of it;
 //! - [`TestClock`]: a clock that a test sets;
 //! - [`context`]: surroundings for an operation under test.
@@ -12,16 +15,20 @@
 //! above it.
 
 mod clock;
-mod dice;
+mod eventual;
 mod fault;
+mod locked;
 mod mem;
 mod op;
 mod recording;
-pub mod suite;
+mod suite;
 
+pub use backup_conformance::CaseFailure;
 pub use clock::{TestClock, context};
+pub use eventual::{EventualSink, Lag};
 pub use fault::{Crash, Fault, FaultSink, Injected, Rule, When, fresh_seed};
+pub use locked::LockedSink;
 pub use mem::MemSink;
 pub use op::Op;
 pub use recording::{Call, Outcome, RecordingSink};
-pub use suite::{CaseFailure, check_sink, sink_suite};
+pub use suite::{check_sink, sink_suite};

@@ -11,10 +11,18 @@ enum Harm {
     Deleted,
     Truncated,
     Flipped,
+    /// The byte that tells the version of sealed objects, which nothing authenticates before it is read.
+    OfAnotherVersion,
     Swapped,
 }
 
-const HARMS: [Harm; 4] = [Harm::Deleted, Harm::Truncated, Harm::Flipped, Harm::Swapped];
+const HARMS: [Harm; 5] = [
+    Harm::Deleted,
+    Harm::Truncated,
+    Harm::Flipped,
+    Harm::OfAnotherVersion,
+    Harm::Swapped,
+];
 
 fn overwrite(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -33,6 +41,11 @@ fn harm(victims: &[PathBuf], harm: Harm) -> Vec<String> {
                 Some(byte) => *byte ^= 0x10,
                 None => bytes.push(0x10),
             }
+            overwrite(victim, &bytes);
+        }
+        Harm::OfAnotherVersion => {
+            let at = 5.min(bytes.len() - 1);
+            bytes[at] ^= 2;
             overwrite(victim, &bytes);
         }
         Harm::Swapped => {

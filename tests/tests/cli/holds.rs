@@ -47,6 +47,16 @@ fn a_hold_that_was_taken_away_is_told_and_heeded() {
             let told = format!("{}{}", run.text(), run.err);
             assert!(told.contains(&subject), "{told}");
         }
+        let mut lists = [
+            place.snapshot(["list", "--json"]),
+            place.snapshot(["show", &id, "--json"]),
+            place.restore(["list", "--json"]),
+        ];
+        for list in &mut lists {
+            let shown = Run::of(list).ok().of_type("snapshot");
+            let shown = shown.iter().find(|shown| shown["id"] == id.as_str());
+            assert_eq!(shown.unwrap()["held"], true);
+        }
         let by_id = Run::of(&mut place.snapshot(["forget", &id])).ends(11);
         let _ = by_id.says("snapshot hold").says("snapshot release");
         let rules = ["forget", "--keep-last", "1", "--json"];
@@ -114,4 +124,28 @@ fn a_hold_that_no_record_tells_of_counts_and_is_recorded() {
     let _ = Run::of(&mut place.snapshot(["hold", &id])).ok();
     let run = Run::of(&mut place.snapshot(["ledger", "verify", "--json"])).ok();
     assert!(run.of_type("finding").is_empty());
+}
+
+#[test]
+fn a_hold_on_a_snapshot_that_is_gone_is_released_by_its_whole_id() {
+    let (place, id) = held();
+    for snapshot in place.objects("snap") {
+        if snapshot.ends_with(&id) {
+            fs::remove_file(snapshot).unwrap();
+        }
+    }
+    let _ = Run::of(&mut place.snapshot(["release", &id[..20]])).ends(1);
+    let _ = Run::of(&mut place.snapshot(["release", &id])).ok();
+    assert!(place.objects("holds").is_empty());
+    let _ = Run::of(&mut place.snapshot(["release", &id])).ends(1);
+}
+
+#[test]
+fn a_reason_that_no_record_has_room_for_places_no_hold() {
+    let place = Place::new();
+    let _ = place.save().ok();
+    let long = "x".repeat(70_000);
+    let hold = ["hold", "latest", "--reason", &long];
+    let _ = Run::of(&mut place.snapshot(hold)).ends(2).says("4096");
+    assert!(place.objects("holds").is_empty());
 }

@@ -287,9 +287,21 @@ fn every_json_line_is_documented() {
     lines.extend(Run::of(&mut empty).ends(3).lines());
     let mut remove = place.snapshot(["key", "remove", &id, "--json"]);
     lines.extend(Run::of(&mut remove).ok().lines());
-    for prune in [&["prune", "--json", "--dry-run"][..], &["prune", "--json"]] {
-        lines.extend(Run::of(&mut place.snapshot(prune)).ok().lines());
+    for args in [
+        &["prune", "--json", "--dry-run"][..],
+        &["prune", "--json"],
+        &["check-tier", "--speed", "1M", "--json"],
+    ] {
+        lines.extend(Run::of(&mut place.snapshot(args)).ok().lines());
     }
+    fs::remove_file(&place.objects("parity")[0]).unwrap();
+    let dry = Run::of(&mut place.snapshot(["repair", "--json", "--dry-run"]));
+    lines.extend(dry.ends(3).lines());
+    lines.extend(
+        Run::of(&mut place.snapshot(["repair", "--json"]))
+            .ok()
+            .lines(),
+    );
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(place.path("key"), mode).unwrap();
     let warned = Run::of(&mut place.snapshot(["list", "--json"])).ok().err;

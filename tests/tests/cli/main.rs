@@ -8,7 +8,9 @@
 
 mod absent;
 mod access;
+mod audit;
 mod beside;
+mod check_tier;
 mod codes;
 mod damage;
 mod deep;
@@ -18,6 +20,8 @@ mod first;
 mod forget;
 mod gone;
 mod holds;
+mod keys;
+mod killed;
 mod ledger;
 mod limits;
 mod look;
@@ -26,6 +30,7 @@ mod names;
 mod overwrite;
 mod prune;
 mod repair;
+mod roles;
 mod round_trip;
 mod streams;
 mod terminal;

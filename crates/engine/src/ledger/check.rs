@@ -24,6 +24,9 @@ use crate::view::check_signatures;
 /// Lines of a damaged copy that are named one by one.
 const MOST_DAMAGED: usize = 100;
 
+/// What is said of a record that differs from this host's copy.
+const NOT_THE_COPY: &str = "it is not what this host's copy says; put it back from another copy of the repository, and believe nothing that it says until then";
+
 /// What a check of the ledger found.
 #[derive(Debug, Clone)]
 pub struct LedgerCheck {
@@ -75,7 +78,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         let copied = copy.lines.remove(&seq);
         if copied.is_some_and(|copied| copied != LineHash::of(&line)) {
             let subject = name(layout::ledger(seq))?.to_string();
-            differing.push(mismatch(subject, "it is not what this host's copy says"));
+            differing.push(mismatch(subject, NOT_THE_COPY));
         }
         told.take(&line);
         verifier.push(&line);
@@ -224,7 +227,9 @@ impl<'a> LocalCopy<'a> {
             1 => format!("record {first}"),
             many => format!("records {first} to {end} ({many} of them)"),
         };
-        let detail = format!("by this host's copy it had {what}: gone from the end");
+        let detail = format!(
+            "by this host's copy it had {what}: gone from the end; put the objects back from another copy of the repository, or read what this host keeps of them (ledger.jsonl in its state folder)"
+        );
         Some(mismatch("ledger".into(), detail))
     }
 
@@ -274,9 +279,9 @@ async fn snapshots(
     let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
     let detail = if is_whole {
-        "the ledger knows it, nobody forgot it, and it is gone from the tier"
+        "the ledger knows it, nobody forgot it, and it is gone from the tier; put its object back from another copy of the repository"
     } else {
-        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier"
+        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; put its object back from another copy of the repository"
     };
     findings.extend(missing.into_iter().map(|id| {
         let (severity, kind) = (Severity::Error, FindingKind::Missing);
@@ -295,7 +300,7 @@ fn other_root(
     let detail = match recorded {
         Some(recorded) if recorded == root => return None,
         Some(recorded) => format!(
-            "its root is {root}, and the ledger recorded it with {recorded}: it is not the snapshot that was made"
+            "its root is {root}, and the ledger recorded it with {recorded}: it is not the snapshot that was made; put its object back from another copy of the repository, or restore another snapshot"
         ),
         None => "the ledger recorded it without a root, so nothing tells whether it is the snapshot that was made".into(),
     };

@@ -7,7 +7,8 @@
 //! - not before the records of its line (same name and host) that stand before its own,
 //! - not behind its own record,
 //! - and, whatever those say, between the records of the host that asks, which it trusts, before and
-//!   behind its own.
+//!   behind its own, and not behind now by the clock of that host, unless its own records say that
+//!   it is slow.
 //!
 //! A snapshot without a record has no place and gets no time: who decides about it must wait until its
 //! host has recorded it.
@@ -27,7 +28,7 @@ use crate::repository::{Repository, SnapshotHead};
 /// Sets [`backup_core::SnapshotMeta::first_seen`] of snapshots to when the ledger bears out that they
 /// were made; to nothing for those that it does not know. `host` is the one that asks.
 ///
-/// Memory: some 100 bytes for each snapshot, and 16 for each record of that host.
+/// Memory: some 100 bytes for each snapshot, and 64 for each record of that host.
 ///
 /// # Errors
 /// Those of the tier.
@@ -52,7 +53,7 @@ pub async fn first_seen(
         };
         let genuine = keys.genuine(&line);
         let record = line.record();
-        if genuine == Some(true) && record.host == *host && record.time <= now {
+        if genuine == Some(true) && record.host == *host {
             own.push(Own {
                 number,
                 time: record.time,
@@ -72,6 +73,9 @@ pub async fn first_seen(
             });
         }
     }
+    // Where nothing tells that the clock of the host that asks is right, it bounds nobody.
+    let is_right = in_order(&own).last().is_some_and(|last| last.time <= now);
+    own.retain(|record| record.time <= now);
     let own = in_order(&own);
     let mut lines: HashMap<(String, HostId), Timestamp> = HashMap::new();
     for head in heads.iter_mut() {
@@ -92,6 +96,9 @@ pub async fn first_seen(
         }
         if let Some(next) = own.get(behind) {
             at = at.min(next.time);
+        }
+        if is_right {
+            at = at.min(now);
         }
         head.meta.first_seen = Some(at);
     }

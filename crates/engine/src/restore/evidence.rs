@@ -1,12 +1,10 @@
 //! The record of what was read out of a snapshot.
 
-use backup_core::{Finding, FindingKind, HostId, OpContext, Severity};
+use backup_core::{Finding, HostId, OpContext};
 use backup_integrity::ledger::RecordOutcome;
 
-use crate::ledger::{LedgerDraft, record_operation};
+use crate::ledger::{LedgerDraft, record_read};
 use crate::view::SnapshotView;
-
-const SUBJECT: &str = "the ledger";
 
 /// What was read out of a snapshot.
 #[derive(Debug, Clone)]
@@ -33,12 +31,6 @@ pub async fn record_reading(
     user: &str,
     reading: Reading,
 ) -> Vec<Finding> {
-    let repo = view.repository();
-    let kind = FindingKind::Degraded;
-    if let Err(error) = repo.keys().ledger_key(host) {
-        let detail = format!("this restore is not in it: {error}");
-        return vec![Finding::new(Severity::Note, kind, SUBJECT, detail)];
-    }
     let draft = LedgerDraft {
         op: "restore",
         snapshot: Some(view.meta().id),
@@ -51,11 +43,6 @@ pub async fn record_reading(
         outcome: reading.outcome,
         note: reading.note,
     };
-    match record_operation(repo, cx, host, user, draft).await {
-        Ok(findings) => findings,
-        Err(error) => {
-            let detail = format!("this restore is not in it: {error}");
-            vec![Finding::new(Severity::Warning, kind, SUBJECT, detail)]
-        }
-    }
+    let by = (host, user);
+    record_read(view.repository(), cx, by, "this restore", draft).await
 }

@@ -90,6 +90,8 @@ async fn plan_on(
     degraded: Option<Finding>,
 ) -> Result<Planned> {
     let started = cx.clock.now();
+    // Before anything is asked of the source: it may hold locks, or take long.
+    repo.recipients()?;
     let info = source.info();
     // Heads that cannot be read do not hinder a backup; it is verification that reports them.
     let (mut heads, _) = repo.heads(cx).await?;

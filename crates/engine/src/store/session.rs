@@ -29,7 +29,7 @@ impl Session {
     /// [`EngineError::Key`] for a key that cannot write; errors of the tier.
     pub async fn begin(repo: &Repository, cx: &OpContext, host: &HostId) -> Result<Self> {
         let secret = Secret::random()?;
-        let wrap = wire::wrap(&secret, repo.keys().recipients()?)?;
+        let wrap = wire::wrap(&secret, &repo.recipients()?)?;
         let lineage = BlobKey::of_lineage(repo.id(), repo.keys().lineage_key()?);
         let announced = Announced::begin(repo, cx, host, wrap.clone()).await?;
         let id = announced.id;

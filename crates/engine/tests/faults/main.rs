@@ -10,15 +10,19 @@
 
 mod collected;
 mod crash;
+mod damage;
 mod entries;
 mod given;
+mod kinds;
 mod ledger;
 mod local;
 mod midway;
 mod moved;
+mod operations;
 mod repair;
 mod restores;
 mod revoked;
 mod space;
+mod stops;
 mod weather;
 mod world;

@@ -11,6 +11,7 @@
 mod caches;
 mod condemned;
 mod growth;
+mod model;
 mod planted;
 mod pruned;
 mod ranges;

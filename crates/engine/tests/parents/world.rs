@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{HostId, OpContext, Sample, Sink, Source, VerifyLevel};
+use backup_core::{HostId, OpContext, Sample, Sink, SnapshotId, Source, VerifyLevel};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::snapshot::CheckpointRule;
 use backup_engine::view::ContentReader;
@@ -128,17 +128,24 @@ impl World {
     }
 
     pub(crate) async fn head(&self, repo: &Repository, report: &SnapshotReport) -> SnapshotHead {
+        self.head_of(repo, report.meta.id).await
+    }
+
+    async fn head_of(&self, repo: &Repository, id: SnapshotId) -> SnapshotHead {
         let (heads, errors) = repo.heads(&self.cx).await.unwrap();
         assert!(errors.is_empty(), "{errors:?}");
-        let head = heads
-            .into_iter()
-            .find(|head| head.meta.id == report.meta.id);
+        let head = heads.into_iter().find(|head| head.meta.id == id);
         head.unwrap()
     }
 
     pub(crate) async fn check(&self, wanted: &Disks, report: &SnapshotReport) {
+        self.check_id(wanted, report.meta.id).await;
+    }
+
+    pub(crate) async fn check_id(&self, wanted: &Disks, id: SnapshotId) {
         let repo = self.open(&self.keys, None).await;
-        let view = SnapshotView::open(&repo, self.head(&repo, report).await).unwrap();
+        let head = self.head_of(&repo, id).await;
+        let view = SnapshotView::open(&repo, head).unwrap();
         let mut found = Disks::new();
         let mut walk = view.all();
         while let Some(entry) = walk.next(&self.cx).await.unwrap() {

@@ -158,6 +158,84 @@ fn later_configurations_follow_by_number() {
 }
 
 #[test]
+fn writers_follow_a_rotation_that_the_authority_signed_and_no_other() {
+    let keys = fixed_set();
+    let host = backup_core::HostId("web-1".into());
+    let (writer, reader) = (
+        keys.subset(Role::Writer, Some(&host)).unwrap(),
+        keys.subset(Role::Reader, None).unwrap(),
+    );
+    let first = sample();
+    assert_eq!(
+        first.recipients_for(&writer).unwrap(),
+        keys.all_recipients()
+    );
+    let next = keys.with_next_epoch().unwrap();
+    let rotated = first.rotated(&next).unwrap();
+    assert_eq!((rotated.number, rotated.newest_epoch()), (1, 1));
+    let bytes = rotated.seal(&next).unwrap();
+    let read = Config::parse(&bytes)
+        .unwrap()
+        .verify_mac(1, &writer)
+        .unwrap();
+    assert_eq!(read, rotated);
+    read.check_follows(&first, &writer).unwrap();
+    assert_eq!(
+        read.recipients_for(&writer).unwrap(),
+        &next.all_recipients()[1..]
+    );
+    assert_eq!(
+        read.recipients_for(&next).unwrap(),
+        &next.all_recipients()[1..]
+    );
+    for old in [&keys, &reader] {
+        let refused = read.recipients_for(old).unwrap_err();
+        assert!(
+            matches!(refused, KeyError::Outdated { has: 0, newest: 1 }),
+            "{refused}"
+        );
+    }
+    // Keys that never counted: of a rotation that was broken off, beside another that was not.
+    let other = keys.with_next_epoch().unwrap();
+    for config in [&first, &read] {
+        let refused = config.recipients_for(&other).unwrap_err();
+        assert!(matches!(refused, KeyError::Unfinished), "{refused}");
+    }
+    // Nothing but the authority names recipients: not another set of the same index key, not another
+    // repository's authority, not the right one over other recipients.
+    let mut forged = read.clone();
+    forged.recipients = other.all_recipients().to_vec();
+    let mut unsigned = read.clone();
+    unsigned.extra.clear();
+    for forged in [&forged, &unsigned] {
+        assert!(matches!(
+            forged.check_follows(&first, &writer),
+            Err(ConfigError::Damaged(_))
+        ));
+        assert!(matches!(
+            forged.recipients_for(&writer),
+            Err(KeyError::Damaged { .. })
+        ));
+    }
+    assert!(matches!(
+        first.check_follows(&read, &writer),
+        Err(ConfigError::Damaged(_))
+    ));
+    assert!(matches!(first.rotated(&keys), Err(ConfigError::Invalid(_))));
+    assert!(matches!(
+        first.rotated(&writer),
+        Err(ConfigError::Invalid(_) | ConfigError::Key(_))
+    ));
+    // A config that comes later for another reason carries both on.
+    let later = read.next().unwrap();
+    later.check_follows(&read, &writer).unwrap();
+    assert_eq!(
+        later.recipients_for(&writer).unwrap(),
+        &next.all_recipients()[1..]
+    );
+}
+
+#[test]
 fn what_could_not_be_read_back_is_not_written() {
     let keys = fixed_set();
     let wrong: [fn(&mut Config); 9] = [

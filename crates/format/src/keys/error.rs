@@ -56,6 +56,21 @@ pub enum KeyError {
         /// What was offered.
         offered: SlotKind,
     },
+    /// A key that reads was made before the keys were rotated.
+    #[error(
+        "this key was made before the keys of the repository were rotated: it is of generation {has}, the repository is at {newest}; use a key that was made since"
+    )]
+    Outdated {
+        /// The generation of the set at hand.
+        has: u32,
+        /// The newest generation.
+        newest: u32,
+    },
+    /// A key that was made by a rotation that did not come to its end.
+    #[error(
+        "this key was made by a rotation that was broken off and never counted; use the key that was there before it, and rotate again"
+    )]
+    Unfinished,
     /// Bytes that are not what they should be.
     #[error("the {what} is damaged: {detail}")]
     Damaged {

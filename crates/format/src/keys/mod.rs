@@ -35,6 +35,7 @@ mod kdf;
 pub mod keyfile;
 pub mod recovery;
 mod role;
+mod rotation;
 mod secret;
 mod set;
 pub mod slot;
@@ -47,6 +48,7 @@ pub use kdf::Argon2Params;
 pub use keyfile::{KeyFile, KeyFileError};
 pub use recovery::{recovery_code, recovery_sheet};
 pub use role::{Need, Role, UnknownRole};
+pub use rotation::RecipientsSignature;
 pub use secret::Secret;
 pub use set::{HostKeys, KeySet};
 pub use slot::{

@@ -57,6 +57,8 @@ const VERSION: u16 = 1;
 const PREFIX: usize = 12;
 const MAX_LABEL: usize = 256;
 const WHAT: &str = "key slot";
+/// The name in the header's extra under which the newest recipient stands.
+const NEWEST: &str = "newest";
 
 /// What opens a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -103,6 +105,9 @@ pub struct SlotInfo {
     pub created: u64,
     /// The cost of a guess at the passphrase, in a passphrase slot.
     pub argon2: Option<Argon2Params>,
+    /// The newest recipient whose identity is inside, as age spells it, if that is not of the first
+    /// generation.
+    pub newest: Option<String>,
 }
 
 /// What a slot can be opened with.
@@ -336,6 +341,7 @@ impl Header {
             label: self.label.clone(),
             created: self.created,
             argon2,
+            newest: (self.extra.get(NEWEST)).and_then(|text| String::from_utf8(text.clone()).ok()),
         })
     }
 }
@@ -435,7 +441,7 @@ fn assemble(
         lanes: params.lanes,
         salt,
         nonce,
-        extra: Extra::new(),
+        extra: newest_of(keys),
     };
     let header =
         postcard::to_allocvec(&header).map_err(|_| KeyError::Crypto("encode the header"))?;
@@ -451,6 +457,14 @@ fn assemble(
     let sealed = seal(key, nonce, &out, &keys.encode()?)?;
     out.extend_from_slice(&sealed);
     Ok(out)
+}
+
+/// Which generation the keys are of, for those who list slots.
+fn newest_of(keys: &KeySet) -> Extra {
+    let newest = keys.all_recipients().last();
+    let rotated = newest.filter(|newest| keys.can_read() && newest.epoch() > 0);
+    let said = rotated.map(|newest| (NEWEST.to_owned(), newest.to_string().into_bytes()));
+    said.into_iter().collect()
 }
 
 fn check_label(label: &str) -> Result<(), KeyError> {

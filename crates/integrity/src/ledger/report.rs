@@ -75,12 +75,34 @@ impl LedgerFinding {
             }
             _ => (Severity::Error, FindingKind::Mismatch),
         };
+        let detail = match self.remedy() {
+            Some(remedy) => format!("{}; {remedy}", self.detail),
+            None => self.detail.clone(),
+        };
         Finding::new(
             severity,
             kind,
             format!("ledger record {}", self.seq),
-            self.detail.clone(),
+            detail,
         )
+    }
+
+    /// What to do about it.
+    fn remedy(&self) -> Option<String> {
+        let object = format!("ledger/{:012}", self.seq);
+        Some(match self.fault {
+            LedgerFault::PassedOver | LedgerFault::Newer => return None,
+            LedgerFault::Missing | LedgerFault::Truncated => format!(
+                "put {object} back from another copy of the repository, or read what hosts keep of it (ledger.jsonl in their state folders)"
+            ),
+            LedgerFault::Edited | LedgerFault::Unreadable => format!(
+                "put {object} back from another copy of the repository, and believe nothing that it says until then"
+            ),
+            LedgerFault::Reordered | LedgerFault::Duplicated => format!(
+                "objects below ledger/ were exchanged: put {object} back from another copy of the repository"
+            ),
+            LedgerFault::Foreign => "find out who holds keys of the repository (`snapshot key list`): only with one can it have been written".to_owned(),
+        })
     }
 }
 

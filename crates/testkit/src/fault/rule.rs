@@ -10,8 +10,9 @@ use crate::op::Op;
 /// What goes wrong with a call.
 ///
 /// Most are what a correct tier may do on a bad day. [`Torn`](Self::Torn),
-/// [`FlipBit`](Self::FlipBit) and [`CutShort`](Self::CutShort) break the contract of a sink, as
-/// tiers in the field do.
+/// [`FlipBit`](Self::FlipBit), [`CutShort`](Self::CutShort), [`Spoil`](Self::Spoil),
+/// [`Shorten`](Self::Shorten) and [`Drop`](Self::Drop) break the contract of a sink, as tiers in the
+/// field do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
@@ -32,6 +33,14 @@ pub enum Fault {
     /// Just the beginning of the object arrives and gets its name, then the call fails; how much of
     /// it, the seed says. `put`, where the wrapped sink takes the key at all.
     Torn,
+    /// One bit of what is stored is another one, and nobody is told; the seed says which. `put`.
+    Spoil,
+    /// Just the beginning of the object is stored, and nobody is told. `put`.
+    Shorten,
+    /// Nothing is stored, and nobody is told: a cache that was not written back. `put`.
+    Drop,
+    /// So many bytes a second go through. `put` and `get`.
+    Slow(u64),
     /// It takes so long, and then goes on as if nothing were wrong, or to the next fault.
     Delay(Duration),
     /// One bit of the answer is another one; the seed says which. `get`.
@@ -52,12 +61,25 @@ impl Fault {
         Self::Fail(ErrorKind::Unavailable, Retry::Now)
     }
 
+    /// The tier asks for a pause: too many requests.
+    #[must_use]
+    pub const fn throttled(pause: Duration) -> Self {
+        Self::Fail(ErrorKind::Unavailable, Retry::After(pause))
+    }
+
+    /// The tier has no room.
+    #[must_use]
+    pub const fn full() -> Self {
+        Self::Fail(ErrorKind::NoSpace, Retry::Never)
+    }
+
     pub(super) const fn can_hit(&self, op: Op) -> bool {
         match self {
             Self::Fail(..) | Self::Delay(_) => true,
             Self::LoseAnswer => !matches!(op, Op::List),
             Self::Twice | Self::Retried | Self::Echo(_) => op.is_mutating(),
-            Self::Torn => matches!(op, Op::Put),
+            Self::Torn | Self::Spoil | Self::Shorten | Self::Drop => matches!(op, Op::Put),
+            Self::Slow(_) => matches!(op, Op::Put | Op::Get),
             Self::FlipBit | Self::CutShort => matches!(op, Op::Get),
             Self::StaleList(_) | Self::BreakOff(_) => matches!(op, Op::List),
         }

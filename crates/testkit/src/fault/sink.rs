@@ -65,6 +65,11 @@ impl FaultSink {
         self.state().crash = Some((k, crash));
     }
 
+    /// Dies now; see [`FaultSink::crash_at`].
+    pub fn die(&self) {
+        self.state().crashed = true;
+    }
+
     /// Limits what can be stored from now on. A put that is larger than what is left fails with
     /// `NoSpace` and leaves nothing; deleting and replacing give back.
     pub fn set_space(&self, bytes: Option<u64>) {
@@ -183,6 +188,21 @@ impl fmt::Debug for FaultSink {
     }
 }
 
+/// The same with one bit changed, where there is one.
+fn flip(turn: &Turn, bytes: &Bytes) -> Bytes {
+    let mut bytes = bytes.to_vec();
+    let bit = turn.below((bytes.len() * 8).max(1));
+    if let Some(byte) = bytes.get_mut(bit / 8) {
+        *byte ^= 1 << (bit % 8);
+    }
+    bytes.into()
+}
+
+/// How long so many bytes take at a rate a second.
+fn pause(bytes: usize, rate: u64) -> Duration {
+    Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate.max(1))
+}
+
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Sink for FaultSink {
@@ -225,6 +245,24 @@ impl Sink for FaultSink {
                     .echo(*after, Change::Put(key.clone(), body, mode));
                 answer
             }
+            Some(Fault::Spoil) => {
+                let spoiled = flip(&turn, &body);
+                self.store(cx, &turn, (key, spoiled, mode)).await
+            }
+            Some(fault @ (Fault::Shorten | Fault::Drop)) => {
+                let size = body.len() as u64;
+                let mut version = None;
+                if *fault == Fault::Shorten {
+                    let part = body.slice(..turn.below(body.len().max(1)));
+                    version = self.store(cx, &turn, (key, part, mode)).await?.version;
+                }
+                let key = key.clone();
+                Ok(ObjectMeta { key, size, version })
+            }
+            Some(Fault::Slow(rate)) => {
+                tokio::time::sleep(pause(body.len(), *rate)).await;
+                self.store(cx, &turn, whole).await
+            }
             _ => self.store(cx, &turn, whole).await,
         }
     }
@@ -238,13 +276,10 @@ impl Sink for FaultSink {
         let turn = self.enter(cx, Op::Get, key.as_str()).await?;
         let answer = turn.unless_lost(self.inner.get(cx, key, range).await)?;
         match turn.fault {
-            Some(Fault::FlipBit) if !answer.is_empty() => {
-                let mut bytes = answer.to_vec();
-                let bit = turn.below(bytes.len() * 8);
-                if let Some(byte) = bytes.get_mut(bit / 8) {
-                    *byte ^= 1 << (bit % 8);
-                }
-                Ok(bytes.into())
+            Some(Fault::FlipBit) => Ok(flip(&turn, &answer)),
+            Some(Fault::Slow(rate)) => {
+                tokio::time::sleep(pause(answer.len(), rate)).await;
+                Ok(answer)
             }
             Some(Fault::CutShort) => Ok(answer.slice(..turn.below(answer.len().max(1)))),
             _ => Ok(answer),

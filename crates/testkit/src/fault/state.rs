@@ -7,7 +7,8 @@ use backup_core::{ErrorKind, ObjectKey, ObjectMeta, PutMode, Retry, SinkError};
 use bytes::Bytes;
 
 use super::rule::{Crash, Fault, Injected, Rule};
-use crate::dice;
+use backup_conformance::dice;
+
 use crate::op::Op;
 
 /// A change that comes a second time.

@@ -6,15 +6,16 @@ use backup_core::{ByteRange, ErrorKind, ObjectMeta, PutMode, SinkError, Version}
 use bytes::Bytes;
 use tokio::sync::Barrier;
 
-use super::{Bench, Checked, cases, ensure, expect_kind, named, noise, told};
+use super::cases;
+use crate::bench::{Bench, Checked, ensure, expect_kind, named, noise, told};
 
 cases![
-    a_create_never_replaces,
+    a_create_never_replaces if atomic_create,
     a_replace_replaces,
-    a_conditional_replace_needs_the_right_version,
-    a_racing_create_has_one_winner,
+    a_conditional_replace_needs_the_right_version if replace_if,
+    a_racing_create_has_one_winner if atomic_create,
     racing_replaces_leave_one_whole_object,
-    a_racing_conditional_replace_has_one_winner,
+    a_racing_conditional_replace_has_one_winner if replace_if,
     a_cancelled_operation_does_nothing,
 ];
 

@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use backup_core::{ByteRange, ErrorKind, PutMode, Warmth};
 
-use super::{Bench, Checked, cases, ensure, expect_kind, named, told};
+use super::cases;
+use crate::bench::{Bench, Checked, ensure, expect_kind, named, told};
 
 cases![
     it_says_who_it_is,
-    versions_are_there_where_they_are_claimed,
+    versions_are_there_where_they_are_claimed if replace_if,
     more_than_the_largest_put_is_refused,
     warming_says_when_objects_can_be_read,
+    tidying_takes_no_object,
 ];
 
 async fn it_says_who_it_is(bench: &Bench) -> Checked {
@@ -94,4 +96,14 @@ async fn warming_says_when_objects_can_be_read(bench: &Bench) -> Checked {
         .map_err(|error| told(&error))?;
     ensure!(none == Warmth::Ready, "to warm nothing takes {none:?}");
     Ok(())
+}
+
+async fn tidying_takes_no_object(bench: &Bench) -> Checked {
+    bench.put("t/1", "x").await?;
+    bench.put("t/tmp", "y").await?;
+    // So long that nothing is taken that somebody else is writing.
+    let tidied = bench.sink.tidy(&bench.cx, Duration::from_hours(48)).await;
+    tidied.map_err(|error| told(&error))?;
+    bench.lists("", None, &["t/1", "t/tmp"]).await?;
+    bench.holds("t/1", b"x").await
 }

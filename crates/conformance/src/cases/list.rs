@@ -3,7 +3,8 @@
 use backup_core::PutMode;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Bench, Checked, cases, ensure, named, told};
+use super::cases;
+use crate::bench::{Bench, Checked, ensure, named, told};
 
 cases![
     an_empty_place_is_an_empty_list,

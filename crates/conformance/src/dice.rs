@@ -2,7 +2,8 @@
 //! generators", OOPSLA 2014), so that a printed seed replays a run.
 
 /// The next number; moves the state on.
-pub(crate) fn step(state: &mut u64) -> u64 {
+#[must_use]
+pub fn step(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let mut z = *state;
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);

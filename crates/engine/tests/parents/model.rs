@@ -1,0 +1,416 @@
+//! A repository beside a model of it: whatever is changed, saved, forgotten, held, pruned and restored in
+//! whatever order, on tiers that die in the middle too, what the model has comes back bit for bit, and nothing
+//! else is there.
+//!
+//! A sequence follows from its seed, which is shown with all steps when one fails. `BACKSTAY_SEQUENCES`
+//! says how many are played (of 50 steps each), `BACKSTAY_SEED` with which one to begin.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use backup_core::{Sample, Severity, SnapshotId, Source, VerifyLevel};
+use backup_engine::hold::{hold, holds, release};
+use backup_engine::ledger::verify_ledger;
+use backup_engine::prune::{self, PruneJob, Unused};
+use backup_engine::repository::SnapshotHead;
+use backup_engine::{ForgetPlan, Repository, forget, snapshot, verify};
+use backup_testkit::{Crash, FaultSink};
+
+use crate::source::{Disks, ModelSource};
+use crate::world::{World, host, noise};
+
+/// Steps of a sequence.
+const STEPS: usize = 50;
+/// Sequences in a run that nobody asked for more of.
+const SEQUENCES: u64 = 40;
+
+/// Dice that fall the same for the same seed.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, sides: usize) -> usize {
+        usize::try_from(self.roll()).unwrap() % sides.max(1)
+    }
+}
+
+struct Model {
+    world: World,
+    dice: Dice,
+    source: ModelSource,
+    /// What there must be.
+    alive: BTreeMap<SnapshotId, Disks>,
+    held: BTreeSet<SnapshotId>,
+    seed: u64,
+    steps: Vec<String>,
+}
+
+impl Drop for Model {
+    #[allow(clippy::print_stdout, reason = "what a test that fails says")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!(
+                "BACKSTAY_SEED={} BACKSTAY_SEQUENCES=1 fails at the last of",
+                self.seed
+            );
+            for (number, step) in self.steps.iter().enumerate() {
+                println!("{:3} {step}", number + 1);
+            }
+        }
+    }
+}
+
+type Step = for<'a> fn(&'a mut Model) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+macro_rules! steps {
+    ($($weight:literal $name:ident;)*) => {
+        /// What can happen, and how often of a hundred. An operation that is new gets a line here.
+        const ALL: &[(usize, &str, Step)] =
+            &[$(($weight, stringify!($name), |model| Box::pin(model.$name()))),*];
+    };
+}
+
+steps! {
+    26 change;
+    20 save;
+    8 save_and_die;
+    9 forget_one;
+    3 forget_and_die;
+    4 hold_one;
+    3 release_one;
+    9 prune_some;
+    4 prune_and_die;
+    10 restore_one;
+    2 look;
+    2 lose_the_caches;
+}
+
+const CACHES: [&str; 2] = ["one", "two"];
+
+impl Model {
+    async fn new(seed: u64) -> Self {
+        let mut model = Self {
+            world: World::new().await,
+            dice: Dice(seed),
+            source: ModelSource::default(),
+            alive: BTreeMap::new(),
+            held: BTreeSet::new(),
+            seed,
+            steps: Vec::new(),
+        };
+        let disk = noise(seed, 96 << 10);
+        model.source.now.insert("disk".into(), disk);
+        model
+    }
+
+    async fn step(&mut self) {
+        let sum: usize = ALL.iter().map(|(weight, ..)| weight).sum();
+        let mut roll = self.dice.below(sum);
+        for (weight, name, step) in ALL {
+            if roll < *weight {
+                self.steps.push((*name).to_owned());
+                return step(self).await;
+            }
+            roll -= weight;
+        }
+    }
+
+    fn say(&mut self, more: impl std::fmt::Debug) {
+        if let Some(step) = self.steps.last_mut() {
+            *step += &format!(" {more:?}");
+        }
+    }
+
+    /// One of those that are there.
+    fn any(&mut self) -> Option<SnapshotId> {
+        let number = self.dice.below(self.alive.len());
+        let id = self.alive.keys().nth(number).copied();
+        self.say(id);
+        id
+    }
+
+    fn cache(&mut self) -> Option<&'static str> {
+        CACHES.get(self.dice.below(3)).copied()
+    }
+
+    async fn repo(&self) -> Repository {
+        self.world.open(&self.world.keys, None).await
+    }
+
+    async fn change(&mut self) {
+        for _ in 0..=self.dice.below(3) {
+            let seed = self.dice.roll();
+            let number = self.dice.below(4);
+            match self.dice.below(6) {
+                0 => {
+                    let disk = self.source.now.get_mut("disk").unwrap();
+                    let pages = disk.len() / 4096;
+                    for change in 0..4 {
+                        let at = (seed as usize + change * 7) % pages * 4096;
+                        disk[at..at + 4096].copy_from_slice(&noise(seed + change as u64, 4096));
+                    }
+                }
+                1 => {
+                    let disk = self.source.now.get_mut("disk").unwrap();
+                    let length = 4096 * (1 + seed as usize % 40);
+                    disk.resize(length, 0);
+                }
+                2 => {
+                    self.source.now.remove(&format!("small-{number}"));
+                }
+                3 => {
+                    let size = seed as usize % 60_000;
+                    let name = format!("file-{number}");
+                    self.source.now.insert(name, noise(seed, size));
+                }
+                // What was there once may come again.
+                4 => {
+                    let name = format!("again-{number}");
+                    self.source.now.insert(name, noise(seed % 3, 9000));
+                }
+                _ => {
+                    let size = seed as usize % 3000;
+                    let name = format!("small-{number}");
+                    self.source.now.insert(name, noise(seed, size));
+                }
+            }
+        }
+    }
+
+    async fn save(&mut self) {
+        let cache = self.cache();
+        self.say(cache);
+        let cache = cache.map(|name| self.world.cache(name));
+        let repo = self.world.open(&self.world.keys, cache.as_deref()).await;
+        let source: Arc<dyn Source> = Arc::new(self.source.clone());
+        let report = snapshot(&repo, &self.world.cx, source, &self.world.job).await;
+        let report = report.unwrap();
+        assert_eq!(report.findings, []);
+        self.alive.insert(report.meta.id, self.source.now.clone());
+    }
+
+    /// A tier that dies at one of its next changes.
+    fn dying(&mut self, most: usize) -> FaultSink {
+        let sink = FaultSink::new(Arc::new(self.world.mem.clone()), self.seed);
+        let at = 1 + self.dice.below(most) as u64;
+        let crash = [Crash::Before, Crash::After][self.dice.below(2)];
+        self.say((at, crash));
+        sink.crash_at(at, crash);
+        sink
+    }
+
+    async fn save_and_die(&mut self) {
+        let cache = self.cache();
+        self.say(cache);
+        let cache = cache.map(|name| self.world.cache(name));
+        let sink = self.dying(14);
+        let (world, keys) = (&self.world, &self.world.keys);
+        let repo = world.open_at(Arc::new(sink), keys, cache.as_deref()).await;
+        let source: Arc<dyn Source> = Arc::new(self.source.clone());
+        let ended = snapshot(&repo, &world.cx, source, &world.job).await;
+        let there = self.there().await;
+        let ids = there.iter().map(|head| head.meta.id);
+        let new: Vec<_> = ids.filter(|id| !self.alive.contains_key(id)).collect();
+        let ended = ended.map(|report| report.meta.id);
+        match (ended, &new[..]) {
+            // A run that says that it succeeded has its snapshot; one that does not may have it too.
+            (Ok(said), [id]) => assert_eq!(said, *id),
+            (Err(_), [_] | []) => {}
+            (ended, new) => panic!("{ended:?} with {new:?}"),
+        }
+        for id in new {
+            self.alive.insert(id, self.source.now.clone());
+        }
+    }
+
+    async fn there(&self) -> Vec<SnapshotHead> {
+        let (heads, errors) = self.repo().await.heads(&self.world.cx).await.unwrap();
+        assert!(errors.is_empty(), "{errors:?}");
+        heads
+    }
+
+    async fn plan(&self, id: SnapshotId) -> ForgetPlan {
+        let heads = self.there().await;
+        let metas = heads.into_iter().map(|head| head.meta);
+        ForgetPlan::by_id(metas.filter(|meta| meta.id == id).collect())
+    }
+
+    async fn forget_one(&mut self) {
+        let Some(id) = self.any() else { return };
+        let (repo, plan) = (self.repo().await, self.plan(id).await);
+        let done = forget(&repo, &self.world.cx, &plan, &host(), "").await;
+        let is_held = self.held.contains(&id);
+        assert_eq!(done.unwrap().removed, u64::from(!is_held));
+        if !is_held {
+            self.alive.remove(&id);
+        }
+    }
+
+    async fn forget_and_die(&mut self) {
+        let Some(id) = self.any() else { return };
+        let plan = self.plan(id).await;
+        let sink = self.dying(4);
+        let (world, keys) = (&self.world, &self.world.keys);
+        let repo = world.open_at(Arc::new(sink), keys, None).await;
+        let _ = forget(&repo, &world.cx, &plan, &host(), "").await;
+        let is_there = self.there().await.iter().any(|head| head.meta.id == id);
+        assert!(is_there || !self.held.contains(&id));
+        if !is_there {
+            self.alive.remove(&id);
+        }
+    }
+
+    async fn hold_one(&mut self) {
+        let Some(id) = self.any() else { return };
+        let repo = self.repo().await;
+        let done = hold(&repo, &self.world.cx, id, (&host(), ""), "").await;
+        assert_eq!(done.unwrap().changed, self.held.insert(id));
+    }
+
+    async fn release_one(&mut self) {
+        let Some(id) = self.any() else { return };
+        let repo = self.repo().await;
+        let done = release(&repo, &self.world.cx, id, (&host(), ""), "").await;
+        assert_eq!(done.unwrap().changed, self.held.remove(&id));
+    }
+
+    fn job(&mut self) -> PruneJob {
+        PruneJob {
+            max_unused: match self.dice.below(3) {
+                0 => Unused::Unlimited,
+                1 => Unused::Percent(20.0),
+                _ => Unused::Bytes(0),
+            },
+            max_repack: (self.dice.below(2) == 0).then_some(100_000),
+            max_drop: 1.0,
+            wait: Duration::ZERO,
+            // Who died is waited for, or not.
+            patience: match self.dice.below(3) {
+                0 => Duration::from_hours(24),
+                _ => Duration::ZERO,
+            },
+            ..PruneJob::new(host())
+        }
+    }
+
+    async fn prune_some(&mut self) {
+        let job = self.job();
+        self.say((job.max_unused, job.max_repack, job.patience));
+        let repo = self.repo().await;
+        let plan = prune::plan(&repo, &self.world.cx, &job).await.unwrap();
+        let report = prune::prune(&repo, &self.world.cx, plan, &job).await;
+        let report = report.unwrap();
+        assert_eq!(report.findings, []);
+        assert!(report.waits_for.is_empty() || !job.patience.is_zero());
+    }
+
+    async fn prune_and_die(&mut self) {
+        let job = self.job();
+        self.say((job.max_unused, job.max_repack, job.patience));
+        let sink = self.dying(24);
+        let (world, keys) = (&self.world, &self.world.keys);
+        let repo = world.open_at(Arc::new(sink), keys, None).await;
+        let plan = prune::plan(&repo, &world.cx, &job).await.unwrap();
+        let _ = prune::prune(&repo, &world.cx, plan, &job).await;
+    }
+
+    async fn restore_one(&mut self) {
+        let Some(id) = self.any() else { return };
+        self.world.check_id(&self.alive[&id], id).await;
+    }
+
+    /// What is there is what the model has, no more and no less.
+    async fn look(&mut self) {
+        let there = self.there().await;
+        let there: BTreeSet<_> = there.iter().map(|head| head.meta.id).collect();
+        let wanted: BTreeSet<_> = self.alive.keys().copied().collect();
+        assert_eq!(there, wanted);
+        let held = holds(&self.repo().await, &self.world.cx).await.unwrap();
+        assert!(self.held.is_subset(&held), "{held:?}");
+    }
+
+    async fn lose_the_caches(&mut self) {
+        for cache in CACHES {
+            let _ = std::fs::remove_dir_all(self.world.cache(cache));
+        }
+    }
+
+    /// All of it, at the end.
+    async fn check_all(&mut self) {
+        self.steps.push("check_all".into());
+        self.look().await;
+        for (id, disks) in &self.alive {
+            self.world.check_id(disks, *id).await;
+        }
+        let repo = self.repo().await;
+        let done = verify(
+            &repo,
+            &self.world.cx,
+            None,
+            VerifyLevel::FullRead,
+            Sample::All,
+        );
+        let mut findings = done.await.unwrap().report.findings;
+        findings.retain(|finding| finding.severity > Severity::Note);
+        assert_eq!(findings, []);
+        let mut ledger = verify_ledger(&repo, &self.world.cx).await.unwrap();
+        ledger
+            .findings
+            .retain(|finding| finding.severity > Severity::Note);
+        assert_eq!(ledger.findings, []);
+    }
+}
+
+async fn play(seed: u64) -> usize {
+    let mut model = Model::new(seed).await;
+    for _ in 0..STEPS {
+        model.step().await;
+    }
+    model.check_all().await;
+    model.alive.len()
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test that is told how long to run"
+)]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_repository_is_what_its_model_says() {
+    let sequences = number("BACKSTAY_SEQUENCES").unwrap_or(SEQUENCES);
+    let first = number("BACKSTAY_SEED").unwrap_or_else(|| backup_testkit::fresh_seed() >> 20);
+    println!("{sequences} sequences from BACKSTAY_SEED={first} on");
+    let (next, alive) = (AtomicU64::new(first), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut runtime = tokio::runtime::Builder::new_multi_thread();
+                let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + sequences {
+                        break;
+                    }
+                    alive.fetch_add(runtime.block_on(play(seed)), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let alive = alive.into_inner();
+    println!("{alive} snapshots were there at their ends");
+    assert!(alive > 0);
+}

@@ -1,0 +1,114 @@
+//! A sink whose objects are locked for a while: whoever has the credentials of the tier can add, and
+//! take nothing away.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use backup_core::{
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, SinkInfo,
+    Warmth,
+};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use jiff::{SignedDuration, Timestamp};
+
+/// A sink that refuses to delete or replace an object before `lock` has passed since it was put, by the
+/// clock of whoever asks. Clones share what is locked.
+#[derive(Debug, Clone)]
+pub struct LockedSink {
+    inner: Arc<dyn Sink>,
+    lock: Duration,
+    until: Arc<Mutex<HashMap<ObjectKey, Timestamp>>>,
+}
+
+impl LockedSink {
+    /// Wraps a sink; what is in it already is not locked.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Sink>, lock: Duration) -> Self {
+        let until = Arc::default();
+        Self { inner, lock, until }
+    }
+
+    fn until(&self) -> MutexGuard<'_, HashMap<ObjectKey, Timestamp>> {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn must_be_free(
+        &self,
+        cx: &OpContext,
+        op: &'static str,
+        key: &ObjectKey,
+    ) -> Result<(), SinkError> {
+        match self.until().get(key) {
+            Some(until) if *until > cx.clock.now() => {
+                Err(SinkError::new(ErrorKind::Denied, op, key.as_str())
+                    .because(format!("the object is locked until {until}")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Sink for LockedSink {
+    fn info(&self) -> SinkInfo {
+        self.inner.info()
+    }
+
+    async fn put(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        body: Bytes,
+        mode: PutMode,
+    ) -> Result<ObjectMeta, SinkError> {
+        if mode != PutMode::Create {
+            self.must_be_free(cx, "put", key)?;
+        }
+        let answer = self.inner.put(cx, key, body, mode).await?;
+        let lock = SignedDuration::try_from(self.lock).unwrap_or(SignedDuration::MAX);
+        let until = cx.clock.now().checked_add(lock).unwrap_or(Timestamp::MAX);
+        self.until().insert(key.clone(), until);
+        Ok(answer)
+    }
+
+    async fn get(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        range: ByteRange,
+    ) -> Result<Bytes, SinkError> {
+        self.inner.get(cx, key, range).await
+    }
+
+    async fn head(&self, cx: &OpContext, key: &ObjectKey) -> Result<ObjectMeta, SinkError> {
+        self.inner.head(cx, key).await
+    }
+
+    fn list(
+        &self,
+        cx: &OpContext,
+        prefix: &str,
+        after: Option<&ObjectKey>,
+    ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
+        self.inner.list(cx, prefix, after)
+    }
+
+    async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
+        self.must_be_free(cx, "delete", key)?;
+        self.inner.delete(cx, key).await?;
+        self.until().remove(key);
+        Ok(())
+    }
+
+    async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
+        self.inner.warm(cx, keys).await
+    }
+
+    async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
+        self.inner.tidy(cx, older_than).await
+    }
+}
