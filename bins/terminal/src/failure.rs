@@ -305,16 +305,7 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
-            EngineError::TakenForDead(_) => Self::new(
-                Exit::Failed,
-                what,
-                "there is no snapshot of this run: save again, and let `snapshot prune --revoke-after` wait longer than a save takes",
-            ),
-            EngineError::Undecided(_) => Self::new(
-                Exit::Failed,
-                what,
-                "let `snapshot prune` come to its end, which decides it, and look with `snapshot list`; or save again: what was stored is found",
-            ),
+            EngineError::TakenForDead(_) | EngineError::Undecided(_) => of_judged(&error, what),
             EngineError::Unprunable(_)
             | EngineError::PrunedInPart { .. }
             | EngineError::OtherPrune(_)
@@ -347,6 +338,16 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
     );
     let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
     Failure::new(Exit::Damage, what, hint)
+}
+
+/// A save that was taken for dead while it was under way.
+fn of_judged(error: &EngineError, what: String) -> Failure {
+    let hint = if matches!(error, EngineError::Undecided(_)) {
+        "let `snapshot prune` come to its end, which decides it, and look with `snapshot list`; or save again: what was stored is found"
+    } else {
+        "there is no snapshot of this run: save again, and let `snapshot prune --revoke-after` wait longer than a save takes"
+    };
+    Failure::new(Exit::Failed, what, hint)
 }
 
 /// Nothing was pruned, or not all.
