@@ -356,8 +356,8 @@ pub(crate) struct PruneArgs {
     /// Read at most so much in order to write it anew
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) max_repack: Option<u64>,
-    /// Take who has been saving for so many hours for dead; if they are not, they find out and at worst
-    /// save again [default: 24]
+    /// Take who has no end and stood still for so many hours, by at least three prunes of this host, for
+    /// dead; if they are not, they find out and at worst save again; 0 waits for nobody [default: 24]
     #[arg(long, value_name = "HOURS")]
     pub(crate) revoke_after: Option<u32>,
     /// Wait so many seconds for those who are saving [default: 10]

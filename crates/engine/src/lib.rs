@@ -38,6 +38,7 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod announced;
 mod collect;
 mod configs;
 mod parity;
