@@ -134,7 +134,7 @@ fn nobody_goes_on_without_an_index_run_and_says_nothing() {
             let finding = told.of_type("finding").remove(0);
             assert_eq!(finding["subject"], subject);
             let detail = finding["detail"].as_str().unwrap();
-            assert!(detail.contains("another copy"), "{detail}");
+            assert!(detail.contains("snapshot repair"), "{detail}");
         }
         let _ = Run::of(&mut place.snapshot(["verify", "latest"])).ends(13);
         let _ = place.bring_back("out").ok();
