@@ -29,7 +29,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Whether a name is one of what stands beside something.
-fn is_beside(name: &String) -> bool {
+fn is_beside(name: &str) -> bool {
     name.starts_with(".backstay-new-")
 }
 
@@ -103,7 +103,7 @@ fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
             .spawn()
             .unwrap();
         // As soon as there is something of the new file.
-        let is_there = || names(&out).iter().any(is_beside);
+        let is_there = || names(&out).iter().any(|name| is_beside(name));
         let began = Instant::now();
         while !is_there() && began.elapsed() < Duration::from_secs(20) {
             std::thread::sleep(Duration::from_millis(1));
@@ -290,7 +290,7 @@ fn takes_nothing(place: &Place, disk: &Disk) {
         .spawn()
         .unwrap();
     let began = Instant::now();
-    let has_begun = || names(&disk.at).iter().any(is_beside);
+    let has_begun = || names(&disk.at).iter().any(|name| is_beside(name));
     while !has_begun() && began.elapsed() < Duration::from_secs(20) {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -312,7 +312,7 @@ fn takes_nothing(place: &Place, disk: &Disk) {
         assert!(fs::read(disk.at.join(name)).unwrap() == *after, "{name}");
     }
     let left = names(&disk.at);
-    assert!(!left.iter().any(is_beside), "{left:?}");
+    assert!(!left.iter().any(|name| is_beside(name)), "{left:?}");
 }
 
 #[test]
