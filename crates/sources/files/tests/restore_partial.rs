@@ -38,8 +38,9 @@ fn half(to: &Path, stored: &Stored) -> Option<EntryPath> {
             writer.write_at(*at, &content[..middle]).unwrap();
         }
     }
-    let lost = [middle as u64..content.len() as u64];
-    let kept = restore.finish_in_part(&cx, &stored.entry, writer, &lost);
+    let lost = middle as u64..content.len() as u64;
+    let lost = std::slice::from_ref(&lost);
+    let kept = restore.finish_in_part(&cx, &stored.entry, writer, lost);
     let _ = block_on(restore.close(&cx, Outcome::Abandoned)).unwrap();
     kept.unwrap()
 }
