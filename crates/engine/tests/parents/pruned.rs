@@ -136,6 +136,8 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
     // And what comes then builds on it.
     let next = world.save(&source, &world.keys, "one").await;
     assert!(next.meta.stats.bytes_new < 100_000, "{:?}", next.meta.stats);
+    // That may be one small pack too many: they are laid together, and then there is nothing to do.
+    let _ = prune(&world, &job()).await;
     let again = prune(&world, &job()).await;
     assert_eq!(
         (again.deleted_packs, again.written_packs),

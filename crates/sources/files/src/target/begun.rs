@@ -142,6 +142,8 @@ impl Begun {
                 begun.last = Some(token);
                 begun.notes = Journal::read(&file, HEADER as u64, notes)?;
                 file.write_all_at(token_line(begun.token).as_bytes(), 2 * LINE as u64)?;
+            } else if !may_be_torn(&file)? {
+                return Err(something_else());
             } else {
                 // Its other times move with what is noted in it.
                 begun.since = birth(&file).unwrap_or(begun.since);
@@ -464,6 +466,16 @@ fn read_header(file: &File) -> Option<(Moment, Moment, u64, u64)> {
     let is_there = |notes: &u64| (HEADER as u64..=length).contains(notes);
     let notes = journal::read_line(lines.next()?).filter(is_there)?;
     Some((since, safe, token, notes))
+}
+
+/// Whether a file that lacks the lines of ours may have been one before a power loss or a full disk:
+/// else it is somebody's who chose the same name.
+fn may_be_torn(file: &File) -> io::Result<bool> {
+    const FIRST: &[u8] = b"since ";
+    let mut found = [0; FIRST.len()];
+    let count = file.read_at(&mut found, 0)?;
+    let found = found.get(..count).unwrap_or_default();
+    Ok(FIRST.starts_with(found) || found.iter().all(|byte| *byte == 0))
 }
 
 /// Whether something has the mode of what is unfinished.
