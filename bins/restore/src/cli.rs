@@ -171,6 +171,7 @@ Examples:
   restore run latest --to / --overwrite if-newer --include /srv
   restore run latest:/srv --to /srv --overwrite always --delete --dry-run
   restore run 2026-11-21T10:00:00Z --to /tmp/then --include '*.conf' --dry-run
+  restore run latest --to /mnt --salvage --report /root/lost.jsonl    (from a damaged repository)
 
 Nothing that is there is overwritten unless --overwrite says so. An interrupted restore is
 completed by running the command again.";
@@ -209,6 +210,13 @@ pub(crate) struct RunArgs {
     /// Read what was restored and compare it with its SHA-256
     #[arg(long)]
     pub(crate) verify: bool,
+    /// Of files of which a part is lost keep the rest, as NAME.backstay-partial beside their place, with
+    /// zeros where bytes are lost. Without it such files fail
+    #[arg(long, conflicts_with_all = ["in_place", "verify", "delete"])]
+    pub(crate) salvage: bool,
+    /// Write what is lost, file by file and range by range, into a new file of JSON lines
+    #[arg(long, value_name = "FILE", requires = "salvage")]
+    pub(crate) report: Option<PathBuf>,
     /// Whom entries belong to
     #[arg(long, value_enum, default_value_t = Owner::Name)]
     pub(crate) owner: Owner,

@@ -9,6 +9,7 @@ mod losses;
 mod place;
 mod proof;
 mod run;
+mod salvage;
 mod verify;
 
 use backup_terminal::{Console, Outcome, extras, start};

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use crate::cli::{Overwrite, Owner, RunArgs};
 use crate::look::bytes_members;
 use crate::place::{self, Part};
+use crate::salvage::Report;
 use crate::verify::compare;
 
 /// Restores.
@@ -46,10 +47,14 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
     ) {
         console.note(&format!("this restore is not in the ledger: {error}"));
     }
+    let report = match args.salvage && !args.dry_run {
+        true => Some(Report::new(args.report.as_deref())?),
+        false => None,
+    };
     let (mut ending, mut chosen) = (check_origin(console, &view)?, 0);
     let mut is_known = true;
     for part in parts {
-        let job = job(&part, &folder, filter.clone());
+        let mut job = job(&part, &folder, filter.clone());
         if args.dry_run {
             let dry = dry_run(console, &view, &target, &job, args.delete).await;
             let looked = Look::at(
@@ -68,6 +73,8 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
             ending = ending.max(noted);
             continue;
         }
+        let tells = |report: &Report| report.of_folder(&folder, &console.cx.clock);
+        job.salvage = report.as_ref().map(tells);
         let started = Instant::now();
         let outcome = restore::restore(&view, &console.cx, target.clone(), &job).await?;
         let seconds = started.elapsed().as_secs_f64();
@@ -77,6 +84,9 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         if args.verify {
             ending = ending.max(compare(console, &view, &job).await?);
         }
+    }
+    if let Some(report) = report {
+        ending = ending.max(report.end(console)?);
     }
     // Of what is lost nobody knows whether it matches; the findings told of it.
     if chosen == 0 && is_known && !args.includes.is_empty() {
@@ -146,6 +156,7 @@ fn job(part: &Part, folder: &Path, filter: Option<EntryFilter>) -> RestoreJob {
         below: part.path.clone(),
         strip: part.strip(),
         filter,
+        salvage: None,
         mode: RestoreMode::Files,
         folder: Some(folder.to_path_buf()),
         host: surroundings::host(),

@@ -63,6 +63,8 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what is known of a snapshot
     Show(ShowArgs),
+    /// Explain what a snapshot takes in the repository: what it shares, what is largest, what changed
+    Analyze(AnalyzeArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more
@@ -273,6 +275,24 @@ pub(crate) struct ShowArgs {
     pub(crate) snapshot: String,
 }
 
+const ANALYZE_EXAMPLES: &str = "\
+Examples:
+  snapshot analyze latest
+  snapshot analyze latest:shop --top 50
+  snapshot analyze latest --json | jq '.content.unique + .description.unique'";
+
+/// `snapshot analyze`.
+#[derive(Debug, Args)]
+#[command(after_help = ANALYZE_EXAMPLES)]
+pub(crate) struct AnalyzeArgs {
+    /// An id or its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a time
+    #[arg(value_name = "SNAPSHOT")]
+    pub(crate) snapshot: String,
+    /// How many of the largest files, folders, changes and other snapshots to show
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    pub(crate) top: u16,
+}
+
 const FORGET_EXAMPLES: &str = "\
 Examples:
   snapshot forget --keep-last 3 --keep-daily 7 --keep-within 30d --dry-run
@@ -338,8 +358,8 @@ pub(crate) struct PruneArgs {
     /// Read at most so much in order to write it anew
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) max_repack: Option<u64>,
-    /// Take who has been saving for so many hours for dead; if they are not, they find out and at worst
-    /// save again [default: 24]
+    /// Take who has no end and stood still for so many hours, by at least three prunes of this host, for
+    /// dead; if they are not, they find out and at worst save again; 0 waits for nobody [default: 24]
     #[arg(long, value_name = "HOURS")]
     pub(crate) revoke_after: Option<u32>,
     /// Wait so many seconds for those who are saving [default: 10]

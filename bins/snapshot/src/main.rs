@@ -1,5 +1,6 @@
 //! `snapshot`: saves, lists, forgets and verifies snapshots.
 
+mod analyze;
 mod check_tier;
 mod cli;
 mod coverage;
@@ -30,6 +31,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Save(args) => save::save(console, &args).await,
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
+        Command::Analyze(args) => analyze::analyze(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
         Command::Prune(args) => prune::prune(console, &args).await,
         Command::Repair(args) => repair::repair(console, &args).await,

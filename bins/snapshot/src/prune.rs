@@ -75,7 +75,7 @@ fn waits(open: &OpenSession) -> Finding {
         |host| text::escape(host.0.as_bytes()),
     );
     let detail = format!(
-        "{host} is saving{started}, or was killed: nothing that it may build on is deleted before it ends; the next prune goes on, and one with --revoke-after does not wait for it"
+        "{host} is saving{started}, or was killed: nothing that it may build on is deleted before it ends; the next prune goes on; once it has stood still for long enough (--revoke-after) it is taken for dead, and --revoke-after 0 does not wait for it"
     );
     let subject = format!("session {}", open.id);
     Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
@@ -93,6 +93,7 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
             "partly_used_packs": numbers.partly_used_packs,
             "wasted_bytes": numbers.wasted_bytes,
             "repacked_packs": numbers.repacked_packs,
+            "small_packs": numbers.small_packs,
             "copied_bytes": numbers.copied_bytes,
             "repack_gain": numbers.repack_gain,
             "missing_packs": numbers.missing_packs,
@@ -108,17 +109,26 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
         packs(numbers.packs),
         text::plural(numbers.snapshots, "snapshot", "snapshots")
     ))?;
-    let would = if dry_run { "would be " } else { "" };
+    // What is done is told when it is.
+    let so = |then: &str| {
+        if dry_run {
+            format!(", would be {then}")
+        } else {
+            String::new()
+        }
+    };
     console.line(format!(
-        "unused: {} in {}, {would}deleted",
+        "unused: {} in {}{}",
         text::bytes(numbers.unused_bytes),
-        packs(numbers.unused_packs)
+        packs(numbers.unused_packs),
+        so("deleted")
     ))?;
     console.line(format!(
-        "unused in part: {} in {}; {} {would}written anew, {} copied, {} given back",
+        "unused in part: {} in {}; {} to be written anew, {} small ones to be laid together, which copies {} and gives {} back",
         text::bytes(numbers.wasted_bytes),
         packs(numbers.partly_used_packs),
         packs(numbers.repacked_packs),
+        text::count(numbers.small_packs),
         text::bytes(numbers.copied_bytes),
         text::bytes(numbers.repack_gain)
     ))?;

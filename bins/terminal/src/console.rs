@@ -269,7 +269,8 @@ pub fn show_failure(program: &str, failure: &Failure, as_json: bool, now: &str) 
 }
 
 /// One JSON line: `v`, `t` and `type` first, then the members.
-fn json_line(now: &str, kind: &str, members: Value) -> String {
+#[must_use]
+pub fn json_line(now: &str, kind: &str, members: Value) -> String {
     let mut line = format!(
         "{{\"v\":{JSON_VERSION},\"t\":{},\"type\":{}",
         json!(now),

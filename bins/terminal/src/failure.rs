@@ -305,7 +305,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::TakenForDead(_) | EngineError::Undecided(_) => of_judged(&error, what),
             EngineError::Unprunable(_)
+            | EngineError::PrunedInPart { .. }
             | EngineError::OtherPrune(_)
             | EngineError::DropsTooMuch { .. } => of_pruning(&error, what),
             EngineError::Cancelled => Self::new(
@@ -338,7 +340,17 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
     Failure::new(Exit::Damage, what, hint)
 }
 
-/// Nothing was pruned.
+/// A save that was taken for dead while it was under way.
+fn of_judged(error: &EngineError, what: String) -> Failure {
+    let hint = if matches!(error, EngineError::Undecided(_)) {
+        "let `snapshot prune` come to its end, which decides it, and look with `snapshot list`; or save again: what was stored is found"
+    } else {
+        "there is no snapshot of this run: save again, and let `snapshot prune --revoke-after` wait longer than a save takes"
+    };
+    Failure::new(Exit::Failed, what, hint)
+}
+
+/// Nothing was pruned, or not all.
 fn of_pruning(error: &EngineError, what: String) -> Failure {
     if matches!(error, EngineError::DropsTooMuch { .. }) {
         let hint =

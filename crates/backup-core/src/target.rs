@@ -4,6 +4,7 @@
 //! target can take it: positioned writes out of order and in parallel, or one stream in order.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -90,7 +91,7 @@ pub trait PositionalWriter: fmt::Debug + Send + Sync {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<usize, TargetError>;
 
     /// Keeps a range as it is: it was read, and holds what it should.
-    fn keep(&self, range: std::ops::Range<u64>);
+    fn keep(&self, range: Range<u64>);
 
     /// Whether the entry held content before the restore that may be reused.
     fn had_content(&self) -> bool;
@@ -235,6 +236,25 @@ pub trait Restore: fmt::Debug + Send + Sync {
         writer: EntryWriter,
         outcome: EntryOutcome,
     ) -> Result<(), TargetError>;
+
+    /// Ends an entry of which the ranges that are `lost` could not be had, and all others were written or
+    /// kept. A target that can keeps it with zeros in these ranges, where nobody takes it for the entry,
+    /// and says where. What stood in the place of the entry stays. `None`: nothing was kept, which is
+    /// all that the targets can do that do not say otherwise.
+    ///
+    /// # Errors
+    /// [`TargetError`]: a finding.
+    fn finish_in_part(
+        &self,
+        cx: &OpContext,
+        entry: &RestoreEntry,
+        writer: EntryWriter,
+        lost: &[Range<u64>],
+    ) -> Result<Option<EntryPath>, TargetError> {
+        let _ = lost;
+        self.finish(cx, entry, writer, EntryOutcome::Failed)?;
+        Ok(None)
+    }
 
     /// Ends the restore: metadata of folders, swapping in, probing.
     ///

@@ -58,7 +58,8 @@ impl Cache {
     }
 }
 
-fn make_folder(folder: &Path) -> std::io::Result<()> {
+/// Makes a folder and those above it, for this user alone.
+pub(crate) fn make_folder(folder: &Path) -> std::io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

@@ -194,7 +194,11 @@ impl Repository {
         Err(EngineError::damaged(key, why))
     }
 
-    async fn verdict(&self, cx: &OpContext, session: SessionId) -> Result<Verdict> {
+    /// The verdict on a session.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] for one that cannot be read; errors of the tier.
+    pub(crate) async fn verdict(&self, cx: &OpContext, session: SessionId) -> Result<Verdict> {
         let key = name(layout::verdict(session))?;
         let cached = self.cache().read(key.as_str());
         if let Some(verdict) = cached.and_then(|sealed| self.open_verdict(&key, &sealed).ok()) {
@@ -303,12 +307,8 @@ impl Session {
         snapshot: SnapshotId,
     ) -> Result<Fate> {
         settle(repo, cx).await;
-        let revoked = name(layout::session_revoked(self.id))?;
-        match repo.sink().head(cx, &revoked).await {
-            // Who has put it there does not matter: all it makes a writer do is ask.
-            Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(Fate::Alive),
-            Err(error) => return Err(error.into()),
+        if !self.announced().is_revoked(repo, cx).await? {
+            return Ok(Fate::Alive);
         }
         if let Some(verdict) = self.read_verdict(repo, cx).await? {
             return adopted(&verdict, snapshot);

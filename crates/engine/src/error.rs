@@ -21,6 +21,14 @@ pub enum EngineError {
     /// It cannot be told what snapshots use, so nothing is deleted.
     #[error("nothing was deleted: {0}")]
     Unprunable(String),
+    /// While it was under way it came to be that nobody can tell what snapshots use.
+    #[error("{packs} packs were deleted that nothing uses, and then nothing more: {why}")]
+    PrunedInPart {
+        /// How many were deleted.
+        packs: u64,
+        /// Why not more.
+        why: String,
+    },
     /// Another prune is at work.
     #[error("another prune is at work: {0}")]
     OtherPrune(String),

@@ -49,6 +49,13 @@ impl Repository {
         self
     }
 
+    /// A file beside this host's copy of the ledger, for what else it must remember; none where it keeps
+    /// no state.
+    pub(crate) fn state_file(&self, name: &str) -> Option<PathBuf> {
+        let folder = self.ledger_copy.as_ref()?.path().parent()?;
+        Some(folder.join(name))
+    }
+
     /// This host's copy of the ledger, if it keeps one.
     #[must_use]
     pub const fn ledger_copy(&self) -> Option<&LedgerCopy> {

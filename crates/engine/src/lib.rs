@@ -9,6 +9,7 @@
 //! The engine knows no plug-in: sources, targets and sinks come in through the contracts of
 //! [`backup_core`].
 
+pub mod analyze;
 mod blobs;
 pub mod cache;
 pub mod error;
@@ -37,6 +38,7 @@ pub mod usage;
 pub mod verify;
 pub mod view;
 
+mod announced;
 mod collect;
 mod configs;
 mod parity;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backup_core::{Finding, HostId, OpContext, SnapshotMeta, Source};
+use backup_core::{ErrorKind, Finding, HostId, OpContext, SnapshotMeta, Source};
 use backup_integrity::merkle::MerkleRoot;
 
 use crate::error::{EngineError, Result};
@@ -94,7 +94,7 @@ pub async fn snapshot(
     source: Arc<dyn Source>,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
-    let (mut lost_parent, mut was_revoked) = (None, false);
+    let (mut lost_parent, mut revoked) = (None, None);
     loop {
         let planned = match &lost_parent {
             None => plan(repo, cx, source.clone(), job).await?,
@@ -106,7 +106,11 @@ pub async fn snapshot(
                 lost_parent = Some(why);
             }
             // In a new session, which finds what this one has stored.
-            Err(EngineError::TakenForDead(_)) if !was_revoked => was_revoked = true,
+            Err(EngineError::TakenForDead(id)) if revoked.is_none() => revoked = Some(id),
+            // A stream that is gone cannot be saved again: what became of the first run is what counts.
+            Err(EngineError::Source(error)) if error.kind == ErrorKind::Invalid => {
+                return Err(revoked.map_or(error.into(), EngineError::TakenForDead));
+            }
             ended => return ended,
         }
         repo.reload_index(cx).await?;
@@ -132,7 +136,7 @@ async fn run(
         Err(error) => {
             // All of its threads have ended. What it wrote without hearing an answer may still come;
             // but that is nothing that a snapshot comes from.
-            session.end_of_failed(repo, cx).await;
+            session.announced().end_of_failed(repo, cx).await;
             return Err(error);
         }
     };

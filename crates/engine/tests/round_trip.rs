@@ -96,6 +96,7 @@ impl World {
             strip: below.clone(),
             below,
             filter: None,
+            salvage: None,
             mode: RestoreMode::Files,
             folder,
             host: HostId("host".into()),

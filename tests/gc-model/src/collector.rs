@@ -136,7 +136,7 @@ impl Collector {
     fn settle(&self, tier: &Tier, out: &mut Vec<Step>) {
         for session in members(self.open & !self.revoked) {
             let seen = tier.sessions[at(session)];
-            if seen.done || seen.revoked {
+            if seen.done || seen.revoked || !seen.open {
                 out.push(Step::LookAt(session));
             }
             if !seen.revoked {
@@ -190,7 +190,9 @@ impl Collector {
                 self.go_on(tier, set);
             }
             Step::LookAt(session) => {
-                if tier.sessions[at(session)].done {
+                // One that is gone was tidied away: it is done, or judged.
+                let seen = tier.sessions[at(session)];
+                if seen.done || !seen.open {
                     self.open &= !bit(session);
                 } else {
                     self.revoked |= bit(session);

@@ -1,6 +1,6 @@
 //! The collection of garbage as a model whose every state a checker visits.
 //!
-//! Writers, collectors, repackers, mergers of the index, a reader and whoever forgets snapshots share a
+//! Writers, collectors, repackers, mergers of the index, a reader, a tidier and whoever forgets snapshots share a
 //! tier that can create, read, list and delete, and nothing else. Each step of the model is one operation
 //! on it, and any actor may take the next one: so an actor that is killed, sleeps for a month or
 //! has a wrong clock is one that takes no step for a while, or never again. A list is read page by page,
@@ -17,6 +17,7 @@ mod model;
 mod reader;
 mod repacker;
 mod rules;
+mod tidier;
 mod tier;
 mod writer;
 

@@ -6,7 +6,7 @@ use crate::rules::Rules;
 use crate::tier::{
     BOTH, COMMON, OTHER, SESSIONS, SNAPSHOTS, TWO, Tier, at, bit, members, session_of,
 };
-use crate::{collector, merger, reader, repacker, writer};
+use crate::{collector, merger, reader, repacker, tidier, writer};
 
 /// A chunk of a valid snapshot is in no pack of the tier.
 pub const LOST: &str = "a chunk is lost";
@@ -17,7 +17,7 @@ pub const VOID: &str = "a saved snapshot is void";
 /// A valid snapshot has no refs, so nothing of it is marked.
 pub const UNMARKED: &str = "a snapshot has no refs";
 /// What the protocol is for, each of which must really happen where the scope has who does it.
-pub const REACHED: [&str; 8] = [
+pub const REACHED: [&str; 10] = [
     "the old pack is deleted",
     "a verdict adopts",
     "a verdict rejects",
@@ -26,6 +26,8 @@ pub const REACHED: [&str; 8] = [
     "a writer reuses a copy",
     "runs are merged",
     "a reader finds a chunk behind a reload",
+    "a session that is judged is tidied away",
+    "a snapshot that is left out is tidied away",
 ];
 
 /// Who takes part.
@@ -57,6 +59,8 @@ pub struct Scope {
     pub restarts: bool,
     /// Whether collectors take away refs without a snapshot.
     pub sweeps: bool,
+    /// Whether a tidier takes away what is left of sessions that are over.
+    pub tidies: bool,
     /// Whether writers may know the index from before their session.
     pub stale_index: bool,
     /// Whether the first writer needs the chunk of the old pack that no snapshot used, beside the other.
@@ -79,6 +83,7 @@ impl Scope {
         leftover: false,
         restarts: false,
         sweeps: false,
+        tidies: false,
         stale_index: false,
         needs_both: false,
     };
@@ -141,6 +146,7 @@ pub(crate) struct State {
     pub(crate) repackers: [repacker::Repacker; TWO],
     pub(crate) mergers: [merger::Merger; TWO],
     pub(crate) reader: reader::Reader,
+    pub(crate) tidier: tidier::Tidier,
     /// Snapshots that a writer told of success for.
     pub(crate) told: u8,
 }
@@ -153,6 +159,7 @@ pub(crate) enum Action {
     Repacker(u8, repacker::Step),
     Merger(u8, merger::Step),
     Reader(reader::Step),
+    Tidier(tidier::Step),
     /// Somebody deletes a snapshot.
     Forget(u8),
     /// And its refs.
@@ -207,7 +214,8 @@ impl Setting {
 
     fn what_is_told_counts(&self, state: &State) -> bool {
         let tier = &state.tier;
-        members(state.told & !tier.forgotten).all(|snapshot| !tier.is_void(snapshot))
+        members(state.told & !tier.forgotten)
+            .all(|snapshot| tier.snapshots & bit(snapshot) != 0 && !tier.is_void(snapshot))
     }
 
     fn everything_is_marked(&self, state: &State) -> bool {
@@ -223,7 +231,8 @@ impl Setting {
             4 => scope.collectors > 0 && scope.repackers > 0,
             5 => scope.repackers > 0 && scope.writers > 0 && !scope.needs_both,
             6 => scope.mergers > 0,
-            _ => scope.reader && scope.collectors > 0 && scope.repackers > 0,
+            7 => scope.reader && scope.collectors > 0 && scope.repackers > 0,
+            _ => scope.tidies && scope.collectors > 0 && scope.writers > 0,
         }
     }
 }
@@ -233,7 +242,7 @@ fn verdicts(state: &State) -> impl Iterator<Item = u8> {
 }
 
 /// What [`REACHED`] says, of a state.
-const REACHES: [fn(&Setting, &State) -> bool; 8] = [
+const REACHES: [fn(&Setting, &State) -> bool; 10] = [
     |_, state| state.tier.packs & bit(0) == 0,
     |_, state| verdicts(state).any(|named| named != 0),
     |_, state| {
@@ -255,6 +264,13 @@ const REACHES: [fn(&Setting, &State) -> bool; 8] = [
     },
     |_, state| state.mergers.iter().any(merger::Merger::has_ended),
     |_, state| state.reader.has_found_behind_reload(),
+    |_, state| {
+        let sessions = state.tier.sessions.iter();
+        sessions
+            .filter(|one| !one.open && !one.done)
+            .any(|one| one.verdict.is_some())
+    },
+    |_, state| state.tidier.has_deleted_a_snapshot(&state.tier),
 ];
 
 impl Model for Setting {
@@ -281,6 +297,7 @@ impl Model for Setting {
                 repackers: Default::default(),
                 mergers: Default::default(),
                 reader: reader::Reader::default(),
+                tidier: tidier::Tidier::default(),
                 told: 0,
             }
         };
@@ -314,6 +331,11 @@ impl Model for Setting {
             state.reader.steps(tier, self, &mut steps);
             out.extend(steps.into_iter().map(Action::Reader));
         }
+        if scope.tidies {
+            let mut steps = Vec::new();
+            state.tidier.steps(tier, &mut steps);
+            out.extend(steps.into_iter().map(Action::Tidier));
+        }
         self.forgets(tier, out);
         if !self.rules.done_by_writer {
             let open = (0u8..)
@@ -335,6 +357,7 @@ impl Model for Setting {
             Action::Repacker(me, step) => next.repackers[at(me)].take(step, me, tier, self),
             Action::Merger(me, step) => next.mergers[at(me)].take(step, me, tier, self),
             Action::Reader(step) => next.reader.take(step, tier, self),
+            Action::Tidier(step) => next.tidier.take(step, tier, self),
             Action::Forget(snapshot) => {
                 tier.snapshots &= !bit(snapshot);
                 tier.forgotten |= bit(snapshot);

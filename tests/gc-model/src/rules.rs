@@ -28,6 +28,12 @@ pub struct Rules {
     pub readers_heed_verdicts: bool,
     /// Revocations and verdicts stay.
     pub keeps_verdicts: bool,
+    /// `.revoked` stays behind its verdict, although the session that it is about goes.
+    pub keeps_revocations: bool,
+    /// A session that was taken for dead goes only once its verdict is there.
+    pub tidies_judged_only: bool,
+    /// Of the snapshots of such a session go only those that the verdict leaves out.
+    pub tidies_void_only: bool,
     /// What is dead is decided, by an object that is created once, before the first pack is deleted.
     pub decides_first: bool,
     /// `gc/<n>` is created once.
@@ -80,6 +86,9 @@ impl Rules {
         marks_behind_verdicts: true,
         readers_heed_verdicts: true,
         keeps_verdicts: true,
+        keeps_revocations: true,
+        tidies_judged_only: true,
+        tidies_void_only: true,
         decides_first: true,
         one_generation: true,
         fresh_names: true,

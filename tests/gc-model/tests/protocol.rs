@@ -208,6 +208,57 @@ fn sweeping_refs() {
 }
 
 #[test]
+fn tidying() {
+    let scope = Scope {
+        tidies: true,
+        restarts: true,
+        forgets_all: true,
+        snapshots: 2,
+        ..ONE_WRITER
+    };
+    assert_safe(
+        "a writer of two snapshots, a collector that is killed, a tidier, all is forgotten",
+        scope,
+    );
+}
+
+/// 4,842,228 states, 43 seconds while others were at work.
+#[test]
+#[ignore = "takes half a minute"]
+fn tidying_under_two_writers() {
+    let scope = Scope {
+        tidies: true,
+        ..CORE
+    };
+    assert_safe("two writers, a collector, a tidier", scope);
+}
+
+#[test]
+fn tidying_under_two_collectors() {
+    let scope = Scope {
+        tidies: true,
+        ..TWO_COLLECTORS
+    };
+    assert_safe("a writer, two collectors, a tidier", scope);
+}
+
+/// 6,713,394 states, a minute while others were at work.
+#[test]
+#[ignore = "takes a minute"]
+fn tidying_under_a_repacker() {
+    let scope = Scope {
+        repackers: 1,
+        sweeps: true,
+        tidies: true,
+        ..ONE_WRITER
+    };
+    assert_safe(
+        "a writer, a repacker, a collector that sweeps refs, a tidier",
+        scope,
+    );
+}
+
+#[test]
 fn merging_the_index() {
     let scope = Scope {
         mergers: 2,

@@ -29,6 +29,10 @@ const REPACKER_AND_TWO: Scope = Scope {
     repackers: 1,
     ..TWO_COLLECTORS
 };
+const TIDIER: Scope = Scope {
+    tidies: true,
+    ..ONE_WRITER
+};
 const MERGER: Scope = Scope {
     writers: 0,
     mergers: 1,
@@ -74,6 +78,9 @@ needed! {
     marks_behind_verdicts: ONE_WRITER, LOST;
     readers_heed_verdicts: ONE_WRITER, LOST;
     keeps_verdicts: ONE_WRITER, LOST;
+    keeps_revocations: TIDIER, VOID;
+    tidies_judged_only: Scope { restarts: true, ..TIDIER }, LOST;
+    tidies_void_only: TIDIER, VOID;
     decides_first: ONE_GENERATION, LOST;
     one_generation: Scope { leftover: true, ..ONE_GENERATION }, LOST;
     fresh_names: Scope { needs_both: true, ..ONE_WRITER }, LOST;

@@ -38,6 +38,7 @@ fn everything_that_reads_or_changes_data_leaves_a_record() {
     restore(&["sums", "latest"]);
     restore(&["prove", &file, "-o", "proof"]);
     snapshot(&["show", "latest"]);
+    snapshot(&["analyze", "latest"]);
     snapshot(&["verify"]);
     snapshot(&["hold", "latest", "--reason", "audit"]);
     snapshot(&["release", "latest"]);
@@ -51,8 +52,8 @@ fn everything_that_reads_or_changes_data_leaves_a_record() {
         .map(|one| one["op"].as_str().unwrap())
         .collect();
     let wanted = [
-        "ls", "find", "restore", "dry-run", "restore", "diff", "sums", "prove", "show", "verify",
-        "hold", "release", "key", "key", "forget", "prune",
+        "ls", "find", "restore", "dry-run", "restore", "diff", "sums", "prove", "show", "analyze",
+        "verify", "hold", "release", "key", "key", "forget", "prune",
     ];
     assert_eq!(ops, wanted);
     for record in &records {

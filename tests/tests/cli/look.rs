@@ -242,6 +242,7 @@ fn every_json_line_is_documented() {
     for args in [
         &["list"][..],
         &["show", "latest"],
+        &["analyze", "latest"],
         &["stats"],
         &["verify"],
         &["ledger", "verify"],
@@ -305,6 +306,7 @@ fn every_json_line_is_documented() {
             .ok()
             .lines(),
     );
+    lines.extend(salvaged(&place, &without_new));
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     fs::set_permissions(place.path("key"), mode).unwrap();
     let warned = Run::of(&mut place.snapshot(["list", "--json"])).ok().err;
@@ -325,6 +327,15 @@ fn damaged(place: &Place) -> Vec<Value> {
     Run::of(&mut place.snapshot(["verify", "--json"]))
         .ends(13)
         .lines()
+}
+
+/// The lines of a restore of what is left when all content is lost.
+fn salvaged(place: &Place, wanted: &str) -> Vec<Value> {
+    for pack in place.objects("data") {
+        fs::remove_file(pack).unwrap();
+    }
+    let mut salvage = place.restore(["run", wanted, "--to", "rest", "--salvage", "--json"]);
+    Run::of(&mut salvage).ends(3).lines()
 }
 
 /// Sees that lines and page name the same types, and that the page has every member.

@@ -8,6 +8,7 @@
 
 mod absent;
 mod access;
+mod analyze;
 mod audit;
 mod beside;
 mod check_tier;
@@ -33,6 +34,7 @@ mod prune;
 mod repair;
 mod roles;
 mod round_trip;
+mod salvage;
 mod streams;
 mod terminal;
 mod trouble;

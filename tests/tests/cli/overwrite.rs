@@ -547,3 +547,15 @@ fn delete_takes_nothing_from_another_file_system_that_the_snapshot_has_a_folder_
         (1, &"/sub".into())
     );
 }
+
+#[test]
+fn a_file_of_somebody_who_chose_the_name_of_the_mark_stays() {
+    let place = Place::new();
+    fill(&place);
+    let own = place.path("out/.backstay-unfinished");
+    fs::write(&own, "my own words").unwrap();
+    let run = ["run", &below(&place), "--to", "out"];
+    let refused = Run::of(&mut place.restore(run)).ends(1);
+    let _ = refused.says("move it away");
+    assert_eq!(fs::read(&own).unwrap(), b"my own words");
+}

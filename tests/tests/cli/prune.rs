@@ -1,6 +1,7 @@
 //! Giving space back.
 
 use std::fs;
+use std::process::Stdio;
 
 use backup_tests::{Place, Run};
 
@@ -159,6 +160,41 @@ fn who_was_killed_is_named_and_not_waited_for_when_asked() {
     fs::remove_file(place.data().join("large")).unwrap();
     let _ = saved(&place);
     let _ = place.verify().ok();
+}
+
+#[test]
+fn prunes_at_the_same_time_do_not_stumble_over_each_other() {
+    for _ in 0..4 {
+        let place = with_garbage();
+        let prune = || {
+            let args = ["prune", "--max-unused", "0", "--force", "--wait", "1"];
+            let mut prune = place.snapshot(args);
+            prune.stdout(Stdio::piped()).stderr(Stdio::piped());
+            prune.spawn().unwrap()
+        };
+        let children = [prune(), prune(), prune()];
+        for child in children {
+            let run = Run::from(child.wait_with_output().unwrap());
+            // It may wait for the others' copying, or be told that they are at work.
+            assert!([0, 3, 11].contains(&run.code), "{run:?}");
+        }
+        let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+        let _ = place.verify().ok();
+        let _ = place.bring_back("out").ok();
+        assert!(fs::read(place.path("out/changes")).unwrap() == noise(4, 3 << 20));
+    }
+}
+
+#[test]
+fn what_a_plan_says_before_a_refusal_is_no_claim_that_it_was_done() {
+    let place = Place::new();
+    place.write("file", noise(1, 1 << 20));
+    let id = saved(&place);
+    let _ = Run::of(&mut place.snapshot(["forget", &id])).ok();
+    let refused = Run::of(&mut place.snapshot(["prune"])).ends(1);
+    assert!(!refused.text().contains("deleted"), "{}", refused.text());
+    let dry = Run::of(&mut place.snapshot(["prune", "--dry-run"])).ok();
+    assert!(dry.text().contains("would be deleted"), "{}", dry.text());
 }
 
 #[test]

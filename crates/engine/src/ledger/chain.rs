@@ -72,7 +72,7 @@ impl<'a> Chain<'a> {
     }
 
     /// Those of some snapshots that no record tells of.
-    pub(super) fn unknown(&self, snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
+    pub(crate) fn unknown(&self, snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
         let mut left: HashSet<SnapshotId> = snapshots.iter().copied().collect();
         left.retain(|id| !self.made.contains(id));
         let copied = self.repo.ledger_copy().and_then(|copy| copy.lines().ok());

@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use backup_core::{ErrorKind, OpContext, PackId, PutMode, SessionId, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, OpContext, PackId, PutMode, SessionId, Severity, SnapshotId,
+};
 use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -12,6 +14,7 @@ use backup_format::session::Session as Announced;
 use futures::TryStreamExt;
 
 use super::survey::{self, Survey};
+use super::watch::Watch;
 use super::{OpenSession, PruneJob, PruneReport};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
@@ -22,10 +25,10 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What is known of a session by the names below `sessions/`.
 #[derive(Debug, Clone, Copy, Default)]
-struct Seen {
-    is_announced: bool,
-    is_done: bool,
-    is_revoked: bool,
+pub(super) struct Seen {
+    pub(super) is_announced: bool,
+    pub(super) is_done: bool,
+    pub(super) is_revoked: bool,
 }
 
 /// Goes through all generations that are not decided, and a new one for what is condemned now.
@@ -154,7 +157,10 @@ async fn decide(
 }
 
 /// The sessions that are there. The word of their ends is asked of those alone that are announced.
-async fn sessions(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<SessionId, Seen>> {
+pub(super) async fn sessions(
+    repo: &Repository,
+    cx: &OpContext,
+) -> Result<BTreeMap<SessionId, Seen>> {
     let mut out: BTreeMap<SessionId, Seen> = BTreeMap::new();
     let mut listed = repo.sink().list(cx, "sessions/", None);
     while let Some(meta) = listed.try_next().await? {
@@ -195,13 +201,20 @@ async fn settle_sessions(
 ) -> Result<Option<BTreeSet<SessionId>>> {
     let mut revoked = BTreeSet::new();
     let mut open = Vec::new();
+    let mut looks = None;
     for (id, seen) in sessions(repo, cx).await? {
         if seen.is_done || !seen.is_announced {
             continue;
         }
         if seen.is_revoked {
             revoked.insert(id);
-        } else if is_stale(cx, job, id) {
+            continue;
+        }
+        let looks = match &mut looks {
+            Some(looks) => looks,
+            none => none.insert(Looks::new(repo, cx).await?),
+        };
+        if looks.is_still(id, job.patience) {
             let mark = SessionMark { session: id };
             let sealed = repo.ring().seal(ObjectKind::SessionRevoked, &mark.encode());
             let body = sealed.map_err(EngineError::Seal)?.into();
@@ -216,6 +229,8 @@ async fn settle_sessions(
             open.push(id);
         }
     }
+    let kept = Looks::keep(looks, repo, cx, &open);
+    report.findings.extend(kept);
     let mut waited = Duration::ZERO;
     loop {
         let mut left = Vec::new();
@@ -244,11 +259,47 @@ async fn settle_sessions(
     Ok(None)
 }
 
-/// Whether a session began so long ago, by its own word, that nobody waits for it.
-fn is_stale(cx: &OpContext, job: &PruneJob, id: SessionId) -> bool {
-    let now = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
-    let patience = u64::try_from(job.patience.as_millis()).unwrap_or(u64::MAX);
-    id.millis().saturating_add(patience) <= now
+/// What this host sees of open sessions.
+struct Looks {
+    watch: Watch,
+    runs: BTreeMap<SessionId, BTreeSet<String>>,
+}
+
+impl Looks {
+    async fn new(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        repo.refresh_index(cx).await?;
+        let mut runs: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
+        for (key, run) in repo.loaded_runs() {
+            if let [wrap] = run.sessions.as_slice() {
+                let of = runs.entry(wrap.session).or_default();
+                of.insert(key.to_string());
+            }
+        }
+        let watch = Watch::open(repo, cx);
+        Ok(Self { watch, runs })
+    }
+
+    fn is_still(&mut self, id: SessionId, patience: Duration) -> bool {
+        let runs = self.runs.remove(&id).unwrap_or_default();
+        self.watch.is_still(id, runs, patience)
+    }
+
+    /// Remembers those that are open; says if that cannot be done.
+    fn keep(
+        looks: Option<Self>,
+        repo: &Repository,
+        cx: &OpContext,
+        open: &[SessionId],
+    ) -> Option<Finding> {
+        let watch = looks.map_or_else(|| Watch::open(repo, cx), |looks| looks.watch);
+        let error = watch.keep(&open.iter().copied().collect()).err()?;
+        let detail = format!(
+            "how long open sessions stand still cannot be remembered, so none is taken for dead: {error}"
+        );
+        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+        let subject = "the state folder";
+        Some(Finding::new(severity, kind, subject, detail))
+    }
 }
 
 async fn who(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<OpenSession> {
@@ -270,6 +321,12 @@ async fn who(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<OpenSes
 
 /// (5), (6) The verdict on each revoked session names the snapshots that are there.
 async fn judge(repo: &Repository, cx: &OpContext, revoked: &BTreeSet<SessionId>) -> Result<()> {
+    // A verdict never changes.
+    let judged = repo.judged(cx).await?;
+    for session in revoked.intersection(&judged) {
+        readable(repo, cx, *session).await?;
+    }
+    let revoked: Vec<_> = revoked.difference(&judged).copied().collect();
     if revoked.is_empty() {
         return Ok(());
     }
@@ -292,20 +349,35 @@ async fn judge(repo: &Repository, cx: &OpContext, revoked: &BTreeSet<SessionId>)
     }
     for session in revoked {
         let verdict = Verdict {
-            session: *session,
-            snapshots: made.remove(session).unwrap_or_default(),
+            session,
+            snapshots: made.remove(&session).unwrap_or_default(),
         };
         let sealed = repo.ring().seal(ObjectKind::Verdict, &verdict.encode());
         let body = sealed.map_err(EngineError::Seal)?.into();
-        let key = name(layout::verdict(*session))?;
+        let key = name(layout::verdict(session))?;
         match repo.sink().put(cx, &key, body, PutMode::Create).await {
-            // The one that is there counts; readers read it.
             Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::Conflict => {}
+            // The one that is there counts; readers read it.
+            Err(error) if error.kind == ErrorKind::Conflict => readable(repo, cx, session).await?,
             Err(error) => return Err(error.into()),
         }
     }
     Ok(())
+}
+
+/// Nothing is decided by a verdict that cannot be read: once it is removed there would be none, and the
+/// writer could make one that names what uses packs that are gone by then.
+async fn readable(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
+    match repo.verdict(cx, session).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_damage() || matches!(error, EngineError::Newer(_)) => {
+            let why = format!(
+                "the verdict on session {session} cannot be read ({error}), so nobody knows what it uses; put it back from another copy, or remove it if somebody without a key has put it there"
+            );
+            Err(EngineError::Unprunable(why))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes packs that are dead.
@@ -340,28 +412,6 @@ pub(super) async fn sweep_parity(repo: &Repository, cx: &OpContext, survey: &Sur
         };
         if !survey.packs.contains_key(&id) && !survey.marks.contains_key(&id) {
             repo.sink().delete(cx, &name(layout::parity(key))?).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Takes away what nobody needs to know any more of sessions that have come to their end: that they
-/// began, so that no collector asks again; and that they ended, if there is no snapshot of theirs that a
-/// verdict of somebody else could leave out. First the session, so that none looks open that is not.
-pub(super) async fn tidy_sessions(repo: &Repository, cx: &OpContext) -> Result<()> {
-    let sessions = sessions(repo, cx).await?;
-    let (heads, unread) = repo.heads(cx).await?;
-    let made: BTreeSet<_> = heads
-        .iter()
-        .map(|head| SessionId::from_bytes(head.outer.session))
-        .collect();
-    for (id, seen) in sessions.into_iter().filter(|(_, seen)| seen.is_done) {
-        if seen.is_announced {
-            repo.sink().delete(cx, &name(layout::session(id))?).await?;
-        }
-        if unread.is_empty() && !made.contains(&id) {
-            let done = name(layout::session_done(id))?;
-            repo.sink().delete(cx, &done).await?;
         }
     }
     Ok(())

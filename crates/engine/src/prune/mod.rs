@@ -12,10 +12,13 @@
 //! blob that is copied.
 
 mod collect;
+mod elsewhere;
 pub(crate) mod merge;
 mod plan;
 pub(crate) mod repack;
 mod survey;
+mod tidy;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,8 +56,10 @@ pub struct PruneJob {
     pub max_unused: Unused,
     /// At most so many bytes of packs are read to be written anew in this run.
     pub max_repack: Option<u64>,
-    /// A session without an end that began longer ago is taken for dead. That is no question of
-    /// safety: whoever it is finds out, and at worst saves again.
+    /// A session without an end that this host has seen standing still for so long, in at least three
+    /// prunes, is taken for dead; none to wait for nobody. Where no state is kept
+    /// ([`Repository::keep_ledger_in`]) nothing is remembered, and only none takes anybody for dead. That is no
+    /// question of safety: whoever it is finds out, and at worst saves again.
     pub patience: Duration,
     /// So long it waits for sessions that are not over and not old enough to be taken for dead.
     pub wait: Duration,
@@ -113,8 +118,10 @@ pub struct PruneNumbers {
     pub partly_used_packs: u64,
     /// Bytes in them that nothing uses.
     pub wasted_bytes: u64,
-    /// Packs that are written anew.
+    /// Packs that are written anew since much of them is unused.
     pub repacked_packs: u64,
+    /// Packs that are laid together since they are small.
+    pub small_packs: u64,
     /// Bytes that are copied out of them.
     pub copied_bytes: u64,
     /// Bytes that this gives back.
@@ -168,7 +175,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
-    let chosen = plan::choose(&survey, job);
+    let chosen = plan::choose(&survey, job, &repo.sizes());
     Ok(PrunePlan {
         numbers: chosen.numbers,
         findings,
@@ -196,8 +203,8 @@ impl PrunePlan {
 /// Carries a plan out, and what earlier runs left undecided.
 ///
 /// # Errors
-/// [`EngineError::DropsTooMuch`]; [`EngineError::Unprunable`]; [`EngineError::Cancelled`]; errors of
-/// the tier. Whatever was done until then is whole, and the next run goes on.
+/// [`EngineError::DropsTooMuch`]; [`EngineError::Unprunable`], [`EngineError::PrunedInPart`];
+/// [`EngineError::Cancelled`]; errors of the tier. Whatever was done until then is whole, and the next run goes on.
 pub async fn prune(
     repo: &Repository,
     cx: &OpContext,
@@ -211,7 +218,13 @@ pub async fn prune(
         });
     }
     let mut report = PruneReport::default();
-    let outcome = run(repo, cx, plan, job, &mut report).await;
+    let outcome = match run(repo, cx, plan, job, &mut report).await {
+        Err(EngineError::Unprunable(why)) if report.deleted_packs > 0 => {
+            let packs = report.deleted_packs;
+            Err(EngineError::PrunedInPart { packs, why })
+        }
+        outcome => outcome,
+    };
     let (is_ok, note) = match &outcome {
         Ok(()) if report.waits_for.is_empty() => (true, String::new()),
         Ok(()) => (
@@ -275,7 +288,7 @@ async fn run(
     collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
-        collect::tidy_sessions(repo, cx).await?;
+        tidy::tidy(repo, cx).await?;
     }
     Ok(())
 }

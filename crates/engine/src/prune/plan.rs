@@ -4,11 +4,17 @@ use std::collections::BTreeSet;
 
 use backup_core::PackId;
 
-use super::survey::Survey;
+use super::survey::{Pack, Survey};
 use super::{PruneJob, PruneNumbers, Unused};
+use crate::repository::Sizes;
 
 /// Of a pack that is used by more than this, in hundredths, nothing would be gained.
 const WELL_USED: u64 = 95;
+/// A pack of less than a quarter of the size that packs are made is small.
+const SMALL: usize = 4;
+/// So many small packs are laid together; fewer stay, so that each save does not have all copied again
+/// that the last ones left.
+const LEAST_SMALL: usize = 8;
 
 #[derive(Debug, Default)]
 pub(super) struct Chosen {
@@ -20,7 +26,7 @@ pub(super) struct Chosen {
 }
 
 /// Chooses; the same for the same survey.
-pub(super) fn choose(survey: &Survey, job: &PruneJob) -> Chosen {
+pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     let mut out = Chosen::default();
     let numbers = &mut out.numbers;
     numbers.snapshots = survey.snapshots.len() as u64;
@@ -29,6 +35,11 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob) -> Chosen {
     for (id, pack) in &survey.packs {
         numbers.packs += 1;
         numbers.bytes += pack.size;
+        // What no refs name of it may be all that is left of a lost pack.
+        if survey.elsewhere.spared.contains(id) {
+            in_use += pack.size;
+            continue;
+        }
         if !survey.marks.contains_key(id) {
             numbers.unused_packs += 1;
             numbers.unused_bytes += pack.size;
@@ -85,7 +96,55 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob) -> Chosen {
         numbers.repack_gain += size - used;
         out.victims.push(id);
     }
+    if job.max_unused != Unused::Unlimited {
+        for (is_meta, target) in [(false, sizes.data_pack), (true, sizes.meta_pack)] {
+            let limit = (target / SMALL) as u64;
+            choose_small(survey, job, is_meta, limit, &mut read, &mut out);
+        }
+    }
     out
+}
+
+/// Chooses small packs of a kind, the smallest first, if there are many.
+fn choose_small(
+    survey: &Survey,
+    job: &PruneJob,
+    is_meta: bool,
+    limit: u64,
+    read: &mut u64,
+    out: &mut Chosen,
+) {
+    let chosen: BTreeSet<_> = out.victims.iter().copied().collect();
+    let is_small = |(id, pack): &(&PackId, &Pack)| {
+        pack.is_meta == is_meta
+            && pack.size < limit
+            && survey.marks.contains_key(*id)
+            && !survey.absent.contains_key(*id)
+            && !survey.elsewhere.spared.contains(*id)
+            && !chosen.contains(*id)
+    };
+    let mut small: Vec<_> = survey.packs.iter().filter(is_small).collect();
+    small.sort_by_key(|(id, pack)| (pack.size, **id));
+    let fits = |(_, pack): &(&PackId, &Pack)| {
+        *read += pack.size;
+        job.max_repack.is_none_or(|most| *read <= most)
+    };
+    let mut small: Vec<_> = small.into_iter().take_while(fits).collect();
+    // One that is larger than the rest together stays: it would be copied again for each few that come.
+    let mut sum: u64 = small.iter().map(|(_, pack)| pack.size).sum();
+    while let Some((_, last)) = small.pop_if(|(_, last)| last.size > sum - last.size) {
+        sum -= last.size;
+    }
+    if small.len() < LEAST_SMALL {
+        return;
+    }
+    let numbers = &mut out.numbers;
+    for (id, pack) in small {
+        numbers.small_packs += 1;
+        numbers.copied_bytes += pack.used;
+        numbers.repack_gain += pack.size.saturating_sub(pack.used);
+        out.victims.push(*id);
+    }
 }
 
 /// So many hundredths of a number of bytes.

@@ -2,13 +2,11 @@
 //! is needed. It is a session like any other: see the protocol.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
 
 use backup_core::{
-    CancellationToken, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId,
-    PutMode, SessionId, Severity, SnapshotId,
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
+    SnapshotId,
 };
-use backup_format::collect::SessionMark;
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::{
@@ -16,21 +14,17 @@ use backup_format::pack::{
 };
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
-use backup_format::session::Session as Announced;
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
 use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
+use crate::announced::Announced;
 use crate::error::{EngineError, Result};
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
-use crate::store::random;
-
-/// How long a run that failed tries to say so.
-const FAREWELL: Duration = Duration::from_secs(10);
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
@@ -169,13 +163,14 @@ pub(super) async fn repack(
     victims: &[PackId],
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
-    let session = announce(repo, cx, &job.host).await?;
+    // There is no data key: nothing new is sealed.
+    let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
     let copied = copy(repo, cx, survey, victims, report).await;
     let (copies, emptied) = match copied {
         Ok(copied) => copied,
         // No refs name anything of it yet, and nothing of it is under way.
         Err(error) => {
-            end_of_failed(repo, cx, session).await;
+            session.end_of_failed(repo, cx).await;
             return Err(error);
         }
     };
@@ -197,39 +192,17 @@ pub(super) async fn repack(
         put_refs(repo, cx, keys, &moved).await?;
         replaced.extend(keys);
     }
-    let revoked = name(layout::session_revoked(session))?;
-    match repo.sink().head(cx, &revoked).await {
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
+    if session.is_revoked(repo, cx).await? {
         // Another collector took this one for dead: the old refs may be all that is true.
-        Ok(_) => {
-            return Err(EngineError::OtherPrune(
-                "it took this one for dead; nothing is lost".into(),
-            ));
-        }
+        return Err(EngineError::OtherPrune(
+            "it took this one for dead; nothing is lost".into(),
+        ));
     }
     for key in replaced {
         repo.sink().delete(cx, key).await?;
     }
-    end(repo, cx, session).await?;
+    session.end(repo, cx).await?;
     Ok(emptied)
-}
-
-/// Ends the session of a run that came to nothing, so that nobody waits for it.
-pub(crate) async fn end_of_failed(repo: &Repository, cx: &OpContext, session: SessionId) {
-    let mut farewell = cx.clone();
-    farewell.cancel = CancellationToken::new();
-    let _ = tokio::time::timeout(FAREWELL, end(repo, &farewell, session)).await;
-}
-
-/// Tells that the session names nothing more.
-pub(crate) async fn end(repo: &Repository, cx: &OpContext, session: SessionId) -> Result<()> {
-    let mark = SessionMark { session };
-    let sealed = repo.ring().seal(ObjectKind::SessionDone, &mark.encode());
-    let body = sealed.map_err(EngineError::Seal)?.into();
-    let done = name(layout::session_done(session))?;
-    repo.sink().put(cx, &done, body, PutMode::Create).await?;
-    Ok(())
 }
 
 /// Copies what is used of packs, and writes the index runs of the copies.
@@ -262,6 +235,8 @@ async fn copy<'a>(
         let bytes = match get_within(cx, &**repo.sink(), &key, MAX_PACK).await {
             Ok(bytes) => bytes,
             Err(error) if error.is_damage() => Bytes::new(),
+            // Another prune has copied and deleted it; if not, the next one misses it.
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
         if digest(&bytes) != id.0 {
@@ -278,27 +253,6 @@ async fn copy<'a>(
     }
     copies.index().await?;
     Ok((copies, emptied))
-}
-
-/// Tells that somebody is about to name any pack. There is no data key: nothing new is sealed.
-pub(crate) async fn announce(
-    repo: &Repository,
-    cx: &OpContext,
-    host: &HostId,
-) -> Result<SessionId> {
-    let started_ms = u64::try_from(cx.clock.now().as_millisecond()).unwrap_or(0);
-    let id = SessionId::from_parts(started_ms, random()?);
-    let announced = Announced {
-        id,
-        host: host.clone(),
-        started_ms,
-        wrapped_dek: Vec::new(),
-    };
-    let sealed = repo.ring().seal(ObjectKind::Session, &announced.encode()?);
-    let body = sealed.map_err(EngineError::Seal)?.into();
-    let key = name(layout::session(id))?;
-    repo.sink().put(cx, &key, body, PutMode::Create).await?;
-    Ok(id)
 }
 
 /// All refs of a snapshot as one that names copies; `None` if it uses nothing that moved, or is gone.

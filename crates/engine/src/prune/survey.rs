@@ -9,13 +9,16 @@ use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
+use super::elsewhere::{Elsewhere, elsewhere};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::presence::{Absent, Expected, State};
 use crate::refs::{self, Listed};
-use crate::repository::{Repository, name};
+use crate::repository::{Repository, UnreadSnapshot, name};
 
+/// How often what changes while it is read is read again.
+const TRIES: usize = 5;
 /// Packs that are named one by one, and snapshots for each.
 const MOST_NAMED: usize = 20;
 const MOST_SNAPSHOTS: usize = 5;
@@ -43,6 +46,8 @@ pub(super) struct Survey {
     pub(super) packs: HashMap<PackId, Pack>,
     /// Packs that are not on the tier as the index or refs say.
     pub(super) absent: BTreeMap<PackId, Absent>,
+    /// What is used of these and lies in others.
+    pub(super) elsewhere: Elsewhere,
     /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
     /// was listed without one is of a pack that is gone.
     pub(super) parity: BTreeSet<ObjectKey>,
@@ -57,6 +62,12 @@ impl Survey {
         settle(repo, cx).await;
         let mut packs = packs(repo, cx).await?;
         let absent = absent(repo, cx, &marks, &packs).await?;
+        let elsewhere = if absent.is_empty() {
+            Elsewhere::default()
+        } else {
+            let dead = repo.collection(cx).await?.dead;
+            elsewhere(&absent, &marks, &repo.index(), &dead)
+        };
         use_of_packs(repo, &marks, &mut packs);
         Ok(Self {
             snapshots,
@@ -64,6 +75,7 @@ impl Survey {
             marks,
             packs,
             absent,
+            elsewhere,
             parity,
         })
     }
@@ -80,15 +92,24 @@ async fn parity(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<ObjectKey>
 
 /// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.
 pub(super) async fn snapshots(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
-    let (heads, unread) = repo.heads(cx).await?;
-    if let Some(one) = unread.into_iter().next() {
+    for _ in 0..TRIES {
+        let (heads, unread) = repo.heads(cx).await?;
+        // One that goes between the list and its read was forgotten.
+        let is_gone = |one: &UnreadSnapshot| matches!(&one.error, EngineError::Sink(error) if error.kind == ErrorKind::NotFound);
+        let Some(one) = unread.iter().find(|one| !is_gone(one)) else {
+            if unread.is_empty() {
+                return Ok(heads.into_iter().map(|head| head.meta.id).collect());
+            }
+            continue;
+        };
         let why = format!(
             "snapshot {} cannot be read ({}), so nobody knows what it needs; put its object back from another copy, or forget it",
             one.id, one.error
         );
         return Err(EngineError::Unprunable(why));
     }
-    Ok(heads.into_iter().map(|head| head.meta.id).collect())
+    let why = "snapshots are forgotten faster than they can be read";
+    Err(EngineError::OtherPrune(why.into()))
 }
 
 /// Marks what snapshots use, by all refs of each. Snapshots that turn out to have none are looked for
@@ -98,7 +119,6 @@ pub(super) async fn mark(
     cx: &OpContext,
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<(Listed, Marks)> {
-    const TRIES: usize = 5;
     for _ in 0..TRIES {
         let there = refs::list(repo, cx).await?;
         let wanted: Vec<_> = snapshots
@@ -248,21 +268,19 @@ pub(super) async fn of_absent(
         }
     }
     let mut out = Vec::new();
+    let found = &survey.elsewhere.found;
     for (id, pack) in survey.absent.iter().take(MOST_NAMED) {
         let detail = match hurt.get(id) {
+            Some(hurt) if found.contains(id) => format!(
+                "{}; what {} use of it lies by the index in other packs, which stay for its sake: `snapshot verify --level full` tells whether it is whole; this is said until it is put back from another copy, or these snapshots are forgotten",
+                pack.state,
+                text_of(hurt)
+            ),
             Some(hurt) => {
-                let mut shown: Vec<_> = hurt
-                    .iter()
-                    .take(MOST_SNAPSHOTS)
-                    .map(ToString::to_string)
-                    .collect();
-                if hurt.len() > MOST_SNAPSHOTS {
-                    shown.push(format!("{} more", hurt.len() - MOST_SNAPSHOTS));
-                }
                 format!(
                     "{}, and is needed by {}: put it back from another copy, or save what it held again, or forget them; `snapshot verify` tells which files that hurts",
                     pack.state,
-                    shown.join(", ")
+                    text_of(hurt)
                 )
             }
             None => format!(
@@ -270,9 +288,10 @@ pub(super) async fn of_absent(
                 pack.state
             ),
         };
-        let severity = match hurt.contains_key(id) {
-            true => Severity::Error,
-            false => Severity::Warning,
+        let severity = if hurt.contains_key(id) && !found.contains(id) {
+            Severity::Error
+        } else {
+            Severity::Warning
         };
         let subject = pack.key.as_str();
         out.push(Finding::new(severity, pack.state.kind(), subject, detail));
@@ -286,6 +305,16 @@ pub(super) async fn of_absent(
         out.push(Finding::new(severity, kind, "the tier", detail));
     }
     Ok(out)
+}
+
+/// The first of some snapshots by their ids, and how many more there are.
+fn text_of(snapshots: &BTreeSet<SnapshotId>) -> String {
+    let first = snapshots.iter().take(MOST_SNAPSHOTS);
+    let mut shown: Vec<_> = first.map(ToString::to_string).collect();
+    if snapshots.len() > MOST_SNAPSHOTS {
+        shown.push(format!("{} more", snapshots.len() - MOST_SNAPSHOTS));
+    }
+    shown.join(", ")
 }
 
 /// Sums up what is used of each pack.

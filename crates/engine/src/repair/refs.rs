@@ -4,21 +4,21 @@
 //! What is condemned is named only where nothing else has the chunk: as long as a snapshot has no refs, or some
 //! that cannot be read, no collection comes to a decision.
 
-use backup_core::{ChunkId, ErrorKind, HostId, OpContext, SnapshotId};
+use backup_core::{ChunkId, HostId, OpContext, SnapshotId};
 use backup_format::extent::{Content, Extent, Extents};
-use backup_format::layout;
 use backup_format::lineage::LineageHead;
 use backup_format::refs::Refs;
 use backup_format::seal::BlobKind;
 
 use super::survey::{Named, Torn};
 use super::{Remedy, RepairPlan, Task, Work};
+use crate::announced::Announced;
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
-use crate::prune::repack::{announce, end, end_of_failed, put_refs};
+use crate::prune::repack::put_refs;
 use crate::refs;
-use crate::repository::{Repository, SnapshotHead, name};
+use crate::repository::{Repository, SnapshotHead};
 use crate::tree::{Met, TreeReader};
 use crate::usage::Usage;
 use crate::view::{Seen, SnapshotView};
@@ -63,25 +63,21 @@ pub(super) async fn rebuild(
         refs: known,
         damaged,
     } = &bad.0;
-    let session = announce(repo, cx, host).await?;
+    // There is no data key: nothing new is sealed.
+    let session = Announced::begin(repo, cx, host, Vec::new()).await?;
     let made = async {
         settle(repo, cx).await;
         let refs = used_by(repo, cx, head).await?;
         put_refs(repo, cx, known, &refs).await
     };
     if let Err(error) = made.await {
-        end_of_failed(repo, cx, session).await;
+        session.end_of_failed(repo, cx).await;
         return Err(error);
     }
     settle(repo, cx).await;
-    let revoked = name(layout::session_revoked(session))?;
-    match repo.sink().head(cx, &revoked).await {
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-        Ok(_) => {
-            let why = "it took this repair for dead; run it again, nothing is lost";
-            return Err(EngineError::OtherPrune(why.into()));
-        }
+    if session.is_revoked(repo, cx).await? {
+        let why = "it took this repair for dead; run it again, nothing is lost";
+        return Err(EngineError::OtherPrune(why.into()));
     }
     for (key, _) in damaged {
         // One that can be read after all says nothing wrong.
@@ -92,7 +88,7 @@ pub(super) async fn rebuild(
             repo.sink().delete(cx, key).await?;
         }
     }
-    end(repo, cx, session).await
+    session.end(repo, cx).await
 }
 
 /// Marks what a snapshot uses.

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use super::begun::Begun;
 use super::opened::{Claim, Claimed, Opened};
+use super::salvage::Salvage;
 use super::window::{ChunkJob, FileJob, Part, RangeJob, Window};
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
@@ -37,8 +38,8 @@ enum Task {
 /// Worker threads and what they share.
 pub(super) struct Workers<'a> {
     repo: &'a Repository,
-    cx: &'a OpContext,
-    restore: &'a dyn Restore,
+    pub(super) cx: &'a OpContext,
+    pub(super) restore: &'a dyn Restore,
     handle: Handle,
     tasks: Mutex<Option<Sender<Task>>>,
     source: Mutex<Option<Receiver<Task>>>,
@@ -49,6 +50,8 @@ pub(super) struct Workers<'a> {
     count: usize,
     pub(super) begun: Begun,
     fetched: AtomicU64,
+    /// Who is told of what is lost, if what is left is to be kept.
+    pub(super) salvage: Option<Salvage>,
 }
 
 /// Where chunks of one pack lie, as one range.
@@ -110,6 +113,7 @@ impl<'a> Workers<'a> {
         repo: &'a Repository,
         cx: &'a OpContext,
         restore: &'a dyn Restore,
+        salvage: Option<Salvage>,
     ) -> Result<Self> {
         let (tasks, source) = bounded(QUEUED);
         let count = cpu_threads(cx)
@@ -130,6 +134,7 @@ impl<'a> Workers<'a> {
             // Each of them may be at a window of its own; one more is being collected.
             begun: Begun::of_this_process(count + QUEUED + 1),
             fetched: AtomicU64::new(0),
+            salvage,
         })
     }
 
@@ -429,12 +434,19 @@ impl<'a> Workers<'a> {
         let Some(writer) = job.lock().take() else {
             return;
         };
-        let outcome = if job.has_failed() {
-            EntryOutcome::Failed
-        } else {
-            EntryOutcome::Whole
+        let lost = lock(&job.lost).take();
+        let ended = match lost {
+            Some(lost) if !job.has_failed() => self.salvage(job, writer, lost),
+            _ => {
+                let outcome = if job.has_failed() {
+                    EntryOutcome::Failed
+                } else {
+                    EntryOutcome::Whole
+                };
+                self.restore.finish(self.cx, &job.entry, writer, outcome)
+            }
         };
-        if let Err(error) = self.restore.finish(self.cx, &job.entry, writer, outcome) {
+        if let Err(error) = ended {
             self.found_target(&job.entry, &error);
         }
         self.begun.one_less();
@@ -445,10 +457,13 @@ impl<'a> Workers<'a> {
         });
     }
 
-    /// A chunk cannot be had: the files that need it fail, each with a finding.
+    /// A chunk cannot be had: the files that need it fail, each with a finding, or lose these parts.
     fn lose(&self, chunk: &ChunkJob, kind: FindingKind, why: &str) {
         for part in &chunk.parts {
-            if part.job.fail() {
+            if self.salvages() {
+                let range = part.at..part.at + u64::from(part.length);
+                lock(&part.job.lost).add(range, kind, why);
+            } else if part.job.fail() {
                 self.found(Finding::entry(kind, &part.job.entry.path, why));
             }
             if part.job.part_done() {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use backup_core::{ChunkId, EntryWriter, PackId, RestoreEntry};
 use backup_format::extent::{Extent, Extents};
 
+use super::salvage::Lost;
 use crate::error::Result;
 use crate::index_set::{IndexSet, Place};
 
@@ -30,20 +31,24 @@ pub(super) struct FileJob {
     writer: Mutex<Option<EntryWriter>>,
     parts_left: AtomicU64,
     failed: AtomicBool,
+    /// Bytes that are no holes.
+    pub(super) data: u64,
+    pub(super) lost: Mutex<Lost>,
 }
 
 impl FileJob {
     pub(super) fn new(entry: RestoreEntry, extents: &Extents) -> Self {
-        let parts = extents
-            .as_slice()
-            .iter()
-            .filter(|e| matches!(e, Extent::Data { .. }))
-            .count();
+        let is_data = |extent: &&Extent| matches!(extent, Extent::Data { .. });
+        let parts = extents.as_slice().iter().filter(is_data);
+        let data = parts.clone().map(Extent::len).sum();
+        let parts = parts.count();
         Self {
             entry,
             writer: Mutex::new(None),
             parts_left: AtomicU64::new(parts as u64),
             failed: AtomicBool::new(false),
+            data,
+            lost: Mutex::default(),
         }
     }
 

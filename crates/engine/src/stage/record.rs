@@ -48,7 +48,7 @@ pub async fn record(
         Err(error) => counts.found(cx, degraded("the ledger", error.to_string())),
     }
     if fate == Fate::Alive
-        && let Err(error) = stored.session.end(repo, cx).await
+        && let Err(error) = stored.session.announced().end(repo, cx).await
     {
         counts.found(cx, degraded("the session", error.to_string()));
     }

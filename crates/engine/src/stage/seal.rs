@@ -70,7 +70,7 @@ pub async fn seal(
             noticed,
         }),
         Err(error) => {
-            session.end_of_failed(repo, cx).await;
+            session.announced().end_of_failed(repo, cx).await;
             Err(error)
         }
     }

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use backup_core::{Event, Observer, OpContext, SessionId, SnapshotId, Stage};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::repository::UnreadSnapshot;
-use backup_engine::{EngineError, Repository, Result, SnapshotReport};
+use backup_engine::{EngineError, Repository, Result, SnapshotReport, snapshot};
 use backup_format::collect::{SessionMark, Verdict};
 use backup_format::layout;
 use backup_format::seal::{ObjectKeyring, ObjectKind};
+use backup_source_command::StdinSource;
 use backup_testkit::MemSink;
 
 use crate::world::{Case, Memory, World};
@@ -78,8 +79,8 @@ async fn reader(world: &World, case: &Case) -> Repository {
     world.open(Arc::new(case.mem.clone()), None).await.unwrap()
 }
 
-/// Saves while runs are taken for dead.
-async fn save(world: &World, case: &Case, most: u32, judges: bool) -> Result<SnapshotReport> {
+/// A writer, and surroundings in which runs are taken for dead.
+async fn watched(world: &World, case: &Case, most: u32, judges: bool) -> (Repository, OpContext) {
     let writer = world
         .open(Arc::new(case.mem.clone()), case.cache())
         .await
@@ -94,7 +95,25 @@ async fn save(world: &World, case: &Case, most: u32, judges: bool) -> Result<Sna
         }),
         ..world.cx.clone()
     };
+    (writer, cx)
+}
+
+/// Saves while runs are taken for dead.
+async fn save(world: &World, case: &Case, most: u32, judges: bool) -> Result<SnapshotReport> {
+    let (writer, cx) = watched(world, case, most, judges).await;
     world.save_in(&cx, &writer).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_gone_is_not_asked_for_again() {
+    let world = World::with_snapshot().await;
+    let case = world.case(Memory::Kept);
+    let (writer, cx) = watched(&world, &case, 1, true).await;
+    let content = std::io::Cursor::new(b"what comes but once".to_vec());
+    let source = Arc::new(StdinSource::new(content, "dump"));
+    let ended = snapshot(&writer, &cx, source, &world.job).await;
+    let is_told = matches!(ended, Err(EngineError::TakenForDead(_)));
+    assert!(is_told, "{ended:?}");
 }
 
 /// How many snapshots there are, for readers and as objects, and records of the ledger.

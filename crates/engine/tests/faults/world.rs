@@ -256,6 +256,7 @@ impl World {
             strip: below.clone(),
             below,
             filter: None,
+            salvage: None,
             mode: RestoreMode::Files,
             folder: Some(out.to_owned()),
             host: host(),

@@ -1,17 +1,20 @@
 //! What was not forgotten is whole behind a prune, and what was forgotten gives its room back. In whatever
 //! order that happens, [`crate::model`] tries.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{FindingKind, OpContext, SessionId, SnapshotId};
+use backup_core::{FindingKind, OpContext, SessionId, Severity, SnapshotId};
 use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
 use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
+use backup_format::collect::{SessionMark, Verdict};
 use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
-use backup_testkit::{Crash, FaultSink};
+use backup_testkit::{Crash, FaultSink, TestClock};
+use jiff::SignedDuration;
 
 use crate::source::{Disks, ModelSource};
 use crate::world::{World, host, noise};
@@ -99,7 +102,11 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
     let world = World::new().await;
     let (source, mut saved) = history(&world, 6).await;
     let before = stored(&world);
-    let nothing = prune(&world, &job()).await;
+    let idle = PruneJob {
+        max_unused: Unused::Unlimited,
+        ..job()
+    };
+    let nothing = prune(&world, &idle).await;
     assert_eq!((nothing.deleted_packs, nothing.waits_for.len()), (0, 0));
     all_is_whole(&world, &saved).await;
     let last = saved.split_off(5);
@@ -129,6 +136,8 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
     // And what comes then builds on it.
     let next = world.save(&source, &world.keys, "one").await;
     assert!(next.meta.stats.bytes_new < 100_000, "{:?}", next.meta.stats);
+    // That may be one small pack too many: they are laid together, and then there is nothing to do.
+    let _ = prune(&world, &job()).await;
     let again = prune(&world, &job()).await;
     assert_eq!(
         (again.deleted_packs, again.written_packs),
@@ -223,17 +232,211 @@ async fn who_is_silent_for_long_is_judged_by_what_is_there() {
     let world = World::new().await;
     let (_, saved) = history(&world, 3).await;
     forget_one(&world, saved[0].0.meta.id).await;
-    let open = leave_open(&world, 30).await;
-    let report = prune(&world, &job()).await;
-    assert_eq!(report.revoked, [open]);
-    assert!(report.deleted_packs > 0);
-    assert!(
-        world
-            .mem
-            .objects()
-            .contains_key(&layout::verdict(open).unwrap())
-    );
+    // It says itself that it began long ago; that is not what counts.
+    let open = leave_open(&world, 300).await;
+    let state = tempfile::tempdir().unwrap();
+    let clock = TestClock::default();
+    let cx = OpContext::new(Arc::new(clock.clone()));
+    let mut reports = Vec::new();
+    for hours in [0, 11, 11, 5] {
+        clock.advance(SignedDuration::from_hours(hours));
+        let repo = world.open(&maintenance(&world), None).await;
+        let repo = repo.keep_ledger_in(Some(state.path().to_owned()));
+        reports.push(prune_with(&repo, &cx, &job()).await.unwrap());
+    }
+    let last = reports.pop().unwrap();
+    for report in reports {
+        assert_eq!((report.revoked.len(), report.waits_for.len()), (0, 1));
+        assert_eq!(report.deleted_packs, 0);
+    }
+    assert_eq!(last.revoked, [open]);
+    assert!(last.deleted_packs > 0);
+    let there = |key| world.mem.objects().contains_key(&key);
+    assert!(there(layout::verdict(open).unwrap()));
+    assert!(there(layout::session_revoked(open).unwrap()));
+    assert!(!there(layout::session(open).unwrap()), "nobody needs it");
     all_is_whole(&world, &saved[1..]).await;
+    // Who keeps no state takes nobody for dead, unless asked to.
+    let open = leave_open(&world, 300).await;
+    forget_one(&world, saved[1].0.meta.id).await;
+    for _ in 0..3 {
+        assert_eq!(prune(&world, &job()).await.revoked, []);
+    }
+    let impatient = PruneJob {
+        patience: Duration::ZERO,
+        ..job()
+    };
+    assert_eq!(prune(&world, &impatient).await.revoked, [open]);
+    all_is_whole(&world, &saved[2..]).await;
+}
+
+/// What a session that was taken for dead left: a snapshot that its verdict leaves out, with refs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_verdict_leaves_out_goes_and_the_verdict_stays() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 3).await;
+    let void = saved[2].0.meta.id;
+    let repo = world.open(&world.keys, None).await;
+    let session = SessionId::from_bytes(world.head(&repo, &saved[2].0).await.outer.session);
+    let mark = |kind, plain: &[u8]| repo.ring().seal(kind, plain).unwrap();
+    let verdict = Verdict {
+        session,
+        snapshots: BTreeSet::new(),
+    };
+    let revoked = SessionMark { session }.encode();
+    world.mem.lose(&layout::session_done(session).unwrap());
+    world.mem.plant(
+        layout::session_revoked(session).unwrap(),
+        mark(ObjectKind::SessionRevoked, &revoked),
+    );
+    world.mem.plant(
+        layout::verdict(session).unwrap(),
+        mark(ObjectKind::Verdict, &verdict.encode()),
+    );
+    let there = |key| world.mem.objects().contains_key(&key);
+    // The ledger knows it: somebody told of it, so nobody may take it away for good.
+    let _ = prune(&world, &forced()).await;
+    assert!(there(layout::snapshot(void).unwrap()));
+    let records: Vec<_> = world.mem.objects().into_keys().collect();
+    for key in records
+        .iter()
+        .filter(|key| key.as_str().starts_with("ledger/"))
+    {
+        world.mem.lose(key);
+    }
+    let _ = prune(&world, &forced()).await;
+    assert!(!there(layout::snapshot(void).unwrap()));
+    assert!(!there(layout::refs(void).unwrap()));
+    assert!(!there(layout::session(session).unwrap()));
+    assert!(there(layout::verdict(session).unwrap()));
+    assert!(there(layout::session_revoked(session).unwrap()));
+    all_is_whole(&world, &saved[..2]).await;
+}
+
+fn forced() -> PruneJob {
+    PruneJob {
+        patience: Duration::ZERO,
+        despite_gone: true,
+        ..job()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_small_packs_are_laid_together_and_few_are_not() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    let mut saved = Vec::new();
+    for round in 0..12u64 {
+        source
+            .now
+            .insert(format!("file-{round}"), noise(round, 30_000));
+        saved.push((
+            world.save(&source, &world.keys, "one").await,
+            source.now.clone(),
+        ));
+    }
+    let before = count(&world, "data/");
+    assert!(before >= 12, "{before}");
+    let repo = world.open(&maintenance(&world), None).await;
+    for (job, small) in [
+        (
+            PruneJob {
+                max_repack: Some(100_000),
+                ..job()
+            },
+            false,
+        ),
+        (
+            PruneJob {
+                max_unused: Unused::Unlimited,
+                ..job()
+            },
+            false,
+        ),
+        (job(), true),
+    ] {
+        let plan = prune::plan(&repo, &world.cx, &job).await.unwrap();
+        assert_eq!(plan.numbers.small_packs >= 12, small, "{:?}", plan.numbers);
+        let report = prune::prune(&repo, &world.cx, plan, &job).await.unwrap();
+        assert_eq!(report.written_packs > 0, small, "{report:?}");
+    }
+    assert_eq!(count(&world, "data/"), 1);
+    all_is_whole(&world, &saved).await;
+    // A few more do not have it all copied again: it is larger than they are together.
+    for round in 0..7u64 {
+        source
+            .now
+            .insert(format!("new-{round}"), noise(100 + round, 30_000));
+        saved.push((
+            world.save(&source, &world.keys, "one").await,
+            source.now.clone(),
+        ));
+    }
+    prune(&world, &job()).await;
+    assert_eq!(count(&world, "data/"), 8);
+    all_is_whole(&world, &saved).await;
+}
+
+/// Packs are lost; the next save stores anew what they held, and is forgotten: nothing names what it stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_anew_of_a_lost_pack_stays_for_those_who_need_it() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    source.now.insert("disk".into(), noise(1, 3 << 20));
+    for file in 0..6u64 {
+        source
+            .now
+            .insert(format!("file-{file}"), noise(10 + file, 40_000));
+    }
+    let mut saved = vec![(
+        world.save(&source, &world.keys, "one").await,
+        source.now.clone(),
+    )];
+    let mut lost = 0;
+    for key in world.mem.objects().into_keys() {
+        if key.as_str().starts_with("data/") {
+            world.mem.lose(&key);
+            lost += 1;
+        }
+    }
+    let plan = || async {
+        let repo = world.open(&maintenance(&world), None).await;
+        prune::plan(&repo, &world.cx, &job()).await.unwrap()
+    };
+    let severities = |plan: &prune::PrunePlan| -> Vec<_> {
+        plan.findings.iter().map(|one| one.severity).collect()
+    };
+    assert_eq!(severities(&plan().await), vec![Severity::Error; lost]);
+    let report = world
+        .try_to_save(&source, &world.keys, "one")
+        .await
+        .unwrap();
+    assert!(!report.findings.is_empty());
+    let unnamed = report.meta.id;
+    // A part of it is named by one that stays, which must not be all that is copied of it.
+    source.now.remove("disk");
+    let report = world
+        .try_to_save(&source, &world.keys, "one")
+        .await
+        .unwrap();
+    saved.push((report, source.now.clone()));
+    forget_one(&world, unnamed).await;
+    for _ in 0..2 {
+        prune(&world, &job()).await;
+        for (report, disks) in &saved {
+            world.check(disks, report).await;
+        }
+        let plan = plan().await;
+        assert_eq!(severities(&plan), vec![Severity::Warning; lost]);
+        assert_eq!(plan.numbers.missing_packs, lost as u64);
+    }
+    // Once nothing needs the lost packs, what was spared for their sake goes too.
+    let before = stored(&world);
+    forget_one(&world, saved.remove(0).0.meta.id).await;
+    prune(&world, &job()).await;
+    all_is_whole(&world, &saved).await;
+    assert!(stored(&world) < before);
+    assert_eq!(severities(&plan().await), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

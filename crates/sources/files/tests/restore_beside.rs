@@ -25,6 +25,18 @@ fn names(folder: &Path) -> BTreeSet<String> {
         .collect()
 }
 
+/// What stands beside something in a folder.
+fn beside(folder: &Path) -> std::path::PathBuf {
+    let names = names(folder);
+    let mut beside = names
+        .iter()
+        .filter(|name| name.starts_with(".backstay-new-"));
+    let (Some(found), None) = (beside.next(), beside.next()) else {
+        panic!("{names:?}");
+    };
+    folder.join(found)
+}
+
 fn always(to: &Path) -> FilesTargetConfig {
     into(to, Overwrite::Always)
 }
@@ -107,7 +119,7 @@ fn an_interrupted_replacement_is_taken_up_by_the_next_restore() {
     let cut = restore_with(always(&to), &stored, Outcome::Abandoned, |_| Pumping::Half).unwrap();
     assert!(cut.errors.is_empty(), "{:?}", cut.errors);
     stands_as_it_was(&to);
-    let beside = to.join(".backstay-new-file");
+    let beside = beside(&to);
     let inode = fs::metadata(&beside).unwrap().ino();
     // Whatever is right of what it left is kept.
     fs::write(&beside, [7; 100_000]).unwrap();
@@ -156,9 +168,146 @@ fn entries_that_are_named_like_files_of_a_restore_come_back() {
 /// A restore that was killed while it wrote a file beside the old one.
 fn killed(to: &Path, stored: &[Stored]) -> std::path::PathBuf {
     let _ = restore_with(always(to), stored, Outcome::Abandoned, |_| Pumping::Half).unwrap();
-    let beside = to.join(".backstay-new-file");
-    assert!(beside.exists() && to.join(MARKER).exists());
-    beside
+    assert!(to.join(MARKER).exists());
+    beside(to)
+}
+
+/// Restores, with one more entry that cannot be had: the restore is not finished.
+fn with_a_failure(config: FilesTargetConfig, stored: &[Stored]) {
+    let mut stored = stored.to_vec();
+    let damaged = made_up(b"damaged", EntryKind::File, b"damaged");
+    let path = damaged.entry.path.clone();
+    stored.push(damaged);
+    let to = config.folder.clone();
+    let restored = restore_with(config, &stored, Outcome::Committed, |entry| {
+        if *entry == path {
+            Pumping::Failed
+        } else {
+            Pumping::Whole
+        }
+    })
+    .unwrap();
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert!(to.join(MARKER).exists());
+    fs::remove_file(to.join("damaged")).unwrap();
+    later();
+}
+
+/// Nothing that comes is of the same time as what was.
+fn later() {
+    std::thread::sleep(std::time::Duration::from_millis(20));
+}
+
+#[test]
+fn files_of_a_user_between_two_restores_stay_whatever_their_names() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    let was = killed(&to, &stored);
+    // The second one gives the file its name, and is not finished.
+    with_a_failure(always(&to), &stored);
+    put(&to.join("file"), OLD);
+    let mine = [was.clone(), to.join(".backstay-new-file")];
+    for path in &mine {
+        put(path, "mine");
+    }
+    later();
+    for again in 0..3 {
+        let restored = restore(always(&to), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
+        for path in &mine {
+            assert_eq!(fs::read_to_string(path).unwrap(), "mine", "{again}");
+        }
+        assert_eq!(names(&to).len(), 3);
+        put(&to.join("file"), OLD);
+    }
+}
+
+#[test]
+fn what_replaced_a_leftover_is_nobodys_leftover() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    for never in [false, true] {
+        let was = killed(&to, &stored);
+        put(&to.join("mine"), "mine");
+        fs::rename(to.join("mine"), &was).unwrap();
+        later();
+        let overwrite = if never {
+            Overwrite::Never
+        } else {
+            Overwrite::Always
+        };
+        let restored = restore(into(&to, overwrite), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert_eq!(fs::read_to_string(&was).unwrap(), "mine");
+        fs::remove_file(was).unwrap();
+        assert_eq!(names(&to), ["file".to_owned()].into());
+        put(&to.join("file"), OLD);
+    }
+}
+
+#[test]
+fn a_power_loss_that_took_the_notes_leaves_nothing_beside() {
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    let was = killed(&to, &stored);
+    let marker = fs::File::options().write(true).open(to.join(MARKER));
+    marker.unwrap().set_len(4 * 38).unwrap();
+    later();
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(names(&to), ["file".to_owned()].into());
+    assert!(!was.exists());
+}
+
+#[test]
+fn entries_come_back_that_were_leftovers_when_they_were_saved() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    put(&to.join("x"), "old");
+    let stored = [
+        made_up(b".backstay-new-x", EntryKind::File, b"half"),
+        made_up(b"x", EntryKind::File, b"new"),
+    ];
+    let newer = into(&to, Overwrite::IfNewer);
+    with_a_failure(newer.clone(), &stored);
+    assert_eq!(fs::read_to_string(to.join("x")).unwrap(), "old");
+    set_mtime(&to.join("x"), 1000, 0);
+    let restored = restore(newer, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(fs::read_to_string(to.join("x")).unwrap(), "new");
+    let half = fs::read_to_string(to.join(".backstay-new-x")).unwrap();
+    assert_eq!(half, "half");
+    assert_eq!(names(&to).len(), 2);
+}
+
+#[test]
+fn an_entry_and_a_leftover_of_the_same_name_do_not_meet() {
+    for first in [false, true] {
+        for never in [false, true] {
+            let temp = tempfile::tempdir().unwrap();
+            let (to, mut stored) = old_and_new(temp.path());
+            let was = killed(&to, &stored);
+            let name = was.file_name().unwrap().as_encoded_bytes();
+            let at = if first { 0 } else { stored.len() };
+            stored.insert(at, made_up(name, EntryKind::File, b"saved"));
+            later();
+            let overwrite = if never {
+                Overwrite::Never
+            } else {
+                Overwrite::Always
+            };
+            let restored = restore(into(&to, overwrite), &stored);
+            assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+            assert_eq!(fs::read_to_string(&was).unwrap(), "saved");
+            if never {
+                stands_as_it_was(&to);
+            } else {
+                assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
+            }
+            assert_eq!(names(&to).len(), 2);
+        }
+    }
 }
 
 #[test]

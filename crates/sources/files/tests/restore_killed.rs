@@ -122,6 +122,48 @@ fn a_target_folder_of_which_the_snapshot_says_nothing_is_like_any_new_one() {
 }
 
 #[test]
+fn entries_that_are_named_like_what_a_restore_tries_modes_with_come_back() {
+    for kind in [EntryKind::Directory, EntryKind::File] {
+        let temp = tempfile::tempdir().unwrap();
+        let plain = temp.path().join("plain");
+        fs::create_dir(&plain).unwrap();
+        let to = temp.path().join("to");
+        let content: &[u8] = match kind {
+            EntryKind::File => b"saved",
+            _ => b"",
+        };
+        let stored = [made_up(b".backstay-new-folder", kind, content)];
+        let restored = restore(into(&to, Overwrite::Never), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert!(restored.report.findings.is_empty(), "{:?}", restored.report);
+        assert!(to.join(".backstay-new-folder").exists());
+        assert_eq!(mode(&to), mode(&plain));
+        assert_eq!(fs::read_dir(&to).unwrap().count(), 1);
+    }
+}
+
+/// Where a default ACL takes from the owner what the mark consists of, a file gets that just after it
+/// was made.
+#[test]
+fn a_file_that_was_killed_before_it_got_its_mode_is_finished() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir(&to).unwrap();
+    let config = into(&to, Overwrite::Never);
+    killed(&config, &[]);
+    for (name, content) in [("made", ""), ("mine", "mine")] {
+        put(&to.join(name), content);
+        fs::set_permissions(to.join(name), fs::Permissions::from_mode(0o1000)).unwrap();
+    }
+    let stored = ["made", "mine"].map(|name| made_up(name.as_bytes(), EntryKind::File, b"saved"));
+    let restored = restore(config, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(mode(&to.join("made")), 0o644);
+    assert_eq!(fs::read(to.join("made")).unwrap(), b"saved");
+    assert_eq!(mode(&to.join("mine")), 0o1000);
+}
+
+#[test]
 fn an_unfinished_folder_is_known_also_where_folders_hand_on_their_group() {
     let temp = tempfile::tempdir().unwrap();
     let (from, to) = (temp.path().join("from"), temp.path().join("to"));

@@ -3,7 +3,8 @@
 //! What stands there may be all that its owner has, and a full disk or a damaged repository shows
 //! only on the way. So the new content is written into a file beside the old one, which gets the
 //! name when it is whole; until then, and if it never is, the old one stays as it was. Nothing is
-//! written where the old one proves to hold the content already.
+//! written where the old one proves to hold the content already. What is no file and stands in the
+//! place of one is replaced in the same way (see [`super::replace`]).
 
 use std::ffi::{CStr, CString};
 use std::fmt;
@@ -15,13 +16,15 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_core::{EntryPath, PositionalWriter, TargetError};
-use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fstat, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
 use super::begun::Begun;
 use super::covered::Covered;
 use super::file::{FileWriter, read_full};
+use super::journal::Stage;
 use super::meta::Before;
+use super::way::Spot;
 use super::writer::create_marked;
 use crate::handle::{DirHandle, DirId, HandleCache};
 
@@ -37,10 +40,16 @@ const TRIES: u32 = 10_000;
 /// Bytes that are copied at once from the old file.
 const BLOCK: usize = 256 << 10;
 
+/// Whether something is named like what stands beside others.
+pub(super) fn is_named_so(path: &EntryPath) -> bool {
+    let name = path.name();
+    name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
+}
+
 /// Names under which a file may stand beside one of a name, in the order in which they are tried.
-pub(super) fn names_beside(name: &CStr) -> impl Iterator<Item = CString> + '_ {
-    (0..TRIES).map(|number| {
-        let mut beside = PREFIX.as_bytes().to_vec();
+pub(super) fn names_beside(token: u64, name: &CStr) -> impl Iterator<Item = CString> + '_ {
+    (0..TRIES).map(move |number| {
+        let mut beside = format!("{PREFIX}{token:012x}-").into_bytes();
         if number > 0 {
             beside.extend_from_slice(format!("{number}-").as_bytes());
         }
@@ -52,12 +61,40 @@ pub(super) fn names_beside(name: &CStr) -> impl Iterator<Item = CString> + '_ {
 }
 
 /// So much of a name as fits. It is text if the name is: some file systems take nothing else.
-fn beginning(name: &[u8], fits: usize) -> &[u8] {
+pub(super) fn beginning(name: &[u8], fits: usize) -> &[u8] {
     let cut = name.get(..fits).unwrap_or(name);
     match (std::str::from_utf8(name), std::str::from_utf8(cut)) {
         (Ok(_), Err(broken)) => cut.get(..broken.valid_up_to()).unwrap_or_default(),
         _ => cut,
     }
+}
+
+/// Makes something beside an entry of a name, under a name that is free, and notes it before.
+///
+/// # Errors
+/// What `make` fails with, except that a name is taken; then nothing is noted.
+pub(super) fn make_beside<T>(
+    begun: &Begun,
+    (path, name): (&EntryPath, &CStr),
+    stage: Stage,
+    mut make: impl FnMut(&CStr) -> Result<T, Errno>,
+) -> io::Result<(T, CString)> {
+    for beside in names_beside(begun.token(), name) {
+        begun.note(path, beside.to_bytes(), stage)?;
+        match make(&beside) {
+            Ok(made) => return Ok((made, beside)),
+            Err(cause) => {
+                begun.settled(path, beside.to_bytes());
+                if cause != Errno::EXIST {
+                    return Err(cause.into());
+                }
+            }
+        }
+    }
+    Err(io::Error::new(
+        io::ErrorKind::AlreadyExists,
+        format!("every name like {PREFIX}… is taken in its folder"),
+    ))
 }
 
 /// Where a file stands, or is to stand.
@@ -78,37 +115,37 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
+    /// Where it is, open.
+    ///
+    /// # Errors
+    /// When its folder cannot be opened again.
+    pub(super) fn spot(&self) -> io::Result<Spot> {
+        Ok(Spot {
+            folder: self.handles.get(&self.folder)?,
+            handle: Arc::clone(&self.folder),
+            name: self.name.clone(),
+            hands_on: self.hands_on,
+        })
+    }
+
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
-        for beside in names_beside(&self.name) {
-            let stat = statat(&*folder, &*beside, AtFlags::SYMLINK_NOFOLLOW);
-            match stat {
-                Err(Errno::NOENT) => {}
-                Err(cause) => return Err(cause.into()),
-                Ok(stat) if self.begun.is_left(&stat) => {
-                    unlinkat(&*folder, &*beside, AtFlags::empty())?;
-                }
-                Ok(_) => continue,
-            }
-            self.begun.note(&self.path, beside.to_bytes(), None)?;
-            match create_marked(&folder, &beside, self.hands_on) {
-                Ok(file) => {
-                    let place = Arc::clone(self);
-                    return Ok((File::from(file), Successor { place, beside }));
-                }
-                Err(cause) => {
-                    self.begun.settled(&self.path);
-                    if cause != Errno::EXIST {
-                        return Err(cause.into());
-                    }
-                }
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            format!("every name like {PREFIX}… is taken in its folder"),
-        ))
+        let (file, beside) = make_beside(
+            &self.begun,
+            (&self.path, &self.name),
+            Stage::Announced,
+            |beside| create_marked(&folder, beside, self.hands_on),
+        )?;
+        let place = Arc::clone(self);
+        let successor = Successor { place, beside };
+        let noted = (fstat(&file).map_err(io::Error::from)).and_then(|stat| {
+            self.begun
+                .made(&self.path, successor.beside.to_bytes(), stat.st_ino)
+        });
+        // What is not noted would be nobody's.
+        noted.inspect_err(|_| _ = successor.give_up())?;
+        Ok((File::from(file), successor))
     }
 }
 
@@ -137,7 +174,7 @@ impl Successor {
         let place = &self.place;
         let folder = place.handles.get(&place.folder)?;
         renameat(&*folder, &*self.beside, &*folder, &*place.name)?;
-        place.begun.settled(&place.path);
+        place.begun.settled(&place.path, self.beside.to_bytes());
         Ok(())
     }
 
@@ -146,7 +183,7 @@ impl Successor {
         let place = &self.place;
         let folder = place.handles.get(&place.folder)?;
         unlinkat(&*folder, &*self.beside, AtFlags::empty())?;
-        place.begun.settled(&place.path);
+        place.begun.settled(&place.path, self.beside.to_bytes());
         Ok(())
     }
 }
@@ -285,6 +322,17 @@ impl Beside {
         Ok(Some(successor))
     }
 
+    /// Ends the content of which a part is lost: it is in the new file, whatever the old one holds.
+    pub(super) fn complete_in_part(&self) -> Result<Successor, TargetError> {
+        let mut state = self.lock();
+        if let Some(trouble) = state.trouble.take() {
+            return Err(trouble);
+        }
+        let (new, successor) = self.fork(&mut state)?;
+        new.complete()?;
+        Ok(successor)
+    }
+
     /// The new file, if one stands beside the old one.
     pub(super) fn successor(&self) -> Option<Successor> {
         let state = self.lock();
@@ -337,16 +385,17 @@ mod tests {
 
     #[test]
     fn names_beside_are_names_and_differ() {
-        let mut names = names_beside(c"report.txt");
-        assert_eq!(names.next().as_deref(), Some(c".backstay-new-report.txt"));
-        assert_eq!(names.next().as_deref(), Some(c".backstay-new-1-report.txt"));
+        let mut names = names_beside(0xab, c"report.txt");
+        let mut next = || names.next().unwrap().into_string().unwrap();
+        assert_eq!(next(), ".backstay-new-0000000000ab-report.txt");
+        assert_eq!(next(), ".backstay-new-0000000000ab-1-report.txt");
         let long = CString::new("n".repeat(NAME_MAX)).unwrap();
-        let names: std::collections::HashSet<_> = names_beside(&long).collect();
+        let names: std::collections::HashSet<_> = names_beside(!0 >> 16, &long).collect();
         assert_eq!(names.len(), TRIES as usize);
         assert!(names.iter().all(|name| name.to_bytes().len() == NAME_MAX));
         // 85 signs of three bytes.
         let text = CString::new("\u{8cc7}".repeat(85)).unwrap();
-        let names: std::collections::HashSet<_> = names_beside(&text).collect();
+        let names: std::collections::HashSet<_> = names_beside(!0 >> 16, &text).collect();
         assert_eq!(names.len(), TRIES as usize);
         assert!(
             names
@@ -354,6 +403,6 @@ mod tests {
                 .all(|name| name.to_str().is_ok() && name.to_bytes().len() > 140)
         );
         let bytes = CString::new(vec![0xff; 255]).unwrap();
-        assert!(names_beside(&bytes).all(|name| name.to_bytes().len() == NAME_MAX));
+        assert!(names_beside(!0 >> 16, &bytes).all(|name| name.to_bytes().len() == NAME_MAX));
     }
 }

@@ -11,11 +11,12 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backup_core::RestoreEntry;
+use backup_core::{RestoreEntry, TargetError};
 use rustix::fs::{Mode, OFlags, fstat, openat, syncfs};
 
 use super::beside::Successor;
 use super::meta::Object;
+use super::replace::make_way;
 use super::writer::before_old;
 use super::{Shared, error};
 use crate::handle::{DirHandle, DirId, HandleCache};
@@ -82,23 +83,17 @@ impl Durable {
         let synced = self.sync(shared);
         for (entry, successor, id) in files {
             let path = &entry.path;
+            let fail = |cause| error("replace", path, cause);
             let taken = match &synced {
-                Ok(()) => successor.open(id).and_then(|file| {
-                    let before = before_old(&fstat(&file)?);
-                    let object = Object::Open(file.as_fd());
-                    let findings = &shared.findings;
-                    let applier = &shared.applier;
-                    applier.apply(&object, path, &entry.meta, before, findings);
-                    successor.take()
-                }),
-                Err(cause) => Err(io::Error::new(cause.kind(), cause.to_string())),
+                Ok(()) => take(shared, &entry, &successor, id),
+                Err(cause) => Err(fail(io::Error::new(cause.kind(), cause.to_string()))),
             };
             let is_taken = taken.is_ok();
             if let Err(cause) = taken {
                 if successor.give_up().is_err() {
                     shared.unfinished.store(true, Ordering::Relaxed);
                 }
-                shared.fail(&error("replace", path, cause));
+                shared.fail(&cause);
             } else {
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
@@ -142,6 +137,23 @@ impl Durable {
             .iter()
             .try_for_each(|folder| sync_around(&shared.handles, folder))
     }
+}
+
+/// Lets a file that is on the disk take the place that it is for.
+fn take(
+    shared: &Shared,
+    entry: &RestoreEntry,
+    successor: &Successor,
+    id: DirId,
+) -> Result<(), TargetError> {
+    let fail = |cause: io::Error| error("replace", &entry.path, cause);
+    let file = successor.open(id).map_err(fail)?;
+    let stat = fstat(&file).map_err(|cause| fail(cause.into()))?;
+    let (object, before) = (Object::Open(file.as_fd()), before_old(&stat));
+    let (applier, findings) = (&shared.applier, &shared.findings);
+    applier.apply(&object, &entry.path, &entry.meta, before, findings);
+    make_way(shared, &successor.place.spot().map_err(fail)?, entry)?;
+    successor.take().map_err(fail)
 }
 
 /// Writes the file system of a folder to its disk.

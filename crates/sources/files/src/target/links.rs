@@ -15,17 +15,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use backup_core::{
     EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
 };
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use super::beside::names_beside;
+use super::beside::make_beside;
 use super::fate::{Fate, fate};
-use super::restore::{clear_place, skip};
+use super::journal::Stage;
+use super::replace::{make_way, may_clear_place};
+use super::restore::skip;
 use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
-use super::{Shared, error, refused};
+use super::{Shared, error, partial, refused};
 use crate::handle::{DirHandle, DirId};
 use crate::walk::meta;
 
@@ -62,6 +62,8 @@ enum Content {
     Failed,
     /// It was written beside a file, and is this one.
     Replaced(DirId),
+    /// A part of it is lost; the rest is that file, which has another name.
+    Partial(DirId, EntryPath),
 }
 
 /// First names whose content is not there, or is in another file than when they were begun. Others
@@ -86,6 +88,9 @@ impl Unsettled {
             Some(Content::Awaited(_, waiting)) => return waiting.push(further),
             Some(Content::Failed) => return tell(shared, &first.path, &further),
             Some(Content::Replaced(id)) => *id,
+            Some(Content::Partial(id, kept)) => {
+                return keep_in_part(shared, (*id, kept), &further);
+            }
             None => first.id,
         };
         drop(unsettled);
@@ -111,6 +116,43 @@ impl Unsettled {
             }
         }
     }
+}
+
+impl Unsettled {
+    /// Says that of the content of an entry a part is lost, and where the rest is.
+    pub(super) fn keep_in_part(
+        &self,
+        shared: &Shared,
+        path: &EntryPath,
+        id: DirId,
+        kept: &EntryPath,
+    ) {
+        let mut unsettled = self.lock();
+        let Some(Content::Awaited(_, waiting)) = unsettled.remove(path) else {
+            return;
+        };
+        unsettled.insert(path.clone(), Content::Partial(id, kept.clone()));
+        drop(unsettled);
+        for further in &waiting {
+            keep_in_part(shared, (id, kept), further);
+        }
+    }
+}
+
+/// Of the first a part is lost: what was linked to it already must not be taken for whole, either.
+fn keep_in_part(shared: &Shared, (id, kept): (DirId, &EntryPath), further: &Further) {
+    let path = match further {
+        Further::Linked(path, _) => {
+            if let Err(cause) = partial::rename_entry(shared, path, id) {
+                shared.fail(&error("keep a part of", path, cause));
+            }
+            path
+        }
+        Further::Later(entry, ..) => &entry.path,
+    };
+    let detail = format!("it is a name of the file of which the rest is in /{kept}");
+    let finding = Finding::entry(FindingKind::Damaged, path, detail);
+    shared.findings.add(finding);
 }
 
 /// The first has its name: so has the further one now.
@@ -152,11 +194,8 @@ fn link(
     };
     match there {
         Some(there) if (there.st_dev, there.st_ino) == id => return Ok(false),
-        Some(there) if FileType::from_raw_mode(there.st_mode) == FileType::Directory => {
-            clear_place(shared, &spot, entry, &there)?;
-        }
+        Some(_) => return link_beside(shared, &old, &spot, entry),
         None => {}
-        Some(_) => return link_beside(shared, &old, &spot, entry).map_err(fail),
     }
     match old.link_as(&spot.folder, &spot.name) {
         Ok(true) => Ok(true),
@@ -166,26 +205,27 @@ fn link(
 }
 
 /// Links a further name beside what stands in its place, and lets it take that.
-fn link_beside(shared: &Shared, old: &Old, spot: &Spot, entry: &RestoreEntry) -> io::Result<bool> {
+fn link_beside(
+    shared: &Shared,
+    old: &Old,
+    spot: &Spot,
+    entry: &RestoreEntry,
+) -> Result<bool, TargetError> {
     let (begun, folder) = (&shared.begun, &*spot.folder);
-    if let Some(left) = begun.take_left(&entry.path) {
-        remove_left_in(shared, folder, &left)?;
+    let fail = |cause: io::Error| error("link", &entry.path, cause);
+    for left in begun.take_left(&entry.path) {
+        remove_left_in(shared, folder, &left).map_err(fail)?;
     }
-    for beside in names_beside(&spot.name) {
-        begun.note(&entry.path, beside.to_bytes(), Some(old.id.1))?;
-        match old.link_as(folder, &beside) {
-            Ok(true) => {
-                let taken = renameat(folder, &*beside, folder, &*spot.name);
-                taken.inspect_err(|_| _ = unlinkat(folder, &*beside, AtFlags::empty()))?;
-            }
-            Err(Errno::EXIST) => continue,
-            Ok(false) => return Err(io::Error::other(REPLACED)),
-            Err(cause) => return Err(cause.into()),
-        }
-        begun.settled(&entry.path);
-        return Ok(true);
+    let beside = old.link_beside(shared, spot, entry).map_err(fail)?;
+    let taken = make_way(shared, spot, entry).and_then(|()| {
+        let taken = renameat(folder, &*beside, folder, &*spot.name);
+        taken.map_err(|cause| fail(cause.into()))
+    });
+    if taken.is_err() {
+        let _ = unlinkat(folder, &*beside, AtFlags::empty());
     }
-    Err(io::ErrorKind::AlreadyExists.into())
+    begun.settled(&entry.path, beside.to_bytes());
+    taken.map(|()| true)
 }
 
 /// Why a name is not linked.
@@ -199,6 +239,32 @@ struct Old {
 }
 
 impl Old {
+    /// Gives the file a further name beside what stands in the place of an entry. It is noted.
+    fn link_beside(
+        &self,
+        shared: &Shared,
+        spot: &Spot,
+        entry: &RestoreEntry,
+    ) -> io::Result<CString> {
+        let (begun, stage) = (&shared.begun, Stage::Linked(self.id.1));
+        let (linked, beside) = make_beside(begun, (&entry.path, &spot.name), stage, |beside| {
+            self.link_as(&spot.folder, beside)
+        })?;
+        if linked {
+            return Ok(beside);
+        }
+        begun.settled(&entry.path, beside.to_bytes());
+        Err(io::Error::other(REPLACED))
+    }
+
+    /// Whether the file can have a further name where something stands that is to stay for now.
+    fn can_link(&self, shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> io::Result<()> {
+        let beside = self.link_beside(shared, spot, entry)?;
+        unlinkat(&*spot.folder, &*beside, AtFlags::empty())?;
+        shared.begun.settled(&entry.path, beside.to_bytes());
+        Ok(())
+    }
+
     /// Gives the file a further name. `false`: another file has its name, which gets none.
     fn link_as(&self, folder: &OwnedFd, name: &CStr) -> Result<bool, Errno> {
         let is_it = |folder: &OwnedFd, name: &CStr| {
@@ -338,14 +404,20 @@ impl Links {
                 return Err(refused(&entry.path));
             }
         }
-        if first.beside && spot.handle.id().0 != first.id.0 {
-            return degraded("it is on another file system");
-        }
-        if first.beside {
+        let later = || {
             let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
             let further = Further::Later(Box::new(entry.clone()), handle, name);
             unsettled.add(shared, first, further);
-            return Ok(true);
+            Ok(true)
+        };
+        if let Some(there) = &there {
+            may_clear_place(shared, spot, entry, there)?;
+        }
+        if first.beside {
+            if spot.handle.id().0 != first.id.0 {
+                return degraded("it is on another file system");
+            }
+            return later();
         }
         let from = match open_folder(shared, top, &first.path) {
             Ok(from) => from,
@@ -359,8 +431,12 @@ impl Links {
             name: c_name(&first.path, name)?,
             id: first.id,
         };
-        if let Some(there) = &there {
-            clear_place(shared, spot, entry, there)?;
+        if there.is_some() {
+            // It stays until the content of the first is whole.
+            return match old.can_link(shared, spot, entry) {
+                Ok(()) => later(),
+                Err(cause) => degraded(&cause.to_string()),
+            };
         }
         match old.link_as(&spot.folder, &spot.name) {
             Ok(true) => {
@@ -369,6 +445,8 @@ impl Links {
                 Ok(true)
             }
             Ok(false) => degraded("that has been replaced by something else"),
+            // Of its content a part is lost, and what there is has another name.
+            Err(Errno::NOENT) => degraded("that is not there"),
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
                 degraded(&io::Error::from(cause).to_string())
             }

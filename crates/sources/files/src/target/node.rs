@@ -1,5 +1,6 @@
 //! Entries without content: symbolic links, devices, pipes, sockets.
 
+use std::ffi::CStr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
@@ -13,13 +14,14 @@ use rustix::io::Errno;
 use super::begun::is_own;
 use super::fate::{Fate, fate, file_type};
 use super::meta::{Before, Object};
-use super::restore::{clear_place, skip};
+use super::replace::{may_clear_place, replace};
+use super::restore::skip;
 use super::way::{Spot, c_name};
 use super::{Shared, conflict, error, invalid};
 
 /// Makes an entry and sets its metadata; it has nothing to wait for.
 pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), TargetError> {
-    match create(spot, entry)? {
+    match create(spot, &spot.name, entry)? {
         Ok(()) => return finish_new(shared, spot, entry),
         Err(Errno::EXIST) => {}
         Err(cause) => return Err(error("create", &entry.path, cause.into())),
@@ -39,8 +41,11 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
         let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
         return finish(shared, spot, entry, before, is_it);
     }
-    clear_place(shared, spot, entry, &stat)?;
-    create(spot, entry)?.map_err(|cause| error("create", &entry.path, cause.into()))?;
+    may_clear_place(shared, spot, entry, &stat)?;
+    replace(shared, spot, entry, |beside| {
+        // What it is was found to be valid above.
+        create(spot, beside, entry).unwrap_or(Err(Errno::INVAL))
+    })?;
     finish_new(shared, spot, entry)
 }
 
@@ -71,19 +76,23 @@ fn device(kind: &EntryKind) -> u64 {
     }
 }
 
-fn create(spot: &Spot, entry: &RestoreEntry) -> Result<Result<(), Errno>, TargetError> {
+fn create(
+    spot: &Spot,
+    name: &CStr,
+    entry: &RestoreEntry,
+) -> Result<Result<(), Errno>, TargetError> {
     let kind = &entry.meta.kind;
     if let EntryKind::Symlink(target) = kind {
         let target = c_name(&entry.path, target)?;
         if target.is_empty() {
             return Err(invalid(&entry.path, "a link leads nowhere"));
         }
-        return Ok(symlinkat(&*target, &*spot.folder, &*spot.name));
+        return Ok(symlinkat(&*target, &*spot.folder, name));
     }
     let mode = Mode::from_raw_mode(0o600);
     Ok(mknodat(
         &*spot.folder,
-        &*spot.name,
+        name,
         file_type(kind),
         mode,
         device(kind),

@@ -171,10 +171,13 @@ impl FilesRehearsal {
                         deletes(gone);
                     }
                 };
-                let hand = &mut Hand::tells(&mut in_it);
-                let (spared, findings) = (&self.spared, &self.findings);
-                let gone = mirror::delete_tree((&above, &name, path), hand, spared, findings);
-                match gone {
+                let gone = |told: &mut dyn FnMut(&EntryPath)| {
+                    let hand = &mut Hand::tells(told);
+                    let (spared, findings) = (&self.spared, &self.findings);
+                    mirror::delete_tree((&above, &name, path), hand, spared, findings)
+                };
+                // A folder that cannot go wholly stays wholly.
+                match gone(&mut |_| {}).and_then(|all| Ok(all && gone(&mut in_it)?)) {
                     Ok(true) => Ok((rehearsed, None)),
                     Ok(false) => Err(not_emptied(path)),
                     Err(cause) => Err(error("replace", path, cause)),

@@ -1,6 +1,7 @@
 //! One restore: what becomes of each entry.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,18 +10,19 @@ use backup_core::{
     EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
     RestoreReport, TargetError,
 };
-use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, Stat, fstat, openat};
 
 use super::begun::{self, has_mark};
+use super::beside::is_named_so;
 use super::fate::{Fate, fate, gives_way};
 use super::journal::Left;
 use super::links::{Links, open_folder};
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::way::{FOLDER, Folder, Spot, Way, make_folder, not_a_folder, open_up};
+use super::replace::{may_clear_place, replace};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file};
-use super::{Shared, conflict, error, node, not_emptied, not_empty, nothing_deleted, refused};
+use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
 
 /// Why an entry of a certain name is not restored.
@@ -80,6 +82,12 @@ impl FilesRestore {
         };
         if spare(shared, way, &spot, entry)? {
             return Ok(EntryWriter::None);
+        }
+        if is_named_so(&entry.path) {
+            for left in shared.begun.take_left_at(&entry.path) {
+                remove_left_in(shared, &spot.folder, &left)
+                    .map_err(|cause| error("replace", &entry.path, cause))?;
+            }
         }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
@@ -162,6 +170,24 @@ impl FilesRestore {
         Ok(())
     }
 
+    /// Keeps what there is of an entry of which a part is lost.
+    fn keep_in_part(&self, entry: &RestoreEntry) -> Result<Option<EntryPath>, TargetError> {
+        let shared = &self.shared;
+        let mut open = shared.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(writer) = open.remove(&entry.path) else {
+            return Ok(None);
+        };
+        drop(open);
+        let kept = partial::keep(shared, entry, &writer).inspect_err(|_| {
+            if writer.give_up(false) {
+                shared.unfinished.store(true, Ordering::Relaxed);
+            }
+            shared.unsettled.settle(shared, &entry.path, None);
+        })?;
+        shared.durable.finished(shared, entry.size);
+        Ok(Some(kept))
+    }
+
     /// Ends the time in which marks count, if nothing carries one any more.
     fn end(&self, way: &Way) {
         let shared = &self.shared;
@@ -227,6 +253,18 @@ impl Restore for FilesRestore {
     ) -> Result<(), TargetError> {
         self.finish_entry(entry, outcome, cx.cancel.is_cancelled())
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
+    }
+
+    fn finish_in_part(
+        &self,
+        _cx: &OpContext,
+        entry: &RestoreEntry,
+        _writer: EntryWriter,
+        _lost: &[Range<u64>],
+    ) -> Result<Option<EntryPath>, TargetError> {
+        // Ranges that nobody wrote read as zeros.
+        self.shared.failed.store(true, Ordering::Relaxed);
+        self.keep_in_part(entry)
     }
 
     async fn close(
@@ -309,13 +347,17 @@ fn start_folder(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<(), TargetError> {
-    let mut made = make_folder(shared, spot, &entry.path)?;
-    if let Folder::Else(stat) = &made {
-        clear_place(shared, spot, entry, stat)?;
-        made = make_folder(shared, spot, &entry.path)?;
-    }
+    let made = match make_folder(shared, spot, &entry.path)? {
+        Folder::Else(stat) => {
+            may_clear_place(shared, spot, entry, &stat)?;
+            let fd = replace(shared, spot, entry, |beside| make_marked(spot, beside))?;
+            (fd, None)
+        }
+        Folder::Ours(fd) => (fd, None),
+        Folder::There(fd, stat) => (fd, Some(stat)),
+    };
     let (fd, finish) = match made {
-        Folder::Ours(fd) => {
+        (fd, None) => {
             let before = if spot.hands_on {
                 Before {
                     owner: None,
@@ -326,7 +368,7 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, stat)
+        (fd, Some(stat))
             if gives_way(shared.config.overwrite, &stat, &entry.meta)
                 || is_half_finished(shared, &stat, entry) =>
         {
@@ -337,13 +379,7 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        Folder::There(fd, _) => (fd, None),
-        Folder::Else(_) => {
-            return Err(conflict(
-                &entry.path,
-                "something appears in its place again and again",
-            ));
-        }
+        (fd, Some(_)) => (fd, None),
     };
     let count = if finish.is_some() {
         &shared.written
@@ -386,40 +422,4 @@ fn spare(
         way.enter(shared, &spot.name, fd, entry.path.clone(), None)?;
     }
     Ok(true)
-}
-
-/// Removes what stands in the place of an entry, if that is allowed.
-pub(super) fn clear_place(
-    shared: &Shared,
-    spot: &Spot,
-    entry: &RestoreEntry,
-    stat: &Stat,
-) -> Result<(), TargetError> {
-    let fate = fate(shared.config.overwrite, stat, &entry.meta);
-    if fate == Fate::Refused {
-        return Err(refused(&entry.path));
-    }
-    shared.spared.may_clear(stat, fate, &entry.path)?;
-    let fail = |cause: Errno| error("replace", &entry.path, cause.into());
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        return unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail);
-    }
-    match unlinkat(&*spot.folder, &*spot.name, AtFlags::REMOVEDIR) {
-        Err(Errno::NOTEMPTY | Errno::EXIST) if shared.config.delete => {
-            let mut hand = Hand::deletes();
-            let (spared, findings) = (&shared.spared, &shared.findings);
-            let place = (&*spot.folder, &*spot.name, &entry.path);
-            let gone = mirror::delete_tree(place, &mut hand, spared, findings);
-            // The folder itself is replaced; what was in it has no successor.
-            let in_it = hand.taken() - u64::from(matches!(gone, Ok(true)));
-            shared.deleted.fetch_add(in_it, Ordering::Relaxed);
-            match gone {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(not_emptied(&entry.path)),
-                Err(cause) => Err(error("replace", &entry.path, cause)),
-            }
-        }
-        Err(Errno::NOTEMPTY | Errno::EXIST) => Err(not_empty(&entry.path)),
-        other => other.map_err(fail),
-    }
 }

@@ -20,6 +20,9 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::begun::Begun;
+use super::beside::make_beside;
+use super::journal::Stage;
 use super::later::Later;
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
@@ -231,9 +234,9 @@ impl Way {
             let id = self.top.handle.id();
             finish(shared, &top, (&self.top.path, id), &meta, before);
         } else if shared.begun.has_made_folder()
-            && let Err(cause) = make_plain(&top)
+            && let Err(cause) = make_plain(&shared.begun, &top)
         {
-            shared.fail(&error("finish folder", &self.top.path, cause.into()));
+            shared.fail(&error("finish folder", &self.top.path, cause));
         }
     }
 }
@@ -256,18 +259,20 @@ pub(super) fn make_top(folder: &Path) -> io::Result<bool> {
 }
 
 /// Gives the target folder, of which the snapshot says nothing, the mode of any new folder. What that
-/// is depends on the umask and on ACLs that are handed down, so one is made to see it.
-fn make_plain(top: &OwnedFd) -> Result<(), Errno> {
-    const NAME: &CStr = c".backstay-new-folder";
-    match mkdirat(top, NAME, Mode::from_raw_mode(0o777)) {
-        // A restore that was killed may have left it.
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(cause) => return Err(cause),
-    }
-    let plain = statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW);
-    unlinkat(top, NAME, AtFlags::REMOVEDIR)?;
+/// is depends on the umask and on ACLs that are handed down, so one is made to see it, under a name
+/// that nothing has.
+fn make_plain(begun: &Begun, top: &OwnedFd) -> io::Result<()> {
+    const NAME: &CStr = c"folder";
+    let path = EntryPath::root().join(NAME.to_bytes());
+    let path = path.map_err(io::Error::other)?;
+    let ((), beside) = make_beside(begun, (&path, NAME), Stage::Announced, |beside| {
+        mkdirat(top, beside, Mode::from_raw_mode(0o777))
+    })?;
+    let plain = statat(top, &*beside, AtFlags::SYMLINK_NOFOLLOW);
+    unlinkat(top, &*beside, AtFlags::REMOVEDIR)?;
+    begun.settled(&path, beside.to_bytes());
     let top = openat(top, c".", FOLDER, Mode::empty())?;
-    fchmod(top, Mode::from_raw_mode(plain?.st_mode & 0o7777))
+    Ok(fchmod(top, Mode::from_raw_mode(plain?.st_mode & 0o7777))?)
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
@@ -347,6 +352,18 @@ pub(super) fn make_folder(
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))
+}
+
+/// Makes a folder that is marked as unfinished, under a name that nothing has.
+pub(super) fn make_marked(spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
+    mkdirat(&*spot.folder, name, Mode::from_raw_mode(MARK_DIR))?;
+    let made = openat(&*spot.folder, name, FOLDER, Mode::empty()).and_then(|fd| {
+        if spot.hands_on {
+            mark(&fd)?;
+        }
+        Ok(fd)
+    });
+    made.inspect_err(|_| _ = unlinkat(&*spot.folder, name, AtFlags::REMOVEDIR))
 }
 
 /// Gives a new folder the mark, and its owner what a default ACL took from them.

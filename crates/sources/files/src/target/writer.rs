@@ -12,19 +12,20 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, statat,
-    unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, renameat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::begun::{self, has_mark};
-use super::beside::{Beside, Place, Successor};
+use super::beside::{Beside, Place, Successor, make_beside, names_beside};
 use super::fate::{Fate, fate};
 use super::file::FileWriter;
-use super::journal::Left;
+use super::journal::{Left, Stage};
 use super::meta::{Before, MARK_FILE};
-use super::restore::{clear_place, skip};
+use super::replace::may_clear_place;
+use super::restore::skip;
 use super::way::Spot;
 use super::{Shared, conflict, error};
 use crate::handle::DirId;
@@ -70,6 +71,19 @@ impl Writer {
             Self::TakenUp(file, successor) => {
                 file.complete()?;
                 Ok(Completed::Beside(successor.clone()))
+            }
+        }
+    }
+
+    /// Ends content of which a part is lost. Returns what stands beside what has the name; there is
+    /// nothing if this has the name itself.
+    pub(super) fn complete_in_part(&self) -> Result<Option<Successor>, TargetError> {
+        match self {
+            Self::InPlace(file) => file.complete().map(|_| None),
+            Self::Beside(beside) => beside.complete_in_part().map(Some),
+            Self::TakenUp(file, successor) => {
+                file.complete()?;
+                Ok(Some(successor.clone()))
             }
         }
     }
@@ -172,8 +186,8 @@ pub(super) fn start_file(
             return Ok(None);
         }
         if !is_file {
-            clear_place(shared, spot, entry, &stat)?;
-            return fresh(create().map_err(fail)?);
+            may_clear_place(shared, spot, entry, &stat)?;
+            return start_beside(shared, spot, entry, &stat).map(Some);
         }
         if !goes_in_place(shared, spot, &stat) {
             return start_beside(shared, spot, entry, &stat).map(Some);
@@ -183,7 +197,7 @@ pub(super) fn start_file(
     let unfinished = shared.begun.is_unfinished(&stat);
     if stat.st_nlink == 1
         && !is_foreign(&stat, entry)
-        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished)?
+        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished && has_mark(&stat))?
     {
         return Ok(Some(writer));
     }
@@ -206,7 +220,8 @@ pub(super) fn create_marked(
         mode,
     )?;
     if hands_on {
-        fchmod(&file, mode)?;
+        let marked = fchmod(&file, mode);
+        marked.inspect_err(|_| _ = unlinkat(folder, name, AtFlags::empty()))?;
     }
     Ok(file)
 }
@@ -338,40 +353,57 @@ fn start_beside(
     // A file of somebody else, who may have it open, or that has names of its own elsewhere, is never
     // the entry, whatever it holds.
     let is_other = is_foreign(seen, entry) || seen.st_nlink > 1 && entry.meta.link_group.is_none();
-    let old = match openat(&*spot.folder, &*spot.name, flags, Mode::empty()) {
-        Ok(fd) => {
+    let is_file = FileType::from_raw_mode(seen.st_mode) == FileType::RegularFile;
+    let opened = is_file.then(|| openat(&*spot.folder, &*spot.name, flags, Mode::empty()));
+    let old = match opened {
+        Some(Ok(fd)) => {
             same_as(seen, &fd, &entry.path)?;
             (!is_other).then(|| File::from(fd))
         }
-        Err(Errno::ACCESS) => None,
-        Err(cause) => return Err(error("open", &entry.path, cause.into())),
+        None | Some(Err(Errno::ACCESS)) => None,
+        Some(Err(cause)) => return Err(error("open", &entry.path, cause.into())),
     };
     let size = (entry.size, !shared.config.sparse);
     let before = (before_old(seen), before_new(shared, spot));
     Ok(Writer::Beside(Beside::new(place, size, before, old)))
 }
 
-/// The file that an earlier restore left beside one.
+/// The file that an earlier restore left beside one. All else that it left there is removed.
 fn take_up(
     shared: &Shared,
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<Option<(FileWriter, CString)>, TargetError> {
-    let Some(left) = shared.begun.take_left(&entry.path) else {
-        return Ok(None);
-    };
-    let taken = match left.linked {
-        None => open_left(shared, spot, entry, &left)?,
-        Some(_) => {
-            remove_left_in(shared, &spot.folder, &left)
-                .map_err(|cause| error("take up", &entry.path, cause))?;
-            None
+    let mut taken = None;
+    for left in shared.begun.take_left(&entry.path) {
+        if taken.is_none() {
+            taken = open_left(shared, spot, entry, &left)?;
+            if taken.is_some() {
+                continue;
+            }
         }
-    };
-    if taken.is_none() {
-        shared.begun.settled(&entry.path);
+        remove_left_in(shared, &spot.folder, &left)
+            .map_err(|cause| error("take up", &entry.path, cause))?;
+    }
+    if let Some(last) = shared.begun.last_token() {
+        remove_strays(shared, spot, last).map_err(|cause| error("take up", &entry.path, cause))?;
     }
     Ok(taken)
+}
+
+/// Removes what the last restore may have left beside a file and no note tells of.
+fn remove_strays(shared: &Shared, spot: &Spot, last: u64) -> io::Result<()> {
+    for beside in names_beside(last, &spot.name) {
+        match statat(&*spot.folder, &*beside, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if shared.begun.is_stray(&stat) => {
+                unlinkat(&*spot.folder, &*beside, AtFlags::empty())?;
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) => break,
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
 }
 
 fn open_left(
@@ -380,32 +412,55 @@ fn open_left(
     entry: &RestoreEntry,
     left: &Left,
 ) -> Result<Option<(FileWriter, CString)>, TargetError> {
-    let Ok(beside) = CString::new(left.name()) else {
-        return Ok(None);
-    };
-    let Ok(fd) = openat(&*spot.folder, &*beside, OPEN_FILE, Mode::empty()) else {
+    let (begun, folder) = (&shared.begun, &*spot.folder);
+    let fail = |cause: io::Error| error("take up", &entry.path, cause);
+    let Ok(fd) = openat(folder, left.name(), OPEN_FILE, Mode::empty()) else {
         return Ok(None);
     };
     let stat = fstat(&fd).map_err(|cause| error("open", &entry.path, cause.into()))?;
-    if !shared.begun.is_left(&stat) {
+    if !begun.may_take_up(&stat, left) {
         return Ok(None);
     }
+    // The snapshot may have an entry of the name that it has.
+    let stage = Stage::Made(stat.st_ino);
+    let ((), beside) = make_beside(
+        begun,
+        (&entry.path, &spot.name),
+        stage,
+        |beside| match statat(folder, beside, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => renameat(folder, left.name(), folder, beside),
+            Ok(_) => Err(Errno::EXIST),
+            Err(cause) => Err(cause),
+        },
+    )
+    .map_err(fail)?;
+    begun.left_settled(left);
     let is_marked = has_mark(&stat);
     // From here on nobody takes it for something that an earlier restore left.
-    begun::now(&fd).map_err(|cause| error("take up", &entry.path, cause))?;
-    Ok(Some((
-        existing(shared, fd, entry, &stat, is_marked)?,
-        beside,
-    )))
+    begun::now(&fd).map_err(fail)?;
+    let file = existing(shared, fd, entry, &stat, is_marked)?;
+    Ok(Some((file, beside)))
 }
 
 /// Removes what an earlier restore left beside something in an open folder, if it is still that.
 pub(super) fn remove_left_in(shared: &Shared, folder: &OwnedFd, left: &Left) -> io::Result<()> {
     match statat(folder, left.name(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if shared.begun.is_what_was_left(&stat, left) => {
-            Ok(unlinkat(folder, left.name(), AtFlags::empty())?)
+            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            let flags = if is_folder {
+                AtFlags::REMOVEDIR
+            } else {
+                AtFlags::empty()
+            };
+            match unlinkat(folder, left.name(), flags) {
+                // Somebody uses it.
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+                Err(cause) => return Err(cause.into()),
+            }
         }
-        Ok(_) | Err(Errno::NOENT) => Ok(()),
-        Err(cause) => Err(cause.into()),
+        Ok(_) | Err(Errno::NOENT) => {}
+        Err(cause) => return Err(cause.into()),
     }
+    shared.begun.left_settled(left);
+    Ok(())
 }

@@ -1,0 +1,74 @@
+//! Packs that are lost, and what snapshots use of them in other packs: a save that found one missing has
+//! stored it anew. Refs go on naming the lost pack, so nothing but this keeps the others.
+//!
+//! Refs are not made to name the others instead: only a key that reads data could tell whether they really
+//! hold what the index says, and the lost pack may still be put back from another copy.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use backup_core::PackId;
+
+use super::survey::Marks;
+use crate::index_set::IndexSet;
+use crate::presence::Absent;
+
+/// What is used of lost packs and lies in others.
+#[derive(Debug, Default)]
+pub(super) struct Elsewhere {
+    /// The packs in which anything is found. They may hold all that is left of it.
+    pub(super) spared: BTreeSet<PackId>,
+    /// The lost packs of which all that is used is found, whichever index run is right about them.
+    pub(super) found: BTreeSet<PackId>,
+}
+
+/// Looks for what is used of lost packs; `dead`: packs that are about to go whatever they hold.
+pub(super) fn elsewhere(
+    absent: &BTreeMap<PackId, Absent>,
+    marks: &Marks,
+    index: &IndexSet,
+    dead: &BTreeSet<PackId>,
+) -> Elsewhere {
+    let mut out = Elsewhere::default();
+    let is_lost = |id: &PackId| absent.contains_key(id) && marks.contains_key(id);
+    if !absent.keys().any(is_lost) {
+        return out;
+    }
+    let left = index.avoiding(&absent.keys().chain(dead).copied().collect());
+    let mut is_in_part = BTreeSet::new();
+    for run in index.runs() {
+        let mut of_lost: BTreeMap<PackId, Vec<_>> = BTreeMap::new();
+        for (prefix, located) in run.iter() {
+            let pack = run.packs.get(located.pack as usize).map(|pack| pack.id);
+            if let Some(pack) = pack.filter(is_lost) {
+                let blobs = of_lost.entry(pack).or_default();
+                blobs.push((located.offset, prefix, located.kind));
+            }
+        }
+        for (pack, mut blobs) in of_lost {
+            let Some(usage) = marks.get(&pack) else {
+                continue;
+            };
+            blobs.sort_unstable_by_key(|(offset, prefix, _)| (*offset, *prefix));
+            // Where the two do not agree on what it held, all of it counts as used.
+            let agrees = usage.slots as usize == blobs.len();
+            for (slot, (_, prefix, kind)) in (0u32..).zip(&blobs) {
+                if agrees && !usage.has(slot) {
+                    continue;
+                }
+                // Any of them may be the one that really holds it.
+                let places = left.places(prefix).filter(|at| at.located.kind == *kind);
+                let mut is_there = false;
+                for place in places {
+                    is_there = true;
+                    out.spared.insert(place.pack);
+                }
+                if !is_there {
+                    is_in_part.insert(pack);
+                }
+            }
+            out.found.insert(pack);
+        }
+    }
+    out.found.retain(|pack| !is_in_part.contains(pack));
+    out
+}
