@@ -6,9 +6,11 @@ mod ledger;
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use backstay::core::PackId;
 use backstay::engine::prune::Unused;
+use backstay::engine::verify::ReadBudget;
 use backstay::integrity::statement::MAX_NAME_BYTES;
 use backstay::parity::Share;
 use backstay::retention::{Count, Span, WeekStart};
@@ -520,10 +522,12 @@ const VERIFY_EXAMPLES: &str = "\
 Examples:
   snapshot verify
   snapshot verify latest --level full
+  snapshot verify --level full --budget 10min    (every night; over time that covers everything)
   snapshot verify --level full --slice 1/30    (a thirtieth; thirty of them cover everything)
   snapshot verify --level checksum --sample 5%
+  snapshot verify --coverage
 
-Exit code 13 if anything is damaged or missing.";
+What was covered is remembered in the local cache. Exit code 13 if anything is damaged or missing.";
 
 /// `snapshot verify`.
 #[derive(Debug, Args)]
@@ -541,16 +545,62 @@ pub(crate) struct VerifyArgs {
     /// Read only a slice of the content, such as 1/30
     #[arg(long, value_name = "N/OF", value_parser = parse_slice)]
     pub(crate) slice: Option<(u32, u32)>,
+    /// Read for so long (30s, 10min, 2h) or so much (50G) only: first what was never checked, then what was
+    /// checked longest ago
+    #[arg(long, value_name = "TIME|SIZE", value_parser = parse_budget, conflicts_with_all = ["sample", "slice"])]
+    pub(crate) budget: Option<ReadBudget>,
+    /// Hash every file's content anew, also those that were hashed before, and as many as there are
+    #[arg(long, conflicts_with = "budget")]
+    pub(crate) rehash: bool,
+    /// Read nothing, and show what was covered up to now
+    #[arg(long, conflicts_with_all = ["snapshots", "level", "sample", "slice", "budget", "rehash"])]
+    pub(crate) coverage: bool,
+}
+
+/// A time with its unit, or a size.
+fn parse_budget(text: &str) -> Result<ReadBudget, String> {
+    let end = text
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let scale = match unit.trim() {
+        "s" | "sec" => 1,
+        "min" => 60,
+        "h" => 3600,
+        "m" => {
+            return Err(format!(
+                "`{text}` may be a time or a size: write {number}min or {number}M"
+            ));
+        }
+        _ => {
+            let wrong = |_| {
+                format!(
+                    "`{text}` is no budget: write a time such as 10min or 2h, or a size such as 50G"
+                )
+            };
+            return parse_bytes(text).map(ReadBudget::Bytes).map_err(wrong);
+        }
+    };
+    let seconds = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(scale));
+    // Nobody waits longer, and nothing that is counted from now on overflows.
+    let seconds = seconds.filter(|seconds| *seconds <= 366 * 24 * 3600);
+    match seconds {
+        Some(seconds) if seconds > 0 => Ok(ReadBudget::Time(Duration::from_secs(seconds))),
+        _ => Err(format!("`{text}` is no time to read for")),
+    }
 }
 
 /// How deep a verification looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Level {
     /// Signatures, manifests and roots; every chunk is known and every pack is there
     Metadata,
     /// And the bytes of every pack hash to its name
     Checksum,
-    /// And every chunk opens, and every file has its SHA-256
+    /// And every chunk opens, and the content of every file has its SHA-256
     Full,
 }
 

@@ -3,6 +3,7 @@
 mod analyze;
 mod check_tier;
 mod cli;
+mod coverage;
 mod forget;
 mod hold;
 mod init;

@@ -3,19 +3,33 @@
 use backstay::core::{Sample, Severity, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::slots::foreign;
-use backstay::engine::{VerifyOutcome, verify as engine_verify};
+use backstay::engine::verify::{Damage, ReadBudget, coverage as engine_coverage};
+use backstay::engine::{VerifyJob, VerifyOutcome, verify_job};
 use backstay::format::config::Operation;
-use backup_terminal::{Console, Exit, Failure, Look, Outcome, text};
+use backup_terminal::{Align, Console, Exit, Failure, Look, Outcome, Table, text};
 use serde_json::json;
 
 use crate::cli::{Level, VerifyArgs};
+use crate::coverage;
+
+/// Damaged objects that are shown to people.
+const MOST_OBJECTS: usize = 20;
 
 /// Looks whether snapshots are whole.
 pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
-    if args.level == Level::Metadata && share(args).is_some() {
+    if args.coverage {
+        return covered(console).await;
+    }
+    if args.level == Level::Metadata && (share(args).is_some() || args.rehash) {
         return Err(Failure::usage(
-            "--sample and --slice choose content to read, and the level metadata reads none",
+            "--sample, --slice, --budget and --rehash say which content is read, and the level metadata reads none",
             "add --level checksum or --level full",
+        ));
+    }
+    if args.level == Level::Checksum && args.rehash {
+        return Err(Failure::usage(
+            "--rehash is about the content of files, and the level checksum opens none",
+            "write --level full",
         ));
     }
     let repo = console.open_uncached(Operation::Verify).await?;
@@ -26,20 +40,26 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         let chosen = console.chosen(&repo, &all, &args.snapshots).await?;
         Some(chosen.into_iter().cloned().collect())
     };
-    let level = match args.level {
-        Level::Metadata => VerifyLevel::Metadata,
-        Level::Checksum => VerifyLevel::Checksum,
-        Level::Full => VerifyLevel::FullRead,
-    };
-    let sample = match (args.sample, args.slice) {
-        (Some(percent), _) => Sample::Share {
-            seed: u64::try_from(console.cx.clock.now().as_microsecond()).unwrap_or(0),
-            percent,
+    let job = VerifyJob {
+        snapshots: heads,
+        level: match args.level {
+            Level::Metadata => VerifyLevel::Metadata,
+            Level::Checksum => VerifyLevel::Checksum,
+            Level::Full => VerifyLevel::FullRead,
         },
-        (None, Some((n, of))) => Sample::Slice { n, of },
-        (None, None) => Sample::All,
+        sample: match (args.sample, args.slice) {
+            (Some(percent), _) => Sample::Share {
+                seed: u64::try_from(console.cx.clock.now().as_microsecond()).unwrap_or(0),
+                percent,
+            },
+            (None, Some((n, of))) => Sample::Slice { n, of },
+            (None, None) => Sample::All,
+        },
+        budget: args.budget,
+        memory: console.cache_folder(),
+        rehash: args.rehash,
     };
-    let mut outcome = engine_verify(&repo, &console.cx, heads, level, sample).await?;
+    let mut outcome = verify_job(&repo, &console.cx, job).await?;
     let findings = &mut outcome.report.findings;
     let mut is_sound = true;
     if args.snapshots.is_empty() {
@@ -51,6 +71,10 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
     }
     let report = &outcome.report;
     let is_damaged = console.findings(&report.findings, 0)?;
+    show_damage(console, &outcome.damage)?;
+    if console.json() {
+        coverage::show(console, &outcome.coverage)?;
+    }
     let ending = if is_damaged { Exit::Damage } else { Exit::Ok };
     if is_sound {
         let looked = looked(args, &outcome);
@@ -63,10 +87,14 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         "verified",
         json!({
             "snapshots": outcome.snapshots,
+            "walked": outcome.walked,
             "objects": report.objects,
             "chunks": report.chunks,
             "entries": report.entries,
             "bytes_read": report.bytes,
+            "contents_hashed": outcome.hashed.contents,
+            "contents_left": outcome.hashed.left,
+            "bytes_left": outcome.hashed.left_bytes,
             "findings": report.findings.len(),
             "read_manifests": outcome.read_manifests,
             "share": share(args),
@@ -104,6 +132,69 @@ fn looked(args: &VerifyArgs, outcome: &VerifyOutcome) -> Look {
     }
 }
 
+/// Shows what was covered up to now.
+async fn covered(console: &mut Console) -> Outcome {
+    let repo = console.open(Operation::Verify).await?;
+    let Some(folder) = console.cache_folder() else {
+        return Err(Failure::usage(
+            "there is no cache folder in which it would be remembered what was covered",
+            "name one with --cache-dir",
+        ));
+    };
+    let coverage = engine_coverage(&repo, &console.cx, &folder).await?;
+    coverage::show(console, &coverage)?;
+    Ok(Exit::Ok)
+}
+
+/// Damaged objects with what they hurt.
+fn show_damage(console: &mut Console, damage: &[Damage]) -> Outcome<()> {
+    if damage.is_empty() {
+        return Ok(());
+    }
+    for one in damage {
+        let snapshots: Vec<_> = one.snapshots.iter().map(ToString::to_string).collect();
+        let paths = one
+            .paths
+            .iter()
+            .map(|(snapshot, path)| json!({ "snapshot": snapshot.to_string(), "path": path }));
+        console.record(
+            "damage",
+            json!({
+                "object": one.object,
+                "why": one.why,
+                "snapshots": snapshots,
+                "snapshot_count": one.snapshot_count,
+                "paths": paths.collect::<Vec<_>>(),
+                "path_count": one.path_count,
+            }),
+        )?;
+    }
+    if !console.talks() {
+        return Ok(());
+    }
+    let mut table = Table::new(&[
+        ("SNAPSHOTS", Align::Right),
+        ("ENTRIES", Align::Right),
+        ("DAMAGED OR MISSING", Align::Left),
+    ]);
+    for one in damage.iter().take(MOST_OBJECTS) {
+        table.row([
+            text::count(one.snapshot_count),
+            text::count(one.path_count),
+            text::escape(one.object.as_bytes()),
+        ]);
+    }
+    console.line(table.render())?;
+    let hidden = damage.len().saturating_sub(MOST_OBJECTS);
+    if hidden > 0 {
+        console.line(format!(
+            "… and {} more; --json has them",
+            text::count(hidden as u64)
+        ))?;
+    }
+    Ok(())
+}
+
 fn summary(
     console: &mut Console,
     args: &VerifyArgs,
@@ -125,20 +216,51 @@ fn summary(
     if !outcome.read_manifests {
         console
             .line("this key cannot read manifests: only the objects around them were checked")?;
+    } else if outcome.walked < outcome.snapshots {
+        console.line(format!(
+            "{} of {} were walked; the others come next time",
+            text::count(outcome.walked),
+            text::plural(outcome.snapshots, "manifest", "manifests"),
+        ))?;
+    }
+    let walked_all = !outcome.read_manifests || outcome.walked == outcome.snapshots;
+    let is_all = walked_all && outcome.hashed.left == 0;
+    if args.level == Level::Full && outcome.hashed.left > 0 {
+        console.line(format!(
+            "{} ({}) not yet compared with their SHA-256: their chunks are checked like all others, and the next runs go on{}",
+            text::plural(outcome.hashed.left, "file content", "file contents"),
+            text::bytes(outcome.hashed.left_bytes),
+            if args.budget.is_none() {
+                "; --rehash does all now"
+            } else {
+                ""
+            },
+        ))?;
+    }
+    if args.level > Level::Metadata {
+        coverage::show(console, &outcome.coverage)?;
     }
     if is_damaged {
         let found = text::plural(report.findings.len() as u64, "finding", "findings");
         return console.line(format!("DAMAGE: {found}"));
     }
-    console.line("no damage found")
+    console.line(if is_all {
+        "no damage found"
+    } else {
+        "no damage found in what was read so far"
+    })
 }
 
 /// The share of the content that is read, for people; nothing for all of it.
 fn share(args: &VerifyArgs) -> Option<String> {
-    match (args.sample, args.slice) {
-        (Some(percent), _) => Some(format!("a random {percent}%")),
-        (None, Some((n, of))) => Some(format!("slice {n} of {of}")),
-        (None, None) => None,
+    match (args.sample, args.slice, args.budget) {
+        (Some(percent), ..) => Some(format!("a random {percent}%")),
+        (None, Some((n, of)), _) => Some(format!("slice {n} of {of}")),
+        (None, None, Some(ReadBudget::Bytes(most))) => Some(format!("up to {}", text::bytes(most))),
+        (None, None, Some(ReadBudget::Time(most))) => {
+            Some(format!("as much as {} s allow", most.as_secs()))
+        }
+        (None, None, None) => None,
     }
 }
 

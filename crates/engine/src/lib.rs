@@ -55,5 +55,5 @@ pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};
 pub use snapshot::{SnapshotJob, SnapshotReport, snapshot};
-pub use verify::{VerifyOutcome, verify};
+pub use verify::{VerifyJob, VerifyOutcome, verify, verify_job};
 pub use view::SnapshotView;

@@ -313,7 +313,7 @@ impl StateWriter {
 }
 
 /// Locks a file, where the file system can.
-fn lock(file: &File, operation: FlockOperation) -> std::io::Result<()> {
+pub(crate) fn lock(file: &File, operation: FlockOperation) -> std::io::Result<()> {
     match flock(file, operation) {
         Err(error) if error == Errno::WOULDBLOCK || error == Errno::INTR => Err(error.into()),
         _ => Ok(()),

@@ -24,7 +24,7 @@ const HARMS: [Harm; 5] = [
     Harm::Swapped,
 ];
 
-fn overwrite(path: &Path, bytes: &[u8]) {
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(path, bytes).unwrap();
 }

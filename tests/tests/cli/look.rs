@@ -246,7 +246,10 @@ fn every_json_line_is_documented() {
         &["stats"],
         &["verify"],
         &["ledger", "verify"],
+        &["ledger", "list"],
         &["key", "list"],
+        &["key", "sheet", "--recovery-sheet", "sheet"],
+        &["key", "rotate", "--new-key-file", "next", "--dry-run"],
         &["key", "add", "--passphrase-file-new", "words"],
         &["hold", "latest"],
         &["release", "latest"],
@@ -312,7 +315,18 @@ fn every_json_line_is_documented() {
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap()),
     );
+    lines.extend(damaged(&place));
     assert_documented(&lines, page);
+}
+
+/// The lines of a verification when all content is lost.
+fn damaged(place: &Place) -> Vec<Value> {
+    for pack in place.objects("data") {
+        fs::remove_file(pack).unwrap();
+    }
+    Run::of(&mut place.snapshot(["verify", "--json"]))
+        .ends(13)
+        .lines()
 }
 
 /// The lines of a restore of what is left when all content is lost.

@@ -2,9 +2,11 @@
 //!
 //! Whoever walks the manifests adds files in order ([`Feeder::add`]) and waits where as much is in
 //! hand as the limits allow. Fetch threads bring whole packs, in the order in which they are needed;
-//! workers, one for each processor, hash what is ready of any file, hash packs, and open chunks, in
-//! this order of preference: what frees memory comes first. SHA-256 of one file is serial, so while
-//! one worker hashes a large file the others open the chunks behind.
+//! workers, one for each processor, hash what is ready of any file, sweep packs that are left behind
+//! (their hash, and the chunks that no file asked for), and open chunks, in this order of preference:
+//! what frees memory comes first. SHA-256 of one file is serial, so while one worker hashes a large
+//! file the others open the chunks behind. Small files go together, so that none of them costs a
+//! turn of its own.
 
 mod feeder;
 
@@ -14,72 +16,75 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::Scope;
 
-use backup_core::{ByteRange, ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage};
+use backup_core::{
+    ByteRange, ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel,
+};
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
 
 use super::budget::Budget;
-use super::packs::{is_at, open_tail, wrong_name};
-use super::parts::{Buffers, ChunkCheck, FileCheck, Pack, Plain, lock};
+use super::limit::Limit;
+use super::memory::Memory;
+use super::packs::{open_blobs, wrong_name};
+use super::parts::{Buffers, ChunkCheck, Pack, Plain, Reading, Swept, Verdict, lock};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
 use crate::store::cpu_threads;
 
-pub(super) use feeder::Feeder;
-
-/// Contents that are remembered as whole, so that the next snapshots need not hash them again.
-const MOST_CONTENTS: usize = 1 << 20;
-
-/// What became of a pack that was fetched whole.
-#[derive(Debug, Default)]
-pub(super) struct PackSeen {
-    /// Whether it was fetched whole, or that was tried.
-    pub(super) is_read: bool,
-    /// Bytes that were read of it.
-    pub(super) bytes: u64,
-    /// What is wrong with it as a whole.
-    pub(super) whole: Option<(FindingKind, String)>,
-    /// Blobs that its end names.
-    pub(super) named: u64,
-    /// Blobs that its end names where the index has them too; only those can have been opened.
-    pub(super) in_place: u64,
-    /// Chunks of it that were opened, or were found not to open.
-    pub(super) opened: u64,
-}
+pub(super) use feeder::{Feeder, fingerprint};
 
 /// What is known so far.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    pub(super) packs: HashMap<PackId, PackSeen>,
-    /// Chunks that were opened where the index has them, or do not open.
-    pub(super) opened: HashSet<[u8; 16]>,
-    pub(super) faults: Vec<(PackId, ChunkId, String)>,
-    whole_contents: HashSet<[u8; 16]>,
-    hurt: Vec<(String, String)>,
-    files_left: usize,
+    /// Packs that were fetched whole, or that was tried.
+    pub(super) read: HashSet<PackId>,
+    /// Bytes that were read, and blobs in the packs.
+    pub(super) bytes: u64,
+    pub(super) chunks: u64,
+    /// What is wrong with packs as a whole.
+    pub(super) whole: Vec<(PackId, FindingKind, String)>,
+    /// Chunks that do not open where the index has them.
+    pub(super) faults: HashMap<(PackId, ChunkId), String>,
+    /// Contents that are not what they should be.
+    pub(super) wrong: HashMap<[u8; 16], String>,
+    /// Contents that were hashed, and those that were given up.
+    pub(super) hashed: u64,
+    pub(super) given_up: u64,
+    readings_left: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    files: VecDeque<Arc<FileCheck>>,
-    packs: VecDeque<Arc<Pack>>,
+    readings: VecDeque<Arc<Reading>>,
+    swept: VecDeque<Arc<Pack>>,
     chunks: VecDeque<Arc<ChunkCheck>>,
     is_ended: bool,
 }
 
 enum Job {
-    File(Arc<FileCheck>),
-    Pack(Arc<Pack>),
+    Reading(Arc<Reading>),
+    Sweep(Arc<Pack>),
     Chunk(Arc<ChunkCheck>),
+}
+
+/// What a reading works with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Means<'a> {
+    pub(super) repo: &'a Repository,
+    pub(super) cx: &'a OpContext,
+    pub(super) limit: &'a Limit,
+    pub(super) memory: &'a Mutex<Memory>,
 }
 
 /// Content that is being read.
 pub(super) struct Contents<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
+    limit: &'a Limit,
+    memory: &'a Mutex<Memory>,
     index: Arc<IndexSet>,
     /// Packs to be fetched whole on their first chunk.
     wanted: HashMap<PackId, PackFacts>,
@@ -105,22 +110,29 @@ impl<'a> Contents<'a> {
     /// known at the end. `packs` are fetched whole and hashed once a chunk of them is needed; of
     /// others only the ranges are fetched that files need.
     pub(super) fn read<T>(
-        repo: &'a Repository,
-        cx: &'a OpContext,
+        means: Means<'a>,
         packs: HashMap<PackId, PackFacts>,
         feed: impl FnOnce(&mut Feeder<'_, 'a>) -> Result<T>,
     ) -> Result<(T, Known)> {
+        let Means {
+            repo,
+            cx,
+            limit,
+            memory,
+        } = means;
         let (fetch, fetches) = crossbeam_channel::unbounded();
         // The rest is for what is not counted: buffers of the codecs, answers under way.
-        let memory = cx.limits.memory_bytes;
+        let bytes = cx.limits.memory_bytes;
         let contents = Self {
             repo,
             cx,
+            limit,
+            memory,
             index: repo.index(),
             wanted: packs,
-            plain: Budget::new(memory / 3),
-            raw: Budget::new(memory / 3),
-            files: Budget::new(memory / 12),
+            plain: Budget::new(bytes / 4),
+            raw: Budget::new(bytes / 2),
+            files: Budget::new(bytes / 12),
             buffers: Arc::default(),
             queue: Mutex::default(),
             more: Condvar::new(),
@@ -133,7 +145,11 @@ impl<'a> Contents<'a> {
         };
         let fed = std::thread::scope(|scope| {
             let mut feeder = Feeder::new(&contents, fetch);
-            let fed = contents.spawn(scope).and_then(|()| feed(&mut feeder));
+            let fed = contents.spawn(scope).and_then(|()| {
+                let fed = feed(&mut feeder)?;
+                feeder.end()?;
+                Ok(fed)
+            });
             drop(feeder);
             lock(&contents.queue).is_ended = true;
             contents.more.notify_all();
@@ -197,8 +213,8 @@ impl<'a> Contents<'a> {
     fn queue(&self, job: Job) {
         let mut queue = lock(&self.queue);
         match job {
-            Job::File(file) => queue.files.push_back(file),
-            Job::Pack(pack) => queue.packs.push_back(pack),
+            Job::Reading(reading) => queue.readings.push_back(reading),
+            Job::Sweep(pack) => queue.swept.push_back(pack),
             Job::Chunk(chunk) => queue.chunks.push_back(chunk),
         }
         drop(queue);
@@ -208,11 +224,11 @@ impl<'a> Contents<'a> {
     fn next(&self) -> Option<Job> {
         let mut queue = lock(&self.queue);
         loop {
-            if let Some(file) = queue.files.pop_front() {
-                return Some(Job::File(file));
+            if let Some(reading) = queue.readings.pop_front() {
+                return Some(Job::Reading(reading));
             }
-            if let Some(pack) = queue.packs.pop_front() {
-                return Some(Job::Pack(pack));
+            if let Some(pack) = queue.swept.pop_front() {
+                return Some(Job::Sweep(pack));
             }
             if let Some(chunk) = queue.chunks.pop_front() {
                 return Some(Job::Chunk(chunk));
@@ -232,31 +248,45 @@ impl<'a> Contents<'a> {
             Ok(codec) => codec,
             Err(error) => return self.fail(EngineError::Seal(error)),
         };
+        let (mut ended, mut plain) = (Vec::new(), Vec::new());
         while let Some(job) = self.next() {
             match job {
-                Job::File(file) => {
-                    if let Some(outcome) = file.advance(&|| self.has_failed()) {
-                        self.finish(&file, outcome);
-                    }
+                Job::Reading(reading) => {
+                    let is_over = || self.has_failed() || self.limit.is_over();
+                    let is_done = reading.advance(&is_over, &mut ended);
+                    self.finish(ended.drain(..), is_done);
                 }
-                Job::Pack(pack) => self.pack(&pack),
+                Job::Sweep(pack) => self.sweep(&pack, &mut codec, &mut plain),
                 Job::Chunk(chunk) => self.chunk(&chunk, &mut codec),
             }
         }
     }
 
-    fn finish(&self, file: &FileCheck, outcome: Result<(), String>) {
-        let mut known = lock(&self.known);
-        match outcome {
-            Ok(()) if known.whole_contents.len() < MOST_CONTENTS => {
-                known.whole_contents.insert(file.content);
-            }
-            Ok(()) => {}
-            Err(why) => known.hurt.push((file.path.clone(), why)),
+    /// Takes up what became of contents, and whether their reading is done.
+    fn finish(&self, ended: impl ExactSizeIterator<Item = ([u8; 16], Verdict)>, is_done: bool) {
+        if ended.len() == 0 && !is_done {
+            return;
         }
-        known.files_left = known.files_left.saturating_sub(1);
-        if known.files_left == 0 {
-            self.drained.notify_all();
+        let mut known = lock(&self.known);
+        for (content, verdict) in ended {
+            match verdict {
+                Verdict::Whole => {
+                    known.hashed += 1;
+                    lock(self.memory).note_content(content, true);
+                }
+                Verdict::GivenUp => known.given_up += 1,
+                Verdict::Wrong(why) => {
+                    known.hashed += 1;
+                    lock(self.memory).note_content(content, false);
+                    known.wrong.insert(content, why);
+                }
+            }
+        }
+        if is_done {
+            known.readings_left = known.readings_left.saturating_sub(1);
+            if known.readings_left == 0 {
+                self.drained.notify_all();
+            }
         }
     }
 
@@ -269,53 +299,71 @@ impl<'a> Contents<'a> {
             let key = name(layout::pack(pack.id, pack.facts.is_meta))
                 .map_err(|error| (FindingKind::Unreadable, error.to_string()))?;
             let got = self.repo.sink().get(self.cx, &key, pack.facts.whole());
-            let got = self.handle.block_on(got).map_err(|error| {
+            self.handle.block_on(got).map_err(|error| {
                 let kind = match error.kind {
                     ErrorKind::NotFound => FindingKind::Missing,
                     _ => FindingKind::Unreadable,
                 };
                 (kind, error.to_string())
-            });
-            self.queue(Job::Pack(pack.clone()));
-            got
+            })
         })
     }
 
-    /// Hashes a pack and looks what its end names.
-    fn pack(&self, pack: &Arc<Pack>) {
-        let (mut named, mut in_place) = (0, 0);
-        let (read, whole) = match self.fetch(pack) {
-            Err(fault) => (0, Some(fault.clone())),
+    /// Hashes a pack and opens the chunks of it that no file asks for.
+    fn sweep(&self, pack: &Arc<Pack>, codec: &mut BlobCodec, plain: &mut Vec<u8>) {
+        let mut swept = Swept::default();
+        match self.fetch(pack) {
+            Err(fault) => swept.whole = Some(fault.clone()),
             Ok(bytes) => {
+                swept.bytes = bytes.len() as u64;
                 let is_whole = ContentDigest::of(bytes).0 == pack.id.0;
-                let mut whole = (!is_whole).then(wrong_name);
-                match open_tail(self.repo, bytes) {
-                    Ok(blobs) => {
-                        named = blobs.len() as u64;
-                        let placed = blobs.iter().filter(|blob| {
-                            let place = self.index.find(&blob.id);
-                            blob.kind == BlobKind::Data
-                                && place.is_some_and(|place| is_at(&place, pack.id, blob))
-                        });
-                        in_place = placed.count() as u64;
+                swept.whole = (!is_whole).then(wrong_name);
+                let of = (self.repo, &*self.index);
+                let is_claimed = |chunk: &ChunkId| pack.is_claimed(chunk);
+                match open_blobs(of, (pack.id, pack.facts), bytes, codec, plain, is_claimed) {
+                    Ok(mut opened) => {
+                        swept.blobs = opened.named;
+                        let whole = opened.take_whole();
+                        swept.whole = swept.whole.or(whole);
+                        for (chunk, why) in opened.faults {
+                            pack.spoil();
+                            lock(&self.known).faults.insert((pack.id, chunk), why);
+                        }
                     }
-                    Err(fault) => {
-                        whole.get_or_insert(fault);
-                    }
+                    Err(error) => self.fail(error),
                 }
-                (bytes.len() as u64, whole)
             }
-        };
-        let mut known = lock(&self.known);
-        let seen = known.packs.entry(pack.id).or_default();
-        (seen.is_read, seen.bytes, seen.whole) = (true, read, whole);
-        (seen.named, seen.in_place) = (named, in_place);
-        drop(known);
+        }
         self.cx.tell(Event::Advanced {
             stage: Stage::Verify,
             entries: 1,
-            bytes: read,
+            bytes: swept.bytes,
         });
+        let _ = pack.swept.set(swept);
+        self.release(pack);
+    }
+
+    /// Somebody has done his part of a pack: once everybody has, it is known what came of it.
+    fn release(&self, pack: &Pack) {
+        if !pack.release() || self.has_failed() {
+            return;
+        }
+        let mut known = lock(&self.known);
+        let mut is_good = !pack.is_bad();
+        if let Some(swept) = pack.swept.get() {
+            known.bytes += swept.bytes;
+            known.chunks += swept.blobs;
+            if let Some((kind, why)) = &swept.whole {
+                is_good = false;
+                known.whole.push((pack.id, *kind, why.clone()));
+            }
+        }
+        let mut memory = lock(self.memory);
+        if is_good {
+            memory.note_pack(&pack.id, VerifyLevel::FullRead);
+        } else {
+            memory.note_bad_pack(&pack.id);
+        }
     }
 
     fn chunk(&self, chunk: &ChunkCheck, codec: &mut BlobCodec) {
@@ -324,11 +372,14 @@ impl<'a> Contents<'a> {
         } else {
             self.open(chunk, codec)
         };
-        lock(&chunk.pack).take();
-        for file in chunk.done(opened) {
-            if file.wake() {
-                self.queue(Job::File(file));
+        let pack = lock(&chunk.pack).take();
+        for reading in chunk.done(opened) {
+            if reading.wake() {
+                self.queue(Job::Reading(reading));
             }
+        }
+        if let Some(pack) = pack {
+            self.release(&pack);
         }
     }
 
@@ -379,12 +430,12 @@ impl<'a> Contents<'a> {
                 return Err(why);
             }
         };
-        let mut known = lock(&self.known);
-        if known.opened.insert(chunk.id.prefix()) {
-            known.packs.entry(place.pack).or_default().opened += 1;
-            if let Some(why) = &why {
-                known.faults.push((place.pack, chunk.id, why.clone()));
+        if let Some(why) = &why {
+            if let Some(pack) = &pack {
+                pack.spoil();
             }
+            let mut known = lock(&self.known);
+            known.faults.insert((place.pack, chunk.id), why.clone());
         }
         why.map_or(Ok(plain), Err)
     }
@@ -407,9 +458,12 @@ impl<'a> Contents<'a> {
             offset: u64::from(place.located.offset),
             length: u64::from(place.located.stored),
         };
-        let got = self
-            .handle
-            .block_on(self.repo.sink().get(self.cx, &key, range));
+        let got = self.repo.sink().get(self.cx, &key, range);
+        let got = self.handle.block_on(got);
+        if let Ok(bytes) = &got {
+            self.limit.add(bytes.len() as u64);
+            lock(&self.known).bytes += bytes.len() as u64;
+        }
         got.map_err(|error| match error.kind {
             ErrorKind::NotFound => EngineError::Missing {
                 object: key.to_string(),

@@ -1,47 +1,106 @@
-//! Verification by levels, sampled or in slices.
+//! Verification by levels: all at once, in samples and slices, or as far as a budget goes.
 //!
 //! *Metadata*: the heads are signed and whole, every page of every manifest opens, the Merkle root
-//! over all entries is the signed one, every chunk that is named is in the index, every pack of the
-//! index is on the tier with its size, the refs of each snapshot name what it uses. *Checksum*: the bytes of the packs hash to their names, and their parity is whole.
-//! *Full read*: every blob opens and hashes to its id, and so every extent; and the SHA-256 of every
-//! file is that of its content. A damaged object is named with the snapshots and paths it hurts; behind
-//! a page that does not open, the walk goes on.
+//! over all entries is the signed one, every chunk that is named is in the index and long enough,
+//! every pack of the index is on the tier with its size, the refs of each snapshot name what it uses.
+//! *Checksum*: the bytes of the packs hash to their names, and their parity is whole. *Full read*: every
+//! blob opens and hashes to its id, and so every extent; and contents hash to the SHA-256 of their file.
+//!
+//! Which packs are looked at, and in which order, is said first (`choice`). Then the manifests are walked
+//! (`walk`), which hands contents to those who hash them (`content`), and with them the packs they lie
+//! in. The packs that nobody needed for that come behind (`packs`), and the parity of all (`parity`).
+//! What is damaged is gathered meanwhile, and at the end named with the snapshots and paths that it
+//! hurts (`hurt`). Behind a page that does not open, the walk goes on.
+//!
+//! What was covered is remembered on this host (`memory`): what was covered longest ago comes first,
+//! and a content that was found whole is not hashed again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
 
 use backup_core::{
-    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity, Stage,
-    VerifyLevel, VerifyReport,
+    ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity,
+    SnapshotId, VerifyLevel, VerifyReport,
 };
-use backup_format::extent::{Extent, Extents};
-use backup_format::layout;
-use backup_integrity::merkle::SnapshotTreeBuilder;
-use futures::TryStreamExt;
 use tokio::runtime::Handle;
 
-use self::content::{Contents, Feeder, Known};
+use self::content::{Contents, Known, Means};
+use self::hurt::Bad;
+use self::limit::Limit;
+use self::memory::Memory;
 use self::packs::PackPass;
-use self::refs::{Slots, Used};
+use self::parts::lock;
 use crate::error::{EngineError, Result};
-use crate::index_set::{IndexSet, PackFacts};
+use crate::index_set::PackFacts;
 use crate::refs::Listed;
-use crate::repository::{Repository, SnapshotHead, name};
-use crate::stage::canonical;
-use crate::usage::Usage;
-use crate::view::{Seen, SnapshotView, check_signatures};
+use crate::repository::{Repository, SnapshotHead};
 
 mod budget;
+mod choice;
 mod content;
+mod coverage;
+mod hurt;
+mod limit;
+mod memory;
 mod packs;
 mod parity;
 mod parts;
 mod refs;
 mod sessions;
+mod walk;
 
-/// Paths that are named for one damaged object.
-const MOST_PATHS: usize = 20;
-/// Pages that are named for one snapshot.
-const MOST_PAGES: u64 = 1000;
+pub use coverage::{Amount, Coverage, LevelCoverage, coverage};
+pub use hurt::Damage;
+pub use limit::ReadBudget;
+
+/// Contents are hashed at least up to so many bytes, however small the repository.
+const LEAST_HASHED: u64 = 4 << 30;
+
+/// What to verify, and how.
+#[derive(Debug, Clone)]
+pub struct VerifyJob {
+    /// The snapshots; all if none are named.
+    pub snapshots: Option<Vec<SnapshotHead>>,
+    /// How deep.
+    pub level: VerifyLevel,
+    /// Which packs and contents.
+    pub sample: Sample,
+    /// How much is read; what was covered longest ago comes first.
+    pub budget: Option<ReadBudget>,
+    /// The folder of the local cache, in which is kept what was covered. Without it every content is
+    /// hashed, since nobody would know later which were not.
+    pub memory: Option<PathBuf>,
+    /// Hash every content, also those that were found whole before, and as many as there are.
+    pub rehash: bool,
+}
+
+impl VerifyJob {
+    /// Everything at this level, without a memory.
+    #[must_use]
+    pub const fn new(level: VerifyLevel) -> Self {
+        Self {
+            snapshots: None,
+            level,
+            sample: Sample::All,
+            budget: None,
+            memory: None,
+            rehash: false,
+        }
+    }
+}
+
+/// Contents of files that were hashed whole, or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hashed {
+    /// Contents that were hashed in this run.
+    pub contents: u64,
+    /// Contents that were never hashed as a whole and are left for the next runs, as far as they could
+    /// be told apart; their chunks were checked like all others.
+    pub left: u64,
+    /// Their bytes.
+    pub left_bytes: u64,
+}
 
 /// What a verification found.
 #[derive(Debug, Clone)]
@@ -50,12 +109,20 @@ pub struct VerifyOutcome {
     pub report: VerifyReport,
     /// Snapshots that were looked at.
     pub snapshots: u64,
+    /// Manifests that were walked: all, unless the time was over before.
+    pub walked: u64,
     /// Whether manifests could be read with this key, or only the objects around them.
     pub read_manifests: bool,
+    /// What was hashed.
+    pub hashed: Hashed,
+    /// What is damaged or missing, and what that hurts; at most a thousand objects.
+    pub damage: Vec<Damage>,
+    /// What was covered up to now, by this run and those before it.
+    pub coverage: Coverage,
 }
 
 /// Verifies snapshots and the packs that their refs name; if none are named, all snapshots and all packs
-/// that the index knows.
+/// that the index knows. Remembers nothing.
 ///
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings.
@@ -66,8 +133,37 @@ pub async fn verify(
     level: VerifyLevel,
     sample: Sample,
 ) -> Result<VerifyOutcome> {
-    let bad = BTreeMap::new();
-    verify_with(repo, cx, snapshots, (level, sample), bad).await
+    let job = VerifyJob {
+        snapshots,
+        sample,
+        ..VerifyJob::new(level)
+    };
+    verify_job(repo, cx, job).await
+}
+
+/// Verifies what a job says.
+///
+/// # Errors
+/// Errors of the tier as a whole; what is wrong with data is in the findings. What was covered before
+/// the error is remembered.
+pub async fn verify_job(
+    repo: &Repository,
+    cx: &OpContext,
+    job: VerifyJob,
+) -> Result<VerifyOutcome> {
+    let mut memory = Memory::open(repo, cx, job.memory.as_deref())?;
+    if memory.is_kept_by_other {
+        cx.tell(Event::Note(
+            "another verification on this host is at work: what this one covers is not remembered",
+        ));
+    }
+    if job.rehash {
+        memory.forget_contents();
+    }
+    let memory = Mutex::new(memory);
+    let done = all(repo, cx, job, &memory, BTreeMap::new()).await;
+    lock(&memory).flush();
+    done
 }
 
 /// What is wrong, and whom it hurts, as a verification of metadata says it of a repository of which these
@@ -77,29 +173,44 @@ pub(crate) async fn verify_knowing(
     cx: &OpContext,
     bad: BTreeMap<PackId, (ObjectKey, String)>,
 ) -> Result<VerifyOutcome> {
-    let whole = (VerifyLevel::Metadata, Sample::All);
-    verify_with(repo, cx, None, whole, bad).await
+    let memory = Mutex::new(Memory::open(repo, cx, None)?);
+    let job = VerifyJob::new(VerifyLevel::Metadata);
+    all(repo, cx, job, &memory, bad).await
 }
 
-async fn verify_with(
+async fn all(
     repo: &Repository,
     cx: &OpContext,
-    snapshots: Option<Vec<SnapshotHead>>,
-    (level, sample): (VerifyLevel, Sample),
+    mut job: VerifyJob,
+    memory: &Mutex<Memory>,
     bad: BTreeMap<PackId, (ObjectKey, String)>,
 ) -> Result<VerifyOutcome> {
+    let takes_all = job.snapshots.is_none();
+    let snapshots = job.snapshots.take();
+    let is_kept = lock(memory).is_kept();
+    let most_hashed = if is_kept && !job.rehash && job.sample == Sample::All {
+        walk::content_bytes(&repo.index()).max(LEAST_HASHED)
+    } else {
+        u64::MAX
+    };
+    let limit = Limit::new(job.budget, most_hashed);
     let mut run = Run {
         repo,
         cx,
+        job,
+        limit: &limit,
+        memory,
         report: VerifyReport::default(),
-        bad_packs: HashMap::new(),
-        unwanted: HashSet::new(),
-        bad_chunks: HashMap::new(),
+        bad: Bad::default(),
         gone: Vec::new(),
         // Refs are there before their snapshot, and are replaced by others before they go.
         listed_refs: Listed::new(),
+        packs: HashMap::new(),
+        protected: Vec::new(),
+        doubtful: HashSet::new(),
+        left: walk::Left::default(),
+        walked: 0,
     };
-    let is_all = snapshots.is_none();
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
@@ -113,69 +224,77 @@ async fn verify_with(
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads).await?;
-    let wanted = if is_all {
+    let wanted = if takes_all {
         None
     } else {
         run.packs_of(&heads).await?
     };
-    let chosen = run.packs_there(sample, wanted).await?;
-    run.tell_gone().await?;
-    for (id, (key, why)) in bad {
-        if !run.bad_packs.contains_key(&id) {
-            run.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
-        }
-    }
-    // What damaged packs hold may be in others too.
-    repo.shun(run.bad_packs.keys().chain(&run.unwanted).copied().collect());
-    run.parity(level, &chosen).await?;
-    let read_manifests = repo.keys().identities().is_ok();
-    // All at once: every pack is fetched when the first file needs it. A sample of the packs is
-    // checked first, since files that it does not take lie in packs that it takes.
-    let at_once = read_manifests && level >= VerifyLevel::FullRead && sample == Sample::All;
-    if level >= VerifyLevel::Checksum {
-        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
-        cx.tell(Event::Entered {
-            stage: Stage::Verify,
-            entries: Some(chosen.len() as u64),
-            bytes: Some(total),
-        });
-        if !at_once {
-            run.packs(level, chosen.clone(), &Known::default())?;
-        }
-    }
-    let whole = if at_once {
-        chosen.iter().copied().collect()
-    } else {
-        HashMap::new()
-    };
-    tokio::task::block_in_place(|| {
-        let ((), known) = Contents::read(repo, cx, whole, |feeder| {
-            Handle::current().block_on(run.heads(&heads, feeder, level, sample))
+    let mut chosen = run.chosen(wanted, bad).await?;
+    let by_files = run.by_files(&chosen);
+    let known = tokio::task::block_in_place(|| {
+        let means = Means {
+            repo,
+            cx,
+            limit: &limit,
+            memory,
+        };
+        let ((), known) = Contents::read(means, by_files, |feeder| {
+            Handle::current().block_on(run.heads(&heads, feeder))
         })?;
-        if at_once {
-            run.packs_left(level, chosen, known)?;
-        }
-        Ok::<_, EngineError>(())
+        Ok::<_, EngineError>(known)
     })?;
+    let mut read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+    read.retain(|id| known.read.contains(id));
+    chosen.retain(|(id, _)| !known.read.contains(id));
+    let hashed = Hashed {
+        contents: known.hashed,
+        left: run.left.contents + known.given_up,
+        left_bytes: run.left.bytes,
+    };
+    let wrong = run.take_up(known);
+    read.extend(run.packs_left(chosen)?);
     run.tell_gone().await?;
+    run.parity_of(&read).await?;
+    run.name_hurt(&heads, &wrong).await?;
+    run.remember(&heads, takes_all);
+    let ids = heads.iter().map(|head| head.meta.id);
+    let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);
     Ok(VerifyOutcome {
         report: run.report,
         snapshots: heads.len() as u64,
-        read_manifests,
+        walked: run.walked,
+        read_manifests: repo.keys().identities().is_ok(),
+        hashed,
+        damage: run.bad.into_damage(),
+        coverage,
     })
+}
+
+fn is_note(finding: &Finding) -> bool {
+    finding.severity == Severity::Note
 }
 
 struct Run<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
+    job: VerifyJob,
+    limit: &'a Limit,
+    memory: &'a Mutex<Memory>,
     report: VerifyReport,
-    bad_packs: HashMap<PackId, String>,
-    /// Packs that are not as they should be, and that the snapshots that are looked at do not name.
-    unwanted: HashSet<PackId>,
-    bad_chunks: HashMap<[u8; 16], String>,
+    bad: Bad,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
     listed_refs: Listed,
+    /// Every pack that the index knows.
+    packs: HashMap<PackId, PackFacts>,
+    /// Packs with parity, of those that are checked.
+    protected: Vec<(ObjectKey, PackId)>,
+    /// Snapshots of which an entry cannot be restored whole by what the walk saw.
+    doubtful: HashSet<SnapshotId>,
+    /// Contents that are left for later runs.
+    left: walk::Left,
+    /// Manifests that were walked.
+    walked: u64,
 }
 
 impl Run<'_> {
@@ -185,12 +304,17 @@ impl Run<'_> {
         self.report.findings.push(finding);
     }
 
+    fn takes_pack(&self, id: &PackId) -> bool {
+        self.job.sample.takes(&id.0) || lock(self.memory).pack(id).is_bad
+    }
+
     /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
     /// snapshots.
     async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
         self.sessions().await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+            self.bad.run(key.as_str(), &error.to_string());
         }
         for (key, slot) in self.repo.slots(self.cx).await? {
             self.report.objects += 1;
@@ -208,352 +332,79 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The packs that snapshots use, by their refs; `None` where these cannot be read.
-    async fn packs_of(&mut self, heads: &[SnapshotHead]) -> Result<Option<HashSet<PackId>>> {
-        let mut out = HashSet::new();
-        for head in heads {
-            let Some(keys) = self.listed_refs.get(&head.meta.id) else {
-                return Ok(None);
-            };
-            for key in keys {
-                match crate::refs::read(self.repo, self.cx, key).await {
-                    Ok(Some(refs)) => out.extend(refs.packs.iter().map(|pack| pack.pack)),
-                    // What is wrong with them is told where they are compared.
-                    Ok(None) => return Ok(None),
-                    Err(error) if error.is_damage() => return Ok(None),
-                    Err(error) => return Err(error),
-                }
+    /// Writes down what was covered; where all is well, what is not there any more is forgotten.
+    fn remember(&self, heads: &[SnapshotHead], takes_all: bool) {
+        let mut memory = lock(self.memory);
+        let is_clean = self.bad.is_empty() && self.report.findings.iter().all(is_note);
+        if takes_all && is_clean {
+            let ids = heads.iter().map(|head| head.meta.id);
+            memory.keep(self.packs.keys().copied(), ids);
+            let reads = self.repo.keys().identities().is_ok();
+            let walked_all = reads && self.walked == heads.len() as u64;
+            let is_full = self.job.level >= VerifyLevel::FullRead;
+            if walked_all && is_full && self.job.sample == Sample::All {
+                memory.keep_met_contents();
             }
         }
-        Ok(Some(out))
+        memory.finish();
     }
 
-    /// Looks which packs of the index, of those that are wanted, are on the tier; returns those of the
-    /// sample.
-    async fn packs_there(
-        &mut self,
-        sample: Sample,
-        wanted: Option<HashSet<PackId>>,
-    ) -> Result<Vec<(PackId, PackFacts)>> {
-        let packs = self.repo.index().packs();
-        let is_wanted = |id: &PackId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
-        let mut on_tier: HashMap<String, u64> = HashMap::new();
-        for prefix in ["data/", "meta/"] {
-            let mut list = self.repo.sink().list(self.cx, prefix, None);
-            while let Some(meta) = list.try_next().await? {
-                on_tier.insert(meta.key.to_string(), meta.size);
-            }
-        }
-        let mut chosen = Vec::new();
-        for (id, facts) in packs {
-            let key = name(layout::pack(id, facts.is_meta))?;
-            let size = on_tier.get(key.as_str());
-            if !is_wanted(&id) {
-                if size != Some(&facts.size) {
-                    // What is wanted may lie there too, and is looked for elsewhere.
-                    self.unwanted.insert(id);
-                }
-                continue;
-            }
-            self.report.objects += 1;
-            match size {
-                None => self.bad_pack(
-                    id,
-                    FindingKind::Missing,
-                    key.as_str(),
-                    "it is not on the tier",
-                ),
-                Some(size) if *size != facts.size => {
-                    let why = format!("it has {size} bytes instead of {}", facts.size);
-                    self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
-                }
-                Some(_) if sample.takes(&id.0) => chosen.push((id, facts)),
-                Some(_) => {}
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// Checks packs, but for what is known of them.
-    fn packs(
-        &mut self,
-        level: VerifyLevel,
-        packs: Vec<(PackId, PackFacts)>,
-        known: &Known,
-    ) -> Result<()> {
+    /// Checks packs that no file needed; returns those that it came to.
+    fn packs_left(&mut self, packs: Vec<(PackId, PackFacts)>) -> Result<Vec<PackId>> {
         let pass = PackPass {
             repo: self.repo,
             cx: self.cx,
-            level,
-            known,
+            index: self.repo.index(),
+            level: self.job.level,
+            limit: self.limit,
+            memory: self.memory,
         };
-        for check in tokio::task::block_in_place(|| pass.run(packs))? {
-            self.report.bytes += check.bytes;
-            self.report.chunks += check.chunks;
+        let sum = tokio::task::block_in_place(|| pass.run(packs))?;
+        self.report.bytes += sum.bytes;
+        self.report.chunks += sum.chunks;
+        for check in sum.bad {
             if let Some((kind, why)) = check.whole {
                 self.bad_pack(check.id, kind, &format!("pack {}", check.id), &why);
             }
             for (chunk, why) in check.faults {
-                self.bad_chunk(check.id, chunk, why);
+                self.bad_chunk(check.id, chunk, &why);
             }
         }
-        Ok(())
+        Ok(sum.read)
     }
 
-    /// What files did not need of the packs: whole packs, and blobs of those that were read.
-    fn packs_left(
-        &mut self,
-        level: VerifyLevel,
-        packs: Vec<(PackId, PackFacts)>,
-        mut known: Known,
-    ) -> Result<()> {
-        self.report.chunks += known.opened.len() as u64;
-        for (pack, chunk, why) in std::mem::take(&mut known.faults) {
-            self.bad_chunk(pack, chunk, why);
+    /// Takes up what is known of packs that were read for files; returns the contents that are wrong.
+    fn take_up(&mut self, known: Known) -> HashMap<[u8; 16], String> {
+        self.report.bytes += known.bytes;
+        self.report.chunks += known.chunks;
+        for (id, kind, why) in known.whole {
+            self.bad_pack(id, kind, &format!("pack {id}"), &why);
         }
-        let mut left = Vec::new();
-        for (id, facts) in packs {
-            let Some(seen) = known.packs.get_mut(&id).filter(|seen| seen.is_read) else {
-                left.push((id, facts));
-                continue;
-            };
-            self.report.bytes += seen.bytes;
-            let is_gone = seen.bytes == 0;
-            if let Some((kind, why)) = seen.whole.take() {
-                self.bad_pack(id, kind, &format!("pack {id}"), &why);
-            }
-            // All that the index has was opened, and its end names nothing else.
-            let is_done = seen.named == seen.in_place && seen.opened == facts.blobs;
-            if !is_gone && !is_done {
-                left.push((id, facts));
-            }
+        let mut faults: Vec<_> = known.faults.into_iter().collect();
+        // They were found in any order.
+        faults.sort_unstable();
+        for ((pack, chunk), why) in faults {
+            self.bad_chunk(pack, chunk, &why);
         }
-        self.packs(level, left, &known)
+        known.wrong
     }
 
-    fn bad_chunk(&mut self, pack: PackId, chunk: ChunkId, why: String) {
+    fn bad_chunk(&mut self, pack: PackId, chunk: ChunkId, why: &str) {
         let subject = format!("chunk {chunk} in pack {pack}");
-        self.found(FindingKind::Damaged, &subject, &why);
-        self.bad_chunks.insert(chunk.prefix(), why);
+        self.found(FindingKind::Damaged, &subject, why);
+        self.bad.chunk(pack, chunk, &subject, why);
     }
 
     fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
-        self.bad_packs.insert(id, why.to_owned());
+        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        // Of one that is there, which chunks can be had is found out by reading them.
+        let may_hold = kind != FindingKind::Missing && opens_chunks;
+        self.bad.pack(id, subject, why, may_hold);
         if kind == FindingKind::Missing {
             self.gone.push((id, subject.to_owned(), why.to_owned()));
         } else {
             self.found(kind, subject, why);
         }
-    }
-
-    /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
-    async fn tell_gone(&mut self) -> Result<()> {
-        if self.gone.is_empty() {
-            return Ok(());
-        }
-        // That what is being collected cannot be read is told already.
-        let dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
-        for (id, subject, why) in std::mem::take(&mut self.gone) {
-            if dead.contains(&id) {
-                self.bad_packs.remove(&id);
-            } else {
-                self.found(FindingKind::Missing, &subject, &why);
-            }
-        }
-        // What lay there is in other packs by now.
-        self.repo.pass_over(dead);
-        self.repo.refresh_index(self.cx).await?;
-        Ok(())
-    }
-
-    /// Signatures and entries of every snapshot.
-    async fn heads(
-        &mut self,
-        heads: &[SnapshotHead],
-        feeder: &mut Feeder<'_, '_>,
-        level: VerifyLevel,
-        sample: Sample,
-    ) -> Result<()> {
-        let index = self.repo.index();
-        let slots = Slots::new(&index);
-        for head in heads {
-            if self.cx.cancel.is_cancelled() {
-                return Err(EngineError::Cancelled);
-            }
-            let subject = format!("snapshot {}", head.meta.id);
-            if let Err(error) = check_signatures(self.repo, head) {
-                self.found(FindingKind::Mismatch, &subject, &error.to_string());
-            }
-            if self.repo.keys().identities().is_err() {
-                continue;
-            }
-            let refs = self.refs(head).await?;
-            let mut hurt = Vec::new();
-            let mut used = Used::new(&index);
-            let walked = self
-                .walk(head, feeder, (level, sample), &index, &mut used, &mut hurt)
-                .await;
-            if let Err(error) = &walked
-                && !error.is_damage()
-            {
-                return walked.map(drop);
-            }
-            // What was added is finished even if the rest of the manifest cannot be read.
-            hurt.extend(feeder.drain()?);
-            self.tell_hurt(&subject, &hurt);
-            match walked {
-                Ok(Some(why)) => self.found(FindingKind::Mismatch, &subject, &why),
-                Ok(None) => {}
-                Err(error) if error.is_damage() => {
-                    self.found(FindingKind::Damaged, &subject, &error.to_string());
-                }
-                Err(error) => return Err(error),
-            }
-            self.lineages(head, &index, &mut used).await?;
-            if let Some(refs) = refs {
-                self.compare_refs(&index, &slots, &used, &refs)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads every entry of a snapshot that can be read; says what does not match of the whole.
-    async fn walk(
-        &mut self,
-        head: &SnapshotHead,
-        feeder: &mut Feeder<'_, '_>,
-        (level, sample): (VerifyLevel, Sample),
-        index: &IndexSet,
-        used: &mut Used,
-        hurt: &mut Vec<(String, String)>,
-    ) -> Result<Option<String>> {
-        // Until the end is reached.
-        used.is_whole = false;
-        let mut all_known = true;
-        let view = SnapshotView::open(self.repo, head.clone())?;
-        let mut tree = SnapshotTreeBuilder::new(view.salt());
-        let mut canonical_bytes = Vec::new();
-        let mut walk = view.all();
-        walk.note_pages();
-        let mut lost_pages = 0;
-        loop {
-            let step = walk.step(self.cx).await;
-            used.pages(index, walk.noted_pages());
-            let Some(step) = step? else { break };
-            let entry = match step {
-                Seen::Entry(entry) => entry,
-                Seen::Lost(lost) => {
-                    lost_pages += 1;
-                    if lost_pages <= MOST_PAGES {
-                        let finding = lost.finding(&view);
-                        self.found(finding.kind, &finding.subject, &finding.detail);
-                    }
-                    continue;
-                }
-            };
-            self.report.entries += 1;
-            canonical_bytes.clear();
-            canonical(
-                view.component_name(entry.component),
-                &entry.path,
-                &entry.record,
-            )
-            .encode(&mut canonical_bytes)
-            .map_err(|error| EngineError::damaged(&entry.path, error))?;
-            tree.push(&canonical_bytes);
-            if !entry.record.meta.kind.has_content() {
-                continue;
-            }
-            used.spills(index, &entry.record.content);
-            let extents = match view.extents(self.cx, &entry.record).await {
-                Ok(extents) => extents,
-                Err(error) if error.is_damage() => {
-                    all_known = false;
-                    hurt.push((entry.path.to_string(), error.to_string()));
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let bad = self.known_bad(index, &extents, level, &mut used.usage);
-            if let Some(why) = bad {
-                hurt.push((entry.path.to_string(), why));
-                continue;
-            }
-            let wanted = entry.record.sha256;
-            // Chunks of a content without SHA-256 are opened with the packs; that one of them is
-            // damaged is told of its entry only if they are read here.
-            let takes = wanted.map_or(sample == Sample::All, |wanted| sample.takes(&wanted));
-            if level >= VerifyLevel::FullRead && takes {
-                feeder.add(&entry.path, &extents, wanted)?;
-            }
-        }
-        used.is_whole = all_known && lost_pages == 0;
-        if lost_pages > 0 {
-            let pages = if lost_pages > MOST_PAGES {
-                format!(" ({lost_pages} pages)")
-            } else {
-                String::new()
-            };
-            return Ok(Some(format!(
-                "the Merkle root cannot be checked: not all of its entries can be read{pages}"
-            )));
-        }
-        let made = tree.finish();
-        if made.root != view.root() || made.leaf_count != head.outer.leaves {
-            return Ok(Some(
-                "the Merkle root over its entries is not the signed one".into(),
-            ));
-        }
-        Ok(None)
-    }
-
-    /// Why a content cannot be had, by what is known without reading it.
-    fn known_bad(
-        &mut self,
-        index: &IndexSet,
-        extents: &Extents,
-        level: VerifyLevel,
-        used: &mut Usage,
-    ) -> Option<String> {
-        let mut bad = None;
-        for extent in extents.as_slice() {
-            let Extent::Data { chunk, .. } = extent else {
-                continue;
-            };
-            match index.find(chunk) {
-                None => bad = Some(format!("chunk {chunk} is in no index run")),
-                Some(place) => {
-                    if used.mark_place(&place) && level < VerifyLevel::FullRead {
-                        self.report.chunks += 1;
-                    }
-                    bad = bad
-                        .or_else(|| self.bad_packs.get(&place.pack).cloned())
-                        .or_else(|| self.bad_chunks.get(&chunk.prefix()).cloned());
-                }
-            }
-        }
-        bad
-    }
-
-    fn tell_hurt(&mut self, subject: &str, hurt: &[(String, String)]) {
-        if hurt.is_empty() {
-            return;
-        }
-        let shown = hurt
-            .iter()
-            .take(MOST_PATHS)
-            .map(|(path, why)| format!("{path} ({why})"))
-            .collect::<Vec<_>>()
-            .join("; ");
-        let more = hurt.len().saturating_sub(MOST_PATHS);
-        let more = if more > 0 {
-            format!("; and {more} more")
-        } else {
-            String::new()
-        };
-        let count = hurt.len();
-        let detail = format!("{count} entries cannot be restored whole: {shown}{more}");
-        self.found(FindingKind::Damaged, subject, &detail);
     }
 }
 

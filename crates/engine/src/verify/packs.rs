@@ -1,7 +1,8 @@
-//! Checking packs whole: their name, their end, and the blobs that nobody has opened yet.
+//! Checking packs whole: their name, their end, and the blobs that no file needed.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use backup_core::{ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel};
 use backup_format::layout;
@@ -10,28 +11,39 @@ use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
 
-use super::content::Known;
+use super::limit::Limit;
+use super::memory::Memory;
 use super::parts::lock;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
 
-/// What was found out about one pack.
+/// What was found out about a pack.
+#[derive(Debug)]
 pub(super) struct PackCheck {
     pub(super) id: PackId,
-    pub(super) bytes: u64,
-    pub(super) chunks: u64,
     pub(super) whole: Option<(FindingKind, String)>,
     pub(super) faults: Vec<(ChunkId, String)>,
+}
+
+/// What was found out about packs.
+#[derive(Debug, Default)]
+pub(super) struct PackSum {
+    pub(super) read: Vec<PackId>,
+    pub(super) bytes: u64,
+    pub(super) chunks: u64,
+    /// Those that are not what they should be.
+    pub(super) bad: Vec<PackCheck>,
 }
 
 /// Checks packs, several at once.
 pub(super) struct PackPass<'a> {
     pub(super) repo: &'a Repository,
     pub(super) cx: &'a OpContext,
+    pub(super) index: Arc<IndexSet>,
     pub(super) level: VerifyLevel,
-    /// What is not to be done again.
-    pub(super) known: &'a Known,
+    pub(super) limit: &'a Limit,
+    pub(super) memory: &'a Mutex<Memory>,
 }
 
 pub(super) fn wrong_name() -> (FindingKind, String) {
@@ -39,22 +51,8 @@ pub(super) fn wrong_name() -> (FindingKind, String) {
     (FindingKind::Damaged, why.to_owned())
 }
 
-/// Whether a place of the index is that of a blob that a pack's end names.
-pub(super) fn is_at(place: &Place, pack: PackId, blob: &PackBlob) -> bool {
-    place.pack == pack
-        && place.located.kind == blob.kind
-        && (
-            place.located.offset,
-            place.located.stored,
-            place.located.raw,
-        ) == (blob.offset, blob.stored, blob.raw)
-}
-
 /// The blobs that the end of a pack names; the data keys it brings are made known.
-pub(super) fn open_tail(
-    repo: &Repository,
-    bytes: &[u8],
-) -> Result<Vec<PackBlob>, (FindingKind, String)> {
+fn open_tail(repo: &Repository, bytes: &[u8]) -> Result<Vec<PackBlob>, (FindingKind, String)> {
     let tail = (|| {
         let footer = bytes.len().checked_sub(FOOTER)?;
         let length = header_length(bytes.get(footer..)?).ok()?;
@@ -68,16 +66,15 @@ pub(super) fn open_tail(
 }
 
 impl PackPass<'_> {
-    /// Checks these packs; what was read before of one is not hashed again.
+    /// Checks these packs in their order, as far as the limit goes.
     ///
     /// # Errors
     /// [`EngineError::Cancelled`]; errors of keys. What is wrong with a pack is in its check.
-    pub(super) fn run(&self, packs: Vec<(PackId, PackFacts)>) -> Result<Vec<PackCheck>> {
+    pub(super) fn run(&self, packs: Vec<(PackId, PackFacts)>) -> Result<PackSum> {
         let width = self.repo.connections(self.cx).clamp(2, 8);
         let width = width.min(self.cx.limits.memory_bytes / (32 << 20)).max(1);
-        let index = self.repo.index();
         let todo = Mutex::new(packs.into_iter());
-        let done = Mutex::new(Ok(Vec::new()));
+        let sum = Mutex::new(Ok(PackSum::default()));
         let handle = Handle::current();
         let work = || {
             let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
@@ -90,9 +87,17 @@ impl PackPass<'_> {
                 if self.cx.cancel.is_cancelled() {
                     return Err(EngineError::Cancelled);
                 }
-                let check = self.check(&handle, &index, id, facts, &mut codec, &mut plain)?;
-                match &mut *lock(&done) {
-                    Ok(done) => done.push(check),
+                if !self.limit.takes_pack(facts.size) {
+                    return Ok(());
+                }
+                let one = self.check(&handle, id, facts, &mut codec, &mut plain)?;
+                match &mut *lock(&sum) {
+                    Ok(sum) => {
+                        sum.read.push(id);
+                        sum.bytes += one.bytes;
+                        sum.chunks += one.chunks;
+                        sum.bad.extend(one.bad);
+                    }
                     Err(_) => return Ok(()),
                 }
             }
@@ -103,111 +108,192 @@ impl PackPass<'_> {
                     let worked = catch_unwind(AssertUnwindSafe(work));
                     let worked = worked.unwrap_or(Err(EngineError::Panicked("a verify worker")));
                     if let Err(error) = worked {
-                        let mut done = lock(&done);
-                        if done.is_ok() {
-                            *done = Err(error);
+                        let mut sum = lock(&sum);
+                        if sum.is_ok() {
+                            *sum = Err(error);
                         }
                     }
                 });
             }
         });
-        done.into_inner()
+        sum.into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn check(
         &self,
         handle: &Handle,
-        index: &IndexSet,
         id: PackId,
         facts: PackFacts,
         codec: &mut BlobCodec,
         plain: &mut Vec<u8>,
-    ) -> Result<PackCheck> {
-        let was_read = self.known.packs.get(&id).is_some_and(|seen| seen.is_read);
+    ) -> Result<PackSum> {
+        let mut sum = PackSum::default();
         let mut check = PackCheck {
             id,
-            bytes: 0,
-            chunks: 0,
             whole: None,
             faults: Vec::new(),
         };
         let key = name(layout::pack(id, facts.is_meta))?;
         let got = self.repo.sink().get(self.cx, &key, facts.whole());
-        let got = handle.block_on(got);
-        let bytes = match got {
-            Ok(bytes) => bytes,
+        match handle.block_on(got) {
+            Ok(bytes) => {
+                sum.bytes = bytes.len() as u64;
+                check.whole = (ContentDigest::of(&bytes).0 != id.0).then(wrong_name);
+                if self.level >= VerifyLevel::FullRead {
+                    let of = (self.repo, &*self.index);
+                    let mut opened = open_blobs(of, (id, facts), &bytes, codec, plain, |_| false)?;
+                    sum.chunks = opened.named;
+                    let whole = opened.take_whole();
+                    check.whole = check.whole.or(whole);
+                    check.faults = opened.faults;
+                }
+            }
             Err(error) => {
                 let kind = match error.kind {
                     ErrorKind::NotFound => FindingKind::Missing,
                     _ => FindingKind::Unreadable,
                 };
                 check.whole = Some((kind, error.to_string()));
-                return Ok(check);
-            }
-        };
-        if !was_read {
-            check.bytes = bytes.len() as u64;
-            check.whole = (ContentDigest::of(&bytes).0 != id.0).then(wrong_name);
-        }
-        if self.level >= VerifyLevel::FullRead {
-            match open_tail(self.repo, &bytes) {
-                Ok(blobs) => {
-                    for blob in blobs {
-                        self.blob(index, &mut check, &bytes, &blob, codec, plain)?;
-                    }
-                }
-                Err(fault) => {
-                    check.whole.get_or_insert(fault);
-                }
             }
         }
-        if !was_read {
-            self.cx.tell(Event::Advanced {
-                stage: Stage::Verify,
-                entries: 1,
-                bytes: check.bytes,
-            });
+        let is_good = check.whole.is_none() && check.faults.is_empty();
+        let mut memory = lock(self.memory);
+        if is_good {
+            memory.note_pack(&id, depth(self.repo, self.level));
+        } else {
+            memory.note_bad_pack(&id);
+            sum.bad.push(check);
         }
-        Ok(check)
+        drop(memory);
+        self.cx.tell(Event::Advanced {
+            stage: Stage::Verify,
+            entries: 1,
+            bytes: sum.bytes,
+        });
+        Ok(sum)
     }
+}
 
-    fn blob(
-        &self,
-        index: &IndexSet,
-        check: &mut PackCheck,
-        bytes: &[u8],
-        blob: &PackBlob,
-        codec: &mut BlobCodec,
-        plain: &mut Vec<u8>,
-    ) -> Result<()> {
-        // Without a reader's key only what everybody reads can be opened.
-        if !self.repo.keys().can_read() && blob.kind != BlobKind::Lineage {
-            return Ok(());
+/// How deep packs are checked: without a reader's key, content cannot be opened.
+pub(super) fn depth(repo: &Repository, level: VerifyLevel) -> VerifyLevel {
+    if repo.keys().can_read() {
+        level
+    } else {
+        level.min(VerifyLevel::Checksum)
+    }
+}
+
+/// Whether this key opens blobs of a kind: content is for readers, lineage for writers too.
+fn can_open(repo: &Repository, kind: BlobKind) -> bool {
+    match kind {
+        BlobKind::Lineage => repo.keys().lineage_key().is_ok() && repo.keys().id_key().is_ok(),
+        BlobKind::Data | BlobKind::Page => repo.keys().can_read(),
+    }
+}
+
+/// What the index says to lie in a pack, and its end does not have there.
+fn not_there(index: &IndexSet, id: PackId, facts: PackFacts, blobs: &[PackBlob]) -> Vec<[u8; 16]> {
+    let is_at = |place: &Place, blob: &PackBlob| {
+        let located = place.located;
+        place.pack == id
+            && located.kind == blob.kind
+            && (located.offset, located.stored, located.raw) == (blob.offset, blob.stored, blob.raw)
+    };
+    let there = blobs.iter().map(|blob| {
+        let places = index.places(&blob.id.prefix());
+        places.filter(|place| is_at(place, blob)).count() as u64
+    });
+    if there.sum::<u64>() == facts.blobs {
+        return Vec::new();
+    }
+    // Whichever they are, none of them is looked for often.
+    let by_offset: HashMap<u32, &PackBlob> = blobs.iter().map(|one| (one.offset, one)).collect();
+    let mut out = Vec::new();
+    for (number, run) in (0u32..).zip(index.runs()) {
+        for (prefix, located) in run.iter() {
+            let Some(pack) = run.packs.get(located.pack as usize).map(|pack| pack.id) else {
+                continue;
+            };
+            let place = Place {
+                run: number,
+                pack,
+                located,
+            };
+            let blob = by_offset.get(&located.offset);
+            let is_there =
+                blob.is_some_and(|blob| blob.id.prefix() == prefix && is_at(&place, blob));
+            if pack == id && !is_there {
+                out.push(prefix);
+            }
         }
-        let was_opened = blob.kind == BlobKind::Data
-            && self.known.opened.contains(&blob.id.prefix())
-            && index
-                .find(&blob.id)
-                .is_some_and(|place| is_at(&place, check.id, blob));
-        if was_opened {
-            return Ok(());
+    }
+    out
+}
+
+/// What came of the blobs of a pack.
+#[derive(Debug, Default)]
+pub(super) struct Opened {
+    /// Blobs that this key can open.
+    pub(super) named: u64,
+    pub(super) whole: Option<(FindingKind, String)>,
+    pub(super) faults: Vec<(ChunkId, String)>,
+    /// The beginnings of the ids of chunks that the index says to be in it, and that are not.
+    pub(super) not_there: Vec<[u8; 16]>,
+}
+
+impl Opened {
+    /// What is wrong with the pack as a whole.
+    pub(super) fn take_whole(&mut self) -> Option<(FindingKind, String)> {
+        let count = self.not_there.len();
+        let lies = (count > 0).then(|| {
+            let why = format!(
+                "the index says that it has {count} chunks that its end does not name there"
+            );
+            (FindingKind::Mismatch, why)
+        });
+        self.whole.take().or(lies)
+    }
+}
+
+/// Opens every blob that a pack's end names and this key can open, but for those that are left out.
+///
+/// # Errors
+/// Those of keys.
+pub(super) fn open_blobs(
+    (repo, index): (&Repository, &IndexSet),
+    (id, facts): (PackId, PackFacts),
+    bytes: &[u8],
+    codec: &mut BlobCodec,
+    plain: &mut Vec<u8>,
+    is_left_out: impl Fn(&ChunkId) -> bool,
+) -> Result<Opened> {
+    let mut out = Opened::default();
+    let blobs = match open_tail(repo, bytes) {
+        Ok(blobs) => blobs,
+        Err(fault) => {
+            out.whole = Some(fault);
+            return Ok(out);
         }
-        check.chunks += 1;
+    };
+    out.not_there = not_there(index, id, facts, &blobs);
+    for blob in blobs {
+        if !can_open(repo, blob.kind) {
+            continue;
+        }
+        out.named += 1;
+        if is_left_out(&blob.id) {
+            continue;
+        }
         let (start, length) = (blob.offset as usize, blob.stored as usize);
         let end = start.saturating_add(length);
         let sealed = bytes.get(start..end).unwrap_or_default();
         let raw = blob.raw as usize;
-        match self
-            .repo
-            .open_blob(codec, blob.kind, &blob.id, raw, sealed, plain)
-        {
-            Ok(()) => Ok(()),
-            Err(error) if error.is_damage() => {
-                check.faults.push((blob.id, error.to_string()));
-                Ok(())
-            }
-            Err(error) => Err(error),
+        match repo.open_blob(codec, blob.kind, &blob.id, raw, sealed, plain) {
+            Ok(()) => {}
+            Err(error) if error.is_damage() => out.faults.push((blob.id, error.to_string())),
+            Err(error) => return Err(error),
         }
     }
+    Ok(out)
 }

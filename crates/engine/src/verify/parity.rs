@@ -1,7 +1,7 @@
 //! Parity beside packs: that it is there, and from the level *checksum* on that it is whole. No snapshot needs
 //! it, so what is missing is a warning; what is damaged tells of a medium that fails.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, PackId, Severity, VerifyLevel};
 use backup_format::layout;
@@ -17,12 +17,8 @@ use crate::repository::{get_within, name};
 const HINT: &str = "`snapshot repair` makes it anew";
 
 impl Run<'_> {
-    /// Looks at the parity of packs that are there.
-    pub(super) async fn parity(
-        &mut self,
-        level: VerifyLevel,
-        chosen: &[(PackId, PackFacts)],
-    ) -> Result<()> {
+    /// Looks which of these packs have parity.
+    pub(super) async fn parity(&mut self, chosen: &[(PackId, PackFacts)]) -> Result<()> {
         let mut there = BTreeSet::new();
         let mut listed = self.repo.sink().list(self.cx, "parity/", None);
         while let Some(meta) = listed.try_next().await? {
@@ -41,10 +37,18 @@ impl Run<'_> {
         if self.repo.parity().is_some() && !bare.is_empty() {
             self.bare(bare, chosen.len()).await?;
         }
-        if level >= VerifyLevel::Checksum {
-            self.whole(protected).await?;
-        }
+        self.protected = protected;
         Ok(())
+    }
+
+    /// Looks whether the parity of these packs, which were read, is whole.
+    pub(super) async fn parity_of(&mut self, read: &HashSet<PackId>) -> Result<()> {
+        if self.job.level < VerifyLevel::Checksum {
+            return Ok(());
+        }
+        let mut protected = std::mem::take(&mut self.protected);
+        protected.retain(|(_, id)| read.contains(id));
+        self.whole(protected).await
     }
 
     /// Tells of packs without parity, but for those that were collected meanwhile.

@@ -63,7 +63,7 @@ impl Slots {
     }
 
     /// The entries of a pack's slots, for each run that knows the pack.
-    fn of(&self, pack: &PackId) -> impl Iterator<Item = (u32, &[u32])> {
+    pub(super) fn of(&self, pack: &PackId) -> impl Iterator<Item = (u32, &[u32])> {
         let places = self.packs.get(pack).map_or(&[][..], Vec::as_slice);
         places.iter().filter_map(|(run, range)| {
             let entries = self.entries.get(*run as usize)?;

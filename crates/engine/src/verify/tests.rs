@@ -2,15 +2,19 @@ use std::fs;
 use std::sync::Arc;
 
 use backup_core::{ByteRange, HostId, PutMode, SnapshotId};
+use backup_format::extent::{Extent, Extents};
+use backup_format::layout;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::ObjectKind;
 use backup_source_files::{FilesConfig, FilesSource};
 use backup_testkit::{MemSink, Op, RecordingSink, context};
 
+use super::content::fingerprint;
 use super::*;
 use crate::index_set::Place;
 use crate::init::{InitRequest, prepare};
 use crate::snapshot::{SnapshotJob, snapshot};
+use crate::view::SnapshotView;
 
 struct World {
     dir: tempfile::TempDir,
@@ -111,16 +115,35 @@ impl World {
     /// Reads these contents; says which are hurt.
     fn read(&self, files: &[(&str, Extents, [u8; 32])]) -> Vec<String> {
         let chosen = self.repo.index().packs();
+        let (limit, memory) = (Limit::new(None, u64::MAX), self.memory());
         let read = tokio::task::block_in_place(|| {
-            Contents::read(&self.repo, &self.cx, chosen, |feeder| {
-                for (name, extents, wanted) in files {
-                    feeder.add(name, extents, Some(*wanted))?;
+            Contents::read(self.means(&limit, &memory), chosen, |feeder| {
+                for (_, extents, wanted) in files {
+                    assert_eq!(feeder.add(extents, *wanted)?, None);
                 }
-                feeder.drain()
+                Ok(())
             })
         });
-        let (hurt, _) = read.unwrap();
-        hurt.into_iter().map(|(path, _)| path).collect()
+        let ((), known) = read.unwrap();
+        let is_wrong = |(_, extents, wanted): &&(&str, Extents, [u8; 32])| {
+            known.wrong.contains_key(&fingerprint(extents, wanted))
+        };
+        let mut hurt: Vec<_> = files.iter().filter(is_wrong).collect();
+        hurt.sort_by_key(|file| file.0);
+        hurt.into_iter().map(|file| file.0.to_owned()).collect()
+    }
+
+    fn memory(&self) -> Mutex<Memory> {
+        Mutex::new(Memory::open(&self.repo, &self.cx, None).unwrap())
+    }
+
+    fn means<'a>(&'a self, limit: &'a Limit, memory: &'a Mutex<Memory>) -> Means<'a> {
+        Means {
+            repo: &self.repo,
+            cx: &self.cx,
+            limit,
+            memory,
+        }
     }
 }
 
@@ -191,10 +214,10 @@ async fn a_hole_that_would_take_years_to_hash_can_be_called_off() {
         std::thread::sleep(std::time::Duration::from_millis(200));
         cancel.cancel();
     });
+    let (limit, memory) = (Limit::new(None, u64::MAX), world.memory());
     let read = tokio::task::block_in_place(|| {
-        Contents::read(&world.repo, &world.cx, HashMap::new(), |feeder| {
-            feeder.add(&"hole", &extents, Some([7; 32]))?;
-            feeder.drain()
+        Contents::read(world.means(&limit, &memory), HashMap::new(), |feeder| {
+            feeder.add(&extents, [7; 32]).map(drop)
         })
     });
     assert!(matches!(read, Err(EngineError::Cancelled)));
@@ -264,7 +287,8 @@ async fn every_slice_is_covered_once_and_together_they_find_what_is_damaged() {
             .await;
         named += usize::from(text(&report).contains(&format!("chunk {chunk} in pack")));
     }
-    assert_eq!(named, 1);
+    // By the slice that has the pack, and by that which has the content if it is another.
+    assert!((1..=2).contains(&named), "{named}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -408,3 +432,5 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
     let told = text(&world.verify(VerifyLevel::Metadata, Sample::All).await);
     assert!(told.contains("does not name"), "{told}");
 }
+
+mod covered;

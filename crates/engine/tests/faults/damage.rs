@@ -114,6 +114,18 @@ async fn ground() -> Ground {
             victims.entry(kind(key)).or_default().push(key.clone());
         }
     }
+    // Their names are chance: the first one is not the one by which the repository is opened here.
+    if let Some(slots) = victims.get_mut("keys")
+        && let Some(first) = slots.first().cloned()
+    {
+        let body = world.mem.objects()[&first].clone();
+        assert!(world.mem.lose(&first));
+        let opens = world.open(Arc::new(world.mem.clone()), None).await.is_ok();
+        world.mem.plant(first, body);
+        if !opens {
+            slots.rotate_left(1);
+        }
+    }
     Ground { world, victims }
 }
 

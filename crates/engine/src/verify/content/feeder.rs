@@ -1,23 +1,32 @@
 //! Handing files to those who read their content, no more at once than the limits allow.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 
 use backup_core::{ChunkId, PackId};
 use backup_format::extent::{Extent, Extents};
 
 use super::super::budget::{Held, LOOK_UP};
-use super::super::parts::{ChunkCheck, FileCheck, Pack, Step, lock};
+use super::super::parts::{ChunkCheck, Pack, Reading, Step, lock};
 use super::{Contents, Job};
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
 
-/// What a file in hand is counted for, beside its chunks.
+/// What a reading in hand is counted for, beside its chunks and steps.
 const FILE_BYTES: usize = 1 << 10;
+/// Contents that are known to have been added before it is known what they are: beyond, one may be
+/// hashed twice.
+const MOST_ADDED: usize = 1 << 16;
 /// Chunks that are kept for the extents that follow, as far as memory goes: a change in the middle of
 /// a chunk leaves two extents of it with another between them, and what each backup changed lies in
 /// chunks of its own.
 const RECENT: usize = 32;
+
+/// Files up to this size go together.
+const SMALL: u64 = 256 << 10;
+/// Small files that go together at most, and their bytes.
+const BATCH: usize = 64;
+const BATCH_BYTES: u64 = 1 << 20;
 
 /// Adds files; there is one.
 pub(in crate::verify) struct Feeder<'c, 'a> {
@@ -25,7 +34,15 @@ pub(in crate::verify) struct Feeder<'c, 'a> {
     fetch: crossbeam_channel::Sender<Arc<Pack>>,
     chunks: VecDeque<Arc<ChunkCheck>>,
     packs: VecDeque<Arc<Pack>>,
+    /// Packs that are being swept, whose room will be free.
+    leaving: Vec<Weak<Pack>>,
+    /// Chunks that were let go and that files still need.
+    chunks_leaving: Vec<Weak<ChunkCheck>>,
     fetched: HashSet<PackId>,
+    /// Small files that wait for others, their number and bytes.
+    batch: (VecDeque<Step>, usize, u64),
+    /// Contents that were added, so that none is hashed twice.
+    added: HashSet<[u8; 16]>,
 }
 
 impl<'c, 'a> Feeder<'c, 'a> {
@@ -38,75 +55,139 @@ impl<'c, 'a> Feeder<'c, 'a> {
             fetch,
             chunks: VecDeque::new(),
             packs: VecDeque::new(),
+            leaving: Vec::new(),
+            chunks_leaving: Vec::new(),
             fetched: HashSet::new(),
+            batch: (VecDeque::new(), 0, 0),
+            added: HashSet::new(),
         }
     }
 
-    /// Adds a file whose chunks are all in the index. A content that was found whole before is not
-    /// read again.
+    /// Adds a file whose chunks are all in the index, but for one that was found whole before, was
+    /// added before, or is more than this run may hash; returns what was left for another run.
     pub(in crate::verify) fn add(
         &mut self,
-        path: &dyn std::fmt::Display,
         extents: &Extents,
-        wanted: Option<[u8; 32]>,
-    ) -> Result<()> {
-        let content = fingerprint(extents, wanted);
-        if lock(&self.contents.known).whole_contents.contains(&content) {
+        wanted: [u8; 32],
+    ) -> Result<Option<[u8; 16]>> {
+        let content = fingerprint(extents, &wanted);
+        if self.added.contains(&content) {
+            return Ok(None);
+        }
+        let mut memory = lock(self.contents.memory);
+        if memory.is_whole(&content) {
+            return Ok(None);
+        }
+        // What was wrong is told of again, whatever else there is to do.
+        let (is_wrong, has_room) = (memory.is_wrong(&content), memory.has_room());
+        drop(memory);
+        let limit = self.contents.limit;
+        if !is_wrong && !limit.takes_content(extents.length(), has_room) {
+            return Ok(Some(content));
+        }
+        if self.added.len() >= MOST_ADDED {
+            self.added.clear();
+        }
+        self.added.insert(content);
+        let data = extents.as_slice().iter();
+        let chunks = data.filter(|extent| matches!(extent, Extent::Data { .. }));
+        // What waits for others must not hold several chunks: there may be room for one alone.
+        if extents.length() <= SMALL && chunks.take(2).count() < 2 {
+            self.add_small(extents, wanted, content)?;
+        } else {
+            self.add_large(extents, wanted, content)?;
+        }
+        Ok(None)
+    }
+
+    fn add_small(&mut self, extents: &Extents, wanted: [u8; 32], content: [u8; 16]) -> Result<()> {
+        let mut steps = VecDeque::with_capacity(extents.as_slice().len() + 1);
+        for extent in extents.as_slice() {
+            steps.push_back(self.step(extent)?);
+        }
+        steps.push_back(Step::End { wanted, content });
+        let (batch, files, bytes) = &mut self.batch;
+        batch.append(&mut steps);
+        (*files, *bytes) = (*files + 1, *bytes + extents.length());
+        if *files >= BATCH || *bytes >= BATCH_BYTES {
+            self.send_batch()?;
+        }
+        Ok(())
+    }
+
+    /// Hands the small files over that wait for others.
+    fn send_batch(&mut self) -> Result<()> {
+        let (steps, ..) = std::mem::take(&mut self.batch);
+        if steps.is_empty() {
             return Ok(());
         }
-        let path = path.to_string();
-        let held = self.hold_file(FILE_BYTES + path.len())?;
-        let file = Arc::new(FileCheck::new(path, wanted, content, held));
-        lock(&self.contents.known).files_left += 1;
+        let held = self.hold_reading(FILE_BYTES + steps.len() * size_of::<Step>())?;
+        lock(&self.contents.known).readings_left += 1;
+        let reading = Arc::new(Reading::new(steps, true, held));
+        self.contents.queue(Job::Reading(reading));
+        Ok(())
+    }
+
+    fn add_large(&mut self, extents: &Extents, wanted: [u8; 32], content: [u8; 16]) -> Result<()> {
+        let held = self.hold_reading(FILE_BYTES)?;
+        let reading = Arc::new(Reading::new(VecDeque::new(), false, held));
+        lock(&self.contents.known).readings_left += 1;
         let mut fed = Ok(());
         for extent in extents.as_slice() {
-            let step = match *extent {
-                Extent::Zero { length } => Step::Zeros(length),
-                Extent::Data {
-                    chunk,
-                    offset,
-                    length,
-                } => match self.chunk(&chunk) {
-                    Ok(chunk) => Step::Part {
-                        chunk,
-                        offset,
-                        length,
-                    },
-                    Err(error) => {
-                        fed = Err(error);
-                        break;
-                    }
-                },
-            };
-            self.step(&file, Some(step));
+            if self.contents.limit.is_over() {
+                break;
+            }
+            match self.step(extent) {
+                Ok(step) => self.add_step(&reading, step, false),
+                Err(error) => {
+                    fed = Err(error);
+                    break;
+                }
+            }
         }
-        // Even a file that was given up is ended, so that nothing waits for the rest of it.
-        self.step(&file, None);
+        // Even one that was given up is ended, so that nothing waits for the rest of it.
+        self.add_step(&reading, Step::End { wanted, content }, true);
         fed
     }
 
-    /// Waits until every file that was added is done; returns the paths that are hurt, and why.
-    pub(in crate::verify) fn drain(&mut self) -> Result<Vec<(String, String)>> {
+    fn add_step(&self, reading: &Arc<Reading>, step: Step, is_last: bool) {
+        if reading.add(step, is_last) {
+            self.contents.queue(Job::Reading(reading.clone()));
+        }
+    }
+
+    fn step(&mut self, extent: &Extent) -> Result<Step> {
+        Ok(match *extent {
+            Extent::Zero { length } => Step::Zeros(length),
+            Extent::Data {
+                chunk,
+                offset,
+                length,
+            } => Step::Part {
+                chunk: self.chunk(&chunk)?,
+                offset,
+                length,
+            },
+        })
+    }
+
+    /// Waits until every file that was added is done, and lets go of all packs.
+    pub(in crate::verify) fn end(&mut self) -> Result<()> {
+        self.send_batch()?;
         self.chunks.clear();
+        while let Some(pack) = self.packs.pop_front() {
+            self.contents.queue(Job::Sweep(pack));
+        }
         let contents = self.contents;
         let mut known = lock(&contents.known);
-        while known.files_left > 0 {
+        while known.readings_left > 0 {
             contents.check()?;
             let waited = contents.drained.wait_timeout(known, LOOK_UP);
             known = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        let mut hurt = std::mem::take(&mut known.hurt);
+        known.read = std::mem::take(&mut self.fetched);
         drop(known);
-        contents.check()?;
-        // Files end in any order; what is told is told in that of paths.
-        hurt.sort();
-        Ok(hurt)
-    }
-
-    fn step(&self, file: &Arc<FileCheck>, step: Option<Step>) {
-        if file.add(step) {
-            self.contents.queue(Job::File(file.clone()));
-        }
+        contents.check()
     }
 
     fn chunk(&mut self, id: &ChunkId) -> Result<Arc<ChunkCheck>> {
@@ -125,8 +206,11 @@ impl<'c, 'a> Feeder<'c, 'a> {
                 object: format!("chunk {id}"),
                 why: "no index run knows it".into(),
             })?;
-        let pack = self.pack(&place)?;
         let held = self.hold_chunk(place.located.raw as usize)?;
+        let pack = self.pack(&place)?;
+        if let Some(pack) = &pack {
+            pack.claim(id);
+        }
         let chunk = Arc::new(ChunkCheck::new(*id, place, pack, held));
         self.contents.queue(Job::Chunk(chunk.clone()));
         if self.chunks.len() >= RECENT {
@@ -150,28 +234,33 @@ impl<'c, 'a> Feeder<'c, 'a> {
             return Ok(None);
         }
         let bytes = usize::try_from(facts.size).unwrap_or(usize::MAX);
+        self.contents.limit.add(facts.size);
         let held = loop {
             self.contents.check()?;
             if let Some(held) = self.contents.raw.try_take(bytes) {
                 break held;
             }
-            if self.packs.pop_front().is_none() {
-                self.contents.raw.wait_for(bytes);
+            self.leaving.retain(|pack| pack.strong_count() > 0);
+            let is_one_leaving = !self.leaving.is_empty();
+            match self.packs.pop_front_if(|_| !is_one_leaving) {
+                Some(pack) => {
+                    self.leaving.push(Arc::downgrade(&pack));
+                    self.contents.queue(Job::Sweep(pack));
+                }
+                None => {
+                    self.send_batch()?;
+                    self.contents.raw.wait_for(bytes);
+                }
             }
         };
-        let pack = Arc::new(Pack {
-            id: place.pack,
-            facts,
-            bytes: OnceLock::new(),
-            _held: held,
-        });
+        let pack = Arc::new(Pack::new(place.pack, facts, held));
         self.packs.push_back(pack.clone());
         // The fetchers end after this one.
         let _ = self.fetch.send(pack.clone());
         Ok(Some(pack))
     }
 
-    fn hold_file(&self, bytes: usize) -> Result<Held> {
+    fn hold_reading(&self, bytes: usize) -> Result<Held> {
         loop {
             self.contents.check()?;
             if let Some(held) = self.contents.files.try_take(bytes) {
@@ -187,22 +276,27 @@ impl<'c, 'a> Feeder<'c, 'a> {
             if let Some(held) = self.contents.plain.try_take(bytes) {
                 return Ok(held);
             }
-            if self.chunks.pop_front().is_none() {
-                self.contents.plain.wait_for(bytes);
+            // What files are being hashed from is given back by them; what was needed last may be
+            // needed again at once.
+            self.chunks_leaving.retain(|chunk| chunk.strong_count() > 0);
+            let is_one_leaving = !self.chunks_leaving.is_empty();
+            match self.chunks.pop_front_if(|_| !is_one_leaving) {
+                Some(chunk) => self.chunks_leaving.push(Arc::downgrade(&chunk)),
+                None => {
+                    // What waits for others holds chunks too.
+                    self.send_batch()?;
+                    self.contents.plain.wait_for(bytes);
+                }
             }
         }
     }
 }
 
 /// Stands for a list of extents and the SHA-256 that its content is to have.
-fn fingerprint(extents: &Extents, wanted: Option<[u8; 32]>) -> [u8; 16] {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&wanted.unwrap_or_default());
-    let mut list = Vec::new();
+pub(in crate::verify) fn fingerprint(extents: &Extents, wanted: &[u8; 32]) -> [u8; 16] {
+    let mut list = wanted.to_vec();
     extents.encode(&mut list);
-    hasher.update(&[u8::from(wanted.is_some())]);
-    hasher.update(&list);
     let mut out = [0; 16];
-    out.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    out.copy_from_slice(&blake3::hash(&list).as_bytes()[..16]);
     out
 }

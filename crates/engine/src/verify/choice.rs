@@ -1,0 +1,168 @@
+//! Which packs a verification looks at, and in which order: those that the snapshots name that it is
+//! about, of them those that are on the tier, of them the sample; what was damaged, never checked, or
+//! checked longest ago comes first.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use backup_core::{Event, FindingKind, ObjectKey, PackId, Stage, VerifyLevel};
+use backup_format::layout;
+use futures::TryStreamExt;
+
+use super::limit::ReadBudget;
+use super::parts::lock;
+use super::{Run, packs, walk};
+use crate::error::Result;
+use crate::index_set::PackFacts;
+use crate::repository::{SnapshotHead, name};
+
+impl Run<'_> {
+    /// The packs that snapshots use, by their refs; `None` where these cannot be read.
+    pub(super) async fn packs_of(
+        &mut self,
+        heads: &[SnapshotHead],
+    ) -> Result<Option<HashSet<PackId>>> {
+        let mut out = HashSet::new();
+        for head in heads {
+            let Some(keys) = self.listed_refs.get(&head.meta.id) else {
+                return Ok(None);
+            };
+            for key in keys {
+                match crate::refs::read(self.repo, self.cx, key).await {
+                    Ok(Some(refs)) => out.extend(refs.packs.iter().map(|pack| pack.pack)),
+                    // What is wrong with them is told where they are compared.
+                    Ok(None) => return Ok(None),
+                    Err(error) if error.is_damage() => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// Looks which packs of the index, of those that are wanted, are on the tier; returns those of the
+    /// sample, and those that were damaged when this host looked at them last.
+    async fn packs_there(
+        &mut self,
+        wanted: Option<HashSet<PackId>>,
+    ) -> Result<Vec<(PackId, PackFacts)>> {
+        let packs = self.repo.index().packs();
+        let is_wanted = |id: &PackId| wanted.as_ref().is_none_or(|wanted| wanted.contains(id));
+        let mut on_tier: HashMap<String, u64> = HashMap::new();
+        for prefix in ["data/", "meta/"] {
+            let mut list = self.repo.sink().list(self.cx, prefix, None);
+            while let Some(meta) = list.try_next().await? {
+                on_tier.insert(meta.key.to_string(), meta.size);
+            }
+        }
+        let mut chosen = Vec::new();
+        for (id, facts) in &packs {
+            let (id, facts) = (*id, *facts);
+            let key = name(layout::pack(id, facts.is_meta))?;
+            let size = on_tier.get(key.as_str());
+            if !is_wanted(&id) {
+                if size != Some(&facts.size) {
+                    // What is wanted may lie there too, and is looked for elsewhere.
+                    self.bad.unwanted(id);
+                }
+                continue;
+            }
+            self.report.objects += 1;
+            match size {
+                None => self.bad_pack(
+                    id,
+                    FindingKind::Missing,
+                    key.as_str(),
+                    "it is not on the tier",
+                ),
+                Some(size) if *size != facts.size => {
+                    let why = format!("it has {size} bytes instead of {}", facts.size);
+                    self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
+                }
+                Some(_) if self.takes_pack(&id) => chosen.push((id, facts)),
+                Some(_) => {}
+            }
+        }
+        self.packs = packs;
+        Ok(chosen)
+    }
+
+    /// The packs that are checked, in order; none at a level that reads none. Of all that are wanted it is
+    /// looked whether they are there, beside those that are known to be bad.
+    pub(super) async fn chosen(
+        &mut self,
+        wanted: Option<HashSet<PackId>>,
+        bad: BTreeMap<PackId, (ObjectKey, String)>,
+    ) -> Result<Vec<(PackId, PackFacts)>> {
+        let mut chosen = self.packs_there(wanted).await?;
+        self.tell_gone().await?;
+        for (id, (key, why)) in bad {
+            if !self.bad.has_pack(&id) {
+                self.bad_pack(id, FindingKind::Damaged, key.as_str(), &why);
+            }
+        }
+        // What damaged packs hold may be in others too.
+        self.repo.shun(self.bad.packs());
+        self.parity(&chosen).await?;
+        if self.job.level < VerifyLevel::Checksum {
+            return Ok(Vec::new());
+        }
+        let total: u64 = chosen.iter().map(|(_, facts)| facts.size).sum();
+        let total = match self.job.budget {
+            Some(ReadBudget::Bytes(most)) => total.min(most),
+            _ => total,
+        };
+        self.cx.tell(Event::Entered {
+            stage: Stage::Verify,
+            entries: Some(chosen.len() as u64),
+            bytes: Some(total),
+        });
+        self.in_order(&mut chosen);
+        Ok(chosen)
+    }
+
+    /// Packs that are fetched whole when files need them, and need not be fetched again. Where little
+    /// is read, those whose turn has not come give only what is needed.
+    pub(super) fn by_files(&self, chosen: &[(PackId, PackFacts)]) -> HashMap<PackId, PackFacts> {
+        if self.job.level < VerifyLevel::FullRead || self.repo.keys().identities().is_err() {
+            return HashMap::new();
+        }
+        let (memory, is_short) = (lock(self.memory), self.job.budget.is_some());
+        let packs = chosen.iter().copied();
+        let packs = packs.filter(|(id, _)| !is_short || memory.pack(id).full == 0);
+        packs.collect()
+    }
+
+    /// Puts packs into the order in which they are checked: what was damaged, what was never checked,
+    /// and what was checked longest ago. Among equals chance decides, so that even runs that remember
+    /// nothing come to everything.
+    fn in_order(&self, packs: &mut [(PackId, PackFacts)]) {
+        let memory = lock(self.memory);
+        let dice = walk::Dice::new(self.cx);
+        let is_full = packs::depth(self.repo, self.job.level) >= VerifyLevel::FullRead;
+        packs.sort_by_cached_key(|(id, _)| {
+            let checked = memory.pack(id);
+            let run = if is_full { checked.full } else { checked.sum };
+            (!checked.is_bad, run, dice.roll(&id.0))
+        });
+    }
+
+    /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
+    pub(super) async fn tell_gone(&mut self) -> Result<()> {
+        if self.gone.is_empty() {
+            return Ok(());
+        }
+        // That what is being collected cannot be read is told already.
+        let dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
+        for (id, subject, why) in std::mem::take(&mut self.gone) {
+            if dead.contains(&id) {
+                self.bad.is_well(&id);
+            } else {
+                self.found(FindingKind::Missing, &subject, &why);
+            }
+        }
+        // What lay there is in other packs by now.
+        self.repo.pass_over(dead);
+        self.repo.refresh_index(self.cx).await?;
+        Ok(())
+    }
+}
