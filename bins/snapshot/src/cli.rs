@@ -63,7 +63,7 @@ pub(crate) enum Command {
     List(ListArgs),
     /// Show what is known of a snapshot
     Show(ShowArgs),
-    /// Explain what a snapshot takes in the repository: what it shares, what is largest, what changed
+    /// Explain what a snapshot takes, shares and changed
     Analyze(AnalyzeArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
