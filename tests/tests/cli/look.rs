@@ -223,6 +223,10 @@ fn a_reader_that_goes_away_is_no_failure() {
 
 /// The types of JSON lines and their members are those of the page.
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "every command there is, one after another"
+)]
 fn every_json_line_is_documented() {
     let page = include_str!("../../../docs/json.md");
     let place = Place::empty();
