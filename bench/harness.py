@@ -64,8 +64,11 @@ class Backstay(Contender):
         return {"BACKSTAY_REPO": str(self.repo), "BACKSTAY_KEY_FILE": str(self.home / "key"),
                 "BACKSTAY_CACHE_DIR": str(self.cache)}
 
+    # No peer stores parity.
+    parity = "off"
+
     def init(self):
-        return self.command("snapshot", "init")
+        return self.command("snapshot", "init", "--parity", self.parity)
 
     def save(self, path):
         return self.command("snapshot", "save", path)
@@ -79,6 +82,12 @@ class Backstay(Contender):
 
     def check(self):
         return self.command("snapshot", "verify", "--level", "full")
+
+
+class BackstayParity(Backstay):
+    """As it comes: with parity beside each pack."""
+
+    name, parity = "backstay-parity", "6"
 
 
 class Restic(Contender):
@@ -162,7 +171,7 @@ class BorgZstd(Borg):
     name, compression = "borg-zstd3", "zstd,3"
 
 
-CONTENDERS = {kind.name: kind for kind in (Backstay, Restic, Rustic, Borg, BorgZstd)}
+CONTENDERS = {kind.name: kind for kind in (Backstay, BackstayParity, Restic, Rustic, Borg, BorgZstd)}
 
 
 def measure(contender, command, stdin=os.devnull):
@@ -305,7 +314,7 @@ class Bench:
         self.record({"kind": kind, "machine": machine(), "versions": versions, "date": time.strftime("%Y-%m-%d")})
 
     def programs(self, name):
-        return self.options.backstay_bin.resolve() if name == "backstay" else self.options.peers_bin.resolve()
+        return self.options.backstay_bin.resolve() if name.startswith("backstay") else self.options.peers_bin.resolve()
 
     def start(self, name, folder):
         return CONTENDERS[name](self.options.work / folder, self.programs(name))

@@ -50,7 +50,7 @@ def borg(contender):
     return contender.command("borg", "delete", f"::{FORGOTTEN}"), contender.command("borg", "compact")
 
 
-WAYS = {"backstay": backstay, "restic": restic, "rustic": rustic, "borg": borg, "borg-zstd3": borg}
+WAYS = {"backstay": backstay, "backstay-parity": backstay, "restic": restic, "rustic": rustic, "borg": borg, "borg-zstd3": borg}
 
 
 def one(bench, name, round_number):

@@ -97,7 +97,7 @@ def render(records):
                      f"{size(its, 'changed'):.1f} (+{added(its):.1f})" if its.get("changed") else "–"]
             rows.append([contender] + [cell(its.get(step)) for step in steps] + sizes)
         text.append(f"### {name}\n\n" + table(["contender", *steps, "repo v1", "repo v2"], rows) + "\n")
-        peers = {contender: its for contender, its in contenders.items() if contender != OURS}
+        peers = {contender: its for contender, its in contenders.items() if not contender.startswith(OURS)}
         if OURS in contenders and peers:
             head = [name, OURS, "against the least of all peers", f"of those that store ≤ {SIZE_ALLOWANCE:.2f} × as much"]
             text.append(table(head, against_peers(contenders[OURS], peers)) + "\n")
