@@ -55,7 +55,7 @@ pub use hurt::Damage;
 pub use limit::ReadBudget;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.
-const LEAST_HASHED: u64 = 4 << 30;
+const LEAST_HASHED: u64 = 256 << 20;
 
 /// What to verify, and how.
 #[derive(Debug, Clone)]

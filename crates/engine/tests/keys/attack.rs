@@ -179,7 +179,7 @@ pub(crate) fn attack(world: &World, keys: &KeySet) -> Loot {
         repo: keys.repo(),
         secrets,
         identities,
-        codec: BlobCodec::new(3).unwrap(),
+        codec: BlobCodec::opener().unwrap(),
         wraps: HashMap::new(),
         loot: Loot::default(),
     };
