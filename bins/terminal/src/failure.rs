@@ -4,6 +4,7 @@ use backstay::core::registry::RegistryError;
 use backstay::core::{ErrorKind, SinkError, SourceError, TargetError, at_limit};
 use backstay::engine::EngineError;
 use backstay::engine::ledger::GoneSnapshot;
+use backstay::engine::select::LEAST_OF_ID;
 use backstay::format::keys::KeyError;
 use backstay::format::seal::SealError;
 
@@ -281,6 +282,8 @@ impl From<EngineError> for Failure {
                 ),
                 if spec.contains(':') {
                     "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+                } else if spec.len() < LEAST_OF_ID {
+                    "give at least four characters of an id; `snapshot list` shows what there is"
                 } else {
                     "`snapshot list` shows what there is"
                 },

@@ -123,9 +123,13 @@ impl Rotation {
             // It was written, and only the answer was lost.
             Ok(found) if found == self.config => Ok(()),
             Ok(found) if found.number >= self.config.number => Err(EngineError::from(error).into()),
-            // An answer that is lost may be to one that is made yet.
-            _ if error.kind == ErrorKind::Unavailable => Err(NotRotated::but_perhaps(error)),
-            _ => Err(EngineError::from(error).into()),
+            // Seen not to be there, after an error that says that it was not made.
+            Ok(_) if !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {
+                Err(EngineError::from(error).into())
+            }
+            // An answer that is lost may be to one that is made yet, or that nobody can see now. Where its
+            // keys are thrown away and it counts, writers seal what nobody can ever read.
+            _ => Err(NotRotated::but_perhaps(error)),
         }
     }
 }

@@ -148,6 +148,12 @@ fn a_slot_gives_way_when_the_new_one_was_tried() {
     .says("last full key");
     assert!(!place.path("three").exists());
     assert_eq!(key_slots(&place).len(), count - 1);
+    // Nor to one that nobody may be able to open.
+    let stranger = "age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj";
+    let _ = add(&["--recipient", stranger, "--replaces", &own])
+        .ends(11)
+        .says("last full key");
+    assert_eq!(key_slots(&place).len(), count - 1);
     let _ = add(&["--new-key-file", "three", "--replaces", &own]).ok();
     let _ = with("three").ok();
     let _ = Run::of(&mut place.snapshot(["list"])).ends(12);

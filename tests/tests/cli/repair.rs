@@ -326,6 +326,13 @@ fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
     let _ = place.verify().ok();
     let off = repair(&place, &["--parity", "off"]).ok();
     assert!(off.of_type("repaired")[0]["parity_percent"].is_null());
+    let list = Run::of(&mut place.snapshot(["ledger", "list", "--json"])).ok();
+    let noted = list.of_type("ledger-record");
+    let noted = noted.iter().filter(|one| one["op"] == "repair");
+    let shares: Vec<_> = noted
+        .filter_map(|one| one["counts"]["parity-percent"].as_u64())
+        .collect();
+    assert_eq!(shares, [6, 0]);
 }
 
 #[test]
