@@ -30,7 +30,17 @@ pub struct Console {
     pub cx: OpContext,
     program: &'static str,
     out: BufWriter<io::Stdout>,
+    reader: Reader,
     progress: Option<Arc<Progress>>,
+}
+
+/// Whoever reads the output.
+#[derive(Debug, Default)]
+struct Reader {
+    /// It went away.
+    is_gone: bool,
+    /// There is nothing to do without it.
+    is_all: bool,
 }
 
 /// What lets so many processors (0: as there are) work at once, up to half a gigabyte.
@@ -64,7 +74,26 @@ impl Console {
             cx,
             program,
             out: BufWriter::with_capacity(64 << 10, io::stdout()),
+            reader: Reader::default(),
             progress,
+        }
+    }
+
+    /// Ends the command when whoever reads its output goes away, as if all had been read: for commands
+    /// that do nothing but show.
+    pub const fn end_with_reader(&mut self) {
+        self.reader.is_all = true;
+    }
+
+    /// What is to be said of output that could not be written. A command that does something goes on
+    /// without a reader, and its exit code tells how it ended.
+    fn unless_gone(&mut self, written: io::Result<()>) -> Outcome<()> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !self.reader.is_all => {
+                self.reader.is_gone = true;
+                Ok(())
+            }
+            written => written.map_err(Failure::from),
         }
     }
 
@@ -97,7 +126,11 @@ impl Console {
     /// # Errors
     /// Output that cannot be written.
     pub fn raw(&mut self, bytes: &[u8]) -> Outcome<()> {
-        self.out.write_all(bytes).map_err(Failure::from)
+        if self.reader.is_gone {
+            return Ok(());
+        }
+        let written = self.out.write_all(bytes);
+        self.unless_gone(written)
     }
 
     /// Hands over what was written so far, so that whoever waits sees it now.
@@ -105,7 +138,11 @@ impl Console {
     /// # Errors
     /// Output that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
-        self.out.flush().map_err(Failure::from)
+        if self.reader.is_gone {
+            return Ok(());
+        }
+        let written = self.out.flush();
+        self.unless_gone(written)
     }
 
     /// Writes a JSON line of a type with these members; nothing without `--json`.
@@ -161,9 +198,10 @@ impl Console {
     /// Output that cannot be written.
     pub fn findings(&mut self, findings: &[Finding], left_out: u64) -> Outcome<bool> {
         self.end_progress();
-        for finding in findings.iter().filter(|_| self.common.json) {
+        let as_json = self.common.json;
+        for finding in findings.iter().filter(|_| as_json) {
             let line = json_line(&self.now(), "finding", finding_members(finding));
-            self.out.write_all(line.as_bytes())?;
+            self.raw(line.as_bytes())?;
         }
         let serious = |finding: &&Finding| finding.severity > Severity::Note;
         if !self.common.json {
@@ -193,9 +231,13 @@ impl Console {
     /// Ends the output of a command that came out as `outcome`; gives the exit code.
     pub fn end(mut self, outcome: Outcome) -> Exit {
         self.end_progress();
-        let outcome = match self.out.flush() {
+        // Output that cannot be written is no reason to hide how it ended.
+        let outcome = match self.flush() {
             Ok(()) => outcome,
-            Err(error) => outcome.and(Err(Failure::output(&error))),
+            Err(failure) => outcome.and_then(|exit| match exit {
+                Exit::Ok => Err(failure),
+                exit => Ok(exit),
+            }),
         };
         match outcome {
             Ok(exit) => exit,

@@ -254,6 +254,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Key(error) => error.into(),
             EngineError::NoRepository(place) => no_repository(&place),
+            EngineError::TooLate { .. } => {
+                Self::new(Exit::Conflict, what, "`snapshot list` shows what there is")
+            }
             EngineError::RepositoryExists(place) => Self::new(
                 Exit::Conflict,
                 format!("there is a repository at {place} already; nothing was changed"),

@@ -124,12 +124,30 @@ pub async fn forget(
             note: format!("{} of {}", meta.name, meta.time),
         };
         chain.append(host, user, draft).await?;
+        // Whoever places a hold looks behind its record for one like that above. So either they see it,
+        // or the hold is seen here.
+        if is_held(repo, cx, meta.id).await? {
+            chain.append(host, user, held_after_all(meta.id)).await?;
+            continue;
+        }
         let object = name(layout::snapshot(meta.id))?;
         remove(repo, cx, meta.id, &object, &listed).await?;
         removed += 1;
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// The record that takes back that a snapshot is forgotten: it came to be held at that moment.
+fn held_after_all(snapshot: SnapshotId) -> LedgerDraft {
+    LedgerDraft {
+        op: "hold",
+        snapshot: Some(snapshot),
+        root: None,
+        counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
+        note: "it came to be held while it was about to be forgotten, and stays".into(),
+    }
 }
 
 /// The record of a run that forgot nothing.
@@ -179,7 +197,22 @@ pub async fn forget_unread(
         outcome: RecordOutcome::Ok,
         note: "it could not be read".into(),
     };
-    let findings = record_operation(repo, cx, host, user, draft).await?;
+    let mut findings = record_operation(repo, cx, host, user, draft).await?;
+    if is_held(repo, cx, unread.id).await? {
+        let again = held_after_all(unread.id);
+        findings.extend(record_operation(repo, cx, host, user, again).await?);
+        let why = format!(
+            "snapshot {} came to be held meanwhile, so it stays",
+            unread.id
+        );
+        findings.push(Finding::new(
+            Severity::Warning,
+            FindingKind::Degraded,
+            format!("snapshot {}", unread.id),
+            why,
+        ));
+        return Ok(findings);
+    }
     let listed = refs::list(repo, cx).await?;
     remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)

@@ -1,6 +1,8 @@
 //! The heads of snapshots: which there are, and what their objects say without a page being read.
 
-use backup_core::{ObjectKey, ObjectMeta, OpContext, SessionId, SnapshotId, SnapshotMeta};
+use backup_core::{
+    ErrorKind, ObjectKey, ObjectMeta, OpContext, SessionId, SnapshotId, SnapshotMeta,
+};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::snapshot::{Outer, SnapshotObject};
@@ -120,6 +122,12 @@ impl Repository {
                 Ok(head) => heads.push(head),
                 Err(one) => unread.push(one),
             }
+        }
+        let is_gone = |one: &UnreadSnapshot| matches!(&one.error, EngineError::Sink(error) if error.kind == ErrorKind::NotFound);
+        if unread.iter().any(is_gone) {
+            // Listed, and forgotten before it was read. What stays on the list and is not there is damage.
+            let again = self.snapshot_keys(cx).await?;
+            unread.retain(|one| !is_gone(one) || again.iter().any(|(id, _)| *id == one.id));
         }
         let judged = self.judged(cx).await?;
         let mut valid = Vec::with_capacity(heads.len());

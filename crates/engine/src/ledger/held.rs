@@ -43,10 +43,7 @@ impl HoldRecords {
             return;
         }
         let seq = line.head().seq;
-        let held = places.then(|| HoldRecord {
-            host: record.host.clone(),
-            time: record.time,
-        });
+        let held = places.then(|| HoldRecord::of(line));
         let last = self.last.entry(id).or_insert((seq, None));
         if seq >= last.0 {
             *last = (seq, held);
@@ -60,6 +57,16 @@ impl HoldRecords {
     }
 }
 
+impl HoldRecord {
+    fn of(line: &Line) -> Self {
+        let record = line.record();
+        Self {
+            host: record.host.clone(),
+            time: record.time,
+        }
+    }
+}
+
 /// The snapshots that are held by the word of the ledger: of this host's copy, and of what the tier has
 /// beside it.
 ///
@@ -67,6 +74,39 @@ impl HoldRecords {
 /// Those of the tier. A record that cannot be read tells nothing; verification names it.
 pub async fn held(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<SnapshotId, HoldRecord>> {
     let (mut records, mut keys) = (HoldRecords::default(), Keys::new(repo));
+    each(repo, cx, |line| records.take(line, &mut keys)).await?;
+    Ok(records.held())
+}
+
+/// Who recorded that a snapshot is forgotten, as far as nobody recorded a hold between that and the last
+/// hold of all: whoever placed that one may have come too late.
+///
+/// # Errors
+/// As [`held`].
+pub(crate) async fn forgotten_before_hold(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshot: SnapshotId,
+) -> Result<Option<HoldRecord>> {
+    let mut keys = Keys::new(repo);
+    let mut ops = BTreeMap::new();
+    each(repo, cx, |line| {
+        let record = line.record();
+        let tells = record.op == Op::HOLD || record.op == Op::FORGET;
+        if tells && record.snapshot == Some(snapshot) && keys.genuine(line) != Some(false) {
+            let forget = (record.op == Op::FORGET).then(|| HoldRecord::of(line));
+            ops.insert(line.head().seq, forget);
+        }
+    })
+    .await?;
+    let mut newest_first = ops.into_values().rev();
+    // The hold itself, and what is right before it.
+    let _ = newest_first.by_ref().find(Option::is_none);
+    Ok(newest_first.next().flatten())
+}
+
+/// Goes over the records of this host's copy, and over those that the tier has beside it.
+async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) -> Result<()> {
     let mut copied = HashSet::new();
     // A copy that cannot be read is as if there were none.
     let copy = repo.ledger_copy().and_then(|copy| copy.lines().ok());
@@ -76,7 +116,7 @@ pub async fn held(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<Snapshot
                 && let Ok(line) = Line::parse(line)
             {
                 copied.insert(line.head().seq);
-                records.take(&line, &mut keys);
+                take(&line);
             }
         }
     }
@@ -85,8 +125,8 @@ pub async fn held(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<Snapshot
     let mut lines = Box::pin(tier::lines(repo, cx, numbers));
     while let Some((number, found)) = lines.try_next().await? {
         if let Ok(line) = tier::record(number, found) {
-            records.take(&line, &mut keys);
+            take(&line);
         }
     }
-    Ok(records.held())
+    Ok(())
 }
