@@ -45,7 +45,11 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     repo.keys().ledger_key(&host)?;
     let (all, holds) = console.all_and_holds(&repo).await?;
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
-    let mut damage = if by_name { Vec::new() } else { all.damage() };
+    let mut damage = if by_name {
+        Vec::new()
+    } else {
+        console.damage(&repo, &all).await?
+    };
     let plan = if by_name {
         let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());

@@ -84,6 +84,22 @@ pub fn rivals(spec: &str, chosen: &SnapshotHead) -> Option<Rivals> {
     })
 }
 
+/// Which snapshots that are not there could have been meant by a text that means none of those that are;
+/// none by one that may be an id.
+#[must_use]
+pub fn rivals_of_none(spec: &str) -> Option<Rivals> {
+    let until = match spec.parse::<jiff::Timestamp>() {
+        Ok(time) => Some(time),
+        Err(_) if spec == "latest" || spec.starts_with("latest:") => None,
+        Err(_) => return None,
+    };
+    Some(Rivals {
+        host: None,
+        since: jiff::Timestamp::MIN,
+        until,
+    })
+}
+
 /// The newest of a name, or of a host and a name. Two hosts may well give one name to different
 /// things: the newest of both would be the wrong one half of the time.
 fn in_line<'a>(
