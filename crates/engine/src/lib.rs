@@ -41,6 +41,7 @@ pub mod view;
 mod announced;
 mod collect;
 mod configs;
+mod contested;
 mod parity;
 mod past;
 mod patient;

@@ -1,7 +1,7 @@
 //! One index run of many, without what is dead. A merged run is there before those in it go, and
 //! nobody deletes a run but who has made one that holds all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::{OpContext, PackId, SessionId};
 use backup_format::index::{Located, MAX_ENTRIES, RunBuilder};
@@ -15,10 +15,13 @@ use crate::repository::{Repository, name, put_new};
 /// More runs than this are merged.
 const MOST_RUNS: usize = 12;
 
-/// Merges the index if it has many runs, or names packs that are dead.
-pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
+/// Merges the index if it has many runs, or names packs that are dead, by decisions that are known to be true.
+pub(super) async fn merge(
+    repo: &Repository,
+    cx: &OpContext,
+    dead: &BTreeSet<PackId>,
+) -> Result<()> {
     repo.refresh_index(cx).await?;
-    let dead = repo.collection(cx).await?.dead;
     let runs = repo.loaded_runs();
     let names_dead = runs
         .iter()

@@ -67,6 +67,7 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
             out.condemned.insert(*id);
         }
     }
+    out.condemned.extend(&survey.dead);
     let allowed = match job.max_unused {
         Unused::Bytes(bytes) => bytes,
         Unused::Percent(percent) => share(in_use, percent),
