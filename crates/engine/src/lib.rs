@@ -39,6 +39,7 @@ pub mod verify;
 pub mod view;
 
 mod announced;
+mod claims;
 mod collect;
 mod configs;
 mod contested;
@@ -51,7 +52,7 @@ mod remains;
 mod unlock;
 
 pub use error::{EngineError, Result};
-pub use forget::{ForgetPlan, Forgotten, forget, forget_unread};
+pub use forget::{ForgetPlan, Forgotten, forget, forget_unread, unsigned};
 pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};

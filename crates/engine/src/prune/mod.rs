@@ -29,6 +29,7 @@ use backup_core::{
 };
 use backup_integrity::ledger::RecordOutcome;
 
+use crate::claims;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
@@ -177,6 +178,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
+    findings.extend(claims::findings(&survey.disputed));
     findings.extend(survey::of_contested(repo, cx, &survey).await?);
     let chosen = plan::choose(&survey, job, &repo.sizes());
     Ok(PrunePlan {

@@ -10,6 +10,7 @@ use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
 use super::elsewhere::{Elsewhere, elsewhere};
+use crate::claims;
 use crate::collect::settle;
 use crate::contested::{self, Contested};
 use crate::error::{EngineError, Result};
@@ -51,6 +52,8 @@ pub(super) struct Survey {
     pub(super) dead: BTreeSet<PackId>,
     /// Packs on the tier that snapshots use and somebody called dead.
     pub(super) contested: Contested,
+    /// Packs of which index runs say different things.
+    pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
     pub(super) elsewhere: Elsewhere,
     /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
@@ -84,7 +87,8 @@ impl Survey {
         } else {
             elsewhere(&absent, &marks, &repo.index(), &called_dead)
         };
-        use_of_packs(repo, &marks, &mut packs);
+        let disputed = claims::disputed(&repo.index());
+        use_of_packs(repo, &marks, &disputed, &mut packs);
         Ok(Self {
             snapshots,
             refs,
@@ -93,6 +97,7 @@ impl Survey {
             absent,
             dead,
             contested,
+            disputed,
             elsewhere,
             parity,
         })
@@ -339,7 +344,12 @@ fn text_of(snapshots: &BTreeSet<SnapshotId>) -> String {
 }
 
 /// Sums up what is used of each pack.
-fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pack>) {
+fn use_of_packs(
+    repo: &Repository,
+    marks: &Marks,
+    disputed: &BTreeMap<PackId, u32>,
+    packs: &mut HashMap<PackId, Pack>,
+) {
     let index = repo.index();
     let mut known = BTreeSet::new();
     for run in index.runs() {
@@ -361,7 +371,7 @@ fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pa
             };
             let of_slots = (0u32..).zip(slots).filter(|(slot, _)| usage.has(*slot));
             pack.used = of_slots.map(|(_, slot)| u64::from(slot.2)).sum();
-            if slots.len() != usage.slots as usize {
+            if slots.len() != usage.slots as usize || disputed.contains_key(&id) {
                 pack.used = pack.size;
             }
         }

@@ -34,6 +34,7 @@ use crate::verify::verify_knowing;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use index::end_of;
 pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
