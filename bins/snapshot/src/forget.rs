@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use backstay::core::{Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta, Verdict};
+use backstay::core::{
+    Decision, Finding, FindingKind, HostId, Reason, Severity, SnapshotId, SnapshotMeta, Verdict,
+};
 use backstay::engine::hold::Holds;
 use backstay::engine::ledger::first_seen;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
-use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread};
+use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread, unsigned};
 use backstay::format::config::Operation;
 use backstay::retention::{Count, KeepPolicy};
 use backup_terminal::snapshots::meta_members;
@@ -50,6 +52,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     } else {
         console.damage(&repo, &all).await?
     };
+    let unsigned = unsigned(&repo, &all.heads);
     let plan = if by_name {
         let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
@@ -59,11 +62,14 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         }
         plan
     } else {
-        let (plan, unplaced) = by_rules(console, &repo, &host, all.heads, args, policy).await?;
+        let (plan, unplaced) =
+            by_rules(console, &repo, &host, all.heads, &unsigned, args, policy).await?;
         damage.extend(unplaced);
         plan
     };
-    show(console, &plan, &unread, args.dry_run)?;
+    let told = |pair: &(SnapshotMeta, Decision)| unsigned.get(&pair.0.id).cloned();
+    damage.extend(plan.decisions.iter().filter_map(told));
+    show(console, &plan, &unsigned, &unread, args.dry_run)?;
     let has_damage = console.findings(&damage, 0)?;
     let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
@@ -118,6 +124,7 @@ async fn by_rules(
     repo: &Repository,
     host: &HostId,
     mut heads: Vec<SnapshotHead>,
+    unsigned: &BTreeMap<SnapshotId, Finding>,
     args: &ForgetArgs,
     mut policy: KeepPolicy,
 ) -> Outcome<(ForgetPlan, Vec<Finding>)> {
@@ -128,6 +135,9 @@ async fn by_rules(
         tags: args.tags.clone(),
     };
     let heads = heads.iter().filter(|head| filter.takes(&head.meta));
+    let (others, heads): (Vec<&SnapshotHead>, Vec<&SnapshotHead>) =
+        heads.partition(|head| unsigned.contains_key(&head.meta.id));
+    let heads = heads.into_iter();
     let (heads, unplaced): (Vec<&SnapshotHead>, Vec<&SnapshotHead>) =
         heads.partition(|head| head.meta.first_seen.is_some());
     let versions = match args.keep.keep_versions {
@@ -141,7 +151,8 @@ async fn by_rules(
     let rules = Rules { policy, versions };
     let metas = heads.iter().map(|head| head.meta.clone()).collect();
     let now = console.cx.clock.now();
-    let plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system());
+    let mut plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system());
+    plan.leave_unsigned(others.into_iter().map(|head| head.meta.clone()));
     Ok((plan, unplaced.into_iter().map(unrecorded).collect()))
 }
 
@@ -223,6 +234,7 @@ fn judged(meta: &SnapshotMeta) -> Timestamp {
 fn show(
     console: &mut Console,
     plan: &ForgetPlan,
+    unsigned: &BTreeMap<SnapshotId, Finding>,
     unread: &[&UnreadSnapshot],
     dry_run: bool,
 ) -> Outcome<()> {
@@ -235,7 +247,11 @@ fn show(
         ("WHY", Align::Left),
     ]);
     for (meta, decision) in &plan.decisions {
-        let reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+        let is_signed = !unsigned.contains_key(&meta.id);
+        let mut reasons: Vec<String> = decision.reasons.iter().map(ToString::to_string).collect();
+        if !is_signed && !decision.reasons.contains(&Reason::Unsigned) {
+            reasons.push(Reason::Unsigned.to_string());
+        }
         let verdict = match decision.verdict {
             Verdict::Keep => "keep",
             Verdict::Forget => "forget",
@@ -243,6 +259,7 @@ fn show(
         let mut members = meta_members(meta);
         if let Value::Object(members) = &mut members {
             members.insert("counted_from".into(), judged(meta).to_string().into());
+            members.insert("signed".into(), is_signed.into());
             members.insert("verdict".into(), verdict.into());
             members.insert("reasons".into(), json!(reasons));
             members.insert("dry_run".into(), dry_run.into());

@@ -53,6 +53,10 @@ pub enum Reason {
     Tagged(String),
     /// It was named by its id.
     Named,
+    /// It is the newest of its line of which nothing tells that it cannot be restored whole.
+    Restorable,
+    /// It says to be of a host that did not sign it: no rule counts it, and none lets it go.
+    Unsigned,
     /// It is a checkpoint that no complete snapshot has followed yet.
     Checkpoint,
     /// No rule is for snapshots like it, so none lets it go.
@@ -73,6 +77,8 @@ impl fmt::Display for Reason {
             Self::Held => f.write_str("held"),
             Self::Tagged(tag) => write!(f, "tag {tag}"),
             Self::Named => f.write_str("named"),
+            Self::Restorable => f.write_str("newest that is not damaged"),
+            Self::Unsigned => f.write_str("not signed by its host"),
             Self::Checkpoint => f.write_str("checkpoint"),
             Self::Ungoverned => f.write_str("no rule for it"),
             Self::Expired => f.write_str("expired"),

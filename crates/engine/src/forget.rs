@@ -1,11 +1,12 @@
 //! Forgetting snapshots: by policy or by id. Their objects are deleted, and with them their names
 //! for chunks; space comes back when the repository is pruned.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use backup_core::{
-    Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, RetentionInput,
-    RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
+    Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, Reason,
+    RetentionInput, RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
@@ -16,7 +17,8 @@ use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
 use crate::refs::{self, Listed};
-use crate::repository::{Repository, UnreadSnapshot, name};
+use crate::repository::{Repository, SnapshotHead, UnreadSnapshot, name};
+use crate::view::check_signatures;
 
 /// What would be forgotten and why; showing it is the dry run.
 #[derive(Debug, Clone)]
@@ -59,11 +61,43 @@ impl ForgetPlan {
         }
     }
 
+    /// Adds snapshots on which no rule decides, since the hosts that they name did not sign them ([`unsigned`]).
+    /// They stay.
+    pub fn leave_unsigned(&mut self, snapshots: impl IntoIterator<Item = SnapshotMeta>) {
+        let left = snapshots.into_iter().map(|meta| {
+            let decision = Decision {
+                id: meta.id,
+                verdict: Verdict::Keep,
+                reasons: vec![Reason::Unsigned],
+            };
+            (meta, decision)
+        });
+        self.decisions.extend(left);
+    }
+
     /// The snapshots that would be forgotten.
     pub fn forgotten(&self) -> impl Iterator<Item = &SnapshotMeta> {
         let forget = |pair: &&(SnapshotMeta, Decision)| pair.1.verdict == Verdict::Forget;
         self.decisions.iter().filter(forget).map(|(meta, _)| meta)
     }
+}
+
+/// The snapshots that the hosts which they name did not sign, each with a finding. Whoever holds the index key can
+/// write such a one, with a record of the ledger; whoever counts it lets it push others out of their places.
+#[must_use]
+pub fn unsigned(repo: &Repository, heads: &[SnapshotHead]) -> BTreeMap<SnapshotId, Finding> {
+    let of_one = |head: &SnapshotHead| {
+        let error = check_signatures(repo, head).err()?;
+        let id = head.meta.id;
+        let detail = format!(
+            "{error}: somebody else made it, in the name of host {}; no rule counts it, and it stays; look into it if you like, and then `snapshot forget {id}`; whoever made it holds a key of this repository (docs/keys.md)",
+            head.meta.host
+        );
+        let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+        let subject = format!("snapshot {id}");
+        Some((id, Finding::new(severity, kind, subject, detail)))
+    };
+    heads.iter().filter_map(of_one).collect()
 }
 
 /// No put takes that long.

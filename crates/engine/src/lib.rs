@@ -39,8 +39,10 @@ pub mod verify;
 pub mod view;
 
 mod announced;
+mod claims;
 mod collect;
 mod configs;
+mod contested;
 mod parity;
 mod past;
 mod patient;
@@ -50,7 +52,7 @@ mod remains;
 mod unlock;
 
 pub use error::{EngineError, Result};
-pub use forget::{ForgetPlan, Forgotten, forget, forget_unread};
+pub use forget::{ForgetPlan, Forgotten, forget, forget_unread, unsigned};
 pub use init::{InitRequest, Prepared, prepare};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};

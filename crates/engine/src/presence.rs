@@ -5,7 +5,7 @@
 //! where the source still has it. That costs a list of all packs: it is made by every run while it is
 //! quick, and where it is not, once a day and whenever a run is to trust nothing ([`Looks`]).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -192,35 +192,41 @@ pub(crate) async fn passing_over_absent(
     looks.is_asked_for_again();
     let ids = absent.iter().map(|pack| pack.id).collect();
     let left = index.avoiding(&ids);
-    let findings = findings(&index, &left, &ids, &absent);
+    let findings = findings(&index, &ids, &absent);
     Ok((Arc::new(left), findings))
 }
 
-/// What a writer says of packs that are not as the index says.
-fn findings(
-    index: &IndexSet,
-    left: &IndexSet,
-    ids: &BTreeSet<PackId>,
-    absent: &[Absent],
-) -> Vec<Finding> {
-    // Chunks of each that are in no other pack.
-    let mut alone: HashMap<PackId, u64> = HashMap::new();
+/// Of some packs those that hold chunks which are in no other, how many, and whether they are pages or lineage.
+pub(crate) fn alone_in(index: &IndexSet, ids: &BTreeSet<PackId>) -> BTreeMap<PackId, (bool, u64)> {
+    let mut alone = BTreeMap::new();
+    if ids.is_empty() {
+        return alone;
+    }
+    let left = index.avoiding(ids);
     for run in index.runs() {
         for (prefix, located) in run.iter() {
             let pack = run.packs.get(located.pack as usize).map(|pack| pack.id);
             if let Some(pack) = pack.filter(|id| ids.contains(id))
                 && left.places(&prefix).next().is_none()
             {
-                *alone.entry(pack).or_default() += 1;
+                let (_, count) = alone.entry(pack).or_insert((located.kind.is_meta(), 0));
+                *count += 1;
             }
         }
     }
+    alone
+}
+
+/// What a writer says of packs that are not as the index says.
+fn findings(index: &IndexSet, ids: &BTreeSet<PackId>, absent: &[Absent]) -> Vec<Finding> {
+    // Chunks of each that are in no other pack.
+    let alone = alone_in(index, ids);
     let mut out: Vec<Finding> = absent
         .iter()
         .take(MOST_NAMED)
         .map(|pack| {
             let detail = match alone.get(&pack.id) {
-                Some(count) => format!(
+                Some((_, count)) => format!(
                     "{}: nothing is built on it; of its chunks {count} were in no other pack, and are stored anew as far as this source still has them; `snapshot verify` tells which snapshots that hurts",
                     pack.state
                 ),

@@ -2,10 +2,12 @@
 //! however large the repository.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use backup_core::{ChunkId, PackId, SnapshotId};
 use backup_format::refs::{PackUse, Refs};
 
+use crate::claims;
 use crate::index_set::{IndexSet, Place};
 use crate::store::StoredPack;
 
@@ -91,6 +93,7 @@ impl Usage {
     #[must_use]
     pub fn refs(&self, snapshot: SnapshotId, index: &IndexSet, stored: &[StoredPack]) -> Refs {
         let mut packs: BTreeMap<PackId, PackUse> = BTreeMap::new();
+        let disputed = claims::disputed(index);
         for (number, run) in (0u32..).zip(index.runs()) {
             // Slots are numbered by offset: sort what the run knows of each pack.
             let mut touched = vec![false; run.packs.len()];
@@ -115,7 +118,15 @@ impl Usage {
                     .filter(|(_, slot)| slot.2)
                     .map(|(n, _)| n);
                 let slots = u32::try_from(pack.len()).unwrap_or(u32::MAX);
-                packs.insert(known.id, PackUse::new(known.id, slots, used));
+                // Where runs do not agree on what the pack holds, a slot is not the same to both.
+                let usage = match disputed.get(&known.id) {
+                    Some(slots) => PackUse::new(known.id, *slots, 0..*slots),
+                    None => PackUse::new(known.id, slots, used),
+                };
+                match packs.entry(known.id) {
+                    Entry::Vacant(free) => drop(free.insert(usage)),
+                    Entry::Occupied(mut other) => other.get_mut().absorb(&usage),
+                }
             }
         }
         for pack in stored {

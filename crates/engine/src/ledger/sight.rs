@@ -11,7 +11,8 @@
 //!   it is slow.
 //!
 //! A snapshot without a record has no place and gets no time: who decides about it must wait until its
-//! host has recorded it.
+//! host has recorded it. Nor does one that the host which it names did not sign: whoever holds the index key can
+//! write both, the snapshot and its record, in the name of any host.
 
 use std::collections::HashMap;
 
@@ -24,9 +25,10 @@ use jiff::Timestamp;
 use super::tier;
 use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead};
+use crate::view::check_signatures;
 
 /// Sets [`backup_core::SnapshotMeta::first_seen`] of snapshots to when the ledger bears out that they
-/// were made; to nothing for those that it does not know. `host` is the one that asks.
+/// were made; to nothing for those that it does not know, or that their hosts did not sign. `host` is the one that asks.
 ///
 /// Memory: some 100 bytes for each snapshot, and 64 for each record of that host.
 ///
@@ -39,7 +41,9 @@ pub async fn first_seen(
     heads: &mut [SnapshotHead],
 ) -> Result<()> {
     let places = |(place, head): (usize, &SnapshotHead)| (head.meta.id, place);
-    let places: HashMap<SnapshotId, usize> = heads.iter().enumerate().map(places).collect();
+    let signed = heads.iter().enumerate();
+    let signed = signed.filter(|(_, head)| check_signatures(repo, head).is_ok());
+    let places: HashMap<SnapshotId, usize> = signed.map(places).collect();
     let mut keys = Keys::new(repo);
     let (mut sights, mut own): (Vec<Sight>, Vec<Own>) = (Vec::new(), Vec::new());
     let mut seen = vec![false; heads.len()];

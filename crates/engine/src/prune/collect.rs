@@ -13,6 +13,7 @@ use backup_format::seal::ObjectKind;
 use backup_format::session::Session as Announced;
 use futures::TryStreamExt;
 
+use super::own::Own;
 use super::survey::{self, Survey};
 use super::watch::Watch;
 use super::{OpenSession, PruneJob, PruneReport};
@@ -38,6 +39,7 @@ pub(super) async fn collect(
     job: &PruneJob,
     survey: &Survey,
     condemned: BTreeSet<PackId>,
+    own: &mut Own,
     report: &mut PruneReport,
 ) -> Result<()> {
     let there = repo.generations(cx).await?;
@@ -53,17 +55,16 @@ pub(super) async fn collect(
         let list = repo.generation(cx, &key).await?;
         known.extend(list.packs.iter().copied());
         let orphans = BTreeSet::new();
-        if !decide(repo, cx, job, &list, &orphans, report).await? {
+        if !decide(repo, cx, job, &list, &orphans, own, report).await? {
             // Whoever is waited for here would be waited for again.
             return Ok(());
         }
     }
-    // What an earlier generation called dead may still be there: its deletion was cut short.
-    let dead = repo.collection(cx).await?.dead;
-    delete(repo, cx, survey, &dead, report).await?;
+    delete(repo, cx, survey, &own.dead, report).await?;
+    // What somebody else called dead, and has not deleted, is condemned like everything else.
     let packs: BTreeSet<_> = condemned
         .into_iter()
-        .filter(|id| !dead.contains(id) && !known.contains(id))
+        .filter(|id| !own.dead.contains(id) && !known.contains(id))
         .collect();
     let orphans: BTreeSet<_> = survey
         .refs
@@ -75,11 +76,8 @@ pub(super) async fn collect(
         return Ok(());
     }
     let list = condemn(repo, cx, next, packs).await?;
-    if decide(repo, cx, job, &list, &orphans, report).await? {
-        let dead = repo
-            .generation(cx, &name(layout::dead(list.generation))?)
-            .await?;
-        delete(repo, cx, survey, &dead.packs, report).await?;
+    if decide(repo, cx, job, &list, &orphans, own, report).await? {
+        delete(repo, cx, survey, &own.dead, report).await?;
     }
     Ok(())
 }
@@ -118,6 +116,7 @@ async fn decide(
     job: &PruneJob,
     list: &PackList,
     orphans: &BTreeSet<SnapshotId>,
+    own: &mut Own,
     report: &mut PruneReport,
 ) -> Result<bool> {
     settle(repo, cx).await;
@@ -144,6 +143,12 @@ async fn decide(
         Err(error) if error.kind == ErrorKind::Conflict => {}
         Err(error) => return Err(error.into()),
     }
+    // What is there counts, and may be the word of somebody else: what this run has not found unused itself
+    // stays whatever that says.
+    let limit = ObjectKind::Dead.max_sealed();
+    let sealed = get_within(cx, &**repo.sink(), &key, limit).await?;
+    let decided = repo.open_generation(&key, &sealed)?.packs;
+    own.dead.extend(decided.intersection(&dead.packs));
     // Refs that had no snapshot before (2), and have none behind the verdicts.
     for (_, keys) in refs
         .iter()

@@ -1,29 +1,35 @@
 //! One index run of many, without what is dead. A merged run is there before those in it go, and
 //! nobody deletes a run but who has made one that holds all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use backup_core::{OpContext, PackId, SessionId};
-use backup_format::index::{Located, MAX_ENTRIES, RunBuilder};
+use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 
+use crate::claims::{self, Digest, blobs_of, digest_of};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name, put_new};
 
 /// More runs than this are merged.
 const MOST_RUNS: usize = 12;
 
-/// Merges the index if it has many runs, or names packs that are dead.
-pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
+/// Merges the index if it has many runs, or names packs that are dead, by decisions that are known to be true.
+pub(super) async fn merge(
+    repo: &Repository,
+    cx: &OpContext,
+    dead: &BTreeSet<PackId>,
+) -> Result<()> {
     repo.refresh_index(cx).await?;
-    let dead = repo.collection(cx).await?.dead;
     let runs = repo.loaded_runs();
+    let disputed = claims::disputed(&repo.index());
     let names_dead = runs
         .iter()
         .any(|(_, run)| run.packs.iter().any(|pack| dead.contains(&pack.id)));
-    if runs.len() <= MOST_RUNS && !names_dead {
+    let settled = claims::settled(repo, cx, &disputed).await?;
+    if runs.len() <= MOST_RUNS && !names_dead && settled.is_empty() {
         return Ok(());
     }
     let mut writer = Writer {
@@ -32,12 +38,27 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
         run: RunBuilder::default(),
         wraps: BTreeMap::new(),
     };
-    // What all runs know of a pack stays: one of them may have been made by somebody who lies, and the
-    // others must not go for its sake.
-    let mut known: HashMap<PackId, Vec<[u8; 32]>> = HashMap::new();
+    // What all runs know of a pack stays, but for what the end of the pack refutes: one of them may have been made by
+    // somebody who lies, and the others must not go for its sake.
+    let mut known: HashMap<PackId, Vec<Digest>> = HashMap::new();
+    let mut right: HashSet<PackId> = HashSet::new();
+    for (_, run) in runs.iter().filter(|_| !settled.is_empty()) {
+        for blobs in blobs_of(run, |pack| settled.contains_key(&pack.id))
+            .chunk_by(|a, b| a.1.pack == b.1.pack)
+        {
+            let pack = blobs
+                .first()
+                .and_then(|(_, at)| run.packs.get(at.pack as usize));
+            right.extend(
+                pack.filter(|pack| settled.get(&pack.id) == Some(&digest_of(pack, blobs)))
+                    .map(|pack| pack.id),
+            );
+        }
+    }
+    let is_refuted =
+        |id: &PackId, digest: &Digest| right.contains(id) && settled.get(id) != Some(digest);
     for (_, run) in &runs {
-        let mut blobs: Vec<_> = run.iter().collect();
-        blobs.sort_unstable_by_key(|(prefix, at)| (at.pack, at.offset, *prefix));
+        let blobs = blobs_of(run, |_| true);
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
             let Some((_, first)) = blobs.first() else {
                 continue;
@@ -45,9 +66,9 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
             let Some(pack) = run.packs.get(first.pack as usize) else {
                 continue;
             };
-            let digest = digest_of(blobs);
+            let digest = digest_of(pack, blobs);
             let seen = known.entry(pack.id).or_default();
-            if dead.contains(&pack.id) || seen.contains(&digest) {
+            if dead.contains(&pack.id) || seen.contains(&digest) || is_refuted(&pack.id, &digest) {
                 continue;
             }
             seen.push(digest);
@@ -69,18 +90,6 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
     }
     repo.refresh_index(cx).await?;
     Ok(())
-}
-
-/// What tells one run's word of a pack from another's.
-fn digest_of(blobs: &[([u8; 16], Located)]) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new();
-    for (prefix, at) in blobs {
-        hasher.update(prefix);
-        for number in [at.offset, at.stored, at.raw, at.kind as u32] {
-            hasher.update(&number.to_le_bytes());
-        }
-    }
-    hasher.finalize().into()
 }
 
 /// Writes an index run.

@@ -14,6 +14,7 @@
 mod collect;
 mod elsewhere;
 pub(crate) mod merge;
+mod own;
 mod plan;
 pub(crate) mod repack;
 mod survey;
@@ -28,10 +29,12 @@ use backup_core::{
 };
 use backup_integrity::ledger::RecordOutcome;
 
+use crate::claims;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::Repository;
+use own::Own;
 use survey::Survey;
 
 /// How much unused space may stay in packs that are in use.
@@ -94,7 +97,7 @@ pub struct PrunePlan {
     /// What it comes to.
     pub numbers: PruneNumbers,
     /// What is wrong: holds that are gone, index runs that cannot be read, packs that are not there as the
-    /// index says.
+    /// index says, decisions that call dead what snapshots use.
     pub findings: Vec<Finding>,
     survey: Survey,
     condemned: BTreeSet<PackId>,
@@ -175,6 +178,8 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
+    findings.extend(claims::findings(&survey.disputed));
+    findings.extend(survey::of_contested(repo, cx, &survey).await?);
     let chosen = plan::choose(&survey, job, &repo.sizes());
     Ok(PrunePlan {
         numbers: chosen.numbers,
@@ -269,12 +274,13 @@ async fn run(
         victims,
         ..
     } = plan;
+    let mut own = Own::default();
     // What nothing uses goes first: there may be no room for copies.
-    collect::collect(repo, cx, job, &survey, condemned, report).await?;
+    collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
     if !victims.is_empty() && report.waits_for.is_empty() {
         match repack::repack(repo, cx, job, &survey, &victims, report).await {
             Ok(emptied) => {
-                collect::collect(repo, cx, job, &survey, emptied, report).await?;
+                collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
             }
             Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
                 let detail = format!("packs that are used in part are not written anew: {error}");
@@ -286,7 +292,7 @@ async fn run(
         }
     }
     collect::sweep_parity(repo, cx, &survey).await?;
-    merge::merge(repo, cx).await?;
+    merge::merge(repo, cx, &own.dead).await?;
     if report.waits_for.is_empty() {
         tidy::tidy(repo, cx).await?;
     }

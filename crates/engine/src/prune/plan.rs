@@ -53,6 +53,7 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
             numbers.partly_used_packs += 1;
             numbers.wasted_bytes += waste;
             if !survey.absent.contains_key(id)
+                && !survey.disputed.contains_key(id)
                 && pack.used.saturating_mul(100) <= pack.size.saturating_mul(WELL_USED)
             {
                 partly.push((pack.used, pack.size, *id));
@@ -67,6 +68,7 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
             out.condemned.insert(*id);
         }
     }
+    out.condemned.extend(&survey.dead);
     let allowed = match job.max_unused {
         Unused::Bytes(bytes) => bytes,
         Unused::Percent(percent) => share(in_use, percent),
@@ -120,6 +122,7 @@ fn choose_small(
             && pack.size < limit
             && survey.marks.contains_key(*id)
             && !survey.absent.contains_key(*id)
+            && !survey.disputed.contains_key(*id)
             && !survey.elsewhere.spared.contains(*id)
             && !chosen.contains(*id)
     };

@@ -18,7 +18,7 @@ use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
 use super::merge::put_run;
-use super::survey::Survey;
+use super::survey::{Marks, Survey};
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
 use crate::error::{EngineError, Result};
@@ -154,6 +154,12 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     hasher.finish().0
 }
 
+/// How many slots a pack has where refs do not say so: then nobody can tell what of it they name.
+fn other_slots(repo: &Repository, bytes: &Bytes, slots: &PackUse) -> Result<Option<usize>> {
+    let count = tail(repo, bytes)?.blobs.len();
+    Ok((count != slots.slots as usize).then_some(count))
+}
+
 /// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
 pub(super) async fn repack(
     repo: &Repository,
@@ -186,7 +192,8 @@ pub(super) async fn repack(
         if !survey.snapshots.contains(snapshot) {
             continue;
         }
-        let Some(moved) = moved_refs(repo, cx, *snapshot, keys, &copies.moved).await? else {
+        let moved = moved_refs(repo, cx, *snapshot, keys, (&copies.moved, &survey.marks)).await?;
+        let Some(moved) = moved else {
             continue;
         };
         put_refs(repo, cx, keys, &moved).await?;
@@ -245,6 +252,16 @@ async fn copy<'a>(
             report.findings.push(finding);
             continue;
         }
+        if let Some(other) = other_slots(repo, &bytes, slots)? {
+            let detail = format!(
+                "refs say that it has {} slots, and it has {other}: whoever wrote them went by a false index run, or lied; it is not written anew, and stays until the snapshots that use it are forgotten",
+                slots.slots
+            );
+            let finding =
+                Finding::new(Severity::Error, FindingKind::Mismatch, key.as_str(), detail);
+            report.findings.push(finding);
+            continue;
+        }
         report.written_bytes += copies.add(*id, pack.is_meta, &bytes, slots).await?;
         emptied.insert(*id);
     }
@@ -261,7 +278,7 @@ async fn moved_refs(
     cx: &OpContext,
     snapshot: SnapshotId,
     keys: &[ObjectKey],
-    moved: &Moved,
+    (moved, marks): (&Moved, &Marks),
 ) -> Result<Option<Refs>> {
     let mut sum = Sum::default();
     for key in keys {
@@ -287,6 +304,12 @@ async fn moved_refs(
         // A slot that was not copied was named by nobody when the survey was made.
         if !slots.used().all(|slot| to.contains_key(&slot)) {
             continue;
+        }
+        // Refs that count otherwise than the pack may mean any of its slots: then all were marked and copied.
+        if marks.get(&old).is_some_and(|all| all.slots != slots.slots) {
+            for (pack, new) in to.values() {
+                copied.entry(*pack).or_default().insert(*new);
+            }
         }
         for slot in slots.used() {
             if let Some((pack, new)) = to.get(&slot) {

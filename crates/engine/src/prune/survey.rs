@@ -10,7 +10,9 @@ use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
 use super::elsewhere::{Elsewhere, elsewhere};
+use crate::claims;
 use crate::collect::settle;
+use crate::contested::{self, Contested};
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::presence::{Absent, Expected, State};
@@ -46,6 +48,12 @@ pub(super) struct Survey {
     pub(super) packs: HashMap<PackId, Pack>,
     /// Packs that are not on the tier as the index or refs say.
     pub(super) absent: BTreeMap<PackId, Absent>,
+    /// Packs that the index names, nobody uses, and somebody called dead: they are to go from the index.
+    pub(super) dead: BTreeSet<PackId>,
+    /// Packs on the tier that snapshots use and somebody called dead.
+    pub(super) contested: Contested,
+    /// Packs of which index runs say different things.
+    pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
     pub(super) elsewhere: Elsewhere,
     /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
@@ -61,20 +69,35 @@ impl Survey {
         let parity = parity(repo, cx).await?;
         settle(repo, cx).await;
         let mut packs = packs(repo, cx).await?;
-        let absent = absent(repo, cx, &marks, &packs).await?;
+        let mut absent = absent(repo, cx, &marks, &packs).await?;
+        // Behind the look: another prune decides before it deletes.
+        let called_dead = repo.collection(cx).await?.dead;
+        let of_dead = absent.extract_if(.., |id, _| called_dead.contains(id));
+        let dead: BTreeSet<_> = of_dead
+            .map(|(id, _)| id)
+            .filter(|id| !marks.contains_key(id))
+            .collect();
+        let is_used = |id: &&PackId| marks.contains_key(*id) && packs.contains_key(*id);
+        let doubtful = called_dead.iter().filter(is_used).copied().collect();
+        // Forgotten and collected since it was marked, it is in no doubt.
+        let contested = contested::contested(repo, cx, &doubtful).await?;
+        let contested = contested::there(repo, cx, &contested).await?;
         let elsewhere = if absent.is_empty() {
             Elsewhere::default()
         } else {
-            let dead = repo.collection(cx).await?.dead;
-            elsewhere(&absent, &marks, &repo.index(), &dead)
+            elsewhere(&absent, &marks, &repo.index(), &called_dead)
         };
-        use_of_packs(repo, &marks, &mut packs);
+        let disputed = claims::disputed(&repo.index());
+        use_of_packs(repo, &marks, &disputed, &mut packs);
         Ok(Self {
             snapshots,
             refs,
             marks,
             packs,
             absent,
+            dead,
+            contested,
+            disputed,
             elsewhere,
             parity,
         })
@@ -191,8 +214,7 @@ async fn packs(repo: &Repository, cx: &OpContext) -> Result<HashMap<PackId, Pack
     Ok(out)
 }
 
-/// The packs that the index names, or refs, and that are not on the tier as the index says. Those of
-/// which it is decided that they are dead are none of them.
+/// The packs that the index names, or refs, and that are not on the tier as the index says.
 async fn absent(
     repo: &Repository,
     cx: &OpContext,
@@ -235,12 +257,16 @@ async fn absent(
             );
         }
     }
-    if !out.is_empty() {
-        // Behind the look: another prune decides before it deletes.
-        let dead = repo.collection(cx).await?.dead;
-        out.retain(|id, _| !dead.contains(id));
-    }
     Ok(out)
+}
+
+/// What is to be said of decisions that call dead what snapshots use.
+pub(super) async fn of_contested(
+    repo: &Repository,
+    cx: &OpContext,
+    survey: &Survey,
+) -> Result<Vec<Finding>> {
+    contested::findings(repo, cx, &survey.contested).await
 }
 
 /// What is to be said of packs that are not there as they should be. The snapshots that need one are
@@ -318,7 +344,12 @@ fn text_of(snapshots: &BTreeSet<SnapshotId>) -> String {
 }
 
 /// Sums up what is used of each pack.
-fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pack>) {
+fn use_of_packs(
+    repo: &Repository,
+    marks: &Marks,
+    disputed: &BTreeMap<PackId, u32>,
+    packs: &mut HashMap<PackId, Pack>,
+) {
     let index = repo.index();
     let mut known = BTreeSet::new();
     for run in index.runs() {
@@ -340,7 +371,7 @@ fn use_of_packs(repo: &Repository, marks: &Marks, packs: &mut HashMap<PackId, Pa
             };
             let of_slots = (0u32..).zip(slots).filter(|(slot, _)| usage.has(*slot));
             pack.used = of_slots.map(|(_, slot)| u64::from(slot.2)).sum();
-            if slots.len() != usage.slots as usize {
+            if slots.len() != usage.slots as usize || disputed.contains_key(&id) {
                 pack.used = pack.size;
             }
         }

@@ -8,7 +8,8 @@
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
 //! has its successor on the tier. Whatever is cut short is begun again by the next run.
 //!
-//! It keeps to the rules of `docs/design/0002-garbage-collection.md`: no pack that is dead comes back, index runs are
+//! It keeps to the rules of `docs/design/0002-garbage-collection.md`: no pack that is dead comes back (one that a
+//! snapshot uses is not dead, whoever says so), index runs are
 //! added before unreadable ones go, and whoever writes refs does so in a session.
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
@@ -33,6 +34,7 @@ use crate::verify::verify_knowing;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use index::end_of;
 pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
@@ -194,11 +196,13 @@ pub async fn plan(
     repo.keys().may_forget()?;
     objects::are_copies(repo, others)?;
     let mut plan = RepairPlan::default();
-    let dead = repo.collection(cx).await?.dead;
+    let mut dead = repo.collection(cx).await?.dead;
+    let named = Named::read(repo, cx).await?;
+    // A decision that calls dead what snapshots use is a lie, and hides nothing.
+    let contested = dead.extract_if(.., |id| named.packs.contains(id)).collect();
     repo.pass_over(dead.clone());
     repo.refresh_index(cx).await?;
-    let tier = Tier::list(repo, cx, dead).await?;
-    let named = Named::read(repo, cx).await?;
+    let tier = Tier::list(repo, cx, dead, contested).await?;
     if job.has(Step::Packs) {
         packs::plan(repo, cx, job, others, &tier, &named, &mut plan).await?;
     }

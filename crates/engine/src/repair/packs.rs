@@ -90,7 +90,8 @@ pub(super) async fn plan(
         true => BTreeSet::new(),
         false => repo.collection(cx).await?.dead,
     };
-    for mut one in missing.into_iter().filter(|one| !dead.contains(&one.1)) {
+    let is_missed = |one: &Bad| !dead.contains(&one.1) || tier.contested.contains(&one.1);
+    for mut one in missing.into_iter().filter(is_missed) {
         // A repair that was killed, on a tier that lost what was being replaced.
         if tier.aside.contains(&one.0) {
             let aside = set_aside(repo, cx, tier, &one.0).await?;

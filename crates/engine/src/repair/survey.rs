@@ -28,6 +28,8 @@ pub(super) struct Tier {
     pub(super) aside: BTreeSet<ObjectKey>,
     /// What is gone or about to go, and never comes back.
     pub(super) dead: BTreeSet<PackId>,
+    /// What is called dead, and snapshots use it.
+    pub(super) contested: BTreeSet<PackId>,
 }
 
 impl Tier {
@@ -35,12 +37,14 @@ impl Tier {
         repo: &Repository,
         cx: &OpContext,
         dead: BTreeSet<PackId>,
+        contested: BTreeSet<PackId>,
     ) -> Result<Self> {
         let mut out = Self {
             protected: below(repo, cx, "parity/", layout::parity_of).await?,
             aside: below(repo, cx, "aside/", layout::aside_of).await?,
             packs: BTreeMap::new(),
             dead,
+            contested,
         };
         settle(repo, cx).await;
         // Twice: lists of busy gateways have left things out, and what is not seen would be called missing.

@@ -152,7 +152,8 @@ impl Run<'_> {
             return Ok(());
         }
         // That what is being collected cannot be read is told already.
-        let dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
+        let mut dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
+        dead.retain(|id| !self.contested.contains(id));
         for (id, subject, why) in std::mem::take(&mut self.gone) {
             if dead.contains(&id) {
                 self.bad.is_well(&id);

@@ -208,6 +208,7 @@ async fn all(
         packs: HashMap::new(),
         protected: Vec::new(),
         doubtful: HashSet::new(),
+        contested: HashSet::new(),
         left: walk::Left::default(),
         walked: 0,
     };
@@ -291,6 +292,8 @@ struct Run<'a> {
     protected: Vec<(ObjectKey, PackId)>,
     /// Snapshots of which an entry cannot be restored whole by what the walk saw.
     doubtful: HashSet<SnapshotId>,
+    /// Packs that are called dead and that snapshots use.
+    contested: HashSet<PackId>,
     /// Contents that are left for later runs.
     left: walk::Left,
     /// Manifests that were walked.

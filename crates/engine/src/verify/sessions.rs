@@ -12,8 +12,10 @@ use futures::TryStreamExt;
 
 use super::Run;
 use crate::collect::open;
+use crate::contested;
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, get_within};
+use crate::presence::alone_in;
+use crate::repository::{Repository, get_within, name};
 
 /// Whether the format gives a name.
 type IsKnown = fn(&ObjectKey) -> bool;
@@ -91,6 +93,26 @@ impl Run<'_> {
                 }
             }
         }
+        // A decision that calls dead what snapshots use is a lie, and hides nothing.
+        let indexed = repo.index().pack_sizes();
+        let doubtful = dead.iter().filter(|id| indexed.contains_key(*id));
+        let contested = contested::contested(repo, self.cx, &doubtful.copied().collect()).await?;
+        let there = contested::there(repo, self.cx, &contested).await?;
+        for finding in contested::findings(repo, self.cx, &there).await? {
+            self.cx.tell(Event::Found(&finding));
+            self.report.findings.push(finding);
+        }
+        let gone = contested.keys().filter(|id| !there.contains_key(*id));
+        let gone: std::collections::BTreeSet<_> = gone.copied().collect();
+        for (id, (is_meta, chunks)) in alone_in(&repo.index(), &gone) {
+            let why = format!(
+                "it is not on the tier; snapshots use it, and {chunks} of its chunks are in no other pack, though it is called dead below gc/"
+            );
+            let key = name(layout::pack(id, is_meta))?;
+            self.found(FindingKind::Missing, key.as_str(), &why);
+        }
+        self.contested = there.into_keys().collect();
+        dead.retain(|id| !self.contested.contains(id));
         if !dead.is_empty() {
             // What lay in dead packs may be in others since the index was read.
             repo.pass_over(dead);

@@ -352,6 +352,37 @@ async fn what_was_collected_is_not_fetched_and_not_indexed_again() {
     assert!(!case.mem.objects().contains_key(&gone));
 }
 
+/// Whoever holds the index key can write that packs are dead; what snapshots use is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_called_dead_and_is_used_comes_back() {
+    let world = world().await;
+    let case = world.case(Memory::Lost);
+    let copy = world.open(Arc::new(world.case(Memory::Lost).mem), None);
+    let copy = copy.await.unwrap();
+    let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+    let all = packs(&case);
+    for (kind, key) in [
+        (ObjectKind::Condemned, layout::condemned(0)),
+        (ObjectKind::Dead, layout::dead(0)),
+    ] {
+        let list = PackList {
+            generation: 0,
+            packs: all.iter().filter_map(layout::pack_id).collect(),
+        };
+        let sealed = repo.ring().seal(kind, &list.encode()).unwrap();
+        case.mem.plant(key.unwrap(), sealed);
+    }
+    for key in &all {
+        assert!(case.mem.lose(key));
+    }
+    let report = mend(&world, &case, &[copy]).await;
+    assert_eq!(packs(&case), all);
+    let told: Vec<_> = report.findings.iter().map(|one| &*one.subject).collect();
+    assert_eq!(told, ["gc/0.done"]);
+    case.mem.lose(&layout::dead(0).unwrap());
+    world.check(&case, "brought back").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parity_can_be_added_later_and_goes_with_its_pack() {
     let mut world = World::with_snapshot().await;

@@ -10,6 +10,7 @@
 
 mod caches;
 mod condemned;
+mod forged;
 mod growth;
 mod model;
 mod planted;

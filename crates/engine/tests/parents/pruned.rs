@@ -19,7 +19,7 @@ use jiff::SignedDuration;
 use crate::source::{Disks, ModelSource};
 use crate::world::{World, host, noise};
 
-fn job() -> PruneJob {
+pub(crate) fn job() -> PruneJob {
     PruneJob {
         max_unused: Unused::Bytes(0),
         max_drop: 1.0,
@@ -28,21 +28,25 @@ fn job() -> PruneJob {
     }
 }
 
-async fn prune_with(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PruneReport> {
+pub(crate) async fn prune_with(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+) -> Result<PruneReport> {
     let plan = prune::plan(repo, cx, job).await?;
     prune::prune(repo, cx, plan, job).await
 }
 
-fn maintenance(world: &World) -> KeySet {
+pub(crate) fn maintenance(world: &World) -> KeySet {
     world.keys.subset(Role::Maintenance, Some(&host())).unwrap()
 }
 
-async fn prune(world: &World, job: &PruneJob) -> PruneReport {
+pub(crate) async fn prune(world: &World, job: &PruneJob) -> PruneReport {
     let repo = world.open(&maintenance(world), None).await;
     prune_with(&repo, &world.cx, job).await.unwrap()
 }
 
-async fn forget_one(world: &World, id: SnapshotId) {
+pub(crate) async fn forget_one(world: &World, id: SnapshotId) {
     let repo = world.open(&world.keys, None).await;
     let (heads, _) = repo.heads(&world.cx).await.unwrap();
     let metas = heads.into_iter().map(|head| head.meta);
@@ -51,13 +55,13 @@ async fn forget_one(world: &World, id: SnapshotId) {
     assert_eq!(done.removed, 1);
 }
 
-fn stored(world: &World) -> usize {
+pub(crate) fn stored(world: &World) -> usize {
     let objects = world.mem.objects();
     let packs = objects.iter().filter(|(key, _)| layout::is_pack(key));
     packs.map(|(_, body)| body.len()).sum()
 }
 
-fn count(world: &World, prefix: &str) -> usize {
+pub(crate) fn count(world: &World, prefix: &str) -> usize {
     let objects = world.mem.objects();
     objects
         .keys()
@@ -66,7 +70,10 @@ fn count(world: &World, prefix: &str) -> usize {
 }
 
 /// Two disks and small files, changed and saved some times; what was saved each time.
-async fn history(world: &World, times: u64) -> (ModelSource, Vec<(SnapshotReport, Disks)>) {
+pub(crate) async fn history(
+    world: &World,
+    times: u64,
+) -> (ModelSource, Vec<(SnapshotReport, Disks)>) {
     let mut source = ModelSource::default();
     let mut saved = Vec::new();
     for round in 0..times {
@@ -90,7 +97,7 @@ async fn history(world: &World, times: u64) -> (ModelSource, Vec<(SnapshotReport
     (source, saved)
 }
 
-async fn all_is_whole(world: &World, saved: &[(SnapshotReport, Disks)]) {
+pub(crate) async fn all_is_whole(world: &World, saved: &[(SnapshotReport, Disks)]) {
     for (report, disks) in saved {
         world.check(disks, report).await;
     }
@@ -178,7 +185,7 @@ async fn a_plan_changes_nothing_and_too_much_at_once_is_refused() {
 }
 
 /// Announces a session of that age that has no end.
-async fn leave_open(world: &World, hours: u64) -> SessionId {
+pub(crate) async fn leave_open(world: &World, hours: u64) -> SessionId {
     let repo = world.open(&world.keys, None).await;
     let now = u64::try_from(world.cx.clock.now().as_millisecond()).unwrap();
     let session = Session {

@@ -1,0 +1,161 @@
+//! What index runs say of one pack, where they do not say the same.
+//!
+//! Whoever holds the index key can add a run that says anything of any pack. Slots of a pack are numbered by what a run
+//! says of it; by two runs that differ, one slot has two numbers, and which of them is right only the end of the
+//! pack tells. So of such a pack all slots count as used, and it is not written anew; a prune reads its end and
+//! leaves out what that refutes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use backup_core::{ChunkId, Finding, FindingKind, OpContext, PackId, Severity};
+use backup_format::index::{IndexRun, Located, PackRef};
+use backup_format::layout;
+use backup_format::pack::{MAX_BLOBS, PackBlob};
+
+use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
+use crate::repair::end_of;
+use crate::repository::{Repository, name};
+
+/// Packs that are named one by one.
+const MOST_NAMED: usize = 20;
+
+/// What tells one run's word of a pack from another's.
+pub(crate) type Digest = [u8; 32];
+
+/// The digest of what a run says of a pack; its blobs in their order.
+pub(crate) fn digest_of(pack: &PackRef, blobs: &[([u8; 16], Located)]) -> Digest {
+    let of_blobs = blobs.iter().map(|(prefix, at)| {
+        let kind = at.kind as u32;
+        (*prefix, [at.offset, at.stored, at.raw, kind])
+    });
+    digest(pack.size, of_blobs)
+}
+
+/// The digest of what a run would say that was made of the end of a pack.
+fn digest_of_end(size: u64, blobs: &[PackBlob]) -> Digest {
+    let prefix = |id: &ChunkId| id.prefix();
+    let of_blobs = blobs.iter().map(|blob| {
+        let kind = blob.kind as u32;
+        (prefix(&blob.id), [blob.offset, blob.stored, blob.raw, kind])
+    });
+    digest(size, of_blobs)
+}
+
+fn digest(size: u64, blobs: impl Iterator<Item = ([u8; 16], [u32; 4])>) -> Digest {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&size.to_le_bytes());
+    for (prefix, numbers) in blobs {
+        hasher.update(&prefix);
+        for number in numbers {
+            hasher.update(&number.to_le_bytes());
+        }
+    }
+    hasher.finalize().into()
+}
+
+/// The blobs of some packs of a run, pack by pack, each in the order in which they lie.
+pub(crate) fn blobs_of(
+    run: &IndexRun,
+    is_wanted: impl Fn(&PackRef) -> bool,
+) -> Vec<([u8; 16], Located)> {
+    let wanted: Vec<bool> = run.packs.iter().map(is_wanted).collect();
+    let is_in = |at: &Located| wanted.get(at.pack as usize) == Some(&true);
+    let mut blobs: Vec<_> = run.iter().filter(|(_, at)| is_in(at)).collect();
+    blobs.sort_unstable_by_key(|(prefix, at)| (at.pack, at.offset, *prefix));
+    blobs
+}
+
+/// The packs of which the index says different things, with the most slots that it gives each.
+///
+/// Memory: eight bytes for each pack, and more for those of which it says something twice.
+pub(crate) fn disputed(index: &IndexSet) -> BTreeMap<PackId, u32> {
+    let all = || index.runs().iter().flat_map(|run| &run.packs);
+    let short = |pack: &PackRef| {
+        let (first, _) = pack.id.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
+        u64::from_le_bytes(*first)
+    };
+    let mut ids: Vec<u64> = all().map(short).collect();
+    ids.sort_unstable();
+    let twice: BTreeSet<u64> = ids
+        .windows(2)
+        .filter(|two| two[0] == two[1])
+        .map(|two| two[0])
+        .collect();
+    drop(ids);
+    let mut out = BTreeMap::new();
+    if twice.is_empty() {
+        return out;
+    }
+    let is_twice = |pack: &PackRef| twice.contains(&short(pack));
+    let mut said: HashMap<PackId, (Digest, usize)> = HashMap::new();
+    for run in index.runs() {
+        if !run.packs.iter().any(is_twice) {
+            continue;
+        }
+        for blobs in blobs_of(run, is_twice).chunk_by(|a, b| a.1.pack == b.1.pack) {
+            let pack = blobs
+                .first()
+                .and_then(|(_, at)| run.packs.get(at.pack as usize));
+            let Some(pack) = pack else { continue };
+            let digest = digest_of(pack, blobs);
+            let known = said.entry(pack.id).or_insert((digest, 0));
+            let most = known.1.max(blobs.len());
+            known.1 = most;
+            if known.0 != digest || out.contains_key(&pack.id) {
+                // Refs have no more slots than a pack may have.
+                let most = u32::try_from(most.min(MAX_BLOBS)).unwrap_or(u32::MAX);
+                out.insert(pack.id, most);
+            }
+        }
+    }
+    out
+}
+
+/// What the ends of disputed packs say of them, as far as they can be read.
+///
+/// # Errors
+/// Errors of the tier.
+pub(crate) async fn settled(
+    repo: &Repository,
+    cx: &OpContext,
+    disputed: &BTreeMap<PackId, u32>,
+) -> Result<HashMap<PackId, Digest>> {
+    let mut out = HashMap::new();
+    for id in disputed.keys() {
+        for is_meta in [false, true] {
+            if cx.cancel.is_cancelled() {
+                return Err(EngineError::Cancelled);
+            }
+            match end_of(repo, cx, &name(layout::pack(*id, is_meta))?).await {
+                Ok(Some((end, size))) => {
+                    out.insert(*id, digest_of_end(size, &end.blobs));
+                }
+                Ok(None) => {}
+                Err(error) if error.is_damage() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// What is to be said of disputed packs.
+pub(crate) fn findings(disputed: &BTreeMap<PackId, u32>) -> Vec<Finding> {
+    let of_one = |id: &PackId| {
+        let detail = "index runs say different things of it, so one of them is false: damage does not do that, whoever holds a key of this repository did; all of the pack counts as used, and it is not written anew; the prune itself reads its end and takes what is false out of the index";
+        let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+        Finding::new(severity, kind, format!("pack {id}"), detail)
+    };
+    let mut out: Vec<_> = disputed.keys().take(MOST_NAMED).map(of_one).collect();
+    if let Some(more) = disputed
+        .len()
+        .checked_sub(MOST_NAMED)
+        .filter(|more| *more > 0)
+    {
+        let detail = format!("index runs say different things of {more} more packs");
+        let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+        out.push(Finding::new(severity, kind, "the index", detail));
+    }
+    out
+}
