@@ -232,11 +232,11 @@ impl Mirror<'_> {
             at.push(name).map_err(io::Error::other)?;
             let name = CString::new(name).map_err(io::Error::other)?;
             let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
-            handle = handles.adopt(&handle, &name, false, fd)?;
-            if self.spared.passes(handle.id(), &at, self.findings) {
+            if self.spared.passes(&fd, &at, self.findings)? {
                 self.passed = Some(at);
                 return Ok(None);
             }
+            handle = handles.adopt(&handle, &name, false, fd)?;
         }
         let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
         let before = fstat(&fd)?;
@@ -330,7 +330,7 @@ fn delete_entry(
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return delete_tree(place, hand, spared, findings).map(drop);
     }
-    if spared.is_kept(&stat) {
+    if spared.is_kept(folder, name, &stat) {
         spared.tell_kept(&stat, path, findings);
         return Ok(());
     }
@@ -360,8 +360,8 @@ fn path_below(top: &EntryPath, way: &[Doomed], name: &CStr) -> Result<EntryPath,
     Ok(path)
 }
 
-/// Lets a hand take a folder and all below it, without recursion, following no link, entering no
-/// other file system and nothing that is protected. `false`: something of it stays, and the folders
+/// Lets a hand take a folder and all below it, without recursion, following no link, entering nothing
+/// that is mounted and nothing that is protected. `false`: something of it stays, and the folders
 /// above that.
 pub(super) fn delete_tree(
     (folder, name, path): Place<'_>,
@@ -377,7 +377,7 @@ pub(super) fn delete_tree(
         // Of the open folder, for another one could have been mounted on it since it was listed.
         let stat = fstat(&fd)?;
         let here = || path_below(path, way, name).unwrap_or_else(|_| path.clone());
-        if spared.is_kept(&stat) {
+        if spared.is_folder_kept(&fd, &stat) {
             spared.tell_kept(&stat, &here(), findings);
             return Ok(None);
         }
@@ -404,7 +404,7 @@ pub(super) fn delete_tree(
             let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
             let entered = if is_folder {
                 enter(&handle, &child, &way)?
-            } else if spared.is_kept(&stat) {
+            } else if spared.is_kept(&fd, &child, &stat) {
                 let here = path_below(path, &way, &child).map_err(io::Error::other)?;
                 spared.tell_kept(&stat, &here, findings);
                 None
