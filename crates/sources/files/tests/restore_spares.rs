@@ -193,3 +193,50 @@ fn deleting_leaves_alone_what_is_mounted_even_from_the_same_file_system() {
     assert_eq!(restored.errors.len(), 1, "{:?}", restored.errors);
     assert_eq!(fs::read(at("outside/one/deep/file")).unwrap(), b"precious");
 }
+
+#[test]
+fn who_is_not_root_deletes_in_folders_that_forbid_them_to_write() {
+    as_nobody(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        let closed = ["changed", "same", "other/in", "other"];
+        for name in ["changed/file", "same/file"] {
+            put(&from.join(name), "saved");
+            put(&to.join(name), "there");
+        }
+        for name in ["changed/more", "same/more", "other/in/more", "other/more"] {
+            put(&to.join(name), "there");
+        }
+        let close = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o555));
+        for name in ["changed", "same"] {
+            close(&from.join(name)).unwrap();
+            set_mtime(&from.join(name), 5_000, 5);
+        }
+        // This one is not older than the saved one, so it stays as it is.
+        for name in closed {
+            close(&to.join(name)).unwrap();
+        }
+        set_mtime(&to.join("changed"), 4_000, 5);
+        set_mtime(&to.join("same"), 6_000, 5);
+        let config = FilesTargetConfig {
+            overwrite: Overwrite::IfNewer,
+            ..mirror(&to, [])
+        };
+        let restored = restore(config, &captured(&from));
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert_eq!(said(&restored.report.findings), []);
+        assert_eq!(restored.report.deleted, 6);
+        for (name, time) in [("changed", 5_000), ("same", 6_000)] {
+            let left = state(&to.join(name));
+            assert_eq!((left.mode & 0o7777, left.mtime), (0o555, (time, 5)));
+            assert!(!to.join(name).join("more").exists());
+        }
+        assert!(!to.join("other").exists());
+        for folder in [&from, &to] {
+            for name in ["changed", "same"] {
+                let open = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(folder.join(name), open).unwrap();
+            }
+        }
+    });
+}
