@@ -4,19 +4,27 @@
 //! come is the further name restored, too; if it cannot be had, all are names of an unfinished file.
 //! Where the first is written beside a file that is there, further names are linked when it has its
 //! name: until then what stands under them stays, too.
+//!
+//! A first that was there and stays as it is looks like the saved one, by size and time; that says
+//! nothing of its content. So it is read before anything is linked to it.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_core::{
-    EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
+    EntryKind, EntryPath, ErrorKind, FileTime, Finding, FindingKind, OpContext, RestoreEntry,
+    Severity, TargetError,
 };
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use super::beside::make_beside;
 use super::fate::{Fate, fate};
@@ -25,9 +33,12 @@ use super::replace::{make_way, may_clear_place};
 use super::restore::skip;
 use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
-use super::{Shared, error, partial, refused};
+use super::{Shared, error, node, partial, refused};
 use crate::handle::{DirHandle, DirId};
 use crate::walk::meta;
+
+/// Bytes that are read at once.
+const READ: usize = 256 << 10;
 
 /// The first name of a group, and what its other names must agree with: two files that share a
 /// number by accident, or that were caught in the middle of a change, must not become one.
@@ -41,6 +52,18 @@ struct First {
     id: DirId,
     /// Whether its content is, or was, written beside it.
     beside: bool,
+    trust: Trust,
+}
+
+/// Whether a first name has the content that its other names are to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// It comes from the snapshot, or was compared with it.
+    Known,
+    /// It was there and was not read.
+    Unread,
+    /// It was there and has another: the next name that has its own is the first.
+    Other,
 }
 
 /// A further name.
@@ -325,15 +348,18 @@ impl Links {
         let Some(group) = entry.meta.link_group else {
             return;
         };
-        if self.0.contains_key(&group) {
+        let known = self.0.get(&group);
+        if known.is_some_and(|first| first.trust != Trust::Other) {
             return;
         }
         let Ok(stat) = lstat(spot) else { return };
-        let same = meta::times(&stat).0 == entry.meta.mtime
-            && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
-        if started.is_none() && !same {
+        if started.is_none() && !looks_same(spot, &stat, entry) {
             return;
         }
+        let trust = match started.is_none() && entry.meta.kind.has_content() {
+            true => Trust::Unread,
+            false => Trust::Known,
+        };
         if started.is_some() {
             let id = (stat.st_dev, stat.st_ino);
             shared.unsettled.await_content(&entry.path, id);
@@ -348,26 +374,26 @@ impl Links {
                 sha256: entry.sha256,
                 id: (stat.st_dev, stat.st_ino),
                 beside: started.is_some_and(|writer| !writer.is_in_place()),
+                trust,
             },
         );
     }
 
     /// Links an entry to the first of its group. `false`: it is to be made as a file of its own.
     pub(super) fn try_link(
-        &self,
+        &mut self,
         shared: &Shared,
-        top: &Arc<DirHandle>,
+        cx: &OpContext,
         spot: &Spot,
         entry: &RestoreEntry,
     ) -> Result<bool, TargetError> {
-        let Some(first) = entry.meta.link_group.and_then(|group| self.0.get(&group)) else {
+        let group = entry.meta.link_group;
+        let Some(first) = group.and_then(|group| self.0.get_mut(&group)) else {
             return Ok(false);
         };
+        let first_path = first.path.clone();
         let degraded = |why: &str| {
-            let detail = format!(
-                "it is a file of its own and no link to {}: {why}",
-                first.path
-            );
+            let detail = format!("it is a file of its own and no link to {first_path}: {why}");
             let finding = Finding::entry(FindingKind::Degraded, &entry.path, detail);
             shared.findings.add(Finding {
                 severity: Severity::Warning,
@@ -404,6 +430,20 @@ impl Links {
                 return Err(refused(&entry.path));
             }
         }
+        if first.trust == Trust::Unread {
+            first.trust = match has_content(shared, cx, first) {
+                Ok(true) => Trust::Known,
+                Ok(false) => Trust::Other,
+                Err(_) if cx.cancel.is_cancelled() => {
+                    let subject = entry.path.to_string();
+                    return Err(TargetError::new(ErrorKind::Cancelled, "link", subject));
+                }
+                Err(cause) => return degraded(&format!("that cannot be compared: {cause}")),
+            };
+        }
+        if first.trust == Trust::Other {
+            return degraded("that has other content and stays as it is");
+        }
         let later = || {
             let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
             let further = Further::Later(Box::new(entry.clone()), handle, name);
@@ -419,7 +459,7 @@ impl Links {
             }
             return later();
         }
-        let from = match open_folder(shared, top, &first.path) {
+        let from = match open_folder(shared, &shared.top, &first.path) {
             Ok(from) => from,
             Err(cause) => return degraded(&cause.to_string()),
         };
@@ -453,6 +493,45 @@ impl Links {
             Err(cause) => Err(error("link", &entry.path, cause.into())),
         }
     }
+}
+
+/// Whether something that is there looks like an entry.
+fn looks_same(spot: &Spot, stat: &Stat, entry: &RestoreEntry) -> bool {
+    let is_alike = if entry.meta.kind.has_content() {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_file && meta::size(stat) == entry.size
+    } else {
+        node::is_same(spot, stat, &entry.meta)
+    };
+    is_alike && meta::times(stat).0 == entry.meta.mtime
+}
+
+/// Whether a first name that was there has the content that the snapshot has of it. What is not known
+/// to be the same is another.
+fn has_content(shared: &Shared, cx: &OpContext, first: &First) -> io::Result<bool> {
+    let folder = open_folder(shared, &shared.top, &first.path)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let name = first.path.name().unwrap_or_default();
+    let mut file = File::from(openat(&*folder, name, flags, Mode::empty())?);
+    let stat = fstat(&file)?;
+    if (stat.st_dev, stat.st_ino) != first.id {
+        return Ok(false);
+    }
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; READ];
+    loop {
+        if cx.cancel.is_cancelled() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => hasher.update(buffer.get(..count).unwrap_or_default()),
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
+    }
+    let found: [u8; 32] = hasher.finalize().into();
+    Ok(first.sha256 == Some(found))
 }
 
 /// Opens the folder of an entry from the top, following no link on the way.

@@ -57,7 +57,11 @@ impl FilesRestore {
         }
     }
 
-    fn start_entry(&self, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+    fn start_entry(
+        &self,
+        cx: &OpContext,
+        entry: &RestoreEntry,
+    ) -> Result<EntryWriter, TargetError> {
         let shared = &self.shared;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { way, links, spool } = &mut *state;
@@ -93,7 +97,7 @@ impl FilesRestore {
             start_folder(shared, way, &spot, entry)?;
             return Ok(EntryWriter::None);
         }
-        if links.try_link(shared, way.top(), &spot, entry)? {
+        if links.try_link(shared, cx, &spot, entry)? {
             return Ok(EntryWriter::None);
         }
         shared.durable.touches(&spot.handle);
@@ -239,8 +243,8 @@ impl FilesRestore {
 
 #[async_trait]
 impl Restore for FilesRestore {
-    fn start(&self, _cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
-        self.start_entry(entry)
+    fn start(&self, cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+        self.start_entry(cx, entry)
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
     }
 
