@@ -14,6 +14,7 @@
 mod collect;
 mod elsewhere;
 pub(crate) mod merge;
+mod open;
 mod own;
 mod plan;
 pub(crate) mod repack;
@@ -274,10 +275,10 @@ async fn run(
         victims,
         ..
     } = plan;
-    let mut own = Own::default();
+    let mut own = Own::open(repo);
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
-    if !victims.is_empty() && report.waits_for.is_empty() {
+    if !victims.is_empty() {
         match repack::repack(repo, cx, job, &survey, &victims, report).await {
             Ok(emptied) => {
                 collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
@@ -293,8 +294,7 @@ async fn run(
     }
     collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx, &own.dead).await?;
-    if report.waits_for.is_empty() {
-        tidy::tidy(repo, cx).await?;
-    }
+    collect::end(repo, cx, &mut own, report).await?;
+    tidy::tidy(repo, cx).await?;
     Ok(())
 }

@@ -25,6 +25,7 @@ use crate::error::{EngineError, Result};
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
+use crate::stage::SIGN_OF_LIFE;
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
@@ -171,6 +172,7 @@ pub(super) async fn repack(
 ) -> Result<BTreeSet<PackId>> {
     // There is no data key: nothing new is sealed.
     let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
+    let _alive = session.keep_alive(repo, cx, Vec::new(), SIGN_OF_LIFE);
     let copied = copy(repo, cx, survey, victims, report).await;
     let (copies, emptied) = match copied {
         Ok(copied) => copied,
