@@ -20,6 +20,7 @@ mod midway;
 mod moved;
 mod operations;
 mod repair;
+mod replaced;
 mod restores;
 mod revoked;
 mod space;

@@ -31,6 +31,7 @@ use rustix::fs::{Mode, OFlags, open};
 use tokio::sync::mpsc;
 
 use crate::config::{FileLimits, FilesConfig};
+use crate::content::Opener;
 use crate::exclude::IgnoreNode;
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
@@ -176,6 +177,7 @@ pub(crate) struct Shared {
     config: FilesConfig,
     limits: FileLimits,
     handles: Arc<HandleCache>,
+    opener: Arc<Opener>,
     findings: Findings,
     limited: AtomicU64,
     first_device: u64,
@@ -253,10 +255,20 @@ impl Walk {
         };
         let top: OwnedFd = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let top = DirHandle::top(top)?;
+        let handles = Arc::new(HandleCache::for_this_process());
+        let opener = Opener {
+            handles: Arc::clone(&handles),
+            wanted: meta::Wanted {
+                owner_names: config.owner_names,
+                xattrs: config.xattrs,
+                first_device,
+            },
+        };
         let shared = Arc::new(Shared {
             config,
             limits,
-            handles: Arc::new(HandleCache::for_this_process()),
+            handles,
+            opener: Arc::new(opener),
             findings: Findings::default(),
             limited: AtomicU64::new(0),
             first_device,

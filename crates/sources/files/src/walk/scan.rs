@@ -388,9 +388,9 @@ impl Walker {
         }
         let is_file = meta.kind == EntryKind::File;
         let body = if is_file {
-            let handles = Arc::clone(&self.shared.handles);
+            let opener = Arc::clone(&self.shared.opener);
             Body::File(Arc::new(FileContent::new(
-                handles,
+                opener,
                 Arc::clone(handle),
                 name.to_owned(),
             )))
