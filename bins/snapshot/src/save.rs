@@ -155,7 +155,7 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
     for entry in &plan.entries {
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }
-    let counted = if chosen.is_files {
+    let counted = if chosen.files.is_some() {
         Some(count(console, chosen, plan.clone()).await?)
     } else {
         None

@@ -64,6 +64,9 @@ pub(super) fn fate(shared: &Shared, dir: &Arc<WalkDir>, seen: &Seen<'_>) -> Fate
     if dir.passage || (seen.listed == FileType::Unknown && excluded(dir, seen.slashed, is_dir)) {
         return Fate::Out;
     }
+    if is_dir && shared.left_out.has(seen.stat) {
+        return Fate::Out;
+    }
     if crosses(shared, dir, seen.stat) {
         return if is_dir {
             Fate::Entry(Some(CONTENT_LEFT_OUT))
@@ -144,11 +147,14 @@ pub(super) fn drop_own(shared: &Shared, dir: &WalkDir, listing: &mut Listing) {
 }
 
 /// Whether what is left out of a folder shows only in a `stat` of each name.
-pub(super) fn needs_stat(shared: &Shared, listing: &Listing) -> bool {
-    shared.limits.any() || shared.config.one_file_system || listing.has_unknown_kinds()
+pub(super) fn needs_stat(shared: &Shared, dir: &WalkDir, listing: &Listing) -> bool {
+    shared.limits.any()
+        || shared.config.one_file_system
+        || shared.left_out.lies_in(dir.handle.id())
+        || listing.has_unknown_kinds()
 }
 
-/// Drops from a listing what is left out for its size or age, for its file system (a file can be
+/// Drops from a listing what is left out for what it is, for its size or age, for its file system (a file can be
 /// mounted, too), or by lines where the kind is not listed. Returns whether there was any. A name without a `stat` stays: whoever makes its entry
 /// reports it.
 pub(super) fn drop_by_stat(
@@ -160,8 +166,10 @@ pub(super) fn drop_by_stat(
     let mut slashed = slashed_base(dir);
     let base = slashed.len();
     let mut failed = false;
+    let has_left_out = shared.left_out.lies_in(dir.handle.id());
     let dropped = listing.keep_kinds(|name, kind| {
-        if is_wanted(dir, name.to_bytes()) || kind == FileType::Directory {
+        let is_passed = kind == FileType::Directory && !has_left_out;
+        if is_passed || is_wanted(dir, name.to_bytes()) {
             return true;
         }
         let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
@@ -174,7 +182,8 @@ pub(super) fn drop_by_stat(
         let by_line = kind == FileType::Unknown && excluded(dir, &slashed, is_dir);
         // A folder that is mounted there is an entry without content.
         let by_mount = !is_dir && crosses(shared, dir, &stat);
-        !by_line && !by_mount && !beyond_limits(shared, &stat)
+        let by_itself = is_dir && shared.left_out.has(&stat);
+        !by_line && !by_mount && !by_itself && !beyond_limits(shared, &stat)
     });
     dropped || failed
 }
@@ -211,6 +220,7 @@ fn fate_of_wanted(
             down.passage = dir.passage
                 || link_in_root
                 || crosses(shared, dir, seen.stat)
+                || shared.left_out.has(seen.stat)
                 || excluded(dir, seen.slashed, true);
             if down.passage {
                 down.root = None;

@@ -11,6 +11,7 @@
 
 mod choose;
 mod emit;
+mod left_out;
 pub(crate) mod listing;
 pub(crate) mod meta;
 mod scan;
@@ -36,6 +37,7 @@ use crate::exclude::IgnoreNode;
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 use crate::roots::{RootContext, Wanted};
+use left_out::LeftOut;
 use listing::Listing;
 use scan::Walker;
 
@@ -176,6 +178,7 @@ struct Queue {
 pub(crate) struct Shared {
     config: FilesConfig,
     limits: FileLimits,
+    left_out: LeftOut,
     handles: Arc<HandleCache>,
     opener: Arc<Opener>,
     findings: Findings,
@@ -265,6 +268,7 @@ impl Walk {
             },
         };
         let shared = Arc::new(Shared {
+            left_out: LeftOut::find(&config.base, &config.left_out),
             config,
             limits,
             handles,

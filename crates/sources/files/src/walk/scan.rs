@@ -207,7 +207,7 @@ impl Walker {
                 self.note_missing_roots(&dir, &listing, wanted.as_deref());
                 choose::drop_own(&self.shared, &dir, &mut listing);
                 left_out = choose::drop_excluded(&dir, &mut listing);
-                if listing.len() > STAT_BATCH && choose::needs_stat(&self.shared, &listing) {
+                if listing.len() > STAT_BATCH && choose::needs_stat(&self.shared, &dir, &listing) {
                     let fd = self.shared.handles.get(&dir.handle)?;
                     left_out |= choose::drop_by_stat(&self.shared, &fd, &dir, &mut listing);
                     dir.limited = false;
