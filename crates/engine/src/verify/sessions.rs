@@ -104,6 +104,10 @@ impl Run<'_> {
         }
         let gone = contested.keys().filter(|id| !there.contains_key(*id));
         let gone: std::collections::BTreeSet<_> = gone.copied().collect();
+        if !gone.is_empty() {
+            // What lay there may be in others since the index was read.
+            repo.refresh_index(self.cx).await?;
+        }
         for (id, (is_meta, chunks)) in alone_in(&repo.index(), &gone) {
             let why = format!(
                 "it is not on the tier; snapshots use it, and {chunks} of its chunks are in no other pack, though it is called dead below gc/"
