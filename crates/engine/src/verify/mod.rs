@@ -224,7 +224,7 @@ async fn all(
         }
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
-    run.around(&heads).await?;
+    run.around(&heads, takes_all).await?;
     let wanted = if takes_all {
         None
     } else {
@@ -313,8 +313,8 @@ impl Run<'_> {
 
     /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
     /// snapshots.
-    async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
-        self.sessions().await?;
+    async fn around(&mut self, heads: &[SnapshotHead], takes_all: bool) -> Result<()> {
+        self.sessions(takes_all).await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             self.bad.run(key.as_str(), &error.to_string());
