@@ -376,7 +376,7 @@ fn what_cannot_be_read_is_an_error_with_a_code_a_name_and_a_remedy() {
     let table: [(&str, &[&str], i32, i32); 9] = [
         ("config", &ls, 13, 13),
         ("keys", &ls, 12, 13),
-        ("snap", &ls, 1, 13),
+        ("snap", &ls, 13, 13),
         ("index", &ls, 13, 13),
         ("meta", &ls, 13, 13),
         ("data", &cat, 13, 13),

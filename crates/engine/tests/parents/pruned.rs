@@ -341,7 +341,10 @@ async fn a_deletion_that_was_cut_short_is_ended_first() {
     let repo = open(Arc::new(failing)).await;
     prune_with(&repo, &world.cx, &job()).await.unwrap_err();
     let there = count(&world, "gc/");
-    assert!(there > 0 && there.is_multiple_of(2), "{there}: all were decided");
+    assert!(
+        there > 0 && there.is_multiple_of(2),
+        "{there}: all were decided"
+    );
     forget_one(&world, saved[1].0.meta.id).await;
     let session = leave_open(&world, 2).await;
     let before = stored(&world);
