@@ -68,7 +68,15 @@ pub(super) async fn merge(
             };
             let digest = digest_of(pack, blobs);
             let seen = known.entry(pack.id).or_default();
-            if dead.contains(&pack.id) || seen.contains(&digest) || is_refuted(&pack.id, &digest) {
+            if dead.contains(&pack.id) || is_refuted(&pack.id, &digest) {
+                continue;
+            }
+            // Also of a run that says what another has said: that one may lack the key, or lie about it.
+            for wrap in &run.sessions {
+                let wraps = &mut writer.wraps;
+                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
+            }
+            if seen.contains(&digest) {
                 continue;
             }
             seen.push(digest);
