@@ -71,7 +71,8 @@ pub(super) async fn merge(
             if dead.contains(&pack.id) || is_refuted(&pack.id, &digest) {
                 continue;
             }
-            // Also of a run that says what another has said: that one may lack the key, or lie about it.
+            // Which sessions a pack holds blobs of, only its end says: all of the run's stay; also of a run that
+            // says of the pack what another has said, which may lack them.
             for wrap in &run.sessions {
                 let wraps = &mut writer.wraps;
                 wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
@@ -84,11 +85,6 @@ pub(super) async fn merge(
                 writer.write().await?;
             }
             writer.run.add_known(*pack, blobs.iter().copied());
-            // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
-            for wrap in &run.sessions {
-                let wraps = &mut writer.wraps;
-                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
-            }
         }
     }
     writer.write().await?;
@@ -117,6 +113,7 @@ struct Writer<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
     run: RunBuilder,
+    /// Of all runs that were read so far: each run that is made has all of them.
     wraps: BTreeMap<SessionId, SessionWrap>,
 }
 
@@ -127,7 +124,6 @@ impl Writer<'_> {
             return Ok(());
         }
         let wraps: Vec<_> = self.wraps.values().cloned().collect();
-        self.wraps.clear();
         put_run(self.repo, self.cx, run, &wraps).await
     }
 }
