@@ -12,6 +12,7 @@ mod caches;
 mod condemned;
 mod forged;
 mod growth;
+mod lost;
 mod model;
 mod planted;
 mod pruned;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{ErrorKind, FindingKind, OpContext, Retry, SessionId, Severity, SnapshotId};
+use backup_core::{ErrorKind, FindingKind, OpContext, Retry, SessionId, SnapshotId};
 use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
 use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
 use backup_format::collect::{SessionMark, Verdict};
@@ -507,68 +507,6 @@ async fn many_small_packs_are_laid_together_and_few_are_not() {
     prune(&world, &job()).await;
     assert_eq!(count(&world, "data/"), 8);
     all_is_whole(&world, &saved).await;
-}
-
-/// Packs are lost; the next save stores anew what they held, and is forgotten: nothing names what it stored.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_stored_anew_of_a_lost_pack_stays_for_those_who_need_it() {
-    let world = World::new().await;
-    let mut source = ModelSource::default();
-    source.now.insert("disk".into(), noise(1, 3 << 20));
-    for file in 0..6u64 {
-        source
-            .now
-            .insert(format!("file-{file}"), noise(10 + file, 40_000));
-    }
-    let mut saved = vec![(
-        world.save(&source, &world.keys, "one").await,
-        source.now.clone(),
-    )];
-    let mut lost = 0;
-    for key in world.mem.objects().into_keys() {
-        if key.as_str().starts_with("data/") {
-            world.mem.lose(&key);
-            lost += 1;
-        }
-    }
-    let plan = || async {
-        let repo = world.open(&maintenance(&world), None).await;
-        prune::plan(&repo, &world.cx, &job()).await.unwrap()
-    };
-    let severities = |plan: &prune::PrunePlan| -> Vec<_> {
-        plan.findings.iter().map(|one| one.severity).collect()
-    };
-    assert_eq!(severities(&plan().await), vec![Severity::Error; lost]);
-    let report = world
-        .try_to_save(&source, &world.keys, "one")
-        .await
-        .unwrap();
-    assert!(!report.findings.is_empty());
-    let unnamed = report.meta.id;
-    // A part of it is named by one that stays, which must not be all that is copied of it.
-    source.now.remove("disk");
-    let report = world
-        .try_to_save(&source, &world.keys, "one")
-        .await
-        .unwrap();
-    saved.push((report, source.now.clone()));
-    forget_one(&world, unnamed).await;
-    for _ in 0..2 {
-        prune(&world, &job()).await;
-        for (report, disks) in &saved {
-            world.check(disks, report).await;
-        }
-        let plan = plan().await;
-        assert_eq!(severities(&plan), vec![Severity::Warning; lost]);
-        assert_eq!(plan.numbers.missing_packs, lost as u64);
-    }
-    // Once nothing needs the lost packs, what was spared for their sake goes too.
-    let before = stored(&world);
-    forget_one(&world, saved.remove(0).0.meta.id).await;
-    prune(&world, &job()).await;
-    all_is_whole(&world, &saved).await;
-    assert!(stored(&world) < before);
-    assert_eq!(severities(&plan().await), []);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
