@@ -39,6 +39,7 @@ pub mod verify;
 pub mod view;
 
 mod announced;
+mod beside;
 mod collect;
 mod configs;
 mod parity;
@@ -49,6 +50,7 @@ mod refs;
 mod remains;
 mod unlock;
 
+pub use beside::Notices;
 pub use error::{EngineError, Result};
 pub use forget::{ForgetPlan, Forgotten, forget, forget_unread};
 pub use init::{InitRequest, Prepared, prepare};

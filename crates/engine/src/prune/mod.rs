@@ -28,6 +28,7 @@ use backup_core::{
 };
 use backup_integrity::ledger::RecordOutcome;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
@@ -286,6 +287,7 @@ async fn run(
         }
     }
     collect::sweep_parity(repo, cx, &survey).await?;
+    beside::sweep(repo, cx).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         tidy::tidy(repo, cx).await?;

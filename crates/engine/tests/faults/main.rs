@@ -22,6 +22,7 @@ mod operations;
 mod repair;
 mod restores;
 mod revoked;
+mod small;
 mod space;
 mod stops;
 mod weather;
