@@ -141,7 +141,7 @@ pub(crate) async fn put(
         .await?;
     match sink.head(cx, key).await {
         Ok(_) => Ok(()),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(sink.delete(cx, &at).await?),
+        Err(error) if error.kind == ErrorKind::NotFound => delete(cx, sink, &at).await,
         Err(error) => Err(error.into()),
     }
 }
@@ -174,15 +174,28 @@ pub(crate) async fn put_or_note(repo: &Repository, cx: &OpContext, key: &ObjectK
 /// # Errors
 /// Errors of the tier: then it may be there, and to be deleted again.
 pub(crate) async fn remove(cx: &OpContext, sink: &dyn Sink, key: &ObjectKey) -> Result<()> {
-    let parity = name(layout::parity(key))?;
-    // Behind the object it goes once more: somebody may have made one between the two.
-    for key in [&parity, &name(layout::aside(key))?, key, &parity] {
-        match sink.delete(cx, key).await {
-            Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
+    let (parity, aside) = (name(layout::parity(key))?, name(layout::aside(key))?);
+    delete_if_there(cx, sink, &parity).await?;
+    delete_if_there(cx, sink, &aside).await?;
+    delete(cx, sink, key).await?;
+    // Once more: somebody may have made one between the two.
+    delete_if_there(cx, sink, &parity).await
+}
+
+/// Most repositories on object stores have nothing beside anything: asking takes no right to delete there.
+async fn delete_if_there(cx: &OpContext, sink: &dyn Sink, key: &ObjectKey) -> Result<()> {
+    match sink.head(cx, key).await {
+        Ok(_) => delete(cx, sink, key).await,
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
+}
+
+async fn delete(cx: &OpContext, sink: &dyn Sink, key: &ObjectKey) -> Result<()> {
+    match sink.delete(cx, key).await {
+        Err(error) if error.kind != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// What the sidecar of an object makes of it, and of what is left of the object itself; nothing if that is not
