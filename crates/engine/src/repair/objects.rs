@@ -82,8 +82,9 @@ pub(super) async fn plan(
         let runs = repo.damaged_run_errors().into_iter();
         wanted.extend(runs.map(|(key, why)| (key, Kind::Run, why)));
     }
+    let mut bare = BTreeSet::new();
     if job.steps.contains(&Step::Refs) {
-        small(repo, cx, job, named, &mut wanted, plan).await?;
+        bare = small(repo, cx, job, named, &mut wanted, plan).await?;
     }
     for (key, kind, why) in wanted {
         let mut found = None;
@@ -118,14 +119,24 @@ pub(super) async fn plan(
                 let why = match others.is_empty() {
                     true => {
                         format!(
-                            "{why}; its sidecar does not give it{no}, so only a copy of the repository has it: name one with --from"
+                            "{why}{no}; only a copy of the repository has it: name one with --from"
                         )
                     }
                     false => format!("{why}; no copy that was named gives it{no}"),
                 };
                 plan.lose(FindingKind::Damaged, key.as_str(), why);
+                // There is nothing to make one of.
+                bare.remove(&key);
             }
         }
+    }
+    if !bare.is_empty() {
+        plan.tasks.push(Task {
+            subject: NO_SIDECAR.into(),
+            why: format!("{} have none, or one that is damaged", bare.len()),
+            remedy: Remedy::Objects,
+            work: Work::Beside(bare.into_iter().collect()),
+        });
     }
     Ok(())
 }
@@ -148,7 +159,7 @@ fn is_absence(error: &EngineError) -> bool {
     is_gone || error.is_damage()
 }
 
-/// Small objects that are damaged or gone; and what lies beside those that are not.
+/// Takes up small objects that are damaged or gone; gives those without a sidecar that is right.
 async fn small(
     repo: &Repository,
     cx: &OpContext,
@@ -156,7 +167,7 @@ async fn small(
     named: &Named,
     wanted: &mut Vec<(ObjectKey, Kind, String)>,
     plan: &mut RepairPlan,
-) -> Result<()> {
+) -> Result<BTreeSet<ObjectKey>> {
     let mut all = BTreeSet::new();
     for number in 0..=repo.config().number {
         let key = name(layout::config(number))?;
@@ -205,32 +216,22 @@ async fn small(
         let why = "it is not on the tier, and nobody forgot it";
         wanted.push((name(layout::snapshot(id))?, Kind::Gone(id), why.into()));
     }
-    let bad: BTreeSet<ObjectKey> = wanted.iter().map(|one| one.0.clone()).collect();
+    let bad = wanted.iter().map(|one| &one.0);
+    let bad: BTreeSet<ObjectKey> = bad.filter(|key| layout::is_small(key)).cloned().collect();
     for key in beside::all(repo, cx, "aside/", layout::small_aside_of).await? {
         if all.contains(&key) && !bad.contains(&key) {
             plan.settled.push(name(layout::aside(&key))?);
         }
     }
     all.extend(bad);
-    if job.parity.is_none() {
-        return Ok(());
-    }
-    let mut bare = Vec::new();
-    for key in all {
+    let mut bare = BTreeSet::new();
+    for key in all.into_iter().filter(|_| job.parity.is_some()) {
         let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
         if !is_right {
-            bare.push(key);
+            bare.insert(key);
         }
     }
-    if !bare.is_empty() {
-        plan.tasks.push(Task {
-            subject: NO_SIDECAR.into(),
-            why: format!("{} have none, or one that is damaged", bare.len()),
-            remedy: Remedy::Objects,
-            work: Work::Beside(bare),
-        });
-    }
-    Ok(())
+    Ok(bare)
 }
 
 /// Configs, key slots and snapshots whose sidecars are made at once are told of as one.
