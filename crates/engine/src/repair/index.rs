@@ -146,7 +146,7 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
 }
 
 /// What the end of a pack says, and the pack's size; `None` for one that is gone.
-async fn end_of(
+pub(crate) async fn end_of(
     repo: &Repository,
     cx: &OpContext,
     key: &ObjectKey,

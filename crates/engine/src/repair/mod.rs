@@ -13,7 +13,7 @@
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
-mod index;
+pub(crate) mod index;
 mod objects;
 mod packs;
 mod refs;
