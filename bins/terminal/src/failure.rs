@@ -111,6 +111,7 @@ impl From<KeyError> for Failure {
             ),
             KeyError::Missing { .. }
             | KeyError::MayNotForget { .. }
+            | KeyError::MayNotReseal { .. }
             | KeyError::Outdated { .. }
             | KeyError::Unfinished
             | KeyError::OtherHost { .. }

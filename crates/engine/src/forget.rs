@@ -13,6 +13,7 @@ use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
@@ -261,7 +262,7 @@ async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bo
     }
 }
 
-/// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the
+/// Deletes a snapshot with what lies beside it, and behind it its refs. A prune that moves them at this moment may leave some; the
 /// next one removes them.
 async fn remove(
     repo: &Repository,
@@ -270,7 +271,7 @@ async fn remove(
     object: &ObjectKey,
     listed: &Listed,
 ) -> Result<()> {
-    repo.sink().delete(cx, object).await?;
+    beside::remove(cx, &**repo.sink(), object).await?;
     for key in listed.get(&id).into_iter().flatten() {
         repo.sink().delete(cx, key).await?;
     }

@@ -12,7 +12,9 @@ use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode};
 use backup_format::config::{Config, ConfigError};
 use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
+use bytes::Bytes;
 
+use crate::beside;
 use crate::configs::newest_of;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
@@ -115,13 +117,18 @@ impl Rotation {
         let bytes = self.config.seal(&self.keys);
         let bytes = bytes.map_err(|error| EngineError::Invalid(error.to_string()))?;
         let key = name(layout::config(self.config.number))?;
-        let body = bytes.into();
-        let Err(error) = repo.sink().put(cx, &key, body, PutMode::Create).await else {
+        let body = Bytes::from(bytes);
+        let put = repo.sink().put(cx, &key, body.clone(), PutMode::Create);
+        let Err(error) = put.await else {
+            beside::put_or_note(repo, cx, &key, &body).await;
             return Ok(());
         };
         match newest_of(repo, cx).await {
             // It was written, and only the answer was lost.
-            Ok(found) if found == self.config => Ok(()),
+            Ok(found) if found == self.config => {
+                beside::put_or_note(repo, cx, &key, &body).await;
+                Ok(())
+            }
             Ok(found) if found.number >= self.config.number => Err(EngineError::from(error).into()),
             // Seen not to be there, after an error that says that it was not made.
             Ok(_) if !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {

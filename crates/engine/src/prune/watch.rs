@@ -99,15 +99,19 @@ impl Watch {
         if open.is_empty() && !file.exists() {
             return Ok(());
         }
-        let bytes = serde_json::to_vec(&self.kept).map_err(std::io::Error::other)?;
-        let folder = file.parent().unwrap_or_else(|| Path::new("."));
-        make_folder(folder)?;
-        // Of prunes at the same time the last one counts.
-        let mut new = tempfile::NamedTempFile::new_in(folder)?;
-        new.write_all(&bytes)?;
-        new.persist(&file).map_err(|error| error.error)?;
-        Ok(())
+        keep_in(&file, &self.kept)
     }
+}
+
+/// Writes what is remembered in place of what was. Of prunes at the same time the last one counts.
+pub(super) fn keep_in(file: &Path, kept: &impl Serialize) -> std::io::Result<()> {
+    let bytes = serde_json::to_vec(kept).map_err(std::io::Error::other)?;
+    let folder = file.parent().unwrap_or_else(|| Path::new("."));
+    make_folder(folder)?;
+    let mut new = tempfile::NamedTempFile::new_in(folder)?;
+    new.write_all(&bytes)?;
+    new.persist(file).map_err(|error| error.error)?;
+    Ok(())
 }
 
 #[cfg(test)]

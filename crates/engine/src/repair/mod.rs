@@ -1,5 +1,5 @@
-//! Mending a repository: packs from their parity or from another copy of the repository, the index from the ends of
-//! packs, refs from manifests.
+//! Mending a repository: packs and small objects from their parity or from another copy of the repository, the index
+//! from the ends of packs, refs from manifests.
 //!
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
@@ -14,7 +14,7 @@
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
-mod index;
+pub(crate) mod index;
 mod objects;
 mod packs;
 mod refs;
@@ -27,6 +27,7 @@ use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Se
 use backup_integrity::ledger::RecordOutcome;
 use backup_parity::Share;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation, verify_ledger};
 use crate::repository::Repository;
@@ -44,7 +45,7 @@ pub enum Step {
     Packs,
     /// The index.
     Index,
-    /// The refs of snapshots, and snapshots themselves.
+    /// The refs of snapshots; and configs, key slots and snapshots themselves, with their sidecars.
     Refs,
 }
 
@@ -97,6 +98,8 @@ pub enum Remedy {
     Manifest,
     /// Parity, from the packs.
     Packs,
+    /// Sidecars of small objects, from these.
+    Objects,
 }
 
 impl std::fmt::Display for Remedy {
@@ -107,6 +110,7 @@ impl std::fmt::Display for Remedy {
             Self::Ends => f.write_str("the ends of packs"),
             Self::Manifest => f.write_str("its manifest"),
             Self::Packs => f.write_str("the packs"),
+            Self::Objects => f.write_str("the objects"),
         }
     }
 }
@@ -130,6 +134,7 @@ enum Work {
     Index(index::BadIndex),
     Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
+    Beside(Vec<ObjectKey>),
 }
 
 /// What would be done; showing it is the dry run.
@@ -145,7 +150,7 @@ pub struct RepairPlan {
     pub bytes: u64,
     /// Packs that are damaged.
     bad: BTreeMap<PackId, (ObjectKey, String)>,
-    /// Copies of damaged packs that an earlier run left, whose packs are whole.
+    /// What an earlier run set aside of what is whole by now.
     settled: Vec<ObjectKey>,
 }
 
@@ -215,7 +220,7 @@ pub async fn plan(
     }
     // Behind all that they are made of.
     plan.tasks
-        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_)));
+        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_) | Work::Beside(_)));
     Ok(plan)
 }
 
@@ -297,9 +302,10 @@ async fn run(
                 }
                 done
             }
-            Work::Object(object) => objects::put_back(repo, cx, &object, others).await,
+            Work::Object(object) => objects::put_back(repo, cx, &job.host, &object, others).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
+            Work::Beside(keys) => objects::protect(repo, cx, &keys).await,
             Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,
         };
         match done {
@@ -316,6 +322,9 @@ async fn run(
     for key in &plan.settled {
         repo.sink().delete(cx, key).await?;
     }
+    beside::sweep(repo, cx).await?;
+    // What is still so is noted again.
+    repo.notices().clear();
     report.findings.append(&mut plan.lost);
     // What is left, and whom it hurts.
     repo.reload_index(cx).await?;
