@@ -205,9 +205,9 @@ fn findings(
 ) -> Vec<Finding> {
     // Chunks of each that are in no other pack.
     let mut alone: HashMap<PackId, u64> = HashMap::new();
-    for run in index.runs() {
-        for (prefix, located) in run.iter() {
-            let pack = run.packs.get(located.pack as usize).map(|pack| pack.id);
+    for part in index.parts() {
+        for (prefix, located) in part.iter() {
+            let pack = part.pack(located.pack).map(|pack| pack.id);
             if let Some(pack) = pack.filter(|id| ids.contains(id))
                 && left.places(&prefix).next().is_none()
             {

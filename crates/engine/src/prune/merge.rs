@@ -10,22 +10,26 @@ use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 
 use crate::error::{EngineError, Result};
+use crate::index_set::KnownRun;
 use crate::repository::{Repository, name, put_new};
 
-/// More runs than this are merged.
+/// More small runs than this are merged.
 const MOST_RUNS: usize = 12;
+/// A run of fewer entries is small: of a large index only what came since is written anew.
+const SMALL: usize = MAX_ENTRIES / 2;
 
-/// Merges the index if it has many runs, or names packs that are dead.
+/// Merges the small runs of the index if there are many, and those that name packs that are dead. One run at a time is
+/// in memory, beside what is written.
 pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
     repo.refresh_index(cx).await?;
     let dead = repo.collection(cx).await?.dead;
-    let runs = repo.loaded_runs();
-    let names_dead = runs
-        .iter()
-        .any(|(_, run)| run.packs.iter().any(|pack| dead.contains(&pack.id)));
-    if runs.len() <= MOST_RUNS && !names_dead {
+    let mut runs = repo.known_runs();
+    let small = runs.iter().filter(|run| run.len() < SMALL).count();
+    let names_dead = |run: &KnownRun| run.names_any(&dead);
+    if small <= MOST_RUNS && !runs.iter().any(names_dead) {
         return Ok(());
     }
+    runs.retain(|run| run.len() < SMALL || names_dead(run));
     let mut writer = Writer {
         repo,
         cx,
@@ -35,7 +39,15 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
     // What all runs know of a pack stays: one of them may have been made by somebody who lies, and the
     // others must not go for its sake.
     let mut known: HashMap<PackId, Vec<[u8; 32]>> = HashMap::new();
-    for (_, run) in &runs {
+    let mut merged = Vec::new();
+    for known_run in &runs {
+        let run = match repo.known_run(cx, known_run).await {
+            Ok(run) => run,
+            // It stays as it is: a repair makes it anew.
+            Err(error) if error.is_damage() => continue,
+            Err(error) => return Err(error),
+        };
+        merged.extend(known_run.key());
         let mut blobs: Vec<_> = run.iter().collect();
         blobs.sort_unstable_by_key(|(prefix, at)| (at.pack, at.offset, *prefix));
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
@@ -63,8 +75,8 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
         }
     }
     writer.write().await?;
-    for (key, _) in runs {
-        repo.sink().delete(cx, &key).await?;
+    for key in merged {
+        repo.sink().delete(cx, key).await?;
         repo.cache().remove(key.as_str());
     }
     repo.refresh_index(cx).await?;

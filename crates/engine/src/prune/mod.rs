@@ -168,7 +168,10 @@ pub struct PruneReport {
 pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PrunePlan> {
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
+    let index = repo.proven_index(cx).await?;
     let survey = Survey::new(repo, cx).await?;
+    index.check()?;
+    repo.index().check()?;
     if !job.despite_gone {
         survey::none_is_gone(repo, cx, &survey.snapshots).await?;
     }

@@ -53,7 +53,7 @@ pub struct Ready {
 /// yet.
 ///
 /// # Errors
-/// Errors of the tier; then no snapshot will come of it.
+/// [`EngineError::IndexCache`]; errors of the tier. Then no snapshot will come of it.
 pub async fn prepare(
     repo: &Repository,
     cx: &OpContext,
@@ -74,6 +74,8 @@ pub async fn prepare(
         stored.assembled.counts.found(cx, finding);
     }
     let meta = describe(&stored, job)?;
+    // Refs would not name what the index denied after it had been built on.
+    stored.index.check()?;
     let refs = stored
         .assembled
         .usage
