@@ -322,6 +322,11 @@ impl From<EngineError> for Failure {
                 "interrupted",
                 "run the command again: what was stored so far is reused",
             ),
+            EngineError::IndexCache(_) => Self::new(
+                Exit::Failed,
+                what,
+                "run it again: what was in the file is read from the repository",
+            ),
             EngineError::NoThread(_) => Self::new(
                 Exit::Failed,
                 what,

@@ -194,7 +194,10 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     }
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
+    let index = repo.proven_index(cx).await?;
     let mut survey = Survey::new(repo, cx).await?;
+    index.check()?;
+    repo.index().check()?;
     if !job.despite_gone {
         survey::none_is_gone(repo, cx, &survey.snapshots).await?;
     }

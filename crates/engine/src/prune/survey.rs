@@ -1,6 +1,6 @@
 //! What is there: snapshots, their refs, packs; and what of the packs is used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use backup_core::{
     ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId,
@@ -89,7 +89,7 @@ impl Survey {
         } else {
             elsewhere(&absent, &marks, &repo.index(), &called_dead)
         };
-        let disputed = claims::disputed(&repo.index());
+        let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
         Ok(Self {
             snapshots,
@@ -146,7 +146,7 @@ pub(super) async fn mark(
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<(Listed, Marks)> {
     for _ in 0..TRIES {
-        let there = refs::list(repo, cx).await?;
+        let (there, most) = refs::list_with_most(repo, cx).await?;
         let wanted: Vec<_> = snapshots
             .iter()
             .filter_map(|snapshot| Some((*snapshot, there.get(snapshot)?)))
@@ -154,7 +154,7 @@ pub(super) async fn mark(
             .collect();
         let mut reading = futures::stream::iter(wanted)
             .map(|(snapshot, key)| async move { (snapshot, refs::read(repo, cx, key).await) })
-            .buffered(repo.connections(cx));
+            .buffered(refs::at_once(repo, cx, most));
         let mut marks = Marks::new();
         let mut seen = BTreeSet::new();
         while let Some((snapshot, refs)) = reading.next().await {
@@ -354,28 +354,39 @@ fn use_of_packs(
     packs: &mut HashMap<PackId, Pack>,
 ) {
     let index = repo.index();
-    let mut known = BTreeSet::new();
-    for run in index.runs() {
-        let mut slots: Vec<(u32, u32, u32)> = run
-            .iter()
-            .map(|(_, at)| (at.pack, at.offset, at.stored))
-            .collect();
-        slots.sort_unstable();
-        for slots in slots.chunk_by(|a, b| a.0 == b.0) {
-            let pack = slots
-                .first()
-                .and_then(|slot| run.packs.get(slot.0 as usize));
-            let Some((id, usage)) = pack.and_then(|pack| Some((pack.id, marks.get(&pack.id)?)))
-            else {
-                continue;
-            };
-            let Some(pack) = packs.get_mut(&id).filter(|_| known.insert(id)) else {
-                continue;
-            };
-            let of_slots = (0u32..).zip(slots).filter(|(slot, _)| usage.has(*slot));
-            pack.used = of_slots.map(|(_, slot)| u64::from(slot.2)).sum();
-            if slots.len() != usage.slots as usize || disputed.contains_key(&id) {
-                pack.used = pack.size;
+    let mut known = HashSet::new();
+    for part in index.parts() {
+        // By the numbers of packs, so that an entry costs no look-up by a name.
+        let mut usages = Vec::with_capacity(part.pack_numbers());
+        let is_there = |id: &PackId| packs.contains_key(id);
+        for at in 0..u32::try_from(part.pack_numbers()).unwrap_or(u32::MAX) {
+            let id = part.pack(at).map(|pack| pack.id).filter(is_there);
+            usages.push(id.and_then(|id| marks.get(&id)));
+        }
+        let is_marked = |pack: u32| usages.get(pack as usize).is_some_and(Option::is_some);
+        let slots = part.slots(is_marked);
+        // Of several runs that know a pack the first counts.
+        for (at, usage) in (0u32..).zip(&mut usages) {
+            *usage = usage.filter(|one| !slots.of(at).is_empty() && known.insert(one.pack));
+        }
+        let mut used = vec![0u64; usages.len()];
+        for (_, located) in part.iter() {
+            let at = located.pack as usize;
+            let usage = usages.get(at).copied().flatten();
+            let slot = slots.slot(&located);
+            if let Some((usage, slot)) = usage.zip(slot)
+                && usage.has(slot)
+                && let Some(used) = used.get_mut(at)
+            {
+                *used += u64::from(located.stored);
+            }
+        }
+        for ((at, usage), used) in (0u32..).zip(usages).zip(used) {
+            let Some(usage) = usage else { continue };
+            if let Some(pack) = packs.get_mut(&usage.pack) {
+                let is_agreed = slots.of(at).len() == usage.slots as usize
+                    && !disputed.contains_key(&usage.pack);
+                pack.used = if is_agreed { used } else { pack.size };
             }
         }
     }

@@ -55,7 +55,7 @@ pub struct Ready {
 /// yet.
 ///
 /// # Errors
-/// Errors of the tier; then no snapshot will come of it.
+/// [`EngineError::IndexCache`]; errors of the tier. Then no snapshot will come of it.
 pub async fn prepare(
     repo: &Repository,
     cx: &OpContext,
@@ -79,7 +79,9 @@ pub async fn prepare(
     let refs = stored
         .assembled
         .usage
-        .refs(meta.id, &stored.index, &stored.packs);
+        .refs(meta.id, &stored.index, &stored.packs)?;
+    // They do not name what the index denied after it had been built on.
+    stored.index.check()?;
     let sealed_refs = repo
         .ring()
         .seal(ObjectKind::Refs, &refs.encode())

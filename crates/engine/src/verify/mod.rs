@@ -224,6 +224,8 @@ async fn all(
             heads
         }
     };
+    // What it does not have would be told as damage.
+    let index = repo.proven_index(cx).await?;
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads, takes_all).await?;
     let wanted = if takes_all {
@@ -258,6 +260,8 @@ async fn all(
     run.tell_gone().await?;
     run.parity_of(&read).await?;
     run.name_hurt(&heads, &wrong).await?;
+    index.check()?;
+    repo.index().check()?;
     run.remember(&heads, takes_all);
     let ids = heads.iter().map(|head| head.meta.id);
     let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);

@@ -319,8 +319,8 @@ impl World {
     pub(crate) async fn check_stored_once(&self, case: &Case, what: &str) {
         let repo = self.open(Arc::new(case.mem.clone()), None).await.unwrap();
         let mut seen = HashSet::new();
-        for run in repo.index().runs() {
-            for (id, _) in run.iter() {
+        for part in repo.index().parts() {
+            for (id, _) in part.iter() {
                 assert!(seen.insert(id), "{what}: a chunk is stored twice");
             }
         }

@@ -108,9 +108,9 @@ async fn claim_little(world: &World) {
     let bob = world.open(&world.writer(&HostId("bob".into())), None).await;
     let mut run = RunBuilder::default();
     let mut known = BTreeSet::new();
-    for true_run in bob.index().runs() {
-        for (prefix, at) in true_run.iter() {
-            let pack = true_run.packs[at.pack as usize];
+    for part in bob.index().parts() {
+        for (prefix, at) in part.iter() {
+            let pack = part.pack(at.pack).unwrap();
             // The first of each pack by its id: mostly not the first in it.
             if known.insert(pack.id) {
                 run.add_known(pack, [(prefix, at)]);

@@ -106,7 +106,15 @@ pub(crate) async fn all_is_whole(world: &World, saved: &[(SnapshotReport, Disks)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
-    let world = World::new().await;
+    gives_its_room_back(World::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_with_an_index_that_is_too_large_for_memory() {
+    gives_its_room_back(World::with_tables().await).await;
+}
+
+async fn gives_its_room_back(world: World) {
     let (source, mut saved) = history(&world, 6).await;
     let before = stored(&world);
     let idle = PruneJob {
