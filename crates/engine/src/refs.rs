@@ -36,8 +36,13 @@ pub(crate) async fn list_with_most(repo: &Repository, cx: &OpContext) -> Result<
 
 /// How many refs may be read at once of which the largest have so many bytes: each is in memory sealed, opened and read.
 pub(crate) fn at_once(repo: &Repository, cx: &OpContext, most: u64) -> usize {
-    let each = usize::try_from(most).unwrap_or(usize::MAX).saturating_mul(4).max(1);
-    repo.connections(cx).min(cx.limits.memory_bytes / each).max(1)
+    let each = usize::try_from(most)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(4)
+        .max(1);
+    repo.connections(cx)
+        .min(cx.limits.memory_bytes / each)
+        .max(1)
 }
 
 /// Reads refs; `None` when they are gone, since their snapshot was forgotten or they were replaced.
