@@ -263,6 +263,7 @@ impl Repository {
                     .for_each(shelf::remove);
                 whole
             }
+            None if !self.loaded.shelf.is_there() => Vec::new(),
             None => {
                 let shelf = self.loaded.shelf.clone();
                 let opened = tokio::task::spawn_blocking(move || shelf.open_all()).await;

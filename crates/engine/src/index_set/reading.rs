@@ -130,10 +130,12 @@ impl Reading<'_> {
             Some(made) => {
                 let is_in_it = |one: &Arc<Shelved>| tables.iter().any(|old| Arc::ptr_eq(old, one));
                 self.tables.retain(|one| !is_in_it(one));
-                self.tables.push(made);
-                for one in &runs {
-                    self.repo.cache().remove(one.key.as_str());
+                if made.table.path().is_some() {
+                    for one in &runs {
+                        self.repo.cache().remove(one.key.as_str());
+                    }
                 }
+                self.tables.push(made);
             }
             None if self.cx.cancel.is_cancelled() => return Err(EngineError::Cancelled),
             None => {

@@ -39,6 +39,11 @@ impl Shelf {
         Self { folder, ring }
     }
 
+    /// Whether there may be any.
+    pub(crate) fn is_there(&self) -> bool {
+        self.folder.as_ref().is_some_and(|folder| folder.is_dir())
+    }
+
     /// Opens all tables; takes away what is damaged, and what was left half written a day ago.
     pub(crate) fn open_all(&self) -> Vec<Arc<Table>> {
         let files = self
@@ -67,7 +72,7 @@ impl Shelf {
     }
 
     /// Lays runs and tables together; `None` when that cannot be done, and nothing has changed then. The files of the
-    /// tables go. `is_large`: without a folder it goes to a file all the same, one without a name.
+    /// tables go. `is_large`: where the folder cannot be used it goes to a file all the same, one without a name.
     pub(crate) fn lay_together(
         &self,
         runs: &[NamedRun],
@@ -76,16 +81,20 @@ impl Shelf {
         cancel: &CancellationToken,
     ) -> Option<Arc<Shelved>> {
         let merge = |place| build::merge(runs, tables, (place, &self.ring), cancel);
-        let table = match &self.folder {
-            Some(folder) => {
-                make_folder(folder).ok()?;
-                merge(Place::Folder(folder))?
-            }
+        let in_folder = self.folder.as_ref().and_then(|folder| {
+            make_folder(folder).ok()?;
+            merge(Place::Folder(folder))
+        });
+        let table = match in_folder {
+            Some(table) => table,
+            None if cancel.is_cancelled() => return None,
             None if is_large => merge(Place::Unnamed).or_else(|| merge(Place::Memory))?,
             None => merge(Place::Memory)?,
         };
-        for path in tables.iter().filter_map(|one| one.table.path()) {
-            remove(path);
+        // What has no name is for this process alone: others go on with what is there.
+        if table.path().is_some() {
+            let old = tables.iter().filter_map(|one| one.table.path());
+            old.for_each(remove);
         }
         let live = vec![true; table.members().len()];
         Some(Arc::new(Shelved::new(Arc::new(table), live)))

@@ -483,6 +483,23 @@ fn what_is_cancelled_leaves_nothing() {
 }
 
 #[test]
+fn where_the_folder_cannot_be_used_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, usable) = shelved(dir.path(), &few());
+    let tables = shelf::counting(usable.open_all(), &sizes([&named(0, &few())]));
+    fs::write(dir.path().join("file"), "").unwrap();
+    let unusable = Shelf::new(Some(dir.path().join("file")), ring());
+    for is_large in [false, true] {
+        let cancel = CancellationToken::new();
+        let made = unusable.lay_together(&[named(1, &few())], &tables, is_large, &cancel);
+        let made = made.unwrap();
+        assert_eq!((made.count, made.table.path()), (10, None));
+        assert_eq!(set(&[made], &[]).places(&chunk(2).prefix()).count(), 4);
+        assert!(path.exists());
+    }
+}
+
+#[test]
 fn tables_stay_few_and_are_seldom_written() {
     let mut tables: Vec<Arc<Shelved>> = Vec::new();
     let shelf = Shelf::new(None, ring());
