@@ -8,7 +8,7 @@
 //! makes one index run of many. No data key is needed, only that of the index; but for [`reseal`], which is asked for.
 //! Everything can be stopped anywhere and be begun again.
 //!
-//! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some hundred bytes for each
+//! Memory: that of the index, one of its runs at a time, a bit for each chunk, and some hundred bytes for each
 //! blob that is copied.
 
 mod collect;
