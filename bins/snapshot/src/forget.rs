@@ -73,7 +73,9 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let has_damage = console.findings(&damage, 0)?;
     let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
-        let has_damage = console.findings(&holds.lost(), 0)? || has_damage;
+        let mut of_holds = holds.lost();
+        of_holds.extend(holds.unknown());
+        let has_damage = console.findings(&of_holds, 0)? || has_damage;
         let going = plan.forgotten().count() + unread.len();
         console.line(format!("{going} of {looked_at} would be forgotten"))?;
         return Ok(Exit::done(has_damage));

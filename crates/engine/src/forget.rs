@@ -133,6 +133,7 @@ pub async fn forget(
     let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
+    findings.extend(held.unknown());
     if going.is_empty() {
         // That it looked is recorded too: the records of who decides bound the times that others claim.
         if !plan.decisions.is_empty() {

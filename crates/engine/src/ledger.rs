@@ -37,7 +37,7 @@ pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
-pub use held::{HoldRecord, held};
+pub use held::{HoldRecord, Recorded, held};
 pub use read::{SeenRecord, records};
 pub use sight::first_seen;
 
