@@ -9,7 +9,7 @@
 //! Everything can be stopped anywhere and be begun again.
 //!
 //! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some hundred bytes for each
-//! blob that is copied.
+//! blob that is copied; and the pack that is copied, twice where it is sealed anew.
 
 mod collect;
 mod elsewhere;

@@ -10,6 +10,7 @@ use backup_core::{FindingKind, HostId, ObjectKey, OpContext, PutMode, SnapshotId
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
+use futures::StreamExt;
 
 use super::packs::{read_or_nothing, replace};
 use super::refs::of_copy;
@@ -224,9 +225,19 @@ async fn small(
         }
     }
     all.extend(bad);
+    if job.parity.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let protected = &protected;
+    let mut looking = futures::stream::iter(all)
+        .map(|key| async move {
+            let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
+            Ok::<_, EngineError>((key, is_right))
+        })
+        .buffer_unordered(repo.connections(cx).clamp(1, 8));
     let mut bare = BTreeSet::new();
-    for key in all.into_iter().filter(|_| job.parity.is_some()) {
-        let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
+    while let Some(looked) = looking.next().await {
+        let (key, is_right) = looked?;
         if !is_right {
             bare.insert(key);
         }
