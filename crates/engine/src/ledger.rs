@@ -12,6 +12,7 @@ mod chain;
 mod check;
 mod gone;
 mod held;
+mod holes;
 mod read;
 mod sight;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub use held::{HoldRecord, held};
+pub(crate) use holes::holes;
 pub use read::{SeenRecord, records};
 pub use sight::first_seen;
 

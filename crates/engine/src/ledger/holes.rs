@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use backup_core::OpContext;
-use backup_integrity::ledger::{Expect, LedgerKeys, LedgerVerifier, Line, LineHash, RawLine};
 use backup_core::{HostId, Severity};
+use backup_integrity::ledger::{Expect, LedgerKeys, LedgerVerifier, Line, LineHash, RawLine};
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 
@@ -60,7 +60,9 @@ pub(crate) async fn holes(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<
     if let Some(mut copied) = copied.flatten() {
         while let Ok(Some(raw)) = copied.next_line() {
             let RawLine::Whole(bytes) = raw else { continue };
-            let Ok(line) = Line::parse(bytes) else { continue };
+            let Ok(line) = Line::parse(bytes) else {
+                continue;
+            };
             let head = line.head();
             if head.seq >= next {
                 add(&mut out, head.seq, GONE.into());

@@ -72,6 +72,9 @@ pub struct PruneJob {
     /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
     /// and its object is of no use any more if it turns up again.
     pub despite_gone: bool,
+    /// Goes on although records of the ledger are missing or false and this host's copy does not fill the hole, so that
+    /// nobody can tell whether a snapshot was taken away.
+    pub despite_ledger: bool,
 }
 
 impl PruneJob {
@@ -88,6 +91,7 @@ impl PruneJob {
             wait: Duration::from_secs(10),
             max_drop: 0.8,
             despite_gone: false,
+            despite_ledger: false,
         }
     }
 }
@@ -173,9 +177,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
     let survey = Survey::new(repo, cx).await?;
-    if !job.despite_gone {
-        survey::none_is_gone(repo, cx, &survey.snapshots).await?;
-    }
+    survey::none_is_gone(repo, cx, job, &survey.snapshots).await?;
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);

@@ -17,6 +17,7 @@
 mod index;
 mod objects;
 mod packs;
+mod records;
 mod refs;
 mod roots;
 mod survey;
@@ -44,7 +45,7 @@ pub enum Step {
     Packs,
     /// The index.
     Index,
-    /// The refs of snapshots, and snapshots themselves.
+    /// The refs of snapshots, snapshots themselves, and records of the ledger.
     Refs,
 }
 
@@ -127,6 +128,7 @@ pub struct Task {
 enum Work {
     Pack(packs::BadPack),
     Object(objects::BadObject),
+    Record(records::BadRecord),
     Index(index::BadIndex),
     Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
@@ -211,6 +213,7 @@ pub async fn plan(
         index::plan(repo, &tier, &named, &mut plan);
     }
     if job.has(Step::Refs) {
+        records::plan(repo, cx, others, &mut plan).await?;
         refs::plan(repo, &named, &mut plan);
     }
     // Behind all that they are made of.
@@ -298,6 +301,7 @@ async fn run(
                 done
             }
             Work::Object(object) => objects::put_back(repo, cx, &object, others).await,
+            Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
             Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,

@@ -138,7 +138,7 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
         .collect())
 }
 
-fn is_absence(error: &EngineError) -> bool {
+pub(super) fn is_absence(error: &EngineError) -> bool {
     let is_gone =
         matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
     is_gone || error.is_damage()
@@ -217,13 +217,25 @@ pub(super) async fn put_back(
         let known = refs::list(repo, cx).await?.remove(&id);
         put_refs(repo, cx, &known.unwrap_or_default(), &moved).await?;
     }
+    put(repo, cx, &object.key, bytes).await
+}
+
+/// Writes an object in the place of a damaged one, and reads it back.
+///
+/// # Errors
+/// Damage when the tier does not keep it. Errors of the tier.
+pub(super) async fn put(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+    bytes: Bytes,
+) -> Result<()> {
     let sink = repo.sink();
-    sink.put(cx, &object.key, bytes.clone(), PutMode::Replace)
-        .await?;
-    let there = get_within(cx, &**sink, &object.key, bytes.len()).await?;
+    sink.put(cx, key, bytes.clone(), PutMode::Replace).await?;
+    let there = get_within(cx, &**sink, key, bytes.len()).await?;
     if there != bytes {
         let why = "it was put back, and the tier does not give back what was written; its medium may be failing";
-        return Err(EngineError::damaged(&object.key, why));
+        return Err(EngineError::damaged(key, why));
     }
     Ok(())
 }

@@ -32,9 +32,13 @@ pub(super) async fn plan(
     // From the end on: each says what the one before it must be.
     for (number, hole) in holes(repo, cx).await?.into_iter().rev() {
         let key = name(layout::ledger(number))?;
-        let by_next = before.filter(|(seq, _)| *seq == number).map(|(_, hash)| hash);
+        let by_next = before
+            .filter(|(seq, _)| *seq == number)
+            .map(|(_, hash)| hash);
         let hash = hole.hash.or(by_next);
-        let own = repo.ledger_copy().map(|copy| copy.path().display().to_string());
+        let own = repo
+            .ledger_copy()
+            .map(|copy| copy.path().display().to_string());
         let mut found = hole.line.zip(own).map(|(line, place)| (line, place));
         if let Some(hash) = hash.filter(|_| found.is_none()) {
             for other in others {
@@ -58,7 +62,9 @@ pub(super) async fn plan(
             continue;
         };
         if let Ok(read) = Line::parse(&line) {
-            before = number.checked_sub(1).map(|number| (number, read.record().prev));
+            before = number
+                .checked_sub(1)
+                .map(|number| (number, read.record().prev));
         }
         tasks.push(Task {
             subject: key.to_string(),
