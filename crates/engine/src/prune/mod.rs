@@ -8,8 +8,8 @@
 //! makes one index run of many. No data key is needed, only that of the index. Everything can be
 //! stopped anywhere and be begun again.
 //!
-//! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some hundred bytes for each
-//! blob that is copied.
+//! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some eighty bytes for each
+//! blob that is copied, of which there are at most a million at a time.
 
 mod collect;
 mod elsewhere;
@@ -60,6 +60,9 @@ pub struct PruneJob {
     pub max_unused: Unused,
     /// At most so many bytes of packs are read to be written anew in this run.
     pub max_repack: Option<u64>,
+    /// So many blobs are copied before refs are moved to the copies. Some 80 bytes of memory for each; refs are
+    /// written once more for each so many.
+    pub batch: usize,
     /// A session without an end that this host has seen standing still for so long, in at least three
     /// prunes, is taken for dead; none to wait for nobody. Where no state is kept
     /// ([`Repository::keep_ledger_in`]) nothing is remembered, and only none takes anybody for dead. That is no
@@ -87,6 +90,7 @@ impl PruneJob {
             user: String::new(),
             max_unused: Unused::Percent(5.0),
             max_repack: None,
+            batch: 1 << 20,
             patience: Duration::from_secs(86_400),
             wait: Duration::from_secs(10),
             max_drop: 0.8,
@@ -280,19 +284,20 @@ async fn run(
     let mut own = Own::open(repo);
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
-    if !victims.is_empty() {
-        match repack::repack(repo, cx, job, &survey, &victims, report).await {
-            Ok(emptied) => {
-                collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
-            }
-            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
-                let detail = format!("packs that are used in part are not written anew: {error}");
-                let kind = FindingKind::Degraded;
-                let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
-                report.findings.push(finding);
-            }
-            Err(error) => return Err(error),
+    let mut emptied = BTreeSet::new();
+    let about = (&mut *report, &mut emptied);
+    match repack::repack(repo, cx, job, &survey, &victims, about).await {
+        Ok(()) => {}
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
+            let detail = format!("packs that are used in part are not written anew: {error}");
+            let kind = FindingKind::Degraded;
+            let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
+            report.findings.push(finding);
         }
+        Err(error) => return Err(error),
+    }
+    if !emptied.is_empty() {
+        collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
     }
     collect::sweep_parity(repo, cx, &survey).await?;
     merge::merge(repo, cx, &own.dead).await?;

@@ -161,8 +161,37 @@ fn other_slots(repo: &Repository, bytes: &Bytes, slots: &PackUse) -> Result<Opti
     Ok((count != slots.slots as usize).then_some(count))
 }
 
-/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
+/// Copies what is used of packs, some at a time, and lets refs name the copies. Adds the packs that are empty now.
 pub(super) async fn repack(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+    survey: &Survey,
+    mut victims: &[PackId],
+    (report, emptied): (&mut PruneReport, &mut BTreeSet<PackId>),
+) -> Result<()> {
+    while !victims.is_empty() {
+        let (batch, rest) = victims.split_at(batch(survey, victims, job.batch));
+        emptied.extend(repack_batch(repo, cx, job, survey, batch, report).await?);
+        victims = rest;
+    }
+    Ok(())
+}
+
+/// How many of these packs have so many blobs in use together; at least one.
+fn batch(survey: &Survey, victims: &[PackId], most: usize) -> usize {
+    let mut sum = 0;
+    let fits = |id: &&PackId| {
+        sum += survey
+            .marks
+            .get(*id)
+            .map_or(0, |slots| slots.used().count());
+        sum <= most
+    };
+    victims.iter().take_while(fits).count().max(1)
+}
+
+async fn repack_batch(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
@@ -190,7 +219,9 @@ pub(super) async fn repack(
         .collect();
     report.written_packs += packs.len() as u64;
     let mut replaced = Vec::new();
-    for (snapshot, keys) in &survey.refs {
+    // Those of the survey may have been moved by the batch before.
+    let listed = refs::list(repo, cx).await?;
+    for (snapshot, keys) in &listed {
         if !survey.snapshots.contains(snapshot) {
             continue;
         }

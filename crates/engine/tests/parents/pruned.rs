@@ -13,7 +13,7 @@ use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
-use backup_testkit::{Crash, Fault, FaultSink, Op, Rule, TestClock};
+use backup_testkit::{Crash, Fault, FaultSink, Op, RecordingSink, Rule, TestClock};
 use jiff::SignedDuration;
 
 use crate::source::{Disks, ModelSource};
@@ -151,6 +151,31 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
         (0, 0),
         "{again:?}"
     );
+}
+
+/// Packs are written anew some at a time, so that memory is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_are_written_anew_in_batches() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 6).await;
+    for (report, _) in &saved[..5] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let sessions = async |batch: usize| {
+        let there = world.fork();
+        let small = PruneJob { batch, ..job() };
+        let calls = RecordingSink::new(Arc::new(there.mem.clone()));
+        let keys = maintenance(&there);
+        let repo = there.open_at(Arc::new(calls.clone()), &keys, None).await;
+        let report = prune_with(&repo, &there.cx, &small).await.unwrap();
+        assert!(report.written_packs > 0, "{report:?}");
+        all_is_whole(&there, &saved[5..]).await;
+        let again = prune(&there, &small).await;
+        assert_eq!((again.deleted_packs, again.written_packs), (0, 0));
+        calls.count_under(Op::Put, "sessions/") / 2
+    };
+    assert_eq!(sessions(job().batch).await, 1);
+    assert!(sessions(1).await > 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
