@@ -173,7 +173,9 @@ fn a_lost_record_that_may_be_of_a_hold_is_told_by_whoever_forgets() {
         let _ = Run::of(&mut place.snapshot(rules)).ok();
         fs::rename(place.path("state"), place.path("elsewhere")).unwrap();
         for args in [&rules[..], &[&rules[..], &["--dry-run"]].concat()] {
-            let _ = Run::of(&mut place.snapshot(args)).ends(3).says("may say that");
+            let _ = Run::of(&mut place.snapshot(args))
+                .ends(3)
+                .says("may say that");
         }
         let _ = fs::remove_dir_all(place.path("state"));
         fs::rename(place.path("elsewhere"), place.path("state")).unwrap();

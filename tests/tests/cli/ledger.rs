@@ -355,7 +355,7 @@ fn what_is_no_record_stops_nobody() {
     // Told once to this host; the next ones continue what it wrote.
     let _ = Run::of(&mut place.snapshot(["release", "latest"])).ok();
     // Whoever forgets cannot tell whether it was a hold.
-    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ends(3);
+    let _ = Run::of(&mut place.snapshot(["forget", "latest", "--force"])).ends(3);
     let _ = place.save().ok();
     let found = found(&place, 13);
     assert_eq!(found.len(), 1, "{found:?}");

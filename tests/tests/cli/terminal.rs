@@ -140,7 +140,9 @@ fn whoever_stops_reading_does_not_change_how_it_ends() {
     let mut noise = vec![0; 300_000];
     let mut state = 1u64;
     for byte in &mut noise {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
         *byte = state.to_be_bytes()[0];
     }
     place.write("file", noise);

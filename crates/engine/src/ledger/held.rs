@@ -120,11 +120,7 @@ pub(crate) async fn forgotten_before_hold(
 
 /// Goes over the records of this host's copy, and over those that the tier has beside it; gives the first
 /// of the numbers that neither can tell of.
-async fn each(
-    repo: &Repository,
-    cx: &OpContext,
-    mut take: impl FnMut(&Line),
-) -> Result<Vec<u64>> {
+async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) -> Result<Vec<u64>> {
     let mut copied = BTreeSet::new();
     // A copy that cannot be read is as if there were none.
     let copy = repo.ledger_copy().and_then(|copy| copy.lines().ok());

@@ -154,7 +154,7 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
         .collect())
 }
 
-fn is_absence(error: &EngineError) -> bool {
+pub(super) fn is_absence(error: &EngineError) -> bool {
     let is_gone =
         matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
     is_gone || error.is_damage()
@@ -362,6 +362,19 @@ pub(super) async fn put_back(
         let torn = read_or_nothing(repo, cx, key).await?;
         return replace(repo, cx, key, torn, bytes).await;
     }
+    put(repo, cx, &object.key, bytes).await
+}
+
+/// Writes an object in the place of a damaged one, and reads it back.
+///
+/// # Errors
+/// Damage when the tier does not keep it. Errors of the tier.
+pub(super) async fn put(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+    bytes: Bytes,
+) -> Result<()> {
     let sink = repo.sink();
     sink.put(cx, key, bytes.clone(), PutMode::Replace).await?;
     let there = get_within(cx, &**sink, key, bytes.len()).await?;
