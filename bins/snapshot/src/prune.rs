@@ -12,7 +12,7 @@ use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cli::PruneArgs;
+use crate::cli::{MaxDrop, PruneArgs};
 
 /// Gives back the space of what no snapshot names.
 pub(crate) async fn prune(console: &mut Console, args: &PruneArgs) -> Outcome {
@@ -40,7 +40,7 @@ pub(crate) async fn run(
     if args.dry_run {
         if plan.drops_too_much(&job) && console.talks() {
             console.line(
-                "the prune itself would refuse to delete so much at once; --force allows it",
+                "the prune itself would refuse to delete so much at once; --max-drop 100% allows it",
             )?;
         }
         return Ok(Exit::done(is_hurt));
@@ -62,9 +62,14 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
         max_repack: args.max_repack,
         patience: args.revoke_after.map_or(usual.patience, hours),
         wait: args.wait.map_or(usual.wait, Duration::from_secs),
-        max_drop: if args.force { 1.0 } else { usual.max_drop },
         reseal: args.reseal,
-        despite_gone: args.force,
+        max_drop: match args.max_drop {
+            _ if args.force => 1.0,
+            Some(MaxDrop(share)) => share,
+            None => usual.max_drop,
+        },
+        despite_gone: args.despite_gone,
+        despite_ledger: args.despite_ledger,
         ..usual
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use backup_core::{CancellationToken, ErrorKind, HostId, OpContext, PutMode, SessionId};
 use backup_format::collect::SessionMark;
+use backup_format::index::RunBuilder;
 use backup_format::layout;
+use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 use backup_format::session as wire;
 
@@ -23,7 +25,46 @@ pub(crate) struct Announced {
     pub(crate) id: SessionId,
 }
 
+/// A session at work makes an index run without packs from time to time, as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Alive(tokio::task::JoinHandle<()>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 impl Announced {
+    /// Gives a sign of life after each such time: new index runs are what collectors of garbage go by, and whoever
+    /// reads for days what it knows already makes no others. One that cannot be written is left out.
+    pub(crate) fn keep_alive(
+        self,
+        repo: &Repository,
+        cx: &OpContext,
+        wrap: Vec<u8>,
+        every: Duration,
+    ) -> Alive {
+        let (sink, ring, cx) = (repo.sink().clone(), repo.ring().clone(), cx.clone());
+        let session = self.id;
+        let plain = RunBuilder::default().finish(&[SessionWrap { session, wrap }]);
+        Alive(tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = cx.cancel.cancelled() => return,
+                    () = tokio::time::sleep(every) => {}
+                }
+                // Each is sealed anew, so it has a name of its own.
+                let Ok(sealed) = ring.seal(ObjectKind::IndexRun, &plain) else {
+                    return;
+                };
+                if let Ok(key) = layout::index(&sealed) {
+                    let _ = sink.put(&cx, &key, sealed.into(), PutMode::Create).await;
+                }
+            }
+        }))
+    }
+
     /// Announces a session; `wrap` is its wrapped data key, empty if it seals nothing new.
     ///
     /// # Errors

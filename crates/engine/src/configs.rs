@@ -109,7 +109,19 @@ impl First {
         }
         let mended = self.beside.as_ref().and_then(Option::as_ref);
         let Some(Ok(config)) = mended.map(|mended| mended.verify_mac(0, keys)) else {
-            return Ok(fit);
+            return Ok(match &self.found {
+                Ok(_) => fit,
+                Err(error) => {
+                    let why = match error {
+                        EngineError::Damaged { why, .. } | EngineError::Missing { why, .. } => {
+                            why.clone()
+                        }
+                        other => other.to_string(),
+                    };
+                    let why = format!("{why}, and its sidecar does not go with this key either");
+                    Fit::No(EngineError::damaged("config/0", why))
+                }
+            });
         };
         let key = name(layout::config(0))?;
         match (&self.found, &fit) {

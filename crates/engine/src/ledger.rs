@@ -12,6 +12,7 @@ mod chain;
 mod check;
 mod gone;
 mod held;
+mod holes;
 mod read;
 mod sight;
 #[cfg(test)]
@@ -37,7 +38,8 @@ pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
-pub use held::{HoldRecord, held};
+pub use held::{HoldRecord, Recorded, held};
+pub(crate) use holes::holes;
 pub use read::{SeenRecord, records};
 pub use sight::first_seen;
 

@@ -6,7 +6,8 @@
 //! recipient from the config. Whoever reads needs a new slot: what they hold opens what was saved before
 //! the rotation and nothing else, which is what a rotation is for.
 //!
-//! What is stored already is not sealed anew: it stays as readable for the old keys as it was.
+//! What is stored already is not sealed anew by it: it stays as readable for the old keys as it was, until a prune
+//! does that ([`crate::prune::PruneJob::reseal`]).
 
 use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode};
 use backup_format::config::{Config, ConfigError};

@@ -43,6 +43,8 @@ pub(crate) struct Collector {
     /// Refs that were without a snapshot when it began.
     orphans: u8,
     dead: u8,
+    /// Sessions that were open at its first list behind each generation; it stays when it is killed.
+    remembered: [Option<u8>; GENERATIONS],
 }
 
 /// One operation of a collector.
@@ -161,6 +163,7 @@ impl Collector {
                 } else {
                     At::Settle
                 };
+                self.recall(set);
                 self.go_on(tier, set);
             }
             Step::Resume(generation) => {
@@ -170,6 +173,9 @@ impl Collector {
                 if let Some(dead) = one.dead {
                     self.dead = dead;
                     self.at = At::Delete;
+                } else {
+                    self.recall(set);
+                    self.go_on(tier, set);
                 }
             }
             Step::ListSessions(number) => {
@@ -179,6 +185,10 @@ impl Collector {
                         self.open |= bit(session);
                         self.revoked |= if seen.revoked { bit(session) } else { 0 };
                     }
+                }
+                if set.scope.remembers && (number == 1 || !rules.remembers_whole_list) {
+                    let place = self.place_of_memory(set);
+                    self.remembered[place].get_or_insert(self.open);
                 }
                 self.at = match number {
                     0 => At::Sessions(1),
@@ -231,9 +241,33 @@ impl Collector {
                     let one = &mut tier.sessions[at(session)];
                     (one.revoked, one.verdict) = (false, None);
                 }
-                *self = Self::default();
+                self.begin_again();
             }
-            Step::Restart => *self = Self::default(),
+            Step::Restart => self.begin_again(),
+        }
+    }
+
+    /// All is gone but what it remembers.
+    fn begin_again(&mut self) {
+        *self = Self {
+            remembered: self.remembered,
+            ..Self::default()
+        };
+    }
+
+    const fn place_of_memory(&self, set: &Setting) -> usize {
+        if set.rules.remembers_by_generation {
+            at(self.generation)
+        } else {
+            0
+        }
+    }
+
+    /// Takes those that were open behind the generation from memory instead of a list.
+    fn recall(&mut self, set: &Setting) {
+        if let Some(open) = self.remembered[self.place_of_memory(set)] {
+            self.open = open;
+            self.at = At::Settle;
         }
     }
 
@@ -348,8 +382,11 @@ impl Collector {
         let decided = &mut tier.generations[at(self.generation)].dead;
         if self.at == At::DecideLate {
             *decided = Some(self.dead);
-            *self = Self::default();
+            self.begin_again();
             return;
+        }
+        if set.rules.remembers_by_generation {
+            self.remembered[at(self.generation)] = None;
         }
         self.dead = *decided.get_or_insert(self.dead);
         self.at = At::Delete;
@@ -366,7 +403,7 @@ impl Collector {
         } else if !set.rules.keeps_verdicts && self.open != 0 {
             self.at = At::Clean;
         } else {
-            *self = Self::default();
+            self.begin_again();
         }
     }
 

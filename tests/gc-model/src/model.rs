@@ -57,6 +57,8 @@ pub struct Scope {
     pub leftover: bool,
     /// Whether collectors are killed and begin again.
     pub restarts: bool,
+    /// Whether collectors that begin again remember who was open behind a generation that they have seen.
+    pub remembers: bool,
     /// Whether collectors take away refs without a snapshot.
     pub sweeps: bool,
     /// Whether a tidier takes away what is left of sessions that are over.
@@ -82,6 +84,7 @@ impl Scope {
         condemns_any: false,
         leftover: false,
         restarts: false,
+        remembers: false,
         sweeps: false,
         tidies: false,
         stale_index: false,

@@ -74,6 +74,31 @@ fn a_collector_that_is_killed_goes_on() {
     assert_safe("the same, the collector is killed at any step", scope);
 }
 
+/// It waits for those alone that it saw when it looked for the first time.
+#[test]
+fn a_collector_that_remembers_whom_it_waits_for() {
+    let scope = Scope {
+        restarts: true,
+        remembers: true,
+        ..CORE
+    };
+    assert_safe("the same, and remembers whom it waits for", scope);
+}
+
+#[test]
+fn two_collectors_that_remember() {
+    let scope = Scope {
+        restarts: true,
+        remembers: true,
+        tidies: true,
+        ..TWO_COLLECTORS
+    };
+    assert_safe(
+        "a writer, two collectors that are killed and remember, two generations, a tidier",
+        scope,
+    );
+}
+
 /// 5,524,993 states, 19 seconds.
 #[test]
 #[ignore = "takes half a minute"]

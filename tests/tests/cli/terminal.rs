@@ -137,7 +137,15 @@ fn a_scheme_without_a_source_is_named_with_those_there_are() {
 #[test]
 fn whoever_stops_reading_does_not_change_how_it_ends() {
     let place = Place::new();
-    place.write("file", vec![7; 3000]);
+    let mut noise = vec![0; 300_000];
+    let mut state = 1u64;
+    for byte in &mut noise {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = state.to_be_bytes()[0];
+    }
+    place.write("file", noise);
     let _ = place.save().ok();
     let unread = |mut command: Command| {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -161,7 +169,7 @@ fn whoever_stops_reading_does_not_change_how_it_ends() {
     for json in [&[][..], &["--json"]] {
         let with = |args: &[&'static str]| [args, json].concat();
         assert_eq!(unread(place.snapshot(with(&["verify"]))), Some(13));
-        let restored = with(&["run", "latest", "--to", "lost"]);
+        let restored = with(&["run", "latest", "--to", "lost", "--overwrite", "always"]);
         assert_eq!(unread(place.restore(restored)), Some(3));
     }
 }

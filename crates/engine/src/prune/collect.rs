@@ -5,31 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backup_core::{
-    ErrorKind, Finding, FindingKind, OpContext, PackId, PutMode, SessionId, Severity, SnapshotId,
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
+    SnapshotId,
 };
-use backup_format::collect::{PackList, SessionMark, Verdict};
+use backup_format::collect::{PackList, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_format::session::Session as Announced;
-use futures::TryStreamExt;
+use bytes::Bytes;
 
+use super::open::settle_sessions;
 use super::own::Own;
 use super::survey::{self, Survey};
-use super::watch::Watch;
-use super::{OpenSession, PruneJob, PruneReport};
+use super::{PruneJob, PruneReport};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
-/// How often it looks whether a session has come to its end.
-const PAUSE: Duration = Duration::from_millis(500);
-
-/// What is known of a session by the names below `sessions/`.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Seen {
-    pub(super) is_announced: bool,
-    pub(super) is_done: bool,
-    pub(super) is_revoked: bool,
+/// A generation, and its object as it lies on the tier.
+pub(super) struct Generation {
+    pub(super) list: PackList,
+    pub(super) sealed: Bytes,
 }
 
 /// Goes through all generations that are not decided, and a new one for what is condemned now.
@@ -43,43 +38,102 @@ pub(super) async fn collect(
     report: &mut PruneReport,
 ) -> Result<()> {
     let there = repo.generations(cx).await?;
-    let mut numbers: Vec<u32> = there.iter().filter_map(layout::condemned_number).collect();
-    numbers.sort_unstable();
-    let next = numbers.last().map_or(0, |last| last.saturating_add(1));
-    let mut known = BTreeSet::new();
-    for number in numbers {
-        if there.contains(&name(layout::dead(number))?) {
-            continue;
-        }
-        let key = name(layout::condemned(number))?;
-        let list = repo.generation(cx, &key).await?;
-        known.extend(list.packs.iter().copied());
-        let orphans = BTreeSet::new();
-        if !decide(repo, cx, job, &list, &orphans, own, report).await? {
-            // Whoever is waited for here would be waited for again.
-            return Ok(());
+    // What this host has decided before may still be there: its deletion was cut short.
+    for number in own.to_be_ended() {
+        let key = name(layout::dead(number))?;
+        if there.contains(&key) {
+            let sealed = read(repo, cx, &key).await?;
+            if own.is_own(number, &sealed) {
+                own.found_dead(repo.open_generation(&key, &sealed)?.packs);
+            }
         }
     }
-    delete(repo, cx, survey, &own.dead, report).await?;
+    delete(repo, cx, survey, own, report).await?;
+    let mut waited = Duration::ZERO;
+    let (mut packs_known, mut orphans_known) = (BTreeSet::new(), BTreeSet::new());
+    for number in undecided(&there)? {
+        let key = name(layout::condemned(number))?;
+        let sealed = read(repo, cx, &key).await?;
+        let list = repo.open_generation(&key, &sealed)?;
+        packs_known.extend(list.packs.iter().copied());
+        let orphans = own.orphans_before(number, &sealed);
+        let generation = Generation { list, sealed };
+        let is_decided = decide(
+            repo,
+            cx,
+            job,
+            (&generation, &orphans, &survey.elsewhere.spared),
+            own,
+            (report, &mut waited),
+        )
+        .await?;
+        if is_decided {
+            delete(repo, cx, survey, own, report).await?;
+        } else {
+            orphans_known.extend(orphans);
+        }
+    }
     // What somebody else called dead, and has not deleted, is condemned like everything else.
     let packs: BTreeSet<_> = condemned
         .into_iter()
-        .filter(|id| !own.dead.contains(id) && !known.contains(id))
+        .filter(|id| !own.dead.contains(id) && !packs_known.contains(id))
         .collect();
     let orphans: BTreeSet<_> = survey
         .refs
         .keys()
-        .filter(|id| !survey.snapshots.contains(id))
+        .filter(|id| !survey.snapshots.contains(id) && !orphans_known.contains(id))
         .copied()
         .collect();
     if packs.is_empty() && orphans.is_empty() {
         return Ok(());
     }
-    let list = condemn(repo, cx, next, packs).await?;
-    if decide(repo, cx, job, &list, &orphans, own, report).await? {
-        delete(repo, cx, survey, &own.dead, report).await?;
+    let numbers = there.iter().filter_map(layout::condemned_number);
+    let next = numbers.max().map_or(0, |last| last.saturating_add(1));
+    let generation = condemn(repo, cx, next, packs).await?;
+    let about = (&generation, &orphans, &survey.elsewhere.spared);
+    if decide(repo, cx, job, about, own, (report, &mut waited)).await? {
+        delete(repo, cx, survey, own, report).await?;
     }
     Ok(())
+}
+
+/// The generations of which it is not decided what is dead.
+fn undecided(there: &BTreeSet<ObjectKey>) -> Result<BTreeSet<u32>> {
+    let mut out = BTreeSet::new();
+    for number in there.iter().filter_map(layout::condemned_number) {
+        if !there.contains(&name(layout::dead(number))?) {
+            out.insert(number);
+        }
+    }
+    Ok(out)
+}
+
+/// Behind all that is dead: nothing need be remembered of what is decided.
+pub(super) async fn end(
+    repo: &Repository,
+    cx: &OpContext,
+    own: &mut Own,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let undecided = undecided(&repo.generations(cx).await?)?;
+    report.findings.extend(not_kept(own.end(&undecided)));
+    Ok(())
+}
+
+/// An object below `gc/` as it lies there; what a cache has of that name may be another.
+async fn read(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<Bytes> {
+    get_within(cx, &**repo.sink(), key, ObjectKind::Dead.max_sealed()).await
+}
+
+/// What is to be said where something cannot be remembered.
+pub(super) fn not_kept(kept: std::io::Result<()>) -> Option<Finding> {
+    let error = kept.err()?;
+    let detail = format!(
+        "what open sessions there are cannot be remembered, so the next prune waits for all that are open then, and takes none for dead: {error}"
+    );
+    let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+    let subject = "the state folder";
+    Some(Finding::new(severity, kind, subject, detail))
 }
 
 /// (2) Writes down what is condemned, under the next number that is free.
@@ -88,17 +142,18 @@ async fn condemn(
     cx: &OpContext,
     first: u32,
     packs: BTreeSet<PackId>,
-) -> Result<PackList> {
+) -> Result<Generation> {
     let mut list = PackList {
         generation: first,
         packs,
     };
     loop {
         let sealed = repo.ring().seal(ObjectKind::Condemned, &list.encode());
-        let body = sealed.map_err(EngineError::Seal)?.into();
+        let sealed: Bytes = sealed.map_err(EngineError::Seal)?.into();
         let key = name(layout::condemned(list.generation))?;
+        let body = sealed.clone();
         match repo.sink().put(cx, &key, body, PutMode::Create).await {
-            Ok(_) => return Ok(list),
+            Ok(_) => return Ok(Generation { list, sealed }),
             Err(error) if error.kind == ErrorKind::Conflict => {
                 let next = list.generation.checked_add(1);
                 let full = || EngineError::Unprunable("no number is left below gc/".into());
@@ -114,30 +169,33 @@ async fn decide(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
-    list: &PackList,
-    orphans: &BTreeSet<SnapshotId>,
+    (generation, orphans, spared): (&Generation, &BTreeSet<SnapshotId>, &BTreeSet<PackId>),
     own: &mut Own,
-    report: &mut PruneReport,
+    (report, waited): (&mut PruneReport, &mut Duration),
 ) -> Result<bool> {
     settle(repo, cx).await;
-    let Some(revoked) = settle_sessions(repo, cx, job, report).await? else {
+    let about = (generation, orphans);
+    let Some(revoked) = settle_sessions(repo, cx, job, about, own, (report, waited)).await? else {
         return Ok(false);
     };
+    let list = &generation.list;
     settle(repo, cx).await;
     judge(repo, cx, &revoked).await?;
     // (7) What marks, behind the verdicts.
     settle(repo, cx).await;
     let snapshots = survey::snapshots(repo, cx).await?;
     let (refs, marks) = survey::mark(repo, cx, &snapshots).await?;
-    let used = |id: &&PackId| !marks.contains_key(*id);
+    // What a lost pack held lies in them too: by the index nothing uses them, and yet they are needed.
+    let used = |id: &&PackId| !marks.contains_key(*id) && !spared.contains(*id);
     let dead = PackList {
         generation: list.generation,
         packs: list.packs.iter().filter(used).copied().collect(),
     };
     // (8) The decision comes before the first deletion.
     let sealed = repo.ring().seal(ObjectKind::Dead, &dead.encode());
-    let body = sealed.map_err(EngineError::Seal)?.into();
+    let made: Bytes = sealed.map_err(EngineError::Seal)?.into();
     let key = name(layout::dead(list.generation))?;
+    let body = made.clone();
     match repo.sink().put(cx, &key, body, PutMode::Create).await {
         Ok(_) => {}
         Err(error) if error.kind == ErrorKind::Conflict => {}
@@ -145,10 +203,13 @@ async fn decide(
     }
     // What is there counts, and may be the word of somebody else: what this run has not found unused itself
     // stays whatever that says.
-    let limit = ObjectKind::Dead.max_sealed();
-    let sealed = get_within(cx, &**repo.sink(), &key, limit).await?;
-    let decided = repo.open_generation(&key, &sealed)?.packs;
-    own.dead.extend(decided.intersection(&dead.packs));
+    let there = read(repo, cx, &key).await?;
+    if there == made {
+        let kept = own.decided(list.generation, &there);
+        report.findings.extend(not_kept(kept));
+    }
+    let decided = repo.open_generation(&key, &there)?.packs;
+    own.found_dead(decided.intersection(&dead.packs).copied());
     // Refs that had no snapshot before (2), and have none behind the verdicts.
     for (_, keys) in refs
         .iter()
@@ -159,169 +220,6 @@ async fn decide(
         }
     }
     Ok(true)
-}
-
-/// The sessions that are there. The word of their ends is asked of those alone that are announced.
-pub(super) async fn sessions(
-    repo: &Repository,
-    cx: &OpContext,
-) -> Result<BTreeMap<SessionId, Seen>> {
-    let mut out: BTreeMap<SessionId, Seen> = BTreeMap::new();
-    let mut listed = repo.sink().list(cx, "sessions/", None);
-    while let Some(meta) = listed.try_next().await? {
-        let key = meta.key;
-        if let Some(id) = layout::session_id(&key) {
-            out.entry(id).or_default().is_announced = true;
-        } else if let Some(id) = layout::session_done_id(&key) {
-            out.entry(id).or_default().is_done = true;
-        } else if let Some(id) = layout::session_revoked_id(&key) {
-            out.entry(id).or_default().is_revoked = true;
-        }
-    }
-    for (id, seen) in out.iter_mut().filter(|(_, seen)| seen.is_announced) {
-        seen.is_done = seen.is_done && repo.is_done(cx, *id).await?;
-    }
-    Ok(out)
-}
-
-/// Whether a session that was open is over: it says so, or somebody has tidied it away behind that.
-async fn is_over(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<bool> {
-    if repo.is_done(cx, id).await? {
-        return Ok(true);
-    }
-    match repo.sink().head(cx, &name(layout::session(id))?).await {
-        Ok(_) => Ok(false),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// (3), (4) Waits for each session that is open, or revokes it. Returns those that are revoked; `None`
-/// when some are still at work.
-async fn settle_sessions(
-    repo: &Repository,
-    cx: &OpContext,
-    job: &PruneJob,
-    report: &mut PruneReport,
-) -> Result<Option<BTreeSet<SessionId>>> {
-    let mut revoked = BTreeSet::new();
-    let mut open = Vec::new();
-    let mut looks = None;
-    for (id, seen) in sessions(repo, cx).await? {
-        if seen.is_done || !seen.is_announced {
-            continue;
-        }
-        if seen.is_revoked {
-            revoked.insert(id);
-            continue;
-        }
-        let looks = match &mut looks {
-            Some(looks) => looks,
-            none => none.insert(Looks::new(repo, cx).await?),
-        };
-        if looks.is_still(id, job.patience) {
-            let mark = SessionMark { session: id };
-            let sealed = repo.ring().seal(ObjectKind::SessionRevoked, &mark.encode());
-            let body = sealed.map_err(EngineError::Seal)?.into();
-            let key = name(layout::session_revoked(id))?;
-            match repo.sink().put(cx, &key, body, PutMode::Create).await {
-                Ok(_) => report.revoked.push(id),
-                Err(error) if error.kind == ErrorKind::Conflict => {}
-                Err(error) => return Err(error.into()),
-            }
-            revoked.insert(id);
-        } else {
-            open.push(id);
-        }
-    }
-    let kept = Looks::keep(looks, repo, cx, &open);
-    report.findings.extend(kept);
-    let mut waited = Duration::ZERO;
-    loop {
-        let mut left = Vec::new();
-        for id in open {
-            if !is_over(repo, cx, id).await? {
-                left.push(id);
-            }
-        }
-        open = left;
-        if open.is_empty() {
-            return Ok(Some(revoked));
-        }
-        if waited >= job.wait {
-            break;
-        }
-        tokio::select! {
-            () = cx.cancel.cancelled() => return Err(EngineError::Cancelled),
-            () = tokio::time::sleep(PAUSE) => waited += PAUSE,
-        }
-    }
-    for id in open {
-        if report.waits_for.iter().all(|one| one.id != id) {
-            report.waits_for.push(who(repo, cx, id).await?);
-        }
-    }
-    Ok(None)
-}
-
-/// What this host sees of open sessions.
-struct Looks {
-    watch: Watch,
-    runs: BTreeMap<SessionId, BTreeSet<String>>,
-}
-
-impl Looks {
-    async fn new(repo: &Repository, cx: &OpContext) -> Result<Self> {
-        repo.refresh_index(cx).await?;
-        let mut runs: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
-        for run in repo.known_runs() {
-            if let ([wrap], Some(key)) = (run.sessions(), run.key()) {
-                let of = runs.entry(wrap.session).or_default();
-                of.insert(key.to_string());
-            }
-        }
-        let watch = Watch::open(repo, cx);
-        Ok(Self { watch, runs })
-    }
-
-    fn is_still(&mut self, id: SessionId, patience: Duration) -> bool {
-        let runs = self.runs.remove(&id).unwrap_or_default();
-        self.watch.is_still(id, runs, patience)
-    }
-
-    /// Remembers those that are open; says if that cannot be done.
-    fn keep(
-        looks: Option<Self>,
-        repo: &Repository,
-        cx: &OpContext,
-        open: &[SessionId],
-    ) -> Option<Finding> {
-        let watch = looks.map_or_else(|| Watch::open(repo, cx), |looks| looks.watch);
-        let error = watch.keep(&open.iter().copied().collect()).err()?;
-        let detail = format!(
-            "how long open sessions stand still cannot be remembered, so none is taken for dead: {error}"
-        );
-        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
-        let subject = "the state folder";
-        Some(Finding::new(severity, kind, subject, detail))
-    }
-}
-
-async fn who(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<OpenSession> {
-    let key = name(layout::session(id))?;
-    let limit = ObjectKind::Session.max_sealed();
-    let announced = match get_within(cx, &**repo.sink(), &key, limit).await {
-        Ok(sealed) => {
-            let plain = repo.ring().open(ObjectKind::Session, &sealed).ok();
-            plain.and_then(|plain| Announced::decode(&plain).ok())
-        }
-        Err(_) => None,
-    };
-    Ok(OpenSession {
-        id,
-        host: announced.as_ref().map(|one| one.host.clone()),
-        started_ms: announced.map_or(id.millis(), |one| one.started_ms),
-    })
 }
 
 /// (5), (6) The verdict on each revoked session names the snapshots that are there.
@@ -390,10 +288,14 @@ async fn delete(
     repo: &Repository,
     cx: &OpContext,
     survey: &Survey,
-    dead: &BTreeSet<PackId>,
+    own: &mut Own,
     report: &mut PruneReport,
 ) -> Result<()> {
-    for (id, pack) in survey.packs.iter().filter(|(id, _)| dead.contains(id)) {
+    let dead = std::mem::take(&mut own.pending);
+    for (id, pack) in dead
+        .iter()
+        .filter_map(|id| Some((id, survey.packs.get(id)?)))
+    {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }

@@ -8,12 +8,14 @@
 //! makes one index run of many. No data key is needed, only that of the index; but for [`reseal`], which is asked for.
 //! Everything can be stopped anywhere and be begun again.
 //!
-//! Memory: that of the index, one of its runs at a time, a bit for each chunk, and some hundred bytes for each
-//! blob that is copied.
+//! Memory: that of the index, one of its runs at a time, a bit for each chunk, and some eighty bytes for each
+//! blob that is copied, of which there are at most a million at a time; and the pack that is copied, twice
+//! where it is sealed anew.
 
 mod collect;
 mod elsewhere;
 pub(crate) mod merge;
+mod open;
 mod own;
 mod plan;
 pub(crate) mod repack;
@@ -62,6 +64,9 @@ pub struct PruneJob {
     pub max_unused: Unused,
     /// At most so many bytes of packs are read to be written anew in this run.
     pub max_repack: Option<u64>,
+    /// So many blobs are copied before refs are moved to the copies. Some 80 bytes of memory for each; refs are
+    /// written once more for each so many.
+    pub batch: usize,
     /// A session without an end that this host has seen standing still for so long, in at least three
     /// prunes, is taken for dead; none to wait for nobody. Where no state is kept
     /// ([`Repository::keep_ledger_in`]) nothing is remembered, and only none takes anybody for dead. That is no
@@ -77,6 +82,9 @@ pub struct PruneJob {
     /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
     /// and its object is of no use any more if it turns up again.
     pub despite_gone: bool,
+    /// Goes on although records of the ledger are missing or false and this host's copy does not fill the hole, so that
+    /// nobody can tell whether a snapshot was taken away.
+    pub despite_ledger: bool,
 }
 
 impl PruneJob {
@@ -89,11 +97,13 @@ impl PruneJob {
             user: String::new(),
             max_unused: Unused::Percent(5.0),
             max_repack: None,
+            batch: 1 << 20,
             patience: Duration::from_secs(86_400),
             wait: Duration::from_secs(10),
             max_drop: 0.8,
             reseal: false,
             despite_gone: false,
+            despite_ledger: false,
         }
     }
 }
@@ -198,9 +208,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     let mut survey = Survey::new(repo, cx).await?;
     index.check()?;
     repo.index().check()?;
-    if !job.despite_gone {
-        survey::none_is_gone(repo, cx, &survey.snapshots).await?;
-    }
+    survey::none_is_gone(repo, cx, job, &survey.snapshots).await?;
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
@@ -307,28 +315,28 @@ async fn run(
         victims,
         ..
     } = plan;
-    let mut own = Own::default();
+    let mut own = Own::open(repo);
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
-    if !victims.is_empty() && report.waits_for.is_empty() {
-        match repack::repack(repo, cx, job, &survey, &victims, report).await {
-            Ok(emptied) => {
-                collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
-            }
-            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
-                let detail = format!("packs that are used in part are not written anew: {error}");
-                let kind = FindingKind::Degraded;
-                let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
-                report.findings.push(finding);
-            }
-            Err(error) => return Err(error),
+    let mut emptied = BTreeSet::new();
+    let about = (&mut *report, &mut emptied);
+    match repack::repack(repo, cx, job, &survey, &victims, about).await {
+        Ok(()) => {}
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
+            let detail = format!("packs that are used in part are not written anew: {error}");
+            let kind = FindingKind::Degraded;
+            let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
+            report.findings.push(finding);
         }
+        Err(error) => return Err(error),
+    }
+    if !emptied.is_empty() {
+        collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
     }
     collect::sweep_parity(repo, cx, &survey).await?;
     beside::sweep(repo, cx).await?;
     merge::merge(repo, cx, &own.dead).await?;
-    if report.waits_for.is_empty() {
-        tidy::tidy(repo, cx).await?;
-    }
+    collect::end(repo, cx, &mut own, report).await?;
+    tidy::tidy(repo, cx).await?;
     Ok(())
 }

@@ -26,6 +26,7 @@ use crate::error::{EngineError, Result};
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
+use crate::stage::SIGN_OF_LIFE;
 use crate::store::Session;
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
@@ -191,8 +192,37 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     hasher.finish().0
 }
 
-/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
+/// Copies what is used of packs, some at a time, and lets refs name the copies. Adds the packs that are empty now.
 pub(super) async fn repack(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+    survey: &Survey,
+    mut victims: &[PackId],
+    (report, emptied): (&mut PruneReport, &mut BTreeSet<PackId>),
+) -> Result<()> {
+    while !victims.is_empty() {
+        let (batch, rest) = victims.split_at(batch(survey, victims, job.batch));
+        emptied.extend(repack_batch(repo, cx, job, survey, batch, report).await?);
+        victims = rest;
+    }
+    Ok(())
+}
+
+/// How many of these packs have so many blobs in use together; at least one.
+fn batch(survey: &Survey, victims: &[PackId], most: usize) -> usize {
+    let mut sum = 0;
+    let fits = |id: &&PackId| {
+        sum += survey
+            .marks
+            .get(*id)
+            .map_or(0, |slots| slots.used().count());
+        sum <= most
+    };
+    victims.iter().take_while(fits).count().max(1)
+}
+
+async fn repack_batch(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
@@ -200,14 +230,16 @@ pub(super) async fn repack(
     victims: &[PackId],
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
-    let (session, resealer) = if job.reseal {
+    let (session, wrap, resealer) = if job.reseal {
         let session = Session::begin(repo, cx, &job.host).await?;
-        (session.announced(), Some(Resealer::new(repo, session)?))
+        let (announced, wrap) = (session.announced(), session.wrap().wrap);
+        (announced, wrap, Some(Resealer::new(repo, session)?))
     } else {
         // There is no data key: nothing new is sealed.
         let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
-        (session, None)
+        (session, Vec::new(), None)
     };
+    let _alive = session.keep_alive(repo, cx, wrap, SIGN_OF_LIFE);
     let copied = copy(repo, cx, survey, victims, resealer, report).await;
     let (copies, emptied) = match copied {
         Ok(copied) => copied,
@@ -225,7 +257,9 @@ pub(super) async fn repack(
         .collect();
     report.written_packs += packs.len() as u64;
     let mut replaced = Vec::new();
-    for (snapshot, keys) in &survey.refs {
+    // Those of the survey may have been moved by the batch before.
+    let listed = refs::list(repo, cx).await?;
+    for (snapshot, keys) in &listed {
         if !survey.snapshots.contains(snapshot) {
             continue;
         }

@@ -9,6 +9,7 @@ use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
+use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
 use crate::claims;
 use crate::collect::settle;
@@ -398,20 +399,25 @@ fn use_of_packs(
 }
 
 /// Refuses when a snapshot is gone from the tier that nobody forgot: its object may be put back from
-/// another copy, and must then find what it uses.
+/// another copy, and must then find what it uses. The job says what is passed over.
 pub(super) async fn none_is_gone(
     repo: &Repository,
     cx: &OpContext,
+    job: &PruneJob,
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<()> {
+    if job.despite_gone && job.despite_ledger {
+        return Ok(());
+    }
     let refuse = |what: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: put its object back from another copy; if there is none, go on with --force"
+            "{what}, and is gone from the tier: put its object back from another copy (`snapshot repair --from`); if there is none, go on with --despite-gone"
         );
         Err(EngineError::Unprunable(why))
     };
     let held = Holds::read(repo, cx).await?;
-    if let Some(gone) = held.ids().find(|id| !snapshots.contains(id)) {
+    let gone = held.ids().find(|id| !snapshots.contains(id));
+    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
         return refuse(&format!("snapshot {gone} is held"));
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;
@@ -419,19 +425,17 @@ pub(super) async fn none_is_gone(
         .findings
         .iter()
         .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
+    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
+        let gone = &gone.subject;
+        return refuse(&format!("{gone} is in the ledger, nobody forgot it"));
+    }
     // Of a snapshot that was taken away with its record nothing else tells.
-    if gone.is_none() && !check.is_whole {
+    if !check.is_filled && !job.despite_ledger {
         return Err(EngineError::Unprunable(
-            "the ledger lacks records or holds false ones, so that nobody can tell whether a snapshot was taken away: \
-             see `snapshot ledger verify`; once nothing is missing, go on with --force"
+            "the ledger lacks records or holds false ones, and this host's copy does not make them good, so that nobody can tell whether a snapshot was taken away: \
+             see `snapshot ledger verify`; put them back with `snapshot repair --from` another copy; if there is none, go on with --despite-ledger"
                 .into(),
         ));
     }
-    match gone {
-        Some(gone) => refuse(&format!(
-            "{} is in the ledger, nobody forgot it",
-            gone.subject
-        )),
-        None => Ok(()),
-    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use backup_core::{ErrorKind, ObjectKey, OpContext, SessionId, SnapshotId};
 use backup_format::layout;
 
-use super::collect::{Seen, sessions};
+use super::open::{Seen, sessions};
 use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::Chain;

@@ -17,6 +17,7 @@
 pub(crate) mod index;
 mod objects;
 mod packs;
+mod records;
 mod refs;
 mod roots;
 mod survey;
@@ -45,7 +46,8 @@ pub enum Step {
     Packs,
     /// The index.
     Index,
-    /// The refs of snapshots; and configs, key slots and snapshots themselves, with their sidecars.
+    /// The refs of snapshots; configs, key slots and snapshots themselves, with their sidecars; and records of
+    /// the ledger.
     Refs,
 }
 
@@ -131,6 +133,7 @@ pub struct Task {
 enum Work {
     Pack(packs::BadPack),
     Object(objects::BadObject),
+    Record(records::BadRecord),
     Index(index::BadIndex),
     Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
@@ -216,6 +219,7 @@ pub async fn plan(
         index::plan(repo, &tier, &named, &mut plan);
     }
     if job.has(Step::Refs) {
+        records::plan(repo, cx, others, &mut plan).await?;
         refs::plan(repo, &named, &mut plan);
     }
     // Behind all that they are made of.
@@ -303,6 +307,7 @@ async fn run(
                 done
             }
             Work::Object(object) => objects::put_back(repo, cx, &job.host, &object, others).await,
+            Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
             Work::Beside(keys) => objects::protect(repo, cx, &keys).await,

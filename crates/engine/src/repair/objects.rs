@@ -10,6 +10,7 @@ use backup_core::{FindingKind, HostId, ObjectKey, OpContext, PutMode, SnapshotId
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
+use futures::StreamExt;
 
 use super::packs::{read_or_nothing, replace};
 use super::refs::of_copy;
@@ -153,7 +154,7 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
         .collect())
 }
 
-fn is_absence(error: &EngineError) -> bool {
+pub(super) fn is_absence(error: &EngineError) -> bool {
     let is_gone =
         matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
     is_gone || error.is_damage()
@@ -224,9 +225,19 @@ async fn small(
         }
     }
     all.extend(bad);
+    if job.parity.is_none() {
+        return Ok(BTreeSet::new());
+    }
+    let protected = &protected;
+    let mut looking = futures::stream::iter(all)
+        .map(|key| async move {
+            let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
+            Ok::<_, EngineError>((key, is_right))
+        })
+        .buffer_unordered(repo.connections(cx).clamp(1, 8));
     let mut bare = BTreeSet::new();
-    for key in all.into_iter().filter(|_| job.parity.is_some()) {
-        let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
+    while let Some(looked) = looking.next().await {
+        let (key, is_right) = looked?;
         if !is_right {
             bare.insert(key);
         }
@@ -351,6 +362,19 @@ pub(super) async fn put_back(
         let torn = read_or_nothing(repo, cx, key).await?;
         return replace(repo, cx, key, torn, bytes).await;
     }
+    put(repo, cx, &object.key, bytes).await
+}
+
+/// Writes an object in the place of a damaged one, and reads it back.
+///
+/// # Errors
+/// Damage when the tier does not keep it. Errors of the tier.
+pub(super) async fn put(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+    bytes: Bytes,
+) -> Result<()> {
     let sink = repo.sink();
     sink.put(cx, key, bytes.clone(), PutMode::Replace).await?;
     let there = get_within(cx, &**sink, key, bytes.len()).await?;

@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// How often who is at work says so; prunes wait for a multiple of that.
+pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(3600);
+
 /// When progress is made safe for a run that is killed.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckpointRule {
@@ -12,6 +15,8 @@ pub struct CheckpointRule {
     /// After so many bytes that were put on the tier they are made known to the next run, also in
     /// the middle of an entry.
     pub index_bytes: u64,
+    /// After so long it gives a sign of life, so that no prune takes it for dead although nothing is new.
+    pub alive: Duration,
 }
 
 impl Default for CheckpointRule {
@@ -20,6 +25,7 @@ impl Default for CheckpointRule {
             bytes: 512 << 20,
             every: Duration::from_secs(30),
             index_bytes: 512 << 20,
+            alive: SIGN_OF_LIFE,
         }
     }
 }

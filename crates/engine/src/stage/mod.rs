@@ -32,4 +32,5 @@ mod waiting;
 
 pub use assemble::canonical;
 pub use checkpoint::CheckpointRule;
+pub(crate) use checkpoint::SIGN_OF_LIFE;
 pub use track::PieceLimit;

@@ -12,6 +12,7 @@ use backup_core::{Finding, OpContext};
 use backup_format::config::Operation;
 
 use super::chunk::Chunked;
+use crate::announced::Alive;
 use crate::collect::{Collection, settle};
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
@@ -25,6 +26,8 @@ use crate::store::{BlobStore, Session};
 pub struct Sealing {
     pub(super) chunked: Chunked,
     pub(super) session: Session,
+    /// Tells others that the session is at work.
+    pub(super) alive: Alive,
     pub(super) store: BlobStore,
     /// The index that everything is compared with, as it was behind the announcement. What it does
     /// not find this run does not name.
@@ -52,6 +55,10 @@ pub async fn seal(
     job: &SnapshotJob,
 ) -> Result<Sealing> {
     let session = Session::begin(repo, cx, &job.host).await?;
+    let wrap = session.wrap().wrap;
+    let alive = session
+        .announced()
+        .keep_alive(repo, cx, wrap, job.checkpoint.alive);
     let begun = async {
         let index = look_again(repo, cx).await?;
         let mut noticed = repo.damaged_runs();
@@ -65,6 +72,7 @@ pub async fn seal(
         Ok((index, store, noticed)) => Ok(Sealing {
             chunked,
             session,
+            alive,
             store,
             index,
             noticed,

@@ -55,6 +55,7 @@ pub async fn store(
     let Sealing {
         chunked,
         session,
+        alive: _alive,
         store,
         index,
         noticed,

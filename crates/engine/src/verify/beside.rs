@@ -12,6 +12,8 @@ use crate::beside::{self, Ended};
 use crate::error::{EngineError, Result};
 use crate::repository::{SnapshotHead, name};
 
+/// So many are asked for by their names, since they may have come or gone meanwhile.
+const MOST_ASKED: usize = 100;
 const HINT: &str = "`snapshot repair` makes it anew";
 
 impl Run<'_> {
@@ -83,8 +85,13 @@ impl Run<'_> {
         there: &BTreeSet<ObjectKey>,
         protected: &BTreeSet<ObjectKey>,
     ) -> Result<()> {
-        let mut bare = Vec::new();
-        for key in there.difference(protected) {
+        let mut bare: Vec<_> = there.difference(protected).collect();
+        // Of more than these, it is no matter of a moment.
+        let few = match bare.len() {
+            0..=MOST_ASKED => std::mem::take(&mut bare),
+            _ => Vec::new(),
+        };
+        for key in few {
             if !self.is_on_tier(&name(layout::parity(key))?).await? && self.is_on_tier(key).await? {
                 bare.push(key);
             }

@@ -42,6 +42,7 @@ mod choice;
 mod content;
 mod coverage;
 mod hurt;
+mod known;
 mod limit;
 mod memory;
 mod packs;
@@ -53,6 +54,7 @@ mod walk;
 
 pub use coverage::{Amount, Coverage, LevelCoverage, coverage};
 pub use hurt::Damage;
+pub use known::known_damaged;
 pub use limit::ReadBudget;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.

@@ -289,7 +289,13 @@ async fn a_snapshot_whose_time_lies_is_judged_by_the_ledger() {
     let keeps = |all: &[SnapshotHead]| {
         let metas = all.iter().map(|head| head.meta.clone()).collect();
         let now = "2026-11-05T08:00:00Z".parse().unwrap();
-        let plan = ForgetPlan::by_policy(metas, &policy, now, &TimeZone::UTC);
+        let plan = ForgetPlan::by_policy(
+            metas,
+            &policy,
+            now,
+            &TimeZone::UTC,
+            &std::collections::BTreeSet::new(),
+        );
         !plan.forgotten().any(|meta| meta.id == made[1])
     };
     assert!(!keeps(&all), "by what the writers claim it goes");

@@ -257,7 +257,7 @@ async fn who_writes_in_the_name_of_another_pushes_nothing_out_of_its_place() {
         .partition(|head| told.contains(&head.meta.id));
     let metas = heads.into_iter().map(|head| head.meta).collect();
     let now = world.cx.clock.now();
-    let mut plan = ForgetPlan::by_policy(metas, &policy, now, &TimeZone::UTC);
+    let mut plan = ForgetPlan::by_policy(metas, &policy, now, &TimeZone::UTC, &BTreeSet::new());
     plan.leave_unsigned(others.into_iter().map(|head| head.meta));
     let going: Vec<_> = plan.forgotten().map(|meta| meta.id).collect();
     assert_eq!(going, real[..2]);

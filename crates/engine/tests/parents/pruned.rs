@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{FindingKind, OpContext, SessionId, Severity, SnapshotId};
+use backup_core::{ErrorKind, FindingKind, OpContext, Retry, SessionId, Severity, SnapshotId};
+use backup_engine::index_set::Part;
 use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
 use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
 use backup_format::collect::{SessionMark, Verdict};
@@ -13,7 +14,7 @@ use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
-use backup_testkit::{Crash, FaultSink, TestClock};
+use backup_testkit::{Crash, Fault, FaultSink, Op, RecordingSink, Rule, TestClock};
 use jiff::SignedDuration;
 
 use crate::source::{Disks, ModelSource};
@@ -161,6 +162,31 @@ async fn gives_its_room_back(world: World) {
     );
 }
 
+/// Packs are written anew some at a time, so that memory is bounded.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_are_written_anew_in_batches() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 6).await;
+    for (report, _) in &saved[..5] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let sessions = async |batch: usize| {
+        let there = world.fork();
+        let small = PruneJob { batch, ..job() };
+        let calls = RecordingSink::new(Arc::new(there.mem.clone()));
+        let keys = maintenance(&there);
+        let repo = there.open_at(Arc::new(calls.clone()), &keys, None).await;
+        let report = prune_with(&repo, &there.cx, &small).await.unwrap();
+        assert!(report.written_packs > 0, "{report:?}");
+        all_is_whole(&there, &saved[5..]).await;
+        let again = prune(&there, &small).await;
+        assert_eq!((again.deleted_packs, again.written_packs), (0, 0));
+        calls.count_under(Op::Put, "sessions/") / 2
+    };
+    assert_eq!(sessions(job().batch).await, 1);
+    assert!(sessions(1).await > 2);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plan_changes_nothing_and_too_much_at_once_is_refused() {
     let world = World::new().await;
@@ -240,6 +266,128 @@ async fn nothing_goes_while_somebody_is_at_work_and_the_next_prune_goes_on() {
     );
     assert_eq!(count(&world, "gc/"), 2, "the first generation was decided");
     all_is_whole(&world, &saved[1..]).await;
+}
+
+/// Somebody is always at work, and still each prune comes to the end of what it has begun.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_begins_later_is_not_waited_for() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    forget_one(&world, saved[0].0.meta.id).await;
+    let state = tempfile::tempdir().unwrap();
+    let lazy = PruneJob {
+        max_unused: Unused::Unlimited,
+        ..job()
+    };
+    let prune = async || {
+        let repo = world.open(&maintenance(&world), None).await;
+        let repo = repo.keep_ledger_in(Some(state.path().to_owned()));
+        let report = prune_with(&repo, &world.cx, &lazy).await.unwrap();
+        let waits: Vec<_> = report.waits_for.iter().map(|one| one.id).collect();
+        (report.deleted_packs > 0, waits)
+    };
+    let first = leave_open(&world, 2).await;
+    assert_eq!(prune().await, (false, vec![first]));
+    let second = leave_open(&world, 1).await;
+    assert_eq!(prune().await, (false, vec![first]), "the second avoids it");
+    world.mem.lose(&layout::session(first).unwrap());
+    assert_eq!(prune().await, (true, vec![]));
+    // What is condemned since the second began waits for it, and not for the third.
+    forget_one(&world, saved[1].0.meta.id).await;
+    assert_eq!(prune().await, (false, vec![second]));
+    let third = leave_open(&world, 0).await;
+    world.mem.lose(&layout::session(second).unwrap());
+    assert_eq!(prune().await, (true, vec![]));
+    assert!(
+        world
+            .mem
+            .objects()
+            .contains_key(&layout::session(third).unwrap())
+    );
+    all_is_whole(&world, &saved[2..]).await;
+    // Another generation of the same number was not looked at.
+    forget_one(&world, saved[2].0.meta.id).await;
+    assert_eq!(prune().await, (false, vec![third]));
+    let last = world
+        .mem
+        .objects()
+        .into_keys()
+        .filter_map(|key| layout::condemned_number(&key))
+        .max();
+    let key = layout::condemned(last.unwrap()).unwrap();
+    let repo = world.open(&world.keys, None).await;
+    let plain = repo
+        .ring()
+        .open(ObjectKind::Condemned, &world.mem.objects()[&key])
+        .unwrap();
+    let fourth = leave_open(&world, 0).await;
+    world.mem.plant(
+        key,
+        repo.ring().seal(ObjectKind::Condemned, &plain).unwrap(),
+    );
+    assert_eq!(prune().await, (false, vec![third, fourth]));
+}
+
+/// Whoever stores nothing new is at work all the same, and says so by index runs without packs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stores_nothing_gives_signs_of_life() {
+    let mut world = World::new().await;
+    let (source, saved) = history(&world, 2).await;
+    let runs = async |world: &World| {
+        let repo = world.open(&world.keys, None).await;
+        let index = repo.index();
+        let empty = index.parts().iter().filter(|run| run.pack_numbers() == 0);
+        let made = empty.flat_map(Part::sessions).map(|wrap| wrap.session);
+        let made: BTreeSet<_> = made.collect();
+        (made.len(), index.parts().len())
+    };
+    assert_eq!(runs(&world).await.0, 0, "an hour has not passed");
+    world.job.checkpoint.alive = Duration::from_millis(1);
+    let last = world.save(&source, &world.keys, "two").await;
+    let (made, before) = runs(&world).await;
+    assert_eq!(made, 1);
+    world.verify().await;
+    // They go with the next merge, and nobody needs them.
+    forget_one(&world, saved[0].0.meta.id).await;
+    let _ = prune(&world, &job()).await;
+    let (made, after) = runs(&world).await;
+    assert!(made == 0 && after < before, "{made}, {before}, {after}");
+    world.check(&source.now, &last).await;
+    world.verify().await;
+}
+
+/// What was decided goes, whoever else is waited for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deletion_that_was_cut_short_is_ended_first() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    let state = tempfile::tempdir().unwrap();
+    let open = async |sink: Arc<dyn backup_core::Sink>| {
+        let repo = world.open_at(sink, &maintenance(&world), None).await;
+        repo.keep_ledger_in(Some(state.path().to_owned()))
+    };
+    forget_one(&world, saved[0].0.meta.id).await;
+    let failing = FaultSink::new(Arc::new(world.mem.clone()), 1);
+    failing.add(
+        Rule::new(Fault::Fail(ErrorKind::Denied, Retry::Never))
+            .on(&[Op::Delete])
+            .under("data/"),
+    );
+    let repo = open(Arc::new(failing)).await;
+    prune_with(&repo, &world.cx, &job()).await.unwrap_err();
+    assert_eq!(count(&world, "gc/"), 2, "it was decided");
+    forget_one(&world, saved[1].0.meta.id).await;
+    let session = leave_open(&world, 2).await;
+    let before = stored(&world);
+    let repo = open(Arc::new(world.mem.clone())).await;
+    let report = prune_with(&repo, &world.cx, &job()).await.unwrap();
+    assert_eq!(report.waits_for[0].id, session);
+    assert!(
+        report.deleted_packs > 0 && report.deleted_bytes > 0,
+        "{report:?}"
+    );
+    assert!(stored(&world) < before + usize::try_from(report.written_bytes).unwrap());
+    all_is_whole(&world, &saved[2..]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
