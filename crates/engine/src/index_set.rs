@@ -217,7 +217,11 @@ impl IndexSet {
                     blobs: 0,
                 };
                 let known = out.entry(pack.id).or_insert(facts);
-                (known.size, known.is_meta) = (facts.size, facts.is_meta);
+                known.size = facts.size;
+                // A run that names a pack and nothing in it says nothing of that.
+                if count > 0 {
+                    known.is_meta = is_meta;
+                }
                 known.blobs += count;
             }
         }
