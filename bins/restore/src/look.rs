@@ -22,7 +22,7 @@ use crate::place;
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let (all, _) = console.all_and_holds(&repo).await?;
-    let damage = all.damage();
+    let damage = console.damage(&repo, &all).await?;
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
@@ -89,7 +89,8 @@ pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
         console.chosen(&repo, &all, &args.snapshots).await?
     };
     let mut search = Search::new(glob, args);
-    let done = search_all(console, &repo, &mut search, &chosen, all.damage()).await;
+    let damage = console.damage(&repo, &all).await?;
+    let done = search_all(console, &repo, &mut search, &chosen, damage).await;
     let looked = Look {
         op: "find",
         snapshot: match chosen[..] {

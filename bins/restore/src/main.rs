@@ -21,6 +21,13 @@ fn main() -> std::process::ExitCode {
 }
 
 async fn run(cli: Cli, console: &mut Console) -> Outcome {
+    // A restore goes on, whoever reads what it says of it.
+    if !matches!(
+        cli.command,
+        Command::Run(_) | Command::Prove(_) | Command::CheckProof(_)
+    ) {
+        console.end_with_reader();
+    }
     match cli.command {
         Command::List(args) => look::list(console, &args).await,
         Command::Ls(args) => look::ls(console, &args).await,

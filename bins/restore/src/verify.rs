@@ -16,6 +16,30 @@ use serde_json::json;
 
 use crate::descent::Descent;
 
+/// So many differences are kept; further ones are counted.
+const MOST_FINDINGS: usize = 10_000;
+
+/// What differs, in bounded memory: in a folder that is another one nothing may be as it was saved.
+#[derive(Debug, Default)]
+struct Differences {
+    kept: Vec<Finding>,
+    left_out: u64,
+}
+
+impl Differences {
+    fn add(&mut self, finding: Finding) {
+        if self.kept.len() < MOST_FINDINGS {
+            self.kept.push(finding);
+        } else {
+            self.left_out += 1;
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.kept.len() as u64 + self.left_out
+    }
+}
+
 /// Reads everything that a restore was to write, and compares kinds, links and SHA-256.
 pub(crate) async fn compare(
     console: &mut Console,
@@ -25,7 +49,7 @@ pub(crate) async fn compare(
     let Some(folder) = &job.folder else {
         return Ok(Exit::Ok);
     };
-    let mut findings = Vec::new();
+    let mut findings = Differences::default();
     let (mut entries, mut bytes) = (0u64, 0u64);
     let mut descent = Descent::new(folder);
     let mut walk = view.entries(job.component, &job.below);
@@ -33,7 +57,7 @@ pub(crate) async fn compare(
         let entry = match seen {
             Seen::Entry(entry) => entry,
             Seen::Lost(lost) => {
-                findings.push(lost.finding(view));
+                findings.add(lost.finding(view));
                 continue;
             }
         };
@@ -54,7 +78,7 @@ pub(crate) async fn compare(
         let wrong = tokio::task::block_in_place(|| differs(&mut descent, &below, &entry));
         if let Some(why) = wrong {
             let subject = text::path(&folder.join(OsStr::from_bytes(&below)));
-            findings.push(Finding::new(
+            findings.add(Finding::new(
                 Severity::Error,
                 FindingKind::Mismatch,
                 subject,
@@ -62,10 +86,10 @@ pub(crate) async fn compare(
             ));
         }
     }
-    let is_wrong = console.findings(&findings, 0)?;
+    let is_wrong = console.findings(&findings.kept, findings.left_out)?;
     console.record(
         "compared",
-        json!({ "entries": entries, "bytes": bytes, "findings": findings.len() }),
+        json!({ "entries": entries, "bytes": bytes, "findings": findings.count() }),
     )?;
     if console.talks() {
         let (entries, bytes) = (
@@ -145,5 +169,24 @@ fn hash(folder: &OwnedFd, name: &[u8]) -> io::Result<[u8; 32]> {
             return Ok(hasher.finish().0);
         }
         hasher.update(buffer.get(..count).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_all_counted_and_few_are_kept() {
+        let mut found = Differences::default();
+        for number in 0..MOST_FINDINGS + 3 {
+            let (kind, subject) = (FindingKind::Mismatch, number.to_string());
+            found.add(Finding::new(Severity::Error, kind, subject, "it differs"));
+        }
+        assert_eq!(found.kept.len(), MOST_FINDINGS);
+        assert_eq!(
+            (found.left_out, found.count()),
+            (3, MOST_FINDINGS as u64 + 3)
+        );
     }
 }

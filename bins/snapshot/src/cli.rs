@@ -343,9 +343,10 @@ Examples:
   snapshot prune --dry-run
   snapshot prune --max-unused 10% --max-repack 20G
   snapshot prune --revoke-after 2
+  snapshot prune --reseal --max-repack 100G
 
 Others may go on saving meanwhile. What they may still build on stays until they have ended; the next
-prune goes on. No key that reads data is needed.";
+prune goes on. No key that reads data is needed, but for --reseal.";
 
 /// `snapshot prune`.
 #[derive(Debug, Default, Args)]
@@ -361,6 +362,10 @@ pub(crate) struct PruneArgs {
     /// Read at most so much in order to write it anew
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) max_repack: Option<u64>,
+    /// Seal anew for the newest generation of keys what older ones can read, as much as --max-repack allows
+    /// (behind `key rotate`; takes a full key)
+    #[arg(long)]
+    pub(crate) reseal: bool,
     /// Take who has no end and stood still for so many hours, by at least three prunes of this host, for
     /// dead; if they are not, they find out and at worst save again; 0 waits for nobody [default: 24]
     #[arg(long, value_name = "HOURS")]

@@ -48,7 +48,11 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     repo.keys().ledger_key(&host)?;
     let (all, holds) = console.all_and_holds(&repo).await?;
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
-    let mut damage = if by_name { Vec::new() } else { all.damage() };
+    let mut damage = if by_name {
+        Vec::new()
+    } else {
+        console.damage(&repo, &all).await?
+    };
     let unsigned = unsigned(&repo, &all.heads);
     let cache = console.cache_folder();
     let damaged = known_damaged(&repo, &console.cx, cache.as_deref(), &all.heads).await?;
@@ -83,7 +87,9 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let has_damage = console.findings(&damage, 0)?;
     let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
-        let has_damage = console.findings(&holds.lost(), 0)? || has_damage;
+        let mut of_holds = holds.lost();
+        of_holds.extend(holds.unknown());
+        let has_damage = console.findings(&of_holds, 0)? || has_damage;
         let going = plan.forgotten().count() + unread.len();
         console.line(format!("{going} of {looked_at} would be forgotten"))?;
         return Ok(Exit::done(has_damage));

@@ -171,7 +171,8 @@ async fn add(console: &mut Console, args: &KeyAddArgs) -> Outcome {
         Some(id) => {
             let slots = repo.slots(&console.cx).await?;
             let old = find(&slots, id)?.ok_or_else(|| none_begins(id))?.clone();
-            if args.role != Role::Full {
+            // Whether somebody has the identity of a recipient cannot be tried here.
+            if args.role != Role::Full || !args.way.recipients.is_empty() {
                 must_leave_a_way(&repo, &slots, &old)?;
             }
             Some(old)

@@ -18,7 +18,7 @@ use crate::cli::{ListArgs, ShowArgs};
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let (all, _) = console.all_and_holds(&repo).await?;
-    let damage = all.damage();
+    let damage = console.damage(&repo, &all).await?;
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;
@@ -124,7 +124,7 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
 pub(crate) async fn stats(console: &mut Console) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let all = console.all(&repo).await?;
-    let (heads, damage) = (&all.heads, all.damage());
+    let (heads, damage) = (&all.heads, console.damage(&repo, &all).await?);
     let objects = objects(console, &repo).await?;
     let total: u64 = objects.values().map(|(_, bytes)| bytes).sum();
     let saved: u64 = heads.iter().map(|head| head.meta.stats.bytes).sum();

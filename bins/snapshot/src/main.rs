@@ -26,6 +26,15 @@ fn main() -> std::process::ExitCode {
 }
 
 async fn run(cli: Cli, console: &mut Console) -> Outcome {
+    if matches!(
+        cli.command,
+        Command::List(_)
+            | Command::Ledger(LedgerCommand::List(_))
+            | Command::Completion { .. }
+            | Command::Man { .. }
+    ) {
+        console.end_with_reader();
+    }
     match cli.command {
         Command::Init(args) => init::init(console, &args).await,
         Command::Save(args) => save::save(console, &args).await,

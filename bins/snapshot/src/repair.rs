@@ -1,13 +1,15 @@
 //! `snapshot repair`.
 
-use backstay::core::{ObjectKey, PackId};
+use backstay::core::{HostId, ObjectKey, PackId};
 use backstay::engine::Repository;
+use backstay::engine::ledger::{LedgerDraft, record_operation};
 use backstay::engine::repair::{
     Mended, RepairJob, RepairPlan, RepairReport, Step, plan, put_roots, repair as carry_out, roots,
     set_share,
 };
 use backstay::format::config::Operation;
 use backstay::format::layout;
+use backstay::integrity::ledger::RecordOutcome;
 use backstay::parity::Share;
 use backup_terminal::{Console, Exit, Failure, Outcome, signer, surroundings, text};
 use serde_json::json;
@@ -70,7 +72,11 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
         job.parity = asked.0;
         job.steps.insert(Step::Packs);
         if !args.dry_run {
+            let was = repo.parity();
             set_share(&mut repo, &console.cx, asked.0).await?;
+            if was != asked.0 {
+                note_share(console, &repo, &job.host, asked.0).await?;
+            }
         }
     }
     let plan = plan(&repo, &console.cx, &job, &others).await?;
@@ -83,6 +89,30 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
     let is_left = console.findings(&report.findings, 0)?;
     say(console, &repo, &report, &job, is_left)?;
     Ok(Exit::done(is_left))
+}
+
+/// Notes in the ledger that packs have another share of parity from now on.
+async fn note_share(
+    console: &mut Console,
+    repo: &Repository,
+    host: &HostId,
+    share: Option<Share>,
+) -> Outcome<()> {
+    let draft = LedgerDraft {
+        op: "repair",
+        snapshot: None,
+        root: None,
+        counts: vec![(
+            "parity-percent",
+            share.map_or(0, |share| share.percent().into()),
+        )],
+        outcome: RecordOutcome::Ok,
+        note: "changed the share of parity".into(),
+    };
+    let user = surroundings::actor();
+    let findings = record_operation(repo, &console.cx, host, &user, draft).await?;
+    console.findings(&findings, 0)?;
+    Ok(())
 }
 
 /// Whether it may be a config or a key slot that does not let the repository open.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use backstay::core::{
     CaptureMode, CapturePlan, CaptureRequest, EntryKind, HostId, Outcome as Ending,
 };
+use backstay::engine::cache::Cache;
 use backstay::engine::stage::plan::plan;
 use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
 use backstay::format::config::Operation;
@@ -20,18 +21,19 @@ use crate::source::{Chosen, choose};
 
 /// Makes a snapshot, or shows what it would be.
 pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
-    let chosen = choose(args, console.cx.clock.now(), console.folder().as_deref())?;
+    let mut chosen = choose(args, console.cx.clock.now(), console.folder().as_deref())?;
     if let Some(folder) = &chosen.left_out {
         let shown = text::path(folder);
         console.note(&format!("the repository itself, {shown}, is left out"));
     }
     let job = job(args, &chosen);
     if args.dry_run {
-        return dry_run(console, &chosen, &job).await;
+        return dry_run(console, chosen, &job).await;
     }
     let started = Instant::now();
     let repo = open_or_make(console).await?;
     may_save(&repo)?;
+    leave_out_caches(console, &mut chosen);
     keep_freed_memory();
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -127,10 +129,18 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
     })
 }
 
-async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> Outcome {
+/// Leaves the local caches out: nobody needs them back, and each run would save them again, since
+/// each changes them. They are looked for when that of this repository is there.
+fn leave_out_caches(console: &Console, chosen: &mut Chosen) {
+    let folders = console.cache_folder().map(|all| Cache::folders_in(&all));
+    chosen.leave_out(folders.unwrap_or_default());
+}
+
+async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -> Outcome {
     let plan = match console.open(Operation::Read).await {
         Ok(repo) => {
             may_save(&repo)?;
+            leave_out_caches(console, &mut chosen);
             let planned = plan(&repo, &console.cx, chosen.source.clone(), job).await?;
             planned.capture().clone()
         }
@@ -155,8 +165,8 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
     for entry in &plan.entries {
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }
-    let counted = if chosen.is_files {
-        Some(count(console, chosen, plan.clone()).await?)
+    let counted = if chosen.files.is_some() {
+        Some(count(console, &chosen, plan.clone()).await?)
     } else {
         None
     };

@@ -31,10 +31,29 @@ pub(crate) struct Chosen {
     pub(crate) source: Arc<dyn Source>,
     /// The name.
     pub(crate) name: String,
-    /// Whether entries may be counted without reading content.
-    pub(crate) is_files: bool,
+    /// Of files: what of them. They may be counted without reading content.
+    pub(crate) files: Option<FilesConfig>,
     /// The folder of the repository itself, where it lies in what is saved and is left out.
     pub(crate) left_out: Option<PathBuf>,
+}
+
+impl Chosen {
+    fn of_files(config: FilesConfig, name: String, left_out: Option<&Path>) -> Self {
+        Self {
+            source: Arc::new(FilesSource::new(config.clone())),
+            name,
+            left_out: left_out.map(Path::to_path_buf),
+            files: Some(config),
+        }
+    }
+
+    /// Leaves further folders out.
+    pub(crate) fn leave_out(&mut self, folders: Vec<PathBuf>) {
+        if let Some(config) = &mut self.files {
+            config.left_out.extend(folders);
+            self.source = Arc::new(FilesSource::new(config.clone()));
+        }
+    }
 }
 
 /// Chooses the source. A repository in a folder that is saved would be saved into itself, more of it
@@ -75,7 +94,7 @@ pub(crate) fn choose(
             Ok(Chosen {
                 source: registry.open_source(&location)?,
                 name: name_of_url(&location),
-                is_files: false,
+                files: None,
                 left_out: None,
             })
         }
@@ -93,23 +112,12 @@ fn no_excludes() -> Failure {
     )
 }
 
-/// Lines of excludes for a folder that lies in one of the roots: an absolute path for each root that
-/// it lies in, by whatever way the root is reached.
-fn lines_for(folder: &Path, roots: &[PathBuf]) -> Vec<String> {
+/// Whether a folder lies in one of the roots and is none itself, by whatever way they are reached.
+fn lies_in(folder: &Path, roots: &[PathBuf]) -> bool {
     let folder = surroundings::real_path(folder);
-    let line = |root: &PathBuf| {
-        let below = folder.strip_prefix(surroundings::real_path(root)).ok()?;
-        let path = root.join(below);
-        let mut line = String::new();
-        for letter in path.to_str().filter(|_| below != Path::new(""))?.chars() {
-            if "\\*?[] ".contains(letter) {
-                line.push('\\');
-            }
-            line.push(letter);
-        }
-        Some(line)
-    };
-    roots.iter().filter_map(line).collect()
+    let mut roots = roots.iter().map(|root| surroundings::real_path(root));
+    let is_below = roots.clone().any(|root| folder.starts_with(root));
+    is_below && roots.all(|root| root != folder)
 }
 
 /// The absolute path under which a root is stored.
@@ -122,15 +130,9 @@ fn stored_path(root: &Path) -> PathBuf {
 fn files_url(location: &Location, repository: Option<&Path>) -> Outcome<Chosen> {
     let mut config = config_of(location)?;
     let roots: Vec<PathBuf> = config.roots.iter().map(|root| stored_path(root)).collect();
-    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &roots));
-    let left_out = repository.filter(|_| !own.is_empty());
-    config.excludes.extend(own);
-    Ok(Chosen {
-        source: Arc::new(FilesSource::new(config)),
-        name: name_of_url(location),
-        is_files: true,
-        left_out: left_out.map(Path::to_path_buf),
-    })
+    config.left_out.extend(repository.map(Path::to_path_buf));
+    let left_out = repository.filter(|folder| lies_in(folder, &roots));
+    Ok(Chosen::of_files(config, name_of_url(location), left_out))
 }
 
 fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<Chosen> {
@@ -145,16 +147,13 @@ fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<
             )
         })?;
     }
-    let mut excludes = leave_out.excludes.clone();
-    let own = repository.map_or_else(Vec::new, |folder| lines_for(folder, &absolute));
-    let left_out = repository.filter(|_| !own.is_empty());
-    // Last, so that no other line takes it back.
-    excludes.extend(own);
+    let left_out = repository.filter(|folder| lies_in(folder, &absolute));
     let age = |span: Span| now.duration_since(span.before(now, &TimeZone::system()));
     let config = FilesConfig {
         roots,
         base: surroundings::current_folder(),
-        excludes,
+        excludes: leave_out.excludes.clone(),
+        left_out: repository.map(Path::to_path_buf).into_iter().collect(),
         exclude_files: leave_out.exclude_files.clone(),
         ignore_files: leave_out.ignore_files.clone(),
         exclude_caches: leave_out.exclude_caches,
@@ -166,12 +165,8 @@ fn files(args: &SaveArgs, now: Timestamp, repository: Option<&Path>) -> Outcome<
         exclude_newer_than: leave_out.exclude_newer_than.map(age),
         ..FilesConfig::default()
     };
-    Ok(Chosen {
-        source: Arc::new(FilesSource::new(config)),
-        name: name_of(absolute.iter().map(PathBuf::as_path)),
-        is_files: true,
-        left_out: left_out.map(Path::to_path_buf),
-    })
+    let name = name_of(absolute.iter().map(PathBuf::as_path));
+    Ok(Chosen::of_files(config, name, left_out))
 }
 
 fn stream(args: &SaveArgs) -> Outcome<Chosen> {
@@ -189,7 +184,7 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
         return Ok(Chosen {
             source: Arc::new(StdinSource::of_file(file, entry_name(name)?)),
             name: name_of([Path::new(name)]),
-            is_files: false,
+            files: None,
             left_out: None,
         });
     }
@@ -206,7 +201,7 @@ fn stream(args: &SaveArgs) -> Outcome<Chosen> {
     Ok(Chosen {
         source: Arc::new(CommandSource::new(config)),
         name: format!("{program}-{}", digest_of(command)),
-        is_files: false,
+        files: None,
         left_out: None,
     })
 }
@@ -311,16 +306,15 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_the_roots_is_left_out_of_each_that_it_lies_in() {
-        let lines = |folder: &str, roots: &[&str]| {
+    fn a_folder_lies_in_roots_that_are_not_itself() {
+        let lies = |folder: &str, roots: &[&str]| {
             let roots: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
-            lines_for(Path::new(folder), &roots)
+            lies_in(Path::new(folder), &roots)
         };
-        assert_eq!(
-            lines("/no/a b/[x]", &["/no", "/other"]),
-            ["/no/a\\ b/\\[x\\]"]
-        );
-        assert_eq!(lines("/no/repo", &["/no/repo", "/no/repo/below"]), [""; 0]);
+        assert!(lies("/no/a b/[x]", &["/no", "/other"]));
+        assert!(!lies("/nothing", &["/no", "/other"]));
+        assert!(!lies("/no/repo", &["/no/repo", "/no/repo/below"]));
+        assert!(!lies("/no/repo", &["/no", "/no/repo"]));
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! What a command writes: tables and sentences for people, or JSON lines for programs, to standard
 //! output; warnings, errors and progress to standard error.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backstay::SystemClock;
 use backstay::core::{Finding, Limits, OpContext, Severity};
+use backstay::engine::{Notices, Repository};
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -30,7 +32,21 @@ pub struct Console {
     pub cx: OpContext,
     program: &'static str,
     out: BufWriter<io::Stdout>,
+    reader: Reader,
     progress: Option<Arc<Progress>>,
+    /// What is noticed beside what a command does, by each repository that it opened.
+    noticed: Mutex<Vec<Notices>>,
+    /// Subjects of findings that were said.
+    said: BTreeSet<String>,
+}
+
+/// Whoever reads the output.
+#[derive(Debug, Default)]
+struct Reader {
+    /// It went away.
+    is_gone: bool,
+    /// There is nothing to do without it.
+    is_all: bool,
 }
 
 /// What lets so many processors (0: as there are) work at once, up to half a gigabyte.
@@ -64,8 +80,47 @@ impl Console {
             cx,
             program,
             out: BufWriter::with_capacity(64 << 10, io::stdout()),
+            reader: Reader::default(),
             progress,
+            noticed: Mutex::default(),
+            said: BTreeSet::new(),
         }
+    }
+
+    /// Ends the command when whoever reads its output goes away, as if all had been read: for commands
+    /// that do nothing but show.
+    pub const fn end_with_reader(&mut self) {
+        self.reader.is_all = true;
+    }
+
+    /// What is to be said of output that could not be written. A command that does something goes on
+    /// without a reader, and its exit code tells how it ended.
+    fn unless_gone(&mut self, written: io::Result<()>) -> Outcome<()> {
+        match written {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !self.reader.is_all => {
+                self.reader.is_gone = true;
+                Ok(())
+            }
+            written => written.map_err(Failure::from),
+        }
+    }
+
+    /// From now on what this repository notices is said when the command ends, as findings, unless it says so itself.
+    pub(crate) fn listen(&self, repo: &Repository) {
+        let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
+        noticed.push(repo.notices().clone());
+    }
+
+    /// Says what was noticed and was not said yet; whether there was anything.
+    fn say_noticed(&mut self) -> Outcome<bool> {
+        let noticed = std::mem::take(
+            self.noticed
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let mut findings: Vec<_> = noticed.iter().flat_map(Notices::findings).collect();
+        findings.retain(|finding| !self.said.contains(&finding.subject));
+        self.findings(&findings, 0)
     }
 
     /// Whether JSON lines are wanted.
@@ -97,7 +152,11 @@ impl Console {
     /// # Errors
     /// Output that cannot be written.
     pub fn raw(&mut self, bytes: &[u8]) -> Outcome<()> {
-        self.out.write_all(bytes).map_err(Failure::from)
+        if self.reader.is_gone {
+            return Ok(());
+        }
+        let written = self.out.write_all(bytes);
+        self.unless_gone(written)
     }
 
     /// Hands over what was written so far, so that whoever waits sees it now.
@@ -105,7 +164,11 @@ impl Console {
     /// # Errors
     /// Output that cannot be written.
     pub fn flush(&mut self) -> Outcome<()> {
-        self.out.flush().map_err(Failure::from)
+        if self.reader.is_gone {
+            return Ok(());
+        }
+        let written = self.out.flush();
+        self.unless_gone(written)
     }
 
     /// Writes a JSON line of a type with these members; nothing without `--json`.
@@ -161,9 +224,12 @@ impl Console {
     /// Output that cannot be written.
     pub fn findings(&mut self, findings: &[Finding], left_out: u64) -> Outcome<bool> {
         self.end_progress();
-        for finding in findings.iter().filter(|_| self.common.json) {
+        let subjects = findings.iter().map(|finding| finding.subject.clone());
+        self.said.extend(subjects);
+        let as_json = self.common.json;
+        for finding in findings.iter().filter(|_| as_json) {
             let line = json_line(&self.now(), "finding", finding_members(finding));
-            self.out.write_all(line.as_bytes())?;
+            self.raw(line.as_bytes())?;
         }
         let serious = |finding: &&Finding| finding.severity > Severity::Note;
         if !self.common.json {
@@ -193,9 +259,19 @@ impl Console {
     /// Ends the output of a command that came out as `outcome`; gives the exit code.
     pub fn end(mut self, outcome: Outcome) -> Exit {
         self.end_progress();
-        let outcome = match self.out.flush() {
+        let noticed = self.say_noticed();
+        let outcome = match (outcome, noticed) {
+            (Ok(Exit::Ok), Ok(true)) => Ok(Exit::Findings),
+            (Ok(_), Err(failure)) => Err(failure),
+            (outcome, _) => outcome,
+        };
+        // Output that cannot be written is no reason to hide how it ended.
+        let outcome = match self.flush() {
             Ok(()) => outcome,
-            Err(error) => outcome.and(Err(Failure::output(&error))),
+            Err(failure) => outcome.and_then(|exit| match exit {
+                Exit::Ok => Err(failure),
+                exit => Ok(exit),
+            }),
         };
         match outcome {
             Ok(exit) => exit,

@@ -4,6 +4,7 @@ use backstay::core::registry::RegistryError;
 use backstay::core::{ErrorKind, SinkError, SourceError, TargetError, at_limit};
 use backstay::engine::EngineError;
 use backstay::engine::ledger::GoneSnapshot;
+use backstay::engine::select::LEAST_OF_ID;
 use backstay::format::keys::KeyError;
 use backstay::format::seal::SealError;
 
@@ -110,6 +111,7 @@ impl From<KeyError> for Failure {
             ),
             KeyError::Missing { .. }
             | KeyError::MayNotForget { .. }
+            | KeyError::MayNotReseal { .. }
             | KeyError::Outdated { .. }
             | KeyError::Unfinished
             | KeyError::OtherHost { .. }
@@ -253,6 +255,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Key(error) => error.into(),
             EngineError::NoRepository(place) => no_repository(&place),
+            EngineError::TooLate { .. } => {
+                Self::new(Exit::Conflict, what, "`snapshot list` shows what there is")
+            }
             EngineError::RepositoryExists(place) => Self::new(
                 Exit::Conflict,
                 format!("there is a repository at {place} already; nothing was changed"),
@@ -281,6 +286,8 @@ impl From<EngineError> for Failure {
                 ),
                 if spec.contains(':') {
                     "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+                } else if spec.len() < LEAST_OF_ID {
+                    "give at least four characters of an id; `snapshot list` shows what there is"
                 } else {
                     "`snapshot list` shows what there is"
                 },

@@ -5,14 +5,15 @@ use std::collections::HashSet;
 use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
 use backstay::engine::hold::Holds;
-use backstay::engine::ledger::gone;
+use backstay::engine::ledger::{Rivals, gone};
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
-use backstay::engine::select::{rivals, select};
+use backstay::engine::select::{rivals, rivals_of_none, select};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use serde_json::{Value, json};
 
 use crate::console::Console;
+use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::table::{Align, Table};
 use crate::text;
@@ -109,8 +110,7 @@ impl Snapshots {
     }
 
     /// What there is to say of those that cannot be read.
-    #[must_use]
-    pub fn damage(&self) -> Vec<Finding> {
+    fn damage(&self) -> Vec<Finding> {
         let finding = |one: &UnreadSnapshot| {
             let (subject, detail) = (format!("snapshot {}", one.id), one.error.to_string());
             Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
@@ -180,13 +180,18 @@ impl Console {
         all: &'a Snapshots,
         spec: &str,
     ) -> Outcome<&'a SnapshotHead> {
-        let head = all.one(spec)?;
         let read = text::snapshot_spec(spec)?;
-        let Some(rivals) = rivals(&read, head) else {
-            return Ok(head);
+        let head = all.one(spec);
+        let rivals = match &head {
+            Ok(head) => rivals(&read, head),
+            Err(failure) if failure.exit == Exit::Failed => rivals_of_none(&read),
+            Err(_) => None,
+        };
+        let Some(rivals) = rivals else {
+            return head;
         };
         match gone(repo, &self.cx, &rivals, &all.ids()).await {
-            Ok(None) => Ok(head),
+            Ok(None) => head,
             Ok(Some(gone)) => {
                 let spec = spec.to_owned();
                 Err(EngineError::Gone { spec, gone }.into())
@@ -197,9 +202,41 @@ impl Console {
                 self.note(&format!(
                     "the ledger cannot be read, so it is not known whether a newer snapshot is missing: {error}"
                 ));
-                Ok(head)
+                head
             }
         }
+    }
+
+    /// What there is to say of snapshots that cannot be read, and of a repository that has none though its
+    /// ledger knows some.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`].
+    pub async fn damage(&self, repo: &Repository, all: &Snapshots) -> Outcome<Vec<Finding>> {
+        let mut out = all.damage();
+        if all.heads.is_empty() && all.unread.is_empty() {
+            let any = Rivals {
+                host: None,
+                since: jiff::Timestamp::MIN,
+                until: None,
+            };
+            match gone(repo, &self.cx, &any, &HashSet::new()).await {
+                Ok(None) => {}
+                Ok(Some(gone)) => out.push(Finding::new(
+                    Severity::Error,
+                    FindingKind::Missing,
+                    format!("snapshot {}", gone.id),
+                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; put their objects back from another copy of the repository",
+                )),
+                Err(_) if self.cx.cancel.is_cancelled() => {
+                    return Err(EngineError::Cancelled.into());
+                }
+                Err(error) => self.note(&format!(
+                    "the ledger cannot be read, so it is not known whether snapshots are missing: {error}"
+                )),
+            }
+        }
+        Ok(out)
     }
 
     /// Writes a list of snapshots.

@@ -172,6 +172,18 @@ pub trait OpenContent: fmt::Debug + Send + Sync {
     /// # Errors
     /// The error of the operating system.
     fn fingerprint(&self, file: &File) -> io::Result<Fingerprint>;
+
+    /// The metadata of the opened file now. The engine asks for it when the file is not in the state
+    /// that the entry tells of: it was changed since, or another one has its name, and content must
+    /// not be stored with the mode and owner of something else. `None`: the source cannot tell, and
+    /// what the entry has stands.
+    ///
+    /// # Errors
+    /// The error of the operating system; the engine turns it into a finding.
+    fn meta(&self, file: &File) -> io::Result<Option<EntryMeta>> {
+        let _ = file;
+        Ok(None)
+    }
 }
 
 /// One part of a stream, in ascending order without gaps or overlaps.

@@ -92,7 +92,7 @@ impl Repository {
             },
             _ => error.into(),
         })?;
-        let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+        let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
         let (mut out, raw) = (Vec::new(), place.located.raw as usize);
         self.open_blob(&mut codec, kind, id, raw, &sealed, &mut out)?;
         Ok(out)

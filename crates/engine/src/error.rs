@@ -139,6 +139,14 @@ pub enum EngineError {
         /// The snapshot.
         gone: GoneSnapshot,
     },
+    /// A snapshot was gone before it was held.
+    #[error("snapshot {snapshot} cannot be held: {why}")]
+    TooLate {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// What became of it.
+        why: String,
+    },
     /// A source left out what it says is as in the parent snapshot, and that cannot give it.
     #[error("{path} cannot be taken over from the parent snapshot: {why}")]
     Parent {

@@ -13,6 +13,7 @@ use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
@@ -136,6 +137,7 @@ pub async fn forget(
     let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
+    findings.extend(held.unknown());
     if going.is_empty() {
         // That it looked is recorded too: the records of who decides bound the times that others claim.
         if !plan.decisions.is_empty() {
@@ -162,12 +164,30 @@ pub async fn forget(
             note: format!("{} of {}", meta.name, meta.time),
         };
         chain.append(host, user, draft).await?;
+        // Whoever places a hold looks behind its record for one like that above. So either they see it,
+        // or the hold is seen here.
+        if is_held(repo, cx, meta.id).await? {
+            chain.append(host, user, held_after_all(meta.id)).await?;
+            continue;
+        }
         let object = name(layout::snapshot(meta.id))?;
         remove(repo, cx, meta.id, &object, &listed).await?;
         removed += 1;
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// The record that takes back that a snapshot is forgotten: it came to be held at that moment.
+fn held_after_all(snapshot: SnapshotId) -> LedgerDraft {
+    LedgerDraft {
+        op: "hold",
+        snapshot: Some(snapshot),
+        root: None,
+        counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
+        note: "it came to be held while it was about to be forgotten, and stays".into(),
+    }
 }
 
 /// The record of a run that forgot nothing.
@@ -217,7 +237,22 @@ pub async fn forget_unread(
         outcome: RecordOutcome::Ok,
         note: "it could not be read".into(),
     };
-    let findings = record_operation(repo, cx, host, user, draft).await?;
+    let mut findings = record_operation(repo, cx, host, user, draft).await?;
+    if is_held(repo, cx, unread.id).await? {
+        let again = held_after_all(unread.id);
+        findings.extend(record_operation(repo, cx, host, user, again).await?);
+        let why = format!(
+            "snapshot {} came to be held meanwhile, so it stays",
+            unread.id
+        );
+        findings.push(Finding::new(
+            Severity::Warning,
+            FindingKind::Degraded,
+            format!("snapshot {}", unread.id),
+            why,
+        ));
+        return Ok(findings);
+    }
     let listed = refs::list(repo, cx).await?;
     remove(repo, cx, unread.id, &unread.key, &listed).await?;
     Ok(findings)
@@ -232,7 +267,7 @@ async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bo
     }
 }
 
-/// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the
+/// Deletes a snapshot with what lies beside it, and behind it its refs. A prune that moves them at this moment may leave some; the
 /// next one removes them.
 async fn remove(
     repo: &Repository,
@@ -241,7 +276,7 @@ async fn remove(
     object: &ObjectKey,
     listed: &Listed,
 ) -> Result<()> {
-    repo.sink().delete(cx, object).await?;
+    beside::remove(cx, &**repo.sink(), object).await?;
     for key in listed.get(&id).into_iter().flatten() {
         repo.sink().delete(cx, key).await?;
     }

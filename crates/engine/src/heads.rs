@@ -1,11 +1,14 @@
 //! The heads of snapshots: which there are, and what their objects say without a page being read.
 
-use backup_core::{ObjectKey, ObjectMeta, OpContext, SessionId, SnapshotId, SnapshotMeta};
+use backup_core::{
+    ErrorKind, ObjectKey, ObjectMeta, OpContext, SessionId, SnapshotId, SnapshotMeta,
+};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::snapshot::{Outer, SnapshotObject};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
@@ -46,7 +49,8 @@ impl Repository {
         Ok(out)
     }
 
-    /// Reads the head of a snapshot.
+    /// Reads the head of a snapshot; of one that is damaged, by its sidecar, which is noted
+    /// ([`Repository::notices`]).
     ///
     /// # Errors
     /// [`EngineError::Damaged`], errors of the tier.
@@ -62,10 +66,25 @@ impl Repository {
             return Ok(head);
         }
         let limit = ObjectKind::Snapshot.max_sealed();
-        let sealed = get_within(cx, &**self.sink(), key, limit).await?;
-        let head = self.open_head(id, key, &sealed)?;
-        self.cache().write(key.as_str(), &sealed);
-        Ok(head)
+        let read = get_within(cx, &**self.sink(), key, limit).await;
+        let opened = read.and_then(|sealed| Ok((self.open_head(id, key, &sealed)?, sealed)));
+        match opened {
+            Ok((head, sealed)) => {
+                self.cache().write(key.as_str(), &sealed);
+                Ok(head)
+            }
+            // One that is gone was forgotten, as far as can be told here.
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Err(error.into()),
+            Err(error) if beside::is_loss(&error) => {
+                let mended = beside::mended(cx, &**self.sink(), key).await?;
+                let head = mended.and_then(|sealed| self.open_head(id, key, &sealed).ok());
+                if head.is_some() {
+                    self.notices().mended(key, &error);
+                }
+                head.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A snapshot's head, as sealed bytes of that name say it.
@@ -120,6 +139,12 @@ impl Repository {
                 Ok(head) => heads.push(head),
                 Err(one) => unread.push(one),
             }
+        }
+        let is_gone = |one: &UnreadSnapshot| matches!(&one.error, EngineError::Sink(error) if error.kind == ErrorKind::NotFound);
+        if unread.iter().any(is_gone) {
+            // Listed, and forgotten before it was read. What stays on the list and is not there is damage.
+            let again = self.snapshot_keys(cx).await?;
+            unread.retain(|one| !is_gone(one) || again.iter().any(|(id, _)| *id == one.id));
         }
         let judged = self.judged(cx).await?;
         let mut valid = Vec::with_capacity(heads.len());

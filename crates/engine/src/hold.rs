@@ -6,6 +6,7 @@
 //! retention away, not somebody who deletes the snapshot itself on the tier.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, OpContext, PutMode, Severity, SnapshotId,
@@ -25,6 +26,10 @@ const BODY: &[u8] = b"held\n";
 /// Longest reason that is recorded, in bytes.
 const MOST_WHY: usize = 4096;
 
+/// How often, and how long apart, a snapshot is looked at that is being forgotten when it is held.
+const LOOKS: u32 = 4;
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// The snapshots for which there is a hold on the tier; some of them may be gone.
 ///
 /// # Errors
@@ -43,6 +48,7 @@ pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<Snapsho
 pub struct Holds {
     on_tier: BTreeSet<SnapshotId>,
     recorded: BTreeMap<SnapshotId, HoldRecord>,
+    lost_records: Vec<u64>,
 }
 
 impl Holds {
@@ -63,7 +69,11 @@ impl Holds {
     async fn look(repo: &Repository, cx: &OpContext) -> Result<Self> {
         let recorded = ledger::held(repo, cx).await?;
         let on_tier = holds(repo, cx).await?;
-        Ok(Self { on_tier, recorded })
+        Ok(Self {
+            on_tier,
+            recorded: recorded.held,
+            lost_records: recorded.lost,
+        })
     }
 
     /// Whether a snapshot is held.
@@ -80,6 +90,21 @@ impl Holds {
             Some(id) => self.recorded.contains_key(&id) && is_lost(&id),
             None => self.recorded.keys().any(is_lost),
         }
+    }
+
+    /// That something may be held of which nobody knows: the records that would say so may be lost.
+    #[must_use]
+    pub fn unknown(&self) -> Option<Finding> {
+        let (first, more) = self.lost_records.split_first()?;
+        let which = match more.len() {
+            0 => format!("record {first}"),
+            more => format!("record {first} and {more} more"),
+        };
+        let detail = format!(
+            "{which} cannot be read, on the tier and in this host's copy, and may say that a snapshot is held; if its hold is gone as well, it was not heeded; put the record back from another copy of the repository"
+        );
+        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+        Some(Finding::new(severity, kind, "ledger", detail))
     }
 
     /// The snapshots that are held.
@@ -183,7 +208,8 @@ impl HoldChange {
 /// `why` goes into the ledger.
 ///
 /// # Errors
-/// A key that cannot sign for the host; errors of the tier.
+/// A key that cannot sign for the host; [`EngineError::TooLate`] when the snapshot is gone by then; errors
+/// of the tier.
 pub async fn hold(
     repo: &Repository,
     cx: &OpContext,
@@ -216,8 +242,63 @@ pub async fn hold(
             Err(error) => return Err(error.into()),
         }
     }
-    let findings = record_operation(repo, cx, host, user, draft("hold", snapshot, why)).await?;
+    let mut findings = record_operation(repo, cx, host, user, draft("hold", snapshot, why)).await?;
+    findings.extend(not_too_late(repo, cx, snapshot, (host, user)).await?);
     Ok(HoldChange::recorded(findings))
+}
+
+/// Looks whether a snapshot that is held now was being forgotten before that was recorded. Whoever forgets
+/// records it, looks for a hold, and deletes: where the hold was recorded first, they see it.
+async fn not_too_late(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshot: SnapshotId,
+    (host, user): (&HostId, &str),
+) -> Result<Option<Finding>> {
+    let mut forgot = ledger::forgotten_before_hold(repo, cx, snapshot).await?;
+    for look in 0..LOOKS {
+        if !is_there(repo, cx, snapshot).await? {
+            // It keeps nothing, and would look like a hold that does. Of a snapshot that was forgotten, the
+            // last word is that it was.
+            let (op, note, by) = forgot.map_or_else(
+                || {
+                    let note: String = "the snapshot was gone".into();
+                    ("release", note, "somebody took it away".to_owned())
+                },
+                |by| {
+                    let by = format!("{} forgot it at {}, before it was held", by.host, by.time);
+                    ("forget", by.clone(), by)
+                },
+            );
+            let _ = record_operation(repo, cx, host, user, draft(op, snapshot, &note)).await;
+            let _ = repo.sink().delete(cx, &name(layout::hold(snapshot))?).await;
+            return Err(EngineError::TooLate { snapshot, why: by });
+        }
+        if forgot.is_none() {
+            return Ok(None);
+        }
+        if look > 0 {
+            tokio::time::sleep(PAUSE).await;
+        }
+        forgot = ledger::forgotten_before_hold(repo, cx, snapshot).await?;
+    }
+    Ok(forgot.map(|by| {
+        let detail = format!(
+            "it is held; but {} recorded at {} that it forgets it, before that: if that is still under way, the snapshot may be gone in a moment; `snapshot show {snapshot}` tells, and holding it once more ends the doubt",
+            by.host, by.time
+        );
+        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+        Finding::new(severity, kind, format!("snapshot {snapshot}"), detail)
+    }))
+}
+
+/// Whether a snapshot is on the tier.
+async fn is_there(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Releases a snapshot, if it is held, be it by the ledger alone.

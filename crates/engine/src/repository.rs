@@ -26,9 +26,10 @@ use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::beside::{self, Ended, Notices};
 use crate::cache::Cache;
 use crate::collect::Looked;
-use crate::configs::{self, config_error};
+use crate::configs::{self, First, config_error, newest_of};
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, Place};
 use crate::patient::PatientSink;
@@ -107,6 +108,7 @@ pub struct Repository {
     shunned: Mutex<BTreeSet<PackId>>,
     // The key slot that opened it.
     slot: Option<ObjectKey>,
+    notices: Notices,
 }
 
 impl std::fmt::Debug for Repository {
@@ -167,7 +169,14 @@ impl Repository {
                 }
             }
         }
-        Self::assemble(cx, sink, config, keys, None, cache_dir).await
+        let out = Self::assemble(cx, sink, config, keys, None, cache_dir);
+        let out = out.await?;
+        // Behind the config: what there is of a repository that was not made must not look like one.
+        for slot in slots {
+            beside::put_or_note(&out, cx, &name(layout::slot(slot))?, slot).await;
+        }
+        beside::put_or_note(&out, cx, &key, &bytes).await;
+        Ok(out)
     }
 
     /// Whether there is a repository at a tier.
@@ -198,14 +207,44 @@ impl Repository {
         operation: Operation,
     ) -> Result<Self> {
         let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
-        let first = configs::first(cx, &*sink).await?;
-        let (keys, first, slot) = open_keys(cx, &*sink, &first, unlock).await?;
+        let notices = Notices::default();
+        let mut first = First::read(cx, &*sink).await?;
+        let (keys, first, slot) = open_keys(cx, &*sink, &mut first, unlock, &notices).await?;
         let cache = repo_cache(cache_dir.clone(), first.repo);
-        let config = configs::newest(cx, &*sink, &keys, first, &cache).await?;
+        let config = configs::newest(cx, &*sink, &keys, first, &cache, &notices).await?;
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))?;
-        Self::assemble(cx, sink, config, keys, slot, cache_dir).await
+        let mut out = Self::assemble(cx, sink, config, keys, slot, cache_dir).await?;
+        out.notices = notices;
+        out.was_not_removed(cx, unlock).await?;
+        Ok(out)
+    }
+
+    /// Sees that the slot that opened it is none that somebody has removed, and of which only a sidecar was left.
+    async fn was_not_removed(&self, cx: &OpContext, unlock: &Unlock) -> Result<()> {
+        let Some(slot) = &self.slot else {
+            return Ok(());
+        };
+        let noticed = self.notices.findings();
+        let mut noticed = noticed.iter();
+        if !noticed.any(|one| one.subject == slot.as_str() && one.kind == FindingKind::Missing) {
+            return Ok(());
+        }
+        if !Ended::read(self, cx).await?.has(slot) {
+            return Ok(());
+        }
+        Err(EngineError::WrongKey {
+            credential: unlock.what(),
+            repository: self.location(),
+        })
+    }
+
+    /// What of small objects was found damaged or gone since the repository was opened, and had from their
+    /// sidecars: nothing is wrong with what was read, and everything with the medium.
+    #[must_use]
+    pub const fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Looks whether the repository came to need something, since it was opened, that this program
@@ -214,8 +253,7 @@ impl Repository {
     /// # Errors
     /// [`EngineError::Newer`], [`EngineError::Damaged`], errors of the tier.
     pub async fn check_features(&self, cx: &OpContext, operation: Operation) -> Result<()> {
-        let known = self.config.clone();
-        let config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        let config = newest_of(self, cx).await?;
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))
@@ -226,8 +264,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Repository::check_features`].
     pub(crate) async fn renew_config(&mut self, cx: &OpContext) -> Result<()> {
-        let known = self.config.clone();
-        self.config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        self.config = newest_of(self, cx).await?;
         Ok(())
     }
 
@@ -257,6 +294,7 @@ impl Repository {
             dead: Mutex::default(),
             shunned: Mutex::default(),
             slot,
+            notices: Notices::default(),
         };
         out.reload_index(cx).await?;
         Ok(out)

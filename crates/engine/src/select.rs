@@ -10,6 +10,9 @@ use crate::error::{EngineError, Result};
 use crate::ledger::Rivals;
 use crate::repository::{SnapshotHead, UnreadSnapshot};
 
+/// Characters of an id that are enough to be one: fewer would be met by chance.
+pub const LEAST_OF_ID: usize = 4;
+
 /// Which snapshot a text means: an id, the beginning or the end of one, `latest`, `latest:NAME`,
 /// `latest:HOST:NAME`, or a time (the newest not after it).
 ///
@@ -32,7 +35,7 @@ pub fn select<'a>(
     let wanted = spec.to_ascii_uppercase();
     let is_meant = |id: SnapshotId| {
         let id = id.to_string();
-        wanted.len() >= 4 && (id.starts_with(&wanted) || id.ends_with(&wanted))
+        wanted.len() >= LEAST_OF_ID && (id.starts_with(&wanted) || id.ends_with(&wanted))
     };
     let matching: Vec<_> = heads.iter().filter(|head| is_meant(head.meta.id)).collect();
     let lost: Vec<_> = unread.iter().filter(|one| is_meant(one.id)).collect();
@@ -78,6 +81,22 @@ pub fn rivals(spec: &str, chosen: &SnapshotHead) -> Option<Rivals> {
         host: None,
         since,
         until: Some(until),
+    })
+}
+
+/// Which snapshots that are not there could have been meant by a text that means none of those that are;
+/// none by one that may be an id.
+#[must_use]
+pub fn rivals_of_none(spec: &str) -> Option<Rivals> {
+    let until = match spec.parse::<jiff::Timestamp>() {
+        Ok(time) => Some(time),
+        Err(_) if spec == "latest" || spec.starts_with("latest:") => None,
+        Err(_) => return None,
+    };
+    Some(Rivals {
+        host: None,
+        since: jiff::Timestamp::MIN,
+        until,
     })
 }
 

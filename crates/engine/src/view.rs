@@ -63,7 +63,7 @@ impl<'a> SnapshotView<'a> {
     /// # Errors
     /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Damaged`].
     pub fn open(repo: &'a Repository, head: SnapshotHead) -> Result<Self> {
-        let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+        let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
         let mut plain = Vec::new();
         let (id, raw) = (head.object.inner_id, head.object.inner_raw as usize);
         repo.open_blob(
@@ -320,7 +320,7 @@ pub fn handover(
     component: &str,
 ) -> Result<Option<Handover>> {
     let next = &head.object.next;
-    let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+    let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
     let mut plain = Vec::new();
     let (kind, raw) = (BlobKind::Lineage, next.raw as usize);
     repo.open_blob(&mut codec, kind, &next.id, raw, &next.sealed, &mut plain)?;

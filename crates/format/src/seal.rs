@@ -249,7 +249,8 @@ pub fn blob_session(sealed: &[u8]) -> Result<SessionId, SealError> {
 
 /// Seals and opens blobs with its own compression contexts; one for each thread.
 pub struct BlobCodec {
-    compression: Compression,
+    /// Made when something is sealed for the first time by one that was made to open.
+    compression: Option<Compression>,
     decompressor: zstd::bulk::Decompressor<'static>,
     scratch: Vec<u8>,
     plain: Vec<u8>,
@@ -268,7 +269,19 @@ impl BlobCodec {
     /// [`SealError::Compress`] for a level that zstd does not have.
     pub fn new(level: i32) -> Result<Self, SealError> {
         Ok(Self {
-            compression: Compression::new(level)?,
+            compression: Some(Compression::new(level)?),
+            ..Self::opener()?
+        })
+    }
+
+    /// A codec for opening. Compression contexts, which take longer to make than a page to open, are
+    /// made only if it is to seal something, at the default level.
+    ///
+    /// # Errors
+    /// [`SealError::Compress`] when zstd cannot be set up.
+    pub fn opener() -> Result<Self, SealError> {
+        Ok(Self {
+            compression: None,
             decompressor: zstd::bulk::Decompressor::new().map_err(not_compressed)?,
             scratch: Vec::new(),
             plain: Vec::new(),
@@ -302,7 +315,11 @@ impl BlobCodec {
         } else {
             let mut body = Cursor::new(&mut *out);
             body.set_position(body_at as u64);
-            self.compression.compress(raw, &mut body)?
+            let compression = match &mut self.compression {
+                Some(compression) => compression,
+                none => none.insert(Compression::new(DEFAULT_LEVEL)?),
+            };
+            compression.compress(raw, &mut body)?
         };
         // Less than 3 % gained is not worth decompressing for.
         if packed < raw.len() - raw.len() / 32 {

@@ -162,7 +162,7 @@ pub fn sealed(data: &[u8]) {
         assert!(ring().open(kind, data).is_err());
     }
     let key = BlobKey::of_session(RepoId([0x42; 16]), SessionId(0), &[7; 32]);
-    let Ok(mut codec) = BlobCodec::new(3) else {
+    let Ok(mut codec) = BlobCodec::opener() else {
         return;
     };
     let mut out = Vec::new();

@@ -1,6 +1,8 @@
 //! What the source of files is told on the command line.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -195,4 +197,84 @@ fn a_url_saves_what_the_path_saves_with_its_options() {
     let _ = Run::of(&mut place.snapshot(["save", command])).ok();
     let cat = Run::of(&mut place.restore(["cat", "latest:/greeting"])).ok();
     assert_eq!(cat.out, b"hello\n");
+}
+
+/// Saves all of the place, with the repository and the cache at these paths in it, some times over;
+/// gives what the last run added and read.
+fn saved_with_its_own(place: &Place, repo: &OsStr, cache: &OsStr) -> (u64, u64) {
+    place.write("file", "1");
+    let mut last = (u64::MAX, u64::MAX);
+    for round in 0..4 {
+        place.wait_for_a_tick();
+        let mut save = place.snapshot(["save", "--json"]);
+        save.arg(place.data());
+        save.env("BACKSTAY_REPO", place.data().join(repo));
+        save.env("BACKSTAY_CACHE_DIR", place.data().join(cache));
+        let saved = Run::of(&mut save).ok().of_type("saved");
+        let number = |name: &str| saved[0][name].as_u64().unwrap();
+        last = (number("entries"), number("bytes_read"));
+        assert!(round < 2 || last.1 == 0, "round {round} read {}", last.1);
+    }
+    last
+}
+
+#[test]
+fn the_cache_and_the_repository_are_left_out_whatever_they_are_called() {
+    for (repo, cache) in [
+        (&b"repo"[..], &b"cache"[..]),
+        // Bytes that are no UTF-8, and signs that mean something to an exclude.
+        (b"r\xffepo", b"c\xffache"),
+        (b"a b/[x]*/!repo ", b"\\cache?"),
+    ] {
+        let place = Place::empty();
+        let own = (OsStr::from_bytes(repo), OsStr::from_bytes(cache));
+        let _ = saved_with_its_own(&place, own.0, own.1);
+        let mut list = place.restore(["ls", "-R", "--json", "latest:"]);
+        list.env("BACKSTAY_REPO", place.data().join(own.0));
+        let listed = Run::of(&mut list).ok().of_type("entry");
+        let data = format!("{}/", place.data().display());
+        let names = listed.iter().filter_map(|entry| {
+            let path = entry["path"].as_str().unwrap();
+            path.strip_prefix(&data).map(str::to_owned)
+        });
+        let names: Vec<_> = names.collect();
+        assert!(names.contains(&"file".to_owned()), "{names:?}");
+        // Of the two there is no more than the folders that they lie in.
+        assert!(names.len() <= 4, "{names:?}");
+    }
+}
+
+#[test]
+fn of_a_folder_that_caches_lie_in_only_the_caches_are_left_out() {
+    let place = Place::new();
+    place.write("caches/of/somebody/else", "1");
+    let cache = place.data().join("caches");
+    let mut save = place.snapshot(["save"]);
+    let _ = Run::of(save.arg(place.data()).env("BACKSTAY_CACHE_DIR", &cache)).ok();
+    let mut ours = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap());
+    let ours = ours.find(|entry| entry.file_name() != "of").unwrap();
+    let tag = fs::read_to_string(ours.path().join("CACHEDIR.TAG")).unwrap();
+    assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
+    let names = saved_names(&place, &[]);
+    // Those of this repository, wherever they lie, and no other run's.
+    assert!(
+        names.contains(&"caches/of/somebody/else".to_owned()),
+        "{names:?}"
+    );
+    let mut save = place.snapshot(["save", "--json"]);
+    let _ = Run::of(save.arg(place.data()).env("BACKSTAY_CACHE_DIR", &cache)).ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let listed = Run::of(&mut place.restore(["ls", "-R", "--json", &wanted])).ok();
+    let entries = listed.of_type("entry");
+    let paths: Vec<_> = (entries.iter())
+        .map(|entry| entry["path"].as_str().unwrap())
+        .collect();
+    assert!(
+        !paths.iter().any(|path| path.contains("CACHEDIR.TAG")),
+        "{paths:?}"
+    );
+    assert!(
+        paths.iter().any(|path| path.ends_with("/else")),
+        "{paths:?}"
+    );
 }

@@ -110,3 +110,22 @@ fn a_ledger_that_cannot_be_read_keeps_nobody_from_the_newest() {
     fs::write(place.repo().join("ledger"), b"no folder").unwrap();
     let _ = Run::of(&mut place.restore(["ls", "latest"])).ok();
 }
+
+#[test]
+fn a_repository_whose_snapshots_are_all_gone_is_not_taken_for_an_empty_one() {
+    let place = Place::new();
+    let _ = Run::of(&mut place.snapshot(["list"])).ok();
+    let only = saved(&place, "a", "only");
+    let _ = take_away(&place, &only);
+    for has_copy in [true, false] {
+        if !has_copy {
+            forget_local(&place);
+        }
+        for spec in ["latest", "latest:a", "2100-01-01"] {
+            let run = Run::of(&mut place.restore(["run", spec, "--to", "out"])).ends(13);
+            assert!(run.err.contains(&only), "{spec}: {}", run.err);
+        }
+        let _ = Run::of(&mut place.snapshot(["list"])).ends(13).says(&only);
+        let _ = Run::of(&mut place.restore(["list"])).ends(13).says(&only);
+    }
+}

@@ -132,3 +132,44 @@ fn a_scheme_without_a_source_is_named_with_those_there_are() {
         .ends(2)
         .says("no sink of kind `sftp`");
 }
+
+/// `verify | head`: that nobody reads on is no reason to say that all is well.
+#[test]
+fn whoever_stops_reading_does_not_change_how_it_ends() {
+    let place = Place::new();
+    let mut noise = vec![0; 300_000];
+    let mut state = 1u64;
+    for byte in &mut noise {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        *byte = state.to_be_bytes()[0];
+    }
+    place.write("file", noise);
+    let _ = place.save().ok();
+    let unread = |mut command: Command| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut child = command.stdout(writer).spawn().unwrap();
+        drop(command);
+        child.wait().unwrap().code()
+    };
+    for json in [&[][..], &["--json"]] {
+        let with = |args: &[&'static str]| [args, json].concat();
+        assert_eq!(unread(place.restore(with(&["ls", "latest"]))), Some(0));
+        assert_eq!(unread(place.snapshot(with(&["verify"]))), Some(0));
+        let restored = with(&["run", "latest", "--to", "out", "--overwrite", "always"]);
+        assert_eq!(unread(place.restore(restored)), Some(0));
+    }
+    assert!(place.path("out").exists());
+    let pack = place.objects("data").remove(0);
+    let bytes = fs::read(&pack).unwrap();
+    fs::remove_file(&pack).unwrap();
+    fs::write(&pack, &bytes[..bytes.len() / 2]).unwrap();
+    for json in [&[][..], &["--json"]] {
+        let with = |args: &[&'static str]| [args, json].concat();
+        assert_eq!(unread(place.snapshot(with(&["verify"]))), Some(13));
+        let restored = with(&["run", "latest", "--to", "lost", "--overwrite", "always"]);
+        assert_eq!(unread(place.restore(restored)), Some(3));
+    }
+}

@@ -95,8 +95,14 @@ impl<'a> Chain<'a> {
         let why = match tier::read(self.repo, &self.cx, known.seq).await {
             Ok(Ok(line)) if LineHash::of(&line) == known.hash => return Ok(()),
             Ok(Ok(_)) => "it is not what this host's copy says",
-            // That is no sign that anybody made the ledger anew; verification names it.
-            Ok(Err(_)) => return Ok(()),
+            // That is no sign that anybody made the ledger anew.
+            Ok(Err(why)) => {
+                let subject = name(layout::ledger(known.seq))?.to_string();
+                let (severity, kind) = (Severity::Warning, FindingKind::Damaged);
+                self.findings
+                    .push(Finding::new(severity, kind, subject, why));
+                return Ok(());
+            }
             Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
                 "by this host's copy the ledger had it: it is gone from the tier"
             }

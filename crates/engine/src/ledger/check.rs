@@ -3,7 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, Severity, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, Severity, SnapshotId,
+};
 use backup_format::layout;
 use backup_integrity::ledger::{
     Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line, LineHash, Op, RawLine,
@@ -16,7 +18,7 @@ use super::chain::Chain;
 use super::holes::is_filled;
 use super::sight::Keys;
 use super::tier;
-use crate::error::Result;
+use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::slots::KnownSlots;
@@ -104,7 +106,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away";
         findings.push(mismatch("ledger".into(), detail));
     }
-    findings.extend(snapshots(repo, cx, told, is_whole).await?);
+    findings.extend(snapshots(repo, cx, told, last, is_whole).await?);
     findings.extend(Holds::check(repo, cx).await?);
     if is_whole && !is_empty {
         // What was seen to be sound is what a later check compares with.
@@ -158,6 +160,21 @@ impl<'a> Told<'a> {
         if record.op == Op::SNAPSHOT {
             self.made.entry(snapshot).or_insert(record.root);
         } else if record.op == Op::FORGET {
+            self.forgotten.insert(snapshot);
+        } else if record.op == Op::HOLD {
+            // It was there still, or that is taken back.
+            self.forgotten.remove(&snapshot);
+        }
+    }
+
+    /// Takes of a later record only that a snapshot came to its end.
+    fn take_end(&mut self, line: &[u8]) {
+        let Ok(line) = Line::parse(line) else { return };
+        let record = line.record();
+        if record.op == Op::FORGET
+            && self.keys.genuine(&line) != Some(false)
+            && let Some(snapshot) = record.snapshot
+        {
             self.forgotten.insert(snapshot);
         }
     }
@@ -252,6 +269,7 @@ async fn snapshots(
     repo: &Repository,
     cx: &OpContext,
     mut told: Told<'_>,
+    last: u64,
     is_whole: bool,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
@@ -271,6 +289,12 @@ async fn snapshots(
                 let (severity, kind) = (Severity::Error, FindingKind::Damaged);
                 findings.push(Finding::new(severity, kind, key.as_str(), detail));
             }
+            // Listed, and gone by now.
+            (root, Err(EngineError::Sink(error))) if error.kind == ErrorKind::NotFound => {
+                if let Some(root) = root {
+                    told.made.insert(id, root);
+                }
+            }
             (Some(_), Err(error)) => return Err(error),
             (None, Ok(head))
                 if repo
@@ -278,6 +302,17 @@ async fn snapshots(
                     .await
                     .is_ok_and(|void| void) => {}
             (None, head) => findings.push(unknown(repo, &key, head, is_whole)),
+        }
+    }
+    if told.made.keys().any(|id| !told.forgotten.contains(id)) {
+        // It may have been forgotten between the look into the ledger and the one at the tier; that was
+        // recorded before it went.
+        let numbers = tier::numbers(repo, cx, last).await?;
+        let mut lines = Box::pin(tier::lines(repo, cx, numbers));
+        while let Some((_, found)) = lines.try_next().await? {
+            if let Ok(line) = found {
+                told.take_end(&line);
+            }
         }
     }
     let missing = told.made.into_keys();

@@ -3,7 +3,7 @@
 //! Whoever asks for the newest snapshot must not get an older one because somebody took the newest
 //! away. What is missing shows in no listing; but it was recorded, and its end would have been too.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use backup_core::{ErrorKind, HostId, OpContext, SnapshotId};
 use backup_format::layout;
@@ -76,7 +76,7 @@ async fn look(
         keys: Keys::new(repo),
         rivals,
         made: BTreeMap::new(),
-        forgotten: HashSet::new(),
+        ends: HashMap::new(),
     };
     let copied = told.copy(repo);
     let oldest = (rivals.since.checked_sub(MARGIN)).unwrap_or(Timestamp::MIN);
@@ -96,11 +96,10 @@ async fn look(
             break;
         }
     }
-    let Told {
-        made, forgotten, ..
-    } = told;
+    let Told { made, ends, .. } = told;
     for gone in made.into_values().rev() {
-        let is_known = there.contains(&gone.id) || forgotten.contains(&gone.id);
+        let is_forgotten = ends.get(&gone.id).is_some_and(|(_, forgotten)| *forgotten);
+        let is_known = there.contains(&gone.id) || is_forgotten;
         if !is_known && is_missing(repo, cx, gone.id).await? {
             return Ok(Some(gone));
         }
@@ -122,7 +121,8 @@ struct Told<'a> {
     keys: Keys<'a>,
     rivals: &'a Rivals,
     made: BTreeMap<SnapshotId, GoneSnapshot>,
-    forgotten: HashSet<SnapshotId>,
+    /// By the last record of each that says that it is forgotten, or held after that.
+    ends: HashMap<SnapshotId, (u64, bool)>,
 }
 
 impl Told<'_> {
@@ -162,8 +162,12 @@ impl Told<'_> {
         if self.keys.genuine(line) == Some(false) {
             return;
         }
-        if record.op == Op::FORGET {
-            self.forgotten.insert(id);
+        if record.op == Op::FORGET || record.op == Op::HOLD {
+            let seq = line.head().seq;
+            let end = self.ends.entry(id).or_default();
+            if seq >= end.0 {
+                *end = (seq, record.op == Op::FORGET);
+            }
         } else if record.op == Op::SNAPSHOT
             && (self.rivals.host.as_ref()).is_none_or(|host| *host == record.host)
         {

@@ -62,7 +62,7 @@ pub(super) async fn collect(
             repo,
             cx,
             job,
-            (&generation, &orphans),
+            (&generation, &orphans, &survey.elsewhere.spared),
             own,
             (report, &mut waited),
         )
@@ -90,7 +90,7 @@ pub(super) async fn collect(
     let numbers = there.iter().filter_map(layout::condemned_number);
     let next = numbers.max().map_or(0, |last| last.saturating_add(1));
     let generation = condemn(repo, cx, next, packs).await?;
-    let about = (&generation, &orphans);
+    let about = (&generation, &orphans, &survey.elsewhere.spared);
     if decide(repo, cx, job, about, own, (report, &mut waited)).await? {
         delete(repo, cx, survey, own, report).await?;
     }
@@ -169,7 +169,7 @@ async fn decide(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
-    (generation, orphans): (&Generation, &BTreeSet<SnapshotId>),
+    (generation, orphans, spared): (&Generation, &BTreeSet<SnapshotId>, &BTreeSet<PackId>),
     own: &mut Own,
     (report, waited): (&mut PruneReport, &mut Duration),
 ) -> Result<bool> {
@@ -185,7 +185,8 @@ async fn decide(
     settle(repo, cx).await;
     let snapshots = survey::snapshots(repo, cx).await?;
     let (refs, marks) = survey::mark(repo, cx, &snapshots).await?;
-    let used = |id: &&PackId| !marks.contains_key(*id);
+    // What a lost pack held lies in them too: by the index nothing uses them, and yet they are needed.
+    let used = |id: &&PackId| !marks.contains_key(*id) && !spared.contains(*id);
     let dead = PackList {
         generation: list.generation,
         packs: list.packs.iter().filter(used).copied().collect(),

@@ -57,6 +57,8 @@ pub(super) struct Survey {
     pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
     pub(super) elsewhere: Elsewhere,
+    /// Packs that older generations of keys can read, if they are to be sealed anew.
+    pub(super) older: BTreeSet<PackId>,
     /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
     /// was listed without one is of a pack that is gone.
     pub(super) parity: BTreeSet<ObjectKey>,
@@ -100,6 +102,7 @@ impl Survey {
             contested,
             disputed,
             elsewhere,
+            older: BTreeSet::new(),
             parity,
         })
     }

@@ -247,7 +247,7 @@ impl<'a> Workers<'a> {
 
     fn work(&self, source: Option<Receiver<Task>>) {
         let _ending = Ending(self);
-        let mut codec = match BlobCodec::new(3) {
+        let mut codec = match BlobCodec::opener() {
             Ok(codec) => codec,
             Err(error) => {
                 self.fail(EngineError::Seal(error));

@@ -38,6 +38,8 @@ pub struct Committed {
     pub(super) root: MerkleRoot,
     pub(super) refs_bytes: u64,
     pub(super) fate: Fate,
+    /// Its object, as it lies on the tier.
+    pub(super) object: Bytes,
 }
 
 /// A snapshot that is about to be: nothing of it is missing but the object itself.
@@ -120,7 +122,8 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
         object,
     } = ready;
     let key = name(layout::snapshot(meta.id))?;
-    repo.sink().put(cx, &key, object, PutMode::Create).await?;
+    let put = repo.sink().put(cx, &key, object.clone(), PutMode::Create);
+    put.await?;
     // It is there: that the run is called off now does not keep it from being told.
     let mut own = cx.clone();
     own.cancel = CancellationToken::new();
@@ -140,6 +143,7 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
         root,
         refs_bytes,
         fate,
+        object,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Reading: the engine's own threads open and read entries, many at once.
 //!
 //! A file is read and then looked at again: if it is still what the walk saw, it is whole. If not,
-//! it is read once more; if it changed again, what was read is stored with a finding. Small files
+//! it is read once more; if it changed again, what was read is stored with a finding. What was not in
+//! the state that the walk saw gets its metadata anew from the open file, too: another file may have
+//! its name by now, and its content must not be stored with the mode and owner of the one before. Small files
 //! come back as bytes, to be bundled in order; larger ones are cut here and handed to the store.
 
 use std::collections::VecDeque;
@@ -85,6 +87,35 @@ impl Item {
         self.fingerprint = self.fingerprint.filter(|seen| state == Some(*seen));
         self.is_racy = state.is_some_and(|state| is_racy(&state, began));
     }
+
+    /// Takes the metadata of what was read in `state` (`None`: it changed meanwhile) if that is not
+    /// the state that the walk saw. Says what is wrong with the entry then.
+    fn take_meta(
+        &mut self,
+        state: Option<Fingerprint>,
+        meta: impl FnOnce() -> io::Result<Option<EntryMeta>>,
+    ) -> Option<Finding> {
+        let mut finding = state.is_none().then(|| changed(&self.path));
+        if state.is_some() && state == self.fingerprint {
+            return finding;
+        }
+        match meta() {
+            Ok(Some(meta)) => self.meta = meta,
+            Ok(None) => {}
+            Err(error) => {
+                let detail = format!(
+                    "it was changed or replaced before it was read, and its mode, owner and \
+                     attributes are those of before: {error}"
+                );
+                let told = Finding::entry(FindingKind::Metadata, &self.path, detail);
+                finding = Some(Finding {
+                    severity: Severity::Warning,
+                    ..told
+                });
+            }
+        }
+        finding
+    }
 }
 
 /// What is to be done with an entry, or was done.
@@ -160,26 +191,29 @@ impl Reader<'_> {
             let began = self.cx.clock.now();
             let read = open.open().and_then(|file| {
                 let content = self.read_small(&file, seen.map_or(0, |print| print.size))?;
-                Ok((content, open.fingerprint(&file)?))
+                let now = open.fingerprint(&file)?;
+                Ok((content, now, file))
             });
             match read {
                 Err(error) => {
                     item.work = Work::Lost;
                     return Ok(Some(lost(&item.path, &error)));
                 }
-                Ok((Small::Grown, _)) => {
+                Ok((Small::Grown, ..)) => {
                     return self.file(item, open, StreamProfile::Auto, None);
                 }
-                Ok((Small::Whole(bytes), now)) => {
+                Ok((Small::Whole(bytes), now, file)) => {
                     let is_whole = seen == Some(now) && now.size == bytes.len() as u64;
                     seen = Some(now);
                     if !is_whole && attempt == 0 {
                         continue;
                     }
-                    item.was_read(began, is_whole.then_some(now));
+                    let state = is_whole.then_some(now);
+                    let finding = item.take_meta(state, || open.meta(&file));
+                    item.was_read(began, state);
                     let sha256 = backup_integrity::digest::ContentDigest::of(&bytes).0;
                     item.work = Work::Content { bytes, sha256 };
-                    return Ok((!is_whole).then(|| changed(&item.path)));
+                    return Ok(finding);
                 }
             }
         }
@@ -249,12 +283,14 @@ impl Reader<'_> {
             if !is_whole && attempt == 0 {
                 continue;
             }
-            item.was_read(began, is_whole.then_some(before));
+            let state = is_whole.then_some(before);
+            let finding = item.take_meta(state, || open.meta(&file));
+            item.was_read(began, state);
             item.work = Work::Cut {
                 stream: Box::new(stream),
                 sha256: Some(sha256),
             };
-            return Ok((!is_whole).then(|| changed(&item.path)));
+            return Ok(finding);
         }
         Ok(None)
     }

@@ -244,7 +244,7 @@ impl<'a> Contents<'a> {
     }
 
     fn work(&self) {
-        let mut codec = match BlobCodec::new(3) {
+        let mut codec = match BlobCodec::opener() {
             Ok(codec) => codec,
             Err(error) => return self.fail(EngineError::Seal(error)),
         };

@@ -15,7 +15,7 @@
 //! What was covered is remembered on this host (`memory`): what was covered longest ago comes first,
 //! and a content that was found whole is not hashed again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -36,6 +36,7 @@ use crate::index_set::PackFacts;
 use crate::refs::Listed;
 use crate::repository::{Repository, SnapshotHead};
 
+mod beside;
 mod budget;
 mod choice;
 mod content;
@@ -57,7 +58,7 @@ pub use known::known_damaged;
 pub use limit::ReadBudget;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.
-const LEAST_HASHED: u64 = 4 << 30;
+const LEAST_HASHED: u64 = 256 << 20;
 
 /// What to verify, and how.
 #[derive(Debug, Clone)]
@@ -226,7 +227,7 @@ async fn all(
         }
     };
     run.listed_refs = crate::refs::list(repo, cx).await?;
-    run.around(&heads).await?;
+    run.around(&heads, takes_all).await?;
     let wanted = if takes_all {
         None
     } else {
@@ -313,20 +314,23 @@ impl Run<'_> {
         self.job.sample.takes(&id.0) || lock(self.memory).pack(id).is_bad
     }
 
-    /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
-    /// snapshots.
-    async fn around(&mut self, heads: &[SnapshotHead]) -> Result<()> {
+    /// What lies around manifests and packs: index runs, configs, key slots, sidecars of these, sessions, and the
+    /// refs of snapshots.
+    async fn around(&mut self, heads: &[SnapshotHead], takes_all: bool) -> Result<()> {
         self.sessions().await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             self.bad.run(key.as_str(), &error.to_string());
         }
+        let mut slots = BTreeSet::new();
         for (key, slot) in self.repo.slots(self.cx).await? {
             self.report.objects += 1;
             if let Err(error) = slot {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
+            slots.insert(key);
         }
+        self.small_objects(heads, slots, takes_all).await?;
         self.unknown_names().await?;
         if self.repo.keys().identities().is_err() {
             // Who cannot read manifests can still see whether there are refs.

@@ -77,7 +77,7 @@ impl PackPass<'_> {
         let sum = Mutex::new(Ok(PackSum::default()));
         let handle = Handle::current();
         let work = || {
-            let mut codec = BlobCodec::new(3).map_err(EngineError::Seal)?;
+            let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
             let mut plain = Vec::new();
             loop {
                 let next = lock(&todo).next();

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use backup_core::{ChunkId, Event, Finding, FindingKind, PackId, Severity};
+use backup_core::{ChunkId, ErrorKind, Event, Finding, FindingKind, PackId, Severity, SnapshotId};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::layout;
 use backup_format::lineage::LineageHead;
@@ -195,6 +195,9 @@ impl Run<'_> {
                 return Ok(Some(sum.into_refs(id)));
             }
             if is_last {
+                if self.is_forgotten(id).await? {
+                    return Ok(None);
+                }
                 let key = gone.pop().map_or_else(|| name(layout::refs(id)), Ok)?;
                 self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
             } else {
@@ -203,6 +206,16 @@ impl Run<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether a snapshot went away since it was listed, and its refs behind it.
+    async fn is_forgotten(&self, id: SnapshotId) -> Result<bool> {
+        let key = name(layout::snapshot(id))?;
+        match self.repo.sink().head(self.cx, &key).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Marks what the lineage directory of a snapshot uses. Restores do not need it; what of it cannot be

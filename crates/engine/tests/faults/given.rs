@@ -278,8 +278,12 @@ impl Shelf {
         files: Vec<Given>,
         findings: Vec<Finding>,
     ) -> Result<SnapshotReport> {
+        let source = GivenSource { files, findings };
+        self.save_from(Arc::new(source)).await
+    }
+
+    pub(crate) async fn save_from(&self, source: Arc<dyn Source>) -> Result<SnapshotReport> {
         self.repo.reload_index(&self.cx).await.unwrap();
-        let source = Arc::new(GivenSource { files, findings });
         let ended = snapshot(&self.repo, &self.cx, source, &self.job).await;
         // The next one is newer.
         self.clock.advance(SignedDuration::from_secs(1));

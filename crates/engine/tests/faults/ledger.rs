@@ -2,6 +2,7 @@
 //! were.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backup_core::{
     Finding, HostId, ObjectKey, OpContext, PutMode, Sample, Sink, SnapshotId, VerifyLevel,
@@ -9,15 +10,16 @@ use backup_core::{
 use backup_engine::hold::{hold, release};
 use backup_engine::ledger::{LedgerDraft, first_seen, record_operation, verify_ledger};
 use backup_engine::repository::SnapshotHead;
-use backup_engine::{ForgetPlan, Repository, SnapshotView, forget, verify};
+use backup_engine::{EngineError, ForgetPlan, Repository, SnapshotView, forget, verify};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::snapshot::{SnapshotObject, encode};
 use backup_integrity::ledger::RecordOutcome;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_retention::{Count, KeepPolicy};
-use backup_testkit::TestClock;
+use backup_testkit::{Fault, FaultSink, Op, Rule, TestClock};
 use jiff::tz::TimeZone;
+use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use crate::world::{Case, Memory, World, host, serious};
@@ -302,4 +304,93 @@ async fn a_snapshot_whose_time_lies_is_judged_by_the_ledger() {
     // One that is left out of the ledger has no time at all.
     case.mem.lose(&record(7));
     assert_eq!(times(&repo).await[3], None);
+}
+
+/// A snapshot is held while a slow run forgets it: whoever was first, a hold that says that it was placed
+/// keeps it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_is_placed_keeps_what_is_being_forgotten() {
+    let world = World::with_snapshot().await;
+    let (mut kept, mut gone) = (0, 0);
+    for (slow, under) in [
+        (Op::Put, "ledger/"),
+        (Op::Head, "holds/"),
+        (Op::Delete, "snap/"),
+    ] {
+        let case = world.case(Memory::Lost);
+        let slow_tier = FaultSink::new(Arc::new(case.mem.clone()), 1);
+        let pause = Duration::from_millis(700);
+        slow_tier.add(Rule::new(Fault::Delay(pause)).on(&[slow]).under(under));
+        let forgetter = world.open(Arc::new(slow_tier), None).await.unwrap();
+        let holder = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+        let snapshots = heads(&world, &forgetter).await;
+        let plan = ForgetPlan::by_id(snapshots.iter().map(|head| head.meta.clone()).collect());
+        let (id, me) = (snapshots[0].meta.id, host());
+        let held = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            hold(&holder, &world.cx, id, (&me, "anna"), "audit").await
+        };
+        let (forgot, held) = tokio::join!(forget(&forgetter, &world.cx, &plan, &me, "otto"), held);
+        let removed = forgot.unwrap().removed;
+        let there = heads(&world, &holder).await;
+        let check = verify_ledger(&holder, &world.cx).await.unwrap();
+        assert_eq!(serious(&check), [""; 0], "slow {under}");
+        if held.is_ok() {
+            kept += 1;
+            assert_eq!((removed, there.len()), (0, 1), "slow {under}");
+            assert!(there[0].meta.held);
+        } else {
+            gone += 1;
+            assert_eq!((removed, there.len()), (1, 0), "slow {under}");
+            assert!(matches!(held, Err(EngineError::TooLate { .. })), "{held:?}");
+            assert!(
+                !case.mem.lose(&layout::hold(id).unwrap()),
+                "a hold on nothing"
+            );
+        }
+    }
+    assert!(kept > 0 && gone > 0, "{kept} {gone}");
+}
+
+/// Forgets all snapshots in a moment.
+fn forget_in_a_moment(world: &World, repo: Repository, all: &[SnapshotHead]) -> JoinHandle<u64> {
+    let plan = ForgetPlan::by_id(all.iter().map(|head| head.meta.clone()).collect());
+    let (cx, me) = (world.cx.clone(), host());
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let forgot = forget(&repo, &cx, &plan, &me, "otto").await;
+        forgot.unwrap().removed
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_forgotten_while_it_is_verified_is_not_missed() {
+    let world = World::with_snapshot().await;
+    for (is_ledger, slow, under) in [
+        (true, Op::List, "ledger/"),
+        (true, Op::List, "snap/"),
+        (true, Op::Get, "snap/"),
+        (false, Op::List, "snap/"),
+        (false, Op::Get, "snap/"),
+        (false, Op::List, "refs/"),
+        (false, Op::Get, "refs/"),
+    ] {
+        let case = world.case(Memory::Lost);
+        let slow_tier = FaultSink::new(Arc::new(case.mem.clone()), 1);
+        let looker = world.open(Arc::new(slow_tier.clone()), None).await.unwrap();
+        let forgetter = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+        let all = heads(&world, &forgetter).await;
+        let pause = Duration::from_millis(600);
+        slow_tier.add(Rule::new(Fault::Delay(pause)).on(&[slow]).under(under));
+        let forgetting = forget_in_a_moment(&world, forgetter, &all);
+        let found = if is_ledger {
+            serious(&verify_ledger(&looker, &world.cx).await.unwrap())
+        } else {
+            let level = VerifyLevel::Checksum;
+            let whole = verify(&looker, &world.cx, None, level, Sample::All).await;
+            details(&whole.unwrap().report.findings)
+        };
+        assert_eq!(forgetting.await.unwrap(), 1, "slow {under}");
+        assert_eq!(found, [""; 0], "slow {under}");
+    }
 }

@@ -75,12 +75,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// A repository without snapshots and without files.
-    pub(crate) async fn empty() -> Self {
-        Self::empty_with_parity(None).await
-    }
-
-    async fn empty_with_parity(parity: Option<Share>) -> Self {
+    /// A repository without snapshots and without files, with so much parity.
+    pub(crate) async fn empty_with_parity(parity: Option<Share>) -> Self {
         let cx = context();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/below")).unwrap();

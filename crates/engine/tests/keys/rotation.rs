@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use backup_core::ErrorKind;
+use backup_core::{ErrorKind, Retry};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::rotate::Rotation;
 use backup_engine::slots::change::{is_current, opens_all};
@@ -10,7 +10,7 @@ use backup_engine::{EngineError, Repository, SnapshotView, Unlock};
 use backup_format::config::Config;
 use backup_format::keys::{Identity, KeyError, KeySet, Role, Slot};
 use backup_format::layout;
-use backup_testkit::{Crash, FaultSink};
+use backup_testkit::{Crash, Fault, FaultSink, Op, Rule, When};
 
 use crate::attack::attack;
 use crate::world::{SECRET_TEXT, World, by, entries, host, secret_slot, subset};
@@ -232,6 +232,41 @@ async fn a_rotation_that_is_killed_counts_whole_or_not_at_all() {
         }
     }
     assert!(counted > 1 && kept > 1, "{counted} counted, {kept} did not");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_of_which_nobody_can_see_whether_it_counts_keeps_its_keys() {
+    for put in [
+        Fault::Retried,
+        Fault::LoseAnswer,
+        Fault::Fail(ErrorKind::Other, Retry::Never),
+    ] {
+        let world = World::new().await;
+        let sink = FaultSink::new(Arc::new(world.mem.clone()), 7);
+        let repo = world
+            .open_at(Arc::new(sink.clone()), world.key_file())
+            .await
+            .unwrap();
+        let rotation = Rotation::prepare(&repo, &world.cx).await.unwrap();
+        let (slot, unlock) = secret_slot(rotation.keys());
+        let never = put != Fault::Fail(ErrorKind::Other, Retry::Never);
+        sink.add(Rule::new(put).on(&[Op::Put]).under("config/"));
+        let blind = Rule::new(Fault::Fail(ErrorKind::Other, Retry::Never));
+        sink.add(
+            blind
+                .on(&[Op::Get, Op::List, Op::Head])
+                .under("config")
+                .when(When::Always),
+        );
+        let missed = rotation
+            .carry_out(&repo, &world.cx, by(&host()), &[&slot])
+            .await
+            .unwrap_err();
+        assert!(missed.may_count);
+        let tier = Arc::new(world.mem.clone());
+        let now = world.open_at(tier, unlock).await.unwrap();
+        assert_eq!(now.config().newest_epoch() == 1, never);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,11 @@ pub struct FilesConfig {
     pub exclude_caches: bool,
     /// Leaves out the content of folders that hold something of one of these names, but for that.
     pub exclude_if_present: Vec<String>,
+    /// Folders that are left out with all that is in them, such as the one that the snapshot is
+    /// written to. Each is known by its device and inode, which are looked up when the capture
+    /// begins, so it is found by whatever path the walk comes to it; one that is not there then
+    /// leaves nothing out. A root is not left out.
+    pub left_out: Vec<PathBuf>,
     /// Does not go down into other file systems; the folder that one is mounted on is saved empty.
     pub one_file_system: bool,
     /// Leaves out regular files of more bytes than this.
@@ -60,6 +65,7 @@ impl Default for FilesConfig {
             ignore_files: Vec::new(),
             exclude_caches: false,
             exclude_if_present: Vec::new(),
+            left_out: Vec::new(),
             one_file_system: false,
             exclude_larger_than: None,
             exclude_smaller_than: None,

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use backup_core::{Fingerprint, OpenContent};
+use backup_core::{EntryMeta, Fingerprint, OpenContent};
 use rustix::fs::{FileType, Mode, OFlags, fstat, openat};
 use rustix::io::Errno;
 
@@ -23,18 +23,26 @@ pub(crate) fn open_read(folder: &OwnedFd, name: &CStr, flags: OFlags) -> io::Res
     }
 }
 
+/// What all files of a walk need to be opened.
+#[derive(Debug)]
+pub(crate) struct Opener {
+    pub(crate) handles: Arc<HandleCache>,
+    /// Which metadata is wanted.
+    pub(crate) wanted: meta::Wanted,
+}
+
 /// A regular file that was seen by the walk.
 #[derive(Debug)]
 pub(crate) struct FileContent {
-    handles: Arc<HandleCache>,
+    opener: Arc<Opener>,
     folder: Arc<DirHandle>,
     name: CString,
 }
 
 impl FileContent {
-    pub(crate) fn new(handles: Arc<HandleCache>, folder: Arc<DirHandle>, name: CString) -> Self {
+    pub(crate) fn new(opener: Arc<Opener>, folder: Arc<DirHandle>, name: CString) -> Self {
         Self {
-            handles,
+            opener,
             folder,
             name,
         }
@@ -43,7 +51,7 @@ impl FileContent {
 
 impl OpenContent for FileContent {
     fn open(&self) -> io::Result<File> {
-        let folder = self.handles.get(&self.folder)?;
+        let folder = self.opener.handles.get(&self.folder)?;
         // Not blocking: a pipe may stand there by now, and nobody may ever write to it.
         let fd = open_read(&folder, &self.name, OFlags::NOFOLLOW | OFlags::NONBLOCK)?;
         if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::RegularFile {
@@ -54,5 +62,9 @@ impl OpenContent for FileContent {
 
     fn fingerprint(&self, file: &File) -> io::Result<Fingerprint> {
         Ok(meta::fingerprint(&fstat(file)?))
+    }
+
+    fn meta(&self, file: &File) -> io::Result<Option<EntryMeta>> {
+        meta::of_file(file, self.opener.wanted).map(Some)
     }
 }

@@ -355,3 +355,29 @@ fn one_file_system_keeps_mount_points_empty_and_follows_roots_into_others() {
     );
     assert_eq!(capture(of(temp.path())).below(temp.path()).len(), 9);
 }
+
+#[test]
+fn a_folder_says_that_one_file_system_leaves_out_one_of_its_last_names() {
+    let temp = tempfile::tempdir().unwrap();
+    let (folder, other) = (temp.path().join("folder"), temp.path().join("other"));
+    for number in 0..600 {
+        put(&folder.join(format!("{number:03}")), "");
+    }
+    fs::create_dir(&other).unwrap();
+    let Some(_other) = Mounted::tmpfs(&other, "size=1m") else {
+        return;
+    };
+    put(&other.join("file"), "");
+    let Some(_file) = Mounted::bind(&other.join("file"), &folder.join("599")) else {
+        return;
+    };
+    let config = FilesConfig {
+        one_file_system: true,
+        ..FilesConfig::of_roots([&folder])
+    };
+    let captured = capture(config);
+    assert_eq!(captured.below(&folder).len(), 599);
+    let attrs = &captured.entry(&folder).meta.attrs;
+    let content = attrs.get(CONTENT_ATTR).map(String::as_str);
+    assert_eq!(content, Some(CONTENT_LEFT_OUT));
+}

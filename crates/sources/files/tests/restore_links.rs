@@ -4,8 +4,12 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 
-use backup_core::{EntryKind, EntryOutcome, EntryWriter, Outcome, Restore, Target as _};
+use backup_core::{
+    EntryKind, EntryOutcome, EntryWriter, FindingKind, Outcome, Restore, Target as _,
+};
 use backup_source_files::{FilesTarget, Overwrite};
 use support::given::*;
 use support::*;
@@ -61,4 +65,56 @@ fn further_names_of_a_file_that_fails_are_named_and_do_not_count_as_written() {
             }
         }
     }
+}
+
+/// A name of the group 7.
+fn linked(name: &str, content: &[u8]) -> Stored {
+    let mut stored = made_up(name.as_bytes(), EntryKind::File, content);
+    stored.entry.meta.link_group = Some(7);
+    stored
+}
+
+#[test]
+fn a_further_name_is_not_linked_to_a_file_that_only_looks_like_the_first() {
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    for (there, is_it) in [("other", false), ("saved", true)] {
+        for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
+            let temp = tempfile::tempdir().unwrap();
+            let at = |name: &str| temp.path().join(name);
+            put(&at("a"), there);
+            set_mtime(&at("a"), 1_000_000, 7);
+            let stored = ["a", "b", "c"].map(|name| linked(name, b"saved"));
+            let restored = restore(into(temp.path(), overwrite), &stored);
+            assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+            assert_eq!(fs::read(at("a")).unwrap(), there.as_bytes());
+            for name in ["b", "c"] {
+                assert_eq!(fs::read(at(name)).unwrap(), b"saved", "{name}");
+            }
+            // Those that are whole are one file all the same.
+            assert_eq!(inode(&at("b")), inode(&at("c")));
+            assert_eq!(inode(&at("a")) == inode(&at("b")), is_it);
+            let told: Vec<_> = (restored.report.findings.iter())
+                .map(|finding| (finding.kind, finding.subject.as_str()))
+                .collect();
+            let wanted = [(FindingKind::Degraded, "/b")];
+            assert_eq!(told, wanted[usize::from(is_it)..]);
+        }
+    }
+}
+
+#[test]
+fn a_further_name_of_a_symbolic_link_is_not_linked_to_another_one() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    symlink("there", at("a")).unwrap();
+    set_mtime(&at("a"), 1_000_000, 7);
+    let stored = ["a", "b"].map(|name| {
+        let mut stored = linked(name, b"");
+        stored.entry.meta.kind = EntryKind::Symlink(b"saved".to_vec());
+        stored
+    });
+    let restored = restore(into(temp.path(), Overwrite::Never), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(fs::read_link(at("a")).unwrap(), Path::new("there"));
+    assert_eq!(fs::read_link(at("b")).unwrap(), Path::new("saved"));
 }

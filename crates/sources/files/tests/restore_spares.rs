@@ -142,3 +142,101 @@ fn what_is_protected_is_no_target_of_a_restore_that_may_change_it() {
         assert_eq!(tree(&repo), before);
     }
 }
+
+#[test]
+fn deleting_leaves_alone_what_is_mounted_even_from_the_same_file_system() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let (from, to) = (at("from"), at("to"));
+    put(&from.join("whole/file"), "saved");
+    for name in ["one", "two", "three"] {
+        put(&at("outside").join(name).join("deep/file"), "precious");
+    }
+    put(&at("outside/file"), "precious");
+    for name in ["gone/bound/x", "whole/x", "top/x", "file"] {
+        put(&to.join(name), "there");
+    }
+    let mounts = [
+        ("outside/one", "to/gone/bound"),
+        ("outside/two", "to/top"),
+        // The snapshot has this one.
+        ("outside/three", "to/whole"),
+        ("outside/file", "to/file"),
+    ];
+    let mounted = mounts.map(|(what, on)| Mounted::bind(&at(what), &at(on)));
+    if mounted.iter().any(Option::is_none) {
+        return;
+    }
+    let before = tree(&at("outside"));
+    let restored = restore(mirror(&to, []), &captured(&from));
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    let mut after = tree(&at("outside"));
+    assert!(after.remove(Path::new("three/file")).is_some());
+    let same = |tree: &std::collections::BTreeMap<PathBuf, State>| -> Vec<_> {
+        let states = tree.iter();
+        let kept = states.map(|(path, state)| (path.clone(), state.content.clone()));
+        kept.collect()
+    };
+    assert_eq!(same(&after), same(&before));
+    assert_eq!(
+        said(&restored.report.findings),
+        [
+            (Severity::Error, "/file"),
+            (Severity::Error, "/gone/bound"),
+            (Severity::Error, "/top"),
+            (Severity::Note, "/whole"),
+        ]
+    );
+    // Nor does it give way to something else.
+    let stored = [made_up(b"gone", EntryKind::File, b"")];
+    let restored = restore(mirror(&to, []), &stored);
+    assert_eq!(restored.errors.len(), 1, "{:?}", restored.errors);
+    assert_eq!(fs::read(at("outside/one/deep/file")).unwrap(), b"precious");
+}
+
+#[test]
+fn who_is_not_root_deletes_in_folders_that_forbid_them_to_write() {
+    as_nobody(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        let closed = ["changed", "same", "other/in", "other"];
+        for name in ["changed/file", "same/file"] {
+            put(&from.join(name), "saved");
+            put(&to.join(name), "there");
+        }
+        for name in ["changed/more", "same/more", "other/in/more", "other/more"] {
+            put(&to.join(name), "there");
+        }
+        let close = |path: &Path| fs::set_permissions(path, fs::Permissions::from_mode(0o555));
+        for name in ["changed", "same"] {
+            close(&from.join(name)).unwrap();
+            set_mtime(&from.join(name), 5_000, 5);
+        }
+        // This one is not older than the saved one, so it stays as it is.
+        for name in closed {
+            close(&to.join(name)).unwrap();
+        }
+        set_mtime(&to.join("changed"), 4_000, 5);
+        set_mtime(&to.join("same"), 6_000, 5);
+        let config = FilesTargetConfig {
+            overwrite: Overwrite::IfNewer,
+            ..mirror(&to, [])
+        };
+        let restored = restore(config, &captured(&from));
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        assert_eq!(said(&restored.report.findings), []);
+        assert_eq!(restored.report.deleted, 6);
+        for (name, time) in [("changed", 5_000), ("same", 6_000)] {
+            let left = state(&to.join(name));
+            assert_eq!((left.mode & 0o7777, left.mtime), (0o555, (time, 5)));
+            assert!(!to.join(name).join("more").exists());
+        }
+        assert!(!to.join("other").exists());
+        for folder in [&from, &to] {
+            for name in ["changed", "same"] {
+                let open = fs::Permissions::from_mode(0o755);
+                fs::set_permissions(folder.join(name), open).unwrap();
+            }
+        }
+    });
+}

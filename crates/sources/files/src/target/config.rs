@@ -39,8 +39,8 @@ pub struct FilesTargetConfig {
     /// What to do with what is there already.
     pub overwrite: Overwrite,
     /// Whether to delete, below folders that are restored, what the snapshot does not have. Only
-    /// after a restore without errors, never through a link or on another file system, and never
-    /// in a folder whose content the snapshot does not wholly have. With it and
+    /// after a restore without errors, never through a link, on another file system or in anything
+    /// that is mounted (a bind mount is), and never in a folder whose content the snapshot does not wholly have. With it and
     /// [`Overwrite::Always`], a folder that stands in the place of a file is removed.
     pub delete: bool,
     /// Whom entries belong to.

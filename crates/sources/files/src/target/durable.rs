@@ -97,9 +97,7 @@ impl Durable {
             } else {
                 shared.written.fetch_add(1, Ordering::Relaxed);
             }
-            shared
-                .unsettled
-                .settle(shared, path, is_taken.then_some(id));
+            shared.links.settle(shared, path, is_taken.then_some(id));
         }
     }
 

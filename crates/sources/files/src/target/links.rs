@@ -4,22 +4,28 @@
 //! come is the further name restored, too; if it cannot be had, all are names of an unfinished file.
 //! Where the first is written beside a file that is there, further names are linked when it has its
 //! name: until then what stands under them stays, too.
+//!
+//! A first that was there and stays as it is looks like the saved one, by size and time; that says
+//! nothing of its content. So it is read before anything is linked to it.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use backup_core::{
-    EntryKind, EntryPath, FileTime, Finding, FindingKind, RestoreEntry, Severity, TargetError,
+    EntryPath, ErrorKind, Finding, FindingKind, OpContext, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::alike::{has_content, looks_same};
 use super::beside::make_beside;
 use super::fate::{Fate, fate};
+use super::groups::{First, Groups, State};
 use super::journal::Stage;
 use super::replace::{make_way, may_clear_place};
 use super::restore::skip;
@@ -27,21 +33,6 @@ use super::way::{Spot, c_name};
 use super::writer::{Writer, remove_left_in};
 use super::{Shared, error, partial, refused};
 use crate::handle::{DirHandle, DirId};
-use crate::walk::meta;
-
-/// The first name of a group, and what its other names must agree with: two files that share a
-/// number by accident, or that were caught in the middle of a change, must not become one.
-#[derive(Debug)]
-struct First {
-    path: EntryPath,
-    kind: EntryKind,
-    size: u64,
-    mtime: FileTime,
-    sha256: Option<[u8; 32]>,
-    id: DirId,
-    /// Whether its content is, or was, written beside it.
-    beside: bool,
-}
 
 /// A further name.
 #[derive(Debug)]
@@ -52,73 +43,80 @@ enum Further {
     Later(Box<RestoreEntry>, Arc<DirHandle>, CString),
 }
 
-/// What is known of the content of a first name.
+/// A first name whose content is on its way.
 #[derive(Debug)]
-enum Content {
-    /// It is on its way, for now into the file of that number or one beside it; further names wait
-    /// for it.
-    Awaited(DirId, Vec<Further>),
-    /// It is not whole.
-    Failed,
-    /// It was written beside a file, and is this one.
-    Replaced(DirId),
-    /// A part of it is lost; the rest is that file, which has another name.
-    Partial(DirId, EntryPath),
+struct Awaited {
+    group: u64,
+    /// Names that wait for it.
+    waiting: Vec<Further>,
 }
 
-/// First names whose content is not there, or is in another file than when they were begun. Others
-/// are taken off when it is there, so they are few.
-#[derive(Debug, Default)]
-pub(super) struct Unsettled(Mutex<HashMap<EntryPath, Content>>);
+/// The files that have several names.
+#[derive(Debug)]
+pub(super) struct Links(Mutex<Inner>);
 
-impl Unsettled {
-    fn lock(&self) -> MutexGuard<'_, HashMap<EntryPath, Content>> {
+#[derive(Debug)]
+struct Inner {
+    groups: Groups,
+    awaited: HashMap<EntryPath, Awaited>,
+}
+
+impl Links {
+    /// None yet. `folder` is where what does not fit in memory is kept.
+    pub(super) fn new(folder: &Path) -> Self {
+        Self(Mutex::new(Inner {
+            groups: Groups::new(folder),
+            awaited: HashMap::new(),
+        }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn await_content(&self, first: &EntryPath, id: DirId) {
-        let content = Content::Awaited(id, Vec::new());
-        self.lock().insert(first.clone(), content);
-    }
-
     /// Counts a further name, links it, or names it, as what becomes of the first demands.
-    fn add(&self, shared: &Shared, first: &First, further: Further) {
-        let mut unsettled = self.lock();
-        let id = match unsettled.get_mut(&first.path) {
-            Some(Content::Awaited(_, waiting)) => return waiting.push(further),
-            Some(Content::Failed) => return tell(shared, &first.path, &further),
-            Some(Content::Replaced(id)) => *id,
-            Some(Content::Partial(id, kept)) => {
-                return keep_in_part(shared, (*id, kept), &further);
-            }
-            None => first.id,
+    fn add(&self, shared: &Shared, group: u64, further: Further) -> io::Result<()> {
+        let mut inner = self.lock();
+        let Inner { groups, awaited } = &mut *inner;
+        let Some(first) = groups.get(group)? else {
+            return Ok(());
         };
-        drop(unsettled);
-        settle(shared, (&first.path, id), further);
+        if let Some(awaited) = awaited.get_mut(&first.path) {
+            awaited.waiting.push(further);
+            return Ok(());
+        }
+        let first = first.clone();
+        drop(inner);
+        match &first.state {
+            State::Failed => tell(shared, &first.path, &further),
+            State::Partial(kept) => {
+                let kept = EntryPath::from_stored(kept).map_err(io::Error::other)?;
+                keep_in_part(shared, (first.id, &kept), &further);
+            }
+            State::Whole | State::Unread | State::Other => {
+                settle(shared, (&first.path, first.id), further);
+            }
+        }
+        Ok(())
     }
 
     /// Says what became of the content of an entry, be it a first name or not: the file that has it;
     /// `None`: it is not whole.
     pub(super) fn settle(&self, shared: &Shared, path: &EntryPath, whole: Option<DirId>) {
-        let mut unsettled = self.lock();
-        let Some(Content::Awaited(begun, waiting)) = unsettled.remove(path) else {
+        let Some(awaited) = self.take(shared, path, |first| match whole {
+            Some(id) => first.id = id,
+            None => first.state = State::Failed,
+        }) else {
             return;
         };
-        if whole != Some(begun) {
-            let content = whole.map_or(Content::Failed, Content::Replaced);
-            unsettled.insert(path.clone(), content);
-        }
-        drop(unsettled);
-        for further in waiting {
+        for further in awaited.waiting {
             match whole {
                 Some(id) => settle(shared, (path, id), further),
                 None => tell(shared, path, &further),
             }
         }
     }
-}
 
-impl Unsettled {
     /// Says that of the content of an entry a part is lost, and where the rest is.
     pub(super) fn keep_in_part(
         &self,
@@ -127,15 +125,30 @@ impl Unsettled {
         id: DirId,
         kept: &EntryPath,
     ) {
-        let mut unsettled = self.lock();
-        let Some(Content::Awaited(_, waiting)) = unsettled.remove(path) else {
-            return;
-        };
-        unsettled.insert(path.clone(), Content::Partial(id, kept.clone()));
-        drop(unsettled);
-        for further in &waiting {
+        let waiting = self.take(shared, path, |first| {
+            first.id = id;
+            first.state = State::Partial(kept.as_stored().to_vec());
+        });
+        for further in waiting.iter().flat_map(|awaited| &awaited.waiting) {
             keep_in_part(shared, (id, kept), further);
         }
+    }
+
+    /// Awaits the content of an entry no longer, if it is a first name, and changes what is known of
+    /// it.
+    fn take(
+        &self,
+        shared: &Shared,
+        path: &EntryPath,
+        change: impl FnOnce(&mut First),
+    ) -> Option<Awaited> {
+        let mut inner = self.lock();
+        let awaited = inner.awaited.remove(path)?;
+        if let Err(cause) = inner.groups.change(awaited.group, change) {
+            // Whatever is linked to it from here on is not linked to anything else.
+            shared.fail(&error("link to", path, cause));
+        }
+        Some(awaited)
     }
 }
 
@@ -304,70 +317,78 @@ fn tell(shared: &Shared, first: &EntryPath, further: &Further) {
     shared.findings.add(finding);
 }
 
-/// First names by the number of their group.
-#[derive(Debug, Default)]
-pub(super) struct Links(HashMap<u64, First>);
-
 fn lstat(spot: &Spot) -> Result<Stat, Errno> {
     statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
 }
 
 impl Links {
+    /// The first of a group. There is room for another one then.
+    fn first_of(&self, group: u64) -> io::Result<Option<First>> {
+        let mut inner = self.lock();
+        inner.groups.make_room()?;
+        Ok(inner.groups.get(group)?.cloned())
+    }
+
     /// Remembers an entry that was just started as the first of its group: one whose content is
     /// being restored (by that writer), or one that was there and looks the same.
-    pub(super) fn note(
-        &mut self,
-        shared: &Shared,
-        spot: &Spot,
-        entry: &RestoreEntry,
-        started: Option<&Writer>,
-    ) {
+    pub(super) fn note(&self, spot: &Spot, entry: &RestoreEntry, started: Option<&Writer>) {
         let Some(group) = entry.meta.link_group else {
             return;
         };
-        if self.0.contains_key(&group) {
+        let mut inner = self.lock();
+        // It was looked for just now, so it is in memory if there is one.
+        let known = inner.groups.recent(group);
+        if known.is_some_and(|first| first.state != State::Other) {
             return;
         }
         let Ok(stat) = lstat(spot) else { return };
-        let same = meta::times(&stat).0 == entry.meta.mtime
-            && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
-        if started.is_none() && !same {
+        if started.is_none() && !looks_same(spot, &stat, entry) {
             return;
         }
+        let id = (stat.st_dev, stat.st_ino);
+        let state = match started.is_none() && entry.meta.kind.has_content() {
+            true => State::Unread,
+            false => State::Whole,
+        };
         if started.is_some() {
-            let id = (stat.st_dev, stat.st_ino);
-            shared.unsettled.await_content(&entry.path, id);
+            let awaited = Awaited {
+                group,
+                waiting: Vec::new(),
+            };
+            inner.awaited.insert(entry.path.clone(), awaited);
         }
-        self.0.insert(
-            group,
-            First {
-                path: entry.path.clone(),
-                kind: entry.meta.kind.clone(),
-                size: entry.size,
-                mtime: entry.meta.mtime,
-                sha256: entry.sha256,
-                id: (stat.st_dev, stat.st_ino),
-                beside: started.is_some_and(|writer| !writer.is_in_place()),
-            },
-        );
+        let first = First {
+            path: entry.path.clone(),
+            kind: entry.meta.kind.clone(),
+            size: entry.size,
+            mtime: entry.meta.mtime,
+            sha256: entry.sha256,
+            id,
+            beside: started.is_some_and(|writer| !writer.is_in_place()),
+            state,
+        };
+        inner.groups.put(group, first);
     }
 
     /// Links an entry to the first of its group. `false`: it is to be made as a file of its own.
     pub(super) fn try_link(
         &self,
         shared: &Shared,
-        top: &Arc<DirHandle>,
+        cx: &OpContext,
         spot: &Spot,
         entry: &RestoreEntry,
     ) -> Result<bool, TargetError> {
-        let Some(first) = entry.meta.link_group.and_then(|group| self.0.get(&group)) else {
+        let Some(group) = entry.meta.link_group else {
             return Ok(false);
         };
+        let fail = |cause| error("link", &entry.path, cause);
+        let Some(first) = self.first_of(group).map_err(fail)? else {
+            return Ok(false);
+        };
+        let first = &first;
         let degraded = |why: &str| {
-            let detail = format!(
-                "it is a file of its own and no link to {}: {why}",
-                first.path
-            );
+            let path = &first.path;
+            let detail = format!("it is a file of its own and no link to {path}: {why}");
             let finding = Finding::entry(FindingKind::Degraded, &entry.path, detail);
             shared.findings.add(Finding {
                 severity: Severity::Warning,
@@ -387,13 +408,12 @@ impl Links {
             Err(Errno::NOENT) => None,
             Err(cause) => return Err(error("link", &entry.path, cause.into())),
         };
-        let unsettled = &shared.unsettled;
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
             let fate = fate(shared.config.overwrite, there, &entry.meta);
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
-                unsettled.add(shared, first, further);
+                self.add(shared, group, further).map_err(fail)?;
                 return Ok(true);
             }
             if fate == Fate::Stays && !linked && !shared.begun.is_unfinished(there) {
@@ -404,53 +424,97 @@ impl Links {
                 return Err(refused(&entry.path));
             }
         }
-        let later = || {
-            let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
-            let further = Further::Later(Box::new(entry.clone()), handle, name);
-            unsettled.add(shared, first, further);
-            Ok(true)
-        };
+        if let Some(why) = self.distrust(shared, cx, (group, first), entry)? {
+            return degraded(&why);
+        }
         if let Some(there) = &there {
             may_clear_place(shared, spot, entry, there)?;
         }
+        match self.link_to(shared, (group, first), spot, entry, there.is_some())? {
+            Some(why) => degraded(&why),
+            None => Ok(true),
+        }
+    }
+
+    /// Why nothing is linked to a first name that was there; `None`: it has the content that the
+    /// snapshot has of it.
+    fn distrust(
+        &self,
+        shared: &Shared,
+        cx: &OpContext,
+        (group, first): (u64, &First),
+        entry: &RestoreEntry,
+    ) -> Result<Option<String>, TargetError> {
+        let mut state = first.state.clone();
+        if state == State::Unread {
+            state = match has_content(shared, cx, first) {
+                Ok(true) => State::Whole,
+                Ok(false) => State::Other,
+                Err(_) if cx.cancel.is_cancelled() => {
+                    let subject = entry.path.to_string();
+                    return Err(TargetError::new(ErrorKind::Cancelled, "link", subject));
+                }
+                Err(cause) => return Ok(Some(format!("that cannot be compared: {cause}"))),
+            };
+            let new = state.clone();
+            let mut inner = self.lock();
+            let changed = inner.groups.change(group, |first| first.state = new);
+            changed.map_err(|cause| error("link", &entry.path, cause))?;
+        }
+        let is_other = state == State::Other;
+        Ok(is_other.then(|| "that has other content and stays as it is".into()))
+    }
+
+    /// Links an entry to the first of its group, now or when that has its name. Returns why it
+    /// cannot be linked.
+    fn link_to(
+        &self,
+        shared: &Shared,
+        (group, first): (u64, &First),
+        spot: &Spot,
+        entry: &RestoreEntry,
+        is_there: bool,
+    ) -> Result<Option<String>, TargetError> {
+        let fail = |cause: io::Error| error("link", &entry.path, cause);
+        let later = || {
+            let (handle, name) = (Arc::clone(&spot.handle), spot.name.clone());
+            let further = Further::Later(Box::new(entry.clone()), handle, name);
+            self.add(shared, group, further).map_err(fail)?;
+            Ok(None)
+        };
         if first.beside {
             if spot.handle.id().0 != first.id.0 {
-                return degraded("it is on another file system");
+                return Ok(Some("it is on another file system".into()));
             }
             return later();
         }
-        let from = match open_folder(shared, top, &first.path) {
-            Ok(from) => from,
-            Err(cause) => return degraded(&cause.to_string()),
+        let folder = match open_folder(shared, &shared.top, &first.path) {
+            Ok(folder) => folder,
+            Err(cause) => return Ok(Some(cause.to_string())),
         };
-        let Some(name) = first.path.name() else {
-            return Ok(false);
-        };
-        let old = Old {
-            folder: from,
-            name: c_name(&first.path, name)?,
-            id: first.id,
-        };
-        if there.is_some() {
+        let name = c_name(&first.path, first.path.name().unwrap_or_default())?;
+        let id = first.id;
+        let old = Old { folder, name, id };
+        if is_there {
             // It stays until the content of the first is whole.
             return match old.can_link(shared, spot, entry) {
                 Ok(()) => later(),
-                Err(cause) => degraded(&cause.to_string()),
+                Err(cause) => Ok(Some(cause.to_string())),
             };
         }
         match old.link_as(&spot.folder, &spot.name) {
             Ok(true) => {
                 let further = Further::Linked(entry.path.clone(), true);
-                unsettled.add(shared, first, further);
-                Ok(true)
+                self.add(shared, group, further).map_err(fail)?;
+                Ok(None)
             }
-            Ok(false) => degraded("that has been replaced by something else"),
+            Ok(false) => Ok(Some("that has been replaced by something else".into())),
             // Of its content a part is lost, and what there is has another name.
-            Err(Errno::NOENT) => degraded("that is not there"),
+            Err(Errno::NOENT) => Ok(Some("that is not there".into())),
             Err(cause @ (Errno::XDEV | Errno::PERM | Errno::MLINK | Errno::NOTSUP)) => {
-                degraded(&io::Error::from(cause).to_string())
+                Ok(Some(io::Error::from(cause).to_string()))
             }
-            Err(cause) => Err(error("link", &entry.path, cause.into())),
+            Err(cause) => Err(fail(cause.into())),
         }
     }
 }

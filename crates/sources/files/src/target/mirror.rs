@@ -18,9 +18,10 @@ use std::sync::Arc;
 use backup_core::path::PathError;
 use backup_core::{EntryKind, EntryPath, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, openat,
-    statat, unlinkat,
+    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, futimens,
+    openat, statat, unlinkat,
 };
+use rustix::process::geteuid;
 
 use super::spared::Spared;
 use super::way::FOLDER;
@@ -59,6 +60,11 @@ impl<'a> Hand<'a> {
             told: Some(told),
             taken: 0,
         }
+    }
+
+    /// Whether what it takes is gone.
+    const fn is_deleting(&self) -> bool {
+        self.told.is_none()
     }
 
     /// How many names it took.
@@ -138,6 +144,8 @@ struct Compared {
     before: Stat,
     /// Whether names of it were taken.
     changed: bool,
+    /// The mode that it is to get back.
+    closed: Option<Mode>,
 }
 
 struct Mirror<'a> {
@@ -232,11 +240,11 @@ impl Mirror<'_> {
             at.push(name).map_err(io::Error::other)?;
             let name = CString::new(name).map_err(io::Error::other)?;
             let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
-            handle = handles.adopt(&handle, &name, false, fd)?;
-            if self.spared.passes(handle.id(), &at, self.findings) {
+            if self.spared.passes(&fd, &at, self.findings)? {
                 self.passed = Some(at);
                 return Ok(None);
             }
+            handle = handles.adopt(&handle, &name, false, fd)?;
         }
         let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
         let before = fstat(&fd)?;
@@ -248,6 +256,7 @@ impl Mirror<'_> {
             next: 0,
             before,
             changed: false,
+            closed: None,
         }))
     }
 
@@ -272,10 +281,13 @@ impl Mirror<'_> {
             let path = current.path.join(other.to_bytes());
             let path = path.unwrap_or_else(|_| current.path.clone());
             let (spared, findings, hand) = (self.spared, self.findings, &mut self.hand);
-            let gone = self.handles.get(&current.handle);
             let taken = hand.taken;
-            let gone =
-                gone.and_then(|fd| delete_entry((&fd, other, &path), hand, spared, findings));
+            let gone = self.handles.get(&current.handle).and_then(|fd| {
+                if hand.is_deleting() && current.closed.is_none() {
+                    current.closed = open_up(&fd, &current.before);
+                }
+                delete_entry((&fd, other, &path), hand, spared, findings)
+            });
             current.changed |= hand.taken > taken;
             if let Err(cause) = gone {
                 let finding = unreported(&error("delete", &path, cause));
@@ -291,7 +303,12 @@ impl Mirror<'_> {
         let Some(done) = self.compared.pop() else {
             return false;
         };
-        if done.changed && self.hand.told.is_none() {
+        if let Some(mode) = done.closed
+            && let Err(cause) = close(self.handles, &done.handle, mode)
+        {
+            self.fail(&error("set the mode of", &done.path, cause));
+        }
+        if done.changed && self.hand.is_deleting() {
             // Deleting in it counted as its last change; the snapshot's time comes back.
             let kept = Timestamps {
                 last_access: Timespec {
@@ -315,6 +332,26 @@ impl Mirror<'_> {
     }
 }
 
+/// Lets its owner take names of a folder whose mode forbids that. Returns the mode that it is to get
+/// back.
+fn open_up(folder: &OwnedFd, stat: &Stat) -> Option<Mode> {
+    const NEEDED: u32 = 0o300;
+    let mode = stat.st_mode & 0o7777;
+    if mode & NEEDED == NEEDED || geteuid().is_root() {
+        return None;
+    }
+    // If it is somebody else's, the deleting itself will say so.
+    let folder = openat(folder, c".", FOLDER, Mode::empty()).ok()?;
+    fchmod(folder, Mode::from_raw_mode(mode | NEEDED)).ok()?;
+    Some(Mode::from_raw_mode(mode))
+}
+
+/// Gives a folder its mode back.
+fn close(handles: &HandleCache, folder: &Arc<DirHandle>, mode: Mode) -> io::Result<()> {
+    let folder = openat(&*handles.get(folder)?, c".", FOLDER, Mode::empty())?;
+    Ok(fchmod(folder, mode)?)
+}
+
 /// A name in a folder, and its path.
 type Place<'a> = (&'a OwnedFd, &'a CStr, &'a EntryPath);
 
@@ -330,7 +367,7 @@ fn delete_entry(
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
         return delete_tree(place, hand, spared, findings).map(drop);
     }
-    if spared.is_kept(&stat) {
+    if spared.is_kept(folder, name, &stat) {
         spared.tell_kept(&stat, path, findings);
         return Ok(());
     }
@@ -346,6 +383,16 @@ struct Doomed {
     next: usize,
     /// Whether something in it stays, and so itself.
     stays: bool,
+    /// The mode that it is to get back if it stays.
+    closed: Option<Mode>,
+}
+
+impl Doomed {
+    /// It stays.
+    fn leave(&self, handles: &HandleCache) -> io::Result<()> {
+        let closed = self.closed.map(|mode| close(handles, &self.handle, mode));
+        closed.unwrap_or(Ok(()))
+    }
 }
 
 /// The path of a name in the last folder on the way down the tree at `top`; on no way, of the tree.
@@ -360,8 +407,8 @@ fn path_below(top: &EntryPath, way: &[Doomed], name: &CStr) -> Result<EntryPath,
     Ok(path)
 }
 
-/// Lets a hand take a folder and all below it, without recursion, following no link, entering no
-/// other file system and nothing that is protected. `false`: something of it stays, and the folders
+/// Lets a hand take a folder and all below it, without recursion, following no link, entering nothing
+/// that is mounted and nothing that is protected. `false`: something of it stays, and the folders
 /// above that.
 pub(super) fn delete_tree(
     (folder, name, path): Place<'_>,
@@ -371,69 +418,88 @@ pub(super) fn delete_tree(
 ) -> io::Result<bool> {
     let cache = HandleCache::with_capacity(OPEN_FOLDERS);
     let top = DirHandle::top(folder.try_clone()?)?;
+    let deletes = hand.is_deleting();
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
     let mut enter = |above: &Arc<DirHandle>, name: &CStr, way: &[Doomed]| {
         let fd = openat(&*cache.get(above)?, name, FOLDER, Mode::empty())?;
         // Of the open folder, for another one could have been mounted on it since it was listed.
         let stat = fstat(&fd)?;
         let here = || path_below(path, way, name).unwrap_or_else(|_| path.clone());
-        if spared.is_kept(&stat) {
+        if spared.is_folder_kept(&fd, &stat) {
             spared.tell_kept(&stat, &here(), findings);
             return Ok(None);
         }
         let listing = Listing::read(&fd, &mut buffer)?;
+        let closed = (deletes && listing.len() > 0).then(|| open_up(&fd, &stat));
+        let closed = closed.flatten();
         Ok::<_, io::Error>(Some(Doomed {
             handle: cache.adopt(above, name, false, fd)?,
             name: name.to_owned(),
             listing,
             next: 0,
             stays: false,
+            closed,
         }))
     };
     let Some(first) = enter(&top, name, &[])? else {
         return Ok(false);
     };
     let mut way = vec![first];
-    while let Some(current) = way.last_mut() {
-        if current.next < current.listing.len() {
-            let child = current.listing.name(current.next).to_owned();
-            current.next += 1;
-            let handle = Arc::clone(&current.handle);
-            let fd = cache.get(&handle)?;
-            let stat = statat(&*fd, &*child, AtFlags::SYMLINK_NOFOLLOW)?;
-            let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-            let entered = if is_folder {
-                enter(&handle, &child, &way)?
-            } else if spared.is_kept(&stat) {
-                let here = path_below(path, &way, &child).map_err(io::Error::other)?;
-                spared.tell_kept(&stat, &here, findings);
-                None
-            } else {
-                let flags = AtFlags::empty();
-                hand.take(&fd, &child, flags, || path_below(path, &way, &child))?;
+    let mut go = || {
+        while let Some(current) = way.last_mut() {
+            if current.next < current.listing.len() {
+                let child = current.listing.name(current.next).to_owned();
+                current.next += 1;
+                let handle = Arc::clone(&current.handle);
+                let fd = cache.get(&handle)?;
+                let stat = statat(&*fd, &*child, AtFlags::SYMLINK_NOFOLLOW)?;
+                let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                let entered = if is_folder {
+                    enter(&handle, &child, &way)?
+                } else if spared.is_kept(&fd, &child, &stat) {
+                    let here = path_below(path, &way, &child).map_err(io::Error::other)?;
+                    spared.tell_kept(&stat, &here, findings);
+                    None
+                } else {
+                    let flags = AtFlags::empty();
+                    hand.take(&fd, &child, flags, || path_below(path, &way, &child))?;
+                    continue;
+                };
+                match (entered, way.last_mut()) {
+                    (Some(child), _) => way.push(child),
+                    (None, Some(current)) => current.stays = true,
+                    (None, None) => {}
+                }
                 continue;
+            }
+            let Some(done) = way.pop() else {
+                break;
             };
-            match (entered, way.last_mut()) {
-                (Some(child), _) => way.push(child),
-                (None, Some(current)) => current.stays = true,
-                (None, None) => {}
+            if done.stays {
+                done.leave(&cache)?;
+                match way.last_mut() {
+                    Some(above) => above.stays = true,
+                    None => return Ok(false),
+                }
+                continue;
             }
-            continue;
-        }
-        let Some(done) = way.pop() else {
-            break;
-        };
-        if done.stays {
-            match way.last_mut() {
-                Some(above) => above.stays = true,
-                None => return Ok(false),
+            let above = cache.get(way.last().map_or(&top, |above| &above.handle));
+            let taken = above.and_then(|above| {
+                hand.take(&above, &done.name, AtFlags::REMOVEDIR, || {
+                    path_below(path, &way, &done.name)
+                })
+            });
+            if taken.is_err() {
+                let _ = done.leave(&cache);
             }
-            continue;
+            taken?;
         }
-        let above = cache.get(way.last().map_or(&top, |above| &above.handle))?;
-        hand.take(&above, &done.name, AtFlags::REMOVEDIR, || {
-            path_below(path, &way, &done.name)
-        })?;
+        Ok(true)
+    };
+    let gone = go();
+    // What is left of it when something failed.
+    for left in way.iter().rev() {
+        let _ = left.leave(&cache);
     }
-    Ok(true)
+    gone
 }

@@ -11,6 +11,7 @@
 //!
 //! *Nothing is written outside the folder.* See [`way`].
 
+mod alike;
 mod begun;
 mod beside;
 mod config;
@@ -18,6 +19,7 @@ mod covered;
 mod durable;
 mod fate;
 mod file;
+mod groups;
 mod journal;
 mod later;
 mod links;
@@ -230,9 +232,9 @@ impl Target for FilesTarget {
         let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config),
+            links: links::Links::new(&config.folder),
             config,
             spared,
-            unsettled: links::Unsettled::default(),
             begun: Arc::new(begun),
             durable: durable::Durable::default(),
             top: Arc::clone(way.top()),
@@ -255,7 +257,7 @@ struct Shared {
     config: FilesTargetConfig,
     applier: Applier,
     spared: Spared,
-    unsettled: links::Unsettled,
+    links: links::Links,
     begun: Arc<begun::Begun>,
     durable: durable::Durable,
     /// The target folder.

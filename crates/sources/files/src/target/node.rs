@@ -100,7 +100,7 @@ fn create(
 }
 
 /// Whether what is there is what would be made.
-fn is_same(spot: &Spot, stat: &Stat, meta: &EntryMeta) -> bool {
+pub(super) fn is_same(spot: &Spot, stat: &Stat, meta: &EntryMeta) -> bool {
     if FileType::from_raw_mode(stat.st_mode) != file_type(&meta.kind) {
         return false;
     }

@@ -95,9 +95,7 @@ pub(super) fn keep(
         }
         None => rename_entry(shared, &entry.path, id).map_err(fail)?,
     };
-    shared
-        .unsettled
-        .keep_in_part(shared, &entry.path, id, &kept);
+    shared.links.keep_in_part(shared, &entry.path, id, &kept);
     let mut meta = entry.meta.clone();
     // Nobody is to run a part of a program with the rights of somebody else.
     meta.mode &= !0o6000;

@@ -16,7 +16,7 @@ use super::begun::{self, has_mark};
 use super::beside::is_named_so;
 use super::fate::{Fate, fate, gives_way};
 use super::journal::Left;
-use super::links::{Links, open_folder};
+use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::replace::{may_clear_place, replace};
@@ -33,7 +33,6 @@ pub(super) const OWN_NAME: &str = "a restore keeps a file of its own under this 
 #[derive(Debug)]
 struct State {
     way: Way,
-    links: Links,
     spool: Option<Spool>,
 }
 
@@ -46,21 +45,21 @@ pub(super) struct FilesRestore {
 
 impl FilesRestore {
     pub(super) fn new(shared: Shared, way: Way, spool: Option<Spool>) -> Self {
-        let state = State {
-            way,
-            links: Links::default(),
-            spool,
-        };
+        let state = State { way, spool };
         Self {
             shared,
             state: Mutex::new(state),
         }
     }
 
-    fn start_entry(&self, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+    fn start_entry(
+        &self,
+        cx: &OpContext,
+        entry: &RestoreEntry,
+    ) -> Result<EntryWriter, TargetError> {
         let shared = &self.shared;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { way, links, spool } = &mut *state;
+        let State { way, spool } = &mut *state;
         if let Some(spool) = spool {
             spool
                 .add(entry)
@@ -93,7 +92,7 @@ impl FilesRestore {
             start_folder(shared, way, &spot, entry)?;
             return Ok(EntryWriter::None);
         }
-        if links.try_link(shared, way.top(), &spot, entry)? {
+        if shared.links.try_link(shared, cx, &spot, entry)? {
             return Ok(EntryWriter::None);
         }
         shared.durable.touches(&spot.handle);
@@ -103,7 +102,7 @@ impl FilesRestore {
             node::start(shared, &spot, entry)?;
             None
         };
-        links.note(shared, &spot, entry, started.as_ref());
+        shared.links.note(&spot, entry, started.as_ref());
         drop(state);
         let Some(writer) = started else {
             return Ok(EntryWriter::None);
@@ -134,7 +133,7 @@ impl FilesRestore {
             if writer.give_up(is_cut_short) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, &entry.path, None);
+            shared.links.settle(shared, &entry.path, None);
         };
         if outcome == EntryOutcome::Failed {
             give_up();
@@ -156,8 +155,8 @@ impl FilesRestore {
                 });
                 let id = entry.meta.link_group.map(|_| writer.id()).transpose();
                 let id = id.map_err(|cause| error("look at", &entry.path, cause))?;
-                let unsettled = &shared.unsettled;
-                unsettled.settle(shared, &entry.path, Some(id.unwrap_or_default()));
+                let links = &shared.links;
+                links.settle(shared, &entry.path, Some(id.unwrap_or_default()));
                 let count = if changed {
                     &shared.written
                 } else {
@@ -182,7 +181,7 @@ impl FilesRestore {
             if writer.give_up(false) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
-            shared.unsettled.settle(shared, &entry.path, None);
+            shared.links.settle(shared, &entry.path, None);
         })?;
         shared.durable.finished(shared, entry.size);
         Ok(Some(kept))
@@ -239,8 +238,8 @@ impl FilesRestore {
 
 #[async_trait]
 impl Restore for FilesRestore {
-    fn start(&self, _cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
-        self.start_entry(entry)
+    fn start(&self, cx: &OpContext, entry: &RestoreEntry) -> Result<EntryWriter, TargetError> {
+        self.start_entry(cx, entry)
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
     }
 

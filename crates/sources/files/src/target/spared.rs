@@ -1,22 +1,26 @@
-//! What a restore must leave alone: what it works with itself, and other file systems.
+//! What a restore must leave alone: what it works with itself, and what is mounted in its folder.
 //!
 //! The repository that is restored from may lie in the target folder, with its key beside it. A
 //! snapshot does not have it, so to a mirror it is one more name to be deleted, and with it all
 //! that there is to restore from. What is spared is known by device and inode, so it is found under
 //! whatever name the target folder has it; a link that leads to it is spared, too, since without it
 //! the repository would be gone from where its owner looks for it.
+//!
+//! What is mounted there is another file system, or a part of this one that has its place elsewhere
+//! (a bind mount, as containers have them): device and inode do not tell that from what is in the
+//! folder, the number of the mount does.
 
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use backup_core::{EntryPath, ErrorKind, Finding, FindingKind, Severity, TargetError};
-use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::fs::{AtFlags, FileType, Stat, StatxFlags, statat, statx};
 
 use super::config::{FilesTargetConfig, Overwrite};
 use super::conflict;
@@ -36,6 +40,8 @@ pub(super) struct Spared {
     above: HashSet<DirId>,
     /// The file system of the target folder.
     device: u64,
+    /// The mount that it is reached through, if the system says.
+    mount: Option<u64>,
     /// What the report has a word on already.
     told: Mutex<HashSet<EntryPath>>,
 }
@@ -55,6 +61,7 @@ impl Spared {
             own: HashSet::new(),
             above: HashSet::new(),
             device: 0,
+            mount: None,
             told: Mutex::default(),
         };
         for path in protected {
@@ -63,13 +70,20 @@ impl Spared {
         spared
     }
 
-    /// Spares also what is on another file system than the target folder.
+    /// Spares also what is on another file system than the target folder, or mounted in it.
     ///
     /// # Errors
     /// What the system says of the folder.
     pub(super) fn around(mut self, top: &OwnedFd) -> io::Result<Self> {
         self.device = id_of(top)?.0;
+        self.mount = mount_of_folder(top);
         Ok(self)
+    }
+
+    /// Whether something is not of the mount that the target folder is of.
+    fn is_elsewhere(&self, device: u64, mount: Option<u64>) -> bool {
+        let mounts = mount.zip(self.mount);
+        device != self.device || mounts.is_some_and(|(one, other)| one != other)
     }
 
     fn protect(&mut self, path: &Path) {
@@ -154,9 +168,14 @@ impl Spared {
         Ok(())
     }
 
-    /// Whether something must not be deleted, nor what is in it.
-    pub(super) fn is_kept(&self, stat: &Stat) -> bool {
-        stat.st_dev != self.device || self.own.contains(&id(stat))
+    /// Whether a name that is no folder must not be deleted.
+    pub(super) fn is_kept(&self, folder: &OwnedFd, name: &CStr, stat: &Stat) -> bool {
+        self.is_elsewhere(stat.st_dev, mount_of(folder, name)) || self.own.contains(&id(stat))
+    }
+
+    /// Whether an open folder must not be deleted, nor what is in it.
+    pub(super) fn is_folder_kept(&self, folder: &OwnedFd, stat: &Stat) -> bool {
+        self.is_elsewhere(stat.st_dev, mount_of_folder(folder)) || self.own.contains(&id(stat))
     }
 
     /// Says, once, that something that was to be deleted is kept.
@@ -169,28 +188,39 @@ impl Spared {
                  this host keeps of it)",
             )
         } else if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            (
-                Severity::Error,
-                "nothing in it is deleted: another file system is mounted there",
-            )
+            (Severity::Error, self.mounted_there(stat.st_dev))
         } else {
             (
                 Severity::Error,
-                "it is not deleted: it is on another file system",
+                "it is not deleted: it is mounted there, or on another file system",
             )
         };
         self.tell(severity, path, what, findings);
     }
 
-    /// Whether nothing is to be deleted in a folder that the snapshot has. The report says why, once.
-    pub(super) fn passes(&self, folder: DirId, path: &EntryPath, findings: &Findings) -> bool {
-        if folder.0 != self.device {
-            // What is there is as it should be, as far as it was restored.
-            let what = "nothing in it is deleted: another file system is mounted there";
-            self.tell(Severity::Note, path, what, findings);
-            return true;
+    /// What is said of a folder that something is mounted on.
+    fn mounted_there(&self, device: u64) -> &'static str {
+        if device == self.device {
+            return "nothing in it is deleted: a folder that has its place elsewhere is mounted there";
         }
-        self.own.contains(&folder)
+        "nothing in it is deleted: another file system is mounted there"
+    }
+
+    /// Whether nothing is to be deleted in an open folder that the snapshot has. The report says why,
+    /// once.
+    pub(super) fn passes(
+        &self,
+        folder: &OwnedFd,
+        path: &EntryPath,
+        findings: &Findings,
+    ) -> io::Result<bool> {
+        let id = id_of(folder)?;
+        if self.is_elsewhere(id.0, mount_of_folder(folder)) {
+            // What is there is as it should be, as far as it was restored.
+            self.tell(Severity::Note, path, self.mounted_there(id.0), findings);
+            return Ok(true);
+        }
+        Ok(self.own.contains(&id))
     }
 
     /// Says that an entry of the snapshot and all below it was not restored.
@@ -209,5 +239,43 @@ impl Spared {
                 ..finding
             });
         }
+    }
+}
+
+/// The mount that a name in a folder is reached through; an empty name is the folder.
+fn mount_of(folder: impl AsFd, name: &CStr) -> Option<u64> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT;
+    let found = statx(folder, name, flags, StatxFlags::MNT_ID).ok()?;
+    let is_said = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    is_said.then_some(found.stx_mnt_id)
+}
+
+/// The mount that an open folder is reached through. Linux before 5.8 says it in `/proc` only; of a
+/// name that is no folder it need not be asked there, since none that is mounted can be deleted.
+fn mount_of_folder(folder: &OwnedFd) -> Option<u64> {
+    mount_of(folder, c"").or_else(|| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", folder.as_raw_fd())).ok()?;
+        mount_in(&info)
+    })
+}
+
+/// The number of the mount in what `/proc` says of a descriptor.
+fn mount_in(info: &str) -> Option<u64> {
+    let said = info.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    said?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_a_mount_lead_to_the_same() {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = OwnedFd::from(fs::File::open(temp.path()).unwrap());
+        let info = format!("/proc/self/fdinfo/{}", folder.as_raw_fd());
+        let said = mount_in(&fs::read_to_string(info).unwrap());
+        assert!(said.is_some());
+        assert_eq!(mount_of_folder(&folder), said);
     }
 }

@@ -64,7 +64,10 @@ pub(super) fn fate(shared: &Shared, dir: &Arc<WalkDir>, seen: &Seen<'_>) -> Fate
     if dir.passage || (seen.listed == FileType::Unknown && excluded(dir, seen.slashed, is_dir)) {
         return Fate::Out;
     }
-    if crosses(shared, dir, seen) {
+    if is_dir && shared.left_out.has(seen.stat) {
+        return Fate::Out;
+    }
+    if crosses(shared, dir, seen.stat) {
         return if is_dir {
             Fate::Entry(Some(CONTENT_LEFT_OUT))
         } else {
@@ -143,8 +146,16 @@ pub(super) fn drop_own(shared: &Shared, dir: &WalkDir, listing: &mut Listing) {
     shared.findings.add(finding);
 }
 
-/// Drops from a listing what is left out for its size or age, or by lines where the kind is not
-/// listed. Returns whether there was any. A name without a `stat` stays: whoever makes its entry
+/// Whether what is left out of a folder shows only in a `stat` of each name.
+pub(super) fn needs_stat(shared: &Shared, dir: &WalkDir, listing: &Listing) -> bool {
+    shared.limits.any()
+        || shared.config.one_file_system
+        || shared.left_out.lies_in(dir.handle.id())
+        || listing.has_unknown_kinds()
+}
+
+/// Drops from a listing what is left out for what it is, for its size or age, for its file system (a file can be
+/// mounted, too), or by lines where the kind is not listed. Returns whether there was any. A name without a `stat` stays: whoever makes its entry
 /// reports it.
 pub(super) fn drop_by_stat(
     shared: &Shared,
@@ -155,8 +166,10 @@ pub(super) fn drop_by_stat(
     let mut slashed = slashed_base(dir);
     let base = slashed.len();
     let mut failed = false;
+    let has_left_out = shared.left_out.lies_in(dir.handle.id());
     let dropped = listing.keep_kinds(|name, kind| {
-        if is_wanted(dir, name.to_bytes()) || kind == FileType::Directory {
+        let is_passed = kind == FileType::Directory && !has_left_out;
+        if is_passed || is_wanted(dir, name.to_bytes()) {
             return true;
         }
         let Ok(stat) = statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) else {
@@ -167,7 +180,10 @@ pub(super) fn drop_by_stat(
         slashed.truncate(base);
         slashed.extend_from_slice(name.to_bytes());
         let by_line = kind == FileType::Unknown && excluded(dir, &slashed, is_dir);
-        !by_line && !beyond_limits(shared, &stat)
+        // A folder that is mounted there is an entry without content.
+        let by_mount = !is_dir && crosses(shared, dir, &stat);
+        let by_itself = is_dir && shared.left_out.has(&stat);
+        !by_line && !by_mount && !by_itself && !beyond_limits(shared, &stat)
     });
     dropped || failed
 }
@@ -203,7 +219,8 @@ fn fate_of_wanted(
             let mut down = pending(dir, seen);
             down.passage = dir.passage
                 || link_in_root
-                || crosses(shared, dir, seen)
+                || crosses(shared, dir, seen.stat)
+                || shared.left_out.has(seen.stat)
                 || excluded(dir, seen.slashed, true);
             if down.passage {
                 down.root = None;
@@ -214,8 +231,8 @@ fn fate_of_wanted(
 }
 
 /// Whether a name stands on another file system than its root, and that matters.
-fn crosses(shared: &Shared, dir: &WalkDir, seen: &Seen<'_>) -> bool {
-    shared.config.one_file_system && seen.stat.st_dev != dir.device
+fn crosses(shared: &Shared, dir: &WalkDir, stat: &Stat) -> bool {
+    shared.config.one_file_system && stat.st_dev != dir.device
 }
 
 /// The folder below another, in the same root.

@@ -2,15 +2,27 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::CStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use backup_core::{EntryKind, EntryMeta, FileTime, Fingerprint, Owner};
 use nix::unistd::{Gid, Group, Uid, User};
-use rustix::fs::{FileType, Stat, major, minor, readlinkat};
+use rustix::fs::{FileType, Stat, fstat, major, minor, readlinkat};
 
-use super::xattr::Xattrs;
+use super::xattr::{self, Xattrs};
+
+/// Which metadata of files is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted {
+    /// Names of owners beside their numbers.
+    pub(crate) owner_names: bool,
+    /// Extended attributes.
+    pub(crate) xattrs: bool,
+    /// The device of the first root.
+    pub(crate) first_device: u64,
+}
 
 /// Names of owners, looked up once each. Every thread of the walk has its own, so that the names
 /// they share are not counted by all of them at once.
@@ -155,4 +167,23 @@ pub(crate) fn read(
         attrs: BTreeMap::new(),
     };
     Ok((meta, trouble))
+}
+
+/// Everything about an open regular file but its content. That is wanted rarely, so nothing is kept
+/// from one to the next.
+pub(crate) fn of_file(file: &File, wanted: Wanted) -> io::Result<EntryMeta> {
+    let stat = fstat(file)?;
+    let xattrs = match wanted.xattrs {
+        true => xattr::of_file(file)?,
+        false => Vec::new(),
+    };
+    Ok(EntryMeta {
+        kind: EntryKind::File,
+        mode: stat.st_mode & 0o7777,
+        owner: Some(OwnerNames::new(wanted.owner_names).of(stat.st_uid, stat.st_gid)),
+        mtime: times(&stat).0,
+        xattrs,
+        link_group: link_group(&stat, wanted.first_device),
+        attrs: BTreeMap::new(),
+    })
 }

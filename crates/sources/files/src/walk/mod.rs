@@ -11,6 +11,7 @@
 
 mod choose;
 mod emit;
+mod left_out;
 pub(crate) mod listing;
 pub(crate) mod meta;
 mod scan;
@@ -31,10 +32,12 @@ use rustix::fs::{Mode, OFlags, open};
 use tokio::sync::mpsc;
 
 use crate::config::{FileLimits, FilesConfig};
+use crate::content::Opener;
 use crate::exclude::IgnoreNode;
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 use crate::roots::{RootContext, Wanted};
+use left_out::LeftOut;
 use listing::Listing;
 use scan::Walker;
 
@@ -175,7 +178,9 @@ struct Queue {
 pub(crate) struct Shared {
     config: FilesConfig,
     limits: FileLimits,
+    left_out: LeftOut,
     handles: Arc<HandleCache>,
+    opener: Arc<Opener>,
     findings: Findings,
     limited: AtomicU64,
     first_device: u64,
@@ -253,10 +258,21 @@ impl Walk {
         };
         let top: OwnedFd = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let top = DirHandle::top(top)?;
+        let handles = Arc::new(HandleCache::for_this_process());
+        let opener = Opener {
+            handles: Arc::clone(&handles),
+            wanted: meta::Wanted {
+                owner_names: config.owner_names,
+                xattrs: config.xattrs,
+                first_device,
+            },
+        };
         let shared = Arc::new(Shared {
+            left_out: LeftOut::find(&config.base, &config.left_out),
             config,
             limits,
-            handles: Arc::new(HandleCache::for_this_process()),
+            handles,
+            opener: Arc::new(opener),
             findings: Findings::default(),
             limited: AtomicU64::new(0),
             first_device,

@@ -207,9 +207,7 @@ impl Walker {
                 self.note_missing_roots(&dir, &listing, wanted.as_deref());
                 choose::drop_own(&self.shared, &dir, &mut listing);
                 left_out = choose::drop_excluded(&dir, &mut listing);
-                if listing.len() > STAT_BATCH
-                    && (self.shared.limits.any() || listing.has_unknown_kinds())
-                {
+                if listing.len() > STAT_BATCH && choose::needs_stat(&self.shared, &dir, &listing) {
                     let fd = self.shared.handles.get(&dir.handle)?;
                     left_out |= choose::drop_by_stat(&self.shared, &fd, &dir, &mut listing);
                     dir.limited = false;
@@ -390,9 +388,9 @@ impl Walker {
         }
         let is_file = meta.kind == EntryKind::File;
         let body = if is_file {
-            let handles = Arc::clone(&self.shared.handles);
+            let opener = Arc::clone(&self.shared.opener);
             Body::File(Arc::new(FileContent::new(
-                handles,
+                opener,
                 Arc::clone(handle),
                 name.to_owned(),
             )))

@@ -9,10 +9,11 @@
 //! forbidden goes through `/proc`.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
-use rustix::fs::{lgetxattr, llistxattr};
+use rustix::fs::{fgetxattr, flistxattr, lgetxattr, llistxattr};
 use rustix::io::Errno;
 use rustix::process::fchdir;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -114,34 +115,59 @@ impl Xattrs {
         } else {
             name
         };
-        let length = match fill(&mut self.names, |buffer| llistxattr(path, buffer)) {
-            Ok(0) => return Ok(Vec::new()),
-            Ok(length) => length,
-            Err(Errno::NOTSUP) => {
-                self.without = Some(device);
-                return Ok(Vec::new());
-            }
-            Err(cause) => return Err(cause.into()),
-        };
-        let mut out = Vec::new();
-        let names = self.names.get(..length).unwrap_or_default();
-        for name in names.split_inclusive(|&byte| byte == 0) {
-            let Ok(name) = CStr::from_bytes_with_nul(name) else {
-                continue;
-            };
-            match fill(&mut self.value, |buffer| lgetxattr(path, name, buffer)) {
-                Ok(length) => {
-                    let value = self.value.get(..length).unwrap_or_default().to_vec();
-                    out.push((name.to_bytes().to_vec(), value));
-                }
-                // Gone since it was listed; or listed and never readable, as some file systems do.
-                Err(Errno::NODATA | Errno::NOTSUP) => {}
-                Err(cause) => return Err(cause.into()),
-            }
+        let found = gather(
+            (&mut self.names, &mut self.value),
+            |buffer| llistxattr(path, buffer),
+            |name, buffer| lgetxattr(path, name, buffer),
+        )?;
+        if found.is_none() {
+            self.without = Some(device);
         }
-        out.sort_unstable();
-        Ok(out)
+        Ok(found.unwrap_or_default())
     }
+}
+
+/// The attributes of an open file, sorted by name.
+pub(crate) fn of_file(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let (mut names, mut value) = (vec![0; USUAL], vec![0; USUAL]);
+    let found = gather(
+        (&mut names, &mut value),
+        |buffer| flistxattr(file, buffer),
+        |name, buffer| fgetxattr(file, name, buffer),
+    );
+    Ok(found?.unwrap_or_default())
+}
+
+/// Lists attributes and gets each. `None`: the file system has none.
+fn gather(
+    (names, value): (&mut Vec<u8>, &mut Vec<u8>),
+    list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
+    get: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
+) -> io::Result<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
+    let length = match fill(names, list) {
+        Ok(0) => return Ok(Some(Vec::new())),
+        Ok(length) => length,
+        Err(Errno::NOTSUP) => return Ok(None),
+        Err(cause) => return Err(cause.into()),
+    };
+    let mut out = Vec::new();
+    let names = names.get(..length).unwrap_or_default();
+    for name in names.split_inclusive(|&byte| byte == 0) {
+        let Ok(name) = CStr::from_bytes_with_nul(name) else {
+            continue;
+        };
+        match fill(value, |buffer| get(name, buffer)) {
+            Ok(length) => {
+                let value = value.get(..length).unwrap_or_default().to_vec();
+                out.push((name.to_bytes().to_vec(), value));
+            }
+            // Gone since it was listed; or listed and never readable, as some file systems do.
+            Err(Errno::NODATA | Errno::NOTSUP) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    out.sort_unstable();
+    Ok(Some(out))
 }
 
 /// Calls with a little room, and with more as long as it is too small.

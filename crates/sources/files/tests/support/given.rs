@@ -5,7 +5,7 @@ use std::path::Path;
 use backup_core::{EntryKind, EntryMeta, EntryPath, FileTime, RestoreEntry};
 use backup_source_files::{FilesConfig, FilesTargetConfig, Overwrite};
 
-use super::{Stored, capture, rooted_at, store};
+use super::{Stored, capture, rooted_at, sha256_of, store};
 
 pub fn captured(root: &Path) -> Vec<Stored> {
     rooted_at(&store(&capture(FilesConfig::of_roots([root]))), root)
@@ -40,12 +40,13 @@ pub fn made_up(path: &[u8], kind: EntryKind, content: &[u8]) -> Stored {
     } else {
         vec![(0, content.to_vec())]
     };
+    let sha256 = meta.kind.has_content().then(|| sha256_of(size, &data));
     Stored {
         entry: RestoreEntry {
             path,
             meta,
             size,
-            sha256: None,
+            sha256,
             whole: true,
         },
         data,

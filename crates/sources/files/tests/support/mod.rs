@@ -29,6 +29,7 @@ use jiff::Timestamp;
 use rustix::fs::{
     AtFlags, CWD, Timespec, Timestamps, XattrFlags, lgetxattr, llistxattr, utimensat,
 };
+use sha2::{Digest as _, Sha256};
 
 /// The second that the tests' clock stands at.
 pub const NOW: i64 = 1_700_000_000;
@@ -177,18 +178,37 @@ pub fn store(captured: &Captured) -> Vec<Stored> {
             _ => (0, Vec::new()),
         };
         let (path, meta) = (entry.path.clone(), entry.meta.clone());
+        let sha256 = meta.kind.has_content().then(|| sha256_of(size, &data));
         Stored {
             entry: RestoreEntry {
                 path,
                 meta,
                 size,
-                sha256: None,
+                sha256,
                 whole: true,
             },
             data,
         }
     };
     captured.entries.iter().map(store_one).collect()
+}
+
+/// The SHA-256 of content, its holes included.
+pub fn sha256_of(size: u64, data: &[(u64, Vec<u8>)]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    let zeros = [0; 64 << 10];
+    let mut at = 0;
+    let end = (size, Vec::new());
+    for (offset, bytes) in data.iter().chain([&end]) {
+        while at < *offset {
+            let part = zeros.len().min(usize::try_from(offset - at).unwrap());
+            hasher.update(&zeros[..part]);
+            at += part as u64;
+        }
+        hasher.update(bytes);
+        at += bytes.len() as u64;
+    }
+    hasher.finalize().into()
 }
 
 fn read_data(file: &File) -> (u64, Vec<(u64, Vec<u8>)>) {
@@ -498,17 +518,27 @@ pub fn os(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-/// A small file system of its own on a folder, unmounted at the end. `None` where mounting is not
+/// What is mounted on a folder or a file, unmounted at the end. `None` where mounting is not
 /// allowed.
 pub struct Mounted(PathBuf);
 
 impl Mounted {
     pub fn tmpfs(folder: &Path, options: &str) -> Option<Self> {
         let mut mount = std::process::Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(folder);
-        let done = mount.stderr(std::process::Stdio::null()).status();
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]);
+        Self::on(mount, folder)
+    }
+
+    /// Something that is there once more on something else of its kind.
+    pub fn bind(what: &Path, on: &Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount.arg("--bind").arg(what);
+        Self::on(mount, on)
+    }
+
+    fn on(mut mount: std::process::Command, folder: &Path) -> Option<Self> {
+        mount.arg(folder).stderr(std::process::Stdio::null());
+        let done = mount.status();
         done.is_ok_and(|status| status.success())
             .then(|| Self(folder.to_owned()))
     }
