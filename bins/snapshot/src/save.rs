@@ -5,6 +5,7 @@ use std::time::Instant;
 use backstay::core::{
     CaptureMode, CapturePlan, CaptureRequest, EntryKind, HostId, Outcome as Ending,
 };
+use backstay::engine::cache::Cache;
 use backstay::engine::stage::plan::plan;
 use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
 use backstay::format::config::Operation;
@@ -20,18 +21,19 @@ use crate::source::{Chosen, choose};
 
 /// Makes a snapshot, or shows what it would be.
 pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
-    let chosen = choose(args, console.cx.clock.now(), console.folder().as_deref())?;
+    let mut chosen = choose(args, console.cx.clock.now(), console.folder().as_deref())?;
     if let Some(folder) = &chosen.left_out {
         let shown = text::path(folder);
         console.note(&format!("the repository itself, {shown}, is left out"));
     }
     let job = job(args, &chosen);
     if args.dry_run {
-        return dry_run(console, &chosen, &job).await;
+        return dry_run(console, chosen, &job).await;
     }
     let started = Instant::now();
     let repo = open_or_make(console).await?;
     may_save(&repo)?;
+    leave_out_caches(console, &repo, &mut chosen);
     keep_freed_memory();
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -127,10 +129,20 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
     })
 }
 
-async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> Outcome {
+/// Leaves the local caches out, that of this repository and those of others: nobody needs them back,
+/// and each run would save them again, since each changes them.
+fn leave_out_caches(console: &Console, repo: &Repository, chosen: &mut Chosen) {
+    // The first run of a host makes it here.
+    let own = repo.cache().folder();
+    let all = console.cache_folder().map(|all| Cache::folders_in(&all));
+    chosen.leave_out(own.into_iter().chain(all.unwrap_or_default()).collect());
+}
+
+async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -> Outcome {
     let plan = match console.open(Operation::Read).await {
         Ok(repo) => {
             may_save(&repo)?;
+            leave_out_caches(console, &repo, &mut chosen);
             let planned = plan(&repo, &console.cx, chosen.source.clone(), job).await?;
             planned.capture().clone()
         }
@@ -156,7 +168,7 @@ async fn dry_run(console: &mut Console, chosen: &Chosen, job: &SnapshotJob) -> O
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }
     let counted = if chosen.files.is_some() {
-        Some(count(console, chosen, plan.clone()).await?)
+        Some(count(console, &chosen, plan.clone()).await?)
     } else {
         None
     };

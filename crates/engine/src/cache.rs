@@ -1,11 +1,22 @@
 //! The local cache: sealed copies of small objects, and the state of earlier runs. It may be lost
 //! or damaged at any time; nothing but time is lost with it. A cache that cannot be written (a full
 //! disk) is simply not used.
+//!
+//! Each repository has a folder of its own, with a [tag](https://bford.info/cachedir/) by which
+//! backup programs know it as a cache. Saving it would be of no use, and each run changes it.
 
 use std::fs;
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+/// The name of the file that says that its folder is a cache.
+const TAG_NAME: &str = "CACHEDIR.TAG";
+
+/// What is in that file: the signature of the specification, and whose cache it is.
+const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55
+# A cache of Backstay. It may be deleted at any time. See https://bford.info/cachedir/
+";
 
 /// A folder of cached files, or none.
 #[derive(Debug, Clone)]
@@ -23,7 +34,7 @@ impl Cache {
     /// The path of a file of the cache, its folder made; `None` without a usable cache.
     #[must_use]
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        let path = self.folder.as_ref()?.join(name);
+        let path = self.folder()?.join(name);
         make_folder(path.parent()?).ok()?;
         Some(path)
     }
@@ -33,7 +44,19 @@ impl Cache {
     pub fn folder(&self) -> Option<PathBuf> {
         let folder = self.folder.as_ref()?;
         make_folder(folder).ok()?;
+        tag(folder);
         Some(folder.clone())
+    }
+
+    /// The folders of the caches of all repositories that lie in a cache folder.
+    #[must_use]
+    pub fn folders_in(cache: &Path) -> Vec<PathBuf> {
+        let found = fs::read_dir(cache).into_iter().flatten().flatten();
+        let folders = found.map(|entry| entry.path());
+        // In the same folder there may be whatever else.
+        let is_ours =
+            |folder: &PathBuf| fs::read(folder.join(TAG_NAME)).is_ok_and(|tag| tag == TAG);
+        folders.filter(is_ours).collect()
     }
 
     /// The bytes of a cached file.
@@ -55,6 +78,14 @@ impl Cache {
         if let Some(folder) = &self.folder {
             let _ = fs::remove_file(folder.join(name));
         }
+    }
+}
+
+/// Says in a folder that it is a cache; nothing depends on that.
+fn tag(folder: &Path) {
+    let mut new = fs::OpenOptions::new();
+    if let Ok(mut file) = new.write(true).create_new(true).open(folder.join(TAG_NAME)) {
+        let _ = file.write_all(TAG);
     }
 }
 

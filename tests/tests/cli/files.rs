@@ -1,6 +1,8 @@
 //! What the source of files is told on the command line.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -195,4 +197,74 @@ fn a_url_saves_what_the_path_saves_with_its_options() {
     let _ = Run::of(&mut place.snapshot(["save", command])).ok();
     let cat = Run::of(&mut place.restore(["cat", "latest:/greeting"])).ok();
     assert_eq!(cat.out, b"hello\n");
+}
+
+#[test]
+fn the_repository_and_the_cache_are_left_out_whatever_the_folder_is_called() {
+    for name in [
+        &b"plain"[..],
+        // Bytes that are no UTF-8, and signs that mean something to a line of excludes.
+        b"by\xfftes",
+        b"a b/[x]*/!x ",
+    ] {
+        let place = Place::empty();
+        let folder = place.data().join(OsStr::from_bytes(name));
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("file"), "1").unwrap();
+        let here = |mut command: Command| {
+            command.current_dir(&folder).env("BACKSTAY_REPO", "repo");
+            Run::of(command.env("BACKSTAY_CACHE_DIR", "cache")).ok()
+        };
+        for round in 0..3 {
+            place.wait_for_a_tick();
+            let saved = here(place.snapshot(["save", "--json", "."])).of_type("saved");
+            let read = saved[0]["bytes_read"].as_u64().unwrap();
+            assert_eq!(read, u64::from(round == 0), "round {round}");
+        }
+        let listed = here(place.restore(["ls", "-R", "--json", "latest"])).of_type("entry");
+        let paths: Vec<_> = (listed.iter())
+            .map(|entry| entry["path"].as_str().unwrap())
+            .collect();
+        assert!(
+            paths.iter().any(|path| path.ends_with("/file")),
+            "{paths:?}"
+        );
+        let is_own = |path: &&str| path.contains("/repo") || path.contains("/cache/");
+        assert!(!paths.iter().any(is_own), "{paths:?}");
+    }
+}
+
+#[test]
+fn of_a_folder_that_caches_lie_in_only_the_caches_are_left_out() {
+    let place = Place::new();
+    place.write("caches/of/somebody/else", "1");
+    let cache = place.data().join("caches");
+    let mut save = place.snapshot(["save"]);
+    let _ = Run::of(save.arg(place.data()).env("BACKSTAY_CACHE_DIR", &cache)).ok();
+    let mut ours = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap());
+    let ours = ours.find(|entry| entry.file_name() != "of").unwrap();
+    let tag = fs::read_to_string(ours.path().join("CACHEDIR.TAG")).unwrap();
+    assert!(tag.starts_with("Signature: 8a477f597d28d172789f06886806bc55"));
+    let names = saved_names(&place, &[]);
+    // Those of this repository, wherever they lie, and no other run's.
+    assert!(
+        names.contains(&"caches/of/somebody/else".to_owned()),
+        "{names:?}"
+    );
+    let mut save = place.snapshot(["save", "--json"]);
+    let _ = Run::of(save.arg(place.data()).env("BACKSTAY_CACHE_DIR", &cache)).ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let listed = Run::of(&mut place.restore(["ls", "-R", "--json", &wanted])).ok();
+    let entries = listed.of_type("entry");
+    let paths: Vec<_> = (entries.iter())
+        .map(|entry| entry["path"].as_str().unwrap())
+        .collect();
+    assert!(
+        !paths.iter().any(|path| path.contains("CACHEDIR.TAG")),
+        "{paths:?}"
+    );
+    assert!(
+        paths.iter().any(|path| path.ends_with("/else")),
+        "{paths:?}"
+    );
 }
