@@ -33,7 +33,7 @@ pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
     let started = Instant::now();
     let repo = open_or_make(console).await?;
     may_save(&repo)?;
-    leave_out_caches(console, &mut chosen);
+    leave_out_caches(console, &repo, &mut chosen);
     keep_freed_memory();
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
     let seconds = started.elapsed().as_secs_f64();
@@ -129,18 +129,20 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
     })
 }
 
-/// Leaves the local caches out: nobody needs them back, and each run would save them again, since
-/// each changes them. They are looked for when that of this repository is there.
-fn leave_out_caches(console: &Console, chosen: &mut Chosen) {
-    let folders = console.cache_folder().map(|all| Cache::folders_in(&all));
-    chosen.leave_out(folders.unwrap_or_default());
+/// Leaves the local caches out, that of this repository and those of others: nobody needs them back,
+/// and each run would save them again, since each changes them.
+fn leave_out_caches(console: &Console, repo: &Repository, chosen: &mut Chosen) {
+    // The first run of a host makes it here.
+    let own = repo.cache().folder();
+    let all = console.cache_folder().map(|all| Cache::folders_in(&all));
+    chosen.leave_out(own.into_iter().chain(all.unwrap_or_default()).collect());
 }
 
 async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -> Outcome {
     let plan = match console.open(Operation::Read).await {
         Ok(repo) => {
             may_save(&repo)?;
-            leave_out_caches(console, &mut chosen);
+            leave_out_caches(console, &repo, &mut chosen);
             let planned = plan(&repo, &console.cx, chosen.source.clone(), job).await?;
             planned.capture().clone()
         }

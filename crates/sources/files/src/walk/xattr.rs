@@ -30,6 +30,9 @@ const LARGE: usize = 64 << 10;
 /// Longest list or value that is read at all.
 const MOST: usize = 16 << 20;
 
+/// Names of attributes, and their values.
+type Attributes = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// How the attributes of a name in a folder are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -102,7 +105,7 @@ impl Xattrs {
         _folder: &OwnedFd,
         name: &CStr,
         device: u64,
-    ) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    ) -> io::Result<Attributes> {
         if self.way == Way::Not || self.without == Some(device) {
             return Ok(Vec::new());
         }
@@ -128,7 +131,7 @@ impl Xattrs {
 }
 
 /// The attributes of an open file, sorted by name.
-pub(crate) fn of_file(file: &File) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+pub(crate) fn of_file(file: &File) -> io::Result<Attributes> {
     let (mut names, mut value) = (vec![0; USUAL], vec![0; USUAL]);
     let found = gather(
         (&mut names, &mut value),
@@ -143,7 +146,7 @@ fn gather(
     (names, value): (&mut Vec<u8>, &mut Vec<u8>),
     list: impl Fn(&mut [u8]) -> Result<usize, Errno>,
     get: impl Fn(&CStr, &mut [u8]) -> Result<usize, Errno>,
-) -> io::Result<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
+) -> io::Result<Option<Attributes>> {
     let length = match fill(names, list) {
         Ok(0) => return Ok(Some(Vec::new())),
         Ok(length) => length,
