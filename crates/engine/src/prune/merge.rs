@@ -40,6 +40,7 @@ pub(super) async fn merge(
         cx,
         run: RunBuilder::default(),
         wraps: BTreeMap::new(),
+        kept: BTreeSet::new(),
     };
     // What all runs know of a pack stays, but for what the end of the pack refutes: one of them may have been made by
     // somebody who lies, and the others must not go for its sake.
@@ -63,8 +64,9 @@ pub(super) async fn merge(
             };
             let digest = digest_of(pack, blobs);
             let seen = known.entry(pack.id).or_default();
-            if dead.contains(&pack.id) || seen.contains(&digest) || truth.refutes(&pack.id, &digest)
-            {
+            // The same word without the keys of sessions must not take the place of that which has them.
+            let is_told = seen.contains(&digest) && writer.has_all(&run.sessions);
+            if dead.contains(&pack.id) || is_told || truth.refutes(&pack.id, &digest) {
                 continue;
             }
             seen.push(digest);
@@ -76,6 +78,7 @@ pub(super) async fn merge(
             for wrap in &run.sessions {
                 let wraps = &mut writer.wraps;
                 wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
+                writer.kept.insert(wrap.session);
             }
         }
     }
@@ -160,10 +163,17 @@ struct Writer<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
     run: RunBuilder,
+    /// What the run that is being made has of them.
     wraps: BTreeMap<SessionId, SessionWrap>,
+    /// The sessions of which any run that was made has the key.
+    kept: BTreeSet<SessionId>,
 }
 
 impl Writer<'_> {
+    fn has_all(&self, wraps: &[SessionWrap]) -> bool {
+        wraps.iter().all(|wrap| self.kept.contains(&wrap.session))
+    }
+
     async fn write(&mut self) -> Result<()> {
         let run = std::mem::take(&mut self.run);
         if run.is_empty() {
