@@ -17,6 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -247,7 +248,8 @@ fn look_ups(index: &IndexSet, count: u64) {
 #[derive(Debug)]
 struct Hollow {
     mem: MemSink,
-    packs: u64,
+    /// None as long as the repository is made.
+    packs: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -289,7 +291,7 @@ impl Sink for Hollow {
         if prefix != "data/" {
             return there;
         }
-        let hollow = (0..self.packs).map(|number| {
+        let hollow = (0..self.packs.load(Ordering::Relaxed)).map(|number| {
             Ok(ObjectMeta {
                 key: layout::pack(pack(number), false).unwrap(),
                 size: PACK_BYTES,
@@ -328,11 +330,13 @@ fn prunes(chunks: u64, in_pack: u64) {
     Runtime::new().unwrap().block_on(async {
         let (cx, mem) = (context(), MemSink::new());
         let packs = chunks / in_pack;
+        let listed = Arc::new(AtomicU64::new(0));
         let sink = Hollow {
             mem: mem.clone(),
-            packs,
+            packs: listed.clone(),
         };
         let repo = repository(&cx, Arc::new(sink), cache.path().to_owned()).await;
+        listed.store(packs, Ordering::Relaxed);
         for run in runs(packs, in_pack) {
             let sealed = repo.ring().seal(ObjectKind::IndexRun, &plain(run, in_pack));
             let sealed = sealed.unwrap();
