@@ -252,7 +252,7 @@ fn a_power_loss_that_took_the_notes_leaves_nothing_beside() {
     let (to, stored) = old_and_new(temp.path());
     let was = killed(&to, &stored);
     let marker = fs::File::options().write(true).open(to.join(MARKER));
-    marker.unwrap().set_len(4 * 38).unwrap();
+    marker.unwrap().set_len(5 * 38).unwrap();
     later();
     let restored = restore(always(&to), &stored);
     assert!(restored.errors.is_empty(), "{:?}", restored.errors);

@@ -19,7 +19,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat, linkat, openat, renameat, statat, 
 use rustix::io::Errno;
 
 use super::beside::make_beside;
-use super::fate::{Fate, fate};
+use super::fate::Fate;
 use super::journal::Stage;
 use super::replace::{make_way, may_clear_place};
 use super::restore::skip;
@@ -328,14 +328,21 @@ impl Links {
         if self.0.contains_key(&group) {
             return;
         }
-        let Ok(stat) = lstat(spot) else { return };
-        let same = meta::times(&stat).0 == entry.meta.mtime
-            && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
+        let beside = started.is_some_and(|writer| !writer.is_in_place());
+        let (id, same) = match lstat(spot) {
+            Ok(stat) => {
+                let same = meta::times(&stat).0 == entry.meta.mtime
+                    && (meta::size(&stat) == entry.size || !entry.meta.kind.has_content());
+                ((stat.st_dev, stat.st_ino), same)
+            }
+            // It has no name yet, and no inode has that number.
+            Err(_) if beside => ((spot.handle.id().0, 0), false),
+            Err(_) => return,
+        };
         if started.is_none() && !same {
             return;
         }
         if started.is_some() {
-            let id = (stat.st_dev, stat.st_ino);
             shared.unsettled.await_content(&entry.path, id);
         }
         self.0.insert(
@@ -346,8 +353,8 @@ impl Links {
                 size: entry.size,
                 mtime: entry.meta.mtime,
                 sha256: entry.sha256,
-                id: (stat.st_dev, stat.st_ino),
-                beside: started.is_some_and(|writer| !writer.is_in_place()),
+                id,
+                beside,
             },
         );
     }
@@ -387,10 +394,18 @@ impl Links {
             Err(Errno::NOENT) => None,
             Err(cause) => return Err(error("link", &entry.path, cause.into())),
         };
+        // What is there stays as anything that is there, be it a link or not.
+        let has_links = shared.begun.systems().of(spot.handle.id().0).links;
+        if !has_links && there.is_some() {
+            return Ok(false);
+        }
+        if !has_links {
+            return degraded("this file system has none");
+        }
         let unsettled = &shared.unsettled;
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let fate = fate(shared.config.overwrite, there, &entry.meta);
+            let fate = shared.fate(there, &entry.meta);
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
                 unsettled.add(shared, first, further);

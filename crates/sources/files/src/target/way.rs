@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::begun::Begun;
 use super::beside::make_beside;
 use super::journal::Stage;
+use super::keeps::not_made;
 use super::later::Later;
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
@@ -160,9 +161,15 @@ impl Way {
         let above = self.open(shared, self.current())?;
         let path = self.current().path.join(name.to_bytes());
         let path = path.map_err(|cause| invalid(&self.current().path, &cause.to_string()))?;
+        let systems = shared.begun.systems();
+        let id = self.current().handle.id();
+        systems.check_name((&above, id), &path, name)?;
         match mkdirat(&*above, name, Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(cause) => return Err(error("create folder", &path, cause.into())),
+            Err(cause) => {
+                let keeps = systems.of(id.0);
+                return Err(not_made(&keeps, "create folder", &path, cause.into()));
+            }
         }
         let fd = openat(&*above, name, FOLDER, Mode::empty());
         let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
@@ -288,7 +295,10 @@ fn finish(
             openat(above, name, FOLDER, Mode::empty())
         })
     });
-    let is_it = |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id);
+    // Where there are no modes, inodes may have other numbers each time that they are looked at.
+    let has_modes = shared.begun.systems().of(id.0).modes;
+    let is_it =
+        |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id || !has_modes && found.0 == id.0);
     match opened {
         Ok(fd) if !is_it(&fd) => {
             let why = "another folder has taken its place";
@@ -329,17 +339,18 @@ pub(super) fn make_folder(
     path: &EntryPath,
 ) -> Result<Folder, TargetError> {
     let folder = &*spot.folder;
+    let keeps = shared.begun.systems().of(spot.handle.id().0);
     let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
         Ok(()) => {
             let fd = open().map_err(|cause| not_a_folder(path, cause))?;
-            if spot.hands_on {
+            if spot.hands_on && keeps.modes {
                 mark(&fd).map_err(|cause| error("create folder", path, cause.into()))?;
             }
             return Ok(Folder::Ours(fd));
         }
         Err(Errno::EXIST) => {}
-        Err(cause) => return Err(error("create folder", path, cause.into())),
+        Err(cause) => return Err(not_made(&keeps, "create folder", path, cause.into())),
     }
     let stat = statat(folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create folder", path, cause.into()))?;
@@ -348,17 +359,17 @@ pub(super) fn make_folder(
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
     let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
-    if shared.begun.is_unfinished(&stat) {
+    if shared.begun.is_unfinished(&stat) || shared.begun.is_folder_of_earlier(&fd, &stat) {
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))
 }
 
 /// Makes a folder that is marked as unfinished, under a name that nothing has.
-pub(super) fn make_marked(spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
+pub(super) fn make_marked(begun: &Begun, spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
     mkdirat(&*spot.folder, name, Mode::from_raw_mode(MARK_DIR))?;
     let made = openat(&*spot.folder, name, FOLDER, Mode::empty()).and_then(|fd| {
-        if spot.hands_on {
+        if spot.hands_on && begun.systems().of(spot.handle.id().0).modes {
             mark(&fd)?;
         }
         Ok(fd)
