@@ -294,6 +294,14 @@ impl Shared {
         self.applier.created()
     }
 
+    /// Something keeps its mark: the next restore is to finish it.
+    fn leave_unfinished(&self) {
+        self.failed
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.unfinished
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// What becomes of what stands in the place of an entry.
     fn fate(&self, there: &Stat, meta: &EntryMeta) -> Fate {
         fate::fate(self.overwrite(there), there, meta)

@@ -22,7 +22,7 @@ use super::mirror::{self, Hand, Spool};
 use super::ours::has_mark;
 use super::replace::{may_clear_place, replace};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
-use super::writer::{Completed, remove_left_in, start_file};
+use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
 use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
 
@@ -307,13 +307,14 @@ impl Restore for FilesRestore {
         self.shared.durable.flush(&self.shared);
         // After a restore that was broken off, folders keep their mark: the next one finishes them.
         let is_over = outcome == Outcome::Committed || !cx.cancel.is_cancelled();
+        let mut left = Ok(());
         if is_over {
             if outcome == Outcome::Abandoned {
                 self.shared.failed.store(true, Ordering::Relaxed);
             }
             self.remove_left();
             let State { way, spool, .. } = &mut *state;
-            way.leave_all(&self.shared);
+            left = way.leave_all(&self.shared);
             if let Some(spool) = spool.take() {
                 let deleted = self.mirror(way, spool)?;
                 self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
@@ -324,6 +325,7 @@ impl Restore for FilesRestore {
             Ok(()) => {}
             Err(cause) => self.shared.fail(&error("write", &EntryPath::root(), cause)),
         }
+        left?;
         self.shared.applier.report(&self.shared.findings);
         Ok(RestoreReport {
             written: self.shared.written.load(Ordering::Relaxed),
@@ -401,7 +403,10 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        (fd, Some(_)) => (fd, None),
+        (fd, Some(stat)) => {
+            warn_of_mark(shared, &stat, entry);
+            (fd, None)
+        }
     };
     let count = if finish.is_some() {
         &shared.written

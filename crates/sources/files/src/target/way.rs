@@ -124,7 +124,7 @@ impl Way {
             if self.steps.is_empty() {
                 break;
             }
-            self.leave(shared);
+            self.leave(shared)?;
         }
         let known = self.current().path.components().count();
         let mut names = path.components().skip(known).peekable();
@@ -209,25 +209,46 @@ impl Way {
     }
 
     /// Leaves the current folder.
-    fn leave(&mut self, shared: &Shared) {
+    ///
+    /// # Errors
+    /// When there is no room to keep what it is to get: then it stays marked for the next restore, as all
+    /// that come after it would.
+    fn leave(&mut self, shared: &Shared) -> Result<(), TargetError> {
         let Some(step) = self.steps.pop() else {
-            return;
+            return Ok(());
         };
-        if let Some((meta, before)) = &step.finish
-            && let Err(cause) = self.later.add(&step.path, step.handle.id(), meta, *before)
-        {
-            shared.fail(&error("finish folder", &step.path, cause));
+        let Some((meta, before)) = &step.finish else {
+            return Ok(());
+        };
+        let added = (self.later).add(&step.path, step.handle.id(), meta, *before);
+        let Err(cause) = added else { return Ok(()) };
+        shared.leave_unfinished();
+        let error = error("finish folder", &step.path, cause);
+        if error.kind == ErrorKind::NoSpace {
+            return Err(error);
         }
+        shared.fail(&error);
+        Ok(())
     }
 
     /// Leaves all folders and sets their metadata, that of the target folder last.
-    pub(super) fn leave_all(&mut self, shared: &Shared) {
+    ///
+    /// # Errors
+    /// When there is no room to keep what one is to get; the others have it.
+    pub(super) fn leave_all(&mut self, shared: &Shared) -> Result<(), TargetError> {
+        let mut left = Ok(());
         while !self.steps.is_empty() {
-            self.leave(shared);
+            left = left.and(self.leave(shared));
         }
+        self.finish_all(shared);
+        left
+    }
+
+    fn finish_all(&mut self, shared: &Shared) {
         let top = match shared.handles.get(&self.top.handle) {
             Ok(top) => top,
             Err(cause) => {
+                shared.leave_unfinished();
                 return shared.fail(&error("finish folder", &self.top.path, cause));
             }
         };
@@ -235,6 +256,7 @@ impl Way {
             finish(shared, &top, (&path, id), &meta, before);
         });
         if let Err(cause) = drained {
+            shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
         if let Some((meta, before)) = self.top.finish.take() {
@@ -309,7 +331,10 @@ fn finish(
             let findings = &shared.findings;
             shared.applier.apply(&object, path, meta, before, findings);
         }
-        Err(cause) => shared.fail(&error("finish folder", path, cause.into())),
+        Err(cause) => {
+            shared.leave_unfinished();
+            shared.fail(&error("finish folder", path, cause.into()));
+        }
     }
 }
 

@@ -193,9 +193,7 @@ pub(super) fn start_file(
     if !is_file || !is_noted && !shared.begun.is_unfinished(&stat) {
         let fate = shared.fate(&stat, &entry.meta);
         if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
-            if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
-                warn_of_mark(shared, &entry.path);
-            }
+            warn_of_mark(shared, &stat, entry);
             skip(shared);
             return Ok(None);
         }
@@ -257,12 +255,21 @@ fn may_be_lost(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
     is_file && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
 }
 
-/// A file that stays as it is looks as if an earlier restore had left it unfinished, and nothing
-/// says that one did.
-fn warn_of_mark(shared: &Shared, path: &EntryPath) {
-    let detail = "it stays as it is, with the mode 1600 of an unfinished file; if a restore into \
-                  another folder left it so, --overwrite always finishes it";
-    let finding = Finding::entry(FindingKind::Skipped, path, detail);
+/// Tells of something that stays as it is and looks as if an earlier restore had left it unfinished,
+/// while nothing says that one did.
+pub(super) fn warn_of_mark(shared: &Shared, stat: &Stat, entry: &RestoreEntry) {
+    if !has_mark(stat) || stat.st_mode & 0o5777 == entry.meta.mode & 0o5777 {
+        return;
+    }
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => "1700 of an unfinished folder",
+        _ => "1600 of an unfinished file",
+    };
+    let detail = format!(
+        "it stays as it is, with the mode {what}; if a restore into another folder left it so, \
+         --overwrite always finishes it"
+    );
+    let finding = Finding::entry(FindingKind::Skipped, &entry.path, detail);
     shared.findings.add(Finding {
         severity: Severity::Warning,
         ..finding
