@@ -27,7 +27,7 @@ use std::sync::Arc;
 use backup_core::EntryPath;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, fsync,
-    openat, unlinkat, utimensat,
+    openat, statat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -92,17 +92,12 @@ impl Begun {
             last: None,
             systems,
         };
-        let Some((file, is_new)) = open_or_make(top, made)? else {
+        begun.systems.look(top, before.st_dev);
+        let Some((file, is_new)) = begun.locked(top, made)? else {
             return Ok(begun);
         };
-        begun.systems.look(top, before.st_dev);
         keep_time(top, &before)?;
         let stat = fstat(&file)?;
-        let is_ours = is_new || begun.is_own(&stat);
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_ours {
-            return Err(something_else());
-        }
-        lock(&file)?;
         let file = File::from(file);
         (begun.since, begun.began) = (modified(&stat), modified(&stat));
         if is_new {
@@ -144,6 +139,33 @@ impl Begun {
         }
         begun.file = Some(file);
         Ok(begun)
+    }
+
+    /// Opens the file, or makes it (then that is said), and locks it; `None`: it cannot be made.
+    fn locked(&self, top: &OwnedFd, made: bool) -> io::Result<Option<(OwnedFd, bool)>> {
+        const TRIES: u32 = 20;
+        for _ in 0..TRIES {
+            let Some((file, is_new)) = open_or_make(top, made)? else {
+                return Ok(None);
+            };
+            let stat = fstat(&file)?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if !is_file || !is_new && stat.st_nlink > 0 && !self.is_own(&stat) {
+                return Err(something_else());
+            }
+            lock(&file)?;
+            // Whoever had it locked may have ended meanwhile and removed it: then nobody else would see
+            // that this one is under way.
+            let has_name = match statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino),
+                Err(Errno::NOENT) => false,
+                Err(cause) => return Err(cause.into()),
+            };
+            if has_name {
+                return Ok(Some((file, is_new)));
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     /// Whether a restore made the folder itself and has not finished it.
@@ -411,6 +433,23 @@ mod tests {
         assert!(second.is_of_earlier(&late) && second.is_doubtful(&late));
         let newest = made(temp.path(), "newest");
         assert!(!second.is_of_earlier(&newest) && !second.is_doubtful(&newest));
+    }
+
+    #[test]
+    fn whoever_waited_for_the_end_of_another_makes_the_file_anew() {
+        let temp = tempfile::tempdir().unwrap();
+        let top = top(temp.path());
+        let first = begun(&top).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| begun(&top));
+            std::thread::sleep(Duration::from_millis(60));
+            first.done(&top).unwrap();
+            drop(first);
+            let second = second.join().unwrap().unwrap();
+            assert!(temp.path().join(".backstay-unfinished").exists());
+            assert!(begun(&top).is_err());
+            second.done(&top).unwrap();
+        });
     }
 
     #[test]
