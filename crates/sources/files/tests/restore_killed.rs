@@ -79,14 +79,28 @@ fn warnings(restored: &Restored) -> Vec<&str> {
     warnings.map(|finding| finding.subject.as_str()).collect()
 }
 
+/// Nobody can tell who made it: it stays closed, and that is said.
 #[test]
-fn a_restore_that_was_killed_right_after_it_made_the_target_folder_is_taken_up() {
+fn an_empty_folder_with_the_mode_of_an_unfinished_one_stays_as_it_is() {
     let temp = tempfile::tempdir().unwrap();
     let stored = saved(temp.path(), 0o2750);
     let to = temp.path().join("new");
     fs::DirBuilder::new().mode(UNFINISHED).create(&to).unwrap();
-    restore(into(&to, Overwrite::Never), &stored);
+    let restored = restore(into(&to, Overwrite::Never), &stored);
+    assert_eq!(mode(&to), UNFINISHED);
+    assert_eq!(warnings(&restored), ["/"]);
+    let restored = restore(into(&to, Overwrite::Always), &stored);
+    assert!(warnings(&restored).is_empty());
     assert_eq!(state(&to), state(&temp.path().join("from")));
+    let plain = temp.path().join("plain");
+    fs::DirBuilder::new()
+        .mode(UNFINISHED)
+        .create(&plain)
+        .unwrap();
+    let stored = [made_up(b"file", EntryKind::File, b"saved")];
+    let restored = restore(into(&plain, Overwrite::Never), &stored);
+    assert!(warnings(&restored).is_empty());
+    assert_eq!(mode(&plain), UNFINISHED);
 }
 
 #[test]

@@ -20,7 +20,6 @@
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -34,10 +33,9 @@ use rustix::io::Errno;
 use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
 use super::journal::{Journal, Left, Stage};
 use super::keeps::FileSystems;
-use super::meta::{MARK_DIR, MARK_FILE};
+use super::meta::MARK_FILE;
 use super::ours::has_mark;
 use crate::handle::DirId;
-use crate::walk::listing::Listing;
 
 /// The name of the file that says that a restore into its folder is not finished.
 pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
@@ -79,7 +77,6 @@ impl Begun {
         systems: Arc<FileSystems>,
     ) -> io::Result<Self> {
         let before = fstat(top)?;
-        let made = made || is_new(top, &before)?;
         let now = (before.st_ctime, before.st_ctime_nsec);
         let mut begun = Self {
             since: now,
@@ -357,23 +354,6 @@ fn something_else() -> io::Error {
 /// When a file's content was last changed.
 fn modified(stat: &Stat) -> Moment {
     (stat.st_mtime, stat.st_mtime_nsec)
-}
-
-/// Whether a folder was made as one that is unfinished and not touched since: a restore was killed
-/// before it could make its file in it. A mode that somebody gave it later would be a change.
-fn is_new(folder: &OwnedFd, stat: &Stat) -> io::Result<bool> {
-    let is_untouched = (stat.st_mtime, stat.st_mtime_nsec) == (stat.st_ctime, stat.st_ctime_nsec);
-    if !has_mark(stat) || !is_untouched || stat.st_uid != rustix::process::geteuid().as_raw() {
-        return Ok(false);
-    }
-    let mut buffer = [MaybeUninit::uninit(); 1 << 10];
-    let folder = openat(
-        folder,
-        c".",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    Ok(Listing::read(&folder, &mut buffer)?.len() == 0)
 }
 
 /// That the file came or went is no change of the folder that anybody asked for.

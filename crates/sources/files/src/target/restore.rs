@@ -369,6 +369,9 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         way.finish_top_with(entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
+        // A restore that was killed before it could make its file may have made the folder, or somebody
+        // else, who wants that mode.
+        warn_of_mark(shared, &there, entry);
         skip(shared);
     }
     Ok(())
