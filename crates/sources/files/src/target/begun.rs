@@ -18,10 +18,11 @@
 //! The folder of the restore itself is changed by the making of that file, so its own mode and time
 //! say nothing: whether a restore made it is kept in the mode of the file.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::EntryPath;
 use rustix::fs::{
@@ -30,6 +31,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::beside::prefix;
 use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
 use super::journal::{Journal, Left, Stage};
 use super::keeps::FileSystems;
@@ -59,6 +61,8 @@ pub(super) struct Begun {
     token: u64,
     /// That of the last restore before it.
     last: Option<u64>,
+    /// Folders in which nothing of that is any more that no note tells of.
+    swept: Mutex<HashSet<DirId>>,
     /// What the file systems keep that are restored to.
     pub(super) systems: Arc<FileSystems>,
 }
@@ -87,6 +91,7 @@ impl Begun {
             notes: Journal::new(HEADER as u64),
             token: token(),
             last: None,
+            swept: Mutex::default(),
             systems,
         };
         begun.systems.look(top, before.st_dev);
@@ -227,14 +232,26 @@ impl Begun {
         self.notes.take_all_left()
     }
 
+    /// How the names begin of what the last restore left in a folder, if it left anything; told once.
+    pub(super) fn strays_in(&self, folder: DirId) -> Option<String> {
+        /// So many folders are remembered.
+        const MOST: usize = 4096;
+        let last = self.last?;
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.len() >= MOST {
+            swept.clear();
+        }
+        swept.insert(folder).then(|| prefix(last))
+    }
+
+    /// Whether something beside one is noted.
+    pub(super) fn is_noted(&self, path: &EntryPath, beside: &[u8]) -> bool {
+        path_beside(path, beside).is_ok_and(|beside| self.notes.has_beside(&beside))
+    }
+
     /// What the names of all have in common that this restore makes beside others.
     pub(super) const fn token(&self) -> u64 {
         self.token
-    }
-
-    /// The same of the last restore before this, if that left anything unfinished.
-    pub(super) const fn last_token(&self) -> Option<u64> {
-        self.last
     }
 
     /// Notes a file that is about to be made beside another, or to get a further name there.

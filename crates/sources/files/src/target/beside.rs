@@ -48,10 +48,15 @@ pub(super) fn is_named_so(path: &EntryPath) -> bool {
     name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
+/// How the names of all begin that one restore makes beside others.
+pub(super) fn prefix(token: u64) -> String {
+    format!("{PREFIX}{token:012x}-")
+}
+
 /// Names under which a file may stand beside one of a name, in the order in which they are tried.
 pub(super) fn names_beside(token: u64, name: &CStr) -> impl Iterator<Item = CString> + '_ {
     (0..TRIES).map(move |number| {
-        let mut beside = format!("{PREFIX}{token:012x}-").into_bytes();
+        let mut beside = prefix(token).into_bytes();
         if number > 0 {
             beside.extend_from_slice(format!("{number}-").as_bytes());
         }

@@ -280,6 +280,13 @@ impl Journal {
         state.take(noted)
     }
 
+    /// Whether something is noted under a path of its own.
+    pub(super) fn has_beside(&self, beside: &[u8]) -> bool {
+        let state = self.lock();
+        let mut left = state.left.values().flatten();
+        state.live.contains_key(beside) || left.any(|(left, _)| left.beside == beside)
+    }
+
     /// Takes all that an earlier restore left and that was not asked for. It stays noted.
     pub(super) fn take_all_left(&self) -> Vec<Left> {
         let mut state = self.lock();

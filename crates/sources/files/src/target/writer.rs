@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, renameat,
-    statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, RawDir, Stat, accessat, fchmod, fstat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::beside::{Beside, Place, Successor, make_beside, names_beside};
+use super::beside::{Beside, Place, Successor, make_beside};
 use super::fate::Fate;
 use super::file::FileWriter;
 use super::journal::{Left, Stage};
@@ -403,21 +404,40 @@ fn take_up(
         remove_left_in(shared, &spot.folder, &left)
             .map_err(|cause| error("take up", &entry.path, cause))?;
     }
-    if let Some(last) = shared.begun.last_token() {
-        remove_strays(shared, spot, last).map_err(|cause| error("take up", &entry.path, cause))?;
-    }
+    remove_strays(shared, spot, &entry.path)
+        .map_err(|cause| error("take up", &entry.path, cause))?;
     Ok(taken)
 }
 
-/// Removes what the last restore may have left beside a file and no note tells of.
-fn remove_strays(shared: &Shared, spot: &Spot, last: u64) -> io::Result<()> {
-    for beside in names_beside(last, &spot.name) {
-        match statat(&*spot.folder, &*beside, AtFlags::SYMLINK_NOFOLLOW) {
+/// Removes what the last restore may have left in the folder of an entry and no note tells of.
+fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<()> {
+    let Some(prefix) = shared.begun.strays_in(spot.handle.id()) else {
+        return Ok(());
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = match openat(&*spot.folder, c".", flags, Mode::empty()) {
+        // Its owner forbids to look into it: what is there stays.
+        Err(Errno::ACCESS) => return Ok(()),
+        opened => opened?,
+    };
+    let mut buffer = [MaybeUninit::uninit(); 4 << 10];
+    let mut strays = Vec::new();
+    let mut names = RawDir::new(&folder, &mut buffer);
+    while let Some(next) = names.next() {
+        let next = next?;
+        if next.file_name().to_bytes().starts_with(prefix.as_bytes()) {
+            strays.push(next.file_name().to_owned());
+        }
+    }
+    for stray in strays {
+        if shared.begun.is_noted(path, stray.to_bytes()) {
+            continue;
+        }
+        match statat(&folder, &*stray, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if shared.begun.is_stray(&stat) => {
-                unlinkat(&*spot.folder, &*beside, AtFlags::empty())?;
+                unlinkat(&folder, &*stray, AtFlags::empty())?;
             }
-            Ok(_) => {}
-            Err(Errno::NOENT) => break,
+            Ok(_) | Err(Errno::NOENT) => {}
             Err(cause) => return Err(cause.into()),
         }
     }
