@@ -49,7 +49,7 @@ pub(crate) async fn holes(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<
         next = seq.saturating_add(1);
         match tier::record(seq, found) {
             Ok(line) => {
-                if let Some(before) = out.get_mut(&(seq - 1)) {
+                if let Some(before) = out.get_mut(&seq.saturating_sub(1)) {
                     before.hash = Some(line.record().prev);
                 }
             }

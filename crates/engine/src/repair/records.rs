@@ -13,6 +13,9 @@ use crate::error::{EngineError, Result};
 use crate::ledger::holes;
 use crate::repository::{Repository, get_within, name};
 
+/// Records that are named one by one.
+const MOST_NAMED: usize = 20;
+
 /// A record that is to be put back.
 #[derive(Debug)]
 pub(super) struct BadRecord {
@@ -28,7 +31,7 @@ pub(super) async fn plan(
     plan: &mut RepairPlan,
 ) -> Result<()> {
     let mut before: Option<(u64, LineHash)> = None;
-    let mut tasks = Vec::new();
+    let (mut tasks, mut lost) = (Vec::new(), 0usize);
     // From the end on: each says what the one before it must be.
     for (number, hole) in holes(repo, cx).await?.into_iter().rev() {
         let key = name(layout::ledger(number))?;
@@ -39,7 +42,7 @@ pub(super) async fn plan(
         let own = repo
             .ledger_copy()
             .map(|copy| copy.path().display().to_string());
-        let mut found = hole.line.zip(own).map(|(line, place)| (line, place));
+        let mut found = hole.line.zip(own);
         if let Some(hash) = hash.filter(|_| found.is_none()) {
             for other in others {
                 match fetch(repo, cx, &key, (number, hash), other).await {
@@ -57,8 +60,11 @@ pub(super) async fn plan(
                 true => "only a copy of the repository has it: name one with --from",
                 false => "no copy that was named gives it",
             };
-            let why = format!("{}; {why}", hole.why);
-            plan.lose(FindingKind::Damaged, key.as_str(), why);
+            lost += 1;
+            if lost <= MOST_NAMED {
+                let why = format!("{}; {why}", hole.why);
+                plan.lose(FindingKind::Damaged, key.as_str(), why);
+            }
             continue;
         };
         if let Ok(read) = Line::parse(&line) {
@@ -72,6 +78,11 @@ pub(super) async fn plan(
             remedy: Remedy::Copy(place),
             work: Work::Record(BadRecord { key, line }),
         });
+    }
+    if let Some(more) = lost.checked_sub(MOST_NAMED).filter(|more| *more > 0) {
+        let why =
+            format!("{more} more records are missing or damaged, and nothing at hand has them");
+        plan.lose(FindingKind::Damaged, "ledger", why);
     }
     tasks.reverse();
     plan.tasks.extend(tasks);
