@@ -212,7 +212,7 @@ async fn mended_slots(
 }
 
 /// Whether a slot says itself that it is of another repository.
-fn is_of_another(slot: &Result<Slot>, repo: Option<RepoId>) -> bool {
+pub(crate) fn is_of_another(slot: &Result<Slot>, repo: Option<RepoId>) -> bool {
     let info = slot.as_ref().ok().and_then(Slot::info);
     info.is_some_and(|info| Some(info.repo) != repo)
 }

@@ -24,6 +24,7 @@ use crate::ledger::verify_ledger;
 use crate::prune::repack::put_refs;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
+use crate::unlock::is_of_another;
 
 /// An object that is to be put back.
 #[derive(Debug)]
@@ -182,10 +183,13 @@ async fn small(
         all.insert(key);
     }
     for (key, slot) in repo.slots(cx).await? {
-        if let Err(error) = slot {
+        if let Err(error) = &slot {
             wanted.push((key.clone(), Kind::Slot, error.to_string()));
         }
-        all.insert(key);
+        // One of another repository is nothing to be kept.
+        if !is_of_another(&slot, Some(repo.id())) {
+            all.insert(key);
+        }
     }
     for one in &named.unread {
         let kind = Kind::Snapshot(one.id);

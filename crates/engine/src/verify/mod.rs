@@ -35,6 +35,7 @@ use crate::error::{EngineError, Result};
 use crate::index_set::PackFacts;
 use crate::refs::Listed;
 use crate::repository::{Repository, SnapshotHead};
+use crate::unlock::is_of_another;
 
 mod beside;
 mod budget;
@@ -329,10 +330,12 @@ impl Run<'_> {
         let mut slots = BTreeSet::new();
         for (key, slot) in self.repo.slots(self.cx).await? {
             self.report.objects += 1;
-            if let Err(error) = slot {
+            if let Err(error) = &slot {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
-            slots.insert(key);
+            if !is_of_another(&slot, Some(self.repo.id())) {
+                slots.insert(key);
+            }
         }
         self.small_objects(heads, slots, takes_all).await?;
         self.unknown_names().await?;
