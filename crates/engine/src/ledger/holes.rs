@@ -33,7 +33,7 @@ pub(crate) struct Hole {
 pub(crate) async fn holes(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<u64, Hole>> {
     let mut out: BTreeMap<u64, Hole> = BTreeMap::new();
     let mut next = 1;
-    let mut add = |out: &mut BTreeMap<u64, Hole>, seq: u64, why: String| {
+    let add = |out: &mut BTreeMap<u64, Hole>, seq: u64, why: String| {
         if out.len() < MOST_HOLES {
             let (hash, line) = (None, None);
             out.insert(seq, Hole { why, hash, line });
