@@ -90,11 +90,10 @@ fn two_collectors_that_remember() {
     let scope = Scope {
         restarts: true,
         remembers: true,
-        tidies: true,
         ..TWO_COLLECTORS
     };
     assert_safe(
-        "a writer, two collectors that are killed and remember, two generations, a tidier",
+        "a writer, two collectors that are killed and remember, two generations",
         scope,
     );
 }
