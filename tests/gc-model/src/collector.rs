@@ -186,7 +186,7 @@ impl Collector {
                         self.revoked |= if seen.revoked { bit(session) } else { 0 };
                     }
                 }
-                if set.scope.remembers && (number == 1 || !rules.remembers_whole_list) {
+                if set.scope.remembers && number == 1 {
                     let place = self.place_of_memory(set);
                     self.remembered[place].get_or_insert(self.open);
                 }

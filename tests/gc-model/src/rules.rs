@@ -14,10 +14,8 @@ pub struct Rules {
     pub avoids_dead: bool,
     /// A collector waits until each session that it listed is done or judged.
     pub settles_sessions: bool,
-    /// What a collector remembers of sessions that were open behind `gc/<n>`, for when it is killed and goes on, is a
-    /// whole list of them.
-    pub remembers_whole_list: bool,
-    /// And it holds for that generation alone.
+    /// What a collector remembers of sessions that were open behind `gc/<n>`, for when it is killed and goes on, holds
+    /// for that generation alone.
     pub remembers_by_generation: bool,
     /// A writer looks for a revocation behind its snapshot, before it tells of success.
     pub writer_looks_again: bool,
@@ -84,7 +82,6 @@ impl Rules {
         avoids_condemned: true,
         avoids_dead: true,
         settles_sessions: true,
-        remembers_whole_list: true,
         remembers_by_generation: true,
         writer_looks_again: true,
         lists_behind_revocation: true,

@@ -71,7 +71,6 @@ needed! {
     avoids_condemned: ONE_WRITER, LOST;
     avoids_dead: ONE_WRITER, LOST;
     settles_sessions: ONE_WRITER, LOST;
-    remembers_whole_list: Scope { restarts: true, remembers: true, ..CORE }, LOST;
     remembers_by_generation: Scope {
         generations: 2, leftover: true, condemns_any: true, restarts: true, remembers: true, ..ONE_WRITER
     }, LOST;
