@@ -322,7 +322,7 @@ impl Run<'_> {
     /// What lies around manifests and packs: index runs, configs, key slots, sidecars of these, sessions, and the
     /// refs of snapshots.
     async fn around(&mut self, heads: &[SnapshotHead], takes_all: bool) -> Result<()> {
-        self.sessions().await?;
+        self.sessions(takes_all).await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             self.bad.run(key.as_str(), &error.to_string());

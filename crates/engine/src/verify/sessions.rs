@@ -58,7 +58,7 @@ fn check_session(repo: &Repository, key: &ObjectKey, sealed: &[u8]) -> Result<()
 impl Run<'_> {
     /// Sessions with their marks, verdicts, and what was condemned. From here on nothing is looked for
     /// in dead packs.
-    pub(super) async fn sessions(&mut self) -> Result<()> {
+    pub(super) async fn sessions(&mut self, takes_all: bool) -> Result<()> {
         let repo = self.repo;
         for key in self.named("sessions/", is_session).await? {
             let limit = ObjectKind::Session.max_sealed();
@@ -103,7 +103,12 @@ impl Run<'_> {
             self.report.findings.push(finding);
         }
         let gone = contested.keys().filter(|id| !there.contains_key(*id));
-        let gone: std::collections::BTreeSet<_> = gone.copied().collect();
+        // Of chosen snapshots it is told what they miss, where they are looked at.
+        let gone: std::collections::BTreeSet<_> = gone.filter(|_| takes_all).copied().collect();
+        if !gone.is_empty() {
+            // What lay there may be in others since the index was read.
+            repo.refresh_index(self.cx).await?;
+        }
         for (id, (is_meta, chunks)) in alone_in(&repo.index(), &gone) {
             let why = format!(
                 "it is not on the tier; snapshots use it, and {chunks} of its chunks are in no other pack, though it is called dead below gc/"

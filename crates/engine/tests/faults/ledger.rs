@@ -209,7 +209,8 @@ async fn a_record_that_is_damaged_stops_nobody_and_is_told() {
     assert!(lifted.changed && lifted.findings.len() == 3);
     let plan = ForgetPlan::by_id(vec![meta.clone()]);
     let done = forget(&repo, &world.cx, &plan, &host, "me").await.unwrap();
-    assert_eq!((done.removed, done.findings.len()), (1, 3));
+    // And that one of them may be of a hold.
+    assert_eq!((done.removed, done.findings.len()), (1, 4));
     // Record 2 was lost to whoever wrote the next, so its snapshot is recorded anew.
     let objects = case.mem.objects();
     let places = (4..=8).filter(|number| objects.contains_key(&record(*number)));
