@@ -678,8 +678,7 @@ async fn stopped_at_any_request_it_loses_nothing_and_the_next_one_ends_it() {
         let report = prune(&there, &impatient).await;
         assert!(report.waits_for.is_empty(), "{report:?}");
         all_is_whole(&there, &saved[3..]).await;
-        // What both wrote may be small packs that are to be laid together.
-        let _ = prune(&there, &impatient).await;
+        let _ = prune(&there, &impatient).await; // Small packs of both may be laid together.
         let left = prune(&there, &impatient).await;
         assert_eq!(
             (left.deleted_packs, left.written_packs),

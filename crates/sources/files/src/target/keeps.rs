@@ -16,8 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use backup_core::{EntryPath, ErrorKind, FileTime, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, fchmod,
-    fchown, fstat, futimens, linkat, openat, statat, unlinkat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, fchmod, fchown, fstat,
+    futimens, linkat, openat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
@@ -285,15 +285,14 @@ fn has_links(folder: &OwnedFd) -> bool {
 /// How much earlier than asked for a time is kept.
 fn time_step(file: &OwnedFd) -> i128 {
     const ASKED: (i64, i64) = (1_000_000_001, 999_999_999);
+    let asked = Timespec {
+        tv_sec: ASKED.0,
+        tv_nsec: ASKED.1,
+    };
+    // Some programs set none of the two times if one of them is to stay.
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: ASKED.0,
-            tv_nsec: ASKED.1,
-        },
+        last_access: asked,
+        last_modification: asked,
     };
     let kept = futimens(file, &times).and_then(|()| fstat(file));
     kept.map_or(0, |stat| {

@@ -133,7 +133,7 @@ impl Applier {
             None => (None, before.owner),
         };
         // Before the owner: what has its time and the mark belongs to the restore, whoever owns it.
-        if let Err(cause) = set_mtime(object, meta) {
+        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         let owned = self
@@ -145,7 +145,7 @@ impl Applier {
         if self.xattrs {
             self.set_xattrs(object, meta, before.xattrs, &trouble);
         }
-        if let Err(cause) = set_mtime(object, meta) {
+        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         if !matches!(meta.kind, EntryKind::Symlink(_)) {
@@ -392,18 +392,22 @@ fn remove_other_xattrs(object: &Object<'_>, meta: &EntryMeta) {
     }
 }
 
-fn set_mtime(object: &Object<'_>, meta: &EntryMeta) -> Result<(), Errno> {
+/// Sets the time of the last change of content; on an `odd` file system that of the last access, too:
+/// some programs set none of the two if one of them is to stay.
+fn set_mtime(object: &Object<'_>, meta: &EntryMeta, odd: bool) -> Result<(), Errno> {
     // More nanoseconds than a second has would be read by the kernel as "now" or "leave".
     let nanos = meta.mtime.nanos.min(999_999_999);
+    let mtime = Timespec {
+        tv_sec: meta.mtime.seconds,
+        tv_nsec: nanos.into(),
+    };
+    let omitted = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: meta.mtime.seconds,
-            tv_nsec: nanos.into(),
-        },
+        last_access: if odd { mtime } else { omitted },
+        last_modification: mtime,
     };
     match object {
         Object::Open(fd) => futimens(fd, &times),
