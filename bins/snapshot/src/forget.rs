@@ -24,6 +24,7 @@ use crate::cli::{ForgetArgs, PruneArgs};
 use crate::versions::{Rules, kept_versions};
 
 /// Forgets snapshots.
+#[allow(clippy::too_many_lines, reason = "one step after another")]
 pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome {
     let policy = policy(args);
     let by_name = !args.snapshots.is_empty();

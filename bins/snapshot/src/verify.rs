@@ -18,6 +18,7 @@ use crate::coverage;
 const MOST_OBJECTS: usize = 20;
 
 /// Looks whether snapshots are whole.
+#[allow(clippy::too_many_lines, reason = "one step after another")]
 pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
     if args.coverage {
         return covered(console).await;

@@ -174,6 +174,21 @@ fn several_hosts(spec: &str, hosts: &[String]) -> Failure {
     Failure::new(Exit::Failed, what, format!("write {}", choice.join(" or ")))
 }
 
+fn no_snapshot(spec: &str) -> Failure {
+    let what = format!(
+        "no snapshot matches `{}`",
+        crate::text::escape(spec.as_bytes())
+    );
+    let hint = if spec.contains(':') {
+        "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+    } else if spec.len() < LEAST_OF_ID {
+        "give at least four characters of an id; `snapshot list` shows what there is"
+    } else {
+        "`snapshot list` shows what there is"
+    };
+    Failure::new(Exit::Failed, what, hint)
+}
+
 fn newer(what: String) -> Failure {
     let hint = "install a newer release of Backstay; nothing was changed";
     Failure::new(Exit::Failed, what, hint)
@@ -278,20 +293,7 @@ impl From<EngineError> for Failure {
             EngineError::Swapped { .. } => {
                 Self::new(Exit::Damage, what, "ask who looks after the repository")
             }
-            EngineError::NoSnapshot(spec) => Self::new(
-                Exit::Failed,
-                format!(
-                    "no snapshot matches `{}`",
-                    crate::text::escape(spec.as_bytes())
-                ),
-                if spec.contains(':') {
-                    "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
-                } else if spec.len() < LEAST_OF_ID {
-                    "give at least four characters of an id; `snapshot list` shows what there is"
-                } else {
-                    "`snapshot list` shows what there is"
-                },
-            ),
+            EngineError::NoSnapshot(spec) => no_snapshot(&spec),
             EngineError::Ambiguous { spec, count } => Self::new(
                 Exit::Failed,
                 format!("`{spec}` matches {count} snapshots"),

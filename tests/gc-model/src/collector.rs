@@ -148,6 +148,10 @@ impl Collector {
     }
 
     /// Does a step.
+    #[allow(
+        clippy::too_many_lines,
+        reason = "one arm for each step of the protocol"
+    )]
     pub(crate) fn take(&mut self, step: Step, tier: &mut Tier, set: &Setting) {
         let rules = &set.rules;
         match step {

@@ -84,25 +84,8 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     });
     let mut left = numbers.wasted_bytes;
     let mut read = 0;
-    // What is sealed anew is written anew, however much of it is used.
-    for id in &survey.older {
-        let Some(pack) = survey.packs.get(id).filter(|_| is_movable(survey, id)) else {
-            continue;
-        };
-        numbers.older_packs += 1;
-        numbers.older_bytes += pack.size;
-        if job.max_repack.is_some_and(|most| read + pack.size > most) {
-            continue;
-        }
-        read += pack.size;
-        let gain = pack.size.saturating_sub(pack.used);
-        left = left.saturating_sub(gain);
-        numbers.resealed_packs += 1;
-        numbers.resealed_bytes += pack.size;
-        numbers.copied_bytes += pack.used;
-        numbers.repack_gain += gain;
-        out.victims.push(*id);
-    }
+    choose_older(survey, job, (&mut read, &mut left), &mut out);
+    let numbers = &mut out.numbers;
     for (used, size, id) in partly {
         if left <= allowed {
             break;
@@ -127,6 +110,35 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
         }
     }
     out
+}
+
+/// Chooses what older keys can read, if that is to be sealed anew: it is written anew however much of it
+/// is used.
+fn choose_older(
+    survey: &Survey,
+    job: &PruneJob,
+    (read, left): (&mut u64, &mut u64),
+    out: &mut Chosen,
+) {
+    let numbers = &mut out.numbers;
+    for id in &survey.older {
+        let Some(pack) = survey.packs.get(id).filter(|_| is_movable(survey, id)) else {
+            continue;
+        };
+        numbers.older_packs += 1;
+        numbers.older_bytes += pack.size;
+        if job.max_repack.is_some_and(|most| *read + pack.size > most) {
+            continue;
+        }
+        *read += pack.size;
+        let gain = pack.size.saturating_sub(pack.used);
+        *left = left.saturating_sub(gain);
+        numbers.resealed_packs += 1;
+        numbers.resealed_bytes += pack.size;
+        numbers.copied_bytes += pack.used;
+        numbers.repack_gain += gain;
+        out.victims.push(*id);
+    }
 }
 
 /// Whether a pack is used and there, and nobody disputes what lies in it, so that what is used of it can

@@ -126,12 +126,11 @@ pub async fn store(
         }
     };
     let (bytes_new, _) = store.totals();
-    let added = tokio::task::block_in_place(|| {
+    let (packs, bytes_added) = tokio::task::block_in_place(|| {
         store.flush().map_err(|error| store.reason(error))?;
         let (_, bytes_added) = store.totals();
         Ok::<_, EngineError>((store.finish()?, bytes_added))
-    });
-    let (packs, bytes_added) = added?;
+    })?;
     Ok(Stored {
         planned,
         capture,
