@@ -9,10 +9,14 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 # strace: the tests that read the order of system calls, and kill at one. xfsprogs: those of power losses.
-# diff, git: comparing trees. age: what opens without these programs. faketime: hosts whose clocks are wrong.
+# dosfstools, exfatprogs, exfat-fuse, bindfs: file systems without modes and owners. diff, git: comparing trees. age: what opens without these programs. faketime: hosts whose clocks are wrong.
 packages=()
 command -v strace >/dev/null || packages+=(strace)
 command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
+command -v mkfs.vfat >/dev/null || packages+=(dosfstools)
+command -v mkfs.exfat >/dev/null || packages+=(exfatprogs)
+command -v mount.exfat-fuse >/dev/null || packages+=(exfat-fuse)
+command -v bindfs >/dev/null || packages+=(bindfs)
 command -v diff >/dev/null || packages+=(diffutils)
 command -v git >/dev/null || packages+=(git)
 command -v age >/dev/null || packages+=(age)

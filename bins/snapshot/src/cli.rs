@@ -329,6 +329,9 @@ pub(crate) struct ForgetArgs {
     /// Give the space back as well, as `snapshot prune` does without options
     #[arg(long)]
     pub(crate) prune: bool,
+    /// Forget what is named although it is the last good snapshot of its name and host
+    #[arg(long, requires = "snapshots")]
+    pub(crate) force: bool,
     // Last, for its heading counts for every option behind it.
     /// The rules.
     #[command(flatten)]
@@ -340,9 +343,10 @@ Examples:
   snapshot prune --dry-run
   snapshot prune --max-unused 10% --max-repack 20G
   snapshot prune --revoke-after 2
+  snapshot prune --reseal --max-repack 100G
 
 Others may go on saving meanwhile. What they may still build on stays until they have ended; the next
-prune goes on. No key that reads data is needed.";
+prune goes on. No key that reads data is needed, but for --reseal.";
 
 /// `snapshot prune`.
 #[derive(Debug, Default, Args)]
@@ -358,6 +362,10 @@ pub(crate) struct PruneArgs {
     /// Read at most so much in order to write it anew
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     pub(crate) max_repack: Option<u64>,
+    /// Seal anew for the newest generation of keys what older ones can read, as much as --max-repack allows
+    /// (behind `key rotate`; takes a full key)
+    #[arg(long)]
+    pub(crate) reseal: bool,
     /// Take who has no end and stood still for so many hours, by at least three prunes of this host, for
     /// dead; if they are not, they find out and at worst save again; 0 waits for nobody [default: 24]
     #[arg(long, value_name = "HOURS")]
@@ -365,10 +373,31 @@ pub(crate) struct PruneArgs {
     /// Wait so many seconds for those who are saving [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub(crate) wait: Option<u64>,
-    /// Delete even if it is more than four fifths of all, and although a snapshot is gone from the tier
-    /// that nobody forgot
-    #[arg(long)]
+    /// Delete at most this share of all at once [default: 80%]
+    #[arg(long, value_name = "PERCENT", value_parser = parse_max_drop)]
+    pub(crate) max_drop: Option<MaxDrop>,
+    /// As --max-drop 100%; it turns off nothing else
+    #[arg(long, conflicts_with = "max_drop")]
     pub(crate) force: bool,
+    /// Go on although a snapshot is gone from the tier that nobody forgot: what it used is deleted
+    #[arg(long)]
+    pub(crate) despite_gone: bool,
+    /// Go on although the ledger lacks records or holds false ones that this host has no copy of, so that nobody
+    /// can tell whether a snapshot was taken away
+    #[arg(long)]
+    pub(crate) despite_ledger: bool,
+}
+
+/// What `--max-drop` says, from 0 to 1.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MaxDrop(pub(crate) f64);
+
+fn parse_max_drop(text: &str) -> Result<MaxDrop, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+    let share = number.filter(|percent| (0.0..=100.0).contains(percent));
+    share
+        .map(|percent| MaxDrop(percent / 100.0))
+        .ok_or_else(|| "a share is a number from 0 to 100 and %".into())
 }
 
 /// What `--max-unused` says.

@@ -1,6 +1,6 @@
 //! `snapshot forget`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backstay::core::{
     Decision, Finding, FindingKind, HostId, Reason, Severity, SnapshotId, SnapshotMeta, Verdict,
@@ -8,9 +8,10 @@ use backstay::core::{
 use backstay::engine::hold::Holds;
 use backstay::engine::ledger::first_seen;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
+use backstay::engine::verify::known_damaged;
 use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread, unsigned};
 use backstay::format::config::Operation;
-use backstay::retention::{Count, KeepPolicy};
+use backstay::retention::{Count, KeepPolicy, last_good};
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{
     Align, Console, Exit, Failure, Filter, Outcome, Table, signer, surroundings, text,
@@ -23,6 +24,7 @@ use crate::cli::{ForgetArgs, PruneArgs};
 use crate::versions::{Rules, kept_versions};
 
 /// Forgets snapshots.
+#[allow(clippy::too_many_lines, reason = "one step after another")]
 pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome {
     let policy = policy(args);
     let by_name = !args.snapshots.is_empty();
@@ -53,6 +55,8 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         console.damage(&repo, &all).await?
     };
     let unsigned = unsigned(&repo, &all.heads);
+    let cache = console.cache_folder();
+    let damaged = known_damaged(&repo, &console.cx, cache.as_deref(), &all.heads).await?;
     let plan = if by_name {
         let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
@@ -60,10 +64,21 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         if let Some(one) = unread.iter().find(|one| holds.has(one.id)) {
             return Err(is_held(one.id, &holds));
         }
+        if !args.force {
+            must_not_be_the_last(&plan, &all.heads, &unsigned, &damaged)?;
+        }
         plan
     } else {
-        let (plan, unplaced) =
-            by_rules(console, &repo, &host, all.heads, &unsigned, args, policy).await?;
+        let (plan, unplaced) = by_rules(
+            console,
+            &repo,
+            &host,
+            all.heads,
+            (&unsigned, &damaged),
+            args,
+            policy,
+        )
+        .await?;
         damage.extend(unplaced);
         plan
     };
@@ -73,7 +88,9 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let has_damage = console.findings(&damage, 0)?;
     let looked_at = plan.decisions.len() + unread.len();
     if args.dry_run {
-        let has_damage = console.findings(&holds.lost(), 0)? || has_damage;
+        let mut of_holds = holds.lost();
+        of_holds.extend(holds.unknown());
+        let has_damage = console.findings(&of_holds, 0)? || has_damage;
         let going = plan.forgotten().count() + unread.len();
         console.line(format!("{going} of {looked_at} would be forgotten"))?;
         return Ok(Exit::done(has_damage));
@@ -124,7 +141,7 @@ async fn by_rules(
     repo: &Repository,
     host: &HostId,
     mut heads: Vec<SnapshotHead>,
-    unsigned: &BTreeMap<SnapshotId, Finding>,
+    (unsigned, damaged): (&BTreeMap<SnapshotId, Finding>, &BTreeSet<SnapshotId>),
     args: &ForgetArgs,
     mut policy: KeepPolicy,
 ) -> Outcome<(ForgetPlan, Vec<Finding>)> {
@@ -151,7 +168,7 @@ async fn by_rules(
     let rules = Rules { policy, versions };
     let metas = heads.iter().map(|head| head.meta.clone()).collect();
     let now = console.cx.clock.now();
-    let mut plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system());
+    let mut plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system(), damaged);
     plan.leave_unsigned(others.into_iter().map(|head| head.meta.clone()));
     Ok((plan, unplaced.into_iter().map(unrecorded).collect()))
 }
@@ -181,6 +198,34 @@ fn must_not_be_held(plan: &ForgetPlan, holds: &Holds) -> Outcome<()> {
         return Ok(());
     };
     Err(is_held(meta.id, holds))
+}
+
+/// Whoever names the last one that can be restored whole has to say that it is meant.
+fn must_not_be_the_last(
+    plan: &ForgetPlan,
+    heads: &[SnapshotHead],
+    unsigned: &BTreeMap<SnapshotId, Finding>,
+    damaged: &BTreeSet<SnapshotId>,
+) -> Outcome<()> {
+    let signed = heads
+        .iter()
+        .filter(|head| !unsigned.contains_key(&head.meta.id));
+    let metas: Vec<SnapshotMeta> = signed.map(|head| head.meta.clone()).collect();
+    let named = plan.forgotten().map(|meta| meta.id).collect();
+    let last = last_good(&metas, &named, damaged);
+    let Some(last) = last.first() else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Exit::Failed,
+        format!(
+            "snapshot {} is the last good one of {} on {}, as far as is known here, so nothing is forgotten",
+            last.id,
+            text::escape(last.name.as_bytes()),
+            text::escape(last.host.0.as_bytes())
+        ),
+        "save again first; or, if it is to go all the same, add --force",
+    ))
 }
 
 fn is_held(id: SnapshotId, holds: &Holds) -> Failure {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use backstay::core::{Finding, FindingKind, HostId, Severity};
 use backstay::engine::prune::{
-    OpenSession, PruneJob, PruneNumbers, PruneReport, plan, prune as carry_out,
+    OpenSession, PruneJob, PruneNumbers, PruneReport, may_reseal, plan, prune as carry_out,
 };
 use backstay::engine::repository::Repository;
 use backstay::format::config::Operation;
@@ -12,11 +12,14 @@ use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use jiff::Timestamp;
 use serde_json::json;
 
-use crate::cli::PruneArgs;
+use crate::cli::{MaxDrop, PruneArgs};
 
 /// Gives back the space of what no snapshot names.
 pub(crate) async fn prune(console: &mut Console, args: &PruneArgs) -> Outcome {
     let repo = console.open(Operation::Prune).await?;
+    if args.reseal {
+        may_reseal(&repo)?;
+    }
     repo.keys().may_forget()?;
     let host = signer(&repo);
     repo.keys().ledger_key(&host)?;
@@ -32,12 +35,12 @@ pub(crate) async fn run(
 ) -> Outcome {
     let job = job(host, args);
     let plan = plan(repo, &console.cx, &job).await?;
-    show(console, &plan.numbers, args.dry_run)?;
+    show(console, &plan.numbers, args)?;
     let is_hurt = console.findings(&plan.findings, 0)?;
     if args.dry_run {
         if plan.drops_too_much(&job) && console.talks() {
             console.line(
-                "the prune itself would refuse to delete so much at once; --force allows it",
+                "the prune itself would refuse to delete so much at once; --max-drop 100% allows it",
             )?;
         }
         return Ok(Exit::done(is_hurt));
@@ -59,8 +62,14 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
         max_repack: args.max_repack,
         patience: args.revoke_after.map_or(usual.patience, hours),
         wait: args.wait.map_or(usual.wait, Duration::from_secs),
-        max_drop: if args.force { 1.0 } else { usual.max_drop },
-        despite_gone: args.force,
+        reseal: args.reseal,
+        max_drop: match args.max_drop {
+            _ if args.force => 1.0,
+            Some(MaxDrop(share)) => share,
+            None => usual.max_drop,
+        },
+        despite_gone: args.despite_gone,
+        despite_ledger: args.despite_ledger,
         ..usual
     }
 }
@@ -81,7 +90,8 @@ fn waits(open: &OpenSession) -> Finding {
     Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
 }
 
-fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome<()> {
+fn show(console: &mut Console, numbers: &PruneNumbers, args: &PruneArgs) -> Outcome<()> {
+    let asked = |number| args.reseal.then_some(number);
     console.record(
         "plan",
         json!({
@@ -97,6 +107,10 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
             "copied_bytes": numbers.copied_bytes,
             "repack_gain": numbers.repack_gain,
             "missing_packs": numbers.missing_packs,
+            "older_packs": asked(numbers.older_packs),
+            "older_bytes": asked(numbers.older_bytes),
+            "resealed_packs": asked(numbers.resealed_packs),
+            "resealed_bytes": asked(numbers.resealed_bytes),
         }),
     )?;
     if !console.talks() {
@@ -111,7 +125,7 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
     ))?;
     // What is done is told when it is.
     let so = |then: &str| {
-        if dry_run {
+        if args.dry_run {
             format!(", would be {then}")
         } else {
             String::new()
@@ -132,6 +146,15 @@ fn show(console: &mut Console, numbers: &PruneNumbers, dry_run: bool) -> Outcome
         text::bytes(numbers.copied_bytes),
         text::bytes(numbers.repack_gain)
     ))?;
+    if args.reseal {
+        console.line(format!(
+            "of older generations of keys: {} in {}; {} in {} to be sealed anew by this run",
+            text::bytes(numbers.older_bytes),
+            packs(numbers.older_packs),
+            text::bytes(numbers.resealed_bytes),
+            packs(numbers.resealed_packs)
+        ))?;
+    }
     Ok(())
 }
 
@@ -149,6 +172,8 @@ fn say(console: &mut Console, report: &PruneReport, host: &HostId) -> Outcome<()
             "deleted_bytes": report.deleted_bytes,
             "written_packs": report.written_packs,
             "written_bytes": report.written_bytes,
+            "resealed_packs": report.resealed_packs,
+            "resealed_bytes": report.resealed_bytes,
             "revoked": revoked,
             "waits_for": waits,
             "signed_as": host.0,
@@ -165,6 +190,13 @@ fn say(console: &mut Console, report: &PruneReport, host: &HostId) -> Outcome<()
         text::bytes(report.written_bytes),
         packs(report.written_packs)
     ))?;
+    if report.resealed_packs > 0 {
+        console.line(format!(
+            "sealed {} in {} anew",
+            text::bytes(report.resealed_bytes),
+            packs(report.resealed_packs)
+        ))?;
+    }
     for session in &report.revoked {
         console.note(&format!(
             "session {session} had no end and was taken for dead; if it is still at work, it finds out"

@@ -1,5 +1,7 @@
 //! `snapshot verify` and `snapshot ledger verify`.
 
+use std::collections::HashSet;
+
 use backstay::core::{Sample, Severity, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::slots::foreign;
@@ -16,6 +18,7 @@ use crate::coverage;
 const MOST_OBJECTS: usize = 20;
 
 /// Looks whether snapshots are whole.
+#[allow(clippy::too_many_lines, reason = "one step after another")]
 pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome {
     if args.coverage {
         return covered(console).await;
@@ -66,7 +69,12 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         // Only the ledger knows of a snapshot that is gone altogether.
         let ledger = verify_ledger(&repo, &console.cx).await?;
         is_sound = (ledger.findings.iter()).all(|finding| finding.severity < Severity::Error);
-        findings.extend(ledger.findings);
+        // What is missing is said once.
+        let is_said: HashSet<_> = (findings.iter())
+            .map(|finding| (finding.kind, finding.subject.clone()))
+            .collect();
+        let new = ledger.findings.into_iter();
+        findings.extend(new.filter(|one| !is_said.contains(&(one.kind, one.subject.clone()))));
         findings.extend(foreign(&repo, &console.cx).await?);
     }
     let report = &outcome.report;

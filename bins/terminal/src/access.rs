@@ -266,6 +266,7 @@ impl Console {
             }
         };
         let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
+        self.listen(&repo);
         self.check_known(&repo)?;
         if let Unlock::KeyFile(_) = unlock {
             self.finish_files()?;
@@ -387,6 +388,7 @@ impl Console {
                 for path in keys.recovery_sheet.iter().chain(&keys.key_file) {
                     unfinished::finish(path)?;
                 }
+                self.listen(&repo);
                 self.remember(&Known::of(&repo)?)?;
                 Ok(self.settle(repo, self.cache_folder().as_deref()))
             }

@@ -1,12 +1,14 @@
 //! What a command writes: tables and sentences for people, or JSON lines for programs, to standard
 //! output; warnings, errors and progress to standard error.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 use std::num::NonZero;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backstay::SystemClock;
 use backstay::core::{Finding, Limits, OpContext, Severity};
+use backstay::engine::{Notices, Repository};
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -32,6 +34,10 @@ pub struct Console {
     out: BufWriter<io::Stdout>,
     reader: Reader,
     progress: Option<Arc<Progress>>,
+    /// What is noticed beside what a command does, by each repository that it opened.
+    noticed: Mutex<Vec<Notices>>,
+    /// Subjects of findings that were said.
+    said: BTreeSet<String>,
 }
 
 /// Whoever reads the output.
@@ -76,6 +82,8 @@ impl Console {
             out: BufWriter::with_capacity(64 << 10, io::stdout()),
             reader: Reader::default(),
             progress,
+            noticed: Mutex::default(),
+            said: BTreeSet::new(),
         }
     }
 
@@ -95,6 +103,24 @@ impl Console {
             }
             written => written.map_err(Failure::from),
         }
+    }
+
+    /// From now on what this repository notices is said when the command ends, as findings, unless it says so itself.
+    pub(crate) fn listen(&self, repo: &Repository) {
+        let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
+        noticed.push(repo.notices().clone());
+    }
+
+    /// Says what was noticed and was not said yet; whether there was anything.
+    fn say_noticed(&mut self) -> Outcome<bool> {
+        let noticed = std::mem::take(
+            self.noticed
+                .get_mut()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        let mut findings: Vec<_> = noticed.iter().flat_map(Notices::findings).collect();
+        findings.retain(|finding| !self.said.contains(&finding.subject));
+        self.findings(&findings, 0)
     }
 
     /// Whether JSON lines are wanted.
@@ -198,6 +224,8 @@ impl Console {
     /// Output that cannot be written.
     pub fn findings(&mut self, findings: &[Finding], left_out: u64) -> Outcome<bool> {
         self.end_progress();
+        let subjects = findings.iter().map(|finding| finding.subject.clone());
+        self.said.extend(subjects);
         let as_json = self.common.json;
         for finding in findings.iter().filter(|_| as_json) {
             let line = json_line(&self.now(), "finding", finding_members(finding));
@@ -231,6 +259,12 @@ impl Console {
     /// Ends the output of a command that came out as `outcome`; gives the exit code.
     pub fn end(mut self, outcome: Outcome) -> Exit {
         self.end_progress();
+        let noticed = self.say_noticed();
+        let outcome = match (outcome, noticed) {
+            (Ok(Exit::Ok), Ok(true)) => Ok(Exit::Findings),
+            (Ok(_), Err(failure)) => Err(failure),
+            (outcome, _) => outcome,
+        };
         // Output that cannot be written is no reason to hide how it ended.
         let outcome = match self.flush() {
             Ok(()) => outcome,

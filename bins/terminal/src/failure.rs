@@ -111,6 +111,7 @@ impl From<KeyError> for Failure {
             ),
             KeyError::Missing { .. }
             | KeyError::MayNotForget { .. }
+            | KeyError::MayNotReseal { .. }
             | KeyError::Outdated { .. }
             | KeyError::Unfinished
             | KeyError::OtherHost { .. }
@@ -171,6 +172,21 @@ fn several_hosts(spec: &str, hosts: &[String]) -> Failure {
         .collect();
     let what = format!("`{spec}` may mean snapshots of {} hosts", hosts.len());
     Failure::new(Exit::Failed, what, format!("write {}", choice.join(" or ")))
+}
+
+fn no_snapshot(spec: &str) -> Failure {
+    let what = format!(
+        "no snapshot matches `{}`",
+        crate::text::escape(spec.as_bytes())
+    );
+    let hint = if spec.contains(':') {
+        "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
+    } else if spec.len() < LEAST_OF_ID {
+        "give at least four characters of an id; `snapshot list` shows what there is"
+    } else {
+        "`snapshot list` shows what there is"
+    };
+    Failure::new(Exit::Failed, what, hint)
 }
 
 fn newer(what: String) -> Failure {
@@ -277,20 +293,7 @@ impl From<EngineError> for Failure {
             EngineError::Swapped { .. } => {
                 Self::new(Exit::Damage, what, "ask who looks after the repository")
             }
-            EngineError::NoSnapshot(spec) => Self::new(
-                Exit::Failed,
-                format!(
-                    "no snapshot matches `{}`",
-                    crate::text::escape(spec.as_bytes())
-                ),
-                if spec.contains(':') {
-                    "`snapshot list` shows what there is; a path in a snapshot begins with a slash, as in latest:/etc"
-                } else if spec.len() < LEAST_OF_ID {
-                    "give at least four characters of an id; `snapshot list` shows what there is"
-                } else {
-                    "`snapshot list` shows what there is"
-                },
-            ),
+            EngineError::NoSnapshot(spec) => no_snapshot(&spec),
             EngineError::Ambiguous { spec, count } => Self::new(
                 Exit::Failed,
                 format!("`{spec}` matches {count} snapshots"),
@@ -320,6 +323,11 @@ impl From<EngineError> for Failure {
                 Exit::Interrupted,
                 "interrupted",
                 "run the command again: what was stored so far is reused",
+            ),
+            EngineError::IndexCache(_) => Self::new(
+                Exit::Failed,
+                what,
+                "run it again: what was in the file is read from the repository",
             ),
             EngineError::NoThread(_) => Self::new(
                 Exit::Failed,
@@ -359,8 +367,7 @@ fn of_judged(error: &EngineError, what: String) -> Failure {
 /// Nothing was pruned, or not all.
 fn of_pruning(error: &EngineError, what: String) -> Failure {
     if matches!(error, EngineError::DropsTooMuch { .. }) {
-        let hint =
-            "look with --dry-run and `snapshot list` whether that is meant; then add --force";
+        let hint = "look with --dry-run and `snapshot list` whether that is meant; then add --force (the same as --max-drop 100%)";
         return Failure::new(Exit::Failed, what, hint);
     }
     if matches!(error, EngineError::OtherPrune(_)) {

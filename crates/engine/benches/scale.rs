@@ -1,8 +1,9 @@
 //! What a large repository costs, without the disk that it would need: an index of 100 million chunks, a
 //! prune that marks as many for ten snapshots, a manifest of ten million files.
 //!
-//! `cargo bench -p backup-engine --bench scale -- index|prune|manifest [COUNT]`. Each needs
-//! gigabytes of memory; without a name nothing is done.
+//! `cargo bench -p backup-engine --bench scale -- index|prune|manifest [COUNT [IN_PACK]]`. The index needs 70 bytes of
+//! disk for each chunk (in the folder for temporary files), the others gigabytes of memory; without a name nothing is
+//! done. What the tier itself takes is not counted.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,9 +12,12 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -28,20 +32,23 @@ use backup_engine::index_set::IndexSet;
 use backup_engine::prune::{self, PruneJob};
 use backup_engine::usage::Usage;
 use backup_engine::{
-    InitRequest, Repository, SnapshotJob, SnapshotView, prepare, snapshot, verify,
+    InitRequest, Repository, SnapshotJob, SnapshotView, Unlock, prepare, snapshot, verify,
 };
-use backup_format::index::{IndexRun, MAX_ENTRIES, RunBuilder};
+use backup_format::config::Operation;
+use backup_format::index::{MAX_ENTRIES, RunBuilder};
+use backup_format::keys::keyfile::KeyFile;
 use backup_format::layout;
 use backup_format::pack::PackBlob;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{BlobKind, ObjectKind};
+use backup_sink_local::LocalSink;
 use backup_testkit::{MemSink, TestClock};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use jiff::SignedDuration;
 use tokio::runtime::Runtime;
 
-/// Chunks of 64 KiB in a pack of 16 MiB.
+/// Chunks of 64 KiB in a pack of 16 MiB, unless others are asked for.
 const IN_PACK: u64 = 256;
 const PACK_BYTES: u64 = 16 << 20;
 const SNAPSHOTS: u64 = 10;
@@ -49,10 +56,14 @@ const SNAPSHOTS: u64 = 10;
 fn main() {
     let mut words = std::env::args().skip(1).filter(|word| word != "--bench");
     let part = words.next().unwrap_or_default();
-    let count = words.next().map(|count| count.parse().unwrap());
+    if part == "opened" {
+        return opened(Path::new(&words.next().unwrap()));
+    }
+    let mut number = || words.next().map(|count| count.parse().unwrap());
+    let (count, in_pack) = (number(), number().unwrap_or(IN_PACK));
     match part.as_str() {
-        "index" => index(count.unwrap_or(100_000_000)),
-        "prune" => prunes(count.unwrap_or(100_000_000)),
+        "index" => index(count.unwrap_or(100_000_000), in_pack),
+        "prune" => prunes(count.unwrap_or(100_000_000), in_pack),
         "manifest" => manifest(count.unwrap_or(10_000_000)),
         _ => println!("nothing done: name index, prune or manifest"),
     }
@@ -67,25 +78,25 @@ fn pack(number: u64) -> PackId {
 }
 
 /// The plaintext of a run of the packs `from..to`.
-fn plain(from: u64, to: u64) -> Vec<u8> {
+fn plain((from, to): (u64, u64), in_pack: u64) -> Vec<u8> {
     let mut run = RunBuilder::default();
     for number in from..to {
         let blob = |slot: u64| PackBlob {
             kind: BlobKind::Data,
-            id: chunk(number * IN_PACK + slot),
-            offset: (slot << 16) as u32,
+            id: chunk(number * in_pack + slot),
+            offset: (slot << 10) as u32,
             stored: 60_000,
             raw: 65_536,
         };
-        let blobs: Vec<_> = (0..IN_PACK).map(blob).collect();
+        let blobs: Vec<_> = (0..in_pack).map(blob).collect();
         run.add_pack(pack(number), PACK_BYTES, &blobs).unwrap();
     }
     run.finish(&[])
 }
 
 /// The packs of each run of a repository with so many packs.
-fn runs(packs: u64) -> impl Iterator<Item = (u64, u64)> {
-    let most = MAX_ENTRIES as u64 / IN_PACK;
+fn runs(packs: u64, in_pack: u64) -> impl Iterator<Item = (u64, u64)> {
+    let most = MAX_ENTRIES as u64 / in_pack;
     (0..packs.div_ceil(most)).map(move |run| (run * most, packs.min((run + 1) * most)))
 }
 
@@ -98,6 +109,12 @@ fn memory() -> (u64, u64) {
         kib << 10
     };
     (of("VmRSS:"), of("VmHWM:"))
+}
+
+/// Lets the most memory count from now on; says how much there is.
+fn from_now_on() -> u64 {
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    memory().0
 }
 
 fn mib(bytes: u64) -> String {
@@ -115,43 +132,124 @@ fn rate(span: Duration, count: u64) -> String {
     )
 }
 
-/// An index in memory: what it takes, and what a look-up costs.
-fn index(chunks: u64) {
-    let packs = chunks / IN_PACK;
-    let before = memory().0;
-    let loaded: Vec<_> = runs(packs)
-        .map(|(from, to)| Arc::new(IndexRun::parse(plain(from, to)).unwrap()))
-        .collect();
-    let index = IndexSet::new(loaded);
-    let (count, used) = (index.len() as u64, memory().0 - before);
-    println!("{count} chunks in {} runs", index.runs().len());
-    println!(
-        "memory: {}, {:.2} bytes a chunk",
-        mib(used),
-        used as f64 / count as f64
-    );
-    const LOOK_UPS: u64 = 5_000_000;
-    for (what, first, wanted) in [("known", 0, LOOK_UPS), ("unknown", 1 << 40, 0)] {
-        let ids: Vec<_> = (0..LOOK_UPS)
-            .map(|number| chunk(first + number.wrapping_mul(0x9E37_79B9) % count))
-            .collect();
-        let begun = Instant::now();
-        let found = ids.iter().filter(|id| index.find(id).is_some()).count();
-        println!("{what} chunks: {}", each(begun.elapsed(), LOOK_UPS));
-        assert_eq!(found as u64, wanted);
+/// The index of a repository: what it takes to read it for the first time and again, what it takes of memory, and what
+/// a look-up costs. Each reading is a process of its own, so that nothing freed counts as memory in use.
+fn index(chunks: u64, in_pack: u64) {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("tier")).unwrap();
+    Runtime::new().unwrap().block_on(async {
+        let (cx, packs) = (context(), chunks / in_pack);
+        let sink: Arc<dyn Sink> = Arc::new(LocalSink::new(dir.path().join("tier")));
+        let request = InitRequest {
+            key_file: true,
+            ..InitRequest::default()
+        };
+        let prepared = prepare(&cx, &request).unwrap();
+        fs::write(
+            dir.path().join("key"),
+            prepared.key_file.as_ref().unwrap().as_bytes(),
+        )
+        .unwrap();
+        let repo = prepared.create(&cx, sink.clone(), None).await.unwrap();
+        let mut bytes = 0;
+        for run in runs(packs, in_pack) {
+            let sealed = repo
+                .ring()
+                .seal(ObjectKind::IndexRun, &plain(run, in_pack))
+                .unwrap();
+            bytes += sealed.len() as u64;
+            let key = layout::index(&sealed).unwrap();
+            sink.put(&cx, &key, sealed.into(), PutMode::Create)
+                .await
+                .unwrap();
+        }
+        println!(
+            "{} index runs of {} on the tier",
+            runs(packs, in_pack).count(),
+            mib(bytes)
+        );
+    });
+    for what in ["for the first time", "again"] {
+        println!("read {what}:");
+        let mut reader = Command::new(std::env::current_exe().unwrap());
+        let status = reader.arg("opened").arg(dir.path()).status();
+        assert!(status.unwrap().success());
     }
-    let mut usage = Usage::new(&index);
+    let cached = files(&dir.path().join("cache"));
+    println!(
+        "cache: {}, {:.1} bytes a chunk",
+        mib(cached),
+        cached as f64 / chunks as f64
+    );
+}
+
+fn opened(dir: &Path) {
+    Runtime::new().unwrap().block_on(async {
+        let cx = context();
+        let sink: Arc<dyn Sink> = Arc::new(LocalSink::new(dir.join("tier")));
+        let key = KeyFile::parse(&fs::read(dir.join("key")).unwrap()).unwrap();
+        let unlock = Unlock::KeyFile(key);
+        let before = from_now_on();
+        let begun = Instant::now();
+        let cache = Some(dir.join("cache"));
+        let opened = Repository::open(&cx, sink, &unlock, cache, Operation::Read).await;
+        let repo = opened.unwrap();
+        println!(
+            "  opened in {:?}; memory at most {}",
+            begun.elapsed(),
+            mib(memory().1)
+        );
+        let index = repo.index();
+        let (count, used) = (index.len() as u64, memory().0.saturating_sub(before));
+        println!("  {count} chunks in {} parts", index.parts().len());
+        println!(
+            "  memory: {}, {:.2} bytes a chunk",
+            mib(used),
+            used as f64 / count as f64
+        );
+        look_ups(&index, count);
+    });
+}
+
+/// Bytes of all files below a folder.
+fn files(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let bytes = entries.map(|entry| match entry.metadata().unwrap() {
+        meta if meta.is_dir() => files(&entry.path()),
+        meta => meta.len(),
+    });
+    bytes.sum()
+}
+
+fn look_ups(index: &IndexSet, count: u64) {
+    const LOOK_UPS: u64 = 5_000_000;
+    for round in ["after opening", "again"] {
+        for (what, first, wanted) in [("known", 0, LOOK_UPS), ("unknown", 1 << 40, 0)] {
+            let ids: Vec<_> = (0..LOOK_UPS)
+                .map(|number| chunk(first + number.wrapping_mul(0x9E37_79B9) % count))
+                .collect();
+            let begun = Instant::now();
+            let found = ids.iter().filter(|id| index.find(id).is_some()).count();
+            println!(
+                "  {what} chunks, {round}: {}",
+                each(begun.elapsed(), LOOK_UPS)
+            );
+            assert_eq!(found as u64, wanted);
+        }
+    }
+    let mut usage = Usage::new(index);
     let ids: Vec<_> = (0..LOOK_UPS).map(|number| chunk(number % count)).collect();
     let begun = Instant::now();
-    assert!(ids.iter().all(|id| usage.mark(&index, id)));
-    println!("marked by id: {}", rate(begun.elapsed(), LOOK_UPS));
+    assert!(ids.iter().all(|id| usage.mark(index, id)));
+    println!("  marked by id: {}", rate(begun.elapsed(), LOOK_UPS));
 }
 
 /// A tier with packs that are listed and not there, beside what is really there.
 #[derive(Debug)]
 struct Hollow {
     mem: MemSink,
-    packs: u64,
+    /// None as long as the repository is made.
+    packs: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -193,7 +291,7 @@ impl Sink for Hollow {
         if prefix != "data/" {
             return there;
         }
-        let hollow = (0..self.packs).map(|number| {
+        let hollow = (0..self.packs.load(Ordering::Relaxed)).map(|number| {
             Ok(ObjectMeta {
                 key: layout::pack(pack(number), false).unwrap(),
                 size: PACK_BYTES,
@@ -217,30 +315,44 @@ fn context() -> OpContext {
     OpContext::new(Arc::new(clock))
 }
 
-async fn repository(cx: &OpContext, sink: Arc<dyn Sink>) -> Repository {
+async fn repository(cx: &OpContext, sink: Arc<dyn Sink>, cache: PathBuf) -> Repository {
     let request = InitRequest {
         key_file: true,
         ..InitRequest::default()
     };
     let prepared = prepare(cx, &request).unwrap();
-    prepared.create(cx, sink, None).await.unwrap()
+    prepared.create(cx, sink, Some(cache)).await.unwrap()
 }
 
 /// The plan of a prune: the index is read, ten snapshots mark, what is used of each pack is summed up.
-fn prunes(chunks: u64) {
+fn prunes(chunks: u64, in_pack: u64) {
+    let cache = tempfile::tempdir().unwrap();
     Runtime::new().unwrap().block_on(async {
         let (cx, mem) = (context(), MemSink::new());
-        let packs = chunks / IN_PACK;
+        let packs = chunks / in_pack;
+        let listed = Arc::new(AtomicU64::new(0));
         let sink = Hollow {
             mem: mem.clone(),
-            packs,
+            packs: listed.clone(),
         };
-        let repo = repository(&cx, Arc::new(sink)).await;
-        for (from, to) in runs(packs) {
-            let sealed = repo.ring().seal(ObjectKind::IndexRun, &plain(from, to));
+        let repo = repository(&cx, Arc::new(sink), cache.path().to_owned()).await;
+        listed.store(packs, Ordering::Relaxed);
+        for run in runs(packs, in_pack) {
+            let sealed = repo.ring().seal(ObjectKind::IndexRun, &plain(run, in_pack));
             let sealed = sealed.unwrap();
             mem.plant(layout::index(&sealed).unwrap(), sealed);
         }
+        let before = from_now_on();
+        let begun = Instant::now();
+        repo.reload_index(&cx).await.unwrap();
+        let span = begun.elapsed();
+        let (now, most) = memory();
+        let with_index = now.saturating_sub(before);
+        println!(
+            "index read for the first time in {span:?}; memory {} more, at most {} more",
+            mib(with_index),
+            mib(most.saturating_sub(before))
+        );
         let mut marks = 0;
         let mut ids: Vec<u64> = (0..packs).collect();
         ids.sort_unstable_by_key(|number| pack(*number));
@@ -251,15 +363,15 @@ fn prunes(chunks: u64) {
             // Three quarters of the slots of nine tenths of the packs.
             let of_pack = |at: &u64| {
                 let used =
-                    (0..IN_PACK as u32).filter(|slot| !(slot + number as u32).is_multiple_of(4));
-                PackUse::new(pack(*at), IN_PACK as u32, used)
+                    (0..in_pack as u32).filter(|slot| !(slot + number as u32).is_multiple_of(4));
+                PackUse::new(pack(*at), in_pack as u32, used)
             };
             let uses: Vec<_> = ids
                 .iter()
                 .filter(|at| !(*at + number).is_multiple_of(10))
                 .map(of_pack)
                 .collect();
-            marks += uses.len() as u64 * IN_PACK * 3 / 4;
+            marks += uses.len() as u64 * in_pack * 3 / 4;
             let key = layout::refs(saved.meta.id).unwrap();
             let own = repo
                 .ring()
@@ -271,11 +383,10 @@ fn prunes(chunks: u64) {
             let sealed = repo.ring().seal(ObjectKind::Refs, &all.encode());
             mem.plant(key, sealed.unwrap());
         }
-        let (before, _) = memory();
         let begun = Instant::now();
         repo.reload_index(&cx).await.unwrap();
-        println!("index read in {:?}", begun.elapsed());
-        let with_index = memory().0;
+        println!("index read again in {:?}", begun.elapsed());
+        let before = from_now_on();
         let begun = Instant::now();
         let plan = prune::plan(&repo, &cx, &PruneJob::new(HostId("host".into())))
             .await
@@ -288,11 +399,11 @@ fn prunes(chunks: u64) {
             rate(span, marks)
         );
         println!(
-            "memory: the tier itself {}, the index {}, the plan {}, at most {}",
+            "memory: before it {}, of which the index {}; the plan {} more, at most {} more",
             mib(before),
-            mib(with_index.saturating_sub(before)),
-            mib(after.saturating_sub(with_index)),
-            mib(most)
+            mib(with_index),
+            mib(after.saturating_sub(before)),
+            mib(most.saturating_sub(before)),
         );
     });
 }

@@ -59,6 +59,12 @@ impl Cache {
         folders.filter(is_ours).collect()
     }
 
+    /// The path of a folder within, which need not be there.
+    #[must_use]
+    pub(crate) fn folder_name(&self, name: &str) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(name))
+    }
+
     /// The bytes of a cached file.
     #[must_use]
     pub fn read(&self, name: &str) -> Option<Vec<u8>> {

@@ -5,7 +5,7 @@
 //! pack tells. So of such a pack all slots count as used, and it is not written anew; a prune reads its end and
 //! leaves out what that refutes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use backup_core::{ChunkId, Finding, FindingKind, OpContext, PackId, Severity};
 use backup_format::index::{IndexRun, Located, PackRef};
@@ -13,9 +13,10 @@ use backup_format::layout;
 use backup_format::pack::{MAX_BLOBS, PackBlob};
 
 use crate::error::{EngineError, Result};
-use crate::index_set::IndexSet;
+use crate::index_set::{IndexSet, Part};
 use crate::repair::end_of;
 use crate::repository::{Repository, name};
+use crate::store::random;
 
 /// Packs that are named one by one.
 const MOST_NAMED: usize = 20;
@@ -66,50 +67,92 @@ pub(crate) fn blobs_of(
     blobs
 }
 
-/// The packs of which the index says different things, with the most slots that it gives each.
+/// What a part of the index says of a pack, its blobs taken in any order: a table has them by their ids.
 ///
-/// Memory: eight bytes for each pack, and more for those of which it says something twice.
-pub(crate) fn disputed(index: &IndexSet) -> BTreeMap<PackId, u32> {
-    let all = || index.runs().iter().flat_map(|run| &run.packs);
-    let short = |pack: &PackRef| {
-        let (first, _) = pack.id.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
-        u64::from_le_bytes(*first)
-    };
-    let mut ids: Vec<u64> = all().map(short).collect();
-    ids.sort_unstable();
-    let twice: BTreeSet<u64> = ids
-        .windows(2)
-        .filter(|two| two[0] == two[1])
-        .map(|two| two[0])
-        .collect();
-    drop(ids);
-    let mut out = BTreeMap::new();
-    if twice.is_empty() {
-        return out;
+/// It is a sum, so its key is drawn anew each time and told to nobody: whoever knew it could choose blobs that sum up to
+/// what others do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    blobs: usize,
+    sum: u128,
+}
+
+impl Claim {
+    const fn new() -> Self {
+        Self { blobs: 0, sum: 0 }
     }
-    let is_twice = |pack: &PackRef| twice.contains(&short(pack));
-    let mut said: HashMap<PackId, (Digest, usize)> = HashMap::new();
-    for run in index.runs() {
-        if !run.packs.iter().any(is_twice) {
+
+    fn add(&mut self, key: &[u8; 32], pack: &PackRef, prefix: &[u8; 16], at: &Located) {
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        hasher.update(prefix);
+        for number in [at.offset, at.stored, at.raw, at.kind as u32] {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.update(&pack.size.to_le_bytes());
+        let mut value = [0; 16];
+        hasher.finalize_xof().fill(&mut value);
+        self.blobs += 1;
+        self.sum = self.sum.wrapping_add(u128::from_le_bytes(value));
+    }
+}
+
+/// The packs that have several numbers in an index, each by the beginning of its id.
+fn named_twice(index: &IndexSet) -> Vec<u64> {
+    let packs = index.parts().iter().flat_map(Part::packs);
+    let mut ids: Vec<u64> = packs.map(|(_, pack)| short(&pack.id)).collect();
+    ids.sort_unstable();
+    let groups = ids.chunk_by(|a, b| a == b);
+    let twice = groups.filter(|ids| ids.len() > 1);
+    twice.filter_map(|ids| ids.first().copied()).collect()
+}
+
+fn short(id: &PackId) -> u64 {
+    let (first, _) = id.0.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    u64::from_le_bytes(*first)
+}
+
+/// The packs of which the index says different things, with the most slots that it gives each. Of a table that is
+/// broken it is not all ([`IndexSet::check`]).
+///
+/// Memory: eight bytes for each pack while they are looked through, and some hundred for each that is named several
+/// times.
+///
+/// # Errors
+/// [`EngineError::Seal`] when the system gives no randomness.
+pub(crate) fn disputed(index: &IndexSet) -> Result<BTreeMap<PackId, u32>> {
+    let mut out = BTreeMap::new();
+    let twice = named_twice(index);
+    if twice.is_empty() {
+        return Ok(out);
+    }
+    let key = random()?;
+    let mut said: HashMap<PackId, (Claim, usize)> = HashMap::new();
+    for part in index.parts() {
+        let is_twice = |pack: &PackRef| twice.binary_search(&short(&pack.id)).is_ok();
+        let wanted = part.packs().filter(|(_, pack)| is_twice(pack));
+        let mut claims: HashMap<u32, (PackRef, Claim)> = wanted
+            .map(|(number, pack)| (number, (pack, Claim::new())))
+            .collect();
+        if claims.is_empty() {
             continue;
         }
-        for blobs in blobs_of(run, is_twice).chunk_by(|a, b| a.1.pack == b.1.pack) {
-            let pack = blobs
-                .first()
-                .and_then(|(_, at)| run.packs.get(at.pack as usize));
-            let Some(pack) = pack else { continue };
-            let digest = digest_of(pack, blobs);
-            let known = said.entry(pack.id).or_insert((digest, 0));
-            let most = known.1.max(blobs.len());
+        for (prefix, located) in part.iter() {
+            if let Some((pack, claim)) = claims.get_mut(&located.pack) {
+                claim.add(&key, pack, &prefix, &located);
+            }
+        }
+        for (pack, claim) in claims.into_values().filter(|(_, claim)| claim.blobs > 0) {
+            let known = said.entry(pack.id).or_insert((claim, 0));
+            let most = known.1.max(claim.blobs);
             known.1 = most;
-            if known.0 != digest || out.contains_key(&pack.id) {
+            if known.0 != claim || out.contains_key(&pack.id) {
                 // Refs have no more slots than a pack may have.
                 let most = u32::try_from(most.min(MAX_BLOBS)).unwrap_or(u32::MAX);
                 out.insert(pack.id, most);
             }
         }
     }
-    out
+    Ok(out)
 }
 
 /// What the ends of disputed packs say of them, as far as they can be read.

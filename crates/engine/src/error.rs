@@ -181,6 +181,11 @@ pub enum EngineError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A table of the index in the cache could not be read any more while the index was in use.
+    #[error(
+        "{0} is damaged, a part of the index in the local cache: it was removed, and the repository itself is not concerned; run it again, and if that happens once more, look at the disk of the cache, or name another folder with --cache-dir"
+    )]
+    IndexCache(PathBuf),
     /// The system refused a thread.
     #[error("the system starts no more threads: {0}")]
     NoThread(io::Error),

@@ -1,7 +1,7 @@
 //! Forgetting snapshots: by policy or by id. Their objects are deleted, and with them their names
 //! for chunks; space comes back when the repository is pruned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use backup_core::{
@@ -13,6 +13,7 @@ use backup_integrity::ledger::RecordOutcome;
 use backup_retention::{decide_lines, decide_named};
 use jiff::tz::TimeZone;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{Chain, LedgerDraft, record_operation};
@@ -31,12 +32,15 @@ impl ForgetPlan {
     /// Decides by a policy, for each line of snapshots (same name and host) by itself; the guard rails
     /// of [`backup_retention::guard`] run behind it. Let [`crate::ledger::first_seen`] say first when the
     /// snapshots were made: what their writers claim may be wrong.
+    /// `damaged` are those of which it is known that they cannot be restored whole
+    /// ([`crate::verify::known_damaged`]): they take nothing from the guard rails.
     #[must_use]
     pub fn by_policy(
         snapshots: Vec<SnapshotMeta>,
         policy: &dyn RetentionPolicy,
         now: jiff::Timestamp,
         tz: &TimeZone,
+        damaged: &BTreeSet<SnapshotId>,
     ) -> Self {
         let decided = decide_lines(
             policy,
@@ -45,6 +49,7 @@ impl ForgetPlan {
                 now,
                 tz,
             },
+            damaged,
         );
         Self {
             decisions: snapshots.into_iter().zip(decided).collect(),
@@ -132,6 +137,7 @@ pub async fn forget(
     let going: Vec<_> = plan.forgotten().filter(|meta| !held.has(meta.id)).collect();
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
+    findings.extend(held.unknown());
     if going.is_empty() {
         // That it looked is recorded too: the records of who decides bound the times that others claim.
         if !plan.decisions.is_empty() {
@@ -261,7 +267,7 @@ async fn is_held(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bo
     }
 }
 
-/// Deletes a snapshot, and behind it its refs. A prune that moves them at this moment may leave some; the
+/// Deletes a snapshot with what lies beside it, and behind it its refs. A prune that moves them at this moment may leave some; the
 /// next one removes them.
 async fn remove(
     repo: &Repository,
@@ -270,7 +276,7 @@ async fn remove(
     object: &ObjectKey,
     listed: &Listed,
 ) -> Result<()> {
-    repo.sink().delete(cx, object).await?;
+    beside::remove(cx, &**repo.sink(), object).await?;
     for key in listed.get(&id).into_iter().flatten() {
         repo.sink().delete(cx, key).await?;
     }

@@ -8,6 +8,7 @@ use backup_format::seal::ObjectKind;
 use backup_format::snapshot::{Outer, SnapshotObject};
 use futures::{StreamExt, TryStreamExt};
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
@@ -48,7 +49,8 @@ impl Repository {
         Ok(out)
     }
 
-    /// Reads the head of a snapshot.
+    /// Reads the head of a snapshot; of one that is damaged, by its sidecar, which is noted
+    /// ([`Repository::notices`]).
     ///
     /// # Errors
     /// [`EngineError::Damaged`], errors of the tier.
@@ -64,10 +66,25 @@ impl Repository {
             return Ok(head);
         }
         let limit = ObjectKind::Snapshot.max_sealed();
-        let sealed = get_within(cx, &**self.sink(), key, limit).await?;
-        let head = self.open_head(id, key, &sealed)?;
-        self.cache().write(key.as_str(), &sealed);
-        Ok(head)
+        let read = get_within(cx, &**self.sink(), key, limit).await;
+        let opened = read.and_then(|sealed| Ok((self.open_head(id, key, &sealed)?, sealed)));
+        match opened {
+            Ok((head, sealed)) => {
+                self.cache().write(key.as_str(), &sealed);
+                Ok(head)
+            }
+            // One that is gone was forgotten, as far as can be told here.
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Err(error.into()),
+            Err(error) if beside::is_loss(&error) => {
+                let mended = beside::mended(cx, &**self.sink(), key).await?;
+                let head = mended.and_then(|sealed| self.open_head(id, key, &sealed).ok());
+                if head.is_some() {
+                    self.notices().mended(key, &error);
+                }
+                head.ok_or(error)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// A snapshot's head, as sealed bytes of that name say it.

@@ -48,6 +48,7 @@ pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<Snapsho
 pub struct Holds {
     on_tier: BTreeSet<SnapshotId>,
     recorded: BTreeMap<SnapshotId, HoldRecord>,
+    lost_records: Vec<u64>,
 }
 
 impl Holds {
@@ -68,7 +69,11 @@ impl Holds {
     async fn look(repo: &Repository, cx: &OpContext) -> Result<Self> {
         let recorded = ledger::held(repo, cx).await?;
         let on_tier = holds(repo, cx).await?;
-        Ok(Self { on_tier, recorded })
+        Ok(Self {
+            on_tier,
+            recorded: recorded.held,
+            lost_records: recorded.lost,
+        })
     }
 
     /// Whether a snapshot is held.
@@ -85,6 +90,21 @@ impl Holds {
             Some(id) => self.recorded.contains_key(&id) && is_lost(&id),
             None => self.recorded.keys().any(is_lost),
         }
+    }
+
+    /// That something may be held of which nobody knows: the records that would say so may be lost.
+    #[must_use]
+    pub fn unknown(&self) -> Option<Finding> {
+        let (first, more) = self.lost_records.split_first()?;
+        let which = match more.len() {
+            0 => format!("record {first}"),
+            more => format!("record {first} and {more} more"),
+        };
+        let detail = format!(
+            "{which} cannot be read, on the tier and in this host's copy, and may say that a snapshot is held; if its hold is gone as well, it was not heeded; put the record back from another copy of the repository"
+        );
+        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+        Some(Finding::new(severity, kind, "ledger", detail))
     }
 
     /// The snapshots that are held.

@@ -1,4 +1,20 @@
 //! All index runs of a repository together: where each chunk lies.
+//!
+//! Few entries are kept in memory as they are read, run by run. Many, or those of many runs, are laid together in
+//! tables ([`table`]), which take a byte and a half of memory for each; [`load`] decides that when the index is read.
+//! Both are [`Part`]s of a set. Why it is so: [0004](../../../docs/design/0004-index.md).
+
+mod build;
+mod cipher;
+mod entry;
+mod file;
+mod load;
+mod part;
+mod reading;
+mod shelf;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -6,20 +22,25 @@ use std::sync::Arc;
 use backup_core::{ByteRange, ChunkId, PackId, SessionId};
 use backup_format::index::{IndexRun, Located};
 
+use crate::error::{EngineError, Result};
+
+pub(crate) use load::{KnownRun, Loaded};
+pub use part::{PackSlots, Part, Slots};
+
 /// The runs of a repository as they were when it was opened.
 #[derive(Debug, Default)]
 pub struct IndexSet {
-    runs: Vec<Arc<IndexRun>>,
-    /// For each run which of its packs no place is in; none for a run without such packs.
+    parts: Vec<Part>,
+    /// For each part which of its packs no place is in; none for a part without such packs.
     avoided: Vec<Vec<bool>>,
-    /// For each run which of its packs are looked into last; none at all where there are no such packs.
+    /// For each part which of its packs are looked into last; none at all where there are no such packs.
     shunned: Vec<Vec<bool>>,
 }
 
 /// Where a chunk lies, with the pack's name.
 #[derive(Debug, Clone, Copy)]
 pub struct Place {
-    /// Number of the run that knows it.
+    /// Number of the part that knows it.
     pub run: u32,
     /// The pack.
     pub pack: PackId,
@@ -30,9 +51,14 @@ pub struct Place {
 impl IndexSet {
     /// The runs together.
     #[must_use]
-    pub const fn new(runs: Vec<Arc<IndexRun>>) -> Self {
+    pub fn new(runs: Vec<Arc<IndexRun>>) -> Self {
+        Self::of(runs.into_iter().map(Part::run).collect())
+    }
+
+    /// Of these parts.
+    const fn of(parts: Vec<Part>) -> Self {
         Self {
-            runs,
+            parts,
             avoided: Vec::new(),
             shunned: Vec::new(),
         }
@@ -42,7 +68,7 @@ impl IndexSet {
     #[must_use]
     pub fn avoiding(&self, packs: &BTreeSet<PackId>) -> Self {
         Self {
-            runs: self.runs.clone(),
+            parts: self.parts.clone(),
             avoided: self.marked(&self.avoided, packs),
             shunned: self.shunned.clone(),
         }
@@ -55,7 +81,7 @@ impl IndexSet {
         let shunned = self.marked(&self.shunned, packs);
         let is_none = shunned.iter().all(Vec::is_empty);
         Self {
-            runs: self.runs.clone(),
+            parts: self.parts.clone(),
             avoided: self.avoided.clone(),
             shunned: if is_none { Vec::new() } else { shunned },
         }
@@ -63,21 +89,27 @@ impl IndexSet {
 
     /// Marks with these packs too.
     fn marked(&self, known: &[Vec<bool>], packs: &BTreeSet<PackId>) -> Vec<Vec<bool>> {
-        let flags = |(number, run): (usize, &Arc<IndexRun>)| {
-            let is_marked = |at, id| is_marked(known, number, at) || packs.contains(id);
-            let ids = run.packs.iter().map(|pack| &pack.id).enumerate();
-            let flags: Vec<bool> = ids.map(|(at, id)| is_marked(at, id)).collect();
-            if flags.contains(&true) {
-                flags
-            } else {
-                Vec::new()
+        let flags = |(number, part): (usize, &Part)| {
+            let mut flags = Vec::new();
+            if packs.is_empty() && known.get(number).is_none_or(Vec::is_empty) {
+                return flags;
             }
+            for (at, pack) in part.packs() {
+                let at = at as usize;
+                if is_marked(known, number, at) || packs.contains(&pack.id) {
+                    flags.resize(part.pack_numbers(), false);
+                    if let Some(flag) = flags.get_mut(at) {
+                        *flag = true;
+                    }
+                }
+            }
+            flags
         };
-        self.runs.iter().enumerate().map(flags).collect()
+        self.parts.iter().enumerate().map(flags).collect()
     }
 
-    fn is_avoided(&self, run: usize, pack: usize) -> bool {
-        is_marked(&self.avoided, run, pack)
+    fn is_avoided(&self, part: usize, pack: usize) -> bool {
+        is_marked(&self.avoided, part, pack)
     }
 
     /// Where a chunk lies.
@@ -98,19 +130,19 @@ impl IndexSet {
         passes
             .iter()
             .flat_map(move |last| {
-                let runs = self.runs.iter().enumerate();
-                runs.map(move |(number, run)| (*last, number, run))
+                let parts = self.parts.iter().enumerate();
+                parts.map(move |(number, part)| (*last, number, part))
             })
-            .flat_map(move |(last, number, run)| {
-                run.find_all(&prefix)
+            .flat_map(move |(last, number, part)| {
+                part.find_all(&prefix)
                     .filter(move |located| {
                         is_marked(&self.shunned, number, located.pack as usize) == last
                     })
-                    .map(move |located| (number, run, located))
+                    .map(move |located| (number, part, located))
             })
             .filter(|(number, _, located)| !self.is_avoided(*number, located.pack as usize))
-            .filter_map(|(number, run, located)| {
-                let pack = run.packs.get(located.pack as usize)?.id;
+            .filter_map(|(number, part, located)| {
+                let pack = part.pack(located.pack)?.id;
                 Some(Place {
                     run: u32::try_from(number).ok()?,
                     pack,
@@ -119,16 +151,34 @@ impl IndexSet {
             })
     }
 
-    /// The runs.
+    /// What it is made of.
     #[must_use]
-    pub fn runs(&self) -> &[Arc<IndexRun>] {
-        &self.runs
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Whether it has all that it was made of. A table of the cache that cannot be read any more may deny chunks that
+    /// it has: that is harmless to who stores them anew, and an error for who concludes anything else. Its file is
+    /// taken away, so that the next reading makes it anew.
+    ///
+    /// # Errors
+    /// [`EngineError::IndexCache`].
+    pub fn check(&self) -> Result<()> {
+        let mut broken = self.parts.iter().filter_map(Part::broken);
+        let Some(first) = broken.next() else {
+            return Ok(());
+        };
+        for table in broken.chain([first]) {
+            table.path().map(shelf::remove);
+        }
+        let path = first.path().unwrap_or_else(|| "memory".as_ref());
+        Err(EngineError::IndexCache(path.to_owned()))
     }
 
     /// The wrapped data keys of all sessions that the runs know.
     #[must_use]
     pub fn wraps(&self) -> HashMap<SessionId, Vec<u8>> {
-        let wraps = self.runs.iter().flat_map(|run| &run.sessions);
+        let wraps = self.parts.iter().flat_map(Part::sessions);
         wraps
             .map(|wrap| (wrap.session, wrap.wrap.clone()))
             .collect()
@@ -138,9 +188,9 @@ impl IndexSet {
     #[must_use]
     pub fn pack_sizes(&self) -> HashMap<PackId, u64> {
         let mut out = HashMap::new();
-        for (number, run) in self.runs.iter().enumerate() {
-            let there = |(at, _): &(usize, _)| !self.is_avoided(number, *at);
-            let packs = run.packs.iter().enumerate().filter(there);
+        for (number, part) in self.parts.iter().enumerate() {
+            let there = |(at, _): &(u32, _)| !self.is_avoided(number, *at as usize);
+            let packs = part.packs().filter(there);
             out.extend(packs.map(|(_, pack)| (pack.id, pack.size)));
         }
         out
@@ -150,26 +200,28 @@ impl IndexSet {
     #[must_use]
     pub fn packs(&self) -> HashMap<PackId, PackFacts> {
         let mut out: HashMap<PackId, PackFacts> = HashMap::new();
-        for (number, run) in self.runs.iter().enumerate() {
-            let mut blobs = vec![(None, 0); run.packs.len()];
-            for (_, located) in run.iter() {
-                if let Some((kind, count)) = blobs.get_mut(located.pack as usize) {
-                    *kind = Some(located.kind);
-                    *count += 1;
-                }
-            }
-            for (at, (pack, (kind, count))) in run.packs.iter().zip(blobs).enumerate() {
-                if self.is_avoided(number, at) {
+        for (number, part) in self.parts.iter().enumerate() {
+            let counts = part.counts();
+            for (at, pack) in part.packs() {
+                if self.is_avoided(number, at as usize) {
                     continue;
                 }
-                let is_meta = kind.is_some_and(|kind| kind.is_meta());
+                let (is_meta, count) = counts
+                    .get(at as usize)
+                    .copied()
+                    .flatten()
+                    .unwrap_or_default();
                 let facts = PackFacts {
                     size: pack.size,
                     is_meta,
                     blobs: 0,
                 };
                 let known = out.entry(pack.id).or_insert(facts);
-                (known.size, known.is_meta) = (facts.size, facts.is_meta);
+                known.size = facts.size;
+                // A run that names a pack and nothing in it says nothing of that.
+                if count > 0 {
+                    known.is_meta = is_meta;
+                }
                 known.blobs += count;
             }
         }
@@ -179,7 +231,7 @@ impl IndexSet {
     /// Number of chunks over all runs, those known to several counted several times.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.runs.iter().map(|run| run.len()).sum()
+        self.parts.iter().map(Part::len).sum()
     }
 
     /// Whether nothing is known.
@@ -189,8 +241,8 @@ impl IndexSet {
     }
 }
 
-fn is_marked(flags: &[Vec<bool>], run: usize, pack: usize) -> bool {
-    flags.get(run).and_then(|flags| flags.get(pack)) == Some(&true)
+fn is_marked(flags: &[Vec<bool>], part: usize, pack: usize) -> bool {
+    flags.get(part).and_then(|flags| flags.get(pack)) == Some(&true)
 }
 
 /// What the index says of a pack.
@@ -210,71 +262,5 @@ impl PackFacts {
     #[must_use]
     pub const fn whole(&self) -> ByteRange {
         ByteRange::Suffix(self.size.saturating_add(1))
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use backup_format::index::RunBuilder;
-    use backup_format::pack::PackBlob;
-    use backup_format::seal::BlobKind;
-
-    use super::*;
-
-    /// A run in which each of these packs holds these chunks.
-    fn run(packs: &[(u8, &[u8])]) -> Arc<IndexRun> {
-        let mut builder = RunBuilder::default();
-        for (pack, chunks) in packs {
-            let blob = |chunk: &u8| PackBlob {
-                kind: BlobKind::Data,
-                id: ChunkId([*chunk; 32]),
-                offset: 0,
-                stored: 9,
-                raw: 9,
-            };
-            let blobs: Vec<_> = chunks.iter().map(blob).collect();
-            let id = PackId([*pack; 32]);
-            builder.add_pack(id, 900, &blobs).unwrap();
-        }
-        Arc::new(IndexRun::parse(builder.finish(&[])).unwrap())
-    }
-
-    #[test]
-    fn what_lies_in_avoided_packs_alone_is_not_found_and_other_places_are() {
-        let all = IndexSet::new(vec![
-            run(&[(1, &[11, 12]), (2, &[12, 13])]),
-            run(&[(3, &[11])]),
-            run(&[(1, &[14])]),
-        ]);
-        let found =
-            |set: &IndexSet, chunk: u8| set.find(&ChunkId([chunk; 32])).map(|at| at.pack.0[0]);
-        let of = |set: &IndexSet| [11, 12, 13, 14].map(|chunk| found(set, chunk));
-        assert_eq!(of(&all), [Some(1), Some(1), Some(2), Some(1)]);
-        let one = all.avoiding(&BTreeSet::from([PackId([1; 32])]));
-        // In another run, in another pack of the same run, and nowhere else.
-        assert_eq!(of(&one), [Some(3), Some(2), Some(2), None]);
-        let both = one.avoiding(&BTreeSet::from([PackId([2; 32])]));
-        assert_eq!(of(&both), [Some(3), None, None, None]);
-        assert_eq!(both.packs().keys().count(), 1);
-        assert_eq!(all.places(&[12; 16]).count(), 2);
-    }
-
-    #[test]
-    fn what_lies_in_shunned_packs_is_found_where_nothing_else_has_it() {
-        let all = IndexSet::new(vec![run(&[(1, &[11, 12])]), run(&[(2, &[12, 13])])]);
-        let shunned = all.shunning(&BTreeSet::from([PackId([1; 32])]));
-        let of = |set: &IndexSet, chunk: u8| {
-            let places = set.places(&[chunk; 16]).map(|at| at.pack.0[0]);
-            places.collect::<Vec<_>>()
-        };
-        assert_eq!(of(&all, 12), [1, 2]);
-        assert_eq!(of(&shunned, 12), [2, 1]);
-        assert_eq!(of(&shunned, 11), [1]);
-        assert_eq!(of(&shunned, 13), [2]);
-        let avoided = shunned.avoiding(&BTreeSet::from([PackId([1; 32])]));
-        assert_eq!(of(&avoided, 12), [2]);
-        assert_eq!(of(&avoided, 11), [0u8; 0]);
-        assert_eq!(avoided.pack_sizes().len(), 1);
     }
 }

@@ -12,6 +12,7 @@ mod chain;
 mod check;
 mod gone;
 mod held;
+mod holes;
 mod read;
 mod sight;
 #[cfg(test)]
@@ -23,11 +24,13 @@ use std::path::PathBuf;
 
 use backup_core::{Finding, HostId, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::layout;
+use backup_format::seal::ObjectKind;
 use backup_integrity::ledger::{Draft, LedgerCopy, Op, RecordOutcome};
 use backup_integrity::merkle::MerkleRoot;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, name};
+use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
 
 pub use audit::record_read;
@@ -35,7 +38,8 @@ pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
-pub use held::{HoldRecord, held};
+pub use held::{HoldRecord, Recorded, held};
+pub(crate) use holes::holes;
 pub use read::{SeenRecord, records};
 pub use sight::first_seen;
 
@@ -125,6 +129,14 @@ pub(crate) async fn record_snapshot(
         };
         if check_signatures(repo, &head).is_err() {
             continue;
+        }
+        if repo.parity().is_some() {
+            let limit = ObjectKind::Snapshot.max_sealed();
+            if let Ok(bytes) = get_within(cx, &**repo.sink(), &key, limit).await
+                && repo.open_head(id, &key, &bytes).is_ok()
+            {
+                beside::put_or_note(repo, cx, &key, &bytes).await;
+            }
         }
         let mut late = LedgerDraft::of_snapshot(&head.meta, MerkleRoot(head.outer.merkle_root));
         "recorded by a later run, which found it without a record".clone_into(&mut late.note);

@@ -39,6 +39,7 @@ pub mod verify;
 pub mod view;
 
 mod announced;
+mod beside;
 mod claims;
 mod collect;
 mod configs;
@@ -51,6 +52,7 @@ mod refs;
 mod remains;
 mod unlock;
 
+pub use beside::Notices;
 pub use error::{EngineError, Result};
 pub use forget::{ForgetPlan, Forgotten, forget, forget_unread, unsigned};
 pub use init::{InitRequest, Prepared, prepare};

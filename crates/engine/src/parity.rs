@@ -1,4 +1,4 @@
-//! Parity beside packs. A sidecar follows its pack onto the tier and goes behind it, so one without its
+//! Parity beside packs; that of small objects is in [`crate::beside`]. A sidecar follows its pack onto the tier and goes behind it, so one without its
 //! pack is of one that was deleted. Nothing that reads snapshots needs it: it is there for
 //! [`crate::repair`]. What is in it says [`backup_parity`].
 
@@ -11,6 +11,7 @@ use backup_parity::layout::MAX_SIDECAR;
 use backup_parity::{Share, encode_known};
 use bytes::Bytes;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name, put_new};
 
@@ -141,13 +142,14 @@ pub async fn set_share(repo: &mut Repository, cx: &OpContext, share: Option<Shar
         let invalid = |error: ConfigError| EngineError::Invalid(error.to_string());
         let mut next = repo.config().next().map_err(invalid)?;
         next.set_parity(share.map(Share::percent));
-        let bytes = next.seal(repo.keys()).map_err(invalid)?;
+        let bytes = Bytes::from(next.seal(repo.keys()).map_err(invalid)?);
         let key = name(layout::config(next.number))?;
         match repo
             .sink()
-            .put(cx, &key, bytes.into(), PutMode::Create)
+            .put(cx, &key, bytes.clone(), PutMode::Create)
             .await
         {
+            Ok(_) if share.is_some() => beside::put(cx, &**repo.sink(), &key, &bytes).await?,
             Ok(_) => {}
             // Somebody else wrote one: the next is made of theirs.
             Err(error) if error.kind == ErrorKind::Conflict => {}

@@ -203,9 +203,9 @@ pub(crate) fn alone_in(index: &IndexSet, ids: &BTreeSet<PackId>) -> BTreeMap<Pac
         return alone;
     }
     let left = index.avoiding(ids);
-    for run in index.runs() {
-        for (prefix, located) in run.iter() {
-            let pack = run.packs.get(located.pack as usize).map(|pack| pack.id);
+    for part in index.parts() {
+        for (prefix, located) in part.iter() {
+            let pack = part.pack(located.pack).map(|pack| pack.id);
             if let Some(pack) = pack.filter(|id| ids.contains(id))
                 && left.places(&prefix).next().is_none()
             {

@@ -18,14 +18,31 @@ pub(crate) type Listed = BTreeMap<SnapshotId, Vec<ObjectKey>>;
 
 /// Lists all refs.
 pub(crate) async fn list(repo: &Repository, cx: &OpContext) -> Result<Listed> {
-    let mut out = Listed::new();
+    Ok(list_with_most(repo, cx).await?.0)
+}
+
+/// Lists all refs; how many bytes the largest have.
+pub(crate) async fn list_with_most(repo: &Repository, cx: &OpContext) -> Result<(Listed, u64)> {
+    let (mut out, mut most) = (Listed::new(), 0);
     let mut listed = repo.sink().list(cx, "refs/", None);
     while let Some(meta) = listed.try_next().await? {
         if let Some((snapshot, _)) = layout::refs_id(&meta.key) {
+            most = meta.size.max(most);
             out.entry(snapshot).or_default().push(meta.key);
         }
     }
-    Ok(out)
+    Ok((out, most))
+}
+
+/// How many refs may be read at once of which the largest have so many bytes: each is in memory sealed, opened and read.
+pub(crate) fn at_once(repo: &Repository, cx: &OpContext, most: u64) -> usize {
+    let each = usize::try_from(most)
+        .unwrap_or(usize::MAX)
+        .saturating_mul(4)
+        .max(1);
+    repo.connections(cx)
+        .min(cx.limits.memory_bytes / each)
+        .max(1)
 }
 
 /// Reads refs; `None` when they are gone, since their snapshot was forgotten or they were replaced.

@@ -5,32 +5,30 @@
 //! has, checks with it that the configs are authentic, and then that this program knows all features
 //! that the newest makes mandatory, and loads the index runs (from the local cache where it has them).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{
-    ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, PackId, PutMode,
-    RepoId, SessionId, Severity, Sink,
+    ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, RepoId, SessionId, Sink,
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
 use backup_format::config::{Config, MAX_CONFIG_BYTES, Operation};
-use backup_format::index::IndexRun;
 use backup_format::keys::{KeyError, KeySet, Recipient, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
-use backup_format::seal::{BlobKey, ObjectKeyring, ObjectKind};
+use backup_format::seal::{BlobKey, ObjectKeyring};
 use backup_format::session;
 use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
 
+use crate::beside::{self, Ended, Notices};
 use crate::cache::Cache;
 use crate::collect::Looked;
-use crate::configs::{self, config_error};
+use crate::configs::{self, First, config_error, newest_of};
 use crate::error::{EngineError, Result};
-use crate::index_set::{IndexSet, Place};
+use crate::index_set::{Loaded, Place};
 use crate::patient::PatientSink;
 use crate::remains::must_be_none;
 use crate::unlock::{open_keys, read_slots};
@@ -40,12 +38,6 @@ pub use crate::unlock::Unlock;
 
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
-
-/// How often the index is listed until no run goes before it is read.
-const MOST_LISTS: u32 = 10;
-
-/// Index runs of more bytes than this are loaded one after the other.
-const LARGE_RUN: u64 = 16 << 20;
 
 /// Sizes and limits that a repository's config records.
 #[derive(Debug, Clone, Copy)]
@@ -95,18 +87,13 @@ pub struct Repository {
     ring: ObjectKeyring,
     cache: Cache,
     pub(crate) ledger_copy: Option<LedgerCopy>,
-    index: RwLock<Arc<IndexSet>>,
-    runs: Mutex<HashMap<ObjectKey, Arc<IndexRun>>>,
+    pub(crate) loaded: Loaded,
     opened: Mutex<HashMap<SessionId, BlobKey>>,
     wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
-    damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
     pub(crate) looked: tokio::sync::Mutex<Looked>,
-    // Packs in which nothing is looked for any more, as far as somebody asked.
-    dead: Mutex<BTreeSet<PackId>>,
-    // Packs that are looked into last.
-    shunned: Mutex<BTreeSet<PackId>>,
     // The key slot that opened it.
     slot: Option<ObjectKey>,
+    notices: Notices,
 }
 
 impl std::fmt::Debug for Repository {
@@ -167,7 +154,14 @@ impl Repository {
                 }
             }
         }
-        Self::assemble(cx, sink, config, keys, None, cache_dir).await
+        let out = Self::assemble(cx, sink, config, keys, None, cache_dir);
+        let out = out.await?;
+        // Behind the config: what there is of a repository that was not made must not look like one.
+        for slot in slots {
+            beside::put_or_note(&out, cx, &name(layout::slot(slot))?, slot).await;
+        }
+        beside::put_or_note(&out, cx, &key, &bytes).await;
+        Ok(out)
     }
 
     /// Whether there is a repository at a tier.
@@ -198,14 +192,44 @@ impl Repository {
         operation: Operation,
     ) -> Result<Self> {
         let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
-        let first = configs::first(cx, &*sink).await?;
-        let (keys, first, slot) = open_keys(cx, &*sink, &first, unlock).await?;
+        let notices = Notices::default();
+        let mut first = First::read(cx, &*sink).await?;
+        let (keys, first, slot) = open_keys(cx, &*sink, &mut first, unlock, &notices).await?;
         let cache = repo_cache(cache_dir.clone(), first.repo);
-        let config = configs::newest(cx, &*sink, &keys, first, &cache).await?;
+        let config = configs::newest(cx, &*sink, &keys, first, &cache, &notices).await?;
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))?;
-        Self::assemble(cx, sink, config, keys, slot, cache_dir).await
+        let mut out = Self::assemble(cx, sink, config, keys, slot, cache_dir).await?;
+        out.notices = notices;
+        out.was_not_removed(cx, unlock).await?;
+        Ok(out)
+    }
+
+    /// Sees that the slot that opened it is none that somebody has removed, and of which only a sidecar was left.
+    async fn was_not_removed(&self, cx: &OpContext, unlock: &Unlock) -> Result<()> {
+        let Some(slot) = &self.slot else {
+            return Ok(());
+        };
+        let noticed = self.notices.findings();
+        let mut noticed = noticed.iter();
+        if !noticed.any(|one| one.subject == slot.as_str() && one.kind == FindingKind::Missing) {
+            return Ok(());
+        }
+        if !Ended::read(self, cx).await?.has(slot) {
+            return Ok(());
+        }
+        Err(EngineError::WrongKey {
+            credential: unlock.what(),
+            repository: self.location(),
+        })
+    }
+
+    /// What of small objects was found damaged or gone since the repository was opened, and had from their
+    /// sidecars: nothing is wrong with what was read, and everything with the medium.
+    #[must_use]
+    pub const fn notices(&self) -> &Notices {
+        &self.notices
     }
 
     /// Looks whether the repository came to need something, since it was opened, that this program
@@ -214,8 +238,7 @@ impl Repository {
     /// # Errors
     /// [`EngineError::Newer`], [`EngineError::Damaged`], errors of the tier.
     pub async fn check_features(&self, cx: &OpContext, operation: Operation) -> Result<()> {
-        let known = self.config.clone();
-        let config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        let config = newest_of(self, cx).await?;
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))
@@ -226,8 +249,7 @@ impl Repository {
     /// # Errors
     /// Those of [`Repository::check_features`].
     pub(crate) async fn renew_config(&mut self, cx: &OpContext) -> Result<()> {
-        let known = self.config.clone();
-        self.config = configs::newest(cx, &*self.sink, &self.keys, known, &self.cache).await?;
+        self.config = newest_of(self, cx).await?;
         Ok(())
     }
 
@@ -241,6 +263,7 @@ impl Repository {
     ) -> Result<Self> {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
         let cache = repo_cache(cache_dir, config.repo);
+        let loaded = Loaded::new(&cache, &ring, &sink.info().location);
         let out = Self {
             sink,
             config,
@@ -248,199 +271,15 @@ impl Repository {
             ring,
             cache,
             ledger_copy: None,
-            index: RwLock::default(),
-            runs: Mutex::default(),
+            loaded,
             opened: Mutex::default(),
             wraps: Mutex::default(),
-            damaged_runs: Mutex::default(),
             looked: tokio::sync::Mutex::default(),
-            dead: Mutex::default(),
-            shunned: Mutex::default(),
             slot,
+            notices: Notices::default(),
         };
         out.reload_index(cx).await?;
         Ok(out)
-    }
-
-    /// Loads the index runs anew. One that is damaged is passed over, so that what the others know
-    /// can still be read; see [`Repository::take_damaged_runs`].
-    ///
-    /// # Errors
-    /// [`EngineError::Newer`], errors of the tier.
-    pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
-        self.runs.lock().unwrap_or_else(unpoison).clear();
-        self.refresh_index(cx).await.map(drop)
-    }
-
-    /// Loads the index runs that are new, and drops those that are gone; says which there are. One
-    /// that goes between the list and its read was put into another: the list is read again.
-    ///
-    /// # Errors
-    /// As [`Repository::reload_index`].
-    pub(crate) async fn refresh_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
-        let mut attempts = 1;
-        loop {
-            match self.read_index(cx).await {
-                Err(EngineError::Sink(error))
-                    if error.kind == ErrorKind::NotFound && attempts < MOST_LISTS =>
-                {
-                    attempts += 1;
-                }
-                read => return read,
-            }
-        }
-    }
-
-    async fn read_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
-        let listed: Vec<ObjectMeta> = self
-            .sink
-            .list(cx, "index/", None)
-            .try_collect()
-            .await
-            .map_err(EngineError::from)?;
-        let known = self.runs.lock().unwrap_or_else(unpoison).clone();
-        let runs = listed
-            .into_iter()
-            .filter(|meta| layout::is_index(&meta.key));
-        // Several large ones at once would take more memory than there may be.
-        let (large, small): (Vec<_>, Vec<_>) = runs.partition(|meta| meta.size > LARGE_RUN);
-        let load = |meta: ObjectMeta| {
-            let known = known.get(&meta.key).cloned();
-            async move {
-                let run = match known {
-                    Some(run) => Ok(run),
-                    None => self.load_run(cx, &meta).await.map(Arc::new),
-                };
-                (meta.key, run)
-            }
-        };
-        let mut loaded: Vec<(ObjectKey, Result<Arc<IndexRun>>)> = futures::stream::iter(small)
-            .map(load)
-            .buffered(self.connections(cx))
-            .collect()
-            .await;
-        for meta in large {
-            loaded.push(load(meta).await);
-        }
-        let names = loaded.iter().map(|(key, _)| key.clone()).collect();
-        let (mut runs, mut damaged) = (Vec::new(), Vec::new());
-        let mut by_name = HashMap::new();
-        for (key, run) in loaded {
-            match run {
-                Ok(run) => {
-                    by_name.insert(key, run.clone());
-                    runs.push(run);
-                }
-                Err(error) if error.is_damage() => damaged.push((key, error)),
-                Err(error) => return Err(error),
-            }
-        }
-        *self.runs.lock().unwrap_or_else(unpoison) = by_name;
-        *self.damaged_runs.lock().unwrap_or_else(unpoison) = damaged;
-        let set = IndexSet::new(runs)
-            .avoiding(&self.dead.lock().unwrap_or_else(unpoison))
-            .shunning(&self.shunned.lock().unwrap_or_else(unpoison));
-        self.wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .extend(set.wraps());
-        *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
-        Ok(names)
-    }
-
-    /// From now on nothing is looked for in these packs, which are gone or about to go, whatever runs
-    /// name them.
-    pub(crate) fn pass_over(&self, dead: BTreeSet<PackId>) {
-        let mut index = self.index.write().unwrap_or_else(unpoison);
-        *index = Arc::new(index.avoiding(&dead));
-        *self.dead.lock().unwrap_or_else(unpoison) = dead;
-    }
-
-    /// From now on a chunk is looked for in these packs, which are damaged or gone, only where no
-    /// other has it.
-    pub(crate) fn shun(&self, packs: BTreeSet<PackId>) {
-        let mut index = self.index.write().unwrap_or_else(unpoison);
-        *index = Arc::new(index.shunning(&packs));
-        *self.shunned.lock().unwrap_or_else(unpoison) = packs;
-    }
-
-    /// The runs of the index with their names, as loaded.
-    pub(crate) fn loaded_runs(&self) -> Vec<(ObjectKey, Arc<IndexRun>)> {
-        let runs = self.runs.lock().unwrap_or_else(unpoison);
-        runs.iter()
-            .map(|(key, run)| (key.clone(), run.clone()))
-            .collect()
-    }
-
-    /// The index runs that could not be opened when the index was loaded, once.
-    #[must_use]
-    pub fn take_damaged_runs(&self) -> Vec<(ObjectKey, EngineError)> {
-        std::mem::take(&mut *self.damaged_runs.lock().unwrap_or_else(unpoison))
-    }
-
-    /// What is to be said of the index runs that could not be opened when the index was loaded, by
-    /// whoever goes on without them.
-    pub(crate) fn damaged_runs(&self) -> Vec<Finding> {
-        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
-        let finding = |(key, error): &(ObjectKey, EngineError)| {
-            let detail = format!(
-                "{error}: what it alone knows counts as not stored, and a save stores it anew; `snapshot repair` makes it anew from the packs"
-            );
-            Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail)
-        };
-        damaged.iter().map(finding).collect()
-    }
-
-    /// The same, as words and as often as asked.
-    pub(crate) fn damaged_run_errors(&self) -> Vec<(ObjectKey, String)> {
-        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
-        damaged
-            .iter()
-            .map(|(key, error)| (key.clone(), error.to_string()))
-            .collect()
-    }
-
-    /// Why a chunk is not to be found that no index run knows.
-    pub(crate) fn why_unknown(&self) -> String {
-        let damaged = self.damaged_runs.lock().unwrap_or_else(unpoison);
-        let Some((first, _)) = damaged.first() else {
-            return "no index run knows it; `snapshot verify` tells what it hurts".into();
-        };
-        let more = match damaged.len() - 1 {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        format!(
-            "no index run that can be read knows it, and {first}{more} cannot be read; \
-             `snapshot verify` tells what that hurts"
-        )
-    }
-
-    async fn load_run(&self, cx: &OpContext, meta: &ObjectMeta) -> Result<IndexRun> {
-        let key = &meta.key;
-        let parse = |sealed: &[u8]| -> Result<IndexRun> {
-            let plain = self
-                .ring
-                .open(ObjectKind::IndexRun, sealed)
-                .map_err(|error| EngineError::sealed(key, &error))?;
-            IndexRun::parse(plain).map_err(|error| EngineError::wire(key, &error))
-        };
-        // A copy of a run that was cut off on the tier would hide from this host what others lack.
-        let is_as_long = |bytes: &Vec<u8>| bytes.len() as u64 == meta.size;
-        let cached = self.cache.read(key.as_str()).filter(is_as_long);
-        if let Some(run) = cached.and_then(|bytes| parse(&bytes).ok()) {
-            return Ok(run);
-        }
-        let most = ObjectKind::IndexRun.max_sealed();
-        let limit = usize::try_from(meta.size).map_or(most, |size| size.min(most));
-        let sealed = get_within(cx, &*self.sink, key, limit).await?;
-        if name(layout::index(&sealed))? != *key {
-            let why = "its bytes do not hash to its name";
-            return Err(EngineError::damaged(key, why));
-        }
-        let run = parse(&sealed)?;
-        self.cache.write(key.as_str(), &sealed);
-        Ok(run)
     }
 
     /// Who the repository is.
@@ -523,12 +362,6 @@ impl Repository {
         &self.cache
     }
 
-    /// The index as loaded.
-    #[must_use]
-    pub fn index(&self) -> Arc<IndexSet> {
-        self.index.read().unwrap_or_else(unpoison).clone()
-    }
-
     /// The keys of cutting.
     ///
     /// # Errors
@@ -561,6 +394,11 @@ impl Repository {
             .lock()
             .unwrap_or_else(unpoison)
             .insert(session, wrap);
+    }
+
+    /// Makes many known.
+    pub(crate) fn learn_wraps(&self, wraps: HashMap<SessionId, Vec<u8>>) {
+        self.wraps.lock().unwrap_or_else(unpoison).extend(wraps);
     }
 
     /// The key of a session's blobs.

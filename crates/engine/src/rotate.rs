@@ -6,13 +6,16 @@
 //! recipient from the config. Whoever reads needs a new slot: what they hold opens what was saved before
 //! the rotation and nothing else, which is what a rotation is for.
 //!
-//! What is stored already is not sealed anew: it stays as readable for the old keys as it was.
+//! What is stored already is not sealed anew by it: it stays as readable for the old keys as it was, until a prune
+//! does that ([`crate::prune::PruneJob::reseal`]).
 
 use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode};
 use backup_format::config::{Config, ConfigError};
 use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
+use bytes::Bytes;
 
+use crate::beside;
 use crate::configs::newest_of;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name};
@@ -115,13 +118,18 @@ impl Rotation {
         let bytes = self.config.seal(&self.keys);
         let bytes = bytes.map_err(|error| EngineError::Invalid(error.to_string()))?;
         let key = name(layout::config(self.config.number))?;
-        let body = bytes.into();
-        let Err(error) = repo.sink().put(cx, &key, body, PutMode::Create).await else {
+        let body = Bytes::from(bytes);
+        let put = repo.sink().put(cx, &key, body.clone(), PutMode::Create);
+        let Err(error) = put.await else {
+            beside::put_or_note(repo, cx, &key, &body).await;
             return Ok(());
         };
         match newest_of(repo, cx).await {
             // It was written, and only the answer was lost.
-            Ok(found) if found == self.config => Ok(()),
+            Ok(found) if found == self.config => {
+                beside::put_or_note(repo, cx, &key, &body).await;
+                Ok(())
+            }
             Ok(found) if found.number >= self.config.number => Err(EngineError::from(error).into()),
             // Seen not to be there, after an error that says that it was not made.
             Ok(_) if !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {

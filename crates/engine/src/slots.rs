@@ -3,7 +3,7 @@
 
 pub mod change;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{Finding, FindingKind, ObjectKey, OpContext, Severity};
 use backup_format::keys::Slot;
@@ -70,12 +70,15 @@ pub async fn told(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<String, 
             known.take(said);
         }
     }
-    Ok(known.0)
+    Ok(known.there)
 }
 
 /// The slots that there should be by what the ledger says, and what it says of each.
 #[derive(Debug, Default)]
-pub(crate) struct KnownSlots(BTreeMap<String, String>);
+pub(crate) struct KnownSlots {
+    there: BTreeMap<String, String>,
+    removed: BTreeSet<String>,
+}
 
 impl KnownSlots {
     /// Takes up the next record.
@@ -91,14 +94,21 @@ impl KnownSlots {
             let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
             match verb {
                 "added" if is_id => {
-                    self.0.insert(id.to_owned(), what.to_owned());
+                    self.removed.remove(id);
+                    self.there.insert(id.to_owned(), what.to_owned());
                 }
                 "removed" => {
-                    self.0.remove(id);
+                    self.there.remove(id);
+                    self.removed.insert(id.to_owned());
                 }
                 _ => {}
             }
         }
+    }
+
+    /// Whether somebody has taken it away, and nobody put it there again.
+    pub(crate) fn was_removed(&self, id: &str) -> bool {
+        self.removed.contains(id)
     }
 
     /// Those that are not on the tier.
@@ -110,13 +120,13 @@ impl KnownSlots {
         let mut listed = repo.sink().list(cx, "keys/", None);
         while let Some(meta) = listed.try_next().await? {
             let key = meta.key.as_str();
-            self.0.remove(key.strip_prefix("keys/").unwrap_or(key));
+            self.there.remove(key.strip_prefix("keys/").unwrap_or(key));
         }
         let finding = |id: String| {
-            let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; add another with `snapshot key add`, then let `snapshot key remove` of the whole id note that it is gone";
+            let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; `snapshot repair` puts it back if its sidecar is there, or `--from` a copy; else add another with `snapshot key add`, then let `snapshot key remove` of the whole id note that it is gone";
             let subject = format!("keys/{id}");
             Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
         };
-        Ok(self.0.into_keys().map(finding).collect())
+        Ok(self.there.into_keys().map(finding).collect())
     }
 }

@@ -94,7 +94,7 @@ pub async fn snapshot(
     source: Arc<dyn Source>,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
-    let (mut lost_parent, mut revoked) = (None, None);
+    let (mut lost_parent, mut revoked, mut lost_cache) = (None, None, None);
     loop {
         let planned = match &lost_parent {
             None => plan(repo, cx, source.clone(), job).await?,
@@ -107,9 +107,12 @@ pub async fn snapshot(
             }
             // In a new session, which finds what this one has stored.
             Err(EngineError::TakenForDead(id)) if revoked.is_none() => revoked = Some(id),
+            // What lay there only is read from the tier.
+            Err(why @ EngineError::IndexCache(_)) if lost_cache.is_none() => lost_cache = Some(why),
             // A stream that is gone cannot be saved again: what became of the first run is what counts.
             Err(EngineError::Source(error)) if error.kind == ErrorKind::Invalid => {
-                return Err(revoked.map_or(error.into(), EngineError::TakenForDead));
+                let revoked = revoked.map(EngineError::TakenForDead);
+                return Err(revoked.or(lost_cache).unwrap_or_else(|| error.into()));
             }
             ended => return ended,
         }

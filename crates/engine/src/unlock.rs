@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use backup_core::{ObjectKey, ObjectMeta, OpContext, RepoId, Sink};
-use backup_format::config::{Config, ConfigError, UnverifiedConfig};
+use backup_core::{FindingKind, ObjectKey, ObjectMeta, OpContext, RepoId, Sink};
+use backup_format::config::Config;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Role, Slot};
 use backup_format::layout;
 use futures::TryStreamExt as _;
 
-use crate::configs::config_error;
+use crate::beside::{self, Notices};
+use crate::configs::{First, Fit};
 use crate::error::{EngineError, Result};
 use crate::repository::{get_within, name};
 
@@ -20,6 +21,16 @@ pub enum Unlock {
     Passphrase(zeroize::Zeroizing<Vec<u8>>),
     /// A key file, read.
     KeyFile(backup_format::keys::keyfile::KeyFile),
+}
+
+impl Unlock {
+    /// What it is, for people.
+    pub(crate) const fn what(&self) -> &'static str {
+        match self {
+            Self::Passphrase(_) => "passphrase",
+            Self::KeyFile(_) => "key file",
+        }
+    }
 }
 
 /// The key slots by their keys on the tier.
@@ -48,74 +59,160 @@ pub(crate) async fn read_slots(
     Ok(out)
 }
 
-/// The keys that the caller's secret gives, and the first config, which they show to be authentic.
+/// A repository that is open: the keys, the first config, which they show to be authentic, and the slot that they
+/// came from.
+pub(crate) type Opened = (KeySet, Config, Option<ObjectKey>);
+
+/// The keys that the caller's secret gives, and the first config.
 /// Anybody who may write to the tier can add slots that open to keys of their own: such keys do not
-/// fit the config, and the other slots are tried; an `init` that was killed leaves some as well.
+/// fit the config, and the other slots are tried; an `init` that was killed leaves some as well. Only where none of
+/// the slots opens, the sidecars of those are tried that are damaged or gone.
 pub(crate) async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
-    first: &UnverifiedConfig,
+    first: &mut First,
     unlock: &Unlock,
-) -> Result<(KeySet, Config, Option<ObjectKey>)> {
-    let what = match unlock {
-        Unlock::Passphrase(_) => "passphrase",
-        Unlock::KeyFile(_) => "key file",
-    };
+    notices: &Notices,
+) -> Result<Opened> {
     let wrong = || EngineError::WrongKey {
-        credential: what,
+        credential: unlock.what(),
         repository: sink.info().location,
-    };
-    let fitting = |keys: KeySet| match first.verify_mac(0, &keys) {
-        Ok(config) => Ok((keys, config)),
-        Err(ConfigError::OtherRepository { .. }) => Err(wrong()),
-        Err(error) => Err(config_error(0, error)),
     };
     let credential = match unlock {
         Unlock::KeyFile(KeyFile::Keys(keys)) => {
-            let (keys, config) = fitting((**keys).clone())?;
-            return Ok((keys, config, None));
+            return match first.verify(cx, sink, keys, notices).await? {
+                Fit::Yes(config) => Ok(((**keys).clone(), config, None)),
+                Fit::Other => Err(wrong()),
+                Fit::No(error) => Err(error),
+            };
         }
         Unlock::Passphrase(passphrase) => Some(Credential::Passphrase(passphrase)),
         Unlock::KeyFile(file) => file.credential(),
     };
     let credential = credential.ok_or_else(wrong)?;
-    let (mut unfit, mut damaged, mut lesser) = (None, None, None);
-    let mut slots: Vec<_> = read_slots(cx, sink).await?.into_iter().collect();
-    // Whoever may write to the tier can put slots there that take much memory and long to try: they
-    // come last.
-    let repo = first.peek().ok().map(|config| config.repo);
-    slots.sort_by_key(|(_, slot)| (is_of_another(slot, repo), cost(slot)));
-    for (key, slot) in slots {
-        let slot = match slot {
-            Ok(slot) if slot.kind() == credential.opens() => slot,
-            Ok(_) => continue,
-            Err(error) => {
-                damaged = Some(error);
-                continue;
-            }
-        };
-        // One secret may open several slots: that of the full key counts.
-        let may_be_full = slot.info().is_none_or(|info| info.role == Role::Full);
-        if lesser.is_some() && !may_be_full {
-            continue;
-        }
-        match slot.open(credential) {
-            Ok(keys) => match fitting(keys) {
-                Ok((keys, config)) if keys.role() == Role::Full => {
-                    return Ok((keys, config, Some(key)));
+    let read = read_slots(cx, sink).await?;
+    let lost: BTreeMap<ObjectKey, Option<String>> = (read.iter())
+        .map(|(key, slot)| (key.clone(), slot.as_ref().err().map(ToString::to_string)))
+        .collect();
+    let mut trial = Trial {
+        cx,
+        sink,
+        credential,
+        notices,
+        unfit: None,
+        damaged: None,
+        lesser: None,
+    };
+    if let Some(opened) = trial.try_all(first, read).await? {
+        return Ok(opened);
+    }
+    if trial.lesser.is_none() {
+        let mended = mended_slots(cx, sink, &lost).await?;
+        let opened = trial.try_all(first, mended).await?.or(trial.lesser.take());
+        if let Some(opened) = opened {
+            if let Some(key) = &opened.2 {
+                match lost.get(key).and_then(Option::as_deref) {
+                    Some(why) => notices.had_from_sidecar(key, FindingKind::Damaged, why),
+                    None => notices.absent(key),
                 }
-                Ok((keys, config)) => lesser = Some((keys, config, Some(key))),
-                Err(error) => unfit = Some(error),
-            },
-            Err(KeyError::WrongKey) => {}
-            Err(error) => damaged = Some(error.into()),
+            }
+            return Ok(opened);
         }
     }
+    let Trial {
+        unfit,
+        damaged,
+        lesser,
+        ..
+    } = trial;
     lesser.ok_or_else(|| unfit.or(damaged).unwrap_or_else(wrong))
 }
 
+/// Slots that are tried one after the other.
+struct Trial<'a> {
+    cx: &'a OpContext,
+    sink: &'a dyn Sink,
+    credential: Credential<'a>,
+    notices: &'a Notices,
+    unfit: Option<EngineError>,
+    damaged: Option<EngineError>,
+    /// The keys of a slot that opened, and that are not full.
+    lesser: Option<Opened>,
+}
+
+impl Trial<'_> {
+    /// The first of these that opens to full keys; others are kept.
+    async fn try_all(
+        &mut self,
+        first: &mut First,
+        slots: BTreeMap<ObjectKey, Result<Slot>>,
+    ) -> Result<Option<Opened>> {
+        // Whoever may write to the tier can put slots there that take much memory and long to try: they
+        // come last.
+        let repo = first.repo();
+        let mut slots: Vec<_> = slots.into_iter().collect();
+        slots.sort_by_key(|(_, slot)| (is_of_another(slot, repo), cost(slot)));
+        for (key, slot) in slots {
+            let slot = match slot {
+                Ok(slot) if slot.kind() == self.credential.opens() => slot,
+                Ok(_) => continue,
+                Err(error) => {
+                    self.damaged = Some(error);
+                    continue;
+                }
+            };
+            // One secret may open several slots: that of the full key counts.
+            let may_be_full = slot.info().is_none_or(|info| info.role == Role::Full);
+            if self.lesser.is_some() && !may_be_full {
+                continue;
+            }
+            let keys = match slot.open(self.credential) {
+                Ok(keys) => keys,
+                Err(KeyError::WrongKey) => continue,
+                Err(error) => {
+                    self.damaged = Some(error.into());
+                    continue;
+                }
+            };
+            let fit = first.verify(self.cx, self.sink, &keys, self.notices);
+            match fit.await? {
+                Fit::Yes(config) if keys.role() == Role::Full => {
+                    return Ok(Some((keys, config, Some(key))));
+                }
+                Fit::Yes(config) => self.lesser = Some((keys, config, Some(key))),
+                Fit::Other => {}
+                Fit::No(error) => self.unfit = Some(error),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What sidecars make of slots that cannot be read, and of those that are not listed.
+async fn mended_slots(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    lost: &BTreeMap<ObjectKey, Option<String>>,
+) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
+    let is_whole = |key: &ObjectKey| matches!(lost.get(key), Some(None));
+    let listed: Vec<ObjectMeta> = sink.list(cx, "parity/keys/", None).try_collect().await?;
+    let beside = listed
+        .iter()
+        .filter_map(|meta| layout::small_parity_of(&meta.key));
+    let mut out = BTreeMap::new();
+    for key in beside.filter(|key| layout::is_slot(key) && !is_whole(key)) {
+        if let Some(bytes) = beside::mended(cx, sink, &key).await?
+            && name(layout::slot(&bytes))? == key
+            && let Ok(slot) = Slot::parse(&bytes)
+        {
+            out.insert(key, Ok(slot));
+        }
+    }
+    Ok(out)
+}
+
 /// Whether a slot says itself that it is of another repository.
-fn is_of_another(slot: &Result<Slot>, repo: Option<RepoId>) -> bool {
+pub(crate) fn is_of_another(slot: &Result<Slot>, repo: Option<RepoId>) -> bool {
     let info = slot.as_ref().ok().and_then(Slot::info);
     info.is_some_and(|info| Some(info.repo) != repo)
 }

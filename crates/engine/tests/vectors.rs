@@ -341,9 +341,18 @@ fn of_parity(out: &mut Vec<(&'static str, String)>) {
         .finalize_xof()
         .fill(&mut object);
     let sidecar = backup_parity::encode(&object, backup_parity::Share::USUAL).unwrap();
+    let small = backup_parity::encode_whole(&object).unwrap();
     let pack = layout::pack(PackId([0xab; 32]), true).unwrap();
     let (head, digest) = (&sidecar[..112], ContentDigest::of(&sidecar));
     out.extend([
+        ("small-parity-head", hex(&small[..128])),
+        ("small-parity-sha256", ContentDigest::of(&small).to_string()),
+        (
+            "name-small-parity",
+            layout::parity(&layout::config(0).unwrap())
+                .unwrap()
+                .to_string(),
+        ),
         ("parity-head", hex(head)),
         ("parity-sha256", digest.to_string()),
         ("name-parity", layout::parity(&pack).unwrap().to_string()),

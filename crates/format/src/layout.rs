@@ -121,7 +121,7 @@ pub fn pack(id: PackId, is_meta: bool) -> Result<ObjectKey, KeyError> {
     key(format!("{folder}/{:02x}/{id}", id.0[0]))
 }
 
-/// `parity/<name of the pack>`.
+/// `parity/<name of the pack, or of the small object>`.
 ///
 /// # Errors
 /// As [`config`].
@@ -129,7 +129,7 @@ pub fn parity(pack: &ObjectKey) -> Result<ObjectKey, KeyError> {
     key(format!("{PARITY}{pack}"))
 }
 
-/// `aside/<name of the pack>`.
+/// `aside/<name of the pack, or of the small object>`.
 ///
 /// # Errors
 /// As [`config`].
@@ -318,21 +318,40 @@ pub fn is_pack(name: &ObjectKey) -> bool {
     })
 }
 
+/// Whether it is the name of a small object that a sidecar is put beside: a [`config`], a key [`slot`] or a
+/// [`snapshot`].
+#[must_use]
+pub fn is_small(name: &ObjectKey) -> bool {
+    config_number(name).is_some() || is_slot(name) || snapshot_id(name).is_some()
+}
+
 /// The pack of which something is the [`parity`].
 #[must_use]
 pub fn parity_of(name: &ObjectKey) -> Option<ObjectKey> {
-    pack_below(name, PARITY)
+    below(name, PARITY, is_pack)
 }
 
 /// The pack that was set [`aside`].
 #[must_use]
 pub fn aside_of(name: &ObjectKey) -> Option<ObjectKey> {
-    pack_below(name, ASIDE)
+    below(name, ASIDE, is_pack)
 }
 
-fn pack_below(name: &ObjectKey, folder: &str) -> Option<ObjectKey> {
-    let pack = ObjectKey::new(name.as_str().strip_prefix(folder)?).ok()?;
-    is_pack(&pack).then_some(pack)
+/// The small object of which something is the [`parity`].
+#[must_use]
+pub fn small_parity_of(name: &ObjectKey) -> Option<ObjectKey> {
+    below(name, PARITY, is_small)
+}
+
+/// The small object that was set [`aside`].
+#[must_use]
+pub fn small_aside_of(name: &ObjectKey) -> Option<ObjectKey> {
+    below(name, ASIDE, is_small)
+}
+
+fn below(name: &ObjectKey, folder: &str, is: fn(&ObjectKey) -> bool) -> Option<ObjectKey> {
+    let of = ObjectKey::new(name.as_str().strip_prefix(folder)?).ok()?;
+    is(&of).then_some(of)
 }
 
 /// Whether it is a name that only an object of a repository has, key slots aside.
@@ -353,6 +372,8 @@ pub fn is_object(name: &ObjectKey) -> bool {
         || hold_id(name).is_some()
         || parity_of(name).is_some()
         || aside_of(name).is_some()
+        || small_parity_of(name).is_some()
+        || small_aside_of(name).is_some()
 }
 
 fn is_digest_below(name: &ObjectKey, folder: &str) -> bool {
@@ -444,6 +465,14 @@ mod tests {
         assert_eq!(refs_id(&refs(id).unwrap()), Some((id, None)));
         assert_eq!(refs_id(&moved_refs(id, 3).unwrap()), Some((id, Some(3))));
         assert!(is_slot(&slot(b"a").unwrap()) && is_index(&index(b"a").unwrap()));
+        for small in [snapshot(id), config(3), slot(b"a")] {
+            let small = small.unwrap();
+            let (beside, aside) = (parity(&small).unwrap(), aside(&small).unwrap());
+            assert_eq!(small_parity_of(&beside).as_ref(), Some(&small));
+            assert_eq!(small_aside_of(&aside).as_ref(), Some(&small));
+            assert_eq!((parity_of(&beside), aside_of(&aside)), (None, None));
+            assert!(is_object(&beside) && is_object(&aside));
+        }
         let lower = id.to_string().to_lowercase();
         let others = [
             format!("snap/x/{id}"),
@@ -466,6 +495,9 @@ mod tests {
             "config/4294967296".into(),
             format!("keys/{}", "AB".repeat(32)),
             format!("index/{}.new", "ab".repeat(32)),
+            "parity/config/01".into(),
+            format!("parity/snap/202612/{id}"),
+            format!("parity/ledger/{:012}", 1),
         ];
         for other in others {
             let name = key(other.clone()).unwrap();

@@ -4,7 +4,7 @@ use reed_solomon_simd::ReedSolomonEncoder;
 use sha2::{Digest, Sha256};
 
 use crate::ParityError;
-use crate::layout::{Cut, Head, Share, check_of};
+use crate::layout::{Amount, Cut, Head, Share, check_of};
 
 /// So much of each shard is worked on at once: with 1,024 shards four megabytes. Less costs more calls, more
 /// does not stay in the processor's caches.
@@ -23,7 +23,20 @@ pub fn encode(object: &[u8], share: Share) -> Result<Vec<u8>, ParityError> {
 /// # Errors
 /// As [`encode`].
 pub fn encode_known(object: &[u8], digest: [u8; 32], share: Share) -> Result<Vec<u8>, ParityError> {
-    let cut = Cut::new(object.len(), share)?;
+    build(object, digest, Amount::Share(share))
+}
+
+/// A sidecar with which an object comes back of which nothing is left: for objects that are small and that
+/// everything depends on. It is a little longer than the object.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_whole(object: &[u8]) -> Result<Vec<u8>, ParityError> {
+    build(object, Sha256::digest(object).into(), Amount::Whole)
+}
+
+fn build(object: &[u8], digest: [u8; 32], amount: Amount) -> Result<Vec<u8>, ParityError> {
+    let cut = Cut::new(object.len(), amount)?;
     let mut out = vec![0; cut.sidecar()];
     let at = cut.recovery_at();
     let slice = cut.shard.min(SLICE);

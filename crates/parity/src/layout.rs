@@ -20,7 +20,8 @@
 //!
 //! The shard size is the smallest power of two from 512 on with which there are at most 1,024 data shards.
 //! With a share of `p` hundredths there are `⌈k·p/100⌉ + 1` recovery shards: one more than the share, so that a run
-//! of `p` hundredths of the object's bytes is made good wherever it begins.
+//! of `p` hundredths of the object's bytes is made good wherever it begins. A sidecar that is to bring back an object of
+//! which nothing is left has `k + 1` recovery shards, at most 1,024: one more than are needed.
 
 use crate::ParityError;
 
@@ -66,6 +67,24 @@ impl Share {
     }
 }
 
+/// How many recovery shards there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Amount {
+    /// So much that a part of the object is made good.
+    Share(Share),
+    /// So much that all of it is.
+    Whole,
+}
+
+impl Amount {
+    fn of(self, data: usize) -> usize {
+        match self {
+            Self::Share(share) => (data * usize::from(share.0)).div_ceil(100) + 1,
+            Self::Whole => (data + 1).min(MAX_SHARDS),
+        }
+    }
+}
+
 pub(crate) type Check = [u8; CHECK];
 
 pub(crate) fn check_of(bytes: &[u8]) -> Check {
@@ -88,18 +107,17 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    pub(crate) fn new(length: usize, share: Share) -> Result<Self, ParityError> {
+    pub(crate) fn new(length: usize, amount: Amount) -> Result<Self, ParityError> {
         if length == 0 || length > MAX_OBJECT {
             return Err(ParityError::Length(length as u64));
         }
         let shard = shard_of(length);
         let data = length.div_ceil(shard);
-        let recovery = (data * usize::from(share.0)).div_ceil(100) + 1;
         Ok(Self {
             length,
             shard,
             data,
-            recovery,
+            recovery: amount.of(data),
         })
     }
 
@@ -260,10 +278,24 @@ impl Head {
 mod tests {
     use super::*;
 
+    const USUAL: Amount = Amount::Share(Share::USUAL);
+
+    #[test]
+    fn what_brings_all_back_has_as_many_shards_as_the_object_and_one() {
+        let cut = |length| {
+            let cut = Cut::new(length, Amount::Whole).unwrap();
+            (cut.data, cut.recovery)
+        };
+        assert_eq!(cut(1), (1, 2));
+        assert_eq!(cut(2_600), (6, 7));
+        assert_eq!(cut(1 << 20), (1024, 1024));
+        assert!(Cut::new(MAX_OBJECT, Amount::Whole).unwrap().sidecar() <= MAX_SIDECAR);
+    }
+
     #[test]
     fn shards_are_as_the_format_says() {
         let cut = |length| {
-            let cut = Cut::new(length, Share::USUAL).unwrap();
+            let cut = Cut::new(length, USUAL).unwrap();
             (cut.shard, cut.data, cut.recovery)
         };
         assert_eq!(cut(1), (512, 1, 2));
@@ -272,15 +304,15 @@ mod tests {
         assert_eq!(cut((1 << 20) + 1), (2048, 513, 32));
         assert_eq!(cut(16 << 20), (16_384, 1024, 63));
         assert_eq!(cut(MAX_OBJECT), (MAX_SHARD, 1024, 63));
-        assert!(Cut::new(0, Share::USUAL).is_err());
-        assert!(Cut::new(MAX_OBJECT + 1, Share::USUAL).is_err());
+        assert!(Cut::new(0, USUAL).is_err());
+        assert!(Cut::new(MAX_OBJECT + 1, USUAL).is_err());
         assert!(Share::new(0).is_err() && Share::new(51).is_err());
     }
 
     #[test]
     fn of_a_full_pack_all_of_it_is_little_more_than_the_share() {
         for length in [16 << 20, (16 << 20) - 700_000, (16 << 20) + 2000, 4 << 20] {
-            let cut = Cut::new(length, Share::USUAL).unwrap();
+            let cut = Cut::new(length, USUAL).unwrap();
             let share = cut.sidecar() as f64 / length as f64;
             assert!((0.06..0.066).contains(&share), "{share} of {length}");
         }

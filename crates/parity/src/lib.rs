@@ -15,7 +15,7 @@ mod encode;
 pub mod layout;
 mod mend;
 
-pub use encode::{encode, encode_known};
+pub use encode::{encode, encode_known, encode_whole};
 pub use layout::{MAX_OBJECT, Share};
 pub use mend::{Condition, Sidecar};
 

@@ -1,7 +1,7 @@
 //! Objects that are damaged in every way, and what their parity makes of them.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use backup_parity::{ParityError, Share, Sidecar, encode};
+use backup_parity::{ParityError, Share, Sidecar, encode, encode_whole};
 use proptest::prelude::*;
 
 fn object(seed: u64, length: usize) -> Vec<u8> {
@@ -227,5 +227,30 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Nothing of the object is needed, nor any one shard of the sidecar; and what is left of both adds up.
+#[test]
+fn a_small_object_comes_back_of_which_nothing_is_left() {
+    for length in [1, 300, 512, 700, 2_600, 70_000, 600_000] {
+        let whole = object(9, length);
+        let sidecar = encode_whole(&whole).unwrap();
+        let shard = shard_of(length);
+        let shards = length.div_ceil(shard);
+        assert_eq!(mended(b"", &sidecar).unwrap(), whole, "{length}");
+        let head = 64 + 8 * (2 * shards + 2);
+        for number in 0..=shards {
+            let mut sidecar = sidecar.clone();
+            sidecar[head + number * shard + 7] ^= 1;
+            assert_eq!(mended(b"", &sidecar).unwrap(), whole, "{length}: {number}");
+        }
+        // Both of them cut off.
+        let cut = |bytes: &[u8]| bytes[..bytes.len() * 2 / 3].to_vec();
+        assert_eq!(mended(&cut(&whole), &cut(&sidecar)).unwrap(), whole);
+        let mut second = sidecar.clone();
+        second[head..].fill(0);
+        assert_eq!(mended(&whole, &second).unwrap(), whole);
+        assert!(mended(b"", &second).is_err());
     }
 }

@@ -1,24 +1,30 @@
 //! What is never forgotten, whatever a policy says. There is no setting that turns this off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{Decision, Reason, RetentionInput, SnapshotId, Verdict};
 
-use crate::line::Ordered;
+use crate::line::{Ordered, Timed};
 
 /// Goes over the decisions of a policy on a line and takes back what must not be: forgetting
 /// - the newest complete snapshot;
 /// - the newest complete snapshot without findings;
+/// - the newest of both kinds that is not among `damaged`, of which it is known that they cannot be restored whole;
 /// - a snapshot that is held.
 ///
 /// Answers one decision for each snapshot in the order of the input, whatever the policy answered:
 /// a snapshot that it left out is kept, and if it contradicts itself, the snapshot is kept too.
 /// Guarding twice is the same as guarding once.
 #[must_use]
-pub fn guard(input: &RetentionInput<'_>, decisions: Vec<Decision>) -> Vec<Decision> {
-    let newest = Ordered::of(input)
-        .newest()
-        .map(|one| one.map(|one| one.meta.id));
+pub fn guard(
+    input: &RetentionInput<'_>,
+    decisions: Vec<Decision>,
+    damaged: &BTreeSet<SnapshotId>,
+) -> Vec<Decision> {
+    let ordered = Ordered::of(input);
+    let id = |one: Option<Timed<'_>>| one.map(|one| one.meta.id);
+    let newest = ordered.newest().map(id);
+    let restorable = ordered.newest_but(damaged).map(id);
     let mut by_id: BTreeMap<SnapshotId, Decision> = BTreeMap::new();
     for decision in decisions {
         match by_id.get_mut(&decision.id) {
@@ -32,6 +38,8 @@ pub fn guard(input: &RetentionInput<'_>, decisions: Vec<Decision>) -> Vec<Decisi
         let mut guards = Vec::new();
         if newest.contains(&Some(snapshot.id)) {
             guards.push(Reason::Newest);
+        } else if restorable.contains(&Some(snapshot.id)) {
+            guards.push(Reason::Restorable);
         }
         if snapshot.held {
             guards.push(Reason::Held);

@@ -27,7 +27,7 @@ mod versions;
 
 pub use count::{Count, ParseCountError};
 pub use guard::guard;
-pub use lines::{Line, decide_lines, decide_named, group_lines};
+pub use lines::{Line, decide_lines, decide_named, group_lines, last_good};
 pub use policy::{EmptyPolicy, KeepPolicy, PolicySet};
 pub use slot::{Period, WeekStart};
 pub use span::{ParseSpanError, Span};

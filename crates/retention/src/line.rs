@@ -1,6 +1,8 @@
 //! A line of snapshots in its order, with what rules and guards ask of it.
 
-use backup_core::{RetentionInput, SnapshotMeta};
+use std::collections::BTreeSet;
+
+use backup_core::{RetentionInput, SnapshotId, SnapshotMeta};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -62,10 +64,17 @@ impl<'a> Ordered<'a> {
     /// The newest complete snapshot, and the newest one in which besides nothing is missing. They
     /// are one in a line that is well.
     pub(crate) fn newest(&self) -> [Option<Timed<'a>>; 2] {
-        let clean = |one: &&Timed<'a>| !one.meta.partial && one.meta.findings == 0;
+        self.newest_but(&BTreeSet::new())
+    }
+
+    /// The same of those that are not among these.
+    pub(crate) fn newest_but(&self, damaged: &BTreeSet<SnapshotId>) -> [Option<Timed<'a>>; 2] {
+        let whole = |one: &&Timed<'a>| !one.meta.partial && !damaged.contains(&one.meta.id);
+        let clean = |one: &&Timed<'a>| whole(one) && one.meta.findings == 0;
+        let newest = self.newest_first.iter();
         [
-            self.newest_complete,
-            self.newest_first.iter().find(clean).copied(),
+            newest.clone().find(whole).copied(),
+            newest.clone().find(clean).copied(),
         ]
     }
 }

@@ -1,5 +1,7 @@
 //! The rules as values: what a person configures.
 
+use std::collections::BTreeSet;
+
 use backup_core::{Decision, RetentionInput, RetentionPolicy};
 use serde::{Deserialize, Serialize};
 
@@ -176,6 +178,7 @@ impl RetentionPolicy for KeepPolicy {
         guard(
             input,
             decide(&Ordered::of(input), std::slice::from_ref(self)),
+            &BTreeSet::new(),
         )
     }
 }
@@ -188,6 +191,10 @@ pub struct PolicySet(pub Vec<KeepPolicy>);
 
 impl RetentionPolicy for PolicySet {
     fn decide(&self, input: &RetentionInput<'_>) -> Vec<Decision> {
-        guard(input, decide(&Ordered::of(input), &self.0))
+        guard(
+            input,
+            decide(&Ordered::of(input), &self.0),
+            &BTreeSet::new(),
+        )
     }
 }

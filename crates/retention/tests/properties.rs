@@ -13,7 +13,7 @@ use backup_core::{
 };
 use backup_retention::{
     Count, KeepPolicy, Line, Period, PolicySet, Span, decide_lines, decide_named, group_lines,
-    guard,
+    guard, last_good,
 };
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -227,24 +227,39 @@ proptest! {
     #[test]
     fn a_guard_stands_behind_any_policy_and_once_is_enough(
         snapshots in line(), answers in vec((any::<prop::sample::Index>(), any::<bool>()), 0..60),
-        tz in zone(),
+        harmed in vec(any::<prop::sample::Index>(), 0..60), tz in zone(),
     ) {
+        let harmed = harmed.iter().filter(|_| !snapshots.is_empty());
+        let bad: BTreeSet<_> = harmed.map(|at| at.get(&snapshots).id).collect();
         // A policy that forgets some, forgets others twice, and leaves out the rest.
         let wild: Vec<Decision> = answers.iter().filter(|_| !snapshots.is_empty()).map(|(at, keep)| {
             let (verdict, reason) = if *keep { (Verdict::Keep, Reason::Forever) } else { (Verdict::Forget, Reason::Expired) };
             Decision { id: at.get(&snapshots).id, verdict, reasons: vec![reason] }
         }).collect();
         let input = RetentionInput { snapshots: &snapshots, now: Timestamp::MAX, tz: &tz };
-        let once = guard(&input, wild.clone());
-        prop_assert_eq!(&guard(&input, once.clone()), &once);
+        let once = guard(&input, wild.clone(), &bad);
+        prop_assert_eq!(&guard(&input, once.clone(), &bad), &once);
         for (snapshot, decision) in snapshots.iter().zip(&once) {
             prop_assert_eq!(snapshot.id, decision.id);
             let said = |verdict| wild.iter().any(|one| one.id == snapshot.id && one.verdict == verdict);
-            let guarded = decision.reasons.iter().any(|one| matches!(one, Reason::Newest | Reason::Held));
+            let guarded = decision.reasons.iter().any(|one| matches!(one, Reason::Newest | Reason::Restorable | Reason::Held));
             let lost = said(Verdict::Forget) && !said(Verdict::Keep) && !guarded;
             prop_assert_eq!(decision.verdict == Verdict::Forget, lost);
             prop_assert!(!snapshot.held || decision.reasons.contains(&Reason::Held));
         }
+        // What is known to be damaged takes the place of nothing that is whole.
+        let kept = |one: &&SnapshotMeta| once.iter().any(|d| d.id == one.id && d.verdict == Verdict::Keep);
+        let whole = |one: &&SnapshotMeta| !one.partial && !bad.contains(&one.id);
+        prop_assert!(!snapshots.iter().any(|one| whole(&one)) || snapshots.iter().filter(whole).any(|one| kept(&one)));
+        let clean = |one: &&SnapshotMeta| whole(one) && one.findings == 0;
+        prop_assert!(!snapshots.iter().any(|one| clean(&one)) || snapshots.iter().filter(clean).any(|one| kept(&one)));
+        // And who names them all is told so.
+        let all = snapshots.iter().map(|one| one.id).collect();
+        let last = last_good(&snapshots, &all, &bad);
+        prop_assert_eq!(last.is_empty(), !snapshots.iter().any(|one| whole(&one)));
+        let but: BTreeSet<_> = last.iter().map(|one| one.id).collect();
+        let named = all.difference(&but).copied().collect();
+        prop_assert!(last_good(&snapshots, &named, &bad).is_empty());
     }
 
     #[test]
@@ -256,7 +271,7 @@ proptest! {
         }
         let now = "2026-06-01T00:00:00Z".parse().unwrap();
         let input = RetentionInput { snapshots: &snapshots, now, tz: &tz };
-        let together = decide_lines(&policy, &input);
+        let together = decide_lines(&policy, &input, &BTreeSet::new());
         let ids: Vec<_> = together.iter().map(|decision| decision.id).collect();
         prop_assert_eq!(ids, snapshots.iter().map(|one| one.id).collect::<Vec<_>>());
         for (line, places) in group_lines(&snapshots) {

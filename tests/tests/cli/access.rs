@@ -326,6 +326,7 @@ fn a_config_that_somebody_without_the_key_changed_is_damage_and_not_the_work_of_
     bytes[8] = 2;
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     fs::write(&config, bytes).unwrap();
+    fs::remove_file(place.objects("parity/config").remove(0)).unwrap();
     let before = place.objects("");
     let _ = place.save().ends(13);
     let list = Run::of(&mut place.snapshot(["list"])).ends(13);

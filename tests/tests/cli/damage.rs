@@ -318,14 +318,14 @@ fn damaged_refs_leave_everything() {
 #[test]
 fn a_damaged_configuration_opens_nothing() {
     let whole = place();
-    for (way, code) in [
-        (Harm::Deleted, 13),
-        (Harm::Truncated, 13),
-        (Harm::Flipped, 13),
-    ] {
+    for way in [Harm::Deleted, Harm::Truncated, Harm::Flipped] {
         let place = copy(&whole);
         let _ = harm(&place.objects("config"), way);
-        let run = verify(&place).ends(code);
+        // Its sidecar stands for it.
+        let told = verify(&place).ends(13).text();
+        assert!(told.contains("config/0"), "{told}");
+        let _ = harm(&place.objects("parity/config"), Harm::Deleted);
+        let run = verify(&place).ends(13);
         assert!(run.err.contains("config"), "{}", run.err);
     }
 }
@@ -388,6 +388,9 @@ fn what_cannot_be_read_is_an_error_with_a_code_a_name_and_a_remedy() {
         for way in [Harm::Deleted, Harm::Truncated, Harm::Flipped] {
             let place = copy(&whole);
             harm_all(&place, prefix, way);
+            if ["config", "keys", "snap"].contains(&prefix) {
+                harm_all(&place, &format!("parity/{prefix}"), Harm::Deleted);
+            }
             let run = Run::of(&mut place.restore(command.iter().copied()));
             let code = if way == Harm::Deleted {
                 deleted
@@ -428,9 +431,15 @@ fn the_configuration_and_keys_of_another_repository_open_nothing() {
     let place = copy(&whole);
     let bytes = fs::read(&other.objects("config")[0]).unwrap();
     overwrite(&place.objects("config")[0], &bytes);
+    // Its own sidecar stands for it.
+    let told = verify(&place).ends(13).text();
+    assert!(told.contains("config/0"), "{told}");
+    let bytes = fs::read(&other.objects("parity/config")[0]).unwrap();
+    overwrite(&place.objects("parity/config")[0], &bytes);
     let run = verify(&place);
     assert!([12, 13].contains(&run.code), "{}", run.err);
     let place = copy(&whole);
+    harm_all(&place, "parity/keys", Harm::Deleted);
     for (mine, theirs) in place.objects("keys").iter().zip(other.objects("keys")) {
         overwrite(mine, &fs::read(theirs).unwrap());
     }

@@ -59,8 +59,64 @@ fn nothing_is_forgotten_without_a_rule_or_a_name() {
     let _ = Run::of(&mut place.snapshot(["forget", "latest", "--keep-last", "1"])).ends(2);
     let _ = Run::of(&mut place.snapshot(["forget", "ZZZZZZZZ"])).ends(1);
     assert_eq!(count(&place), 1);
-    let _ = Run::of(&mut place.snapshot(["forget", "latest"])).ok();
+    // The last good one of a line is not let go of by a slip of the hand.
+    for dry in [
+        &["forget", "latest", "--dry-run"][..],
+        &["forget", "latest"],
+    ] {
+        let refused = Run::of(&mut place.snapshot(dry)).ends(1);
+        let _ = refused.says("last good one of x").says("--force");
+        assert_eq!(count(&place), 1);
+    }
+    let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1", "--force"])).ends(2);
+    let _ = Run::of(&mut place.snapshot(["forget", "latest", "--force"])).ok();
     assert_eq!(count(&place), 0);
+}
+
+/// What verification has found damaged is no good one, however new it is.
+#[test]
+fn the_last_snapshot_that_is_not_damaged_stays() {
+    let place = Place::new();
+    place.write("a", crate::trouble::noise(1, 2 << 20));
+    let good = place.save().ok().of_type("saved").remove(0);
+    let good = good["id"].as_str().unwrap().to_owned();
+    let before = place.objects("data");
+    place.write("a", crate::trouble::noise(2, 2 << 20));
+    let newest = place.save().ok().of_type("saved").remove(0);
+    let newest = newest["id"].as_str().unwrap().to_owned();
+    let pack = place
+        .objects("data")
+        .into_iter()
+        .find(|one| !before.contains(one));
+    let pack = pack.unwrap();
+    for sidecar in place.objects("parity") {
+        std::fs::remove_file(sidecar).unwrap();
+    }
+    let whole = std::fs::read(&pack).unwrap();
+    let mut bytes = whole.clone();
+    bytes[1000] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let keep_last = ["forget", "--keep-last", "1", "--json"];
+    let decided = |run: &[&str]| {
+        let lines = Run::of(&mut place.snapshot(run)).ok().of_type("decision");
+        let line = lines.into_iter().find(|line| line["id"] == good.as_str());
+        line.unwrap()
+    };
+    // Nobody knows it yet.
+    let dry = ["forget", "--keep-last", "1", "--json", "--dry-run"];
+    assert_eq!(decided(&dry)["verdict"], "forget");
+    let level = ["verify", "--level", "full"];
+    let _ = Run::of(&mut place.snapshot(level)).ends(13);
+    let line = decided(&keep_last);
+    assert_eq!(line["verdict"], "keep", "{line}");
+    assert_eq!(line["reasons"][0], "newest that is not damaged");
+    let refused = Run::of(&mut place.snapshot(["forget", &good])).ends(1);
+    let _ = refused.says(&good).says("--force");
+    // Once it was mended it is a good one (what is said is that packs have no parity).
+    std::fs::write(&pack, whole).unwrap();
+    let _ = Run::of(&mut place.snapshot(["verify", "--level", "full", "--rehash"])).ends(13);
+    let _ = Run::of(&mut place.snapshot(["forget", &good])).ok();
+    assert_eq!(ids(&place), [newest]);
 }
 
 #[test]

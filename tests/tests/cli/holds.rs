@@ -152,3 +152,34 @@ fn a_reason_that_no_record_has_room_for_places_no_hold() {
     let _ = Run::of(&mut place.snapshot(hold)).ends(2).says("4096");
     assert!(place.objects("holds").is_empty());
 }
+
+#[test]
+fn a_lost_record_that_may_be_of_a_hold_is_told_by_whoever_forgets() {
+    let (place, _) = held();
+    let records = place.objects("ledger");
+    let hold = records.last().unwrap();
+    place.write("file", "more");
+    place.wait_for_a_tick();
+    let _ = place.save().ok();
+    let rules = ["forget", "--keep-last", "9"];
+    let _ = Run::of(&mut place.snapshot(rules)).ok();
+    let bytes = fs::read(hold).unwrap();
+    for harm in [&b"no record"[..], b""] {
+        fs::remove_file(hold).unwrap();
+        if !harm.is_empty() {
+            fs::write(hold, harm).unwrap();
+        }
+        // This host has a copy of it.
+        let _ = Run::of(&mut place.snapshot(rules)).ok();
+        fs::rename(place.path("state"), place.path("elsewhere")).unwrap();
+        for args in [&rules[..], &[&rules[..], &["--dry-run"]].concat()] {
+            let _ = Run::of(&mut place.snapshot(args))
+                .ends(3)
+                .says("may say that");
+        }
+        let _ = fs::remove_dir_all(place.path("state"));
+        fs::rename(place.path("elsewhere"), place.path("state")).unwrap();
+        let _ = fs::remove_file(hold);
+        fs::write(hold, &bytes).unwrap();
+    }
+}

@@ -594,3 +594,59 @@ fn age_seals_a_slot_that_the_program_opens() {
     let mut list = place.snapshot(["list", "--json", "--key-file", "anna"]);
     assert_eq!(Run::of(&mut list).ok().of_type("snapshot").len(), 1);
 }
+
+#[test]
+fn what_was_there_before_a_rotation_is_sealed_anew_for_the_newest_keys() {
+    let (place, earlier, later) = rotated();
+    let add = ["key", "add", "--new-key-file", "m", "--role", "maintenance"];
+    let _ = with(place.snapshot(add), "new").ok();
+    for (key, word) in [("m", "use a full key"), ("key", "rotated")] {
+        let _ = with(place.snapshot(["prune", "--reseal"]), key)
+            .ends(12)
+            .says(word);
+    }
+    let before = place.objects("");
+    let dry = ["prune", "--reseal", "--dry-run", "--json"];
+    let planned = with(place.snapshot(dry), "new").ok();
+    let planned = &planned.of_type("plan")[0];
+    assert_eq!(place.objects(""), before);
+    assert!(planned["older_packs"].as_u64().unwrap() >= 2, "{planned}");
+    assert_eq!(planned["older_packs"], planned["resealed_packs"]);
+    let people = with(place.snapshot(["prune", "--reseal", "--dry-run"]), "new");
+    let people = people.ok().text();
+    assert!(people.contains("older generations"), "{people}");
+    let none = [
+        "prune",
+        "--reseal",
+        "--dry-run",
+        "--json",
+        "--max-repack",
+        "1",
+    ];
+    let none = with(place.snapshot(none), "new").ok();
+    assert_eq!(none.of_type("plan")[0]["resealed_packs"], 0);
+    let plain = with(place.snapshot(["prune", "--dry-run", "--json"]), "m").ok();
+    assert!(plain.of_type("plan")[0]["older_packs"].is_null());
+    let _ = with(place.restore(["ls", &earlier]), "reader").ok();
+    let done = with(place.snapshot(["prune", "--reseal", "--json"]), "new").ok();
+    let done = &done.of_type("pruned")[0];
+    assert_eq!(done["resealed_packs"], planned["older_packs"]);
+    for key in ["reader", "key"] {
+        let refused = with(place.restore(["ls", &earlier]), key);
+        let _ = refused.ends(12).says("rotated");
+    }
+    for (id, content) in [(&earlier, "before"), (&later, "after")] {
+        let file = format!("{id}:{}", place.data().join("a").display());
+        let cat = with(place.restore(["cat", &file]), "new").ok();
+        assert_eq!(cat.text(), content);
+    }
+    let _ = with(place.snapshot(["verify", "--level", "full"]), "new").ok();
+    let left = with(place.snapshot(dry), "new").ok();
+    assert_eq!(left.of_type("plan")[0]["older_packs"], 0);
+    // Who writes goes on as before.
+    place.write("a", "later");
+    let mut save = place.snapshot(["save"]);
+    save.arg(place.data());
+    let _ = with(save, "writer").ok();
+    let _ = with(place.snapshot(["verify", "--level", "full"]), "new").ok();
+}

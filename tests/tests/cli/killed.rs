@@ -79,7 +79,10 @@ fn commands(place: &Place, known: &Known) -> Vec<(&'static str, Command)> {
     ];
     vec![
         ("save", save),
-        ("forget", place.snapshot(["forget", &oldest, "--json"])),
+        (
+            "forget",
+            place.snapshot(["forget", &oldest, "--force", "--json"]),
+        ),
         ("prune", place.snapshot(prune)),
         ("hold", place.snapshot(["hold", &oldest, "--json"])),
         ("release", place.snapshot(["release", &oldest, "--json"])),

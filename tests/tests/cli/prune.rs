@@ -84,14 +84,68 @@ fn a_prune_of_nearly_everything_must_be_asked_for() {
     let place = Place::new();
     place.write("file", noise(1, 1 << 20));
     let id = saved(&place);
-    let _ = Run::of(&mut place.snapshot(["forget", &id])).ok();
+    let _ = Run::of(&mut place.snapshot(["forget", &id, "--force"])).ok();
     let before = bytes(&place);
     let _ = Run::of(&mut place.snapshot(["prune"]))
         .ends(1)
         .says("--force");
     assert_eq!(bytes(&place), before);
-    let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+    let _ = Run::of(&mut place.snapshot(["prune", "--max-drop", "99%"])).ends(1);
+    let _ = Run::of(&mut place.snapshot(["prune", "--max-drop", "100%"])).ok();
     assert_eq!(bytes(&place), 0);
+}
+
+/// A record that rotted stops a prune only where nothing tells what it said.
+#[test]
+fn a_hole_in_the_ledger_that_somebody_can_fill_stops_nothing() {
+    let place = with_garbage();
+    let copy = place.path("copy");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(place.repo())
+        .arg(&copy)
+        .status();
+    assert!(copied.unwrap().success());
+    let rot = |number: usize| {
+        let record = place.objects("ledger").remove(number);
+        fs::write(&record, b"rot").unwrap();
+        record
+    };
+    let dry = ["prune", "--dry-run"];
+    // This host has a copy of it.
+    let _ = rot(1);
+    let _ = Run::of(&mut place.snapshot(dry)).ok();
+    let state = place.path("state");
+    let away = place.path("state-away");
+    fs::rename(&state, &away).unwrap();
+    let refused = Run::of(&mut place.snapshot(dry)).ends(13);
+    let _ = refused.says("--despite-ledger").says("repair --from");
+    let _ = Run::of(&mut place.snapshot(["prune", "--force", "--despite-gone"])).ends(13);
+    let _ = Run::of(&mut place.snapshot(["prune", "--dry-run", "--despite-ledger"])).ok();
+    // Without a copy it is said that one is needed; with one it is put back, and several in a row too.
+    let missing = rot(2);
+    fs::remove_file(missing).unwrap();
+    let _ = Run::of(&mut place.snapshot(["repair"])).ends(3);
+    let from = ["repair", "--from", copy.to_str().unwrap(), "--json"];
+    let mended = Run::of(&mut place.snapshot(from)).ok().of_type("mended");
+    assert_eq!(mended.len(), 2, "{mended:?}");
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let _ = Run::of(&mut place.snapshot(dry)).ok();
+    // And this host's own copy is one as well.
+    let _ = rot(3);
+    let mended = Run::of(&mut place.snapshot(["repair", "--json"]))
+        .ok()
+        .of_type("mended");
+    assert!(
+        mended[0]["remedy"]
+            .as_str()
+            .unwrap()
+            .contains("ledger.jsonl"),
+        "{mended:?}"
+    );
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+    let _ = Run::of(&mut place.snapshot(["prune"])).ok();
+    let _ = place.verify().ok();
 }
 
 #[test]
@@ -120,14 +174,15 @@ fn what_a_snapshot_needs_that_is_gone_stays_until_somebody_gives_it_up() {
         fs::rename(&object, &away).unwrap();
         let before = bytes(&place);
         let refused = Run::of(&mut place.snapshot(["prune"])).ends(13);
-        let _ = refused.says(&id).says("--force");
+        let _ = refused.says(&id).says("--despite-gone");
         assert_eq!(bytes(&place), before);
         fs::rename(&away, &object).unwrap();
         let wanted = format!("{id}:{}", place.data().display());
         let _ = Run::of(&mut place.restore(["run", &wanted, "--to", "out"])).ok();
         assert!(fs::read(place.path("out/file")).unwrap() == noise(1, 2 << 20));
         fs::remove_file(&object).unwrap();
-        let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+        let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ends(13);
+        let _ = Run::of(&mut place.snapshot(["prune", "--despite-gone"])).ok();
         assert!(bytes(&place) < before - (1 << 20));
     }
 }
@@ -190,7 +245,7 @@ fn what_a_plan_says_before_a_refusal_is_no_claim_that_it_was_done() {
     let place = Place::new();
     place.write("file", noise(1, 1 << 20));
     let id = saved(&place);
-    let _ = Run::of(&mut place.snapshot(["forget", &id])).ok();
+    let _ = Run::of(&mut place.snapshot(["forget", &id, "--force"])).ok();
     let refused = Run::of(&mut place.snapshot(["prune"])).ends(1);
     assert!(!refused.text().contains("deleted"), "{}", refused.text());
     let dry = Run::of(&mut place.snapshot(["prune", "--dry-run"])).ok();
@@ -205,6 +260,7 @@ fn options_that_mean_nothing_are_refused() {
         ["--max-unused", "-1%"],
         ["--max-unused", "NaN%"],
         ["--max-repack", "much"],
+        ["--max-drop", "101%"],
         ["--revoke-after", "soon"],
     ] {
         let _ = Run::of(place.snapshot(["prune"]).args(wrong)).ends(2);

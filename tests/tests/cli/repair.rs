@@ -92,7 +92,45 @@ fn is_whole(place: &Place, out: &str) {
 /// How something is destroyed, and what it is mended from.
 type Harm = (&'static str, fn(&Place), &'static str);
 
-const HARMS: [Harm; 9] = [
+/// The first and the last of some files, one flipped and one deleted.
+fn flip_one_and_lose_one(files: &[PathBuf]) {
+    flip(&files[0]);
+    if files.len() > 1 {
+        fs::remove_file(&files[files.len() - 1]).unwrap();
+    }
+}
+
+const HARMS: [Harm; 14] = [
+    (
+        "the config, flipped",
+        |place| flip(&place.repo().join("config/0")),
+        "its parity",
+    ),
+    (
+        "the config, deleted",
+        |place| fs::remove_file(place.repo().join("config/0")).unwrap(),
+        "its parity",
+    ),
+    (
+        "key slots, flipped",
+        |place| place.objects("keys").iter().for_each(|path| flip(path)),
+        "its parity",
+    ),
+    (
+        "key slots, deleted",
+        |place| {
+            place
+                .objects("keys")
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap())
+        },
+        "its parity",
+    ),
+    (
+        "snapshots, flipped and deleted",
+        |place| flip_one_and_lose_one(&place.objects("snap")),
+        "its parity",
+    ),
     (
         "a twentieth of each pack of content",
         |place| {
@@ -156,9 +194,10 @@ const HARMS: [Harm; 9] = [
     (
         "parity, flipped and deleted",
         |place| {
-            let parity = place.objects("parity");
+            let parity = place.objects("parity/data");
             flip(&parity[0]);
             fs::remove_file(&parity[1]).unwrap();
+            flip_one_and_lose_one(&place.objects("parity/snap"));
         },
         "the packs",
     ),
@@ -173,23 +212,30 @@ const HARMS: [Harm; 9] = [
             place.objects("index").iter().for_each(|path| flip(path));
             fs::remove_file(&place.objects("refs")[0]).unwrap();
             flip(&place.objects("refs")[0]);
+            flip(&place.repo().join("config/0"));
+            flip_one_and_lose_one(&place.objects("keys"));
+            place.objects("snap").iter().for_each(|path| flip(path));
         },
         "its parity",
     ),
 ];
 
+/// What has parity beside it.
+const PROTECTED: [&str; 5] = ["data", "meta", "config", "keys", "snap"];
+
 #[test]
 fn what_is_destroyed_is_mended_and_comes_back_to_the_bit() {
     let whole = saved(&[]);
-    assert_eq!(
-        whole.objects("parity").len(),
-        whole.objects("data").len() + whole.objects("meta").len()
-    );
+    for folder in PROTECTED {
+        let beside = format!("parity/{folder}");
+        assert_eq!(whole.objects(&beside).len(), whole.objects(folder).len());
+    }
     let packs: u64 = ["data", "meta"]
         .iter()
         .map(|folder| size(&whole, folder))
         .sum();
-    let share = size(&whole, "parity") as f64 / packs as f64;
+    let parity = size(&whole, "parity/data") + size(&whole, "parity/meta");
+    let share = parity as f64 / packs as f64;
     assert!((0.06..0.08).contains(&share), "parity is {share} of packs");
     let untouched = objects(&whole);
     let nothing = repair(&whole, &[]).ok();
@@ -215,7 +261,7 @@ fn what_is_destroyed_is_mended_and_comes_back_to_the_bit() {
         let mended = repair(&whole, &[]).ok();
         assert_eq!(mended.of_type("mended").len(), tasks.len(), "{what}");
         assert_eq!(mended.of_type("repaired")[0]["left"], 0, "{what}");
-        assert!(!whole.repo().join("aside/data").exists() || whole.objects("aside").is_empty());
+        assert!(!whole.repo().join("aside").exists() || whole.objects("aside").is_empty());
         is_whole(&whole, "out");
         fs::remove_dir_all(whole.path("out")).unwrap();
         let _ = repair(&whole, &[]).ok();
@@ -248,6 +294,8 @@ fn a_copy_gives_what_nothing_else_does() {
     overwrite(&packs[0], |bytes| bytes.truncate(1000));
     fs::remove_file(&packs[1]).unwrap();
     flip(&place.objects("snap")[0]);
+    flip_one_and_lose_one(&place.objects("parity/snap"));
+    overwrite(&place.objects("parity/snap")[0], |bytes| bytes.clear());
     let lost = repair(&place, &[]).ends(3);
     let told = lost.text();
     for path in &packs[..2] {
@@ -278,6 +326,12 @@ fn what_it_does_not_open_without_comes_from_a_copy() {
     ];
     for harm in harms {
         harm(&place);
+        for folder in ["parity/config", "parity/keys"] {
+            let beside = place.objects(folder);
+            beside
+                .iter()
+                .for_each(|path| fs::remove_file(path).unwrap());
+        }
         let _ = repair(&place, &[]).ends(13);
         let damaged = objects(&place);
         let _ = repair(&place, &["--from", copy, "--dry-run"]).ends(3);
@@ -312,10 +366,10 @@ fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
     let _ = repair(&place, &["packs", "--pack", &name]).ok();
     let added = repair(&place, &["--parity", "6"]).ok();
     assert_eq!(added.of_type("repaired")[0]["parity_percent"], 6);
-    assert_eq!(
-        place.objects("parity").len(),
-        place.objects("data").len() + place.objects("meta").len()
-    );
+    for folder in PROTECTED {
+        let beside = format!("parity/{folder}");
+        assert_eq!(place.objects(&beside).len(), place.objects(folder).len());
+    }
     destroy_a_twentieth(&pack);
     let _ = repair(&place, &["packs", "--pack", &name]).ok();
     is_whole(&place, "out");
@@ -360,4 +414,70 @@ fn what_cannot_be_asked_for_is_refused() {
     .ok();
     let writer = Run::of(&mut place.snapshot(["repair", "--key-file", "writer"]));
     let _ = writer.ends(12);
+}
+
+/// One flipped bit in what everything depends on: every command goes on, ends with 3, and says what to do.
+#[test]
+fn a_flipped_bit_in_a_small_object_stops_nobody() {
+    let place = saved(&[]);
+    let whole = copy_of(&place, "whole");
+    for folder in ["config", "keys", "snap"] {
+        place.objects(folder).iter().for_each(|path| flip(path));
+        let _ = fs::remove_dir_all(place.path("cache"));
+        let name = format!("{folder}/");
+        let list = Run::of(&mut place.snapshot(["list", "--json"])).ends(3);
+        let found = list.of_type("finding");
+        assert!(
+            found.iter().any(|one| {
+                let (subject, detail) = (one["subject"].as_str(), one["detail"].as_str());
+                subject.unwrap().starts_with(&name) && detail.unwrap().contains("snapshot repair")
+            }),
+            "{folder}: {found:?}"
+        );
+        let people = Run::of(&mut place.snapshot(["list"])).ends(3);
+        assert!(people.err.contains("snapshot repair"), "{}", people.err);
+        let _ = place.bring_back("out").ends(3);
+        assert_eq!(
+            read_tree(&place.path("out")).unwrap(),
+            read_tree(&place.data()).unwrap()
+        );
+        fs::remove_dir_all(place.path("out")).unwrap();
+        let _ = place.save().ends(3);
+        let _ = Run::of(&mut place.snapshot(["prune"])).ends(3);
+        let done = repair(&place, &[]).ok();
+        assert!(!done.of_type("mended").is_empty(), "{folder}");
+        let _ = Run::of(&mut place.snapshot(["list"])).ok();
+        is_whole(&place, "out");
+        fs::remove_dir_all(place.path("out")).unwrap();
+    }
+    for folder in ["config", "keys"] {
+        for path in place.objects(folder) {
+            let name = path.strip_prefix(place.repo()).unwrap();
+            assert_eq!(
+                fs::read(&path).unwrap(),
+                fs::read(whole.join(name)).unwrap()
+            );
+        }
+    }
+}
+
+/// What is removed or forgotten lies nowhere beside.
+#[test]
+fn nothing_is_left_beside_what_was_removed() {
+    let place = saved(&[]);
+    let _ = Run::of(&mut place.snapshot(["key", "add", "--new-key-file", "other"])).ok();
+    let count = || place.objects("parity/keys").len();
+    let with = count();
+    let listed = Run::of(&mut place.snapshot(["key", "list", "--json", "--key-file", "other"]));
+    let keys = listed.ok().of_type("key");
+    let sheet = keys.iter().find(|key| key["label"] == "recovery sheet");
+    let id = sheet.unwrap()["id"].as_str().unwrap().to_owned();
+    let _ = Run::of(&mut place.snapshot(["key", "remove", &id])).ok();
+    assert_eq!(count(), with - 1);
+    let all = place.objects("").into_iter();
+    assert_eq!(all.filter(|path| path.ends_with(&id)).count(), 0);
+    let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1"])).ok();
+    assert_eq!(place.objects("parity/snap").len(), 1);
+    assert_eq!(place.objects("snap").len(), 1);
+    is_whole(&place, "out");
 }

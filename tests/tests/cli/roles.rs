@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 33] = [
+const ROWS: [Row; 35] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -85,6 +85,18 @@ const ROWS: [Row; 33] = [
         &["prune"],
         "FM",
         "use a maintenance or full key",
+    ),
+    (
+        "snapshot prune --reseal --dry-run",
+        &["prune", "--reseal", "--dry-run"],
+        "F",
+        "use a full key",
+    ),
+    (
+        "snapshot prune --reseal",
+        &["prune", "--reseal"],
+        "F",
+        "use a full key",
     ),
     ("snapshot key list", &["key", "list"], ALL, ""),
     (

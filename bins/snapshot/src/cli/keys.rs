@@ -121,8 +121,8 @@ Examples:
   snapshot key rotate --new-key-file new.key --recovery-sheet new-sheet.txt --remove-old
 
 From then on hosts with a writer key save under the new generation by themselves; everybody who reads
-needs a new key (`snapshot key add`). What was saved before stays as readable for older keys as it was:
-nothing that is stored is sealed anew.";
+needs a new key (`snapshot key add`). What was saved before stays as readable for older keys as it was,
+until `snapshot prune --reseal` has sealed it anew.";
 
 /// `snapshot key rotate`.
 #[derive(Debug, Args)]

@@ -170,7 +170,7 @@ fn tell_rotation(console: &mut Console, rotation: &Rotation, dry_run: bool) -> O
     console.line(format!("{word} generation {}", rotation.generation()))?;
     console.line("  what is saved from now on: only keys of this generation read it")?;
     console.line(
-        "  what is stored already: as readable for older keys as before, nothing is sealed anew",
+        "  what is stored already: as readable for older keys as before, until `snapshot prune --reseal` seals it anew",
     )?;
     console.line("  hosts with a writer key go on as they are")
 }

@@ -98,6 +98,7 @@ pub struct Analysis {
 /// snapshot itself cannot be read; errors of the tier, [`EngineError::Cancelled`].
 pub async fn analyze(view: &SnapshotView<'_>, cx: &OpContext, most: usize) -> Result<Analysis> {
     let repo = view.repository();
+    let index = repo.proven_index(cx).await?;
     let mut found = Findings::default();
     let (heads, unread) = repo.heads(cx).await?;
     for one in &unread {
@@ -120,7 +121,7 @@ pub async fn analyze(view: &SnapshotView<'_>, cx: &OpContext, most: usize) -> Re
     let mut walk = Walk {
         view,
         cx,
-        index: repo.index(),
+        index: index.clone(),
         slots: used.slots,
         files: Greatest::new(most),
         folders: Folders::new(most),
@@ -156,6 +157,7 @@ pub async fn analyze(view: &SnapshotView<'_>, cx: &OpContext, most: usize) -> Re
         None => None,
     };
     cx.tell(Event::Left(Stage::Fetch));
+    index.check()?;
     Ok(Analysis {
         components,
         content: walk.slots.bytes(false),

@@ -6,7 +6,7 @@
 //!
 //! A prune that was broken off leaves refs to a chunk in its old pack and in its new one. It counts once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use backup_core::{ChunkId, PackId};
 use backup_format::refs::{PackUse, Refs};
@@ -105,44 +105,61 @@ impl Slots {
         let mut packs: HashMap<PackId, Pack> = HashMap::new();
         let mut wanted: HashMap<PackId, PackUse> =
             own.packs.into_iter().map(|one| (one.pack, one)).collect();
-        for run in index.runs() {
-            let mut slots: Vec<_> = run.iter().map(|(_, at)| at).collect();
-            slots.retain(|at| {
-                let id = run.packs.get(at.pack as usize).map(|pack| pack.id);
-                id.is_some_and(|id| wanted.contains_key(&id))
-            });
-            slots.sort_unstable_by_key(|at| (at.pack, at.offset));
-            for slots in slots.chunk_by(|a, b| a.pack == b.pack) {
-                let first = slots.first();
-                let Some((first, pack)) =
-                    first.and_then(|at| Some((at, run.packs.get(at.pack as usize)?)))
-                else {
-                    continue;
-                };
+        for part in index.parts() {
+            let of_wanted = part
+                .packs()
+                .filter(|(_, pack)| wanted.contains_key(&pack.id));
+            let of_wanted: BTreeSet<u32> = of_wanted.map(|(at, _)| at).collect();
+            let slots = part.slots(|pack| of_wanted.contains(&pack));
+            let mut taken: HashMap<u32, Pack> = HashMap::new();
+            for at in of_wanted {
+                let Some(pack) = part.pack(at) else { continue };
                 // Several runs may know it; one that lacks some of it does not tell which slot is which.
-                let is_whole = |usage: &PackUse| usage.slots as usize == slots.len();
-                if !wanted.get(&pack.id).is_some_and(is_whole) {
+                let count = slots.of(at).len();
+                let is_whole = |usage: &PackUse| usage.slots as usize == count;
+                if count == 0 || !wanted.get(&pack.id).is_some_and(is_whole) {
                     continue;
                 }
                 let Some(own) = wanted.remove(&pack.id) else {
                     continue;
                 };
-                let slot = |at: &backup_format::index::Located| Slot {
-                    offset: at.offset,
-                    stored: at.stored,
-                    raw: at.raw,
+                let none = Slot {
+                    offset: 0,
+                    stored: 0,
+                    raw: 0,
                 };
                 let known = Pack {
-                    is_meta: first.kind.is_meta(),
+                    is_meta: false,
                     size: pack.size,
-                    slots: slots.iter().map(slot).collect(),
+                    slots: vec![none; count],
                     own,
                     parent: None,
                     others: None,
-                    charged: vec![false; slots.len()],
+                    charged: vec![false; count],
                 };
-                packs.insert(pack.id, known);
+                taken.insert(at, known);
             }
+            if taken.is_empty() {
+                continue;
+            }
+            for (_, at) in part.iter() {
+                let Some(pack) = taken.get_mut(&at.pack) else {
+                    continue;
+                };
+                pack.is_meta = at.kind.is_meta();
+                let slot = slots
+                    .slot(&at)
+                    .and_then(|slot| pack.slots.get_mut(slot as usize));
+                if let Some(slot) = slot {
+                    *slot = Slot {
+                        offset: at.offset,
+                        stored: at.stored,
+                        raw: at.raw,
+                    };
+                }
+            }
+            let ids = |(at, known)| Some((part.pack(at)?.id, known));
+            packs.extend(taken.into_iter().filter_map(ids));
         }
         let mut all = Self {
             packs,
@@ -154,12 +171,10 @@ impl Slots {
 
     /// Lets each chunk count in one pack only.
     fn count_once(&mut self, index: &IndexSet) {
-        let entries = index
-            .runs()
-            .iter()
-            .flat_map(|run| run.iter().map(move |(prefix, at)| (run, prefix, at)));
-        for (run, prefix, at) in entries {
-            let pack = run.packs.get(at.pack as usize);
+        let parts = index.parts().iter();
+        for (part, (prefix, at)) in parts.flat_map(|part| std::iter::repeat(part).zip(part.iter()))
+        {
+            let pack = part.pack(at.pack);
             if pack.is_none_or(|pack| !self.packs.contains_key(&pack.id)) {
                 continue;
             }

@@ -15,6 +15,7 @@ use backup_integrity::sign::HmacKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use super::chain::Chain;
+use super::holes::is_filled;
 use super::sight::Keys;
 use super::tier;
 use crate::error::{EngineError, Result};
@@ -41,6 +42,8 @@ pub struct LedgerCheck {
     /// Whether no record is missing, damaged or false: only then does it mean anything that there is
     /// none about a snapshot.
     pub is_whole: bool,
+    /// Whether that is so once what the tier has lost is taken from this host's copy.
+    pub is_filled: bool,
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
@@ -95,6 +98,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let is_whole = findings
         .iter()
         .all(|finding| finding.severity == Severity::Note);
+    let is_filled = is_whole || differing.is_empty() && is_filled(repo, cx).await?;
     findings.extend(differing);
     findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
     let is_empty = last == 0 && copy.count == 0;
@@ -114,6 +118,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         findings,
         copied: copy.count,
         is_whole,
+        is_filled,
     })
 }
 

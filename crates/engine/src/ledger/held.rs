@@ -1,7 +1,7 @@
 //! Which snapshots are held by the word of the ledger. A hold is an object on the tier that anybody
 //! may delete who can delete there; that it was placed, and that nobody released it, stays recorded.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{HostId, OpContext, SnapshotId};
 use backup_integrity::ledger::{Line, Op, RawLine};
@@ -12,6 +12,9 @@ use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
 use crate::repository::Repository;
+
+/// Records that are lost and named one by one.
+const MOST_LOST: usize = 20;
 
 /// Who placed a hold, and when.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,15 +70,25 @@ impl HoldRecord {
     }
 }
 
+/// What the ledger says of holds.
+#[derive(Debug, Clone, Default)]
+pub struct Recorded {
+    /// The snapshots that are held.
+    pub held: BTreeMap<SnapshotId, HoldRecord>,
+    /// Numbers of records that are missing or cannot be read, the first of them: any may be of a hold.
+    pub lost: Vec<u64>,
+}
+
 /// The snapshots that are held by the word of the ledger: of this host's copy, and of what the tier has
 /// beside it.
 ///
 /// # Errors
 /// Those of the tier. A record that cannot be read tells nothing; verification names it.
-pub async fn held(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<SnapshotId, HoldRecord>> {
+pub async fn held(repo: &Repository, cx: &OpContext) -> Result<Recorded> {
     let (mut records, mut keys) = (HoldRecords::default(), Keys::new(repo));
-    each(repo, cx, |line| records.take(line, &mut keys)).await?;
-    Ok(records.held())
+    let lost = each(repo, cx, |line| records.take(line, &mut keys)).await?;
+    let held = records.held();
+    Ok(Recorded { held, lost })
 }
 
 /// Who recorded that a snapshot is forgotten, as far as nobody recorded a hold between that and the last
@@ -105,9 +118,10 @@ pub(crate) async fn forgotten_before_hold(
     Ok(newest_first.next().flatten())
 }
 
-/// Goes over the records of this host's copy, and over those that the tier has beside it.
-async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) -> Result<()> {
-    let mut copied = HashSet::new();
+/// Goes over the records of this host's copy, and over those that the tier has beside it; gives the first
+/// of the numbers that neither can tell of.
+async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) -> Result<Vec<u64>> {
+    let mut copied = BTreeSet::new();
     // A copy that cannot be read is as if there were none.
     let copy = repo.ledger_copy().and_then(|copy| copy.lines().ok());
     if let Some(mut lines) = copy.flatten() {
@@ -121,12 +135,21 @@ async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) ->
         }
     }
     let mut numbers = tier::numbers(repo, cx, 0).await?;
+    let known: BTreeSet<u64> = copied.iter().chain(&numbers).copied().collect();
+    let (mut lost, mut next) = (Vec::new(), 1);
+    for number in known {
+        lost.extend((next..number).take(MOST_LOST.saturating_sub(lost.len())));
+        next = number.saturating_add(1);
+    }
     numbers.retain(|number| !copied.contains(number));
     let mut lines = Box::pin(tier::lines(repo, cx, numbers));
     while let Some((number, found)) = lines.try_next().await? {
-        if let Ok(line) = tier::record(number, found) {
-            take(&line);
+        match tier::record(number, found) {
+            Ok(line) => take(&line),
+            Err(_) if lost.len() < MOST_LOST => lost.push(number),
+            Err(_) => {}
         }
     }
-    Ok(())
+    lost.sort_unstable();
+    Ok(lost)
 }

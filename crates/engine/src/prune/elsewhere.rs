@@ -35,16 +35,24 @@ pub(super) fn elsewhere(
     }
     let left = index.avoiding(&absent.keys().chain(dead).copied().collect());
     let mut is_in_part = BTreeSet::new();
-    for run in index.runs() {
-        let mut of_lost: BTreeMap<PackId, Vec<_>> = BTreeMap::new();
-        for (prefix, located) in run.iter() {
-            let pack = run.packs.get(located.pack as usize).map(|pack| pack.id);
-            if let Some(pack) = pack.filter(is_lost) {
-                let blobs = of_lost.entry(pack).or_default();
+    for part in index.parts() {
+        let mut of_lost: BTreeMap<u32, Vec<_>> = BTreeMap::new();
+        let lost = part.packs().filter(|(_, pack)| is_lost(&pack.id));
+        let lost: BTreeMap<u32, PackId> = lost.map(|(at, pack)| (at, pack.id)).collect();
+        if lost.is_empty() {
+            continue;
+        }
+        for (prefix, located) in part.iter() {
+            // By its number: each run says of a pack what it says.
+            if lost.contains_key(&located.pack) {
+                let blobs = of_lost.entry(located.pack).or_default();
                 blobs.push((located.offset, prefix, located.kind));
             }
         }
-        for (pack, mut blobs) in of_lost {
+        for (at, mut blobs) in of_lost {
+            let Some(pack) = lost.get(&at).copied() else {
+                continue;
+            };
             let Some(usage) = marks.get(&pack) else {
                 continue;
             };

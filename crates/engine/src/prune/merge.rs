@@ -1,7 +1,7 @@
 //! One index run of many, without what is dead. A merged run is there before those in it go, and
 //! nobody deletes a run but who has made one that holds all of it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::{OpContext, PackId, SessionId};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
@@ -11,54 +11,50 @@ use backup_format::seal::ObjectKind;
 
 use crate::claims::{self, Digest, blobs_of, digest_of};
 use crate::error::{EngineError, Result};
+use crate::index_set::KnownRun;
 use crate::repository::{Repository, name, put_new};
 
-/// More runs than this are merged.
+/// More small runs than this are merged.
 const MOST_RUNS: usize = 12;
+/// A run of fewer entries is small: of a large index only what came since is written anew.
+const SMALL: usize = MAX_ENTRIES / 2;
 
-/// Merges the index if it has many runs, or names packs that are dead, by decisions that are known to be true.
+/// Merges the small runs of the index if there are many, and those that name packs that are dead, by decisions that are
+/// known to be true, or of which something is refuted. One run at a time is in memory, beside what is written.
 pub(super) async fn merge(
     repo: &Repository,
     cx: &OpContext,
     dead: &BTreeSet<PackId>,
 ) -> Result<()> {
     repo.refresh_index(cx).await?;
-    let runs = repo.loaded_runs();
-    let disputed = claims::disputed(&repo.index());
-    let names_dead = runs
-        .iter()
-        .any(|(_, run)| run.packs.iter().any(|pack| dead.contains(&pack.id)));
-    let settled = claims::settled(repo, cx, &disputed).await?;
-    if runs.len() <= MOST_RUNS && !names_dead && settled.is_empty() {
+    let mut runs = repo.known_runs();
+    let truth = Truth::find(repo, cx, &mut runs).await?;
+    let small = runs.iter().filter(|run| run.len() < SMALL).count();
+    let names_dead = |run: &KnownRun| run.names_any(dead);
+    if small <= MOST_RUNS && truth.is_empty() && !runs.iter().any(names_dead) {
         return Ok(());
     }
+    runs.retain(|run| run.len() < SMALL || names_dead(run) || truth.is_in(run));
     let mut writer = Writer {
         repo,
         cx,
         run: RunBuilder::default(),
         wraps: BTreeMap::new(),
+        kept: BTreeSet::new(),
     };
     // What all runs know of a pack stays, but for what the end of the pack refutes: one of them may have been made by
     // somebody who lies, and the others must not go for its sake.
     let mut known: HashMap<PackId, Vec<Digest>> = HashMap::new();
-    let mut right: HashSet<PackId> = HashSet::new();
-    for (_, run) in runs.iter().filter(|_| !settled.is_empty()) {
-        for blobs in blobs_of(run, |pack| settled.contains_key(&pack.id))
-            .chunk_by(|a, b| a.1.pack == b.1.pack)
-        {
-            let pack = blobs
-                .first()
-                .and_then(|(_, at)| run.packs.get(at.pack as usize));
-            right.extend(
-                pack.filter(|pack| settled.get(&pack.id) == Some(&digest_of(pack, blobs)))
-                    .map(|pack| pack.id),
-            );
-        }
-    }
-    let is_refuted =
-        |id: &PackId, digest: &Digest| right.contains(id) && settled.get(id) != Some(digest);
-    for (_, run) in &runs {
-        let blobs = blobs_of(run, |_| true);
+    let mut merged = Vec::new();
+    for known_run in &runs {
+        let run = match repo.known_run(cx, known_run).await {
+            Ok(run) => run,
+            // It stays as it is: a repair makes it anew. But what it said of a pack may be why others do not count.
+            Err(error) if error.is_damage() && !truth.is_in(known_run) => continue,
+            Err(error) => return Err(error),
+        };
+        merged.extend(known_run.key());
+        let blobs = blobs_of(&run, |_| true);
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
             let Some((_, first)) = blobs.first() else {
                 continue;
@@ -68,16 +64,9 @@ pub(super) async fn merge(
             };
             let digest = digest_of(pack, blobs);
             let seen = known.entry(pack.id).or_default();
-            if dead.contains(&pack.id) || is_refuted(&pack.id, &digest) {
-                continue;
-            }
-            // Which sessions a pack holds blobs of, only its end says: all of the run's stay; also of a run that
-            // says of the pack what another has said, which may lack them.
-            for wrap in &run.sessions {
-                let wraps = &mut writer.wraps;
-                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
-            }
-            if seen.contains(&digest) {
+            // The same word without the keys of sessions must not take the place of that which has them.
+            let is_told = seen.contains(&digest) && writer.has_all(&run.sessions);
+            if dead.contains(&pack.id) || is_told || truth.refutes(&pack.id, &digest) {
                 continue;
             }
             seen.push(digest);
@@ -85,15 +74,76 @@ pub(super) async fn merge(
                 writer.write().await?;
             }
             writer.run.add_known(*pack, blobs.iter().copied());
+            // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
+            for wrap in &run.sessions {
+                let wraps = &mut writer.wraps;
+                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
+                writer.kept.insert(wrap.session);
+            }
         }
     }
     writer.write().await?;
-    for (key, _) in runs {
-        repo.sink().delete(cx, &key).await?;
+    for key in merged {
+        repo.sink().delete(cx, key).await?;
         repo.cache().remove(key.as_str());
     }
     repo.refresh_index(cx).await?;
     Ok(())
+}
+
+/// Which word of disputed packs is true: that which their ends say, and some run too.
+struct Truth {
+    packs: BTreeSet<PackId>,
+    right: HashMap<PackId, Digest>,
+}
+
+impl Truth {
+    /// Looks into the ends of disputed packs, and which runs say the same. Those runs that name such packs and cannot
+    /// be read are taken away: they stay as they are.
+    async fn find(repo: &Repository, cx: &OpContext, runs: &mut Vec<KnownRun>) -> Result<Self> {
+        let disputed = claims::disputed(&repo.index())?;
+        let settled = claims::settled(repo, cx, &disputed).await?;
+        let packs: BTreeSet<_> = settled.keys().copied().collect();
+        let mut right = HashMap::new();
+        let mut left = Vec::with_capacity(runs.len());
+        for known in std::mem::take(runs) {
+            if known.names_any(&packs) {
+                let run = match repo.known_run(cx, &known).await {
+                    Ok(run) => run,
+                    Err(error) if error.is_damage() => continue,
+                    Err(error) => return Err(error),
+                };
+                let blobs = blobs_of(&run, |pack| packs.contains(&pack.id));
+                for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
+                    let number = blobs.first().map(|(_, at)| at.pack as usize);
+                    let Some(pack) = number.and_then(|number| run.packs.get(number)) else {
+                        continue;
+                    };
+                    let digest = digest_of(pack, blobs);
+                    if settled.get(&pack.id) == Some(&digest) {
+                        right.insert(pack.id, digest);
+                    }
+                }
+            }
+            left.push(known);
+        }
+        *runs = left;
+        let packs = right.keys().copied().collect();
+        Ok(Self { packs, right })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+    }
+
+    /// Whether a run says something of packs of which the truth is known.
+    fn is_in(&self, run: &KnownRun) -> bool {
+        run.names_any(&self.packs)
+    }
+
+    fn refutes(&self, pack: &PackId, digest: &Digest) -> bool {
+        self.right.get(pack).is_some_and(|right| right != digest)
+    }
 }
 
 /// Writes an index run.
@@ -113,11 +163,17 @@ struct Writer<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
     run: RunBuilder,
-    /// Of all runs that were read so far: each run that is made has all of them.
+    /// What the run that is being made has of them.
     wraps: BTreeMap<SessionId, SessionWrap>,
+    /// The sessions of which any run that was made has the key.
+    kept: BTreeSet<SessionId>,
 }
 
 impl Writer<'_> {
+    fn has_all(&self, wraps: &[SessionWrap]) -> bool {
+        wraps.iter().all(|wrap| self.kept.contains(&wrap.session))
+    }
+
     async fn write(&mut self) -> Result<()> {
         let run = std::mem::take(&mut self.run);
         if run.is_empty() {

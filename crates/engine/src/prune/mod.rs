@@ -5,11 +5,12 @@
 //! nothing uses and packs that are worth being written anew; [`collect`] condemns what nothing uses,
 //! settles every session that may be about to name it, decides and deletes; [`repack`] copies what is
 //! in use of packs that are mostly waste, sealed as it is, and leaves them to the collector; [`merge`]
-//! makes one index run of many. No data key is needed, only that of the index. Everything can be
-//! stopped anywhere and be begun again.
+//! makes one index run of many. No data key is needed, only that of the index; but for [`reseal`], which is asked for.
+//! Everything can be stopped anywhere and be begun again.
 //!
-//! Memory: 32 bytes for each entry of the index, a bit for each chunk, and some hundred bytes for each
-//! blob that is copied.
+//! Memory: that of the index, one of its runs at a time, a bit for each chunk, and some eighty bytes for each
+//! blob that is copied, of which there are at most a million at a time; and the pack that is copied, twice
+//! where it is sealed anew.
 
 mod collect;
 mod elsewhere;
@@ -18,6 +19,7 @@ mod open;
 mod own;
 mod plan;
 pub(crate) mod repack;
+mod reseal;
 mod survey;
 mod tidy;
 mod watch;
@@ -30,13 +32,15 @@ use backup_core::{
 };
 use backup_integrity::ledger::RecordOutcome;
 
-use crate::claims;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::Repository;
+use crate::{beside, claims};
 use own::Own;
 use survey::Survey;
+
+pub use reseal::may_reseal;
 
 /// How much unused space may stay in packs that are in use.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +64,9 @@ pub struct PruneJob {
     pub max_unused: Unused,
     /// At most so many bytes of packs are read to be written anew in this run.
     pub max_repack: Option<u64>,
+    /// So many blobs are copied before refs are moved to the copies. Some 80 bytes of memory for each; refs are
+    /// written once more for each so many.
+    pub batch: usize,
     /// A session without an end that this host has seen standing still for so long, in at least three
     /// prunes, is taken for dead; none to wait for nobody. Where no state is kept
     /// ([`Repository::keep_ledger_in`]) nothing is remembered, and only none takes anybody for dead. That is no
@@ -69,9 +76,15 @@ pub struct PruneJob {
     pub wait: Duration,
     /// Refuses to delete more than this share of all bytes, from 0 to 1.
     pub max_drop: f64,
+    /// Packs that older generations of keys can read are repacked, and their blobs sealed anew for the newest
+    /// generation; takes a full key of it ([`may_reseal`]).
+    pub reseal: bool,
     /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
     /// and its object is of no use any more if it turns up again.
     pub despite_gone: bool,
+    /// Goes on although records of the ledger are missing or false and this host's copy does not fill the hole, so that
+    /// nobody can tell whether a snapshot was taken away.
+    pub despite_ledger: bool,
 }
 
 impl PruneJob {
@@ -84,10 +97,13 @@ impl PruneJob {
             user: String::new(),
             max_unused: Unused::Percent(5.0),
             max_repack: None,
+            batch: 1 << 20,
             patience: Duration::from_secs(86_400),
             wait: Duration::from_secs(10),
             max_drop: 0.8,
+            reseal: false,
             despite_gone: false,
+            despite_ledger: false,
         }
     }
 }
@@ -132,6 +148,15 @@ pub struct PruneNumbers {
     pub repack_gain: u64,
     /// Packs that snapshots use and that are not there, or have another size than the index says.
     pub missing_packs: u64,
+    /// Packs that snapshots use and that older generations of keys can read; looked for where they are to be sealed
+    /// anew ([`PruneJob::reseal`]).
+    pub older_packs: u64,
+    /// Their bytes.
+    pub older_bytes: u64,
+    /// Those of them that this run seals anew.
+    pub resealed_packs: u64,
+    /// Their bytes, which are read for it.
+    pub resealed_bytes: u64,
 }
 
 /// A session that is not over.
@@ -156,6 +181,10 @@ pub struct PruneReport {
     pub written_packs: u64,
     /// Bytes of these.
     pub written_bytes: u64,
+    /// Packs of older generations of keys whose blobs were sealed anew.
+    pub resealed_packs: u64,
+    /// Bytes of these.
+    pub resealed_bytes: u64,
     /// Sessions that are not over: until they are, nothing that is condemned is deleted.
     pub waits_for: Vec<OpenSession>,
     /// Sessions that were taken for dead.
@@ -170,17 +199,24 @@ pub struct PruneReport {
 /// [`EngineError::Key`] for a key whose holder may not prune; [`EngineError::Unprunable`] when it
 /// cannot be told what snapshots use; errors of the tier.
 pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PrunePlan> {
+    if job.reseal {
+        may_reseal(repo)?;
+    }
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
-    let survey = Survey::new(repo, cx).await?;
-    if !job.despite_gone {
-        survey::none_is_gone(repo, cx, &survey.snapshots).await?;
-    }
+    let index = repo.proven_index(cx).await?;
+    let mut survey = Survey::new(repo, cx).await?;
+    index.check()?;
+    repo.index().check()?;
+    survey::none_is_gone(repo, cx, job, &survey.snapshots).await?;
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
     findings.extend(claims::findings(&survey.disputed));
     findings.extend(survey::of_contested(repo, cx, &survey).await?);
+    if job.reseal {
+        survey.older = reseal::old_packs(repo, cx, &survey, &mut findings).await?;
+    }
     let chosen = plan::choose(&survey, job, &repo.sizes());
     Ok(PrunePlan {
         numbers: chosen.numbers,
@@ -239,16 +275,20 @@ pub async fn prune(
         ),
         Err(error) => (false, error.to_string()),
     };
+    let mut counts = vec![
+        ("bytes-deleted", report.deleted_bytes),
+        ("bytes-written", report.written_bytes),
+        ("packs-deleted", report.deleted_packs),
+        ("packs-written", report.written_packs),
+    ];
+    if job.reseal {
+        counts.push(("packs-resealed", report.resealed_packs));
+    }
     let draft = LedgerDraft {
         op: "prune",
         snapshot: None,
         root: None,
-        counts: vec![
-            ("bytes-deleted", report.deleted_bytes),
-            ("bytes-written", report.written_bytes),
-            ("packs-deleted", report.deleted_packs),
-            ("packs-written", report.written_packs),
-        ],
+        counts,
         outcome: if is_ok {
             RecordOutcome::Ok
         } else {
@@ -278,21 +318,23 @@ async fn run(
     let mut own = Own::open(repo);
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
-    if !victims.is_empty() {
-        match repack::repack(repo, cx, job, &survey, &victims, report).await {
-            Ok(emptied) => {
-                collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
-            }
-            Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
-                let detail = format!("packs that are used in part are not written anew: {error}");
-                let kind = FindingKind::Degraded;
-                let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
-                report.findings.push(finding);
-            }
-            Err(error) => return Err(error),
+    let mut emptied = BTreeSet::new();
+    let about = (&mut *report, &mut emptied);
+    match repack::repack(repo, cx, job, &survey, &victims, about).await {
+        Ok(()) => {}
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NoSpace => {
+            let detail = format!("packs that are used in part are not written anew: {error}");
+            let kind = FindingKind::Degraded;
+            let finding = Finding::new(Severity::Warning, kind, "the tier", detail);
+            report.findings.push(finding);
         }
+        Err(error) => return Err(error),
+    }
+    if !emptied.is_empty() {
+        collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
     }
     collect::sweep_parity(repo, cx, &survey).await?;
+    beside::sweep(repo, cx).await?;
     merge::merge(repo, cx, &own.dead).await?;
     collect::end(repo, cx, &mut own, report).await?;
     tidy::tidy(repo, cx).await?;

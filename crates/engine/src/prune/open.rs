@@ -157,8 +157,8 @@ impl Looks {
     async fn new(repo: &Repository, cx: &OpContext) -> Result<Self> {
         repo.refresh_index(cx).await?;
         let mut runs: BTreeMap<_, BTreeSet<String>> = BTreeMap::new();
-        for (key, run) in repo.loaded_runs() {
-            if let [wrap] = run.sessions.as_slice() {
+        for run in repo.known_runs() {
+            if let ([wrap], Some(key)) = (run.sessions(), run.key()) {
                 let of = runs.entry(wrap.session).or_default();
                 of.insert(key.to_string());
             }

@@ -84,9 +84,14 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     });
     let mut left = numbers.wasted_bytes;
     let mut read = 0;
+    choose_older(survey, job, (&mut read, &mut left), &mut out);
+    let numbers = &mut out.numbers;
     for (used, size, id) in partly {
         if left <= allowed {
             break;
+        }
+        if survey.older.contains(&id) {
+            continue;
         }
         if job.max_repack.is_some_and(|most| read + size > most) {
             continue;
@@ -107,6 +112,44 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     out
 }
 
+/// Chooses what older keys can read, if that is to be sealed anew: it is written anew however much of it
+/// is used.
+fn choose_older(
+    survey: &Survey,
+    job: &PruneJob,
+    (read, left): (&mut u64, &mut u64),
+    out: &mut Chosen,
+) {
+    let numbers = &mut out.numbers;
+    for id in &survey.older {
+        let Some(pack) = survey.packs.get(id).filter(|_| is_movable(survey, id)) else {
+            continue;
+        };
+        numbers.older_packs += 1;
+        numbers.older_bytes += pack.size;
+        if job.max_repack.is_some_and(|most| *read + pack.size > most) {
+            continue;
+        }
+        *read += pack.size;
+        let gain = pack.size.saturating_sub(pack.used);
+        *left = left.saturating_sub(gain);
+        numbers.resealed_packs += 1;
+        numbers.resealed_bytes += pack.size;
+        numbers.copied_bytes += pack.used;
+        numbers.repack_gain += gain;
+        out.victims.push(*id);
+    }
+}
+
+/// Whether a pack is used and there, and nobody disputes what lies in it, so that what is used of it can
+/// be copied.
+fn is_movable(survey: &Survey, id: &PackId) -> bool {
+    survey.marks.contains_key(id)
+        && !survey.absent.contains_key(id)
+        && !survey.disputed.contains_key(id)
+        && !survey.elsewhere.spared.contains(id)
+}
+
 /// Chooses small packs of a kind, the smallest first, if there are many.
 fn choose_small(
     survey: &Survey,
@@ -120,10 +163,8 @@ fn choose_small(
     let is_small = |(id, pack): &(&PackId, &Pack)| {
         pack.is_meta == is_meta
             && pack.size < limit
-            && survey.marks.contains_key(*id)
-            && !survey.absent.contains_key(*id)
-            && !survey.disputed.contains_key(*id)
-            && !survey.elsewhere.spared.contains(*id)
+            && is_movable(survey, id)
+            && !survey.older.contains(*id)
             && !chosen.contains(*id)
     };
     let mut small: Vec<_> = survey.packs.iter().filter(is_small).collect();

@@ -1,5 +1,5 @@
 //! Copying what is in use of packs that are mostly waste. Blobs move sealed as they are, so no data key
-//! is needed. It is a session like any other: see the protocol.
+//! is needed; unless they are to be sealed anew ([`super::reseal`]). It is a session like any other: see the protocol.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use backup_core::{
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::{
-    FOOTER, MAX_PACK, PackBlob, PackBuilder, SessionWrap, header_length, read_tail,
+    FOOTER, MAX_PACK, PackBlob, PackBuilder, PackHeader, SessionWrap, header_length, read_tail,
 };
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
@@ -18,6 +18,7 @@ use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 
 use super::merge::put_run;
+use super::reseal::Resealer;
 use super::survey::{Marks, Survey};
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
@@ -26,6 +27,7 @@ use crate::parity::put_pack;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
 use crate::stage::SIGN_OF_LIFE;
+use crate::store::Session;
 
 /// Refs of one snapshot that were moved; more would mean that somebody makes them without end.
 const MOST_MOVES: u32 = 100_000;
@@ -45,17 +47,44 @@ struct Copies<'a> {
     run: RunBuilder,
     run_wraps: BTreeMap<SessionId, SessionWrap>,
     moved: Moved,
+    resealer: Option<Resealer>,
 }
 
+/// A blob that is about to be copied: its slot, and its bytes where they are not those of the old pack.
+type Taken = (u32, PackBlob, Option<Vec<u8>>);
+
 impl Copies<'_> {
+    /// What is used of a pack, sealed anew as far as that is to be.
+    fn take(&mut self, header: &PackHeader, bytes: &Bytes, slots: &PackUse) -> Result<Vec<Taken>> {
+        let new = match &mut self.resealer {
+            Some(resealer) => resealer.learn(self.repo, &header.sessions),
+            None => BTreeSet::new(),
+        };
+        let mut out = Vec::new();
+        for (slot, blob) in (0u32..)
+            .zip(&header.blobs)
+            .filter(|(slot, _)| slots.has(*slot))
+        {
+            let anew = match &mut self.resealer {
+                Some(resealer) => {
+                    let sealed = sealed(bytes, blob).ok_or_else(no_blob)?;
+                    resealer.reseal(self.repo, &new, blob, sealed)?
+                }
+                None => None,
+            };
+            out.push((slot, *blob, anew));
+        }
+        Ok(out)
+    }
+
     async fn add(
         &mut self,
         old: PackId,
         is_meta: bool,
         bytes: &Bytes,
-        slots: &PackUse,
+        header: &PackHeader,
+        taken: Vec<Taken>,
     ) -> Result<u64> {
-        let header = tail(self.repo, bytes)?;
         let wraps: HashMap<_, _> = header
             .sessions
             .iter()
@@ -69,17 +98,21 @@ impl Copies<'_> {
             sizes.data_pack
         };
         let mut written = 0;
-        for (slot, blob) in (0u32..)
-            .zip(&header.blobs)
-            .filter(|(slot, _)| slots.has(*slot))
-        {
-            let sealed = sealed(bytes, blob).ok_or(EngineError::Evidence("a blob".into()))?;
+        for (slot, blob, anew) in taken {
+            let sealed = match &anew {
+                Some(anew) => anew,
+                None => sealed(bytes, &blob).ok_or_else(no_blob)?,
+            };
             if self.open[which].is_full_for(sealed.len(), target) {
                 written += self.close(which).await?;
             }
             let session = blob_session(sealed).map_err(EngineError::Seal)?;
             if let Some(wrap) = wraps.get(&session) {
                 self.wraps[which].insert(session, (*wrap).clone());
+            } else if let Some(own) = self.resealer.as_ref().map(Resealer::wrap)
+                && own.session == session
+            {
+                self.wraps[which].insert(session, own);
             }
             self.open[which].push(blob.kind, blob.id, blob.raw as usize, sealed);
             self.from[which].push((old, slot));
@@ -135,12 +168,16 @@ impl Copies<'_> {
     }
 }
 
+fn no_blob() -> EngineError {
+    EngineError::Evidence("a blob".into())
+}
+
 fn sealed<'a>(bytes: &'a [u8], blob: &PackBlob) -> Option<&'a [u8]> {
     let start = blob.offset as usize;
     bytes.get(start..start.checked_add(blob.stored as usize)?)
 }
 
-fn tail(repo: &Repository, bytes: &[u8]) -> Result<backup_format::pack::PackHeader> {
+fn tail(repo: &Repository, bytes: &[u8]) -> Result<PackHeader> {
     let short = || EngineError::Evidence("a pack is too short".into());
     let footer = bytes.len().checked_sub(FOOTER).ok_or_else(short)?;
     let wire = |error| EngineError::Evidence(format!("the end of a pack: {error}"));
@@ -155,14 +192,37 @@ fn digest(bytes: &[u8]) -> [u8; 32] {
     hasher.finish().0
 }
 
-/// How many slots a pack has where refs do not say so: then nobody can tell what of it they name.
-fn other_slots(repo: &Repository, bytes: &Bytes, slots: &PackUse) -> Result<Option<usize>> {
-    let count = tail(repo, bytes)?.blobs.len();
-    Ok((count != slots.slots as usize).then_some(count))
+/// Copies what is used of packs, some at a time, and lets refs name the copies. Adds the packs that are empty now.
+pub(super) async fn repack(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+    survey: &Survey,
+    mut victims: &[PackId],
+    (report, emptied): (&mut PruneReport, &mut BTreeSet<PackId>),
+) -> Result<()> {
+    while !victims.is_empty() {
+        let (batch, rest) = victims.split_at(batch(survey, victims, job.batch));
+        emptied.extend(repack_batch(repo, cx, job, survey, batch, report).await?);
+        victims = rest;
+    }
+    Ok(())
 }
 
-/// Copies what is used of packs, and lets refs name the copies. Returns the packs that are empty now.
-pub(super) async fn repack(
+/// How many of these packs have so many blobs in use together; at least one.
+fn batch(survey: &Survey, victims: &[PackId], most: usize) -> usize {
+    let mut sum = 0;
+    let fits = |id: &&PackId| {
+        sum += survey
+            .marks
+            .get(*id)
+            .map_or(0, |slots| slots.used().count());
+        sum <= most
+    };
+    victims.iter().take_while(fits).count().max(1)
+}
+
+async fn repack_batch(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
@@ -170,10 +230,17 @@ pub(super) async fn repack(
     victims: &[PackId],
     report: &mut PruneReport,
 ) -> Result<BTreeSet<PackId>> {
-    // There is no data key: nothing new is sealed.
-    let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
-    let _alive = session.keep_alive(repo, cx, Vec::new(), SIGN_OF_LIFE);
-    let copied = copy(repo, cx, survey, victims, report).await;
+    let (session, wrap, resealer) = if job.reseal {
+        let session = Session::begin(repo, cx, &job.host).await?;
+        let (announced, wrap) = (session.announced(), session.wrap().wrap);
+        (announced, wrap, Some(Resealer::new(repo, session)?))
+    } else {
+        // There is no data key: nothing new is sealed.
+        let session = Announced::begin(repo, cx, &job.host, Vec::new()).await?;
+        (session, Vec::new(), None)
+    };
+    let _alive = session.keep_alive(repo, cx, wrap, SIGN_OF_LIFE);
+    let copied = copy(repo, cx, survey, victims, resealer, report).await;
     let (copies, emptied) = match copied {
         Ok(copied) => copied,
         // No refs name anything of it yet, and nothing of it is under way.
@@ -190,7 +257,9 @@ pub(super) async fn repack(
         .collect();
     report.written_packs += packs.len() as u64;
     let mut replaced = Vec::new();
-    for (snapshot, keys) in &survey.refs {
+    // Those of the survey may have been moved by the batch before.
+    let listed = refs::list(repo, cx).await?;
+    for (snapshot, keys) in &listed {
         if !survey.snapshots.contains(snapshot) {
             continue;
         }
@@ -220,6 +289,7 @@ async fn copy<'a>(
     cx: &'a OpContext,
     survey: &Survey,
     victims: &[PackId],
+    resealer: Option<Resealer>,
     report: &mut PruneReport,
 ) -> Result<(Copies<'a>, BTreeSet<PackId>)> {
     let mut copies = Copies {
@@ -231,6 +301,7 @@ async fn copy<'a>(
         run: RunBuilder::default(),
         run_wraps: BTreeMap::new(),
         moved: Moved::new(),
+        resealer,
     };
     let mut emptied = BTreeSet::new();
     for id in victims {
@@ -254,9 +325,12 @@ async fn copy<'a>(
             report.findings.push(finding);
             continue;
         }
-        if let Some(other) = other_slots(repo, &bytes, slots)? {
+        let header = tail(repo, &bytes)?;
+        let there = header.blobs.len();
+        // Where refs say another number, nobody can tell what of it they name.
+        if there != slots.slots as usize {
             let detail = format!(
-                "refs say that it has {} slots, and it has {other}: whoever wrote them went by a false index run, or lied; it is not written anew, and stays until the snapshots that use it are forgotten",
+                "refs say that it has {} slots, and it has {there}: whoever wrote them went by a false index run, or lied; it is not written anew, and stays until the snapshots that use it are forgotten",
                 slots.slots
             );
             let finding =
@@ -264,7 +338,26 @@ async fn copy<'a>(
             report.findings.push(finding);
             continue;
         }
-        report.written_bytes += copies.add(*id, pack.is_meta, &bytes, slots).await?;
+        // All of it or nothing: a pack of which a blob does not open stays as it is.
+        let taken = match tokio::task::block_in_place(|| copies.take(&header, &bytes, slots)) {
+            Ok(taken) => taken,
+            Err(error) if error.is_damage() => {
+                let detail = format!(
+                    "{error}; so it is not sealed anew and stays; `snapshot verify --level full` tells what it hurts"
+                );
+                let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+                let finding = Finding::new(severity, kind, key.as_str(), detail);
+                report.findings.push(finding);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if survey.older.contains(id) {
+            report.resealed_packs += 1;
+            report.resealed_bytes += pack.size;
+        }
+        let added = copies.add(*id, pack.is_meta, &bytes, &header, taken);
+        report.written_bytes += added.await?;
         emptied.insert(*id);
     }
     for which in 0..2 {

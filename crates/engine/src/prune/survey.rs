@@ -1,6 +1,6 @@
 //! What is there: snapshots, their refs, packs; and what of the packs is used.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use backup_core::{
     ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, SnapshotId,
@@ -9,6 +9,7 @@ use backup_format::layout;
 use backup_format::refs::PackUse;
 use futures::{StreamExt, TryStreamExt};
 
+use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
 use crate::claims;
 use crate::collect::settle;
@@ -56,6 +57,8 @@ pub(super) struct Survey {
     pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
     pub(super) elsewhere: Elsewhere,
+    /// Packs that older generations of keys can read, if they are to be sealed anew.
+    pub(super) older: BTreeSet<PackId>,
     /// Packs that have parity beside them. Listed before the packs: since parity follows its pack onto the tier, what
     /// was listed without one is of a pack that is gone.
     pub(super) parity: BTreeSet<ObjectKey>,
@@ -87,7 +90,7 @@ impl Survey {
         } else {
             elsewhere(&absent, &marks, &repo.index(), &called_dead)
         };
-        let disputed = claims::disputed(&repo.index());
+        let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
         Ok(Self {
             snapshots,
@@ -99,6 +102,7 @@ impl Survey {
             contested,
             disputed,
             elsewhere,
+            older: BTreeSet::new(),
             parity,
         })
     }
@@ -143,7 +147,7 @@ pub(super) async fn mark(
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<(Listed, Marks)> {
     for _ in 0..TRIES {
-        let there = refs::list(repo, cx).await?;
+        let (there, most) = refs::list_with_most(repo, cx).await?;
         let wanted: Vec<_> = snapshots
             .iter()
             .filter_map(|snapshot| Some((*snapshot, there.get(snapshot)?)))
@@ -151,7 +155,7 @@ pub(super) async fn mark(
             .collect();
         let mut reading = futures::stream::iter(wanted)
             .map(|(snapshot, key)| async move { (snapshot, refs::read(repo, cx, key).await) })
-            .buffered(repo.connections(cx));
+            .buffered(refs::at_once(repo, cx, most));
         let mut marks = Marks::new();
         let mut seen = BTreeSet::new();
         while let Some((snapshot, refs)) = reading.next().await {
@@ -351,28 +355,39 @@ fn use_of_packs(
     packs: &mut HashMap<PackId, Pack>,
 ) {
     let index = repo.index();
-    let mut known = BTreeSet::new();
-    for run in index.runs() {
-        let mut slots: Vec<(u32, u32, u32)> = run
-            .iter()
-            .map(|(_, at)| (at.pack, at.offset, at.stored))
-            .collect();
-        slots.sort_unstable();
-        for slots in slots.chunk_by(|a, b| a.0 == b.0) {
-            let pack = slots
-                .first()
-                .and_then(|slot| run.packs.get(slot.0 as usize));
-            let Some((id, usage)) = pack.and_then(|pack| Some((pack.id, marks.get(&pack.id)?)))
-            else {
-                continue;
-            };
-            let Some(pack) = packs.get_mut(&id).filter(|_| known.insert(id)) else {
-                continue;
-            };
-            let of_slots = (0u32..).zip(slots).filter(|(slot, _)| usage.has(*slot));
-            pack.used = of_slots.map(|(_, slot)| u64::from(slot.2)).sum();
-            if slots.len() != usage.slots as usize || disputed.contains_key(&id) {
-                pack.used = pack.size;
+    let mut known = HashSet::new();
+    for part in index.parts() {
+        // By the numbers of packs, so that an entry costs no look-up by a name.
+        let mut usages = Vec::with_capacity(part.pack_numbers());
+        let is_there = |id: &PackId| packs.contains_key(id);
+        for at in 0..u32::try_from(part.pack_numbers()).unwrap_or(u32::MAX) {
+            let id = part.pack(at).map(|pack| pack.id).filter(is_there);
+            usages.push(id.and_then(|id| marks.get(&id)));
+        }
+        let is_marked = |pack: u32| usages.get(pack as usize).is_some_and(Option::is_some);
+        let slots = part.slots(is_marked);
+        // Of several runs that know a pack the first counts.
+        for (at, usage) in (0u32..).zip(&mut usages) {
+            *usage = usage.filter(|one| !slots.of(at).is_empty() && known.insert(one.pack));
+        }
+        let mut used = vec![0u64; usages.len()];
+        for (_, located) in part.iter() {
+            let at = located.pack as usize;
+            let usage = usages.get(at).copied().flatten();
+            let slot = slots.slot(&located);
+            if let Some((usage, slot)) = usage.zip(slot)
+                && usage.has(slot)
+                && let Some(used) = used.get_mut(at)
+            {
+                *used += u64::from(located.stored);
+            }
+        }
+        for ((at, usage), used) in (0u32..).zip(usages).zip(used) {
+            let Some(usage) = usage else { continue };
+            if let Some(pack) = packs.get_mut(&usage.pack) {
+                let is_agreed = slots.of(at).len() == usage.slots as usize
+                    && !disputed.contains_key(&usage.pack);
+                pack.used = if is_agreed { used } else { pack.size };
             }
         }
     }
@@ -384,20 +399,25 @@ fn use_of_packs(
 }
 
 /// Refuses when a snapshot is gone from the tier that nobody forgot: its object may be put back from
-/// another copy, and must then find what it uses.
+/// another copy, and must then find what it uses. The job says what is passed over.
 pub(super) async fn none_is_gone(
     repo: &Repository,
     cx: &OpContext,
+    job: &PruneJob,
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<()> {
+    if job.despite_gone && job.despite_ledger {
+        return Ok(());
+    }
     let refuse = |what: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: put its object back from another copy; if there is none, go on with --force"
+            "{what}, and is gone from the tier: put its object back from another copy (`snapshot repair --from`); if there is none, go on with --despite-gone"
         );
         Err(EngineError::Unprunable(why))
     };
     let held = Holds::read(repo, cx).await?;
-    if let Some(gone) = held.ids().find(|id| !snapshots.contains(id)) {
+    let gone = held.ids().find(|id| !snapshots.contains(id));
+    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
         return refuse(&format!("snapshot {gone} is held"));
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;
@@ -405,19 +425,17 @@ pub(super) async fn none_is_gone(
         .findings
         .iter()
         .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
+    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
+        let gone = &gone.subject;
+        return refuse(&format!("{gone} is in the ledger, nobody forgot it"));
+    }
     // Of a snapshot that was taken away with its record nothing else tells.
-    if gone.is_none() && !check.is_whole {
+    if !check.is_filled && !job.despite_ledger {
         return Err(EngineError::Unprunable(
-            "the ledger lacks records or holds false ones, so that nobody can tell whether a snapshot was taken away: \
-             see `snapshot ledger verify`; once nothing is missing, go on with --force"
+            "the ledger lacks records or holds false ones, and this host's copy does not make them good, so that nobody can tell whether a snapshot was taken away: \
+             see `snapshot ledger verify`; put them back with `snapshot repair --from` another copy; if there is none, go on with --despite-ledger"
                 .into(),
         ));
     }
-    match gone {
-        Some(gone) => refuse(&format!(
-            "{} is in the ledger, nobody forgot it",
-            gone.subject
-        )),
-        None => Ok(()),
-    }
+    Ok(())
 }

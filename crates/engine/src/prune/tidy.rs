@@ -13,6 +13,7 @@ use backup_core::{ErrorKind, ObjectKey, OpContext, SessionId, SnapshotId};
 use backup_format::layout;
 
 use super::open::{Seen, sessions};
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::Chain;
 use crate::refs;
@@ -92,7 +93,7 @@ async fn void_snapshots(
     let unknown = Chain::read(repo, cx).await?.unknown(&ids);
     let listed = refs::list(repo, cx).await?;
     for (id, key) in void.iter().filter(|(id, _)| unknown.contains(id)) {
-        repo.sink().delete(cx, key).await?;
+        beside::remove(cx, &**repo.sink(), key).await?;
         for refs in listed.get(id).into_iter().flatten() {
             repo.sink().delete(cx, refs).await?;
         }

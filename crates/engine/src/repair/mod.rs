@@ -1,5 +1,5 @@
-//! Mending a repository: packs from their parity or from another copy of the repository, the index from the ends of
-//! packs, refs from manifests.
+//! Mending a repository: packs and small objects from their parity or from another copy of the repository, the index
+//! from the ends of packs, refs from manifests.
 //!
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
@@ -14,9 +14,10 @@
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
-mod index;
+pub(crate) mod index;
 mod objects;
 mod packs;
+mod records;
 mod refs;
 mod roots;
 mod survey;
@@ -27,6 +28,7 @@ use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Se
 use backup_integrity::ledger::RecordOutcome;
 use backup_parity::Share;
 
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation, verify_ledger};
 use crate::repository::Repository;
@@ -44,7 +46,8 @@ pub enum Step {
     Packs,
     /// The index.
     Index,
-    /// The refs of snapshots, and snapshots themselves.
+    /// The refs of snapshots; configs, key slots and snapshots themselves, with their sidecars; and records of
+    /// the ledger.
     Refs,
 }
 
@@ -97,6 +100,8 @@ pub enum Remedy {
     Manifest,
     /// Parity, from the packs.
     Packs,
+    /// Sidecars of small objects, from these.
+    Objects,
 }
 
 impl std::fmt::Display for Remedy {
@@ -107,6 +112,7 @@ impl std::fmt::Display for Remedy {
             Self::Ends => f.write_str("the ends of packs"),
             Self::Manifest => f.write_str("its manifest"),
             Self::Packs => f.write_str("the packs"),
+            Self::Objects => f.write_str("the objects"),
         }
     }
 }
@@ -127,9 +133,11 @@ pub struct Task {
 enum Work {
     Pack(packs::BadPack),
     Object(objects::BadObject),
+    Record(records::BadRecord),
     Index(index::BadIndex),
     Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
+    Beside(Vec<ObjectKey>),
 }
 
 /// What would be done; showing it is the dry run.
@@ -145,7 +153,7 @@ pub struct RepairPlan {
     pub bytes: u64,
     /// Packs that are damaged.
     bad: BTreeMap<PackId, (ObjectKey, String)>,
-    /// Copies of damaged packs that an earlier run left, whose packs are whole.
+    /// What an earlier run set aside of what is whole by now.
     settled: Vec<ObjectKey>,
 }
 
@@ -211,11 +219,12 @@ pub async fn plan(
         index::plan(repo, &tier, &named, &mut plan);
     }
     if job.has(Step::Refs) {
+        records::plan(repo, cx, others, &mut plan).await?;
         refs::plan(repo, &named, &mut plan);
     }
     // Behind all that they are made of.
     plan.tasks
-        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_)));
+        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_) | Work::Beside(_)));
     Ok(plan)
 }
 
@@ -297,9 +306,11 @@ async fn run(
                 }
                 done
             }
-            Work::Object(object) => objects::put_back(repo, cx, &object, others).await,
+            Work::Object(object) => objects::put_back(repo, cx, &job.host, &object, others).await,
+            Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
+            Work::Beside(keys) => objects::protect(repo, cx, &keys).await,
             Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,
         };
         match done {
@@ -316,6 +327,9 @@ async fn run(
     for key in &plan.settled {
         repo.sink().delete(cx, key).await?;
     }
+    beside::sweep(repo, cx).await?;
+    // What is still so is noted again.
+    repo.notices().clear();
     report.findings.append(&mut plan.lost);
     // What is left, and whom it hurts.
     repo.reload_index(cx).await?;

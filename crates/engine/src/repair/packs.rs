@@ -313,7 +313,11 @@ async fn set_aside(
     read_or_nothing(repo, cx, &name(layout::aside(key))?).await
 }
 
-async fn read_or_nothing(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Result<Bytes> {
+pub(super) async fn read_or_nothing(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+) -> Result<Bytes> {
     match read_all_there_is(cx, &**repo.sink(), key, MAX_PACK).await {
         Ok(bytes) => Ok(bytes),
         Err(EngineError::Sink(_)) if !cx.cancel.is_cancelled() => Ok(Bytes::new()),

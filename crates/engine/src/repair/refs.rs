@@ -138,7 +138,7 @@ async fn used_by(repo: &Repository, cx: &OpContext, head: &SnapshotHead) -> Resu
     let collection = repo.collection(cx).await?;
     repo.pass_over(collection.dead);
     repo.refresh_index(cx).await?;
-    let index = repo.index();
+    let index = repo.proven_index(cx).await?;
     let mut marks = Marks {
         safe: index.avoiding(&collection.condemned),
         index: &index,
@@ -169,7 +169,10 @@ async fn used_by(repo: &Repository, cx: &OpContext, head: &SnapshotHead) -> Resu
         }
     }
     lineages(repo, cx, head, &mut marks).await?;
-    Ok(marks.usage.refs(head.meta.id, &index, &[]))
+    let refs = marks.usage.refs(head.meta.id, &index, &[])?;
+    // What it could not say would be missing from them.
+    index.check()?;
+    Ok(refs)
 }
 
 /// Marks the lineage directory and what it names. No restore needs it, so what of it is lost is left out.

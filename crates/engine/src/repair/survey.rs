@@ -96,13 +96,19 @@ pub(super) struct Named {
     pub(super) packs: BTreeSet<PackId>,
     pub(super) torn: Vec<Torn>,
     pub(super) unread: Vec<UnreadSnapshot>,
+    /// Snapshots that are damaged and were had from their sidecars, and what is wrong with them.
+    pub(super) mended: BTreeMap<ObjectKey, String>,
 }
 
 impl Named {
     pub(super) async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        repo.notices().clear();
         let (heads, unread) = repo.heads(cx).await?;
+        let noted = repo.notices().findings().into_iter();
+        let mended = noted.filter_map(|one| Some((ObjectKey::new(one.subject).ok()?, one.detail)));
         let mut out = Self {
             unread,
+            mended: mended.collect(),
             ..Self::default()
         };
         // Refs are there before their snapshot, and are replaced by others before they go.

@@ -18,9 +18,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use backup_core::{
-    EntryKind, EntryPath, Event, Finding, FindingKind, HostId, OpContext, Outcome, Rehearsed,
-    Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport, RestoreRequest, Severity,
-    Stage, Target, TargetError,
+    EntryKind, EntryPath, ErrorKind, Event, Finding, FindingKind, HostId, OpContext, Outcome,
+    Rehearsed, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport, RestoreRequest,
+    Severity, Stage, Target, TargetError,
 };
 
 use crate::error::{EngineError, Result};
@@ -304,7 +304,11 @@ async fn close(
     } else {
         Outcome::Abandoned
     };
-    let mut report = running.close(cx, outcome).await?;
+    let closed = running.close(cx, outcome).await;
+    let mut report = closed.map_err(|error| match error.kind {
+        ErrorKind::NoSpace => EngineError::TargetFull(error.to_string()),
+        _ => error.into(),
+    })?;
     report.findings.splice(0..0, findings);
     Ok(report)
 }

@@ -16,6 +16,7 @@ use backup_integrity::ledger::RecordOutcome;
 use zeroize::Zeroizing;
 
 use super::{added_note, id_of, removed_note};
+use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation};
 use crate::repository::{Repository, get_within, name};
@@ -139,10 +140,7 @@ pub(crate) async fn withdraw(
     by: (&HostId, &str),
     slot: &NewSlot,
 ) -> Result<()> {
-    match repo.sink().delete(cx, &slot.key).await {
-        Err(error) if error.kind != ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
+    beside::remove(cx, &**repo.sink(), &slot.key).await?;
     record(repo, cx, by, removed_note(id_of(&slot.key))).await?;
     Ok(())
 }
@@ -154,10 +152,12 @@ async fn put(repo: &Repository, cx: &OpContext, slot: &NewSlot) -> Result<()> {
         Err(error) if error.kind != ErrorKind::Conflict => return Err(error.into()),
         _ => {}
     }
-    slot.try_it(repo, cx).await
+    slot.try_it(repo, cx).await?;
+    beside::put_or_note(repo, cx, &slot.key, &slot.bytes).await;
+    Ok(())
 }
 
-/// Removes a slot. Whoever calls has seen to it that another opens.
+/// Removes a slot, and with it its sidecar: it must not live on there. Whoever calls has seen to it that another opens.
 ///
 /// # Errors
 /// As [`add`].
@@ -168,11 +168,7 @@ pub async fn remove(
     slot: &ObjectKey,
 ) -> Result<Vec<Finding>> {
     let findings = record(repo, cx, by, removed_note(id_of(slot))).await?;
-    match repo.sink().delete(cx, slot).await {
-        Ok(()) => {}
-        Err(error) if error.kind == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.into()),
-    }
+    beside::remove(cx, &**repo.sink(), slot).await?;
     Ok(findings)
 }
 

@@ -38,6 +38,8 @@ pub struct Committed {
     pub(super) root: MerkleRoot,
     pub(super) refs_bytes: u64,
     pub(super) fate: Fate,
+    /// Its object, as it lies on the tier.
+    pub(super) object: Bytes,
 }
 
 /// A snapshot that is about to be: nothing of it is missing but the object itself.
@@ -53,7 +55,7 @@ pub struct Ready {
 /// yet.
 ///
 /// # Errors
-/// Errors of the tier; then no snapshot will come of it.
+/// [`EngineError::IndexCache`]; errors of the tier. Then no snapshot will come of it.
 pub async fn prepare(
     repo: &Repository,
     cx: &OpContext,
@@ -77,7 +79,9 @@ pub async fn prepare(
     let refs = stored
         .assembled
         .usage
-        .refs(meta.id, &stored.index, &stored.packs);
+        .refs(meta.id, &stored.index, &stored.packs)?;
+    // They do not name what the index denied after it had been built on.
+    stored.index.check()?;
     let sealed_refs = repo
         .ring()
         .seal(ObjectKind::Refs, &refs.encode())
@@ -120,7 +124,8 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
         object,
     } = ready;
     let key = name(layout::snapshot(meta.id))?;
-    repo.sink().put(cx, &key, object, PutMode::Create).await?;
+    let put = repo.sink().put(cx, &key, object.clone(), PutMode::Create);
+    put.await?;
     // It is there: that the run is called off now does not keep it from being told.
     let mut own = cx.clone();
     own.cancel = CancellationToken::new();
@@ -140,6 +145,7 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
         root,
         refs_bytes,
         fate,
+        object,
     })
 }
 

@@ -2,12 +2,14 @@
 //! date. The snapshot stands whatever happens here: trouble is a finding.
 
 use backup_core::{Event, Finding, FindingKind, OpContext, Outcome, Severity, Stage};
+use backup_format::layout;
 
 use super::commit::Committed;
+use crate::beside;
 use crate::collect::Fate;
 use crate::error::Result;
 use crate::ledger::{LedgerDraft, record_snapshot};
-use crate::repository::Repository;
+use crate::repository::{Repository, name};
 use crate::snapshot::{SnapshotJob, SnapshotReport};
 
 /// Brings everything up to date.
@@ -26,6 +28,7 @@ pub async fn record(
         root,
         refs_bytes,
         fate,
+        object,
     } = committed;
     let mut counts = stored.assembled.counts;
     let degraded =
@@ -38,6 +41,11 @@ pub async fn record(
     }
     if let Some(writer) = stored.assembled.writer {
         writer.finish(meta.id);
+    }
+    // Before the record: whoever is killed here leaves a snapshot without one, and the next run puts both there.
+    let key = name(layout::snapshot(meta.id))?;
+    if let Some(finding) = beside::put_if_wanted(repo, cx, &key, &object).await {
+        counts.found(cx, finding);
     }
     let draft = LedgerDraft::of_snapshot(&meta, root);
     let earlier = stored.planned.earlier;

@@ -16,7 +16,7 @@ use super::content::fingerprint;
 use super::parts::OUTSIDE;
 use super::refs::Slots;
 use crate::error::{EngineError, Result};
-use crate::index_set::IndexSet;
+use crate::index_set::{IndexSet, Part};
 use crate::refs::{self, Sum};
 use crate::repository::SnapshotHead;
 use crate::view::{Seen, SnapshotView};
@@ -170,20 +170,14 @@ impl BadSlots {
             let of_packs = Slots::new(index);
             for ((pack, prefix), (object, _)) in &bad.chunks {
                 let places = index.places(prefix).filter(|place| place.pack == *pack);
-                for place in places {
-                    for (run, entries) in of_packs.of(pack) {
-                        let at = entries.iter().position(|one| *one == place.located.entry);
-                        if let Some(slot) = at.filter(|_| run == place.run) {
-                            let slot = u32::try_from(slot).unwrap_or(u32::MAX);
-                            out.slots.entry(*pack).or_default().push((slot, *object));
-                        }
-                    }
+                for slot in places.filter_map(|place| of_packs.slot(&place)) {
+                    out.slots.entry(*pack).or_default().push((slot, *object));
                 }
             }
         }
         if !bad.runs.is_empty() {
-            let packs = index.runs().iter().flat_map(|run| &run.packs);
-            out.known = packs.map(|pack| pack.id).collect();
+            let packs = index.parts().iter().flat_map(Part::packs);
+            out.known = packs.map(|(_, pack)| pack.id).collect();
         }
         out
     }

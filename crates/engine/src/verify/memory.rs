@@ -239,6 +239,11 @@ impl Memory {
         self.contents.clear();
     }
 
+    /// Whether any pack was damaged when it was looked at last.
+    pub(super) fn knows_damage(&self) -> bool {
+        self.packs.values().any(|pack| pack.is_bad)
+    }
+
     /// In which runs a pack was checked last.
     pub(super) fn pack(&self, id: &PackId) -> Checked {
         self.packs.get(&prefix(id)).copied().unwrap_or_default()

@@ -15,7 +15,7 @@
 //! What was covered is remembered on this host (`memory`): what was covered longest ago comes first,
 //! and a content that was found whole is not hashed again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -35,12 +35,15 @@ use crate::error::{EngineError, Result};
 use crate::index_set::PackFacts;
 use crate::refs::Listed;
 use crate::repository::{Repository, SnapshotHead};
+use crate::unlock::is_of_another;
 
+mod beside;
 mod budget;
 mod choice;
 mod content;
 mod coverage;
 mod hurt;
+mod known;
 mod limit;
 mod memory;
 mod packs;
@@ -52,6 +55,7 @@ mod walk;
 
 pub use coverage::{Amount, Coverage, LevelCoverage, coverage};
 pub use hurt::Damage;
+pub use known::known_damaged;
 pub use limit::ReadBudget;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.
@@ -223,6 +227,8 @@ async fn all(
             heads
         }
     };
+    // What it does not have would be told as damage.
+    let index = repo.proven_index(cx).await?;
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads, takes_all).await?;
     let wanted = if takes_all {
@@ -257,6 +263,8 @@ async fn all(
     run.tell_gone().await?;
     run.parity_of(&read).await?;
     run.name_hurt(&heads, &wrong).await?;
+    index.check()?;
+    repo.index().check()?;
     run.remember(&heads, takes_all);
     let ids = heads.iter().map(|head| head.meta.id);
     let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);
@@ -311,20 +319,25 @@ impl Run<'_> {
         self.job.sample.takes(&id.0) || lock(self.memory).pack(id).is_bad
     }
 
-    /// What lies around manifests and packs: index runs, key slots, sessions, and the refs of
-    /// snapshots.
+    /// What lies around manifests and packs: index runs, configs, key slots, sidecars of these, sessions, and the
+    /// refs of snapshots.
     async fn around(&mut self, heads: &[SnapshotHead], takes_all: bool) -> Result<()> {
         self.sessions(takes_all).await?;
         for (key, error) in self.repo.take_damaged_runs() {
             self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             self.bad.run(key.as_str(), &error.to_string());
         }
+        let mut slots = BTreeSet::new();
         for (key, slot) in self.repo.slots(self.cx).await? {
             self.report.objects += 1;
-            if let Err(error) = slot {
+            if let Err(error) = &slot {
                 self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
+            if !is_of_another(&slot, Some(self.repo.id())) {
+                slots.insert(key);
+            }
         }
+        self.small_objects(heads, slots, takes_all).await?;
         self.unknown_names().await?;
         if self.repo.keys().identities().is_err() {
             // Who cannot read manifests can still see whether there are refs.

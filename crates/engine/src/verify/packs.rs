@@ -210,9 +210,9 @@ fn not_there(index: &IndexSet, id: PackId, facts: PackFacts, blobs: &[PackBlob])
     // Whichever they are, none of them is looked for often.
     let by_offset: HashMap<u32, &PackBlob> = blobs.iter().map(|one| (one.offset, one)).collect();
     let mut out = Vec::new();
-    for (number, run) in (0u32..).zip(index.runs()) {
-        for (prefix, located) in run.iter() {
-            let Some(pack) = run.packs.get(located.pack as usize).map(|pack| pack.id) else {
+    for (number, part) in (0u32..).zip(index.parts()) {
+        for (prefix, located) in part.iter() {
+            let Some(pack) = part.pack(located.pack).map(|pack| pack.id) else {
                 continue;
             };
             let place = Place {

@@ -14,7 +14,7 @@ use super::limit::ReadBudget;
 use super::parts::lock;
 use super::refs::{Slots, Used};
 use crate::error::{EngineError, Result};
-use crate::index_set::IndexSet;
+use crate::index_set::{IndexSet, Part};
 use crate::repository::SnapshotHead;
 use crate::stage::canonical;
 use crate::usage::Usage;
@@ -27,7 +27,7 @@ const MOST_LEFT: usize = 1 << 16;
 
 /// The bytes of all content that the index knows.
 pub(super) fn content_bytes(index: &IndexSet) -> u64 {
-    let located = index.runs().iter().flat_map(|run| run.iter());
+    let located = index.parts().iter().flat_map(Part::iter);
     let data = located.filter(|(_, located)| located.kind == BlobKind::Data);
     data.map(|(_, located)| u64::from(located.raw)).sum()
 }

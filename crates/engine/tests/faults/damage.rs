@@ -13,6 +13,7 @@ use std::sync::Arc;
 use backup_core::{ObjectKey, Sink};
 use backup_engine::{EngineError, ForgetPlan, forget, prune};
 use backup_format::layout;
+use backup_parity::Share;
 use bytes::Bytes;
 
 use crate::operations::{Claim, OPERATIONS, Run, thorough};
@@ -44,8 +45,21 @@ fn kind(key: &ObjectKey) -> String {
         + &part(layout::verdict_id(key).is_some(), "verdict")
         + &part(layout::condemned_number(key).is_some(), "condemned")
         + &part(layout::dead_number(key).is_some(), "dead");
-    format!("{folder}{more}")
+    match layout::small_parity_of(key) {
+        Some(of) => format!("parity of {}", kind(&of)),
+        None => format!("{folder}{more}"),
+    }
 }
+
+/// What has a sidecar of its own, and these; everything else is as it is without parity.
+const WITH_PARITY: [&str; 6] = [
+    "config",
+    "keys",
+    "snap",
+    "parity of config",
+    "parity of keys",
+    "parity of snap",
+];
 
 /// A world whose snapshots share nothing, with what each of them brought.
 struct Ground {
@@ -83,8 +97,8 @@ async fn forget_newest(world: &mut World) {
     world.saved.pop();
 }
 
-async fn ground() -> Ground {
-    let mut world = World::empty().await;
+async fn ground(parity: Option<Share>) -> Ground {
+    let mut world = World::empty_with_parity(parity).await;
     // What lies where in a pack is then the same each time.
     (world.cx.limits.cpu_threads, world.cx.limits.readers) = (1, 1);
     // The two that stay come behind a prune, so that each has an index run of its own.
@@ -116,17 +130,22 @@ async fn ground() -> Ground {
             victims.entry(kind(key)).or_default().push(key.clone());
         }
     }
-    // Their names are chance: the first one is not the one by which the repository is opened here.
-    if let Some(slots) = victims.get_mut("keys")
-        && let Some(first) = slots.first().cloned()
-    {
-        let body = world.mem.objects()[&first].clone();
-        assert!(world.mem.lose(&first));
-        let opens = world.open(Arc::new(world.mem.clone()), None).await.is_ok();
-        world.mem.plant(first, body);
-        if !opens {
+    // Their names are chance: without sidecars the first one is not the one by which the repository is opened here,
+    // with them it is.
+    let repo = world.open(Arc::new(world.mem.clone()), None).await.unwrap();
+    let opener = repo.opened_by().unwrap().clone();
+    for (kind, name) in [
+        ("keys", opener.clone()),
+        ("parity of keys", layout::parity(&opener).unwrap()),
+    ] {
+        if let Some(slots) = victims.get_mut(kind)
+            && (slots.first() == Some(&name)) != parity.is_some()
+        {
             slots.rotate_left(1);
         }
+    }
+    if parity.is_some() {
+        victims.retain(|kind, _| WITH_PARITY.contains(&kind.as_str()));
     }
     Ground { world, victims }
 }
@@ -243,9 +262,17 @@ fn told(ended: &Result<crate::operations::Done, EngineError>, world: &World) -> 
     }
 }
 
-async fn matrix(ground: &Ground) -> String {
-    let world = &ground.world;
+async fn matrix() -> String {
     let mut out = String::from(HEAD);
+    out += &matrix_of(&ground(None).await).await;
+    out += "\n# With parity\n";
+    out += &matrix_of(&ground(Some(Share::USUAL)).await).await;
+    out
+}
+
+async fn matrix_of(ground: &Ground) -> String {
+    let world = &ground.world;
+    let mut out = String::new();
     for (kind, victims) in &ground.victims {
         for way in HARMS {
             let tried = world.case(Memory::Lost);
@@ -320,7 +347,7 @@ Written by crates/engine/tests/faults/damage.rs; BACKSTAY_EXPECT=write writes it
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_operations_say_of_damage_is_what_is_written_down() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/damage.txt");
-    let mut found = matrix(&ground().await).await;
+    let mut found = matrix().await;
     #[allow(clippy::disallowed_methods, reason = "a test that is asked to write")]
     if std::env::var("BACKSTAY_EXPECT").is_ok_and(|value| value == "write") {
         fs::write(&path, &found).unwrap();
@@ -329,7 +356,7 @@ async fn what_operations_say_of_damage_is_what_is_written_down() {
     // Names of packs are drawn by lot, and with them which of several is harmed: a manifest or a lineage.
     for _ in 0..7 {
         if found != wanted {
-            found = matrix(&ground().await).await;
+            found = matrix().await;
         }
     }
     for (number, (found, wanted)) in found.lines().zip(wanted.lines()).enumerate() {

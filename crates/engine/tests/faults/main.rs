@@ -23,6 +23,7 @@ mod repair;
 mod replaced;
 mod restores;
 mod revoked;
+mod small;
 mod space;
 mod stops;
 mod weather;

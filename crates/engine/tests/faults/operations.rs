@@ -55,7 +55,12 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    fn new(claim: Claim, mut findings: Vec<Finding>) -> Self {
+    fn new(claim: Claim, mut findings: Vec<Finding>, repo: &Repository) -> Self {
+        for noticed in repo.notices().findings() {
+            if findings.iter().all(|one| one.subject != noticed.subject) {
+                findings.push(noticed);
+            }
+        }
         findings.retain(|finding| finding.severity > Severity::Note);
         Self { claim, findings }
     }
@@ -221,12 +226,17 @@ async fn looked(repo: &Repository, cx: &OpContext) -> Result<(Vec<SnapshotHead>,
 async fn save(run: Run<'_>) -> Result<Done> {
     let repo = run.open().await?;
     let report = run.world.save_in(run.cx, &repo).await?;
-    Ok(Done::new(Claim::Saved(report.meta.id), report.findings))
+    Ok(Done::new(
+        Claim::Saved(report.meta.id),
+        report.findings,
+        &repo,
+    ))
 }
 
 async fn list(run: Run<'_>) -> Result<Done> {
-    let (heads, told) = looked(&run.open().await?, run.cx).await?;
-    Ok(Done::new(Claim::Shown(heads.len()), told))
+    let repo = run.open().await?;
+    let (heads, told) = looked(&repo, run.cx).await?;
+    Ok(Done::new(Claim::Shown(heads.len()), told, &repo))
 }
 
 /// Restores all that was saved; what comes back is right, or named.
@@ -269,13 +279,13 @@ async fn restore(run: Run<'_>) -> Result<Done> {
         }
         told.extend(findings);
     }
-    Ok(Done::new(shown, told))
+    Ok(Done::new(shown, told, &repo))
 }
 
 async fn verify_at(run: Run<'_>, level: VerifyLevel) -> Result<Done> {
     let repo = run.open().await?;
     let done = verify(&repo, run.cx, None, level, Sample::All).await?;
-    Ok(Done::new(Claim::Nothing, done.report.findings))
+    Ok(Done::new(Claim::Nothing, done.report.findings, &repo))
 }
 
 async fn forget_last(run: Run<'_>) -> Result<Done> {
@@ -283,38 +293,38 @@ async fn forget_last(run: Run<'_>) -> Result<Done> {
     let (heads, mut told) = looked(&repo, run.cx).await?;
     if heads.len() <= run.world.saved.len() {
         // What was to be forgotten is not shown: nobody forgets another one instead.
-        return Ok(Done::new(Claim::Nothing, told));
+        return Ok(Done::new(Claim::Nothing, told, &repo));
     }
     let meta = heads[heads.len() - 1].meta.clone();
     let id = meta.id;
     let plan = ForgetPlan::by_id(vec![meta]);
     let done = forget(&repo, run.cx, &plan, &host(), "me").await?;
     told.extend(done.findings);
-    Ok(Done::new(Claim::Forgot(id), told))
+    Ok(Done::new(Claim::Forgot(id), told, &repo))
 }
 
 async fn hold_first(run: Run<'_>) -> Result<Done> {
     let repo = run.open().await?;
     let (heads, mut told) = looked(&repo, run.cx).await?;
     let Some(head) = heads.first() else {
-        return Ok(Done::new(Claim::Nothing, told));
+        return Ok(Done::new(Claim::Nothing, told, &repo));
     };
     let id = head.meta.id;
     let done = hold(&repo, run.cx, id, (&host(), "me"), "why").await?;
     told.extend(done.findings);
-    Ok(Done::new(Claim::Held(id), told))
+    Ok(Done::new(Claim::Held(id), told, &repo))
 }
 
 async fn release_first(run: Run<'_>) -> Result<Done> {
     let repo = run.open().await?;
     let (heads, mut told) = looked(&repo, run.cx).await?;
     let Some(head) = heads.first() else {
-        return Ok(Done::new(Claim::Nothing, told));
+        return Ok(Done::new(Claim::Nothing, told, &repo));
     };
     let id = head.meta.id;
     let done = release(&repo, run.cx, id, (&host(), "me"), "why").await?;
     told.extend(done.findings);
-    Ok(Done::new(Claim::Released(id), told))
+    Ok(Done::new(Claim::Released(id), told, &repo))
 }
 
 /// A prune that gives all back and waits for nobody.
@@ -333,13 +343,13 @@ async fn prune_all(run: Run<'_>) -> Result<Done> {
     let plan = prune::plan(&repo, run.cx, &thorough()).await?;
     let report = prune::prune(&repo, run.cx, plan, &thorough()).await?;
     assert_eq!(report.waits_for, [], "it waits for nobody");
-    Ok(Done::new(Claim::Nothing, report.findings))
+    Ok(Done::new(Claim::Nothing, report.findings, &repo))
 }
 
 async fn check_ledger(run: Run<'_>) -> Result<Done> {
     let repo = run.open().await?;
     let check = verify_ledger(&repo, run.cx).await?;
-    Ok(Done::new(Claim::Nothing, check.findings))
+    Ok(Done::new(Claim::Nothing, check.findings, &repo))
 }
 
 /// All that nothing uses can be given back, and behind it there is nothing to be given back.

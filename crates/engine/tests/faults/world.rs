@@ -75,12 +75,8 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// A repository without snapshots and without files.
-    pub(crate) async fn empty() -> Self {
-        Self::empty_with_parity(None).await
-    }
-
-    async fn empty_with_parity(parity: Option<Share>) -> Self {
+    /// A repository without snapshots and without files, with so much parity.
+    pub(crate) async fn empty_with_parity(parity: Option<Share>) -> Self {
         let cx = context();
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("tree/below")).unwrap();
@@ -323,8 +319,8 @@ impl World {
     pub(crate) async fn check_stored_once(&self, case: &Case, what: &str) {
         let repo = self.open(Arc::new(case.mem.clone()), None).await.unwrap();
         let mut seen = HashSet::new();
-        for run in repo.index().runs() {
-            for (id, _) in run.iter() {
+        for part in repo.index().parts() {
+            for (id, _) in part.iter() {
                 assert!(seen.insert(id), "{what}: a chunk is stored twice");
             }
         }

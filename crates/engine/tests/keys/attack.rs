@@ -4,8 +4,10 @@
 use std::collections::HashMap;
 
 use backup_core::{ChunkId, RepoId};
+use backup_format::index::IndexRun;
 use backup_format::keys::{Identity, KeySet};
-use backup_format::pack::{FOOTER, header_length, read_tail};
+use backup_format::layout::is_pack;
+use backup_format::pack::{FOOTER, PackHeader, header_length, read_tail};
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_session};
 use backup_format::session;
 use backup_format::snapshot::{Outer, SnapshotObject, decode_part};
@@ -169,6 +171,37 @@ impl Attacker {
     }
 }
 
+/// The wrapped data keys that lie anywhere on the tier: in sessions, index runs, snapshots and the ends of packs.
+fn wraps(world: &World, ring: &ObjectKeyring) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for (name, bytes) in world.mem.objects() {
+        if let Ok(plain) = ring.open(ObjectKind::Session, &bytes) {
+            out.push(session::Session::decode(&plain).unwrap().wrapped_dek);
+        }
+        if let Ok(plain) = ring.open(ObjectKind::IndexRun, &bytes) {
+            let run = IndexRun::parse(plain).unwrap();
+            out.extend(run.sessions.iter().map(|wrap| wrap.wrap.clone()));
+        }
+        if let Ok(plain) = ring.open(ObjectKind::Snapshot, &bytes) {
+            let object = SnapshotObject::decode(&plain).unwrap();
+            out.push(decode_part::<Outer>(&object.outer).unwrap().wrap);
+        }
+        if is_pack(&name) {
+            let header = end(ring, &bytes);
+            out.extend(header.sessions.iter().map(|wrap| wrap.wrap.clone()));
+        }
+    }
+    out.sort_unstable();
+    out.dedup();
+    out
+}
+
+fn end(ring: &ObjectKeyring, pack: &[u8]) -> PackHeader {
+    let footer = pack.len() - FOOTER;
+    let length = header_length(&pack[footer..]).unwrap();
+    read_tail(ring, &pack[footer - length..]).unwrap()
+}
+
 /// Takes everything that opens.
 pub(crate) fn attack(world: &World, keys: &KeySet) -> Loot {
     let ring = ObjectKeyring::new(keys.repo(), keys.index_key().unwrap());
@@ -183,37 +216,20 @@ pub(crate) fn attack(world: &World, keys: &KeySet) -> Loot {
         wraps: HashMap::new(),
         loot: Loot::default(),
     };
+    let wraps = wraps(world, &ring);
     for (name, bytes) in world.mem.objects() {
         for kind in OBJECTS {
             attacker.loot.other.extend(ring.open(kind, &bytes).ok());
         }
         if let Ok(plain) = ring.open(ObjectKind::Snapshot, &bytes) {
             let object = SnapshotObject::decode(&plain).unwrap();
-            let outer: Outer = decode_part(&object.outer).unwrap();
             let raw = object.inner_raw as usize;
-            attacker.blob(
-                BlobKind::Page,
-                &object.inner_id,
-                raw,
-                &object.inner,
-                &[outer.wrap],
-            );
+            attacker.blob(BlobKind::Page, &object.inner_id, raw, &object.inner, &wraps);
         }
-        if !["data/", "meta/"]
-            .iter()
-            .any(|prefix| name.as_str().starts_with(prefix))
-        {
+        if !is_pack(&name) {
             continue;
         }
-        let footer = bytes.len() - FOOTER;
-        let length = header_length(&bytes[footer..]).unwrap();
-        let header = read_tail(&ring, &bytes[footer - length..]).unwrap();
-        let wraps: Vec<_> = header
-            .sessions
-            .iter()
-            .map(|wrap| wrap.wrap.clone())
-            .collect();
-        for blob in &header.blobs {
+        for blob in &end(&ring, &bytes).blobs {
             let start = blob.offset as usize;
             let sealed = &bytes[start..start + blob.stored as usize];
             attacker.blob(blob.kind, &blob.id, blob.raw as usize, sealed, &wraps);

@@ -10,6 +10,7 @@
 
 mod attack;
 mod changes;
+mod reseal;
 mod roles;
 mod rotation;
 mod world;

@@ -18,4 +18,5 @@ mod planted;
 mod pruned;
 mod ranges;
 mod source;
+mod tables;
 mod world;

@@ -101,7 +101,10 @@ const CACHES: [&str; 2] = ["one", "two"];
 impl Model {
     async fn new(seed: u64) -> Self {
         let mut model = Self {
-            world: World::new().await,
+            world: match seed % 2 {
+                0 => World::new().await,
+                _ => World::with_tables().await,
+            },
             dice: Dice(seed),
             source: ModelSource::default(),
             alive: BTreeMap::new(),

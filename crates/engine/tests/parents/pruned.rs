@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backup_core::{ErrorKind, FindingKind, OpContext, Retry, SessionId, SnapshotId};
+use backup_engine::index_set::Part;
 use backup_engine::prune::{self, PruneJob, PruneReport, Unused};
 use backup_engine::{EngineError, ForgetPlan, Repository, Result, SnapshotReport, forget};
 use backup_format::collect::{SessionMark, Verdict};
@@ -13,7 +14,7 @@ use backup_format::keys::{KeySet, Role};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::session::Session;
-use backup_testkit::{Crash, Fault, FaultSink, Op, Rule, TestClock};
+use backup_testkit::{Crash, Fault, FaultSink, Op, RecordingSink, Rule, TestClock};
 use jiff::SignedDuration;
 
 use crate::source::{Disks, ModelSource};
@@ -106,7 +107,15 @@ pub(crate) async fn all_is_whole(world: &World, saved: &[(SnapshotReport, Disks)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
-    let world = World::new().await;
+    gives_its_room_back(World::new().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_with_an_index_that_is_too_large_for_memory() {
+    gives_its_room_back(World::with_tables().await).await;
+}
+
+async fn gives_its_room_back(world: World) {
     let (source, mut saved) = history(&world, 6).await;
     let before = stored(&world);
     let idle = PruneJob {
@@ -151,6 +160,31 @@ async fn what_was_forgotten_gives_its_room_back_and_the_rest_is_whole() {
         (0, 0),
         "{again:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_are_written_anew_in_batches() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 6).await;
+    for (report, _) in &saved[..5] {
+        forget_one(&world, report.meta.id).await;
+    }
+    let sessions = async |batch: usize| {
+        let there = world.fork();
+        let small = PruneJob { batch, ..job() };
+        let calls = RecordingSink::new(Arc::new(there.mem.clone()));
+        let keys = maintenance(&there);
+        let repo = there.open_at(Arc::new(calls.clone()), &keys, None).await;
+        let report = prune_with(&repo, &there.cx, &small).await.unwrap();
+        assert!(report.written_packs > 0, "{report:?}");
+        all_is_whole(&there, &saved[5..]).await;
+        let _ = prune(&there, &job()).await;
+        let again = prune(&there, &job()).await;
+        assert_eq!((again.deleted_packs, again.written_packs), (0, 0));
+        calls.count_under(Op::Put, "sessions/") / 2
+    };
+    assert_eq!(sessions(job().batch).await, 1);
+    assert!(sessions(1).await > 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -302,9 +336,10 @@ async fn who_stores_nothing_gives_signs_of_life() {
     let runs = async |world: &World| {
         let repo = world.open(&world.keys, None).await;
         let index = repo.index();
-        let empty = index.runs().iter().filter(|run| run.packs.is_empty());
-        let made: BTreeSet<_> = empty.map(|run| run.sessions[0].session).collect();
-        (made.len(), index.runs().len())
+        let empty = index.parts().iter().filter(|run| run.pack_numbers() == 0);
+        let made = empty.flat_map(Part::sessions).map(|wrap| wrap.session);
+        let made: BTreeSet<_> = made.collect();
+        (made.len(), index.parts().len())
     };
     assert_eq!(runs(&world).await.0, 0, "an hour has not passed");
     world.job.checkpoint.alive = Duration::from_millis(1);
@@ -312,7 +347,6 @@ async fn who_stores_nothing_gives_signs_of_life() {
     let (made, before) = runs(&world).await;
     assert_eq!(made, 1);
     world.verify().await;
-    // They go with the next merge, and nobody needs them.
     forget_one(&world, saved[0].0.meta.id).await;
     let _ = prune(&world, &job()).await;
     let (made, after) = runs(&world).await;
@@ -321,7 +355,6 @@ async fn who_stores_nothing_gives_signs_of_life() {
     world.verify().await;
 }
 
-/// What was decided goes, whoever else is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_deletion_that_was_cut_short_is_ended_first() {
     let world = World::new().await;

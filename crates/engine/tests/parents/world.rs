@@ -27,6 +27,8 @@ pub(crate) struct World {
     pub(crate) mem: MemSink,
     pub(crate) keys: KeySet,
     pub(crate) job: SnapshotJob,
+    /// So many entries of the index stay in memory; none: as usual, which is all of them here.
+    pub(crate) in_memory: Option<usize>,
     dir: TempDir,
 }
 
@@ -43,6 +45,14 @@ pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 impl World {
+    /// One whose index is in tables, however small it is.
+    pub(crate) async fn with_tables() -> Self {
+        Self {
+            in_memory: Some(0),
+            ..Self::new().await
+        }
+    }
+
     pub(crate) async fn new() -> Self {
         let clock = TestClock::default().ticking(SignedDuration::from_secs(1));
         let cx = OpContext::new(Arc::new(clock));
@@ -65,6 +75,7 @@ impl World {
             mem,
             keys,
             job,
+            in_memory: None,
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -76,6 +87,7 @@ impl World {
             mem: self.mem.fork(),
             keys: self.keys.clone(),
             job: self.job.clone(),
+            in_memory: self.in_memory,
             dir: tempfile::tempdir().unwrap(),
         }
     }
@@ -101,7 +113,12 @@ impl World {
         let unlock = Unlock::KeyFile(KeyFile::Keys(Box::new(keys.clone())));
         let cache = cache.map(Path::to_owned);
         let repo = Repository::open(&self.cx, sink, &unlock, cache, Operation::Write);
-        repo.await.unwrap()
+        let repo = repo.await.unwrap();
+        if let Some(entries) = self.in_memory {
+            repo.keep_in_memory(entries);
+            repo.reload_index(&self.cx).await.unwrap();
+        }
+        repo
     }
 
     /// Saves with a key and a cache, and sees that what was saved comes back.

@@ -29,6 +29,12 @@ pub enum KeyError {
         /// The role of the set at hand.
         role: Role,
     },
+    /// Sealing anew takes the keys that read, and those of the newest generation.
+    #[error("this key is a {role} key: it cannot seal anew what is stored; use a full key")]
+    MayNotReseal {
+        /// The role of the set at hand.
+        role: Role,
+    },
     /// A writer or maintenance key signs for its own host only.
     #[error(
         "this key belongs to host `{has}` and cannot sign for `{wanted}`; use the key made for `{wanted}` or a full key"

@@ -252,12 +252,32 @@ fn a_power_loss_that_took_the_notes_leaves_nothing_beside() {
     let (to, stored) = old_and_new(temp.path());
     let was = killed(&to, &stored);
     let marker = fs::File::options().write(true).open(to.join(MARKER));
-    marker.unwrap().set_len(4 * 38).unwrap();
+    marker.unwrap().set_len(5 * 38).unwrap();
     later();
     let restored = restore(always(&to), &stored);
     assert!(restored.errors.is_empty(), "{:?}", restored.errors);
     assert_eq!(names(&to), ["file".to_owned()].into());
     assert!(!was.exists());
+}
+
+#[test]
+fn a_power_loss_that_took_the_notes_leaves_nothing_beside_whatever_its_name_and_nothing_of_others()
+{
+    let temp = tempfile::tempdir().unwrap();
+    let (to, stored) = old_and_new(temp.path());
+    let was = killed(&to, &stored);
+    let name = was.file_name().unwrap().to_str().unwrap();
+    // The first of the names is free again.
+    let numbered = name.replace("-file", "-7-file");
+    fs::rename(&was, to.join(&numbered)).unwrap();
+    let other = name.replace("-file", "-other");
+    put(&to.join(&other), "mine");
+    let marker = fs::File::options().write(true).open(to.join(MARKER));
+    marker.unwrap().set_len(5 * 38).unwrap();
+    later();
+    let restored = restore(always(&to), &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    assert_eq!(names(&to), ["file".to_owned(), other].into());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use backup_core::{EntryKind, Outcome, Target as _};
+use backup_core::{EntryKind, ErrorKind, Outcome, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
 use support::given::*;
 use support::*;
@@ -73,14 +73,98 @@ fn a_target_folder_that_a_killed_restore_made_is_finished_by_the_next_one() {
     }
 }
 
+fn warnings(restored: &Restored) -> Vec<&str> {
+    let findings = restored.report.findings.iter();
+    let warnings = findings.filter(|finding| finding.severity == Severity::Warning);
+    warnings.map(|finding| finding.subject.as_str()).collect()
+}
+
+/// Nobody can tell who made it: it stays closed, and that is said.
 #[test]
-fn a_restore_that_was_killed_right_after_it_made_the_target_folder_is_taken_up() {
+fn an_empty_folder_with_the_mode_of_an_unfinished_one_stays_as_it_is() {
     let temp = tempfile::tempdir().unwrap();
     let stored = saved(temp.path(), 0o2750);
     let to = temp.path().join("new");
     fs::DirBuilder::new().mode(UNFINISHED).create(&to).unwrap();
-    restore(into(&to, Overwrite::Never), &stored);
+    let restored = restore(into(&to, Overwrite::Never), &stored);
+    assert_eq!(mode(&to), UNFINISHED);
+    assert_eq!(warnings(&restored), ["/"]);
+    let restored = restore(into(&to, Overwrite::Always), &stored);
+    assert!(warnings(&restored).is_empty());
     assert_eq!(state(&to), state(&temp.path().join("from")));
+    let plain = temp.path().join("plain");
+    fs::DirBuilder::new()
+        .mode(UNFINISHED)
+        .create(&plain)
+        .unwrap();
+    let stored = [made_up(b"file", EntryKind::File, b"saved")];
+    let restored = restore(into(&plain, Overwrite::Never), &stored);
+    assert!(warnings(&restored).is_empty());
+    assert_eq!(mode(&plain), UNFINISHED);
+}
+
+#[test]
+fn a_folder_that_another_restore_may_have_left_is_told_of() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    fs::create_dir_all(to.join("folder")).unwrap();
+    let marked = fs::Permissions::from_mode(UNFINISHED);
+    fs::set_permissions(to.join("folder"), marked).unwrap();
+    let stored = [made_up(b"folder", EntryKind::Directory, b"")];
+    let restored = restore(into(&to, Overwrite::Never), &stored);
+    assert_eq!(warnings(&restored), ["/folder"]);
+    assert_eq!(mode(&to.join("folder")), UNFINISHED);
+}
+
+/// What folders are to get waits in a file once it is much.
+#[test]
+fn folders_that_wait_where_there_is_no_room_are_finished_when_there_is() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = temp.path().join("small");
+    fs::create_dir(&at).unwrap();
+    let Some(_mounted) = Mounted::tmpfs(&at, "size=256k,nr_inodes=100k") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let to = at.join("to");
+    let folder = |number: usize| {
+        let name = format!("{number:0>220}");
+        let mut stored = made_up(name.as_bytes(), EntryKind::Directory, b"");
+        stored.entry.meta.mode = 0o755;
+        stored
+    };
+    let stored: Vec<_> = (0..24_000).map(folder).collect();
+    let config = into(&to, Overwrite::Never);
+    let begin = |config: &FilesTargetConfig| {
+        let cx = context();
+        let target = FilesTarget::new(config.clone());
+        let plan = block_on(target.plan(&cx, &request(&config.folder))).unwrap();
+        (cx.clone(), block_on(target.begin(&cx, plan)).unwrap())
+    };
+    let (cx, full) = begin(&config);
+    let failed = (stored.iter()).find_map(|one| full.start(&cx, &one.entry).err());
+    assert_eq!(failed.unwrap().kind, ErrorKind::NoSpace);
+    // The last of them has no room either.
+    let closed = block_on(full.close(&cx, Outcome::Abandoned));
+    assert!(closed.is_ok_and(|report| report.deleted == 0));
+    let marked = || {
+        let folders = fs::read_dir(&to)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        folders
+            .filter(|path| path.is_dir() && mode(path) == UNFINISHED)
+            .count()
+    };
+    assert!(marked() > 0 && to.join(".backstay-unfinished").exists());
+    let more = std::process::Command::new("mount")
+        .args(["-o", "remount,size=64m"])
+        .arg(&at)
+        .status();
+    assert!(more.unwrap().success());
+    let again = restore(config, &stored);
+    assert!(again.errors.is_empty() && again.report.findings.is_empty());
+    assert_eq!(marked(), 0);
+    assert_eq!(fs::read_dir(&to).unwrap().count(), stored.len());
 }
 
 #[test]

@@ -18,54 +18,53 @@
 //! The folder of the restore itself is changed by the making of that file, so its own mode and time
 //! say nothing: whether a restore made it is kept in the mode of the file.
 
+use std::collections::HashSet;
 use std::fs::File;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileExt as _;
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::EntryPath;
 use rustix::fs::{
-    AtFlags, FileType, FlockOperation, Mode, OFlags, Stat, StatxFlags, Timespec, Timestamps,
-    UTIME_NOW, UTIME_OMIT, fchmod, flock, fstat, fsync, futimens, openat, statx, unlinkat,
+    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, fsync,
+    openat, statat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use rustix::process::geteuid;
 
-use super::journal::{self, Journal, LINE, Left, Stage};
-use super::meta::{MARK_DIR, MARK_FILE};
-use crate::walk::listing::Listing;
+use super::beside::prefix;
+use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
+use super::journal::{Journal, Left, Stage};
+use super::keeps::FileSystems;
+use super::meta::MARK_FILE;
+use super::ours::has_mark;
+use crate::handle::DirId;
 
 /// The name of the file that says that a restore into its folder is not finished.
 pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
 
-/// A time of a file system: seconds and nanoseconds.
-type Moment = (i64, u64);
-
-/// The bytes of the lines at the start of the file: two times, a token, and where the notes begin.
-const HEADER: usize = 4 * LINE;
-
 /// Since when a restore into a folder has been under way.
 #[derive(Debug)]
 pub(super) struct Begun {
-    since: Moment,
+    pub(super) since: Moment,
     /// What an earlier restore finished before this is on the disk; `None`: there was no earlier one.
-    safe: Option<Moment>,
+    pub(super) safe: Option<Moment>,
     /// When this restore began.
-    began: Moment,
+    pub(super) began: Moment,
     /// Whether a restore made the folder and has not finished it.
     made: bool,
     /// The file; it could not be made where there is none. Then nothing can be taken up, and nothing
     /// is to be removed.
-    file: Option<File>,
+    pub(super) file: Option<File>,
     notes: Journal,
     /// What the names of all have in common that this restore makes beside others. Nobody knows it
     /// before, so no entry of a snapshot has such a name, and nothing that was there.
     token: u64,
     /// That of the last restore before it.
     last: Option<u64>,
+    /// Folders in which nothing of that is any more that no note tells of.
+    swept: Mutex<HashSet<DirId>>,
+    /// What the file systems keep that are restored to.
+    pub(super) systems: Arc<FileSystems>,
 }
 
 impl Begun {
@@ -75,58 +74,37 @@ impl Begun {
     /// # Errors
     /// When something else stands under the name, the file cannot be made, or another restore is
     /// under way there ([`io::ErrorKind::WouldBlock`]).
-    pub(super) fn at(top: &OwnedFd, made: bool, sync: bool) -> io::Result<Self> {
+    pub(super) fn at(
+        top: &OwnedFd,
+        made: bool,
+        sync: bool,
+        systems: Arc<FileSystems>,
+    ) -> io::Result<Self> {
         let before = fstat(top)?;
-        let made = made || is_new(top, &before)?;
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mode = if made { MARK_FILE } else { 0o600 };
-        let create = flags | OFlags::CREATE | OFlags::EXCL;
-        let (file, is_new) = match openat(top, NAME, create, Mode::from_raw_mode(mode)) {
-            Ok(file) => {
-                // A default ACL of the folder may have taken something from its owner.
-                fchmod(&file, Mode::from_raw_mode(mode))?;
-                keep_time(top, &before)?;
-                (file, true)
-            }
-            Err(Errno::EXIST) => {
-                let there = openat(top, NAME, flags, Mode::empty());
-                (there.map_err(|_| something_else())?, false)
-            }
-            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT) => {
-                let now = (before.st_ctime, before.st_ctime_nsec);
-                return Ok(Self {
-                    since: now,
-                    safe: None,
-                    began: now,
-                    made,
-                    file: None,
-                    notes: Journal::new(HEADER as u64),
-                    token: token(),
-                    last: None,
-                });
-            }
-            Err(cause) => return Err(cause.into()),
-        };
-        let stat = fstat(&file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || !is_own(&stat) {
-            return Err(something_else());
-        }
-        lock(&file)?;
-        let file = File::from(file);
+        let now = (before.st_ctime, before.st_ctime_nsec);
         let mut begun = Self {
-            since: (stat.st_mtime, stat.st_mtime_nsec),
+            since: now,
             safe: None,
-            began: (stat.st_mtime, stat.st_mtime_nsec),
-            // A folder that has another mode by now was finished, or its owner gave it that.
-            made: made || has_mark(&stat) && has_mark(&before),
+            began: now,
+            made,
             file: None,
             notes: Journal::new(HEADER as u64),
             token: token(),
             last: None,
+            swept: Mutex::default(),
+            systems,
         };
+        begun.systems.look(top, before.st_dev);
+        let Some((file, is_new)) = begun.locked(top, made)? else {
+            return Ok(begun);
+        };
+        keep_time(top, &before)?;
+        let stat = fstat(&file)?;
+        let file = File::from(file);
+        (begun.since, begun.began) = (modified(&stat), modified(&stat));
         if is_new {
             // On a full disk it stays empty; then the time when it was made counts.
-            let _ = write_header(&file, begun.since, begun.token);
+            let _ = Header::write(begun.since, begun.token, made, &file);
             if sync {
                 file.sync_all()?;
                 fsync(openat(
@@ -137,11 +115,13 @@ impl Begun {
                 )?)?;
             }
         } else {
-            if let Some((since, safe, token, notes)) = read_header(&file) {
-                (begun.since, begun.safe) = (since, Some(safe));
-                begun.last = Some(token);
-                begun.notes = Journal::read(&file, HEADER as u64, notes)?;
-                file.write_all_at(token_line(begun.token).as_bytes(), 2 * LINE as u64)?;
+            let mut was_made = has_mark(&stat);
+            if let Some(header) = Header::read(&file) {
+                (begun.since, begun.safe) = (header.since, Some(header.safe));
+                begun.last = Some(header.token);
+                was_made |= header.made;
+                begun.notes = Journal::read(&file, HEADER as u64, header.notes)?;
+                Header::write_token(begun.token, &file)?;
             } else if !may_be_torn(&file)? {
                 return Err(something_else());
             } else {
@@ -149,8 +129,11 @@ impl Begun {
                 begun.since = birth(&file).unwrap_or(begun.since);
                 begun.safe = Some(begun.since);
                 file.set_len(0)?;
-                write_header(&file, begun.since, begun.token)?;
+                Header::write(begun.since, begun.token, made || was_made, &file)?;
             }
+            // A folder that has another mode by now was finished, or its owner gave it that.
+            let is_marked = has_mark(&before) || !begun.systems.of(before.st_dev).modes;
+            begun.made |= was_made && is_marked;
             if sync {
                 file.sync_data()?;
             }
@@ -160,63 +143,78 @@ impl Begun {
         Ok(begun)
     }
 
+    /// Opens the file, or makes it (then that is said), and locks it; `None`: it cannot be made.
+    fn locked(&self, top: &OwnedFd, made: bool) -> io::Result<Option<(OwnedFd, bool)>> {
+        const TRIES: u32 = 20;
+        for _ in 0..TRIES {
+            let Some((file, is_new)) = open_or_make(top, made)? else {
+                return Ok(None);
+            };
+            let stat = fstat(&file)?;
+            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+            if !is_file || !is_new && stat.st_nlink > 0 && !self.is_own(&stat) {
+                return Err(something_else());
+            }
+            lock(&file)?;
+            // Whoever had it locked may have ended meanwhile and removed it: then nobody else would see
+            // that this one is under way.
+            let has_name = match statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(found) => (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino),
+                Err(Errno::NOENT) => false,
+                Err(cause) => return Err(cause.into()),
+            };
+            if has_name {
+                return Ok(Some((file, is_new)));
+            }
+        }
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
     /// Whether a restore made the folder itself and has not finished it.
     pub(super) const fn has_made_folder(&self) -> bool {
         self.made
     }
 
-    /// Whether a file or folder was left unfinished by a restore. One that somebody else owns was
-    /// not: who made it may have it open, and must not get what is restored.
-    pub(super) fn is_unfinished(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        let is_marked = has_mark(stat) || is_barely_made(stat);
-        self.file.is_some() && is_marked && is_owner(stat) && changed >= self.since
+    /// What the file systems keep that are restored to.
+    pub(super) const fn systems(&self) -> &Arc<FileSystems> {
+        &self.systems
     }
 
-    /// Whether an earlier restore may have finished a file that is not on the disk.
-    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.safe.is_some_and(|safe| changed >= safe) && changed < self.began
+    /// Notes that a file is about to be changed where it is, since its mode cannot say so. The note is on
+    /// the disk before that.
+    ///
+    /// # Errors
+    /// When that cannot be written: then nobody would know that the file is not whole.
+    pub(super) fn note_in_place(&self, path: &EntryPath, inode: u64) -> io::Result<()> {
+        let Some(file) = &self.file else {
+            let why = "nothing would say that it is unfinished: neither its mode can, nor a file \
+                       .backstay-unfinished in the folder that is restored to";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        };
+        let left = Left {
+            path: path.to_slashed(),
+            beside: path.to_slashed(),
+            stage: Stage::InPlace(inode),
+        };
+        self.notes.add(file, left)?;
+        file.sync_data()
     }
 
-    /// Whether somebody who restores made a file in the time of an earlier restore.
-    fn is_of_earlier(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.since <= changed && changed < self.began
+    /// Whether an earlier restore noted that it changes a file where it is, and did not finish. It stays
+    /// noted until it is settled.
+    pub(super) fn take_in_place(&self, path: &EntryPath, stat: &Stat) -> bool {
+        let noted = self.notes.take_in_place(&path.to_slashed());
+        noted.is_some_and(|inode| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                && self.has_inode(stat, inode)
+        })
     }
 
-    /// Whether a file beside another is what an earlier restore noted, and may be gone on with.
-    pub(super) fn may_take_up(&self, stat: &Stat, left: &Left) -> bool {
-        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && left.stage == Stage::Made(stat.st_ino)
-            && self.is_of_earlier(stat)
-            && is_own(stat)
-    }
-
-    /// Whether what stands beside another is what an earlier restore noted, and nobody else's.
-    pub(super) fn is_what_was_left(&self, stat: &Stat, left: &Left) -> bool {
-        match left.stage {
-            Stage::Announced => self.is_of_earlier(stat) && is_owner(stat) && is_empty(stat),
-            Stage::Made(inode) => {
-                let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                let is_alone = is_folder || stat.st_nlink == 1;
-                stat.st_ino == inode && self.is_of_earlier(stat) && is_alone
-            }
-            // It may have been changed by now under the name of its owner, and that it must have.
-            Stage::Linked(inode) => {
-                let changed = (stat.st_ctime, stat.st_ctime_nsec);
-                stat.st_ino == inode && changed >= self.since && stat.st_nlink > 1
-            }
+    /// A file that was noted as changed where it is, if it was, is whole.
+    pub(super) fn settled_in_place(&self, path: &EntryPath) {
+        if let Some(file) = &self.file {
+            self.notes.settled(file, &path.to_slashed());
         }
-    }
-
-    /// Whether a file that has a name of the last restore is its own although no note tells of it: a
-    /// power loss may have taken the notes.
-    pub(super) fn is_stray(&self, stat: &Stat) -> bool {
-        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && has_mark(stat)
-            && self.is_of_earlier(stat)
-            && is_own(stat)
     }
 
     /// What an earlier restore left beside one; told once.
@@ -234,14 +232,26 @@ impl Begun {
         self.notes.take_all_left()
     }
 
+    /// How the names begin of what the last restore left in a folder, if it left anything; told once.
+    pub(super) fn strays_in(&self, folder: DirId) -> Option<String> {
+        /// So many folders are remembered.
+        const MOST: usize = 4096;
+        let last = self.last?;
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        if swept.len() >= MOST {
+            swept.clear();
+        }
+        swept.insert(folder).then(|| prefix(last))
+    }
+
+    /// Whether something beside one is noted.
+    pub(super) fn is_noted(&self, path: &EntryPath, beside: &[u8]) -> bool {
+        path_beside(path, beside).is_ok_and(|beside| self.notes.has_beside(&beside))
+    }
+
     /// What the names of all have in common that this restore makes beside others.
     pub(super) const fn token(&self) -> u64 {
         self.token
-    }
-
-    /// The same of the last restore before this, if that left anything unfinished.
-    pub(super) const fn last_token(&self) -> Option<u64> {
-        self.last
     }
 
     /// Notes a file that is about to be made beside another, or to get a further name there.
@@ -295,8 +305,7 @@ impl Begun {
     pub(super) fn is_safe_before(&self, time: Moment) {
         if let Some(file) = &self.file {
             // What is not kept is compared again.
-            let lines = times(self.since, time);
-            let written = file.write_all_at(lines.as_bytes(), 0);
+            let written = Header::write_times(self.since, time, file);
             let _ = written.and_then(|()| file.sync_data());
         }
     }
@@ -326,53 +335,31 @@ impl Begun {
     }
 }
 
-/// Locks the file. A process that this one is about to start holds a copy of the lock of one that has
-/// just ended, until it is another program: so it is tried for a moment.
-fn lock(file: &OwnedFd) -> io::Result<()> {
-    const TRIES: u32 = 20;
-    for number in 1..=TRIES {
-        match flock(file, FlockOperation::NonBlockingLockExclusive) {
-            // Not every network file system has locks.
-            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => break,
-            Err(Errno::WOULDBLOCK) if number < TRIES => {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(cause) => return Err(cause.into()),
-        }
-    }
-    Ok(())
-}
-
 /// The path of something beside another.
 fn path_beside(path: &EntryPath, beside: &[u8]) -> io::Result<Vec<u8>> {
     let there = path.parent().unwrap_or_default().join(beside);
     Ok(there.map_err(io::Error::other)?.to_slashed())
 }
 
-/// 48 bits that no other restore has.
-fn token() -> u64 {
-    std::hash::RandomState::new().build_hasher().finish() >> 16
-}
-
-/// Whether something holds nothing that could be lost: whether a folder does is found when it is
-/// removed. A file has no content yet, and the mode with which it was made, or what a default ACL left
-/// of that.
-fn is_empty(stat: &Stat) -> bool {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => true,
-        FileType::RegularFile => is_barely_made(stat) && stat.st_nlink == 1,
-        _ => stat.st_nlink == 1,
+/// Opens the file, or makes it (then that is said); `None`: it cannot be made.
+fn open_or_make(top: &OwnedFd, made: bool) -> io::Result<Option<(OwnedFd, bool)>> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mode = Mode::from_raw_mode(if made { MARK_FILE } else { 0o600 });
+    let create = flags | OFlags::CREATE | OFlags::EXCL;
+    match openat(top, NAME, create, mode) {
+        Ok(file) => match fchmod(&file, mode) {
+            // A default ACL of the folder may have taken something from its owner. Not every file system
+            // has modes.
+            Ok(()) | Err(Errno::PERM | Errno::NOSYS | Errno::NOTSUP) => Ok(Some((file, true))),
+            Err(cause) => Err(cause.into()),
+        },
+        Err(Errno::EXIST) => {
+            let there = openat(top, NAME, flags, Mode::empty());
+            Ok(Some((there.map_err(|_| something_else())?, false)))
+        }
+        Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT) => Ok(None),
+        Err(cause) => Err(cause.into()),
     }
-}
-
-/// Whether a file is empty and as it was made, before it could get its mode: a default ACL of its
-/// folder may have taken from its owner what the mark consists of.
-fn is_barely_made(stat: &Stat) -> bool {
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    is_file
-        && stat.st_size == 0
-        && stat.st_mode & 0o7777 & !MARK_FILE == 0
-        && stat.st_mode & 0o1000 != 0
 }
 
 fn something_else() -> io::Error {
@@ -381,132 +368,13 @@ fn something_else() -> io::Error {
     )
 }
 
-/// Whether something belongs to who restores.
-fn is_owner(stat: &Stat) -> bool {
-    stat.st_uid == geteuid().as_raw()
-}
-
-/// Whether a file belongs to who restores, under one name only.
-pub(super) fn is_own(stat: &Stat) -> bool {
-    is_owner(stat) && stat.st_nlink == 1
-}
-
-/// Changes the times of a file to now, as the file system counts it; says what that is.
-pub(super) fn now(file: impl AsFd) -> io::Result<Moment> {
-    let file = file.as_fd();
-    let touched = Timespec {
-        tv_sec: 0,
-        tv_nsec: UTIME_NOW,
-    };
-    let times = Timestamps {
-        last_access: touched,
-        last_modification: touched,
-    };
-    futimens(file, &times)?;
-    let stat = fstat(file)?;
-    Ok((stat.st_ctime, stat.st_ctime_nsec))
-}
-
-/// When a file was made, where the file system keeps that.
-fn birth(file: &File) -> Option<Moment> {
-    let wanted = StatxFlags::BTIME;
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
-    let has_time = found.stx_mask & wanted.bits() != 0;
-    has_time.then_some((found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec)))
-}
-
-/// A time that is later than any until now: file systems count it in steps of some milliseconds.
-fn next_moment(file: &File) -> io::Result<Moment> {
-    let first = now(file)?;
-    for _ in 0..20 {
-        std::thread::sleep(Duration::from_millis(2));
-        let next = now(file)?;
-        if next > first {
-            return Ok(next);
-        }
-    }
-    Ok(first)
-}
-
-fn times(since: Moment, safe: Moment) -> String {
-    let line = |word: &str, (seconds, nanos): Moment| format!("{word} {seconds:>21}.{nanos:09}\n");
-    line("since", since) + &line("safe ", safe)
-}
-
-fn token_line(token: u64) -> String {
-    format!("token {token:>31}\n")
-}
-
-/// Writes all lines of a file without notes.
-fn write_header(file: &File, since: Moment, token: u64) -> io::Result<()> {
-    let notes = journal::line(HEADER as u64);
-    let header = times(since, since) + &token_line(token) + &notes;
-    file.write_all_at(header.as_bytes(), 0)
-}
-
-/// What a line says that begins with a word.
-fn rest<'a>(line: &'a [u8], word: &str) -> Option<&'a str> {
-    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
-    Some(line.strip_prefix(word)?.trim_start())
-}
-
-/// The two times, the token, and where the notes begin; nothing if they are not there as they should be.
-fn read_header(file: &File) -> Option<(Moment, Moment, u64, u64)> {
-    let mut header = [0; HEADER];
-    file.read_exact_at(&mut header, 0).ok()?;
-    let time = |line, word| {
-        let (seconds, nanos) = rest(line, word)?.split_once('.')?;
-        Some((seconds.parse().ok()?, nanos.parse().ok()?))
-    };
-    let mut lines = header.chunks(LINE);
-    let since = time(lines.next()?, "since ")?;
-    let safe = time(lines.next()?, "safe  ")?;
-    let token = rest(lines.next()?, "token ")?.parse().ok()?;
-    let length = file.metadata().ok()?.len();
-    let is_there = |notes: &u64| (HEADER as u64..=length).contains(notes);
-    let notes = journal::read_line(lines.next()?).filter(is_there)?;
-    Some((since, safe, token, notes))
-}
-
-/// Whether a file that lacks the lines of ours may have been one before a power loss or a full disk:
-/// else it is somebody's who chose the same name.
-fn may_be_torn(file: &File) -> io::Result<bool> {
-    const FIRST: &[u8] = b"since ";
-    let mut found = [0; FIRST.len()];
-    let count = file.read_at(&mut found, 0)?;
-    let found = found.get(..count).unwrap_or_default();
-    Ok(FIRST.starts_with(found) || found.iter().all(|byte| *byte == 0))
-}
-
-/// Whether something has the mode of what is unfinished.
-pub(super) fn has_mark(stat: &Stat) -> bool {
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => stat.st_mode & 0o7777 == MARK_FILE,
-        // A new folder has the setgid bit of the one that it is made in.
-        FileType::Directory => stat.st_mode & 0o5777 == MARK_DIR,
-        _ => false,
-    }
-}
-
-/// Whether a folder was made as one that is unfinished and not touched since: a restore was killed
-/// before it could make its file in it. A mode that somebody gave it later would be a change.
-fn is_new(folder: &OwnedFd, stat: &Stat) -> io::Result<bool> {
-    let is_untouched = (stat.st_mtime, stat.st_mtime_nsec) == (stat.st_ctime, stat.st_ctime_nsec);
-    if !has_mark(stat) || !is_untouched || !is_owner(stat) {
-        return Ok(false);
-    }
-    let mut buffer = [MaybeUninit::uninit(); 1 << 10];
-    let folder = openat(
-        folder,
-        c".",
-        OFlags::RDONLY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?;
-    Ok(Listing::read(&folder, &mut buffer)?.len() == 0)
+/// When a file's content was last changed.
+fn modified(stat: &Stat) -> Moment {
+    (stat.st_mtime, stat.st_mtime_nsec)
 }
 
 /// That the file came or went is no change of the folder that anybody asked for.
-fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
+pub(super) fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
     let kept = Timestamps {
         last_access: Timespec {
             tv_sec: 0,
@@ -517,7 +385,7 @@ fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
             tv_nsec: i64::try_from(before.st_mtime_nsec).unwrap_or(0),
         },
     };
-    match futimens(top, &kept) {
+    match utimensat(top, c".", &kept, AtFlags::empty()) {
         // Only its owner may set it; the restore itself is not hindered by that.
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(cause) => Err(cause.into()),
@@ -526,11 +394,18 @@ fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::journal::{self, LINE};
     use super::*;
 
     fn top(folder: &std::path::Path) -> OwnedFd {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         rustix::fs::open(folder, flags, Mode::empty()).unwrap()
+    }
+
+    fn begun(top: &OwnedFd) -> io::Result<Begun> {
+        Begun::at(top, false, false, Arc::default())
     }
 
     fn made(folder: &std::path::Path, name: &str) -> Stat {
@@ -543,14 +418,14 @@ mod tests {
     fn what_is_safe_or_new_is_not_doubted() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
-        let first = Begun::at(&top, false, false).unwrap();
+        let first = begun(&top).unwrap();
         let early = made(temp.path(), "early");
         assert!(!first.is_doubtful(&early) && !first.is_of_earlier(&early));
         let file = first.file.as_ref().unwrap();
         first.is_safe_before(next_moment(file).unwrap());
         let late = made(temp.path(), "late");
         drop(first);
-        let second = Begun::at(&top, false, false).unwrap();
+        let second = begun(&top).unwrap();
         assert!(second.is_of_earlier(&early) && !second.is_doubtful(&early));
         assert!(second.is_of_earlier(&late) && second.is_doubtful(&late));
         let newest = made(temp.path(), "newest");
@@ -558,41 +433,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_noted_and_nothing_of_use_is_taken_for_a_leftover() {
+    fn whoever_waited_for_the_end_of_another_makes_the_file_anew() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
-        let first = Begun::at(&top, false, false).unwrap();
-        let made = |name: &str, content: &str, mode: u32| {
-            let path = temp.path().join(name);
-            std::fs::write(&path, content).unwrap();
-            rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).unwrap();
-            rustix::fs::stat(&path).unwrap()
-        };
-        let whole = made("whole", "new", MARK_FILE);
-        let empty = made("empty", "", MARK_FILE);
-        // A default ACL of the folder took what the owner may.
-        let restricted = made("restricted", "", 0o1000);
-        let plain = made("plain", "", 0o600);
-        drop(first);
-        let second = Begun::at(&top, false, false).unwrap();
-        let left = |stage| Left {
-            path: b"file".to_vec(),
-            beside: b"beside".to_vec(),
-            stage,
-        };
-        let announced = left(Stage::Announced);
-        assert!(second.is_what_was_left(&empty, &announced));
-        assert!(second.is_what_was_left(&restricted, &announced));
-        assert!(!second.is_what_was_left(&whole, &announced));
-        assert!(!second.is_what_was_left(&plain, &announced));
-        assert!(!second.may_take_up(&empty, &announced));
-        let this = left(Stage::Made(whole.st_ino));
-        assert!(second.is_what_was_left(&whole, &this) && second.may_take_up(&whole, &this));
-        let other = left(Stage::Made(empty.st_ino));
-        assert!(!second.is_what_was_left(&whole, &other) && !second.may_take_up(&whole, &other));
-        // The only name that a file has is no further one.
-        let linked = left(Stage::Linked(whole.st_ino));
-        assert!(!second.is_what_was_left(&whole, &linked));
+        let first = begun(&top).unwrap();
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| begun(&top));
+            std::thread::sleep(Duration::from_millis(60));
+            first.done(&top).unwrap();
+            drop(first);
+            let second = second.join().unwrap().unwrap();
+            assert!(temp.path().join(".backstay-unfinished").exists());
+            assert!(begun(&top).is_err());
+            second.done(&top).unwrap();
+        });
     }
 
     #[test]
@@ -600,7 +454,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
         let path = |text: &str| EntryPath::from_slashed(text.as_bytes()).unwrap();
-        let first = Begun::at(&top, false, false).unwrap();
+        let first = begun(&top).unwrap();
         first
             .note(&path("a/b"), b"beside-b", Stage::Announced)
             .unwrap();
@@ -613,7 +467,7 @@ mod tests {
             .unwrap();
         first.settled(&path("d"), b"beside-d");
         drop(first);
-        let second = Begun::at(&top, false, false).unwrap();
+        let second = begun(&top).unwrap();
         let left = second.take_left(&path("a/b"));
         let [left] = &*left else {
             panic!("{left:?}");
@@ -626,7 +480,7 @@ mod tests {
             .note(&path("e"), b"beside-e", Stage::Announced)
             .unwrap();
         drop(second);
-        let third = Begun::at(&top, false, false).unwrap();
+        let third = begun(&top).unwrap();
         let mut left: Vec<_> = (third.take_all_left().into_iter())
             .map(|left| (left.beside, left.stage))
             .collect();
@@ -643,7 +497,7 @@ mod tests {
     fn a_file_that_is_no_longer_what_a_restore_made_of_it_is_begun_anew() {
         let temp = tempfile::tempdir().unwrap();
         let top = top(temp.path());
-        let first = Begun::at(&top, false, false).unwrap();
+        let first = begun(&top).unwrap();
         let path = EntryPath::from_slashed(b"file").unwrap();
         first.note(&path, b"beside", Stage::Announced).unwrap();
         drop(first);
@@ -653,14 +507,14 @@ mod tests {
             let line = journal::line(from);
             bytes[HEADER - LINE..HEADER].copy_from_slice(line.as_bytes());
             std::fs::write(&marker, bytes).unwrap();
-            let second = Begun::at(&top, false, false).unwrap();
+            let second = begun(&top).unwrap();
             assert!(second.take_all_left().is_empty());
             second.note(&path, b"beside", Stage::Announced).unwrap();
             drop(second);
             let length = std::fs::metadata(&marker).unwrap().len();
             assert!(length < 2 * HEADER as u64, "{length}");
         }
-        let third = Begun::at(&top, false, false).unwrap();
+        let third = begun(&top).unwrap();
         assert_eq!(third.take_all_left().len(), 1);
     }
 
@@ -670,7 +524,7 @@ mod tests {
         let top = top(temp.path());
         let stranger = made(temp.path(), "stranger");
         std::thread::sleep(Duration::from_millis(20));
-        let first = Begun::at(&top, false, false).unwrap();
+        let first = begun(&top).unwrap();
         let early = made(temp.path(), "early");
         std::thread::sleep(Duration::from_millis(20));
         let path = EntryPath::from_slashed(b"file").unwrap();
@@ -682,7 +536,7 @@ mod tests {
         // A power loss took what was in it. Its time of last change is that of the note.
         file.set_len(0).unwrap();
         drop(first);
-        let second = Begun::at(&top, false, false).unwrap();
+        let second = begun(&top).unwrap();
         assert!(second.is_of_earlier(&early) && second.is_doubtful(&early));
         assert!(!second.is_of_earlier(&stranger) && !second.is_doubtful(&stranger));
         assert!(second.take_all_left().is_empty());

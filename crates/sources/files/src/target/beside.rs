@@ -23,7 +23,9 @@ use super::begun::Begun;
 use super::covered::Covered;
 use super::file::{FileWriter, read_full};
 use super::journal::Stage;
+use super::keeps::not_made;
 use super::meta::Before;
+use super::partial::rename_if_free;
 use super::way::Spot;
 use super::writer::create_marked;
 use crate::handle::{DirHandle, DirId, HandleCache};
@@ -46,10 +48,15 @@ pub(super) fn is_named_so(path: &EntryPath) -> bool {
     name.is_some_and(|name| name.starts_with(PREFIX.as_bytes()))
 }
 
+/// How the names of all begin that one restore makes beside others.
+pub(super) fn prefix(token: u64) -> String {
+    format!("{PREFIX}{token:012x}-")
+}
+
 /// Names under which a file may stand beside one of a name, in the order in which they are tried.
 pub(super) fn names_beside(token: u64, name: &CStr) -> impl Iterator<Item = CString> + '_ {
     (0..TRIES).map(move |number| {
-        let mut beside = format!("{PREFIX}{token:012x}-").into_bytes();
+        let mut beside = prefix(token).into_bytes();
         if number > 0 {
             beside.extend_from_slice(format!("{number}-").as_bytes());
         }
@@ -106,6 +113,8 @@ pub(super) struct Place {
     pub(super) path: EntryPath,
     /// Whether what is created in the folder gets a default ACL from it.
     pub(super) hands_on: bool,
+    /// Whether nothing stands there.
+    pub(super) is_new: bool,
 }
 
 impl fmt::Debug for Place {
@@ -131,11 +140,12 @@ impl Place {
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
+        let hands_on = self.hands_on && self.begun.systems().of(self.folder.id().0).modes;
         let (file, beside) = make_beside(
             &self.begun,
             (&self.path, &self.name),
             Stage::Announced,
-            |beside| create_marked(&folder, beside, self.hands_on),
+            |beside| create_marked(&folder, beside, hands_on),
         )?;
         let place = Arc::clone(self);
         let successor = Successor { place, beside };
@@ -163,7 +173,7 @@ impl Successor {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = openat(&*folder, &*self.beside, flags, Mode::empty())?;
         let stat = fstat(&file)?;
-        if (stat.st_dev, stat.st_ino) != id {
+        if !self.place.begun.is_made(&stat, id) {
             return Err(io::Error::other("something else was put in its place"));
         }
         Ok(file)
@@ -173,7 +183,19 @@ impl Successor {
     pub(super) fn take(&self) -> io::Result<()> {
         let place = &self.place;
         let folder = place.handles.get(&place.folder)?;
-        renameat(&*folder, &*self.beside, &*folder, &*place.name)?;
+        if place.is_new {
+            let taken = rename_if_free(&folder, &self.beside, &place.name);
+            taken.map_err(|cause| match cause {
+                Errno::EXIST => io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "something came to stand in its place, perhaps under a name that this file \
+                     system takes for the same, as if case did not count",
+                ),
+                cause => cause.into(),
+            })?;
+        } else {
+            renameat(&*folder, &*self.beside, &*folder, &*place.name)?;
+        }
         place.begun.settled(&place.path, self.beside.to_bytes());
         Ok(())
     }
@@ -249,10 +271,10 @@ impl Beside {
         if let Some(new) = &state.new {
             return Ok(new.clone());
         }
-        let (file, successor) = self
-            .place
-            .create()
-            .map_err(|cause| self.error("create", cause))?;
+        let (file, successor) = self.place.create().map_err(|cause| {
+            let keeps = self.place.begun.systems().of(self.place.folder.id().0);
+            not_made(&keeps, "create", &self.place.path, cause)
+        })?;
         let path = self.place.path.clone();
         let new = Arc::new(FileWriter::fresh(file, path, self.size, self.before.1));
         state.new = Some((Arc::clone(&new), successor.clone()));

@@ -150,8 +150,12 @@ fn take(
     let (object, before) = (Object::Open(file.as_fd()), before_old(&stat));
     let (applier, findings) = (&shared.applier, &shared.findings);
     applier.apply(&object, &entry.path, &entry.meta, before, findings);
-    make_way(shared, &successor.place.spot().map_err(fail)?, entry)?;
-    successor.take().map_err(fail)
+    if !successor.place.is_new {
+        make_way(shared, &successor.place.spot().map_err(fail)?, entry)?;
+    }
+    successor.take().map_err(fail)?;
+    shared.begun.settled_in_place(&entry.path);
+    Ok(())
 }
 
 /// Writes the file system of a folder to its disk.

@@ -4,6 +4,7 @@ use backup_core::{EntryKind, EntryMeta};
 use rustix::fs::{FileType, Stat};
 
 use super::config::Overwrite;
+use super::keeps::time_off;
 
 /// What becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,10 +19,10 @@ pub(super) enum Fate {
     Refused,
 }
 
-/// What becomes of what is there.
-pub(super) fn fate(overwrite: Overwrite, there: &Stat, meta: &EntryMeta) -> Fate {
+/// What becomes of what is there. A file system may keep times that are by a step too early.
+pub(super) fn fate((overwrite, step): (Overwrite, i128), there: &Stat, meta: &EntryMeta) -> Fate {
     if FileType::from_raw_mode(there.st_mode) == file_type(&meta.kind) {
-        return if gives_way(overwrite, there, meta) {
+        return if gives_way((overwrite, step), there, meta) {
             Fate::Updated
         } else {
             Fate::Stays
@@ -36,18 +37,15 @@ pub(super) fn fate(overwrite: Overwrite, there: &Stat, meta: &EntryMeta) -> Fate
 }
 
 /// Whether something of an entry's own kind gives way to it.
-pub(super) fn gives_way(overwrite: Overwrite, there: &Stat, meta: &EntryMeta) -> bool {
+pub(super) fn gives_way(
+    (overwrite, step): (Overwrite, i128),
+    there: &Stat,
+    meta: &EntryMeta,
+) -> bool {
     match overwrite {
         Overwrite::Never => false,
         Overwrite::Always => true,
-        Overwrite::IfNewer => {
-            let nanos = i64::from(meta.mtime.nanos);
-            let there = (
-                there.st_mtime,
-                i64::try_from(there.st_mtime_nsec).unwrap_or(0),
-            );
-            there < (meta.mtime.seconds, nanos)
-        }
+        Overwrite::IfNewer => time_off(there, meta.mtime) > step,
     }
 }
 

@@ -5,14 +5,16 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{EntryPath, ErrorKind, PositionalWriter, TargetError};
-use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod, fchown};
+use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
+use super::begun::Begun;
 use super::covered::Covered;
 use super::meta::{Before, MARK_FILE};
+use super::ours::has_mark;
 
 /// Zeros that are written where no hole can be made.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -20,7 +22,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// A regular file under its final name, open and unfinished.
 ///
 /// Until it is finished a new file has the mode of [`MARK_FILE`]; one that was there before gets
-/// it with the first change.
+/// it with the first change, or a note where no mode can be set.
 #[derive(Debug)]
 pub(super) struct FileWriter {
     file: File,
@@ -29,6 +31,10 @@ pub(super) struct FileWriter {
     /// How far the file reaches now.
     reach: AtomicU64,
     marked: AtomicBool,
+    /// Where it is noted that it is unfinished if its mode cannot say so.
+    begun: Option<Arc<Begun>>,
+    /// Whether it belongs to somebody else until it is marked.
+    takes: bool,
     /// What was settled of a file that was there before; `None` for a new one.
     covered: Option<Mutex<Covered>>,
     before: Before,
@@ -43,6 +49,8 @@ impl FileWriter {
             size,
             reach: AtomicU64::new(0),
             marked: AtomicBool::new(true),
+            begun: None,
+            takes: false,
             covered: None,
             before,
         }
@@ -53,9 +61,9 @@ impl FileWriter {
     pub(super) fn existing(
         file: File,
         path: EntryPath,
-        size: u64,
-        before: Before,
+        (size, before): (u64, Before),
         (reach, marked): (u64, bool),
+        (begun, takes): (Arc<Begun>, bool),
     ) -> Result<Self, TargetError> {
         let writer = Self {
             file,
@@ -63,6 +71,8 @@ impl FileWriter {
             size,
             reach: AtomicU64::new(reach.min(size)),
             marked: AtomicBool::new(marked),
+            begun: Some(begun),
+            takes,
             covered: Some(Mutex::default()),
             before,
         };
@@ -163,14 +173,20 @@ impl FileWriter {
         if self.marked.load(Ordering::Acquire) {
             return Ok(());
         }
-        let own = geteuid();
-        let marked = match own.is_root() {
-            true => fchown(&self.file, Some(own), None),
-            false => Ok(()),
-        };
-        marked
-            .and_then(|()| fchmod(&self.file, Mode::from_raw_mode(MARK_FILE)))
-            .map_err(|cause| self.error("write", cause.into()))?;
+        let fail = |cause: io::Error| self.error("write", cause);
+        if self.takes {
+            fchown(&self.file, Some(geteuid()), None).map_err(|cause| fail(cause.into()))?;
+        }
+        let marked = fchmod(&self.file, Mode::from_raw_mode(MARK_FILE));
+        let stat = fstat(&self.file).map_err(|cause| fail(cause.into()))?;
+        let begun = self.begun.as_ref().filter(|_| !has_mark(&stat));
+        let has_modes = |begun: &Begun| begun.systems().of(stat.st_dev).modes;
+        match (marked, begun) {
+            (Err(cause), None) => return Err(fail(cause.into())),
+            (Err(cause), Some(begun)) if has_modes(begun) => return Err(fail(cause.into())),
+            (_, Some(begun)) => begun.note_in_place(&self.path, stat.st_ino).map_err(fail)?,
+            (Ok(()), None) => {}
+        }
         self.marked.store(true, Ordering::Release);
         Ok(())
     }

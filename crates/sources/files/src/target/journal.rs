@@ -49,6 +49,8 @@ pub(super) enum Stage {
     Made(u64),
     /// It is, or is about to be, a further name of a whole file of that inode.
     Linked(u64),
+    /// Nothing stands beside the file, which has that inode: it is changed where it is.
+    InPlace(u64),
 }
 
 impl Stage {
@@ -57,6 +59,7 @@ impl Stage {
             Self::Announced => ('a', 0),
             Self::Made(inode) => ('m', inode),
             Self::Linked(inode) => ('l', inode),
+            Self::InPlace(inode) => ('i', inode),
         };
         format!("{letter}{inode:020}")
     }
@@ -69,6 +72,7 @@ impl Stage {
             b'a' => Some(Some(Self::Announced)),
             b'm' => Some(Some(Self::Made(inode))),
             b'l' => Some(Some(Self::Linked(inode))),
+            b'i' => Some(Some(Self::InPlace(inode))),
             &SETTLED => Some(None),
             _ => None,
         }
@@ -252,6 +256,20 @@ impl Journal {
         state.take(noted)
     }
 
+    /// The inode of a file that an earlier restore changed where it is. It stays noted until it is
+    /// settled.
+    pub(super) fn take_in_place(&self, path: &[u8]) -> Option<u64> {
+        let mut state = self.lock();
+        let there = state.left.get_mut(path)?;
+        let is_it = |(left, _): &mut Noted| matches!(left.stage, Stage::InPlace(_));
+        let noted: Vec<_> = there.extract_if(.., is_it).collect();
+        let taken = state.take(noted);
+        taken.iter().find_map(|left| match left.stage {
+            Stage::InPlace(inode) => Some(inode),
+            _ => None,
+        })
+    }
+
     /// Takes what an earlier restore left under a path of its own. It stays noted until it is settled.
     pub(super) fn take_left_at(&self, beside: &[u8]) -> Vec<Left> {
         let mut state = self.lock();
@@ -260,6 +278,13 @@ impl Journal {
             noted.extend(there.extract_if(.., |(left, _)| left.beside == beside));
         }
         state.take(noted)
+    }
+
+    /// Whether something is noted under a path of its own.
+    pub(super) fn has_beside(&self, beside: &[u8]) -> bool {
+        let state = self.lock();
+        let mut left = state.left.values().flatten();
+        state.live.contains_key(beside) || left.any(|(left, _)| left.beside == beside)
     }
 
     /// Takes all that an earlier restore left and that was not asked for. It stays noted.
@@ -395,9 +420,10 @@ mod tests {
         let left = Left {
             path: path.clone(),
             beside: format!("folder/.backstay-new-{number}").into_bytes(),
-            stage: match number % 3 {
+            stage: match number % 4 {
                 0 => Stage::Linked(number),
                 1 => Stage::Made(number),
+                2 => Stage::InPlace(number),
                 _ => Stage::Announced,
             },
         };

@@ -5,7 +5,7 @@
 //! folder that forbids writing could not take it. So the metadata of folders waits until everything
 //! is in its place: in memory as long as it is little, then in a file that has no name.
 
-use std::io::{self, BufReader, Read as _, Seek as _, Write as _};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
 use backup_core::{EntryMeta, EntryPath};
@@ -26,15 +26,25 @@ type Stored = (Vec<u8>, DirId, Option<(u32, u32)>, bool, EntryMeta);
 
 /// Folders that wait for their metadata, in the order in which they were left.
 #[derive(Debug)]
-pub(super) struct Later(SpooledTempFile);
+pub(super) struct Later {
+    spool: SpooledTempFile,
+    /// Where the next one goes.
+    end: u64,
+}
 
 impl Later {
     /// None yet; what does not fit in memory goes into a file in `folder`.
     pub(super) fn new(folder: &Path) -> Self {
-        Self(tempfile::spooled_tempfile_in(IN_MEMORY, folder))
+        Self {
+            spool: tempfile::spooled_tempfile_in(IN_MEMORY, folder),
+            end: 0,
+        }
     }
 
     /// Adds a folder.
+    ///
+    /// # Errors
+    /// When there is no room for it; the others stay.
     pub(super) fn add(
         &mut self,
         path: &EntryPath,
@@ -45,14 +55,23 @@ impl Later {
         let stored = (path.as_stored(), id, before.owner, before.xattrs, meta);
         let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        self.0.write_all(&length.to_le_bytes())?;
-        self.0.write_all(&bytes)
+        let added = [&length.to_le_bytes(), &*bytes].concat();
+        match self.spool.write_all(&added) {
+            Ok(()) => self.end += added.len() as u64,
+            Err(cause) => {
+                // What there is of it must not be read.
+                let cut = self.spool.set_len(self.end);
+                cut.and_then(|()| self.spool.seek(SeekFrom::Start(self.end)))?;
+                return Err(cause);
+            }
+        }
+        Ok(())
     }
 
     /// Goes through all of them, those below a folder before it, and forgets them.
     pub(super) fn drain(&mut self, mut take: impl FnMut(Folder)) -> io::Result<()> {
-        self.0.rewind()?;
-        let mut reader = BufReader::new(&mut self.0);
+        self.spool.rewind()?;
+        let mut reader = BufReader::new(&mut self.spool);
         let mut length = [0; 4];
         let mut bytes = Vec::new();
         loop {
@@ -69,7 +88,8 @@ impl Later {
             take((path, id, meta, Before { owner, xattrs }));
         }
         drop(reader);
-        self.0.set_len(0)?;
-        self.0.rewind()
+        self.end = 0;
+        self.spool.set_len(0)?;
+        self.spool.rewind()
     }
 }

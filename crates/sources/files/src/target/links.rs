@@ -24,7 +24,7 @@ use rustix::io::Errno;
 
 use super::alike::{has_content, looks_same};
 use super::beside::make_beside;
-use super::fate::{Fate, fate};
+use super::fate::Fate;
 use super::groups::{First, Groups, State};
 use super::journal::Stage;
 use super::replace::{make_way, may_clear_place};
@@ -341,11 +341,16 @@ impl Links {
         if known.is_some_and(|first| first.state != State::Other) {
             return;
         }
-        let Ok(stat) = lstat(spot) else { return };
-        if started.is_none() && !looks_same(spot, &stat, entry) {
+        let beside = started.is_some_and(|writer| !writer.is_in_place());
+        let (id, same) = match lstat(spot) {
+            Ok(stat) => ((stat.st_dev, stat.st_ino), looks_same(spot, &stat, entry)),
+            // It has no name yet, and no inode has that number.
+            Err(_) if beside => ((spot.handle.id().0, 0), false),
+            Err(_) => return,
+        };
+        if started.is_none() && !same {
             return;
         }
-        let id = (stat.st_dev, stat.st_ino);
         let state = match started.is_none() && entry.meta.kind.has_content() {
             true => State::Unread,
             false => State::Whole,
@@ -364,7 +369,7 @@ impl Links {
             mtime: entry.meta.mtime,
             sha256: entry.sha256,
             id,
-            beside: started.is_some_and(|writer| !writer.is_in_place()),
+            beside,
             state,
         };
         inner.groups.put(group, first);
@@ -408,9 +413,17 @@ impl Links {
             Err(Errno::NOENT) => None,
             Err(cause) => return Err(error("link", &entry.path, cause.into())),
         };
+        // What is there stays as anything that is there, be it a link or not.
+        let has_links = shared.begun.systems().of(spot.handle.id().0).links;
+        if !has_links && there.is_some() {
+            return Ok(false);
+        }
+        if !has_links {
+            return degraded("this file system has none");
+        }
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let fate = fate(shared.config.overwrite, there, &entry.meta);
+            let fate = shared.fate(there, &entry.meta);
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
                 self.add(shared, group, further).map_err(fail)?;

@@ -7,19 +7,20 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{EntryKind, EntryMeta, EntryPath, Finding, FindingKind, Owner, Severity};
 use nix::unistd::{Group, User};
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
-    fchown, flistxattr, fremovexattr, fsetxattr, futimens, listxattr, removexattr, setxattr,
+    fchown, flistxattr, fremovexattr, fsetxattr, fstat, futimens, listxattr, removexattr, setxattr,
     utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
 use super::config::{FilesTargetConfig, Ownership};
+use super::keeps::{FileSystems, Keeps, time_off};
 use crate::findings::Findings;
 
 /// The mode of a regular file that is not finished. The sticky bit means nothing on a file, so
@@ -35,6 +36,10 @@ pub(super) const MARK_DIR: u32 = 0o1700;
 #[derive(Debug, Default)]
 struct Counts {
     owners: AtomicU64,
+    owners_not_kept: AtomicU64,
+    modes_not_kept: AtomicU64,
+    times_not_kept: AtomicU64,
+    coarse_times: AtomicU64,
     privileged_xattrs: AtomicU64,
     unsupported_xattrs: AtomicU64,
     set_id_bits: AtomicU64,
@@ -48,6 +53,7 @@ pub(super) struct Applier {
     root: bool,
     /// Whom what this process creates belongs to.
     own: (u32, u32),
+    systems: Arc<FileSystems>,
     users: Mutex<HashMap<String, Option<u32>>>,
     groups: Mutex<HashMap<String, Option<u32>>>,
     counts: Counts,
@@ -76,12 +82,13 @@ pub(super) struct Before {
 }
 
 impl Applier {
-    pub(super) fn new(config: &FilesTargetConfig) -> Self {
+    pub(super) fn new(config: &FilesTargetConfig, systems: Arc<FileSystems>) -> Self {
         Self {
             ownership: config.owner,
             xattrs: config.xattrs,
             root: geteuid().is_root(),
             own: (geteuid().as_raw(), getegid().as_raw()),
+            systems,
             users: Mutex::default(),
             groups: Mutex::default(),
             counts: Counts::default(),
@@ -117,12 +124,20 @@ impl Applier {
                 ..finding
             });
         };
+        let odd = match object {
+            Object::Open(fd) => self.systems.odd_at(fd),
+            Object::Node { node, .. } => self.systems.odd_at(node),
+        };
+        let (keeps, owner) = match odd {
+            Some((keeps, stat)) => (Some(keeps), Some((stat.st_uid, stat.st_gid))),
+            None => (None, before.owner),
+        };
         // Before the owner: what has its time and the mark belongs to the restore, whoever owns it.
-        if let Err(cause) = set_mtime(object, meta) {
+        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         let owned = self
-            .set_owner(object, meta, before.owner)
+            .set_owner(object, meta, owner, keeps.as_ref())
             .unwrap_or_else(|cause| {
                 trouble("its owner", cause);
                 false
@@ -130,15 +145,38 @@ impl Applier {
         if self.xattrs {
             self.set_xattrs(object, meta, before.xattrs, &trouble);
         }
-        if let Err(cause) = set_mtime(object, meta) {
+        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         if !matches!(meta.kind, EntryKind::Symlink(_)) {
             let mode = self.mode_to_set(meta, owned);
-            if let Err(cause) = set_mode(object, mode) {
-                trouble("its mode", cause.into());
+            match set_mode(object, mode) {
+                Ok(()) => {}
+                Err(_) if keeps.is_some_and(|keeps| !keeps.modes) => {}
+                Err(cause) => trouble("its mode", cause.into()),
+            }
+            if let Some(keeps) = keeps {
+                self.count_lost(object, meta, mode, &keeps);
             }
         }
+    }
+
+    /// Counts what a file system did not keep of what it was given.
+    fn count_lost(&self, object: &Object<'_>, meta: &EntryMeta, mode: u32, keeps: &Keeps) {
+        let stat = match object {
+            Object::Open(fd) => fstat(fd),
+            Object::Node { node, .. } => fstat(node),
+        };
+        let Ok(stat) = stat else { return };
+        let count = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
+        if !keeps.modes && stat.st_mode & 0o7777 != mode {
+            count(&self.counts.modes_not_kept);
+        }
+        match time_off(&stat, meta.mtime) {
+            0 => 0,
+            off if (0..=keeps.time_step).contains(&off) => count(&self.counts.coarse_times),
+            _ => count(&self.counts.times_not_kept),
+        };
     }
 
     /// A setuid bit belongs to the owner it was given for and to nobody else.
@@ -157,6 +195,7 @@ impl Applier {
         object: &Object<'_>,
         meta: &EntryMeta,
         now: Option<(u32, u32)>,
+        keeps: Option<&Keeps>,
     ) -> io::Result<bool> {
         let Some(saved) = &meta.owner else {
             return Ok(false);
@@ -171,6 +210,10 @@ impl Applier {
         }
         if !self.root {
             self.counts.owners.fetch_add(1, Ordering::Relaxed);
+            return Ok(false);
+        }
+        if keeps.is_some_and(|keeps| !keeps.owners) {
+            self.counts.owners_not_kept.fetch_add(1, Ordering::Relaxed);
             return Ok(false);
         }
         // All ones means "leave as it is" to the kernel and is nobody's number.
@@ -262,6 +305,27 @@ impl Applier {
                 "entries did not get their owner: that needs root",
             ),
             (
+                &self.counts.owners_not_kept,
+                Severity::Warning,
+                "entries did not get their owner: this file system does not let it be set",
+            ),
+            (
+                &self.counts.modes_not_kept,
+                Severity::Warning,
+                "entries did not get their mode: this file system does not keep it",
+            ),
+            (
+                &self.counts.times_not_kept,
+                Severity::Warning,
+                "entries did not get their time: this file system does not keep it",
+            ),
+            (
+                &self.counts.coarse_times,
+                Severity::Note,
+                "entries have a time that is up to two seconds too early: this file system keeps no \
+                 finer ones",
+            ),
+            (
                 &self.counts.privileged_xattrs,
                 Severity::Note,
                 "attributes of the namespaces security and trusted were not set: that needs root",
@@ -328,18 +392,22 @@ fn remove_other_xattrs(object: &Object<'_>, meta: &EntryMeta) {
     }
 }
 
-fn set_mtime(object: &Object<'_>, meta: &EntryMeta) -> Result<(), Errno> {
+/// Sets the time of the last change of content; on an `odd` file system that of the last access, too:
+/// some programs set none of the two if one of them is to stay.
+fn set_mtime(object: &Object<'_>, meta: &EntryMeta, odd: bool) -> Result<(), Errno> {
     // More nanoseconds than a second has would be read by the kernel as "now" or "leave".
     let nanos = meta.mtime.nanos.min(999_999_999);
+    let mtime = Timespec {
+        tv_sec: meta.mtime.seconds,
+        tv_nsec: nanos.into(),
+    };
+    let omitted = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_OMIT,
+    };
     let times = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: meta.mtime.seconds,
-            tv_nsec: nanos.into(),
-        },
+        last_access: if odd { mtime } else { omitted },
+        last_modification: mtime,
     };
     match object {
         Object::Open(fd) => futimens(fd, &times),

@@ -6,6 +6,9 @@
 //! restore, whatever its [`Overwrite`] says; a user's own file of that mode is told from it by what
 //! [`begun`] keeps.
 //!
+//! *Where a file system keeps no modes* ([`keeps`]) a new file is made beside its place, noted, and gets
+//! its name when it is whole.
+//!
 //! *What is overwritten is there until its successor is whole* ([`beside`]) *and on the disk*
 //! ([`durable`]).
 //!
@@ -20,12 +23,15 @@ mod durable;
 mod fate;
 mod file;
 mod groups;
+mod header;
 mod journal;
+mod keeps;
 mod later;
 mod links;
 mod meta;
 mod mirror;
 mod node;
+mod ours;
 mod partial;
 mod rehearsal;
 mod replace;
@@ -42,10 +48,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore, RestoreMode,
-    RestorePlan, RestoreRequest, Severity, SizeHint, Target, TargetError,
+    EntryMeta, EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore,
+    RestoreMode, RestorePlan, RestoreRequest, Severity, SizeHint, Target, TargetError,
 };
-use rustix::fs::{Access, Mode, OFlags, access, open, statvfs};
+use rustix::fs::{Access, Mode, OFlags, Stat, access, open, statvfs};
 use rustix::io::Errno;
 
 pub(crate) use begun::NAME as UNFINISHED;
@@ -53,6 +59,7 @@ pub use config::{FilesTargetConfig, Overwrite, Ownership};
 
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
+use fate::Fate;
 use meta::Applier;
 use rehearsal::FilesRehearsal;
 use restore::FilesRestore;
@@ -214,15 +221,16 @@ impl Target for FilesTarget {
         let made = way::make_top(&config.folder).map_err(|cause| fail("create folder", cause))?;
         let top = open_top(&config.folder).map_err(|cause| fail("open", cause.into()))?;
         let spared = spared.around(&top).map_err(|cause| fail("open", cause))?;
-        let begun =
-            begun::Begun::at(&top, made, config.sync).map_err(|cause| match cause.kind() {
-                std::io::ErrorKind::WouldBlock => {
-                    let why = "another restore into it is under way; wait until it has ended";
-                    TargetError::new(ErrorKind::Conflict, "restore into", plan.into.clone())
-                        .because(why)
-                }
-                _ => fail("begin in", cause),
-            })?;
+        let systems = Arc::<keeps::FileSystems>::default();
+        let begun = begun::Begun::at(&top, made, config.sync, Arc::clone(&systems));
+        let begun = begun.map_err(|cause| match cause.kind() {
+            std::io::ErrorKind::WouldBlock => {
+                let why = "another restore into it is under way; wait until it has ended";
+                TargetError::new(ErrorKind::Conflict, "restore into", plan.into.clone())
+                    .because(why)
+            }
+            _ => fail("begin in", cause),
+        })?;
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))
@@ -231,7 +239,7 @@ impl Target for FilesTarget {
         let later = later::Later::new(&config.folder);
         let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
-            applier: Applier::new(&config),
+            applier: Applier::new(&config, systems),
             links: links::Links::new(&config.folder),
             config,
             spared,
@@ -276,6 +284,41 @@ struct Shared {
 }
 
 impl Shared {
+    /// What is known of something that is made in a folder.
+    fn before_new(&self, spot: &way::Spot) -> meta::Before {
+        let systems = self.begun.systems();
+        if spot.hands_on || systems.odd(spot.handle.id().0).is_some() {
+            return meta::Before {
+                owner: None,
+                xattrs: spot.hands_on,
+            };
+        }
+        self.applier.created()
+    }
+
+    /// Something keeps its mark: the next restore is to finish it.
+    fn leave_unfinished(&self) {
+        self.failed
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.unfinished
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// What becomes of what stands in the place of an entry.
+    fn fate(&self, there: &Stat, meta: &EntryMeta) -> Fate {
+        fate::fate(self.overwrite(there), there, meta)
+    }
+
+    /// Whether something of an entry's own kind gives way to it.
+    fn gives_way(&self, there: &Stat, meta: &EntryMeta) -> bool {
+        fate::gives_way(self.overwrite(there), there, meta)
+    }
+
+    fn overwrite(&self, there: &Stat) -> (Overwrite, i128) {
+        let keeps = self.begun.systems().of(there.st_dev);
+        (self.config.overwrite, keeps.time_step)
+    }
+
     /// Puts an error that nobody else will report into the report.
     fn fail(&self, error: &TargetError) {
         self.failed

@@ -11,8 +11,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::begun::is_own;
-use super::fate::{Fate, fate, file_type};
+use super::fate::{Fate, file_type};
+use super::keeps::not_held;
 use super::meta::{Before, Object};
 use super::replace::{may_clear_place, replace};
 use super::restore::skip;
@@ -24,11 +24,11 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
     match create(spot, &spot.name, entry)? {
         Ok(()) => return finish_new(shared, spot, entry),
         Err(Errno::EXIST) => {}
-        Err(cause) => return Err(error("create", &entry.path, cause.into())),
+        Err(cause) => return Err(not_made(shared, spot, entry, cause)),
     }
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create", &entry.path, cause.into()))?;
-    if fate(shared.config.overwrite, &stat, &entry.meta) == Fate::Stays {
+    if shared.fate(&stat, &entry.meta) == Fate::Stays {
         skip(shared);
         return Ok(());
     }
@@ -49,6 +49,14 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
     finish_new(shared, spot, entry)
 }
 
+/// Why it could not be made: a file system that has no modes has no such entries either.
+fn not_made(shared: &Shared, spot: &Spot, entry: &RestoreEntry, cause: Errno) -> TargetError {
+    if shared.begun.systems().of(spot.handle.id().0).modes || cause == Errno::NOSPC {
+        return error("create", &entry.path, cause.into());
+    }
+    not_held(&entry.path, "symbolic links, devices, pipes and sockets")
+}
+
 /// Sets the metadata of what was just made.
 fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), TargetError> {
     shared.written.fetch_add(1, Ordering::Relaxed);
@@ -62,7 +70,7 @@ fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), 
         let kind = &entry.meta.kind;
         FileType::from_raw_mode(found.st_mode) == file_type(kind)
             && found.st_rdev == device(kind)
-            && is_own(found)
+            && shared.begun.is_own(found)
     };
     finish(shared, spot, entry, before, is_it)
 }

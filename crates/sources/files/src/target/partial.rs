@@ -60,7 +60,8 @@ fn rename(folder: &OwnedFd, now: &CStr, name: &[u8]) -> io::Result<CString> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
 }
 
-fn rename_if_free(folder: &OwnedFd, now: &CStr, name: &CStr) -> Result<(), Errno> {
+/// Gives a file another name, if nothing has that.
+pub(super) fn rename_if_free(folder: &OwnedFd, now: &CStr, name: &CStr) -> Result<(), Errno> {
     match renameat_with(folder, now, folder, name, RenameFlags::NOREPLACE) {
         // Not every file system can refuse to replace.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
@@ -93,7 +94,11 @@ pub(super) fn keep(
                 .settled(&place.path, successor.beside.to_bytes());
             beside(&entry.path, &name).map_err(fail)?
         }
-        None => rename_entry(shared, &entry.path, id).map_err(fail)?,
+        None => {
+            let kept = rename_entry(shared, &entry.path, id).map_err(fail)?;
+            shared.begun.settled_in_place(&entry.path);
+            kept
+        }
     };
     shared.links.keep_in_part(shared, &entry.path, id, &kept);
     let mut meta = entry.meta.clone();

@@ -14,7 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, openat, renameat, statat, unlink
 use rustix::io::Errno;
 
 use super::beside::make_beside;
-use super::fate::{Fate, fate};
+use super::fate::Fate;
 use super::journal::Stage;
 use super::mirror::{self, Hand};
 use super::way::{FOLDER, Spot};
@@ -30,7 +30,7 @@ pub(super) fn may_clear_place(
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    let fate = fate(shared.config.overwrite, stat, &entry.meta);
+    let fate = shared.fate(stat, &entry.meta);
     if fate == Fate::Refused {
         return Err(refused(&entry.path));
     }
@@ -68,7 +68,7 @@ fn clear_place(
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    let fate = fate(shared.config.overwrite, stat, &entry.meta);
+    let fate = shared.fate(stat, &entry.meta);
     if fate == Fate::Refused {
         return Err(refused(&entry.path));
     }

@@ -7,21 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryOutcome, EntryPath, EntryWriter, OpContext, Outcome, Restore, RestoreEntry,
-    RestoreReport, TargetError,
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext, Outcome,
+    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
 };
-use rustix::fs::{FileType, Mode, Stat, fstat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 
-use super::begun::{self, has_mark};
+use super::begun;
 use super::beside::is_named_so;
-use super::fate::{Fate, fate, gives_way};
-use super::journal::Left;
+use super::fate::Fate;
+use super::journal::{Left, Stage};
 use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
+use super::ours::has_mark;
 use super::replace::{may_clear_place, replace};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
-use super::writer::{Completed, remove_left_in, start_file};
+use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
 use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
 
@@ -79,6 +80,10 @@ impl FilesRestore {
                 .tell_unrestored(way.spared(), &shared.findings);
             return Ok(EntryWriter::None);
         };
+        let place = (&*spot.folder, spot.handle.id());
+        let systems = shared.begun.systems();
+        systems.look(place.0, place.1.0);
+        systems.check_name(place, &entry.path, &spot.name)?;
         if spare(shared, way, &spot, entry)? {
             return Ok(EntryWriter::None);
         }
@@ -153,6 +158,7 @@ impl FilesRestore {
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
                 });
+                shared.begun.settled_in_place(&entry.path);
                 let id = entry.meta.link_group.map(|_| writer.id()).transpose();
                 let id = id.map_err(|cause| error("look at", &entry.path, cause))?;
                 let links = &shared.links;
@@ -210,11 +216,36 @@ impl FilesRestore {
             let Ok(path) = EntryPath::from_slashed(&left.beside) else {
                 continue;
             };
+            if matches!(left.stage, Stage::InPlace(_)) {
+                self.keep_noted(&path, &left);
+                continue;
+            }
             if let Err(cause) = remove_left(shared, &path, &left) {
                 shared.unfinished.store(true, Ordering::Relaxed);
                 shared.fail(&error("remove what was left unfinished", &path, cause));
             }
         }
+    }
+
+    /// Says that a file is not whole which an earlier restore changed where it is, and of which this one
+    /// was not asked. It stays noted.
+    fn keep_noted(&self, path: &EntryPath, left: &Left) {
+        let shared = &self.shared;
+        let there = open_folder(shared, &shared.top, path).and_then(|folder| {
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            Ok(statat(&*folder, left.name(), flags)?)
+        });
+        if matches!(&there, Err(cause) if cause.kind() == io::ErrorKind::NotFound) {
+            return shared.begun.left_settled(left);
+        }
+        shared.unfinished.store(true, Ordering::Relaxed);
+        let detail = "an earlier restore began to write into it and was broken off; restore it, too: \
+                      until then it is not whole";
+        let finding = Finding::entry(FindingKind::Skipped, path, detail);
+        shared.findings.add(Finding {
+            severity: Severity::Warning,
+            ..finding
+        });
     }
 
     /// Deletes what the snapshot does not have, if all that it has is there.
@@ -275,13 +306,14 @@ impl Restore for FilesRestore {
         self.shared.durable.flush(&self.shared);
         // After a restore that was broken off, folders keep their mark: the next one finishes them.
         let is_over = outcome == Outcome::Committed || !cx.cancel.is_cancelled();
+        let mut left = Ok(());
         if is_over {
             if outcome == Outcome::Abandoned {
                 self.shared.failed.store(true, Ordering::Relaxed);
             }
             self.remove_left();
             let State { way, spool, .. } = &mut *state;
-            way.leave_all(&self.shared);
+            left = way.leave_all(&self.shared);
             if let Some(spool) = spool.take() {
                 let deleted = self.mirror(way, spool)?;
                 self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
@@ -292,6 +324,7 @@ impl Restore for FilesRestore {
             Ok(()) => {}
             Err(cause) => self.shared.fail(&error("write", &EntryPath::root(), cause)),
         }
+        left?;
         self.shared.applier.report(&self.shared.findings);
         Ok(RestoreReport {
             written: self.shared.written.load(Ordering::Relaxed),
@@ -331,10 +364,13 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
-    if shared.begun.has_made_folder() || gives_way(shared.config.overwrite, &there, &entry.meta) {
+    if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
         way.finish_top_with(entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
+        // A restore that was killed before it could make its file may have made the folder, or somebody
+        // else, who wants that mode.
+        warn_of_mark(shared, &there, entry);
         skip(shared);
     }
     Ok(())
@@ -349,27 +385,18 @@ fn start_folder(
     let made = match make_folder(shared, spot, &entry.path)? {
         Folder::Else(stat) => {
             may_clear_place(shared, spot, entry, &stat)?;
-            let fd = replace(shared, spot, entry, |beside| make_marked(spot, beside))?;
+            let fd = replace(shared, spot, entry, |beside| {
+                make_marked(&shared.begun, spot, beside)
+            })?;
             (fd, None)
         }
         Folder::Ours(fd) => (fd, None),
         Folder::There(fd, stat) => (fd, Some(stat)),
     };
     let (fd, finish) = match made {
-        (fd, None) => {
-            let before = if spot.hands_on {
-                Before {
-                    owner: None,
-                    xattrs: true,
-                }
-            } else {
-                shared.applier.created()
-            };
-            (fd, Some((entry.meta.clone(), before)))
-        }
+        (fd, None) => (fd, Some((entry.meta.clone(), shared.before_new(spot)))),
         (fd, Some(stat))
-            if gives_way(shared.config.overwrite, &stat, &entry.meta)
-                || is_half_finished(shared, &stat, entry) =>
+            if shared.gives_way(&stat, &entry.meta) || is_half_finished(shared, &stat, entry) =>
         {
             open_up(&fd, &stat);
             let before = Before {
@@ -378,7 +405,10 @@ fn start_folder(
             };
             (fd, Some((entry.meta.clone(), before)))
         }
-        (fd, Some(_)) => (fd, None),
+        (fd, Some(stat)) => {
+            warn_of_mark(shared, &stat, entry);
+            (fd, None)
+        }
     };
     let count = if finish.is_some() {
         &shared.written
@@ -404,7 +434,7 @@ fn spare(
     let own = shared.spared.own_in(&spot.folder, &spot.name);
     let own = own.map_err(|cause| error("look at", &entry.path, cause))?;
     let Some(stat) = own else { return Ok(false) };
-    let fate = fate(shared.config.overwrite, &stat, &entry.meta);
+    let fate = shared.fate(&stat, &entry.meta);
     shared.spared.may_clear(&stat, fate, &entry.path)?;
     if fate == Fate::Refused {
         return Err(refused(&entry.path));

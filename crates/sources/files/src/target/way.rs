@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use super::begun::Begun;
 use super::beside::make_beside;
 use super::journal::Stage;
+use super::keeps::not_made;
 use super::later::Later;
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
@@ -123,7 +124,7 @@ impl Way {
             if self.steps.is_empty() {
                 break;
             }
-            self.leave(shared);
+            self.leave(shared)?;
         }
         let known = self.current().path.components().count();
         let mut names = path.components().skip(known).peekable();
@@ -160,9 +161,15 @@ impl Way {
         let above = self.open(shared, self.current())?;
         let path = self.current().path.join(name.to_bytes());
         let path = path.map_err(|cause| invalid(&self.current().path, &cause.to_string()))?;
+        let systems = shared.begun.systems();
+        let id = self.current().handle.id();
+        systems.check_name((&above, id), &path, name)?;
         match mkdirat(&*above, name, Mode::from_raw_mode(0o777)) {
             Ok(()) | Err(Errno::EXIST) => {}
-            Err(cause) => return Err(error("create folder", &path, cause.into())),
+            Err(cause) => {
+                let keeps = systems.of(id.0);
+                return Err(not_made(&keeps, "create folder", &path, cause.into()));
+            }
         }
         let fd = openat(&*above, name, FOLDER, Mode::empty());
         let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
@@ -202,25 +209,46 @@ impl Way {
     }
 
     /// Leaves the current folder.
-    fn leave(&mut self, shared: &Shared) {
+    ///
+    /// # Errors
+    /// When there is no room to keep what it is to get: then it stays marked for the next restore, as all
+    /// that come after it would.
+    fn leave(&mut self, shared: &Shared) -> Result<(), TargetError> {
         let Some(step) = self.steps.pop() else {
-            return;
+            return Ok(());
         };
-        if let Some((meta, before)) = &step.finish
-            && let Err(cause) = self.later.add(&step.path, step.handle.id(), meta, *before)
-        {
-            shared.fail(&error("finish folder", &step.path, cause));
+        let Some((meta, before)) = &step.finish else {
+            return Ok(());
+        };
+        let added = (self.later).add(&step.path, step.handle.id(), meta, *before);
+        let Err(cause) = added else { return Ok(()) };
+        shared.leave_unfinished();
+        let error = error("finish folder", &step.path, cause);
+        if error.kind == ErrorKind::NoSpace {
+            return Err(error);
         }
+        shared.fail(&error);
+        Ok(())
     }
 
     /// Leaves all folders and sets their metadata, that of the target folder last.
-    pub(super) fn leave_all(&mut self, shared: &Shared) {
+    ///
+    /// # Errors
+    /// When there is no room to keep what one is to get; the others have it.
+    pub(super) fn leave_all(&mut self, shared: &Shared) -> Result<(), TargetError> {
+        let mut left = Ok(());
         while !self.steps.is_empty() {
-            self.leave(shared);
+            left = left.and(self.leave(shared));
         }
+        self.finish_all(shared);
+        left
+    }
+
+    fn finish_all(&mut self, shared: &Shared) {
         let top = match shared.handles.get(&self.top.handle) {
             Ok(top) => top,
             Err(cause) => {
+                shared.leave_unfinished();
                 return shared.fail(&error("finish folder", &self.top.path, cause));
             }
         };
@@ -228,6 +256,7 @@ impl Way {
             finish(shared, &top, (&path, id), &meta, before);
         });
         if let Err(cause) = drained {
+            shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
         if let Some((meta, before)) = self.top.finish.take() {
@@ -288,7 +317,10 @@ fn finish(
             openat(above, name, FOLDER, Mode::empty())
         })
     });
-    let is_it = |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id);
+    // Where there are no modes, inodes may have other numbers each time that they are looked at.
+    let has_modes = shared.begun.systems().of(id.0).modes;
+    let is_it =
+        |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id || !has_modes && found.0 == id.0);
     match opened {
         Ok(fd) if !is_it(&fd) => {
             let why = "another folder has taken its place";
@@ -299,7 +331,10 @@ fn finish(
             let findings = &shared.findings;
             shared.applier.apply(&object, path, meta, before, findings);
         }
-        Err(cause) => shared.fail(&error("finish folder", path, cause.into())),
+        Err(cause) => {
+            shared.leave_unfinished();
+            shared.fail(&error("finish folder", path, cause.into()));
+        }
     }
 }
 
@@ -329,17 +364,18 @@ pub(super) fn make_folder(
     path: &EntryPath,
 ) -> Result<Folder, TargetError> {
     let folder = &*spot.folder;
+    let keeps = shared.begun.systems().of(spot.handle.id().0);
     let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
         Ok(()) => {
             let fd = open().map_err(|cause| not_a_folder(path, cause))?;
-            if spot.hands_on {
+            if spot.hands_on && keeps.modes {
                 mark(&fd).map_err(|cause| error("create folder", path, cause.into()))?;
             }
             return Ok(Folder::Ours(fd));
         }
         Err(Errno::EXIST) => {}
-        Err(cause) => return Err(error("create folder", path, cause.into())),
+        Err(cause) => return Err(not_made(&keeps, "create folder", path, cause.into())),
     }
     let stat = statat(folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create folder", path, cause.into()))?;
@@ -348,17 +384,17 @@ pub(super) fn make_folder(
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
     let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
-    if shared.begun.is_unfinished(&stat) {
+    if shared.begun.is_unfinished(&stat) || shared.begun.is_folder_of_earlier(&fd, &stat) {
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))
 }
 
 /// Makes a folder that is marked as unfinished, under a name that nothing has.
-pub(super) fn make_marked(spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
+pub(super) fn make_marked(begun: &Begun, spot: &Spot, name: &CStr) -> Result<OwnedFd, Errno> {
     mkdirat(&*spot.folder, name, Mode::from_raw_mode(MARK_DIR))?;
     let made = openat(&*spot.folder, name, FOLDER, Mode::empty()).and_then(|fd| {
-        if spot.hands_on {
+        if spot.hands_on && begun.systems().of(spot.handle.id().0).modes {
             mark(&fd)?;
         }
         Ok(fd)

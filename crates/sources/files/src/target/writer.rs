@@ -3,6 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -12,22 +13,22 @@ use backup_core::{
     EntryPath, Finding, FindingKind, PositionalWriter, RestoreEntry, Severity, TargetError,
 };
 use rustix::fs::{
-    Access, AtFlags, FileType, Mode, OFlags, Stat, accessat, fchmod, fstat, openat, renameat,
-    statat, unlinkat,
+    Access, AtFlags, FileType, Mode, OFlags, RawDir, Stat, accessat, fchmod, fstat, openat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::begun::{self, has_mark};
-use super::beside::{Beside, Place, Successor, make_beside, names_beside};
-use super::fate::{Fate, fate};
+use super::beside::{Beside, Place, Successor, make_beside};
+use super::fate::Fate;
 use super::file::FileWriter;
 use super::journal::{Left, Stage};
 use super::meta::{Before, MARK_FILE};
+use super::ours::has_mark;
 use super::replace::may_clear_place;
 use super::restore::skip;
 use super::way::Spot;
-use super::{Shared, conflict, error};
+use super::{Shared, conflict, error, header};
 use crate::handle::DirId;
 use crate::walk::meta::times;
 
@@ -157,9 +158,10 @@ pub(super) fn start_file(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<Option<Writer>, TargetError> {
+    let keeps = shared.begun.systems().of(spot.handle.id().0);
     let create = || create_marked(&spot.folder, &spot.name, spot.hands_on);
     let fresh = |fd: OwnedFd| {
-        let before = before_new(shared, spot);
+        let before = shared.before_new(spot);
         let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
         if !shared.config.sparse {
             writer
@@ -169,37 +171,51 @@ pub(super) fn start_file(
         Ok(Some(Writer::InPlace(writer)))
     };
     let fail = |cause: Errno| error("create", &entry.path, cause.into());
-    match create() {
-        Ok(fd) => return fresh(fd),
-        Err(Errno::EXIST) => {}
-        Err(cause) => return Err(fail(cause)),
-    }
-    let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW).map_err(fail)?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    if !is_file || !shared.begun.is_unfinished(&stat) {
-        let fate = fate(shared.config.overwrite, &stat, &entry.meta);
-        if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
-            if has_mark(&stat) && stat.st_mode & 0o7777 != entry.meta.mode & 0o7777 {
-                warn_of_mark(shared, &entry.path);
+    if keeps.modes {
+        match create() {
+            Ok(fd) if has_mark(&fstat(&fd).map_err(fail)?) => return fresh(fd),
+            // Its file system keeps modes elsewhere, and not here.
+            Ok(_) => {
+                unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
+                return start_beside(shared, spot, entry, None).map(Some);
             }
+            Err(Errno::EXIST) => {}
+            Err(cause) => return Err(fail(cause)),
+        }
+    }
+    let stat = match statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) if !keeps.modes => {
+            return start_beside(shared, spot, entry, None).map(Some);
+        }
+        found => found.map_err(fail)?,
+    };
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let is_noted = shared.begun.take_in_place(&entry.path, &stat);
+    if !is_file || !is_noted && !shared.begun.is_unfinished(&stat) {
+        let fate = shared.fate(&stat, &entry.meta);
+        if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
+            warn_of_mark(shared, &stat, entry);
             skip(shared);
             return Ok(None);
         }
         if !is_file {
             may_clear_place(shared, spot, entry, &stat)?;
-            return start_beside(shared, spot, entry, &stat).map(Some);
+            return start_beside(shared, spot, entry, Some(&stat)).map(Some);
         }
         if !goes_in_place(shared, spot, &stat) {
-            return start_beside(shared, spot, entry, &stat).map(Some);
+            return start_beside(shared, spot, entry, Some(&stat)).map(Some);
         }
     }
     // Writing into a file of several names would change what stands under the others.
-    let unfinished = shared.begun.is_unfinished(&stat);
+    let is_marked = is_noted || shared.begun.is_unfinished(&stat) && has_mark(&stat);
     if stat.st_nlink == 1
-        && !is_foreign(&stat, entry)
-        && let Some(writer) = reopen(shared, spot, entry, &stat, unfinished && has_mark(&stat))?
+        && !is_foreign(shared, &stat, entry)
+        && let Some(writer) = reopen(shared, spot, entry, &stat, is_marked)?
     {
         return Ok(Some(writer));
+    }
+    if !keeps.modes {
+        return start_beside(shared, spot, entry, Some(&stat)).map(Some);
     }
     unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
     fresh(create().map_err(fail)?)
@@ -228,10 +244,9 @@ pub(super) fn create_marked(
 
 /// Whether root would write into a file of somebody whom the entry does not belong to, who may have
 /// it open.
-fn is_foreign(stat: &Stat, entry: &RestoreEntry) -> bool {
-    let own = geteuid();
+fn is_foreign(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
     let owner = entry.meta.owner.as_ref().map(|owner| owner.uid);
-    own.is_root() && stat.st_uid != own.as_raw() && Some(stat.st_uid) != owner
+    geteuid().is_root() && !shared.begun.is_owner(stat) && Some(stat.st_uid) != owner
 }
 
 /// Whether an earlier restore finished a file that a power loss may have taken: the time of its last
@@ -241,12 +256,21 @@ fn may_be_lost(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
     is_file && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
 }
 
-/// A file that stays as it is looks as if an earlier restore had left it unfinished, and nothing
-/// says that one did.
-fn warn_of_mark(shared: &Shared, path: &EntryPath) {
-    let detail = "it stays as it is, with the mode 1600 of an unfinished file; if a restore into \
-                  another folder left it so, --overwrite always finishes it";
-    let finding = Finding::entry(FindingKind::Skipped, path, detail);
+/// Tells of something that stays as it is and looks as if an earlier restore had left it unfinished,
+/// while nothing says that one did.
+pub(super) fn warn_of_mark(shared: &Shared, stat: &Stat, entry: &RestoreEntry) {
+    if !has_mark(stat) || stat.st_mode & 0o5777 == entry.meta.mode & 0o5777 {
+        return;
+    }
+    let what = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => "1700 of an unfinished folder",
+        _ => "1600 of an unfinished file",
+    };
+    let detail = format!(
+        "it stays as it is, with the mode {what}; if a restore into another folder left it so, \
+         --overwrite always finishes it"
+    );
+    let finding = Finding::entry(FindingKind::Skipped, &entry.path, detail);
     shared.findings.add(Finding {
         severity: Severity::Warning,
         ..finding
@@ -285,8 +309,10 @@ fn existing(
     // With the first change it belongs to root where that restores, so that the next restore knows it
     // again.
     let mut before = before_old(stat);
-    before.owner.take_if(|_| geteuid().is_root());
-    FileWriter::existing(File::from(fd), path, entry.size, before, state)
+    let takes = geteuid().is_root() && !shared.begun.is_owner(stat);
+    before.owner.take_if(|_| takes);
+    let marks = (Arc::clone(&shared.begun), takes);
+    FileWriter::existing(File::from(fd), path, (entry.size, before), state, marks)
         .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
 }
 
@@ -307,18 +333,6 @@ pub(super) fn before_old(stat: &Stat) -> Before {
     }
 }
 
-/// What is known of a file that is made in a folder.
-fn before_new(shared: &Shared, spot: &Spot) -> Before {
-    if spot.hands_on {
-        Before {
-            owner: None,
-            xattrs: true,
-        }
-    } else {
-        shared.applier.created()
-    }
-}
-
 /// Whether new content is written into the file that is there: when that is asked for, or nothing can
 /// be made in its folder; and never into one of several names.
 fn goes_in_place(shared: &Shared, spot: &Spot, stat: &Stat) -> bool {
@@ -335,7 +349,7 @@ fn start_beside(
     shared: &Shared,
     spot: &Spot,
     entry: &RestoreEntry,
-    seen: &Stat,
+    seen: Option<&Stat>,
 ) -> Result<Writer, TargetError> {
     let place = Place {
         begun: Arc::clone(&shared.begun),
@@ -344,27 +358,32 @@ fn start_beside(
         name: spot.name.clone(),
         path: entry.path.clone(),
         hands_on: spot.hands_on,
+        is_new: seen.is_none(),
     };
     if let Some((file, beside)) = take_up(shared, spot, entry)? {
         let place = Arc::new(place);
         return Ok(Writer::TakenUp(file, Successor { place, beside }));
     }
     let flags = OPEN | OFlags::RDONLY;
-    // A file of somebody else, who may have it open, or that has names of its own elsewhere, is never
-    // the entry, whatever it holds.
-    let is_other = is_foreign(seen, entry) || seen.st_nlink > 1 && entry.meta.link_group.is_none();
-    let is_file = FileType::from_raw_mode(seen.st_mode) == FileType::RegularFile;
-    let opened = is_file.then(|| openat(&*spot.folder, &*spot.name, flags, Mode::empty()));
-    let old = match opened {
-        Some(Ok(fd)) => {
-            same_as(seen, &fd, &entry.path)?;
-            (!is_other).then(|| File::from(fd))
-        }
-        None | Some(Err(Errno::ACCESS)) => None,
-        Some(Err(cause)) => return Err(error("open", &entry.path, cause.into())),
+    let is_file = |seen: &&Stat| FileType::from_raw_mode(seen.st_mode) == FileType::RegularFile;
+    let old = match seen.filter(is_file) {
+        None => None,
+        Some(seen) => match openat(&*spot.folder, &*spot.name, flags, Mode::empty()) {
+            Ok(fd) => {
+                same_as(seen, &fd, &entry.path)?;
+                // A file of somebody else, who may have it open, or that has names of its own elsewhere,
+                // is never the entry, whatever it holds.
+                let is_shared = seen.st_nlink > 1 && entry.meta.link_group.is_none();
+                let is_other = is_foreign(shared, seen, entry) || is_shared;
+                (!is_other).then(|| File::from(fd))
+            }
+            Err(Errno::ACCESS) => None,
+            Err(cause) => return Err(error("open", &entry.path, cause.into())),
+        },
     };
     let size = (entry.size, !shared.config.sparse);
-    let before = (before_old(seen), before_new(shared, spot));
+    let new = shared.before_new(spot);
+    let before = (seen.map_or(new, before_old), new);
     Ok(Writer::Beside(Beside::new(place, size, before, old)))
 }
 
@@ -385,21 +404,40 @@ fn take_up(
         remove_left_in(shared, &spot.folder, &left)
             .map_err(|cause| error("take up", &entry.path, cause))?;
     }
-    if let Some(last) = shared.begun.last_token() {
-        remove_strays(shared, spot, last).map_err(|cause| error("take up", &entry.path, cause))?;
-    }
+    remove_strays(shared, spot, &entry.path)
+        .map_err(|cause| error("take up", &entry.path, cause))?;
     Ok(taken)
 }
 
-/// Removes what the last restore may have left beside a file and no note tells of.
-fn remove_strays(shared: &Shared, spot: &Spot, last: u64) -> io::Result<()> {
-    for beside in names_beside(last, &spot.name) {
-        match statat(&*spot.folder, &*beside, AtFlags::SYMLINK_NOFOLLOW) {
+/// Removes what the last restore may have left in the folder of an entry and no note tells of.
+fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<()> {
+    let Some(prefix) = shared.begun.strays_in(spot.handle.id()) else {
+        return Ok(());
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = match openat(&*spot.folder, c".", flags, Mode::empty()) {
+        // Its owner forbids to look into it: what is there stays.
+        Err(Errno::ACCESS) => return Ok(()),
+        opened => opened?,
+    };
+    let mut buffer = [MaybeUninit::uninit(); 4 << 10];
+    let mut strays = Vec::new();
+    let mut names = RawDir::new(&folder, &mut buffer);
+    while let Some(next) = names.next() {
+        let next = next?;
+        if next.file_name().to_bytes().starts_with(prefix.as_bytes()) {
+            strays.push(next.file_name().to_owned());
+        }
+    }
+    for stray in strays {
+        if shared.begun.is_noted(path, stray.to_bytes()) {
+            continue;
+        }
+        match statat(&folder, &*stray, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) if shared.begun.is_stray(&stat) => {
-                unlinkat(&*spot.folder, &*beside, AtFlags::empty())?;
+                unlinkat(&folder, &*stray, AtFlags::empty())?;
             }
-            Ok(_) => {}
-            Err(Errno::NOENT) => break,
+            Ok(_) | Err(Errno::NOENT) => {}
             Err(cause) => return Err(cause.into()),
         }
     }
@@ -435,9 +473,9 @@ fn open_left(
     )
     .map_err(fail)?;
     begun.left_settled(left);
-    let is_marked = has_mark(&stat);
+    let is_marked = has_mark(&stat) || !begun.systems().of(stat.st_dev).modes;
     // From here on nobody takes it for something that an earlier restore left.
-    begun::now(&fd).map_err(fail)?;
+    header::now(&fd).map_err(fail)?;
     let file = existing(shared, fd, entry, &stat, is_marked)?;
     Ok(Some((file, beside)))
 }

@@ -8,6 +8,7 @@
     clippy::expect_used
 )]
 
+pub mod disks;
 pub mod given;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,0 +1,169 @@
+//! The lines at the start of the file of an unfinished restore, and the times of a file system.
+//!
+//! The lines have one length each, so that one is written over without the others.
+
+use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use rustix::fs::{
+    AtFlags, FlockOperation, StatxFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens,
+    statx,
+};
+use rustix::io::Errno;
+
+use super::journal::{self, LINE};
+
+/// A time of a file system: seconds and nanoseconds.
+pub(super) type Moment = (i64, u64);
+
+/// The bytes of the lines: two times, a token, whether a restore made the folder, and where the notes
+/// begin.
+pub(super) const HEADER: usize = 5 * LINE;
+
+/// What the lines say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Header {
+    /// Since when the file is there.
+    pub(super) since: Moment,
+    /// What was finished before this is on the disk.
+    pub(super) safe: Moment,
+    pub(super) token: u64,
+    pub(super) made: bool,
+    /// Where the notes begin.
+    pub(super) notes: u64,
+}
+
+impl Header {
+    /// Writes all lines of a file without notes.
+    pub(super) fn write(since: Moment, token: u64, made: bool, file: &File) -> io::Result<()> {
+        let made = format!("made  {:>31}\n", u8::from(made));
+        let notes = journal::line(HEADER as u64);
+        let header = times(since, since) + &token_line(token) + &made + &notes;
+        file.write_all_at(header.as_bytes(), 0)
+    }
+
+    /// Reads them; nothing if they are not there as they should be.
+    pub(super) fn read(file: &File) -> Option<Self> {
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0).ok()?;
+        let time = |line, word| {
+            let (seconds, nanos) = rest(line, word)?.split_once('.')?;
+            Some((seconds.parse().ok()?, nanos.parse().ok()?))
+        };
+        let mut lines = header.chunks(LINE);
+        let since = time(lines.next()?, "since ")?;
+        let safe = time(lines.next()?, "safe  ")?;
+        let token = rest(lines.next()?, "token ")?.parse().ok()?;
+        let made = rest(lines.next()?, "made  ")? == "1";
+        let length = file.metadata().ok()?.len();
+        let is_there = |notes: &u64| (HEADER as u64..=length).contains(notes);
+        let notes = journal::read_line(lines.next()?).filter(is_there)?;
+        Some(Self {
+            since,
+            safe,
+            token,
+            made,
+            notes,
+        })
+    }
+
+    /// Writes the times anew.
+    pub(super) fn write_times(since: Moment, safe: Moment, file: &File) -> io::Result<()> {
+        file.write_all_at(times(since, safe).as_bytes(), 0)
+    }
+
+    /// Writes the token anew.
+    pub(super) fn write_token(token: u64, file: &File) -> io::Result<()> {
+        file.write_all_at(token_line(token).as_bytes(), 2 * LINE as u64)
+    }
+}
+
+fn times(since: Moment, safe: Moment) -> String {
+    let line = |word: &str, (seconds, nanos): Moment| format!("{word} {seconds:>21}.{nanos:09}\n");
+    line("since", since) + &line("safe ", safe)
+}
+
+fn token_line(token: u64) -> String {
+    format!("token {token:>31}\n")
+}
+
+/// What a line says that begins with a word.
+fn rest<'a>(line: &'a [u8], word: &str) -> Option<&'a str> {
+    let line = std::str::from_utf8(line).ok()?.strip_suffix('\n')?;
+    Some(line.strip_prefix(word)?.trim_start())
+}
+
+/// Whether a file that lacks the lines of ours may have been one before a power loss or a full disk:
+/// else it is somebody's who chose the same name.
+pub(super) fn may_be_torn(file: &File) -> io::Result<bool> {
+    const FIRST: &[u8] = b"since ";
+    let mut found = [0; FIRST.len()];
+    let count = file.read_at(&mut found, 0)?;
+    let found = found.get(..count).unwrap_or_default();
+    Ok(FIRST.starts_with(found) || found.iter().all(|byte| *byte == 0))
+}
+
+/// 48 bits that no other restore has.
+pub(super) fn token() -> u64 {
+    (std::hash::RandomState::new().build_hasher().finish() >> 16).max(1)
+}
+
+/// Locks the file. A process that this one is about to start holds a copy of the lock of one that has
+/// just ended, until it is another program: so it is tried for a moment.
+pub(super) fn lock(file: &OwnedFd) -> io::Result<()> {
+    const TRIES: u32 = 20;
+    for number in 1..=TRIES {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            // Not every network file system has locks.
+            Ok(()) | Err(Errno::NOLCK | Errno::NOTSUP | Errno::INVAL | Errno::NOSYS) => break,
+            Err(Errno::WOULDBLOCK) if number < TRIES => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Changes the times of a file to now, as the file system counts it; says what that is.
+pub(super) fn now(file: impl AsFd) -> io::Result<Moment> {
+    let file = file.as_fd();
+    let touched = Timespec {
+        tv_sec: 0,
+        tv_nsec: UTIME_NOW,
+    };
+    let times = Timestamps {
+        last_access: touched,
+        last_modification: touched,
+    };
+    futimens(file, &times)?;
+    let stat = fstat(file)?;
+    Ok((stat.st_ctime, stat.st_ctime_nsec))
+}
+
+/// When a file was made, where the file system keeps that.
+pub(super) fn birth(file: impl AsFd) -> Option<Moment> {
+    let wanted = StatxFlags::BTIME;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let has_time = found.stx_mask & wanted.bits() != 0;
+    has_time.then_some((found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec)))
+}
+
+/// A time that is later than any until now. File systems count it in steps of some milliseconds, or of up
+/// to two seconds: those have no nanoseconds.
+pub(super) fn next_moment(file: &File) -> io::Result<Moment> {
+    let first = now(file)?;
+    let longest = if first.1 == 0 { 1100 } else { 20 };
+    for _ in 0..longest {
+        std::thread::sleep(Duration::from_millis(2));
+        let next = now(file)?;
+        if next > first {
+            return Ok(next);
+        }
+    }
+    Ok(first)
+}

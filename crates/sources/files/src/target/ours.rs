@@ -1,0 +1,198 @@
+//! Which of the things that stand in a folder are those of an unfinished restore, and nobody else's.
+//!
+//! Whoever may write into the folder may put there what looks like them. So an owner, a mode, an inode
+//! that was noted and the time of the last change, which the kernel sets, have to agree; where a file
+//! system does not keep one of them, the name that was noted counts, which holds a token.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::{FileType, Stat};
+
+use super::begun::Begun;
+use super::header::{Moment, birth};
+use super::journal::{Left, Stage};
+use super::meta::{MARK_DIR, MARK_FILE};
+use crate::handle::DirId;
+
+impl Begun {
+    /// Whether something belongs to who restores.
+    pub(super) fn is_owner(&self, stat: &Stat) -> bool {
+        stat.st_uid == self.systems.of(stat.st_dev).owner
+    }
+
+    /// Whether a file belongs to who restores, under one name only.
+    pub(super) fn is_own(&self, stat: &Stat) -> bool {
+        self.is_owner(stat) && stat.st_nlink == 1
+    }
+
+    /// Whether modes say nothing of a file: then all that is made is made beside its place, and noted.
+    fn has_no_marks(&self, stat: &Stat) -> bool {
+        !self.systems.of(stat.st_dev).modes
+    }
+
+    /// Whether a file or folder was left unfinished by a restore. One that somebody else owns was
+    /// not: who made it may have it open, and must not get what is restored.
+    pub(super) fn is_unfinished(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        let is_marked = has_mark(stat) || is_barely_made(stat);
+        self.file.is_some() && is_marked && self.is_owner(stat) && changed >= self.since
+    }
+
+    /// Whether an earlier restore made a folder where no mode can say that it is unfinished.
+    pub(super) fn is_folder_of_earlier(&self, folder: &OwnedFd, stat: &Stat) -> bool {
+        let is_of_time = |born: Moment| self.since <= born && born < self.began;
+        self.safe.is_some()
+            && self.has_no_marks(stat)
+            && self.is_owner(stat)
+            && birth(folder).is_some_and(is_of_time)
+    }
+
+    /// Whether an earlier restore may have finished a file that is not on the disk.
+    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        self.safe.is_some_and(|safe| changed >= safe) && changed < self.began
+    }
+
+    /// Whether somebody who restores made a file in the time of an earlier restore. Where a file system
+    /// has no time of change of its own, that is the one which a restore sets: it says nothing.
+    pub(super) fn is_of_earlier(&self, stat: &Stat) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        self.has_no_marks(stat) || self.since <= changed && changed < self.began
+    }
+
+    /// Whether a file has the inode that was noted. Where there are no modes, inodes may have other
+    /// numbers each time that they are looked at: the name counts, in which nobody had a part.
+    pub(super) fn has_inode(&self, stat: &Stat, inode: u64) -> bool {
+        stat.st_ino == inode || self.has_no_marks(stat) && self.is_owner(stat)
+    }
+
+    /// Whether a file beside another is the one that this restore made.
+    pub(super) fn is_made(&self, stat: &Stat, id: DirId) -> bool {
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        let is_by_name = || self.has_no_marks(stat) && is_file && self.is_own(stat);
+        stat.st_dev == id.0 && (stat.st_ino == id.1 || is_by_name())
+    }
+
+    /// Whether a file beside another is what an earlier restore noted, and may be gone on with.
+    pub(super) fn may_take_up(&self, stat: &Stat, left: &Left) -> bool {
+        let Stage::Made(inode) = left.stage else {
+            return false;
+        };
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && self.has_inode(stat, inode)
+            && self.is_of_earlier(stat)
+            && self.is_own(stat)
+    }
+
+    /// Whether what stands beside another is what an earlier restore noted, and nobody else's.
+    pub(super) fn is_what_was_left(&self, stat: &Stat, left: &Left) -> bool {
+        match left.stage {
+            Stage::Announced => {
+                self.is_of_earlier(stat) && self.is_owner(stat) && self.is_empty(stat)
+            }
+            Stage::Made(inode) => {
+                let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+                let is_alone = is_folder || stat.st_nlink == 1;
+                self.has_inode(stat, inode) && self.is_of_earlier(stat) && is_alone
+            }
+            // It may have been changed by now under the name of its owner, and that it must have.
+            Stage::Linked(inode) => {
+                let changed = (stat.st_ctime, stat.st_ctime_nsec);
+                stat.st_ino == inode && changed >= self.since && stat.st_nlink > 1
+            }
+            // It is the file itself.
+            Stage::InPlace(_) => false,
+        }
+    }
+
+    /// Whether something holds nothing that could be lost: whether a folder does is found when it is
+    /// removed. A file has no content yet, and the mode with which it was made, or what a default ACL
+    /// left of that.
+    fn is_empty(&self, stat: &Stat) -> bool {
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => true,
+            FileType::RegularFile => {
+                let is_new = is_barely_made(stat) || stat.st_size == 0 && self.has_no_marks(stat);
+                is_new && stat.st_nlink == 1
+            }
+            _ => stat.st_nlink == 1,
+        }
+    }
+
+    /// Whether a file that has a name of the last restore is its own although no note tells of it: a
+    /// power loss may have taken the notes.
+    pub(super) fn is_stray(&self, stat: &Stat) -> bool {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && (has_mark(stat) || self.has_no_marks(stat))
+            && self.is_of_earlier(stat)
+            && self.is_own(stat)
+    }
+}
+
+/// Whether a file is empty and as it was made, before it could get its mode: a default ACL of its
+/// folder may have taken from its owner what the mark consists of.
+fn is_barely_made(stat: &Stat) -> bool {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    is_file
+        && stat.st_size == 0
+        && stat.st_mode & 0o7777 & !MARK_FILE == 0
+        && stat.st_mode & 0o1000 != 0
+}
+
+/// Whether something has the mode of what is unfinished.
+pub(super) fn has_mark(stat: &Stat) -> bool {
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => stat.st_mode & 0o7777 == MARK_FILE,
+        // A new folder has the setgid bit of the one that it is made in.
+        FileType::Directory => stat.st_mode & 0o5777 == MARK_DIR,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_noted_and_nothing_of_use_is_taken_for_a_leftover() {
+        let temp = tempfile::tempdir().unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let top = rustix::fs::open(temp.path(), flags, Mode::empty()).unwrap();
+        let first = Begun::at(&top, false, false, Arc::default()).unwrap();
+        let made = |name: &str, content: &str, mode: u32| {
+            let path = temp.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            rustix::fs::chmod(&path, Mode::from_raw_mode(mode)).unwrap();
+            rustix::fs::stat(&path).unwrap()
+        };
+        let whole = made("whole", "new", MARK_FILE);
+        let empty = made("empty", "", MARK_FILE);
+        // A default ACL of the folder took what the owner may.
+        let restricted = made("restricted", "", 0o1000);
+        let plain = made("plain", "", 0o600);
+        drop(first);
+        let second = Begun::at(&top, false, false, Arc::default()).unwrap();
+        let left = |stage| Left {
+            path: b"file".to_vec(),
+            beside: b"beside".to_vec(),
+            stage,
+        };
+        let announced = left(Stage::Announced);
+        assert!(second.is_what_was_left(&empty, &announced));
+        assert!(second.is_what_was_left(&restricted, &announced));
+        assert!(!second.is_what_was_left(&whole, &announced));
+        assert!(!second.is_what_was_left(&plain, &announced));
+        assert!(!second.may_take_up(&empty, &announced));
+        let this = left(Stage::Made(whole.st_ino));
+        assert!(second.is_what_was_left(&whole, &this) && second.may_take_up(&whole, &this));
+        let other = left(Stage::Made(empty.st_ino));
+        assert!(!second.is_what_was_left(&whole, &other) && !second.may_take_up(&whole, &other));
+        // The only name that a file has is no further one.
+        let linked = left(Stage::Linked(whole.st_ino));
+        assert!(!second.is_what_was_left(&whole, &linked));
+    }
+}
