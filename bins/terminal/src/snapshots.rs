@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotId, SnapshotMeta};
+use backstay::core::{EntryPath, Finding, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
 use backstay::engine::hold::Holds;
 use backstay::engine::ledger::gone;
@@ -111,11 +111,7 @@ impl Snapshots {
     /// What there is to say of those that cannot be read.
     #[must_use]
     pub fn damage(&self) -> Vec<Finding> {
-        let finding = |one: &UnreadSnapshot| {
-            let (subject, detail) = (format!("snapshot {}", one.id), one.error.to_string());
-            Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
-        };
-        self.unread.iter().map(finding).collect()
+        self.unread.iter().map(UnreadSnapshot::finding).collect()
     }
 }
 

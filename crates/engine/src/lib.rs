@@ -47,6 +47,7 @@ mod patient;
 mod presence;
 mod refs;
 mod remains;
+mod remedy;
 mod unlock;
 
 pub use error::{EngineError, Result};
