@@ -111,11 +111,7 @@ impl Snapshots {
 
     /// What there is to say of those that cannot be read.
     fn damage(&self) -> Vec<Finding> {
-        let finding = |one: &UnreadSnapshot| {
-            let (subject, detail) = (format!("snapshot {}", one.id), one.error.to_string());
-            Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
-        };
-        self.unread.iter().map(finding).collect()
+        self.unread.iter().map(UnreadSnapshot::finding).collect()
     }
 }
 

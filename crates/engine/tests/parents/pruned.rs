@@ -602,6 +602,62 @@ async fn what_was_stored_anew_of_a_lost_pack_stays_for_those_who_need_it() {
     assert_eq!(severities(&plan().await), []);
 }
 
+/// The same where there are many small packs, which are laid together: what no refs name of them would not be
+/// copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_anew_of_a_lost_pack_is_not_left_behind_when_packs_are_laid_together() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    for file in 0..6u64 {
+        source
+            .now
+            .insert(format!("file-{file}"), noise(10 + file, 40_000));
+    }
+    let report = world.save(&source, &world.keys, "one").await;
+    let first = (report, source.now.clone());
+    for key in world.mem.objects().into_keys() {
+        if key.as_str().starts_with("data/") {
+            world.mem.lose(&key);
+        }
+    }
+    let report = world.try_to_save(&source, &world.keys, "one").await;
+    let unnamed = report.unwrap().meta.id;
+    // What was stored anew is named in part from here on.
+    for file in 1..6 {
+        source.now.remove(&format!("file-{file}"));
+    }
+    let mut later = Vec::new();
+    for round in 0..12u64 {
+        source
+            .now
+            .insert(format!("new-{round}"), noise(100 + round, 30_000));
+        let report = world.try_to_save(&source, &world.keys, "one").await;
+        later.push((report.unwrap(), source.now.clone()));
+    }
+    forget_one(&world, unnamed).await;
+    let (mut written, mut before) = (0, stored(&world));
+    for _ in 0..2 {
+        written += prune(&world, &job()).await.written_packs;
+        for (report, disks) in later.iter().chain([&first]) {
+            world.check(disks, report).await;
+        }
+    }
+    let packs = count(&world, "data/");
+    // Those that are spared, and one.
+    assert!(written > 0 && packs <= 7, "{written}, {packs}");
+    assert!(stored(&world) <= before + 20_000);
+    before = stored(&world);
+    forget_one(&world, first.0.meta.id).await;
+    prune(&world, &job()).await;
+    all_is_whole(&world, &later).await;
+    // Five files of the lost pack.
+    assert!(
+        stored(&world) < before - 5 * 40_000,
+        "{before}, {}",
+        stored(&world)
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_whose_refs_are_gone_or_damaged_stops_it() {
     let world = World::new().await;
@@ -688,6 +744,49 @@ async fn stopped_at_any_request_it_loses_nothing_and_the_next_one_ends_it() {
         );
     }
     assert!(stops > 10, "{stops}");
+}
+
+/// A tier that says that it has stored what it has not, or has stored a part of: what was to be replaced by it
+/// stays, and says so, and the next prune ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tier_only_says_that_it_has_replaces_nothing() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    for (report, _) in &saved[..3] {
+        forget_one(&world, report.meta.id).await;
+    }
+    for folder in ["data/", "index/", "refs/"] {
+        for fault in [Fault::Drop, Fault::Shorten] {
+            let what = format!("{fault:?} below {folder}");
+            let there = world.fork();
+            let lie = Rule::new(fault.clone()).on(&[Op::Put]).under(folder);
+            let sink = FaultSink::new(Arc::new(there.mem.clone()), 1).with(lie);
+            let repo = there
+                .open_at(Arc::new(sink.clone()), &maintenance(&there), None)
+                .await;
+            let ended = prune_with(&repo, &there.cx, &job()).await;
+            assert!(!sink.injected().is_empty(), "{what}: nothing was written");
+            let told = match ended {
+                // Another prune may have merged it.
+                Err(EngineError::OtherPrune(_)) if folder == "index/" && fault == Fault::Drop => {
+                    "and index/".into()
+                }
+                Err(EngineError::Unprunable(why) | EngineError::PrunedInPart { why, .. }) => why,
+                other => panic!("{what}: {other:?}"),
+            };
+            assert!(told.contains(&format!("and {folder}")), "{what}: {told}");
+            for (report, disks) in &saved[3..] {
+                there.check(disks, report).await;
+            }
+            // Nobody is waited for, and nothing of it is left behind.
+            for is_first in [true, false] {
+                let report = prune(&there, &job()).await;
+                assert_eq!(report.waits_for, [], "{what}");
+                assert_eq!(report.deleted_packs > 0, is_first, "{what}: {report:?}");
+                all_is_whole(&there, &saved[3..]).await;
+            }
+        }
+    }
 }
 
 /// A prune whose program dies at a change of the tier, before or behind it; and whether there was one of
