@@ -336,7 +336,7 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
         crate::text::escape(gone.host.0.as_bytes()),
         crate::text::time(gone.recorded),
     );
-    let hint = "let `snapshot repair --from` fetch its object from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
+    let hint = "let `snapshot repair` put its object back from its sidecar, or fetch it from another copy (--from), or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
     Failure::new(Exit::Damage, what, hint)
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn remedy(kind: FindingKind, object: &str) -> &'static str {
         }
         "parity" => "`snapshot repair` makes it anew",
         "keys" => {
-            "`snapshot repair --from` fetches it from another copy of the repository; until then open it with another key (the recovery sheet, a passphrase)"
+            "`snapshot repair` puts it back from its sidecar, or fetches it from another copy of the repository (--from); until then open it with another key (the recovery sheet, a passphrase)"
         }
         "config" => {
             "`snapshot repair --from` fetches it from another copy of the repository; docs/operations.md, \"It does not open\", says more"

@@ -322,9 +322,9 @@ async fn snapshots(
     let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
     let detail = if is_whole {
-        "the ledger knows it, nobody forgot it, and it is gone from the tier; `snapshot repair --from` fetches its object from another copy of the repository"
+        "the ledger knows it, nobody forgot it, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
     } else {
-        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; `snapshot repair --from` fetches its object from another copy of the repository"
+        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
     };
     findings.extend(missing.into_iter().map(|id| {
         let (severity, kind) = (Severity::Error, FindingKind::Missing);

@@ -413,7 +413,7 @@ pub(super) async fn none_is_gone(
     }
     let refuse = |what: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: `snapshot repair --from` fetches it from another copy; if there is none, go on with --despite-gone"
+            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, go on with --despite-gone"
         );
         Err(EngineError::Unprunable(why))
     };
