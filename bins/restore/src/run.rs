@@ -207,6 +207,14 @@ fn report_on(
             console.line(format!("  {}", missing.detail))?;
         }
         show_kept(console, &report.findings)?;
+        let is_damage = |one: &Finding| {
+            let is_of_tier = matches!(one.kind, FindingKind::Damaged | FindingKind::Missing);
+            one.severity == Severity::Error && is_of_tier
+        };
+        if report.findings.iter().any(is_damage) {
+            console
+                .line("  `snapshot repair --dry-run` tells what of that damage can be mended")?;
+        }
         console.line(format!(
             "  fetched {} in {seconds:.1} s",
             text::bytes(outcome.fetched)

@@ -250,7 +250,9 @@ fn summary(
     }
     if is_damaged {
         let found = text::plural(report.findings.len() as u64, "finding", "findings");
-        return console.line(format!("DAMAGE: {found}"));
+        return console.line(format!(
+            "DAMAGE: {found}; `snapshot repair --dry-run` tells what can be mended"
+        ));
     }
     console.line(if is_all {
         "no damage found"

@@ -135,23 +135,6 @@ impl From<KeyError> for Failure {
     }
 }
 
-/// What helps when an object is damaged or gone. Without its config or a key slot a repository does
-/// not open, so there no command can tell more.
-fn of_damage(object: &str) -> &'static str {
-    match object.split('/').next() {
-        Some("config") if object != "config/0" => {
-            "put the object back from another copy of the repository, or take it away if nobody changed the configuration; docs/operations.md, \"It does not open\", says more"
-        }
-        Some("config") => {
-            "put the object back from another copy of the repository; docs/operations.md, \"It does not open\", says more"
-        }
-        Some("keys") => {
-            "open it with another key (the recovery sheet, a passphrase), or put the object back from another copy; see docs/operations.md, \"It does not open\""
-        }
-        _ => "`snapshot verify` tells what it hurts",
-    }
-}
-
 fn of_sealing(error: &SealError, what: String) -> Failure {
     let hint = match error {
         SealError::SelfCheck => {
@@ -224,7 +207,10 @@ macro_rules! from_contract {
                         Exit::Failed,
                         "check the connection, then run the command again",
                     ),
-                    ErrorKind::Damaged => (Exit::Damage, "`snapshot verify` tells what it hurts"),
+                    ErrorKind::Damaged => (
+                        Exit::Damage,
+                        "`snapshot verify` tells what it hurts, `snapshot repair` what mends it",
+                    ),
                     ErrorKind::Invalid | ErrorKind::Unsupported => {
                         (Exit::Usage, "see --help for what can be asked for")
                     }
@@ -286,8 +272,10 @@ impl From<EngineError> for Failure {
                 format!("this {credential} opens no key slot of the repository at {repository}"),
                 "give the key file or passphrase that was made for it, or the recovery code in a file as --key-file",
             ),
-            EngineError::Damaged { object, .. } | EngineError::Missing { object, .. } => {
-                Self::new(Exit::Damage, what, of_damage(&object))
+            EngineError::Damaged { .. } | EngineError::Missing { .. } => {
+                // Where the error itself says what mends it.
+                let hurts = "`snapshot verify --level full` tells what it hurts";
+                Self::new(Exit::Damage, what, error.remedy().unwrap_or(hurts))
             }
             EngineError::Newer(_) => newer(what),
             EngineError::Swapped { .. } => {
@@ -303,7 +291,7 @@ impl From<EngineError> for Failure {
             EngineError::Unsure { spec, id, why } => {
                 let spec = crate::text::escape(spec.as_bytes());
                 let what = format!("`{spec}` may mean snapshot {id}, which cannot be read: {why}");
-                let hint = "name another by its id (`snapshot list` shows them), or put its object back from another copy; if it is lost for good, `snapshot forget` it by its whole id";
+                let hint = "name another by its id (`snapshot list` shows them), or let `snapshot repair --from` fetch its object from another copy; if it is lost for good, `snapshot forget` it by its whole id";
                 Self::new(Exit::Damage, what, hint)
             }
             EngineError::Gone { spec, gone } => of_gone(&spec, &gone),
@@ -350,7 +338,7 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
         crate::text::escape(gone.host.0.as_bytes()),
         crate::text::time(gone.recorded),
     );
-    let hint = "put its object back from another copy, or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
+    let hint = "let `snapshot repair` put its object back from its sidecar, or fetch it from another copy (--from), or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
     Failure::new(Exit::Damage, what, hint)
 }
 

@@ -111,11 +111,7 @@ impl Snapshots {
 
     /// What there is to say of those that cannot be read.
     fn damage(&self) -> Vec<Finding> {
-        let finding = |one: &UnreadSnapshot| {
-            let (subject, detail) = (format!("snapshot {}", one.id), one.error.to_string());
-            Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
-        };
-        self.unread.iter().map(finding).collect()
+        self.unread.iter().map(UnreadSnapshot::finding).collect()
     }
 }
 
@@ -226,7 +222,7 @@ impl Console {
                     Severity::Error,
                     FindingKind::Missing,
                     format!("snapshot {}", gone.id),
-                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; put their objects back from another copy of the repository",
+                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; `snapshot repair` puts their objects back from their sidecars, or fetches them from another copy of the repository (--from)",
                 )),
                 Err(_) if self.cx.cancel.is_cancelled() => {
                     return Err(EngineError::Cancelled.into());

@@ -4,7 +4,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use backup_core::{ErrorKind, SessionId, SinkError, SnapshotId, SourceError, TargetError};
+use backup_core::{
+    ErrorKind, FindingKind, SessionId, SinkError, SnapshotId, SourceError, TargetError,
+};
 use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
 use backup_format::seal::SealError;
@@ -13,6 +15,7 @@ use backup_parity::ParityError;
 
 use crate::known::Known;
 use crate::ledger::GoneSnapshot;
+use crate::remedy::remedy;
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -255,6 +258,32 @@ impl EngineError {
         Self::Local {
             path: path.into(),
             source,
+        }
+    }
+
+    /// What to do where stored data is damaged or missing, unless the error itself says it.
+    #[must_use]
+    pub fn remedy(&self) -> Option<&'static str> {
+        let (kind, object) = match self {
+            Self::Damaged { object, why } if !why.contains("`snapshot ") => {
+                (FindingKind::Damaged, object)
+            }
+            Self::Missing { object, why } if !why.contains("`snapshot ") => {
+                (FindingKind::Missing, object)
+            }
+            Self::Sink(error) if error.kind == ErrorKind::Damaged => {
+                (FindingKind::Damaged, &error.subject)
+            }
+            _ => return None,
+        };
+        Some(remedy(kind, object))
+    }
+
+    /// The error with what to do.
+    pub(crate) fn with_remedy(&self) -> String {
+        match self.remedy() {
+            Some(remedy) => format!("{self}; {remedy}"),
+            None => self.to_string(),
         }
     }
 

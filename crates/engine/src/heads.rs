@@ -1,7 +1,8 @@
 //! The heads of snapshots: which there are, and what their objects say without a page being read.
 
 use backup_core::{
-    ErrorKind, ObjectKey, ObjectMeta, OpContext, SessionId, SnapshotId, SnapshotMeta,
+    ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, SessionId, Severity,
+    SnapshotId, SnapshotMeta,
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -10,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::beside;
 use crate::error::{EngineError, Result};
+use crate::remedy::remedy;
 use crate::repository::{Repository, get_within, name};
 
 /// A snapshot's head, read and authenticated.
@@ -32,6 +34,24 @@ pub struct UnreadSnapshot {
     pub key: ObjectKey,
     /// Why it cannot be read.
     pub error: EngineError,
+}
+
+impl UnreadSnapshot {
+    /// What is to be said of it.
+    #[must_use]
+    pub fn finding(&self) -> Finding {
+        let (subject, mut detail) = (format!("snapshot {}", self.id), self.error.to_string());
+        // Where a verdict cannot be read, the error itself says what to do.
+        if let EngineError::Damaged { object, .. } = &self.error
+            && object == self.key.as_str()
+        {
+            detail = format!(
+                "{detail}; {}",
+                remedy(FindingKind::Damaged, self.key.as_str())
+            );
+        }
+        Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
+    }
 }
 
 impl Repository {

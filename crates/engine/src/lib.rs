@@ -50,6 +50,7 @@ mod patient;
 mod presence;
 mod refs;
 mod remains;
+mod remedy;
 mod unlock;
 
 pub use beside::Notices;

@@ -227,7 +227,7 @@ fn findings(index: &IndexSet, ids: &BTreeSet<PackId>, absent: &[Absent]) -> Vec<
         .map(|pack| {
             let detail = match alone.get(&pack.id) {
                 Some((_, count)) => format!(
-                    "{}: nothing is built on it; of its chunks {count} were in no other pack, and are stored anew as far as this source still has them; `snapshot verify` tells which snapshots that hurts",
+                    "{}: nothing is built on it; of its chunks {count} were in no other pack, and are stored anew as far as this source still has them; `snapshot verify` tells which snapshots that hurts, `snapshot repair` what mends it",
                     pack.state
                 ),
                 None => format!(

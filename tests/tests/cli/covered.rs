@@ -80,6 +80,53 @@ fn contents_are_hashed_once_or_all_anew() {
     assert_eq!(hashed(verify(&place, &["--rehash"]).ok()), 3);
 }
 
+/// Every content is hashed once, but only as many in one run as there is content, and 4 GiB.
+#[test]
+fn a_first_full_read_says_what_it_leaves_and_the_next_one_ends_it() {
+    let place = Place::new();
+    place.write("a", "");
+    let hole = fs::File::options().write(true).open(place.data().join("a"));
+    hole.unwrap().set_len(4 << 30).unwrap();
+    place.write("b", noise(1, 1000));
+    place.write("c", noise(2, 2000));
+    let _ = place.save().ok();
+    let said = |args: &[&str]| {
+        let level = ["verify", "--level", "full"];
+        let run = Run::of(place.snapshot(level).args(args)).ok().text();
+        let line = |words: &str| {
+            run.lines()
+                .find(|line| line.contains(words))
+                .map(str::to_owned)
+        };
+        (line("not yet compared"), line("no damage found").unwrap())
+    };
+    let (left, found) = said(&[]);
+    let left = left.unwrap();
+    assert!(
+        left.starts_with("2 file contents (") && left.ends_with("; --rehash does all now"),
+        "{left}"
+    );
+    assert_eq!(found, "no damage found in what was read so far");
+    assert_eq!(said(&[]), (None, "no damage found".into()));
+    // With a budget there is as much as it allows.
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    let (left, found) = said(&["--budget", "1K"]);
+    let left = left.unwrap();
+    assert!(
+        left.starts_with("3 file contents (") && left.ends_with("the next runs go on"),
+        "{left}"
+    );
+    assert_eq!(found, "no damage found in what was read so far");
+    let first = verify(&place, &["--budget", "1K"])
+        .ok()
+        .of_type("verified")
+        .remove(0);
+    assert_eq!(
+        (&first["contents_left"], &first["bytes_left"]),
+        (&3.into(), &((4u64 << 30) + 3000).into())
+    );
+}
+
 #[test]
 fn damage_is_told_object_by_object_and_by_a_verifier_without_paths() {
     let place = place();

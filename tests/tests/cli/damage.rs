@@ -481,3 +481,27 @@ fn a_restore_that_lacks_an_index_run_names_the_one_that_cannot_be_read() {
     let is_named = names.iter().any(|name| run.err.contains(name));
     assert!(is_named && run.err.contains("snapshot verify"), "{run:?}");
 }
+
+#[test]
+fn who_meets_damage_is_told_what_mends_it() {
+    let place = place();
+    // In the middle of the larger one lies content of the large file.
+    let packs = place.objects("data");
+    let size = |pack: &&PathBuf| fs::metadata(pack).unwrap().len();
+    let largest = packs.iter().max_by_key(size).unwrap().clone();
+    let _ = harm(&[largest], Harm::Flipped);
+    let verified = Run::of(&mut place.snapshot(["verify", "--level", "full"])).ends(13);
+    assert!(
+        verified.text().contains("`snapshot repair --dry-run`"),
+        "{verified:?}"
+    );
+    let mut told = 0;
+    for part in ["one", "two"] {
+        let wanted = format!("latest:{part}");
+        let run = Run::of(&mut place.restore(["run", &wanted, "--to", part]));
+        let is_told = run.text().contains("`snapshot repair --dry-run`");
+        assert_eq!(is_told, run.code == 3, "{run:?}");
+        told += usize::from(is_told);
+    }
+    assert_eq!(told, 1, "the other snapshot is whole");
+}

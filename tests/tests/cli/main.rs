@@ -40,3 +40,4 @@ mod terminal;
 mod trouble;
 mod unread;
 mod usage;
+mod wrong_sum;

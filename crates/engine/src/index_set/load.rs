@@ -353,7 +353,8 @@ impl Repository {
     pub(crate) fn why_unknown(&self) -> String {
         let damaged = lock(&self.loaded.damaged);
         let Some((first, _)) = damaged.first() else {
-            return "no index run knows it; `snapshot verify` tells what it hurts".into();
+            return "no index run knows it; `snapshot repair index` finds it if a pack has it"
+                .into();
         };
         let more = match damaged.len() - 1 {
             0 => String::new(),
@@ -361,7 +362,7 @@ impl Repository {
         };
         format!(
             "no index run that can be read knows it, and {first}{more} cannot be read; \
-             `snapshot verify` tells what that hurts"
+             `snapshot repair index` makes that anew from the packs"
         )
     }
 

@@ -15,6 +15,7 @@ use futures::TryStreamExt as _;
 use super::tier::{self, Found};
 use super::{LedgerDraft, evidence};
 use crate::error::{EngineError, Result};
+use crate::remedy::remedy;
 use crate::repository::{Repository, name};
 
 /// How often a record looks for its place when others write at the same time.
@@ -146,8 +147,9 @@ impl<'a> Chain<'a> {
             Err(why) => {
                 let subject = name(layout::ledger(number))?.to_string();
                 let (severity, kind) = (Severity::Warning, FindingKind::Damaged);
+                let detail = format!("{why}; {}", remedy(kind, &subject));
                 self.findings
-                    .push(Finding::new(severity, kind, subject, why));
+                    .push(Finding::new(severity, kind, subject, detail));
                 // One far away takes nobody's place yet.
                 if number == self.next {
                     self.next = number.saturating_add(1);

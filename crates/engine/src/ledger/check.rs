@@ -20,6 +20,7 @@ use super::sight::Keys;
 use super::tier;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
+use crate::remedy::remedy;
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::slots::KnownSlots;
 use crate::view::check_signatures;
@@ -285,8 +286,10 @@ async fn snapshots(
         match (told.made.remove(&id), head) {
             (Some(root), Ok(head)) => findings.extend(other_root(&key, root, &head)),
             (Some(_), Err(error)) if error.is_damage() => {
-                let detail = format!("its root cannot be compared with its record: {error}");
                 let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+                let hint = remedy(kind, key.as_str());
+                let detail =
+                    format!("its root cannot be compared with its record: {error}; {hint}");
                 findings.push(Finding::new(severity, kind, key.as_str(), detail));
             }
             // Listed, and gone by now.
@@ -319,9 +322,9 @@ async fn snapshots(
     let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
     let detail = if is_whole {
-        "the ledger knows it, nobody forgot it, and it is gone from the tier; put its object back from another copy of the repository"
+        "the ledger knows it, nobody forgot it, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
     } else {
-        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; put its object back from another copy of the repository"
+        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
     };
     findings.extend(missing.into_iter().map(|id| {
         let (severity, kind) = (Severity::Error, FindingKind::Missing);

@@ -3,13 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use backup_core::{OpContext, PackId, SessionId};
+use backup_core::{ErrorKind, ObjectKey, OpContext, PackId, SessionId};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 
+use super::repack::not_kept;
 use crate::claims::{self, Digest, blobs_of, digest_of};
+use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::index_set::KnownRun;
 use crate::repository::{Repository, name, put_new};
@@ -153,10 +155,49 @@ pub(crate) async fn put_run(
     run: RunBuilder,
     wraps: &[SessionWrap],
 ) -> Result<()> {
+    write_run(repo, cx, run, wraps).await.map(drop)
+}
+
+/// The same, where others go for its sake: looks whether the tier has it.
+///
+/// # Errors
+/// [`EngineError::Unprunable`] if it has a part of it alone; [`EngineError::OtherPrune`] if it is not there, since
+/// another prune may have merged it with others already; errors of the tier.
+pub(super) async fn put_kept_run(
+    repo: &Repository,
+    cx: &OpContext,
+    run: RunBuilder,
+    wraps: &[SessionWrap],
+) -> Result<()> {
+    let (key, size) = write_run(repo, cx, run, wraps).await?;
+    settle(repo, cx).await;
+    match repo.sink().head(cx, &key).await {
+        Ok(meta) if meta.size == size => Ok(()),
+        Ok(meta) => {
+            // A part of it is no run: it would be told as damage until somebody repairs it.
+            repo.sink().delete(cx, &key).await?;
+            let is = meta.size;
+            Err(not_kept(&format!("{key} has {is} bytes instead of {size}")))
+        }
+        Err(error) if error.kind == ErrorKind::NotFound => {
+            let why = "it has merged what this one has just added to the index, or the tier has not kept it; nothing is lost";
+            Err(EngineError::OtherPrune(why.into()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn write_run(
+    repo: &Repository,
+    cx: &OpContext,
+    run: RunBuilder,
+    wraps: &[SessionWrap],
+) -> Result<(ObjectKey, u64)> {
     let sealed = repo.ring().seal(ObjectKind::IndexRun, &run.finish(wraps));
     let sealed = sealed.map_err(EngineError::Seal)?;
-    let key = name(layout::index(&sealed))?;
-    put_new(cx, &**repo.sink(), &key, sealed.into()).await
+    let (key, size) = (name(layout::index(&sealed))?, sealed.len() as u64);
+    put_new(cx, &**repo.sink(), &key, sealed.into()).await?;
+    Ok((key, size))
 }
 
 struct Writer<'a> {
@@ -180,6 +221,7 @@ impl Writer<'_> {
             return Ok(());
         }
         let wraps: Vec<_> = self.wraps.values().cloned().collect();
-        put_run(self.repo, self.cx, run, &wraps).await
+        self.wraps.clear();
+        put_kept_run(self.repo, self.cx, run, &wraps).await
     }
 }

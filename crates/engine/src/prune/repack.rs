@@ -1,5 +1,8 @@
 //! Copying what is in use of packs that are mostly waste. Blobs move sealed as they are, so no data key
 //! is needed; unless they are to be sealed anew ([`super::reseal`]). It is a session like any other: see the protocol.
+//!
+//! What is copied from goes, so a tier is not believed when it says that it has a copy: it is asked for each
+//! before anything names it, and refs are read back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,12 +19,14 @@ use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
 use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
+use futures::StreamExt as _;
 
-use super::merge::put_run;
+use super::merge::put_kept_run;
 use super::reseal::Resealer;
 use super::survey::{Marks, Survey};
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
+use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
@@ -46,6 +51,8 @@ struct Copies<'a> {
     wraps: [BTreeMap<SessionId, SessionWrap>; 2],
     run: RunBuilder,
     run_wraps: BTreeMap<SessionId, SessionWrap>,
+    /// Packs that the run names, and their bytes.
+    written: Vec<(ObjectKey, u64)>,
     moved: Moved,
     resealer: Option<Resealer>,
 }
@@ -149,6 +156,7 @@ impl Copies<'_> {
             .add_pack(pack.id, size, &pack.blobs)
             .map_err(|error| EngineError::wire(&key, &error))?;
         self.run_wraps.extend(wraps);
+        self.written.push((key, size));
         let from = std::mem::take(&mut self.from[which]);
         for (new, (old, slot)) in (0u32..).zip(from) {
             let slots = self.moved.entry(old).or_default();
@@ -163,13 +171,54 @@ impl Copies<'_> {
         if run.is_empty() {
             return Ok(());
         }
+        are_there(self.repo, self.cx, std::mem::take(&mut self.written)).await?;
         let wraps: Vec<_> = std::mem::take(&mut self.run_wraps).into_values().collect();
-        put_run(self.repo, self.cx, run, &wraps).await
+        put_kept_run(self.repo, self.cx, run, &wraps).await
     }
 }
 
 fn no_blob() -> EngineError {
     EngineError::Evidence("a blob".into())
+}
+
+/// Looks whether the tier has objects that it said to have stored, by their sizes.
+///
+/// # Errors
+/// [`EngineError::Unprunable`] if it has not; errors of the tier.
+async fn are_there(
+    repo: &Repository,
+    cx: &OpContext,
+    written: Vec<(ObjectKey, u64)>,
+) -> Result<()> {
+    settle(repo, cx).await;
+    let mut asked = futures::stream::iter(written)
+        .map(|(key, size)| async move { (repo.sink().head(cx, &key).await, key, size) })
+        .buffer_unordered(repo.connections(cx));
+    while let Some((head, key, size)) = asked.next().await {
+        match head {
+            Ok(meta) if meta.size == size => {}
+            Ok(meta) => {
+                let is = meta.size;
+                return Err(not_kept(&format!("{key} has {is} bytes instead of {size}")));
+            }
+            Err(error) if error.kind == ErrorKind::NotFound => {
+                return Err(not_kept(&format!("{key} is not there")));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn taken_for_dead() -> EngineError {
+    EngineError::OtherPrune("it took this one for dead; nothing is lost".into())
+}
+
+/// The tier lies.
+pub(super) fn not_kept(what: &str) -> EngineError {
+    EngineError::Unprunable(format!(
+        "the tier said that it has stored what was to replace it, and {what}: look at the disk or the server of the repository, then prune again"
+    ))
 }
 
 fn sealed<'a>(bytes: &'a [u8], blob: &PackBlob) -> Option<&'a [u8]> {
@@ -245,8 +294,11 @@ async fn repack_batch(
         Ok(copied) => copied,
         // No refs name anything of it yet, and nothing of it is under way.
         Err(error) => {
+            // What is gone then is no lie of the tier.
+            let is_revoked =
+                matches!(error, EngineError::Unprunable(_)) && session.is_revoked(repo, cx).await?;
             session.end_of_failed(repo, cx).await;
-            return Err(error);
+            return Err(if is_revoked { taken_for_dead() } else { error });
         }
     };
     let packs: BTreeSet<_> = copies
@@ -256,31 +308,94 @@ async fn repack_batch(
         .map(|at| at.0)
         .collect();
     report.written_packs += packs.len() as u64;
-    let mut replaced = Vec::new();
-    // Those of the survey may have been moved by the batch before.
-    let listed = refs::list(repo, cx).await?;
-    for (snapshot, keys) in &listed {
-        if !survey.snapshots.contains(snapshot) {
-            continue;
+    let replaced = match move_refs(repo, cx, survey, &copies.moved).await {
+        Ok(replaced) => replaced,
+        Err(error) => {
+            // Every answer has come, so nothing more will.
+            if matches!(error, EngineError::Unprunable(_)) && !session.is_revoked(repo, cx).await? {
+                session.end_of_failed(repo, cx).await;
+            }
+            return Err(error);
         }
-        let moved = moved_refs(repo, cx, *snapshot, keys, (&copies.moved, &survey.marks)).await?;
-        let Some(moved) = moved else {
-            continue;
-        };
-        put_refs(repo, cx, keys, &moved).await?;
-        replaced.extend(keys);
-    }
+    };
     if session.is_revoked(repo, cx).await? {
         // Another collector took this one for dead: the old refs may be all that is true.
-        return Err(EngineError::OtherPrune(
-            "it took this one for dead; nothing is lost".into(),
-        ));
+        return Err(taken_for_dead());
     }
     for key in replaced {
-        repo.sink().delete(cx, key).await?;
+        repo.sink().delete(cx, &key).await?;
     }
     session.end(repo, cx).await?;
     Ok(emptied)
+}
+
+/// Writes refs that name the copies; returns those that they stand for.
+async fn move_refs(
+    repo: &Repository,
+    cx: &OpContext,
+    survey: &Survey,
+    moved: &Moved,
+) -> Result<Vec<ObjectKey>> {
+    let mut written = Vec::new();
+    // Those of the survey may have been moved by the batch before.
+    for (snapshot, keys) in refs::list(repo, cx).await? {
+        if !survey.snapshots.contains(&snapshot) {
+            continue;
+        }
+        let moved = moved_refs(repo, cx, snapshot, &keys, (moved, &survey.marks)).await?;
+        let Some(refs) = moved else {
+            continue;
+        };
+        let digest = digest(&refs.encode());
+        written.push((place_refs(repo, cx, &keys, &refs).await?, digest, keys));
+    }
+    settle(repo, cx).await;
+    let mut replaced = Vec::new();
+    let mut reading = futures::stream::iter(written)
+        .map(|(key, digest, keys)| async move {
+            Ok::<_, EngineError>((is_kept(repo, cx, &key, digest, &keys).await?, keys))
+        })
+        .buffer_unordered(repo.connections(cx));
+    while let Some(read) = reading.next().await {
+        let (is_kept, keys) = read?;
+        if is_kept {
+            replaced.extend(keys);
+        }
+    }
+    Ok(replaced)
+}
+
+/// Whether refs that were written are what counts. Where the snapshot was forgotten meanwhile, or another prune
+/// has replaced them, they are not, and neither are those before them.
+///
+/// # Errors
+/// [`EngineError::Unprunable`] if the tier has not kept them; errors of the tier.
+async fn is_kept(
+    repo: &Repository,
+    cx: &OpContext,
+    key: &ObjectKey,
+    wanted: [u8; 32],
+    before: &[ObjectKey],
+) -> Result<bool> {
+    let why = match refs::read(repo, cx, key).await {
+        Ok(Some(back)) if digest(&back.encode()) == wanted => return Ok(true),
+        Ok(Some(_)) => format!("{key} says something else"),
+        Ok(None) => {
+            for key in before {
+                match repo.sink().head(cx, key).await {
+                    Ok(_) => {}
+                    Err(error) if error.kind == ErrorKind::NotFound => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            format!("{key} is not there")
+        }
+        Err(error) if error.is_damage() => error.to_string(),
+        Err(error) => return Err(error),
+    };
+    // Those before them still count; these would stand in the way of every prune.
+    repo.sink().delete(cx, key).await?;
+    Err(not_kept(&why))
 }
 
 /// Copies what is used of packs, and writes the index runs of the copies.
@@ -300,6 +415,7 @@ async fn copy<'a>(
         wraps: [BTreeMap::new(), BTreeMap::new()],
         run: RunBuilder::default(),
         run_wraps: BTreeMap::new(),
+        written: Vec::new(),
         moved: Moved::new(),
         resealer,
     };
@@ -320,7 +436,7 @@ async fn copy<'a>(
             Err(error) => return Err(error),
         };
         if digest(&bytes) != id.0 {
-            let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot verify` tells what it hurts";
+            let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot repair` tells what mends it";
             let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
             report.findings.push(finding);
             continue;
@@ -438,6 +554,16 @@ pub(crate) async fn put_refs(
     known: &[ObjectKey],
     refs: &Refs,
 ) -> Result<()> {
+    place_refs(repo, cx, known, refs).await.map(drop)
+}
+
+/// The same; says under which name.
+async fn place_refs(
+    repo: &Repository,
+    cx: &OpContext,
+    known: &[ObjectKey],
+    refs: &Refs,
+) -> Result<ObjectKey> {
     let sealed = repo.ring().seal(ObjectKind::Refs, &refs.encode());
     let sealed: Bytes = sealed.map_err(EngineError::Seal)?.into();
     let numbers = known.iter().filter_map(|key| layout::refs_id(key)?.1);
@@ -449,7 +575,7 @@ pub(crate) async fn put_refs(
             .put(cx, &key, sealed.clone(), PutMode::Create)
             .await
         {
-            Ok(_) => return Ok(()),
+            Ok(_) => return Ok(key),
             Err(error) if error.kind == ErrorKind::Conflict => {}
             Err(error) => return Err(error.into()),
         }

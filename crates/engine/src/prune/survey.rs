@@ -18,6 +18,7 @@ use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::presence::{Absent, Expected, State};
 use crate::refs::{self, Listed};
+use crate::remedy::remedy;
 use crate::repository::{Repository, UnreadSnapshot, name};
 
 /// How often what changes while it is read is read again.
@@ -130,7 +131,7 @@ pub(super) async fn snapshots(repo: &Repository, cx: &OpContext) -> Result<BTree
             continue;
         };
         let why = format!(
-            "snapshot {} cannot be read ({}), so nobody knows what it needs; put its object back from another copy, or forget it",
+            "snapshot {} cannot be read ({}), so nobody knows what it needs; `snapshot repair --from` fetches it from another copy; if there is none, `snapshot forget` it by its whole id",
             one.id, one.error
         );
         return Err(EngineError::Unprunable(why));
@@ -159,7 +160,7 @@ pub(super) async fn mark(
         let mut marks = Marks::new();
         let mut seen = BTreeSet::new();
         while let Some((snapshot, refs)) = reading.next().await {
-            let hint = "as long as they cannot be read, nobody knows what the snapshot needs; put them back from another copy, or forget it";
+            let hint = "as long as they cannot be read, nobody knows what the snapshot needs; `snapshot repair refs` makes them anew, with a full key";
             let refs = refs.map_err(|error| match error {
                 EngineError::Damaged { object, why } => {
                     EngineError::Unprunable(format!("{object} is damaged ({why}): {hint}"))
@@ -187,7 +188,7 @@ pub(super) async fn mark(
         if still.contains(missing) {
             if there.get(missing).is_none_or(Vec::is_empty) {
                 let why = format!(
-                    "snapshot {missing} has no refs, so nobody knows what it needs; put refs/{missing} back from another copy, or forget it"
+                    "snapshot {missing} has no refs, so nobody knows what it needs; `snapshot repair refs` makes refs/{missing} anew, with a full key"
                 );
                 return Err(EngineError::Unprunable(why));
             }
@@ -308,9 +309,10 @@ pub(super) async fn of_absent(
             ),
             Some(hurt) => {
                 format!(
-                    "{}, and is needed by {}: put it back from another copy, or save what it held again, or forget them; `snapshot verify` tells which files that hurts",
+                    "{}, and is needed by {}: {}; else save what it held again, or forget them; `snapshot verify` tells which files that hurts",
                     pack.state,
-                    text_of(hurt)
+                    text_of(hurt),
+                    remedy(pack.state.kind(), pack.key.as_str())
                 )
             }
             None => format!(
@@ -411,7 +413,7 @@ pub(super) async fn none_is_gone(
     }
     let refuse = |what: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: put its object back from another copy (`snapshot repair --from`); if there is none, go on with --despite-gone"
+            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, go on with --despite-gone"
         );
         Err(EngineError::Unprunable(why))
     };

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{ErrorKind, Event, Finding, FindingKind, ObjectKey, Severity, VerifyLevel};
+use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, Severity, VerifyLevel};
 use backup_format::layout;
 use futures::StreamExt;
 
@@ -53,11 +53,6 @@ impl Run<'_> {
                 .await?;
         }
         Ok(())
-    }
-
-    fn tell(&mut self, finding: Finding) {
-        self.cx.tell(Event::Found(&finding));
-        self.report.findings.push(finding);
     }
 
     async fn config(&mut self, key: &ObjectKey) -> Result<()> {

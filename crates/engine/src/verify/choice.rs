@@ -158,7 +158,7 @@ impl Run<'_> {
             if dead.contains(&id) {
                 self.bad.is_well(&id);
             } else {
-                self.found(FindingKind::Missing, &subject, &why);
+                self.found_object(FindingKind::Missing, &subject, &why);
             }
         }
         // What lay there is in other packs by now.

@@ -34,6 +34,7 @@ use self::parts::lock;
 use crate::error::{EngineError, Result};
 use crate::index_set::PackFacts;
 use crate::refs::Listed;
+use crate::remedy::remedy;
 use crate::repository::{Repository, SnapshotHead};
 use crate::unlock::is_of_another;
 
@@ -99,8 +100,8 @@ impl VerifyJob {
 pub struct Hashed {
     /// Contents that were hashed in this run.
     pub contents: u64,
-    /// Contents that were never hashed as a whole and are left for the next runs, as far as they could
-    /// be told apart; their chunks were checked like all others.
+    /// Contents that were never hashed as a whole and are left for the next runs, beyond 65,536 estimated from a
+    /// part of them; their chunks were checked like all others.
     pub left: u64,
     /// Their bytes.
     pub left_bytes: u64,
@@ -165,7 +166,7 @@ pub async fn verify_job(
         memory.forget_contents();
     }
     let memory = Mutex::new(memory);
-    let done = all(repo, cx, job, &memory, BTreeMap::new()).await;
+    let done = all(repo, cx, job, &memory, None).await;
     lock(&memory).flush();
     done
 }
@@ -179,7 +180,7 @@ pub(crate) async fn verify_knowing(
 ) -> Result<VerifyOutcome> {
     let memory = Mutex::new(Memory::open(repo, cx, None)?);
     let job = VerifyJob::new(VerifyLevel::Metadata);
-    all(repo, cx, job, &memory, bad).await
+    all(repo, cx, job, &memory, Some(bad)).await
 }
 
 async fn all(
@@ -187,7 +188,7 @@ async fn all(
     cx: &OpContext,
     mut job: VerifyJob,
     memory: &Mutex<Memory>,
-    bad: BTreeMap<PackId, (ObjectKey, String)>,
+    known: Option<BTreeMap<PackId, (ObjectKey, String)>>,
 ) -> Result<VerifyOutcome> {
     let takes_all = job.snapshots.is_none();
     let snapshots = job.snapshots.take();
@@ -198,37 +199,21 @@ async fn all(
         u64::MAX
     };
     let limit = Limit::new(job.budget, most_hashed);
-    let mut run = Run {
-        repo,
-        cx,
-        job,
-        limit: &limit,
-        memory,
-        report: VerifyReport::default(),
-        bad: Bad::default(),
-        gone: Vec::new(),
-        // Refs are there before their snapshot, and are replaced by others before they go.
-        listed_refs: Listed::new(),
-        packs: HashMap::new(),
-        protected: Vec::new(),
-        doubtful: HashSet::new(),
-        contested: HashSet::new(),
-        left: walk::Left::default(),
-        walked: 0,
-    };
+    let mut run = Run::new(repo, cx, job, &limit, memory);
+    run.is_behind_repair = known.is_some();
     let heads = match snapshots {
         Some(heads) => heads,
         None => {
             let (heads, unread) = repo.heads(cx).await?;
             for one in unread {
-                let subject = format!("snapshot {}", one.id);
-                run.found(FindingKind::Damaged, &subject, &one.error.to_string());
+                run.tell(one.finding());
             }
             heads
         }
     };
     // What it does not have would be told as damage.
     let index = repo.proven_index(cx).await?;
+    // Refs are there before their snapshot, and are replaced by others before they go.
     run.listed_refs = crate::refs::list(repo, cx).await?;
     run.around(&heads, takes_all).await?;
     let wanted = if takes_all {
@@ -236,7 +221,7 @@ async fn all(
     } else {
         run.packs_of(&heads).await?
     };
-    let mut chosen = run.chosen(wanted, bad).await?;
+    let mut chosen = run.chosen(wanted, known.unwrap_or_default()).await?;
     let by_files = run.by_files(&chosen);
     let known = tokio::task::block_in_place(|| {
         let means = Means {
@@ -250,18 +235,18 @@ async fn all(
         })?;
         Ok::<_, EngineError>(known)
     })?;
-    let mut read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
-    read.retain(|id| known.read.contains(id));
+    let read: HashSet<PackId> = chosen.iter().map(|(id, _)| *id).collect();
+    let read = &read & &known.read;
     chosen.retain(|(id, _)| !known.read.contains(id));
     let hashed = Hashed {
         contents: known.hashed,
-        left: run.left.contents + known.given_up,
-        left_bytes: run.left.bytes,
+        left: run.left.contents() + known.given_up,
+        left_bytes: run.left.bytes(),
     };
     let wrong = run.take_up(known);
-    read.extend(run.packs_left(chosen)?);
-    run.tell_gone().await?;
     run.parity_of(&read).await?;
+    run.packs_left(chosen)?;
+    run.tell_gone().await?;
     run.name_hurt(&heads, &wrong).await?;
     index.check()?;
     repo.index().check()?;
@@ -287,6 +272,8 @@ struct Run<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
     job: VerifyJob,
+    /// Whether it looks at what a repair has left.
+    is_behind_repair: bool,
     limit: &'a Limit,
     memory: &'a Mutex<Memory>,
     report: VerifyReport,
@@ -296,8 +283,8 @@ struct Run<'a> {
     listed_refs: Listed,
     /// Every pack that the index knows.
     packs: HashMap<PackId, PackFacts>,
-    /// Packs with parity, of those that are checked.
-    protected: Vec<(ObjectKey, PackId)>,
+    /// Packs with parity, of those that are checked, by their names.
+    protected: HashMap<PackId, ObjectKey>,
     /// Snapshots of which an entry cannot be restored whole by what the walk saw.
     doubtful: HashSet<SnapshotId>,
     /// Packs that are called dead and that snapshots use.
@@ -308,11 +295,59 @@ struct Run<'a> {
     walked: u64,
 }
 
-impl Run<'_> {
-    fn found(&mut self, kind: FindingKind, subject: &str, detail: &str) {
-        let finding = Finding::new(Severity::Error, kind, subject, detail);
+impl<'a> Run<'a> {
+    fn new(
+        repo: &'a Repository,
+        cx: &'a OpContext,
+        job: VerifyJob,
+        limit: &'a Limit,
+        memory: &'a Mutex<Memory>,
+    ) -> Self {
+        Self {
+            repo,
+            cx,
+            job,
+            is_behind_repair: false,
+            limit,
+            memory,
+            report: VerifyReport::default(),
+            bad: Bad::default(),
+            gone: Vec::new(),
+            listed_refs: Listed::new(),
+            packs: HashMap::new(),
+            protected: HashMap::new(),
+            doubtful: HashSet::new(),
+            contested: HashSet::new(),
+            left: walk::Left::default(),
+            walked: 0,
+        }
+    }
+
+    fn tell(&mut self, finding: Finding) {
         self.cx.tell(Event::Found(&finding));
         self.report.findings.push(finding);
+    }
+
+    fn found(&mut self, kind: FindingKind, subject: &str, detail: &str) {
+        self.tell(Finding::new(Severity::Error, kind, subject, detail));
+    }
+
+    /// What is said of an error: with what mends it, unless that has just been tried.
+    fn said(&self, error: &EngineError) -> String {
+        if self.is_behind_repair {
+            error.to_string()
+        } else {
+            error.with_remedy()
+        }
+    }
+
+    /// The same of an object of the tier, with what mends it: unless that has just been tried.
+    fn found_object(&mut self, kind: FindingKind, object: &str, why: &str) {
+        if self.is_behind_repair {
+            self.found(kind, object, why);
+        } else {
+            self.found(kind, object, &format!("{why}; {}", remedy(kind, object)));
+        }
     }
 
     fn takes_pack(&self, id: &PackId) -> bool {
@@ -324,14 +359,14 @@ impl Run<'_> {
     async fn around(&mut self, heads: &[SnapshotHead], takes_all: bool) -> Result<()> {
         self.sessions(takes_all).await?;
         for (key, error) in self.repo.take_damaged_runs() {
-            self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+            self.found_object(FindingKind::Damaged, key.as_str(), &error.to_string());
             self.bad.run(key.as_str(), &error.to_string());
         }
         let mut slots = BTreeSet::new();
         for (key, slot) in self.repo.slots(self.cx).await? {
             self.report.objects += 1;
             if let Err(error) = &slot {
-                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                self.found_object(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
             if !is_of_another(&slot, Some(self.repo.id())) {
                 slots.insert(key);
@@ -365,8 +400,8 @@ impl Run<'_> {
         memory.finish();
     }
 
-    /// Checks packs that no file needed; returns those that it came to.
-    fn packs_left(&mut self, packs: Vec<(PackId, PackFacts)>) -> Result<Vec<PackId>> {
+    /// Checks packs that no file needed.
+    fn packs_left(&mut self, packs: Vec<(PackId, PackFacts)>) -> Result<()> {
         let pass = PackPass {
             repo: self.repo,
             cx: self.cx,
@@ -374,6 +409,7 @@ impl Run<'_> {
             level: self.job.level,
             limit: self.limit,
             memory: self.memory,
+            protected: &self.protected,
         };
         let sum = tokio::task::block_in_place(|| pass.run(packs))?;
         self.report.bytes += sum.bytes;
@@ -386,7 +422,10 @@ impl Run<'_> {
                 self.bad_chunk(check.id, chunk, &why);
             }
         }
-        Ok(sum.read)
+        for parity in sum.parity {
+            self.take_parity(parity);
+        }
+        Ok(())
     }
 
     /// Takes up what is known of packs that were read for files; returns the contents that are wrong.
@@ -419,7 +458,7 @@ impl Run<'_> {
         if kind == FindingKind::Missing {
             self.gone.push((id, subject.to_owned(), why.to_owned()));
         } else {
-            self.found(kind, subject, why);
+            self.found_object(kind, subject, why);
         }
     }
 }

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use backup_core::{ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel};
+use backup_core::{
+    ChunkId, ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, Stage, VerifyLevel,
+};
 use backup_format::layout;
 use backup_format::pack::{FOOTER, PackBlob, header_length, read_tail};
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -13,6 +15,7 @@ use tokio::runtime::Handle;
 
 use super::limit::Limit;
 use super::memory::Memory;
+use super::parity::{Looked, look};
 use super::parts::lock;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
@@ -29,11 +32,12 @@ pub(super) struct PackCheck {
 /// What was found out about packs.
 #[derive(Debug, Default)]
 pub(super) struct PackSum {
-    pub(super) read: Vec<PackId>,
     pub(super) bytes: u64,
     pub(super) chunks: u64,
     /// Those that are not what they should be.
     pub(super) bad: Vec<PackCheck>,
+    /// What came of their parity.
+    pub(super) parity: Vec<Looked>,
 }
 
 /// Checks packs, several at once.
@@ -44,6 +48,8 @@ pub(super) struct PackPass<'a> {
     pub(super) level: VerifyLevel,
     pub(super) limit: &'a Limit,
     pub(super) memory: &'a Mutex<Memory>,
+    /// Those with parity beside them.
+    pub(super) protected: &'a HashMap<PackId, ObjectKey>,
 }
 
 pub(super) fn wrong_name() -> (FindingKind, String) {
@@ -93,10 +99,10 @@ impl PackPass<'_> {
                 let one = self.check(&handle, id, facts, &mut codec, &mut plain)?;
                 match &mut *lock(&sum) {
                     Ok(sum) => {
-                        sum.read.push(id);
                         sum.bytes += one.bytes;
                         sum.chunks += one.chunks;
                         sum.bad.extend(one.bad);
+                        sum.parity.extend(one.parity);
                     }
                     Err(_) => return Ok(()),
                 }
@@ -166,6 +172,10 @@ impl PackPass<'_> {
             sum.bad.push(check);
         }
         drop(memory);
+        if let Some(pack) = self.protected.get(&id) {
+            let looked = handle.block_on(look(self.repo, self.cx, pack, id))?;
+            sum.parity.push(looked);
+        }
         self.cx.tell(Event::Advanced {
             stage: Stage::Verify,
             entries: 1,

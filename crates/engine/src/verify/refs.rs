@@ -176,7 +176,7 @@ impl Run<'_> {
                     Ok(Some(refs)) => sum.add(refs),
                     Ok(None) => gone.push(key),
                     Err(error) if error.is_damage() => {
-                        self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                        self.found_object(FindingKind::Damaged, key.as_str(), &error.to_string());
                         is_whole = false;
                     }
                     Err(error) => return Err(error),
@@ -193,7 +193,7 @@ impl Run<'_> {
                     return Ok(None);
                 }
                 let key = gone.pop().map_or_else(|| name(layout::refs(id)), Ok)?;
-                self.found(FindingKind::Missing, key.as_str(), "it is not on the tier");
+                self.found_object(FindingKind::Missing, key.as_str(), "it is not on the tier");
             } else {
                 // A prune may have moved them since they were listed.
                 self.listed_refs = refs::list(self.repo, self.cx).await?;
@@ -243,9 +243,9 @@ impl Run<'_> {
                     }
                     Err(error) => error.to_string(),
                 },
-                Ok(Some(Met::Lost(lost))) => lost.why.to_string(),
+                Ok(Some(Met::Lost(lost))) => self.said(&lost.why),
                 Err(error) if error.is_damage() => {
-                    self.lineage_is_damaged(head, &error.to_string());
+                    self.lineage_is_damaged(head, &self.said(&error));
                     used.is_whole = false;
                     return Ok(());
                 }
@@ -279,7 +279,7 @@ impl Run<'_> {
             let why = format!(
                 "of {count} packs it tells another number of slots than the index, pack {pack} among them"
             );
-            self.found(FindingKind::Mismatch, key.as_str(), &why);
+            self.found_object(FindingKind::Mismatch, key.as_str(), &why);
         }
         if difference.missing_count > 0 {
             let shown = difference.missing.join("; ");
@@ -291,7 +291,7 @@ impl Run<'_> {
                 "it does not name {} chunks that the snapshot uses, so nothing would keep them: {shown}{more}",
                 difference.missing_count
             );
-            self.found(FindingKind::Mismatch, key.as_str(), &why);
+            self.found_object(FindingKind::Mismatch, key.as_str(), &why);
         }
         if difference.superfluous > 0 && used.is_whole {
             let why = format!(

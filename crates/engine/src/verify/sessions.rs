@@ -2,6 +2,8 @@
 //! that of a session, but one that is damaged tells that the tier loses what was written to it; and
 //! without what is condemned or judged nobody can go on.
 
+use std::collections::BTreeSet;
+
 use backup_core::{ErrorKind, Event, Finding, FindingKind, ObjectKey, Severity};
 use backup_format::collect::SessionMark;
 use backup_format::layout;
@@ -65,7 +67,7 @@ impl Run<'_> {
             if let Some(sealed) = self.small(&key, limit).await?
                 && let Err(error) = check_session(repo, &key, &sealed)
             {
-                self.not_as_named(&key, &error, "no snapshot needs it");
+                self.found_object(FindingKind::Damaged, key.as_str(), &error.to_string());
             }
         }
         let is_verdict = |key: &ObjectKey| layout::verdict_id(key).is_some();
@@ -75,11 +77,14 @@ impl Run<'_> {
                 && let Err(error) = repo.open_verdict(&key, &sealed)
             {
                 let so = "snapshots of its session cannot be read as long as it is there";
-                self.not_as_named(&key, &error, so);
+                let why = format!("{error}; {so}");
+                self.found_object(FindingKind::Damaged, key.as_str(), &why);
             }
         }
-        let mut dead = std::collections::BTreeSet::new();
-        for key in self.named("gc/", is_generation).await? {
+        let mut dead = BTreeSet::new();
+        let generations = self.named("gc/", is_generation).await?;
+        let decided: BTreeSet<u32> = generations.iter().filter_map(layout::dead_number).collect();
+        for key in generations {
             let limit = ObjectKind::Dead.max_sealed();
             let Some(sealed) = self.small(&key, limit).await? else {
                 continue;
@@ -88,8 +93,16 @@ impl Run<'_> {
                 Ok(list) if layout::dead_number(&key).is_some() => dead.extend(list.packs),
                 Ok(_) => {}
                 Err(error) => {
-                    let so = "nothing can be saved as long as it is there";
-                    self.not_as_named(&key, &error, so);
+                    // What was condemned is asked for only until it is decided.
+                    let number = layout::condemned_number(&key);
+                    if number.is_some_and(|number| decided.contains(&number)) {
+                        let so = "it was decided, and nobody needs it any more: it may be deleted by hand";
+                        let why = format!("{error}; {so}");
+                        self.found(FindingKind::Damaged, key.as_str(), &why);
+                        continue;
+                    }
+                    let why = format!("{error}; nothing can be saved as long as it is there");
+                    self.found_object(FindingKind::Damaged, key.as_str(), &why);
                 }
             }
         }
@@ -143,16 +156,11 @@ impl Run<'_> {
             }
             Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Ok(None),
             Err(error) if error.is_damage() => {
-                self.found(FindingKind::Damaged, key.as_str(), &error.to_string());
+                self.found_object(FindingKind::Damaged, key.as_str(), &error.to_string());
                 Ok(None)
             }
             Err(error) => Err(error),
         }
-    }
-
-    fn not_as_named(&mut self, key: &ObjectKey, error: &EngineError, so: &str) {
-        let why = format!("{error}; {so}");
-        self.found(FindingKind::Damaged, key.as_str(), &why);
     }
 
     /// Names that the format does not give, where only few objects lie. A newer program may have

@@ -35,11 +35,25 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 impl World {
     /// A repository with one snapshot of two large files, `a` and `b`, and twenty small ones.
     async fn new() -> Self {
+        Self::with(InitRequest::default()).await
+    }
+
+    /// The same with parity.
+    async fn with_parity() -> Self {
+        let parity = backup_parity::Share::new(6).ok();
+        Self::with(InitRequest {
+            parity,
+            ..InitRequest::default()
+        })
+        .await
+    }
+
+    async fn with(request: InitRequest) -> Self {
         let (dir, cx, tier) = (tempfile::tempdir().unwrap(), context(), MemSink::new());
         let calls = Arc::new(RecordingSink::new(Arc::new(tier.clone())));
         let request = InitRequest {
             key_file: true,
-            ..InitRequest::default()
+            ..request
         };
         let prepared = prepare(&cx, &request).unwrap();
         let repo = prepared.create(&cx, calls.clone(), None).await.unwrap();

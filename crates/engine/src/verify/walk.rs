@@ -22,7 +22,7 @@ use crate::view::{Seen, SnapshotView, ViewEntry, check_signatures};
 
 /// Pages that are named for one snapshot.
 const MOST_PAGES: u64 = 1000;
-/// Contents that are told apart among those that are left.
+/// Contents that are told apart among those that are left; beyond, they are estimated from so many.
 const MOST_LEFT: usize = 1 << 16;
 
 /// The bytes of all content that the index knows.
@@ -51,21 +51,52 @@ impl Dice {
     }
 }
 
-/// Contents that this run does not hash.
+/// Contents that this run does not hash, each counted once however many files have it. In memory is one of each
+/// `2^depth` of them, those whose names end with so many zeros, so that what they come to is known however many
+/// there are: exactly while all have room, within about a hundredth behind that.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    seen: HashSet<[u8; 16]>,
-    pub(super) contents: u64,
-    pub(super) bytes: u64,
+    seen: HashMap<[u8; 16], u64>,
+    depth: u32,
 }
 
 impl Left {
     fn add(&mut self, content: [u8; 16], bytes: u64) {
-        if self.seen.len() < MOST_LEFT && self.seen.insert(content) {
-            self.contents += 1;
-            self.bytes = self.bytes.saturating_add(bytes);
+        if !is_drawn(&content, self.depth) {
+            return;
+        }
+        self.seen.insert(content, bytes);
+        while self.seen.len() > MOST_LEFT && self.depth < 64 {
+            self.depth += 1;
+            let depth = self.depth;
+            self.seen.retain(|content, _| is_drawn(content, depth));
         }
     }
+
+    /// How many there are; never none if there is one.
+    pub(super) fn contents(&self) -> u64 {
+        let drawn = self.seen.len() as u64;
+        scaled(drawn, self.depth).max(u64::from(self.depth > 0))
+    }
+
+    /// Their bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let drawn = self
+            .seen
+            .values()
+            .fold(0, |sum: u64, one| sum.saturating_add(*one));
+        scaled(drawn, self.depth)
+    }
+}
+
+/// Whether a name, which is a hash, ends with so many zeros.
+fn is_drawn(content: &[u8; 16], depth: u32) -> bool {
+    u128::from_be_bytes(*content).trailing_zeros() >= depth
+}
+
+fn scaled(drawn: u64, depth: u32) -> u64 {
+    let all = u128::from(drawn) << depth;
+    u64::try_from(all).unwrap_or(u64::MAX)
 }
 
 /// What the walk of one snapshot needs.
@@ -152,7 +183,7 @@ impl Run<'_> {
             Ok(Some(why)) => self.found(FindingKind::Mismatch, &subject, &why),
             Ok(None) => {}
             Err(error) if error.is_damage() => {
-                self.found(FindingKind::Damaged, &subject, &error.to_string());
+                self.found(FindingKind::Damaged, &subject, &self.said(&error));
             }
             Err(error) => return Err(error),
         }
@@ -289,5 +320,33 @@ impl Run<'_> {
             is_well &= !self.bad.has_pack(&place.pack);
         }
         (is_well || !is_there).then_some(is_there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(number: u64) -> [u8; 16] {
+        let mut out = [0; 16];
+        out.copy_from_slice(&blake3::hash(&number.to_le_bytes()).as_bytes()[..16]);
+        out
+    }
+
+    #[test]
+    fn what_is_left_is_counted_once_each_and_beyond_what_is_kept_it_is_estimated() {
+        let mut left = Left::default();
+        for number in (0..MOST_LEFT as u64).chain(0..9) {
+            left.add(named(number), 10);
+        }
+        let most = MOST_LEFT as u64;
+        assert_eq!((left.contents(), left.bytes()), (most, 10 * most));
+        for number in (0..1_000_000).chain(0..500_000) {
+            left.add(named(number), 10);
+        }
+        assert!(left.seen.len() <= MOST_LEFT);
+        for (found, wanted) in [(left.contents(), 1_000_000), (left.bytes(), 10_000_000)] {
+            assert!(found.abs_diff(wanted) < wanted / 50, "{found}, {wanted}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use backup_core::{Finding, OpContext, Sample, Severity, Sink, SnapshotId, Verify
 use backup_engine::hold::{hold, holds, release};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::prune::{self, PruneJob, Unused};
-use backup_engine::repository::SnapshotHead;
+use backup_engine::repository::{SnapshotHead, UnreadSnapshot};
 use backup_engine::{ForgetPlan, Repository, Result, forget, verify};
 
 use crate::world::{Case, Memory, World, host, noise, read};
@@ -215,11 +215,7 @@ impl Run<'_> {
 /// The snapshots with what keeps others from being read.
 async fn looked(repo: &Repository, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<Finding>)> {
     let (heads, unread) = repo.heads(cx).await?;
-    let kind = backup_core::FindingKind::Damaged;
-    let told = unread.iter().map(|one| {
-        let why = one.error.to_string();
-        Finding::new(Severity::Error, kind, one.id.to_string(), why)
-    });
+    let told = unread.iter().map(UnreadSnapshot::finding);
     Ok((heads, told.collect()))
 }
 
@@ -341,9 +337,11 @@ pub(crate) fn thorough() -> PruneJob {
 async fn prune_all(run: Run<'_>) -> Result<Done> {
     let repo = run.open().await?;
     let plan = prune::plan(&repo, run.cx, &thorough()).await?;
+    let mut told = plan.findings.clone();
     let report = prune::prune(&repo, run.cx, plan, &thorough()).await?;
     assert_eq!(report.waits_for, [], "it waits for nobody");
-    Ok(Done::new(Claim::Nothing, report.findings, &repo))
+    told.extend(report.findings);
+    Ok(Done::new(Claim::Nothing, told, &repo))
 }
 
 async fn check_ledger(run: Run<'_>) -> Result<Done> {

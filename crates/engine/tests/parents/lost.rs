@@ -5,7 +5,7 @@ use std::time::Duration;
 use backup_core::Severity;
 use backup_engine::prune::{self, PruneJob};
 
-use crate::pruned::{all_is_whole, forget_one, job, leave_open, maintenance, prune, stored};
+use crate::pruned::{all_is_whole, count, forget_one, job, leave_open, maintenance, prune, stored};
 use crate::source::ModelSource;
 use crate::world::{World, noise};
 
@@ -104,4 +104,60 @@ async fn what_is_condemned_stays_for_those_whose_pack_was_lost_since() {
     };
     assert!(prune(&world, &impatient).await.waits_for.is_empty());
     world.check(&source.now, &kept).await;
+}
+
+/// The same where there are many small packs, which are laid together: what no refs name of them would not be
+/// copied.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_anew_of_a_lost_pack_is_not_left_behind_when_packs_are_laid_together() {
+    let world = World::new().await;
+    let mut source = ModelSource::default();
+    for file in 0..6u64 {
+        source
+            .now
+            .insert(format!("file-{file}"), noise(10 + file, 40_000));
+    }
+    let report = world.save(&source, &world.keys, "one").await;
+    let first = (report, source.now.clone());
+    for key in world.mem.objects().into_keys() {
+        if key.as_str().starts_with("data/") {
+            world.mem.lose(&key);
+        }
+    }
+    let report = world.try_to_save(&source, &world.keys, "one").await;
+    let unnamed = report.unwrap().meta.id;
+    // What was stored anew is named in part from here on.
+    for file in 1..6 {
+        source.now.remove(&format!("file-{file}"));
+    }
+    let mut later = Vec::new();
+    for round in 0..12u64 {
+        source
+            .now
+            .insert(format!("new-{round}"), noise(100 + round, 30_000));
+        let report = world.try_to_save(&source, &world.keys, "one").await;
+        later.push((report.unwrap(), source.now.clone()));
+    }
+    forget_one(&world, unnamed).await;
+    let (mut written, mut before) = (0, stored(&world));
+    for _ in 0..2 {
+        written += prune(&world, &job()).await.written_packs;
+        for (report, disks) in later.iter().chain([&first]) {
+            world.check(disks, report).await;
+        }
+    }
+    let packs = count(&world, "data/");
+    // Those that are spared, and one.
+    assert!(written > 0 && packs <= 7, "{written}, {packs}");
+    assert!(stored(&world) <= before + 20_000);
+    before = stored(&world);
+    forget_one(&world, first.0.meta.id).await;
+    prune(&world, &job()).await;
+    all_is_whole(&world, &later).await;
+    // Five files of the lost pack.
+    assert!(
+        stored(&world) < before - 5 * 40_000,
+        "{before}, {}",
+        stored(&world)
+    );
 }

@@ -631,6 +631,49 @@ async fn stopped_at_any_request_it_loses_nothing_and_the_next_one_ends_it() {
     assert!(stops > 10, "{stops}");
 }
 
+/// A tier that says that it has stored what it has not, or has stored a part of: what was to be replaced by it
+/// stays, and says so, and the next prune ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_tier_only_says_that_it_has_replaces_nothing() {
+    let world = World::new().await;
+    let (_, saved) = history(&world, 4).await;
+    for (report, _) in &saved[..3] {
+        forget_one(&world, report.meta.id).await;
+    }
+    for folder in ["data/", "index/", "refs/"] {
+        for fault in [Fault::Drop, Fault::Shorten] {
+            let what = format!("{fault:?} below {folder}");
+            let there = world.fork();
+            let lie = Rule::new(fault.clone()).on(&[Op::Put]).under(folder);
+            let sink = FaultSink::new(Arc::new(there.mem.clone()), 1).with(lie);
+            let repo = there
+                .open_at(Arc::new(sink.clone()), &maintenance(&there), None)
+                .await;
+            let ended = prune_with(&repo, &there.cx, &job()).await;
+            assert!(!sink.injected().is_empty(), "{what}: nothing was written");
+            let told = match ended {
+                // Another prune may have merged it.
+                Err(EngineError::OtherPrune(_)) if folder == "index/" && fault == Fault::Drop => {
+                    "and index/".into()
+                }
+                Err(EngineError::Unprunable(why) | EngineError::PrunedInPart { why, .. }) => why,
+                other => panic!("{what}: {other:?}"),
+            };
+            assert!(told.contains(&format!("and {folder}")), "{what}: {told}");
+            for (report, disks) in &saved[3..] {
+                there.check(disks, report).await;
+            }
+            // Nobody is waited for, and nothing of it is left behind.
+            for is_first in [true, false] {
+                let report = prune(&there, &job()).await;
+                assert_eq!(report.waits_for, [], "{what}");
+                assert_eq!(report.deleted_packs > 0, is_first, "{what}: {report:?}");
+                all_is_whole(&there, &saved[3..]).await;
+            }
+        }
+    }
+}
+
 /// A prune whose program dies at a change of the tier, before or behind it; and whether there was one of
 /// that number.
 async fn stopped(world: &World, number: u64, crash: Crash) -> (Result<PruneReport>, bool) {

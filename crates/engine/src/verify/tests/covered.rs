@@ -333,6 +333,64 @@ async fn a_time_that_is_over_is_enough_for_one_pack_and_one_manifest() {
     }
 }
 
+/// However short the time of each run: parity is looked at with its pack, or it would never come to its turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_that_is_over_is_enough_for_the_parity_of_the_packs_that_are_read() {
+    for level in [VerifyLevel::Checksum, VerifyLevel::FullRead] {
+        let world = World::with_parity().await;
+        world.save_more(1).await;
+        let folder = tempfile::tempdir().unwrap();
+        let victim = world.tier.objects().into_keys();
+        let victim = victim
+            .filter(|key| key.as_str().starts_with("parity/"))
+            .next_back()
+            .unwrap();
+        world.tier.damage(&victim, |bytes| {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        });
+        let job = VerifyJob {
+            level,
+            budget: Some(ReadBudget::Time(Duration::ZERO)),
+            ..full(folder.path())
+        };
+        let mut told = String::new();
+        let packs = world.repo.index().packs().len();
+        for _ in 0..packs {
+            world.calls.forget();
+            let done = world.run(job.clone()).await;
+            assert_eq!(world.calls.count_under(Op::Get, "parity/"), 1, "{level:?}");
+            told += &text(&done.report);
+        }
+        assert!(told.contains(victim.as_str()), "{level:?}: {told}");
+        assert_eq!(told.matches("damaged in part").count(), 1, "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_packs_that_files_needed_parity_is_looked_at_as_long_as_there_is_time() {
+    let world = World::with_parity().await;
+    let parity = || world.calls.count_under(Op::Get, "parity/");
+    world.run(VerifyJob::new(VerifyLevel::FullRead)).await;
+    assert_eq!(parity(), world.repo.index().packs().len(), "each once");
+    let (limit, memory) = (
+        Limit::new(Some(ReadBudget::Time(Duration::ZERO)), u64::MAX),
+        world.memory(),
+    );
+    let mut run = Run::new(
+        &world.repo,
+        &world.cx,
+        VerifyJob::new(VerifyLevel::FullRead),
+        &limit,
+        &memory,
+    );
+    let chosen = run.chosen(None, BTreeMap::new()).await.unwrap();
+    let read = chosen.iter().map(|(id, _)| *id).collect();
+    world.calls.forget();
+    run.parity_of(&read).await.unwrap();
+    assert_eq!(parity(), 0, "there is no time left");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_clock_that_was_wrong_says_is_counted_as_covered_and_in_no_span() {
     let mut world = World::new().await;
