@@ -3,8 +3,8 @@
 //!
 //! A file of frames in the cache folder; a frame is `length u32 ‖ sealed bytes`, and holds records of
 //! 24 bytes: `key(16) ‖ number of the run u32 ‖ kind u8 ‖ 0 (3)`. The key that seals it follows from
-//! the index key and the place of the repository, so a file of another repository, or of another copy
-//! of the same one, is none. It may be lost, cut off or damaged at any time: what it said from there
+//! the index key, the place of the repository and its medium ([`backup_core::Sink::medium`]), so a file of
+//! another repository, or of another copy of the same one, is none. It may be lost, cut off or damaged at any time: what it said from there
 //! on is checked once more. Of a run that is killed, what it wrote down up to the last half minute
 //! stays.
 //!
@@ -152,10 +152,10 @@ impl Memory {
         let Some(folder) = folder else {
             return Ok(out);
         };
-        let place = blake3::derive_key(
-            "backstay v1 place of a verification",
-            repo.location().as_bytes(),
-        );
+        // Another disk may come to be at the same location.
+        let medium = repo.sink().medium().unwrap_or_default();
+        let place = format!("{}\0{medium}", repo.location());
+        let place = blake3::derive_key("backstay v1 place of a verification", place.as_bytes());
         let mut hasher = blake3::Hasher::new_derive_key("backstay v1 memory of verifications");
         hasher.update(repo.keys().index_key()?);
         hasher.update(&place);
