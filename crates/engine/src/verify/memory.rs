@@ -36,6 +36,10 @@ const MOST_SEALED: usize = FRAME + 4096;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Records that a file may have beyond twice those that count.
 const SPARE_RECORDS: usize = 4096;
+/// Contents that wait for their turn.
+const MOST_LEFT: usize = 1 << 14;
+/// Before a content that a run did not come to the end of is tried again, others have so many turns.
+const OTHER_TURNS: u32 = 8;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ enum Kind {
     Wrong = 5,
     /// Every page of a snapshot's manifest was read.
     Walked = 6,
+    /// A content waits to be hashed, since that run.
+    Left = 7,
 }
 
 impl Kind {
@@ -67,6 +73,7 @@ impl Kind {
             4 => Self::Whole,
             5 => Self::Wrong,
             6 => Self::Walked,
+            7 => Self::Left,
             _ => return None,
         })
     }
@@ -89,6 +96,15 @@ enum Content {
     Wrong,
 }
 
+/// A content that no run has hashed.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// The run that left it first; one behind this run where it is not its turn yet.
+    since: u32,
+    /// Whether this run met it.
+    is_met: bool,
+}
+
 /// What is known of earlier runs, and of the one under way.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -99,6 +115,10 @@ pub(super) struct Memory {
     /// With the run in which each was met last.
     contents: HashMap<[u8; 16], (Content, u32)>,
     most_contents: usize,
+    /// Contents that runs left to later ones.
+    left: HashMap<[u8; 16], Waiting>,
+    /// The one of them whose turn it is.
+    due: Option<[u8; 16]>,
     walked: HashMap<[u8; 16], u32>,
     /// When runs began.
     runs: BTreeMap<u32, i64>,
@@ -145,6 +165,8 @@ impl Memory {
             packs: HashMap::new(),
             contents: HashMap::new(),
             most_contents: (cx.limits.memory_bytes / 128).min(4 << 20),
+            left: HashMap::new(),
+            due: None,
             walked: HashMap::new(),
             runs: BTreeMap::new(),
             run: 1,
@@ -169,9 +191,15 @@ impl Memory {
         let held = if writes { log.hold() } else { Held::No };
         out.is_kept_by_other = matches!(held, Held::ByOther);
         log.replay(|key, run, kind| {
-            out.run = out.run.max(run.saturating_add(1));
+            if kind != Kind::Left {
+                out.run = out.run.max(run.saturating_add(1));
+            }
             out.take(key, run, kind);
         });
+        let ready = out.left.iter().filter(|(_, one)| one.since < out.run);
+        out.due = ready
+            .min_by_key(|(id, one)| (one.since, **id))
+            .map(|(id, _)| *id);
         if matches!(held, Held::ByUs) && log.begin() {
             out.log = Some(log);
         }
@@ -199,7 +227,12 @@ impl Memory {
                 let none = Checked::default();
                 self.packs.insert(key, Checked { is_bad, ..none });
             }
+            Kind::Left => {
+                let is_met = false;
+                self.left.insert(key, Waiting { since: run, is_met });
+            }
             Kind::Whole | Kind::Wrong => {
+                self.left.remove(&key);
                 let content = if kind == Kind::Whole {
                     Content::Whole
                 } else {
@@ -216,9 +249,13 @@ impl Memory {
     }
 
     fn note(&mut self, key: [u8; 16], kind: Kind) {
-        self.take(key, self.run, kind);
+        self.note_of(self.run, key, kind);
+    }
+
+    fn note_of(&mut self, run: u32, key: [u8; 16], kind: Kind) {
+        self.take(key, run, kind);
         if let Some(log) = &mut self.log
-            && !log.add(&record(&key, self.run, kind))
+            && !log.add(&record(&key, run, kind))
         {
             self.log = None;
         }
@@ -285,6 +322,35 @@ impl Memory {
         }
     }
 
+    /// Whether it is the turn of a content, of all that earlier runs left: that which waits longest. If it does not come to
+    /// its end in this run, others have their turns before it is tried again.
+    pub(super) fn is_due(&mut self, content: &[u8; 16]) -> bool {
+        let is_due = self.due == Some(*content);
+        if is_due {
+            self.due = None;
+            self.put_off(*content);
+        }
+        is_due
+    }
+
+    fn put_off(&mut self, content: [u8; 16]) {
+        let run = self.run.saturating_add(OTHER_TURNS);
+        self.note_of(run, content, Kind::Left);
+        if let Some(one) = self.left.get_mut(&content) {
+            one.is_met = true;
+        }
+    }
+
+    /// A content is left to a later run.
+    pub(super) fn note_left(&mut self, content: [u8; 16]) {
+        if !self.left.contains_key(&content) && self.left.len() < MOST_LEFT {
+            self.note(content, Kind::Left);
+        }
+        if let Some(one) = self.left.get_mut(&content) {
+            one.is_met = true;
+        }
+    }
+
     pub(super) fn note_walked(&mut self, id: SnapshotId) {
         self.note(id.to_bytes(), Kind::Walked);
     }
@@ -325,10 +391,16 @@ impl Memory {
     pub(super) fn keep_met_contents(&mut self) {
         let run = self.run;
         self.contents.retain(|_, (_, met)| *met == run);
+        self.left.retain(|_, one| one.is_met);
     }
 
     /// Ends the run: all is written down, and the file made smaller if most of it is outdated.
     pub(super) fn finish(&mut self) {
+        // It was not met: nothing needs it any more, or its manifest was not walked.
+        let is_unmet = |due: &[u8; 16]| self.left.get(due).is_some_and(|one| !one.is_met);
+        if let Some(due) = self.due.take().filter(is_unmet) {
+            self.put_off(due);
+        }
         self.flush();
         let named = self.packs.values().flat_map(|pack| [pack.sum, pack.full]);
         let named: BTreeSet<u32> = named.chain(self.walked.values().copied()).collect();
@@ -336,6 +408,7 @@ impl Memory {
         self.runs
             .retain(|number, _| *number == run || named.contains(number));
         let live = self.runs.len() + 2 * self.packs.len() + self.contents.len() + self.walked.len();
+        let live = live + self.left.len();
         let is_wasteful = |log: &Log| log.records > 2 * live + SPARE_RECORDS;
         if self.log.as_ref().is_some_and(is_wasteful) {
             self.rewrite();
@@ -361,7 +434,9 @@ impl Memory {
             });
         let walked = self.walked.iter();
         let walked = walked.map(|(id, run)| record(id, *run, Kind::Walked));
-        log.replace(runs.chain(packs).chain(contents).chain(walked));
+        let left = self.left.iter();
+        let left = left.map(|(id, one)| record(id, one.since, Kind::Left));
+        log.replace(runs.chain(packs).chain(contents).chain(walked).chain(left));
     }
 }
 
