@@ -323,6 +323,7 @@ impl<'a> Contents<'a> {
                 match open_blobs(of, (pack.id, pack.facts), bytes, codec, plain, is_claimed) {
                     Ok(mut opened) => {
                         swept.blobs = opened.named;
+                        swept.is_closed = opened.closed > 0;
                         let whole = opened.take_whole();
                         swept.whole = swept.whole.or(whole);
                         for (chunk, why) in opened.faults {
@@ -350,9 +351,13 @@ impl<'a> Contents<'a> {
         }
         let mut known = lock(&self.known);
         let mut is_good = !pack.is_bad();
+        let mut level = VerifyLevel::FullRead;
         if let Some(swept) = pack.swept.get() {
             known.bytes += swept.bytes;
             known.chunks += swept.blobs;
+            if swept.is_closed {
+                level = VerifyLevel::Checksum;
+            }
             if let Some((kind, why)) = &swept.whole {
                 is_good = false;
                 known.whole.push((pack.id, *kind, why.clone()));
@@ -360,7 +365,7 @@ impl<'a> Contents<'a> {
         }
         let mut memory = lock(self.memory);
         if is_good {
-            memory.note_pack(&pack.id, VerifyLevel::FullRead);
+            memory.note_pack(&pack.id, level);
         } else {
             memory.note_bad_pack(&pack.id);
         }

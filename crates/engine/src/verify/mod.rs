@@ -113,6 +113,8 @@ pub struct VerifyOutcome {
     pub walked: u64,
     /// Whether manifests could be read with this key, or only the objects around them.
     pub read_manifests: bool,
+    /// Snapshots whose manifests this key does not read, though others: they were saved since the keys were rotated.
+    pub closed: u64,
     /// What was hashed.
     pub hashed: Hashed,
     /// What is damaged or missing, and what that hurts; at most a thousand objects.
@@ -208,6 +210,7 @@ async fn all(
         packs: HashMap::new(),
         protected: Vec::new(),
         doubtful: HashSet::new(),
+        closed: HashSet::new(),
         left: walk::Left::default(),
         walked: 0,
     };
@@ -264,6 +267,7 @@ async fn all(
         snapshots: heads.len() as u64,
         walked: run.walked,
         read_manifests: repo.keys().identities().is_ok(),
+        closed: run.closed.len() as u64,
         hashed,
         damage: run.bad.into_damage(),
         coverage,
@@ -291,6 +295,8 @@ struct Run<'a> {
     protected: Vec<(ObjectKey, PackId)>,
     /// Snapshots of which an entry cannot be restored whole by what the walk saw.
     doubtful: HashSet<SnapshotId>,
+    /// Snapshots that were saved since the keys were rotated, with which this one reads nothing.
+    closed: HashSet<SnapshotId>,
     /// Contents that are left for later runs.
     left: walk::Left,
     /// Manifests that were walked.

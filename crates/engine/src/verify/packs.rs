@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use backup_core::{ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel};
+use backup_format::keys::KeyError;
 use backup_format::layout;
 use backup_format::pack::{FOOTER, PackBlob, header_length, read_tail};
 use backup_format::seal::{BlobCodec, BlobKind};
@@ -134,6 +135,7 @@ impl PackPass<'_> {
             whole: None,
             faults: Vec::new(),
         };
+        let mut level = depth(self.repo, self.level);
         let key = name(layout::pack(id, facts.is_meta))?;
         let got = self.repo.sink().get(self.cx, &key, facts.whole());
         match handle.block_on(got) {
@@ -144,6 +146,9 @@ impl PackPass<'_> {
                     let of = (self.repo, &*self.index);
                     let mut opened = open_blobs(of, (id, facts), &bytes, codec, plain, |_| false)?;
                     sum.chunks = opened.named;
+                    if opened.closed > 0 {
+                        level = level.min(VerifyLevel::Checksum);
+                    }
                     let whole = opened.take_whole();
                     check.whole = check.whole.or(whole);
                     check.faults = opened.faults;
@@ -160,7 +165,7 @@ impl PackPass<'_> {
         let is_good = check.whole.is_none() && check.faults.is_empty();
         let mut memory = lock(self.memory);
         if is_good {
-            memory.note_pack(&id, depth(self.repo, self.level));
+            memory.note_pack(&id, level);
         } else {
             memory.note_bad_pack(&id);
             sum.bad.push(check);
@@ -236,6 +241,8 @@ fn not_there(index: &IndexSet, id: PackId, facts: PackFacts, blobs: &[PackBlob])
 pub(super) struct Opened {
     /// Blobs that this key can open.
     pub(super) named: u64,
+    /// Blobs that were sealed since the keys were rotated, for others than this one.
+    pub(super) closed: u64,
     pub(super) whole: Option<(FindingKind, String)>,
     pub(super) faults: Vec<(ChunkId, String)>,
     /// The beginnings of the ids of chunks that the index says to be in it, and that are not.
@@ -292,6 +299,10 @@ pub(super) fn open_blobs(
         match repo.open_blob(codec, blob.kind, &blob.id, raw, sealed, plain) {
             Ok(()) => {}
             Err(error) if error.is_damage() => out.faults.push((blob.id, error.to_string())),
+            Err(EngineError::Key(KeyError::Outdated { .. })) => {
+                out.named -= 1;
+                out.closed += 1;
+            }
             Err(error) => return Err(error),
         }
     }
