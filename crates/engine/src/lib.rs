@@ -41,6 +41,8 @@ pub mod view;
 mod announced;
 mod collect;
 mod configs;
+mod data_keys;
+mod pack_end;
 mod parity;
 mod past;
 mod patient;

@@ -11,17 +11,16 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use backup_core::{
     ByteRange, ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, PackId, PutMode,
-    RepoId, SessionId, Severity, Sink,
+    RepoId, Severity, Sink,
 };
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
 use backup_format::config::{Config, MAX_CONFIG_BYTES, Operation};
 use backup_format::index::IndexRun;
-use backup_format::keys::{KeyError, KeySet, Recipient, Slot};
+use backup_format::keys::{KeySet, Recipient, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
-use backup_format::seal::{BlobKey, ObjectKeyring, ObjectKind};
-use backup_format::session;
+use backup_format::seal::{ObjectKeyring, ObjectKind};
 use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -29,6 +28,7 @@ use futures::{StreamExt, TryStreamExt};
 use crate::cache::Cache;
 use crate::collect::Looked;
 use crate::configs::{self, config_error};
+use crate::data_keys::DataKeys;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, Place};
 use crate::patient::PatientSink;
@@ -97,8 +97,7 @@ pub struct Repository {
     pub(crate) ledger_copy: Option<LedgerCopy>,
     index: RwLock<Arc<IndexSet>>,
     runs: Mutex<HashMap<ObjectKey, Arc<IndexRun>>>,
-    opened: Mutex<HashMap<SessionId, BlobKey>>,
-    wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
+    pub(crate) data_keys: Mutex<DataKeys>,
     damaged_runs: Mutex<Vec<(ObjectKey, EngineError)>>,
     pub(crate) looked: tokio::sync::Mutex<Looked>,
     // Packs in which nothing is looked for any more, as far as somebody asked.
@@ -250,8 +249,7 @@ impl Repository {
             ledger_copy: None,
             index: RwLock::default(),
             runs: Mutex::default(),
-            opened: Mutex::default(),
-            wraps: Mutex::default(),
+            data_keys: Mutex::default(),
             damaged_runs: Mutex::default(),
             looked: tokio::sync::Mutex::default(),
             dead: Mutex::default(),
@@ -340,10 +338,7 @@ impl Repository {
         let set = IndexSet::new(runs)
             .avoiding(&self.dead.lock().unwrap_or_else(unpoison))
             .shunning(&self.shunned.lock().unwrap_or_else(unpoison));
-        self.wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .extend(set.wraps());
+        self.learn_wraps(set.wraps());
         *self.index.write().unwrap_or_else(unpoison) = Arc::new(set);
         Ok(names)
     }
@@ -553,52 +548,6 @@ impl Repository {
             0 => self.sink.info().caps.connections.max(1),
             given => given,
         }
-    }
-
-    /// Makes the wrapped data key of a session known, so that its blobs can be opened.
-    pub fn learn_wrap(&self, session: SessionId, wrap: Vec<u8>) {
-        self.wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .insert(session, wrap);
-    }
-
-    /// The key of a session's blobs.
-    ///
-    /// # Errors
-    /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Missing`] when the wrapped
-    /// data key is not known.
-    pub fn session_key(&self, session: SessionId) -> Result<BlobKey> {
-        if session.0 == 0 {
-            return Ok(BlobKey::of_lineage(self.id(), self.keys.lineage_key()?));
-        }
-        if let Some(key) = self.opened.lock().unwrap_or_else(unpoison).get(&session) {
-            return Ok(key.clone());
-        }
-        let wrap = self
-            .wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .get(&session)
-            .cloned();
-        let wrap = wrap.ok_or_else(|| EngineError::Missing {
-            object: format!("the data key of session {session}"),
-            why: "no index run names it".into(),
-        })?;
-        let secret = match session::unwrap(&wrap, self.keys.identities()?) {
-            // Saved since the keys were rotated: that is why, not damage.
-            Err(KeyError::WrongKey) => {
-                self.config.check_generation(&self.keys)?;
-                return Err(KeyError::WrongKey.into());
-            }
-            secret => secret?,
-        };
-        let key = BlobKey::of_session(self.id(), session, secret.expose());
-        self.opened
-            .lock()
-            .unwrap_or_else(unpoison)
-            .insert(session, key.clone());
-        Ok(key)
     }
 
     /// The key of the tier under which the pack of a place lies.

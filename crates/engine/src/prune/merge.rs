@@ -1,19 +1,22 @@
 //! One index run of many, without what is dead. A merged run is there before those in it go, and
 //! nobody deletes a run but who has made one that holds all of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
-use backup_core::{OpContext, PackId, SessionId};
+use backup_core::{ObjectKey, OpContext, PackId};
 use backup_format::index::{Located, MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 
+use crate::data_keys::{MOST_WRAPS, WrapSet};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, name, put_new};
 
 /// More runs than this are merged.
 const MOST_RUNS: usize = 12;
+/// A run says wrapped data keys of so many bytes at most, so that it stays one that may be written.
+const MOST_WRAP_BYTES: usize = 64 << 20;
 
 /// Merges the index if it has many runs, or names packs that are dead.
 pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
@@ -30,7 +33,8 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
         repo,
         cx,
         run: RunBuilder::default(),
-        wraps: BTreeMap::new(),
+        wraps: WrapSet::default(),
+        wrap_bytes: 0,
     };
     // What all runs know of a pack stays: one of them may have been made by somebody who lies, and the
     // others must not go for its sake.
@@ -38,6 +42,8 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
     for (_, run) in &runs {
         let mut blobs: Vec<_> = run.iter().collect();
         blobs.sort_unstable_by_key(|(prefix, at)| (at.pack, at.offset, *prefix));
+        // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
+        let mut are_said = false;
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
             let Some((_, first)) = blobs.first() else {
                 continue;
@@ -53,12 +59,12 @@ pub(super) async fn merge(repo: &Repository, cx: &OpContext) -> Result<()> {
             seen.push(digest);
             if writer.run.len() + blobs.len() > MAX_ENTRIES {
                 writer.write().await?;
+                are_said = false;
             }
             writer.run.add_known(*pack, blobs.iter().copied());
-            // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
-            for wrap in &run.sessions {
-                let wraps = &mut writer.wraps;
-                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
+            if !are_said {
+                run.sessions.iter().for_each(|wrap| writer.say(wrap));
+                are_said = true;
             }
         }
     }
@@ -83,34 +89,46 @@ fn digest_of(blobs: &[([u8; 16], Located)]) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// Writes an index run.
+/// Writes an index run; returns its name.
 pub(crate) async fn put_run(
     repo: &Repository,
     cx: &OpContext,
     run: RunBuilder,
     wraps: &[SessionWrap],
-) -> Result<()> {
+) -> Result<ObjectKey> {
     let sealed = repo.ring().seal(ObjectKind::IndexRun, &run.finish(wraps));
     let sealed = sealed.map_err(EngineError::Seal)?;
     let key = name(layout::index(&sealed))?;
-    put_new(cx, &**repo.sink(), &key, sealed.into()).await
+    put_new(cx, &**repo.sink(), &key, sealed.into()).await?;
+    Ok(key)
 }
 
 struct Writer<'a> {
     repo: &'a Repository,
     cx: &'a OpContext,
     run: RunBuilder,
-    wraps: BTreeMap<SessionId, SessionWrap>,
+    wraps: WrapSet,
+    wrap_bytes: usize,
 }
 
 impl Writer<'_> {
+    /// Whatever data keys are said of a session stay: which one is true only a blob shows, and who merges may not open
+    /// any. Those that are too many are in the ends of their packs.
+    fn say(&mut self, wrap: &SessionWrap) {
+        let is_one_too_many = self.wraps.of(wrap.session).len() >= MOST_WRAPS;
+        let is_too_much = self.wrap_bytes + wrap.wrap.len() > MOST_WRAP_BYTES;
+        if !is_one_too_many && !is_too_much && self.wraps.add(wrap) {
+            self.wrap_bytes += wrap.wrap.len();
+        }
+    }
+
     async fn write(&mut self) -> Result<()> {
         let run = std::mem::take(&mut self.run);
         if run.is_empty() {
             return Ok(());
         }
-        let wraps: Vec<_> = self.wraps.values().cloned().collect();
-        self.wraps.clear();
-        put_run(self.repo, self.cx, run, &wraps).await
+        let wraps = std::mem::take(&mut self.wraps).to_vec();
+        self.wrap_bytes = 0;
+        put_run(self.repo, self.cx, run, &wraps).await.map(drop)
     }
 }

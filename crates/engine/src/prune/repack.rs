@@ -4,14 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::{
-    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
-    SnapshotId,
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, Severity, SnapshotId,
 };
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
-use backup_format::pack::{
-    FOOTER, MAX_PACK, PackBlob, PackBuilder, SessionWrap, header_length, read_tail,
-};
+use backup_format::pack::{FOOTER, MAX_PACK, PackBlob, PackBuilder, header_length, read_tail};
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
 use backup_integrity::digest::ContentHasher;
@@ -21,6 +18,7 @@ use super::merge::put_run;
 use super::survey::Survey;
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
+use crate::data_keys::WrapSet;
 use crate::error::{EngineError, Result};
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
@@ -40,9 +38,9 @@ struct Copies<'a> {
     open: [PackBuilder; 2],
     /// For each open pack, which slot of which old pack its blobs were.
     from: [Vec<(PackId, u32)>; 2],
-    wraps: [BTreeMap<SessionId, SessionWrap>; 2],
+    wraps: [WrapSet; 2],
     run: RunBuilder,
-    run_wraps: BTreeMap<SessionId, SessionWrap>,
+    run_wraps: WrapSet,
     moved: Moved,
 }
 
@@ -55,11 +53,7 @@ impl Copies<'_> {
         slots: &PackUse,
     ) -> Result<u64> {
         let header = tail(self.repo, bytes)?;
-        let wraps: HashMap<_, _> = header
-            .sessions
-            .iter()
-            .map(|wrap| (wrap.session, wrap))
-            .collect();
+        let wraps: WrapSet = header.sessions.iter().collect();
         let which = usize::from(is_meta);
         let sizes = self.repo.sizes();
         let target = if is_meta {
@@ -77,8 +71,8 @@ impl Copies<'_> {
                 written += self.close(which).await?;
             }
             let session = blob_session(sealed).map_err(EngineError::Seal)?;
-            if let Some(wrap) = wraps.get(&session) {
-                self.wraps[which].insert(session, (*wrap).clone());
+            for wrap in wraps.of(session) {
+                self.wraps[which].add(wrap);
             }
             self.open[which].push(blob.kind, blob.id, blob.raw as usize, sealed);
             self.from[which].push((old, slot));
@@ -93,7 +87,7 @@ impl Copies<'_> {
         }
         let builder = std::mem::replace(&mut self.open[which], PackBuilder::new(0));
         let wraps = std::mem::take(&mut self.wraps[which]);
-        let list: Vec<_> = wraps.values().cloned().collect();
+        let list = wraps.to_vec();
         let pack = builder
             .finish(self.repo.ring(), &list)
             .map_err(EngineError::Seal)?;
@@ -114,7 +108,9 @@ impl Copies<'_> {
         self.run
             .add_pack(pack.id, size, &pack.blobs)
             .map_err(|error| EngineError::wire(&key, &error))?;
-        self.run_wraps.extend(wraps);
+        for wrap in wraps.iter() {
+            self.run_wraps.add(wrap);
+        }
         let from = std::mem::take(&mut self.from[which]);
         for (new, (old, slot)) in (0u32..).zip(from) {
             let slots = self.moved.entry(old).or_default();
@@ -129,8 +125,8 @@ impl Copies<'_> {
         if run.is_empty() {
             return Ok(());
         }
-        let wraps: Vec<_> = std::mem::take(&mut self.run_wraps).into_values().collect();
-        put_run(self.repo, self.cx, run, &wraps).await
+        let wraps = std::mem::take(&mut self.run_wraps).to_vec();
+        put_run(self.repo, self.cx, run, &wraps).await.map(drop)
     }
 }
 
@@ -218,9 +214,9 @@ async fn copy<'a>(
         cx,
         open: [PackBuilder::new(0), PackBuilder::new(0)],
         from: [Vec::new(), Vec::new()],
-        wraps: [BTreeMap::new(), BTreeMap::new()],
+        wraps: [WrapSet::default(), WrapSet::default()],
         run: RunBuilder::default(),
-        run_wraps: BTreeMap::new(),
+        run_wraps: WrapSet::default(),
         moved: Moved::new(),
     };
     let mut emptied = BTreeSet::new();

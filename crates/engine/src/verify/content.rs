@@ -29,6 +29,7 @@ use super::limit::Limit;
 use super::memory::Memory;
 use super::packs::{open_blobs, wrong_name};
 use super::parts::{Buffers, ChunkCheck, Pack, Plain, Reading, Swept, Verdict, lock};
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
@@ -422,10 +423,21 @@ impl<'a> Contents<'a> {
             bytes: self.buffers.take(),
             home: self.buffers.clone(),
         };
-        let (kind, raw) = (BlobKind::Data, place.located.raw as usize);
-        let opened = self
-            .repo
-            .open_blob(codec, kind, &chunk.id, raw, &sealed, &mut plain.bytes);
+        let blob = SealedBlob {
+            kind: BlobKind::Data,
+            id: &chunk.id,
+            raw: place.located.raw as usize,
+            sealed: &sealed,
+        };
+        let mut opened = self.repo.open_knowing(codec, &blob, &[], &mut plain.bytes);
+        if matches!(&opened, Err(error) if error.is_damage()) {
+            opened = Repository::pack_key(place).and_then(|pack| {
+                let by_end = self
+                    .repo
+                    .open_by_end(self.cx, &pack, &blob, &mut plain.bytes);
+                self.handle.block_on(by_end)
+            });
+        }
         let why = match opened {
             Ok(()) => None,
             Err(error) if error.is_damage() => Some(error.to_string()),

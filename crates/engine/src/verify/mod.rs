@@ -256,6 +256,7 @@ async fn all(
     };
     let wrong = run.take_up(known);
     read.extend(run.packs_left(chosen)?);
+    run.doubtful_runs();
     run.tell_gone().await?;
     run.parity_of(&read).await?;
     run.name_hurt(&heads, &wrong).await?;
@@ -336,6 +337,13 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Index runs that say false data keys. Behind everything that was read, since that shows which are true.
+    fn doubtful_runs(&mut self) {
+        for one in self.repo.doubtful_runs() {
+            self.found(one.kind, one.run.as_str(), &one.why);
+        }
     }
 
     /// Writes down what was covered; where all is well, what is not there any more is forgotten.

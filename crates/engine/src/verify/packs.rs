@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use backup_core::{ChunkId, ErrorKind, Event, FindingKind, OpContext, PackId, Stage, VerifyLevel};
 use backup_format::keys::KeyError;
 use backup_format::layout;
-use backup_format::pack::{FOOTER, PackBlob, header_length, read_tail};
+use backup_format::pack::{FOOTER, PackBlob, PackHeader, header_length, read_tail};
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use super::limit::Limit;
 use super::memory::Memory;
 use super::parts::lock;
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
@@ -52,18 +53,14 @@ pub(super) fn wrong_name() -> (FindingKind, String) {
     (FindingKind::Damaged, why.to_owned())
 }
 
-/// The blobs that the end of a pack names; the data keys it brings are made known.
-fn open_tail(repo: &Repository, bytes: &[u8]) -> Result<Vec<PackBlob>, (FindingKind, String)> {
+/// What the end of a pack says.
+fn open_tail(repo: &Repository, bytes: &[u8]) -> Result<PackHeader, (FindingKind, String)> {
     let tail = (|| {
         let footer = bytes.len().checked_sub(FOOTER)?;
         let length = header_length(bytes.get(footer..)?).ok()?;
         read_tail(repo.ring(), bytes.get(footer.checked_sub(length)?..)?).ok()
     })();
-    let tail = tail.ok_or((FindingKind::Damaged, "its end does not open".to_owned()))?;
-    for wrap in &tail.sessions {
-        repo.learn_wrap(wrap.session, wrap.wrap.clone());
-    }
-    Ok(tail.blobs)
+    tail.ok_or((FindingKind::Damaged, "its end does not open".to_owned()))
 }
 
 impl PackPass<'_> {
@@ -276,15 +273,15 @@ pub(super) fn open_blobs(
     is_left_out: impl Fn(&ChunkId) -> bool,
 ) -> Result<Opened> {
     let mut out = Opened::default();
-    let blobs = match open_tail(repo, bytes) {
-        Ok(blobs) => blobs,
+    let end = match open_tail(repo, bytes) {
+        Ok(end) => end,
         Err(fault) => {
             out.whole = Some(fault);
             return Ok(out);
         }
     };
-    out.not_there = not_there(index, id, facts, &blobs);
-    for blob in blobs {
+    out.not_there = not_there(index, id, facts, &end.blobs);
+    for blob in &end.blobs {
         if !can_open(repo, blob.kind) {
             continue;
         }
@@ -293,10 +290,14 @@ pub(super) fn open_blobs(
             continue;
         }
         let (start, length) = (blob.offset as usize, blob.stored as usize);
-        let end = start.saturating_add(length);
-        let sealed = bytes.get(start..end).unwrap_or_default();
-        let raw = blob.raw as usize;
-        match repo.open_blob(codec, blob.kind, &blob.id, raw, sealed, plain) {
+        let stop = start.saturating_add(length);
+        let sealed = SealedBlob {
+            kind: blob.kind,
+            id: &blob.id,
+            raw: blob.raw as usize,
+            sealed: bytes.get(start..stop).unwrap_or_default(),
+        };
+        match repo.open_knowing(codec, &sealed, &end.sessions, plain) {
             Ok(()) => {}
             Err(error) if error.is_damage() => out.faults.push((blob.id, error.to_string())),
             Err(EngineError::Key(KeyError::Outdated { .. })) => {

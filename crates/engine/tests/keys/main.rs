@@ -13,3 +13,4 @@ mod changes;
 mod roles;
 mod rotation;
 mod world;
+mod wraps;
