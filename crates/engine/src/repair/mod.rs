@@ -293,7 +293,11 @@ async fn run(
                 }
                 done
             }
-            Work::Object(object) => objects::put_back(repo, cx, &object, others).await,
+            Work::Object(object) => match objects::put_back(repo, cx, &object, others).await {
+                // It came to its end without us.
+                Ok(false) => continue,
+                done => done.map(drop),
+            },
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
             Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,

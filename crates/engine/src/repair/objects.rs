@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{FindingKind, ObjectKey, OpContext, PutMode, SnapshotId};
+use backup_core::{ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, SnapshotId};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -139,8 +139,7 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
 }
 
 fn is_absence(error: &EngineError) -> bool {
-    let is_gone =
-        matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
+    let is_gone = matches!(error, EngineError::Sink(error) if error.kind == ErrorKind::NotFound);
     is_gone || error.is_damage()
 }
 
@@ -198,7 +197,8 @@ async fn refs_here(
     Ok(sum)
 }
 
-/// Puts an object of a copy in its place.
+/// Puts an object of a copy in its place; says whether that was still needed. Plans read packs for hours: what was
+/// mended, forgotten or removed meanwhile is left as it is.
 ///
 /// # Errors
 /// Damage when the copy does not give it any more, or the tier does not keep it. Errors of the tier.
@@ -207,7 +207,10 @@ pub(super) async fn put_back(
     cx: &OpContext,
     object: &BadObject,
     others: &[Repository],
-) -> Result<()> {
+) -> Result<bool> {
+    if !is_still_needed(repo, cx, object).await? {
+        return Ok(false);
+    }
     let gone = || EngineError::damaged(&object.key, "no copy has it any more");
     let other = others.get(object.copy).ok_or_else(gone)?;
     let bytes = fetch(repo, cx, object, other).await?;
@@ -218,12 +221,49 @@ pub(super) async fn put_back(
         put_refs(repo, cx, &known.unwrap_or_default(), &moved).await?;
     }
     let sink = repo.sink();
-    sink.put(cx, &object.key, bytes.clone(), PutMode::Replace)
-        .await?;
+    let mode = match object.kind {
+        Kind::Gone(_) => PutMode::Create,
+        Kind::Run | Kind::Slot | Kind::Snapshot(_) => PutMode::Replace,
+    };
+    match sink.put(cx, &object.key, bytes.clone(), mode.clone()).await {
+        Ok(_) => {}
+        // Somebody else has put it back.
+        Err(error) if error.kind == ErrorKind::Conflict && mode == PutMode::Create => {}
+        Err(error) => return Err(error.into()),
+    }
     let there = get_within(cx, &**sink, &object.key, bytes.len()).await?;
     if there != bytes {
         let why = "it was put back, and the tier does not give back what was written; its medium may be failing";
         return Err(EngineError::damaged(&object.key, why));
     }
-    Ok(())
+    Ok(true)
+}
+
+/// Whether an object is still as it was when the plan was made: damaged, or gone though nobody took it away.
+async fn is_still_needed(repo: &Repository, cx: &OpContext, object: &BadObject) -> Result<bool> {
+    let limit = match object.kind {
+        Kind::Run => ObjectKind::IndexRun.max_sealed(),
+        Kind::Slot => MAX_SLOT_BYTES,
+        Kind::Snapshot(_) | Kind::Gone(_) => ObjectKind::Snapshot.max_sealed(),
+    };
+    let there = match get_within(cx, &**repo.sink(), &object.key, limit).await {
+        Ok(bytes) => bytes,
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+            return match object.kind {
+                Kind::Gone(id) => Ok(gone(repo, cx).await?.contains(&id)),
+                // Whoever may do so has taken away what cannot be read.
+                Kind::Run | Kind::Slot | Kind::Snapshot(_) => Ok(false),
+            };
+        }
+        // Too long, or not a byte of it can be read.
+        Err(EngineError::Damaged { .. }) => return Ok(true),
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::Damaged => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    Ok(match object.kind {
+        Kind::Run => name(layout::index(&there))? != object.key,
+        Kind::Slot => name(layout::slot(&there))? != object.key,
+        Kind::Snapshot(id) => repo.open_head(id, &object.key, &there).is_err(),
+        Kind::Gone(_) => false,
+    })
 }
