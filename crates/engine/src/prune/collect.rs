@@ -403,6 +403,24 @@ async fn delete(
     Ok(())
 }
 
+/// Takes away damaged packs that a repair set aside and that are dead by now.
+pub(super) async fn sweep_aside(repo: &Repository, cx: &OpContext) -> Result<()> {
+    let mut aside = Vec::new();
+    let mut listed = repo.sink().list(cx, "aside/", None);
+    while let Some(meta) = listed.try_next().await? {
+        let pack = layout::aside_of(&meta.key).and_then(|key| layout::pack_id(&key));
+        aside.extend(pack.map(|pack| (pack, meta.key)));
+    }
+    if aside.is_empty() {
+        return Ok(());
+    }
+    let dead = repo.collection(cx).await?.dead;
+    for (_, key) in aside.iter().filter(|(pack, _)| dead.contains(pack)) {
+        repo.sink().delete(cx, key).await?;
+    }
+    Ok(())
+}
+
 /// Takes away parity whose pack is gone: its deletion was cut short. Not where a snapshot names that pack: it
 /// may only be mislaid.
 pub(super) async fn sweep_parity(repo: &Repository, cx: &OpContext, survey: &Survey) -> Result<()> {

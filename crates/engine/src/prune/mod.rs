@@ -286,6 +286,7 @@ async fn run(
         }
     }
     collect::sweep_parity(repo, cx, &survey).await?;
+    collect::sweep_aside(repo, cx).await?;
     merge::merge(repo, cx).await?;
     if report.waits_for.is_empty() {
         tidy::tidy(repo, cx).await?;

@@ -4,7 +4,8 @@
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
 //! steps before have mended: packs, single objects, index, refs, parity; and then looks what is
-//! left, as a verification of metadata does. Nothing is made worse: what replaces something is whole and
+//! left, as a verification of metadata does. A damaged pack that nothing mends is moved to `aside/`, where what is whole
+//! of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
 //! has its successor on the tier. Whatever is cut short is begun again by the next run.
 //!
@@ -13,6 +14,8 @@
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
+mod aside;
+mod claims;
 mod index;
 mod objects;
 mod packs;
@@ -145,6 +148,12 @@ pub struct RepairPlan {
     bad: BTreeMap<PackId, (ObjectKey, String)>,
     /// Copies of damaged packs that an earlier run left, whose packs are whole.
     settled: Vec<ObjectKey>,
+    /// Damaged packs that nothing mends: they are taken out of the way.
+    hopeless: Vec<(PackId, ObjectKey)>,
+    /// Packs that hash to their names.
+    whole: BTreeSet<PackId>,
+    /// Those of them of which index runs say anything else than they do.
+    misnamed: BTreeMap<PackId, ObjectKey>,
 }
 
 impl RepairPlan {
@@ -319,6 +328,8 @@ async fn run(
     report.findings.append(&mut plan.lost);
     // What is left, and whom it hurts.
     repo.reload_index(cx).await?;
+    let findings = aside::set_aside_hopeless(repo, cx, &plan.hopeless).await?;
+    report.findings.extend(findings);
     let left = verify_knowing(repo, cx, bad).await?;
     let told: BTreeSet<String> = report
         .findings

@@ -54,6 +54,7 @@ impl Run<'_> {
                 on_tier.insert(meta.key.to_string(), meta.size);
             }
         }
+        let mut aside: Option<HashSet<ObjectKey>> = None;
         let mut chosen = Vec::new();
         for (id, facts) in &packs {
             let (id, facts) = (*id, *facts);
@@ -67,7 +68,16 @@ impl Run<'_> {
                 continue;
             }
             self.report.objects += 1;
+            if size.is_none() && aside.is_none() {
+                aside = Some(self.set_aside().await?);
+            }
             match size {
+                None if aside.as_ref().is_some_and(|aside| aside.contains(&key)) => self.bad_pack(
+                    id,
+                    FindingKind::Damaged,
+                    key.as_str(),
+                    "it is damaged, and a repair set it aside: what is whole of it is read there",
+                ),
                 None => self.bad_pack(
                     id,
                     FindingKind::Missing,
@@ -84,6 +94,16 @@ impl Run<'_> {
         }
         self.packs = packs;
         Ok(chosen)
+    }
+
+    /// The packs that repairs have set aside.
+    async fn set_aside(&self) -> Result<HashSet<ObjectKey>> {
+        let mut out = HashSet::new();
+        let mut list = self.repo.sink().list(self.cx, "aside/", None);
+        while let Some(meta) = list.try_next().await? {
+            out.extend(layout::aside_of(&meta.key));
+        }
+        Ok(out)
     }
 
     /// The packs that are checked, in order; none at a level that reads none. Of all that are wanted it is

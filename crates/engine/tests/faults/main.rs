@@ -24,5 +24,6 @@ mod restores;
 mod revoked;
 mod space;
 mod stops;
+mod unmended;
 mod weather;
 mod world;
