@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backup_core::{Event, FindingKind, ObjectKey, PackId, Stage, VerifyLevel};
+use backup_core::{Event, Finding, FindingKind, ObjectKey, PackId, Severity, Stage, VerifyLevel};
 use backup_format::layout;
 use futures::TryStreamExt;
 
@@ -14,6 +14,9 @@ use super::{Run, packs, walk};
 use crate::error::Result;
 use crate::index_set::PackFacts;
 use crate::repository::{SnapshotHead, name};
+
+const SET_ASIDE: &str =
+    "it is damaged, and a repair set it aside: what is whole of it is read there";
 
 impl Run<'_> {
     /// The packs that snapshots use, by their refs; `None` where these cannot be read.
@@ -72,12 +75,9 @@ impl Run<'_> {
                 aside = Some(self.set_aside().await?);
             }
             match size {
-                None if aside.as_ref().is_some_and(|aside| aside.contains(&key)) => self.bad_pack(
-                    id,
-                    FindingKind::Damaged,
-                    key.as_str(),
-                    "it is damaged, and a repair set it aside: what is whole of it is read there",
-                ),
+                None if aside.as_ref().is_some_and(|aside| aside.contains(&key)) => {
+                    self.aside_pack(id, facts, &key);
+                }
                 None => self.bad_pack(
                     id,
                     FindingKind::Missing,
@@ -94,6 +94,36 @@ impl Run<'_> {
         }
         self.packs = packs;
         Ok(chosen)
+    }
+
+    /// A damaged pack that a repair has set aside. Of content it is told at the end, once it is known whether that hurts
+    /// anybody: a save may have stored anew what lay in it.
+    fn aside_pack(&mut self, id: PackId, facts: PackFacts, key: &ObjectKey) {
+        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        if facts.is_meta {
+            self.bad_pack(id, FindingKind::Damaged, key.as_str(), SET_ASIDE);
+        } else {
+            self.bad.pack(id, key.as_str(), SET_ASIDE, opens_chunks);
+            self.aside.push((id, key.clone()));
+        }
+    }
+
+    /// Tells of packs of content that were set aside.
+    pub(super) fn tell_aside(&mut self) {
+        let is_hurt =
+            |one: &Finding| one.severity == Severity::Error && one.subject.starts_with("snapshot ");
+        let hurts = self.report.findings.iter().any(is_hurt);
+        for (id, key) in std::mem::take(&mut self.aside) {
+            if hurts {
+                self.found(FindingKind::Damaged, key.as_str(), SET_ASIDE);
+                continue;
+            }
+            self.bad.is_well(&id);
+            let why = format!("{SET_ASIDE}, and what snapshots use of it lies in other packs");
+            let note = Finding::new(Severity::Note, FindingKind::Damaged, key.as_str(), why);
+            self.cx.tell(Event::Found(&note));
+            self.report.findings.push(note);
+        }
     }
 
     /// The packs that repairs have set aside.

@@ -205,6 +205,7 @@ async fn all(
         report: VerifyReport::default(),
         bad: Bad::default(),
         gone: Vec::new(),
+        aside: Vec::new(),
         // Refs are there before their snapshot, and are replaced by others before they go.
         listed_refs: Listed::new(),
         packs: HashMap::new(),
@@ -260,6 +261,7 @@ async fn all(
     run.tell_gone().await?;
     run.parity_of(&read).await?;
     run.name_hurt(&heads, &wrong).await?;
+    run.tell_aside();
     run.remember(&heads, takes_all);
     let ids = heads.iter().map(|head| head.meta.id);
     let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);
@@ -289,6 +291,8 @@ struct Run<'a> {
     bad: Bad,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
+    /// Packs of content that a repair has set aside.
+    aside: Vec<(PackId, ObjectKey)>,
     listed_refs: Listed,
     /// Every pack that the index knows.
     packs: HashMap<PackId, PackFacts>,
