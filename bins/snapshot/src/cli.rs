@@ -511,7 +511,8 @@ Examples:
   snapshot repair --parity 6
 
 Exit code 0 if all is well behind it, 3 if something is left. Nothing is made worse: what is replaced is kept
-aside until its successor was read back, and what cannot be mended stays as it is.";
+aside until its successor was read back, and a pack that cannot be mended is moved there, where what is whole of it
+is still read, so that the next save stores anew what its source still has.";
 
 /// `snapshot repair`.
 #[derive(Debug, Args)]
@@ -520,8 +521,8 @@ pub(crate) struct RepairArgs {
     /// Only this: packs (and their parity), the index, or refs (and snapshots); all if none is named
     #[arg(value_name = "STEP", value_enum)]
     pub(crate) steps: Vec<RepairStep>,
-    /// Another copy of this repository, opened by the same key, to fetch from what cannot be mended otherwise; may
-    /// be given several times
+    /// Another copy of this repository, byte by byte and opened by the same key, to fetch from what cannot be mended
+    /// otherwise; may be given several times
     #[arg(long, value_name = "PATH|URL")]
     pub(crate) from: Vec<String>,
     /// Read only this pack, as `snapshot verify` names it; may be given several times

@@ -96,6 +96,7 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         json!({
             "snapshots": outcome.snapshots,
             "walked": outcome.walked,
+            "closed": outcome.closed,
             "objects": report.objects,
             "chunks": report.chunks,
             "entries": report.entries,
@@ -224,11 +225,17 @@ fn summary(
     if !outcome.read_manifests {
         console
             .line("this key cannot read manifests: only the objects around them were checked")?;
-    } else if outcome.walked < outcome.snapshots {
+    } else if outcome.walked + outcome.closed < outcome.snapshots {
         console.line(format!(
             "{} of {} were walked; the others come next time",
             text::count(outcome.walked),
             text::plural(outcome.snapshots, "manifest", "manifests"),
+        ))?;
+    }
+    if outcome.closed > 0 {
+        console.line(format!(
+            "{} saved since the keys were rotated: this key does not read them, and only the objects around them were checked",
+            text::plural(outcome.closed, "snapshot was", "snapshots were"),
         ))?;
     }
     let walked_all = !outcome.read_manifests || outcome.walked == outcome.snapshots;

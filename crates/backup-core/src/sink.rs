@@ -159,6 +159,13 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// Who it is and what it can do.
     fn info(&self) -> SinkInfo;
 
+    /// What tells the medium from another that may come to be at the same location, as one of two disks that take turns:
+    /// something that a copy of all objects does not have. `None` where nothing is known that lasts. It is local and quick,
+    /// and may change for no reason: then what was remembered of the medium is forgotten.
+    fn medium(&self) -> Option<String> {
+        None
+    }
+
     /// Stores an object.
     ///
     /// # Errors

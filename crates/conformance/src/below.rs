@@ -63,6 +63,10 @@ impl Sink for Below {
         }
     }
 
+    fn medium(&self) -> Option<String> {
+        self.inner.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

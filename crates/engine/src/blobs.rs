@@ -1,17 +1,20 @@
 //! Reading single blobs: found by the index, opened, and checked against their ids.
 
 use backup_core::{ByteRange, ChunkId, ErrorKind, OpContext};
-use backup_format::seal::{BlobCodec, BlobKind, blob_id};
+use backup_format::keys::KeyError;
+use backup_format::layout;
+use backup_format::seal::{BlobCodec, BlobKind};
 
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
-use crate::repository::Repository;
+use crate::repository::{Repository, name};
 
 impl Repository {
     /// Opens a sealed blob and checks it against its id.
     ///
     /// # Errors
-    /// [`EngineError::Damaged`].
+    /// [`EngineError::Damaged`]; [`EngineError::Key`] for a key that cannot read it.
     pub fn open_blob(
         &self,
         codec: &mut BlobCodec,
@@ -21,23 +24,13 @@ impl Repository {
         sealed: &[u8],
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let damaged = |why: String| EngineError::damaged(format!("chunk {id}"), why);
-        let session =
-            backup_format::seal::blob_session(sealed).map_err(|e| damaged(e.to_string()))?;
-        // Before it authenticates, what a blob says of its session may be damage as well.
-        let key = self.session_key(session).map_err(|error| match error {
-            EngineError::Missing { .. } => {
-                damaged(format!("it names session {session}, whose key nothing has"))
-            }
-            other => other,
-        })?;
-        codec
-            .open(&key, kind, id, raw, sealed, out)
-            .map_err(|e| damaged(e.to_string()))?;
-        if blob_id(self.keys().id_key()?, kind, out) != *id {
-            return Err(damaged("its content does not hash to its id".into()));
-        }
-        Ok(())
+        let blob = SealedBlob {
+            kind,
+            id,
+            raw,
+            sealed,
+        };
+        self.open_knowing(codec, &blob, &[], out)
     }
 
     /// Reads one blob, wherever it lies: its pack may have been deleted since the index was read, and
@@ -84,17 +77,37 @@ impl Repository {
             u64::from(place.located.stored),
         );
         let range = ByteRange::Span { offset, length };
-        let sealed = self.sink().get(cx, &key, range).await;
-        let sealed = sealed.map_err(|error| match error.kind {
+        let mut at = key.clone();
+        let mut got = self.sink().get(cx, &at, range).await;
+        if matches!(&got, Err(error) if error.kind == ErrorKind::NotFound) {
+            // A damaged pack that a repair took out of the way: not all of it need be damaged.
+            at = name(layout::aside(&key))?;
+            got = self.sink().get(cx, &at, range).await;
+        }
+        let sealed = got.map_err(|error| match error.kind {
             ErrorKind::NotFound => EngineError::Missing {
                 object: key.to_string(),
                 why: format!("it holds chunk {id}"),
             },
             _ => error.into(),
         })?;
-        let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
-        let (mut out, raw) = (Vec::new(), place.located.raw as usize);
-        self.open_blob(&mut codec, kind, id, raw, &sealed, &mut out)?;
+        let blob = SealedBlob {
+            kind,
+            id,
+            raw: place.located.raw as usize,
+            sealed: &sealed,
+        };
+        let mut out = Vec::new();
+        let opened = {
+            let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
+            self.open_knowing(&mut codec, &blob, &[], &mut out)
+        };
+        match opened {
+            Err(EngineError::Damaged { .. } | EngineError::Key(KeyError::Outdated { .. })) => {
+                self.open_by_end(cx, &at, &blob, &mut out).await?;
+            }
+            opened => opened?,
+        }
         Ok(out)
     }
 }

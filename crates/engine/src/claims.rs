@@ -1,9 +1,9 @@
-//! What index runs say of one pack, where they do not say the same.
+//! What index runs say of packs, where they do not say the same, or not what the pack says itself.
 //!
 //! Whoever holds the index key can add a run that says anything of any pack. Slots of a pack are numbered by what a run
 //! says of it; by two runs that differ, one slot has two numbers, and which of them is right only the end of the
 //! pack tells. So of such a pack all slots count as used, and it is not written anew; a prune reads its end and
-//! leaves out what that refutes.
+//! leaves out what that refutes. A repair, which reads packs whole, compares with their ends what all runs say of them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -14,7 +14,7 @@ use backup_format::pack::{MAX_BLOBS, PackBlob};
 
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, Part};
-use crate::repair::end_of;
+use crate::pack_end::read_end;
 use crate::repository::{Repository, name};
 use crate::store::random;
 
@@ -111,6 +111,70 @@ fn short(id: &PackId) -> u64 {
     u64::from_le_bytes(*first)
 }
 
+/// What an index says of a pack.
+#[derive(Debug, Clone, Copy)]
+struct Said {
+    /// What one of its runs says.
+    claim: Claim,
+    /// Whether all that say anything say that.
+    is_one: bool,
+    /// Whether one names it and nothing in it.
+    is_empty_too: bool,
+    /// The most blobs that any gives it.
+    most: usize,
+}
+
+/// What an index says of the packs that are wanted. Of a table that is broken it is not all ([`IndexSet::check`]).
+fn said(
+    index: &IndexSet,
+    key: &[u8; 32],
+    is_wanted: impl Fn(&PackRef) -> bool,
+) -> HashMap<PackId, Said> {
+    let mut out: HashMap<PackId, Said> = HashMap::new();
+    for part in index.parts() {
+        let mut claims: Vec<Option<Claim>> = vec![None; part.pack_numbers()];
+        let mut is_any = false;
+        for (number, _) in part.packs().filter(|(_, pack)| is_wanted(pack)) {
+            if let Some(claim) = claims.get_mut(number as usize) {
+                (*claim, is_any) = (Some(Claim::new()), true);
+            }
+        }
+        if !is_any {
+            continue;
+        }
+        for (prefix, located) in part.iter() {
+            if let Some(Some(claim)) = claims.get_mut(located.pack as usize)
+                && let Some(pack) = part.pack(located.pack)
+            {
+                claim.add(key, &pack, &prefix, &located);
+            }
+        }
+        for (number, claim) in (0u32..).zip(claims) {
+            let Some((pack, claim)) = part.pack(number).zip(claim) else {
+                continue;
+            };
+            let (is_one, is_empty_too, most) = (true, false, 0);
+            let known = out.entry(pack.id).or_insert(Said {
+                claim,
+                is_one,
+                is_empty_too,
+                most,
+            });
+            if claim.blobs == 0 {
+                known.is_empty_too = true;
+                continue;
+            }
+            // One that says nothing in it is no word.
+            if known.claim.blobs == 0 {
+                known.claim = claim;
+            }
+            known.is_one &= known.claim == claim;
+            known.most = known.most.max(claim.blobs);
+        }
+    }
+    out
+}
+
 /// The packs of which the index says different things, with the most slots that it gives each. Of a table that is
 /// broken it is not all ([`IndexSet::check`]).
 ///
@@ -120,39 +184,56 @@ fn short(id: &PackId) -> u64 {
 /// # Errors
 /// [`EngineError::Seal`] when the system gives no randomness.
 pub(crate) fn disputed(index: &IndexSet) -> Result<BTreeMap<PackId, u32>> {
-    let mut out = BTreeMap::new();
     let twice = named_twice(index);
     if twice.is_empty() {
-        return Ok(out);
+        return Ok(BTreeMap::new());
     }
-    let key = random()?;
-    let mut said: HashMap<PackId, (Claim, usize)> = HashMap::new();
-    for part in index.parts() {
-        let is_twice = |pack: &PackRef| twice.binary_search(&short(&pack.id)).is_ok();
-        let wanted = part.packs().filter(|(_, pack)| is_twice(pack));
-        let mut claims: HashMap<u32, (PackRef, Claim)> = wanted
-            .map(|(number, pack)| (number, (pack, Claim::new())))
-            .collect();
-        if claims.is_empty() {
-            continue;
-        }
-        for (prefix, located) in part.iter() {
-            if let Some((pack, claim)) = claims.get_mut(&located.pack) {
-                claim.add(&key, pack, &prefix, &located);
-            }
-        }
-        for (pack, claim) in claims.into_values().filter(|(_, claim)| claim.blobs > 0) {
-            let known = said.entry(pack.id).or_insert((claim, 0));
-            let most = known.1.max(claim.blobs);
-            known.1 = most;
-            if known.0 != claim || out.contains_key(&pack.id) {
-                // Refs have no more slots than a pack may have.
-                let most = u32::try_from(most.min(MAX_BLOBS)).unwrap_or(u32::MAX);
-                out.insert(pack.id, most);
-            }
-        }
+    let is_twice = |pack: &PackRef| twice.binary_search(&short(&pack.id)).is_ok();
+    let said = said(index, &random()?, is_twice);
+    let disputed = said.into_iter().filter(|(_, said)| !said.is_one);
+    // Refs have no more slots than a pack may have.
+    let most = |said: Said| u32::try_from(said.most.min(MAX_BLOBS)).unwrap_or(u32::MAX);
+    Ok(disputed.map(|(id, said)| (id, most(said))).collect())
+}
+
+/// What an index says of all packs, for whoever has them at hand.
+///
+/// Memory: some hundred bytes for each pack.
+pub(crate) struct Claims {
+    key: [u8; 32],
+    said: HashMap<PackId, Said>,
+}
+
+impl Claims {
+    /// Of a table that is broken it is not all ([`IndexSet::check`]).
+    ///
+    /// # Errors
+    /// [`EngineError::Seal`] when the system gives no randomness.
+    pub(crate) fn of(index: &IndexSet) -> Result<Self> {
+        let key = random()?;
+        let said = said(index, &key, |_| true);
+        Ok(Self { key, said })
     }
-    Ok(out)
+
+    /// Whether all runs that name a pack say exactly what its end says; the pack must be whole.
+    pub(crate) fn agree(&self, id: PackId, size: u64, blobs: &[PackBlob]) -> bool {
+        let Some(said) = self.said.get(&id) else {
+            return true;
+        };
+        let (mut own, pack) = (Claim::new(), PackRef { id, size });
+        for blob in blobs {
+            let at = Located {
+                entry: 0,
+                pack: 0,
+                kind: blob.kind,
+                offset: blob.offset,
+                stored: blob.stored,
+                raw: blob.raw,
+            };
+            own.add(&self.key, &pack, &blob.id.prefix(), &at);
+        }
+        said.is_one && !said.is_empty_too && said.claim == own
+    }
 }
 
 /// What the ends of disputed packs say of them, as far as they can be read.
@@ -170,7 +251,7 @@ pub(crate) async fn settled(
             if cx.cancel.is_cancelled() {
                 return Err(EngineError::Cancelled);
             }
-            match end_of(repo, cx, &name(layout::pack(*id, is_meta))?).await {
+            match read_end(repo, cx, &name(layout::pack(*id, is_meta))?).await {
                 Ok(Some((end, size))) => {
                     out.insert(*id, digest_of_end(size, &end.blobs));
                 }

@@ -129,7 +129,7 @@ impl Repository {
                 format!("it holds snapshot {} instead", meta.id),
             ));
         }
-        self.learn_wrap(SessionId::from_bytes(outer.session), outer.wrap.clone());
+        self.learn_wrap(SessionId::from_bytes(outer.session), &outer.wrap);
         Ok(SnapshotHead {
             meta,
             outer,

@@ -175,13 +175,10 @@ impl IndexSet {
         Err(EngineError::IndexCache(path.to_owned()))
     }
 
-    /// The wrapped data keys of all sessions that the runs know.
-    #[must_use]
-    pub fn wraps(&self) -> HashMap<SessionId, Vec<u8>> {
+    /// The wrapped data keys that the runs say of sessions, the same ones as often as they do.
+    pub fn wraps(&self) -> impl Iterator<Item = (SessionId, &[u8])> {
         let wraps = self.parts.iter().flat_map(Part::sessions);
-        wraps
-            .map(|wrap| (wrap.session, wrap.wrap.clone()))
-            .collect()
+        wraps.map(|wrap| (wrap.session, wrap.wrap.as_slice()))
     }
 
     /// All packs that are not avoided with their sizes, each once; cheaper than [`IndexSet::packs`].

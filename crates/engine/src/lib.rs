@@ -44,6 +44,8 @@ mod claims;
 mod collect;
 mod configs;
 mod contested;
+mod data_keys;
+mod pack_end;
 mod parity;
 mod past;
 mod patient;

@@ -88,6 +88,10 @@ impl Sink for PatientSink {
         self.0.info()
     }
 
+    fn medium(&self) -> Option<String> {
+        self.0.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

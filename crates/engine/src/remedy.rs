@@ -23,6 +23,9 @@ pub(crate) fn remedy(kind: FindingKind, object: &str) -> &'static str {
             "`snapshot repair --from` fetches it from another copy of the repository; if there is none, `snapshot forget` it by its whole id"
         }
         "parity" => "`snapshot repair` makes it anew",
+        "aside" => {
+            "it was damaged when it was set aside; `snapshot repair --from` puts what it was whole in its place"
+        }
         "keys" => {
             "`snapshot repair` puts it back from its sidecar, or fetches it from another copy of the repository (--from); until then open it with another key (the recovery sheet, a passphrase)"
         }
@@ -63,6 +66,7 @@ mod tests {
             "refs/ID",
             "snap/202611/ID",
             "parity/data/3f",
+            "aside/data/3f/3f",
             "keys/3f",
             "config/0",
             "ledger/1",

@@ -5,21 +5,18 @@
 //! has, checks with it that the configs are authentic, and then that this program knows all features
 //! that the newest makes mandatory, and loads the index runs (from the local cache where it has them).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use backup_core::{
-    ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, RepoId, SessionId, Sink,
-};
+use backup_core::{ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, RepoId, Sink};
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
 use backup_format::config::{Config, MAX_CONFIG_BYTES, Operation};
-use backup_format::keys::{KeyError, KeySet, Recipient, Slot};
+use backup_format::keys::{KeySet, Recipient, Slot};
 use backup_format::layout;
 use backup_format::page::PageSizes;
-use backup_format::seal::{BlobKey, ObjectKeyring};
-use backup_format::session;
+use backup_format::seal::ObjectKeyring;
 use backup_integrity::ledger::LedgerCopy;
 use bytes::Bytes;
 
@@ -27,6 +24,7 @@ use crate::beside::{self, Ended, Notices};
 use crate::cache::Cache;
 use crate::collect::Looked;
 use crate::configs::{self, First, config_error, newest_of};
+use crate::data_keys::DataKeys;
 use crate::error::{EngineError, Result};
 use crate::index_set::{Loaded, Place};
 use crate::patient::PatientSink;
@@ -88,8 +86,7 @@ pub struct Repository {
     cache: Cache,
     pub(crate) ledger_copy: Option<LedgerCopy>,
     pub(crate) loaded: Loaded,
-    opened: Mutex<HashMap<SessionId, BlobKey>>,
-    wraps: Mutex<HashMap<SessionId, Vec<u8>>>,
+    pub(crate) data_keys: Mutex<DataKeys>,
     pub(crate) looked: tokio::sync::Mutex<Looked>,
     // The key slot that opened it.
     slot: Option<ObjectKey>,
@@ -105,10 +102,6 @@ impl std::fmt::Debug for Repository {
             self.sink.info().location
         )
     }
-}
-
-fn unpoison<T>(error: PoisonError<T>) -> T {
-    error.into_inner()
 }
 
 impl Repository {
@@ -272,8 +265,7 @@ impl Repository {
             cache,
             ledger_copy: None,
             loaded,
-            opened: Mutex::default(),
-            wraps: Mutex::default(),
+            data_keys: Mutex::default(),
             looked: tokio::sync::Mutex::default(),
             slot,
             notices: Notices::default(),
@@ -386,57 +378,6 @@ impl Repository {
             0 => self.sink.info().caps.connections.max(1),
             given => given,
         }
-    }
-
-    /// Makes the wrapped data key of a session known, so that its blobs can be opened.
-    pub fn learn_wrap(&self, session: SessionId, wrap: Vec<u8>) {
-        self.wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .insert(session, wrap);
-    }
-
-    /// Makes many known.
-    pub(crate) fn learn_wraps(&self, wraps: HashMap<SessionId, Vec<u8>>) {
-        self.wraps.lock().unwrap_or_else(unpoison).extend(wraps);
-    }
-
-    /// The key of a session's blobs.
-    ///
-    /// # Errors
-    /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Missing`] when the wrapped
-    /// data key is not known.
-    pub fn session_key(&self, session: SessionId) -> Result<BlobKey> {
-        if session.0 == 0 {
-            return Ok(BlobKey::of_lineage(self.id(), self.keys.lineage_key()?));
-        }
-        if let Some(key) = self.opened.lock().unwrap_or_else(unpoison).get(&session) {
-            return Ok(key.clone());
-        }
-        let wrap = self
-            .wraps
-            .lock()
-            .unwrap_or_else(unpoison)
-            .get(&session)
-            .cloned();
-        let wrap = wrap.ok_or_else(|| EngineError::Missing {
-            object: format!("the data key of session {session}"),
-            why: "no index run names it".into(),
-        })?;
-        let secret = match session::unwrap(&wrap, self.keys.identities()?) {
-            // Saved since the keys were rotated: that is why, not damage.
-            Err(KeyError::WrongKey) => {
-                self.config.check_generation(&self.keys)?;
-                return Err(KeyError::WrongKey.into());
-            }
-            secret => secret?,
-        };
-        let key = BlobKey::of_session(self.id(), session, secret.expose());
-        self.opened
-            .lock()
-            .unwrap_or_else(unpoison)
-            .insert(session, key.clone());
-        Ok(key)
     }
 
     /// The key of the tier under which the pack of a place lies.

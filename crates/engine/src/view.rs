@@ -1,10 +1,11 @@
 //! Looking into a snapshot: its components and entries.
 
 use backup_core::{
-    ChunkId, ComponentMeta, ConsistentPoint, EntryPath, Finding, OpContext, SnapshotMeta,
+    ChunkId, ComponentMeta, ConsistentPoint, EntryPath, Finding, OpContext, SessionId, SnapshotMeta,
 };
 use backup_format::extent::Extents;
 use backup_format::keys::is_certified;
+use backup_format::pack::SessionWrap;
 use backup_format::record::Record;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_format::snapshot::{Inner, InnerComponent, Next, SnapshotObject};
@@ -15,6 +16,7 @@ use backup_integrity::statement::{
 };
 use bytes::Bytes;
 
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::lineage::resolve;
 use crate::lost::LostPage;
@@ -66,14 +68,18 @@ impl<'a> SnapshotView<'a> {
         let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
         let mut plain = Vec::new();
         let (id, raw) = (head.object.inner_id, head.object.inner_raw as usize);
-        repo.open_blob(
-            &mut codec,
-            BlobKind::Page,
-            &id,
+        let blob = SealedBlob {
+            kind: BlobKind::Page,
+            id: &id,
             raw,
-            &head.object.inner,
-            &mut plain,
-        )?;
+            sealed: &head.object.inner,
+        };
+        // What it says itself, whatever index runs say of its session.
+        let own = SessionWrap {
+            session: SessionId::from_bytes(head.outer.session),
+            wrap: head.outer.wrap.clone(),
+        };
+        repo.open_knowing(&mut codec, &blob, &[own], &mut plain)?;
         let inner = backup_format::snapshot::decode_part(&plain)
             .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
         Ok(Self { repo, head, inner })

@@ -17,8 +17,9 @@
 //! snap/<yyyymm>/<ulid>      snapshots: the only commit point
 //! holds/<ulid>              a snapshot that may not be forgotten
 //! ledger/<n>                records of the ledger, n of 12 digits
-//! parity/<name of a pack>   what makes that pack whole again if a part of it was destroyed
-//! aside/<name of a pack>    a damaged pack while it is being replaced
+//! parity/<name>             what makes a pack whole again if a part of it was destroyed, and a config, key slot or
+//!                           snapshot even if all of it was
+//! aside/<name>              a damaged one of these while it is being replaced, or a pack that nothing mends
 //! ```
 //!
 //! `<aa>` are the first two digits of the name. What no snapshot names does not exist.

@@ -172,6 +172,10 @@ impl Sink for EventualSink {
         info
     }
 
+    fn medium(&self) -> Option<String> {
+        self.inner.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

@@ -58,6 +58,10 @@ impl Sink for LockedSink {
         self.inner.info()
     }
 
+    fn medium(&self) -> Option<String> {
+        self.inner.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

@@ -189,6 +189,10 @@ impl Sink for MemSink {
         }
     }
 
+    fn medium(&self) -> Option<String> {
+        None
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

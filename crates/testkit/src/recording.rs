@@ -190,6 +190,10 @@ impl Sink for RecordingSink {
         self.inner.info()
     }
 
+    fn medium(&self) -> Option<String> {
+        self.inner.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

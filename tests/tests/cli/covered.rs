@@ -55,6 +55,34 @@ fn small_budgets_cover_everything_in_the_end() {
     assert_eq!(lost["full"]["packs"], 0);
 }
 
+/// Two disks that take turns at one place, and the second one is rotten.
+#[test]
+fn another_disk_at_the_same_place_is_not_what_was_checked() {
+    let place = place();
+    let _ = verify(&place, &[]).ok();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .args([place.repo(), place.path("other")])
+        .status();
+    assert!(copied.unwrap().success());
+    let swap = |from: &str, to: &str| {
+        fs::rename(place.repo(), place.path(to)).unwrap();
+        fs::rename(place.path(from), place.repo()).unwrap();
+    };
+    let coverage = || {
+        let args = ["verify", "--coverage", "--json"];
+        covered(&Run::of(&mut place.snapshot(args)).ok())["full"]["packs"].clone()
+    };
+    assert_eq!(coverage(), 6);
+    swap("other", "one");
+    assert_eq!(coverage(), 0);
+    let _ = verify(&place, &["--budget", "1K"]).ok();
+    assert_eq!(coverage(), 1);
+    // And the first one is still known when it comes back.
+    swap("one", "other");
+    assert_eq!(coverage(), 6);
+}
+
 #[test]
 fn another_copy_of_the_repository_has_a_coverage_of_its_own() {
     let place = place();

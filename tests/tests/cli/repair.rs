@@ -360,8 +360,11 @@ fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
     let damaged = fs::read(&pack).unwrap();
     let lost = Run::of(&mut place.snapshot(["repair"])).ends(3);
     let _ = lost.says("it has no parity").says("--from");
-    assert_eq!(fs::read(&pack).unwrap(), damaged);
-    overwrite(&pack, |bytes| *bytes = whole);
+    // It lies just as it was where nobody builds on it.
+    assert!(!pack.exists());
+    assert_eq!(fs::read(&place.objects("aside")[0]).unwrap(), damaged);
+    fs::create_dir_all(pack.parent().unwrap()).unwrap();
+    fs::write(&pack, whole).unwrap();
     let name = pack.file_name().unwrap().to_str().unwrap().to_owned();
     let _ = repair(&place, &["packs", "--pack", &name]).ok();
     let added = repair(&place, &["--parity", "6"]).ok();
@@ -480,4 +483,98 @@ fn nothing_is_left_beside_what_was_removed() {
     assert_eq!(place.objects("parity/snap").len(), 1);
     assert_eq!(place.objects("snap").len(), 1);
     is_whole(&place, "out");
+}
+
+/// No parity and no other copy, but the source still has everything: after a repair the next save stores it anew, and the
+/// older snapshots come back as well.
+#[test]
+fn what_cannot_be_mended_is_stored_anew_by_the_next_save() {
+    for reread in [false, true] {
+        let place = Place::empty();
+        let init = ["init", "--recovery-sheet", "sheet", "--parity", "off"];
+        let _ = Run::of(&mut place.snapshot(init)).ok();
+        place.write("large", noise(1, 5 << 20));
+        for number in 0..30 {
+            place.write(format!("below/{number}"), noise(100 + number, 7000));
+        }
+        place.wait_for_a_tick();
+        let old = place.save().ok().of_type("saved").remove(0);
+        let old = old["id"].as_str().unwrap().to_owned();
+        let victim = place.objects("data").remove(0);
+        let name = victim.file_name().unwrap().to_str().unwrap().to_owned();
+        flip(&victim);
+        let _ = place.verify().ends(13);
+        let told = repair(&place, &["--dry-run"]).ends(3);
+        assert!(victim.exists() && told.of_type("finding").len() == 1);
+        let told = repair(&place, &[]).ends(3);
+        assert_eq!(told.of_type("repaired")[0]["mended"], 0);
+        let detail = told.of_type("finding")[0]["detail"].to_string();
+        assert!(detail.contains("aside/"), "{detail}");
+        assert!(!victim.exists() && place.objects("aside").len() == 1);
+        // No more is lost by that: the other chunks of the pack are read where it is now.
+        let wanted = format!("{old}:{}", place.data().display());
+        let part = Run::of(&mut place.restore(["run", &wanted, "--to", "part", "--json"])).ends(3);
+        let lost = part.of_type("finding");
+        let whole = read_tree(&place.data()).unwrap();
+        let back = read_tree(&place.path("part")).unwrap();
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        let small = whole.iter().filter(|(path, _)| path.starts_with("below"));
+        for (path, node) in small {
+            assert_eq!(back.get(path), Some(node), "{}", path.display());
+        }
+        let save = ["save", "--json", "--reread"];
+        let save = &save[..if reread { 3 } else { 2 }];
+        let saved = Run::of(place.snapshot(save).arg(place.data())).ends(3);
+        assert!(
+            saved.of_type("finding")[0]["subject"]
+                .to_string()
+                .contains(&name)
+        );
+        let saved = saved.of_type("saved").remove(0);
+        assert!(saved["bytes_new"].as_u64().unwrap() > 5 << 20, "{saved}");
+        let new = saved["id"].as_str().unwrap();
+        for id in [&old, new] {
+            let _ = Run::of(&mut place.snapshot(["verify", "--level", "full", id])).ok();
+            let wanted = format!("{id}:{}", place.data().display());
+            let to = format!("out-{id}");
+            let _ = Run::of(&mut place.restore(["run", &wanted, "--to", &to])).ok();
+            assert_eq!(read_tree(&place.path(&to)).unwrap(), whole);
+        }
+        // Nobody is hurt any more; the pack itself is noted until nothing names it.
+        let said = place.verify().ok().of_type("finding");
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0]["severity"] == "note" && said[0]["subject"].to_string().contains(&name));
+        let prune = ["prune", "--json", "--max-unused", "0"];
+        let _ = Run::of(&mut place.snapshot(prune)).ends(3);
+        let _ = Run::of(&mut place.snapshot(["verify", "--level", "full", &old])).ok();
+        let _ = Run::of(&mut place.snapshot(["forget", "--keep-last", "1"])).ok();
+        let _ = Run::of(&mut place.snapshot(prune)).ends(3);
+        let _ = Run::of(&mut place.snapshot(prune)).ok();
+        assert_eq!(place.objects("aside").len(), 0);
+        is_whole(&place, "out");
+    }
+}
+
+/// The second copy has what the first one has lost too.
+#[test]
+fn one_copy_after_the_other_is_asked() {
+    let whole = saved(&["--parity", "off"]);
+    let good = copy_of(&whole, "good");
+    let victim = whole.objects("data").remove(0);
+    flip(&victim);
+    let rotten = copy_of(&whole, "rotten");
+    let from = [
+        "--from",
+        rotten.to_str().unwrap(),
+        "--from",
+        good.to_str().unwrap(),
+    ];
+    let dry = repair(&whole, &["--dry-run", "--from", rotten.to_str().unwrap()]).ends(3);
+    assert_eq!(dry.of_type("task").len(), 0);
+    let detail = dry.of_type("finding")[0]["detail"].to_string();
+    assert!(detail.contains("damaged as well"), "{detail}");
+    let mended = repair(&whole, &from).ok();
+    let remedy = mended.of_type("mended")[0]["remedy"].to_string();
+    assert!(remedy.contains("good"), "{remedy}");
+    is_whole(&whole, "out");
 }

@@ -12,6 +12,7 @@ use backup_format::collect::{PackList, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
+use futures::TryStreamExt;
 
 use super::open::settle_sessions;
 use super::own::Own;
@@ -306,6 +307,34 @@ async fn delete(
         }
         report.deleted_packs += 1;
         report.deleted_bytes += pack.size;
+    }
+    Ok(())
+}
+
+/// Takes away damaged packs that a repair set aside and that are dead by now: by a decision of this host, or by that of
+/// another where no snapshot names them.
+pub(super) async fn sweep_aside(
+    repo: &Repository,
+    cx: &OpContext,
+    survey: &Survey,
+    own: &Own,
+) -> Result<()> {
+    let mut aside = Vec::new();
+    let mut listed = repo.sink().list(cx, "aside/", None);
+    while let Some(meta) = listed.try_next().await? {
+        let pack = layout::aside_of(&meta.key).and_then(|key| layout::pack_id(&key));
+        aside.extend(pack.map(|pack| (pack, meta.key)));
+    }
+    if aside.is_empty() {
+        return Ok(());
+    }
+    let called_dead = repo.collection(cx).await?.dead;
+    let is_dead = |pack: &PackId| {
+        let is_used = survey.marks.contains_key(pack);
+        own.dead.contains(pack) || (called_dead.contains(pack) && !is_used)
+    };
+    for (_, key) in aside.iter().filter(|(pack, _)| is_dead(pack)) {
+        repo.sink().delete(cx, key).await?;
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use backup_format::seal::ObjectKind;
 use super::repack::not_kept;
 use crate::claims::{self, Digest, blobs_of, digest_of};
 use crate::collect::settle;
+use crate::data_keys::{MOST_WRAP_BYTES, MOST_WRAPS, WrapSet};
 use crate::error::{EngineError, Result};
 use crate::index_set::KnownRun;
 use crate::repository::{Repository, name, put_new};
@@ -41,8 +42,8 @@ pub(super) async fn merge(
         repo,
         cx,
         run: RunBuilder::default(),
-        wraps: BTreeMap::new(),
-        kept: BTreeSet::new(),
+        wraps: WrapSet::default(),
+        kept: BTreeMap::new(),
     };
     // What all runs know of a pack stays, but for what the end of the pack refutes: one of them may have been made by
     // somebody who lies, and the others must not go for its sake.
@@ -57,6 +58,8 @@ pub(super) async fn merge(
         };
         merged.extend(known_run.key());
         let blobs = blobs_of(&run, |_| true);
+        // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
+        let (mut are_said, mut are_kept) = (false, false);
         for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
             let Some((_, first)) = blobs.first() else {
                 continue;
@@ -66,21 +69,25 @@ pub(super) async fn merge(
             };
             let digest = digest_of(pack, blobs);
             let seen = known.entry(pack.id).or_default();
-            // The same word without the keys of sessions must not take the place of that which has them.
-            let is_told = seen.contains(&digest) && writer.has_all(&run.sessions);
+            let mut is_told = seen.contains(&digest);
+            if is_told {
+                // The same word without the keys of sessions must not take the place of that which has them.
+                are_kept = are_kept || writer.has_all(&run.sessions);
+                is_told = are_kept;
+            }
             if dead.contains(&pack.id) || is_told || truth.refutes(&pack.id, &digest) {
                 continue;
             }
             seen.push(digest);
-            if writer.run.len() + blobs.len() > MAX_ENTRIES {
+            let has_room = are_said || writer.has_room(&run.sessions);
+            if writer.run.len() + blobs.len() > MAX_ENTRIES || !has_room {
                 writer.write().await?;
+                are_said = false;
             }
             writer.run.add_known(*pack, blobs.iter().copied());
-            // Which sessions a pack holds blobs of, only its end says: all of the run's stay.
-            for wrap in &run.sessions {
-                let wraps = &mut writer.wraps;
-                wraps.entry(wrap.session).or_insert_with(|| wrap.clone());
-                writer.kept.insert(wrap.session);
+            if !are_said {
+                run.sessions.iter().for_each(|wrap| writer.say(wrap));
+                are_said = true;
             }
         }
     }
@@ -148,14 +155,14 @@ impl Truth {
     }
 }
 
-/// Writes an index run.
+/// Writes an index run; returns its name.
 pub(crate) async fn put_run(
     repo: &Repository,
     cx: &OpContext,
     run: RunBuilder,
     wraps: &[SessionWrap],
-) -> Result<()> {
-    write_run(repo, cx, run, wraps).await.map(drop)
+) -> Result<ObjectKey> {
+    write_run(repo, cx, run, wraps).await.map(|(key, _)| key)
 }
 
 /// The same, where others go for its sake: looks whether the tier has it.
@@ -205,14 +212,46 @@ struct Writer<'a> {
     cx: &'a OpContext,
     run: RunBuilder,
     /// What the run that is being made has of them.
-    wraps: BTreeMap<SessionId, SessionWrap>,
-    /// The sessions of which any run that was made has the key.
-    kept: BTreeSet<SessionId>,
+    wraps: WrapSet,
+    /// Which of them any run that was made has, by their digests; of each session no more than readers keep.
+    kept: BTreeMap<SessionId, Vec<Digest>>,
 }
 
 impl Writer<'_> {
+    /// Whether each of these data keys is in a run that was made, or is one too many.
     fn has_all(&self, wraps: &[SessionWrap]) -> bool {
-        wraps.iter().all(|wrap| self.kept.contains(&wrap.session))
+        wraps.iter().all(|wrap| {
+            let kept = self.kept.get(&wrap.session);
+            kept.is_some_and(|kept| {
+                kept.len() >= MOST_WRAPS || kept.contains(&digest_of_wrap(wrap))
+            })
+        })
+    }
+
+    /// Whether all of these data keys have room in the run that is being made.
+    fn has_room(&self, wraps: &[SessionWrap]) -> bool {
+        let is_new = |wrap: &&SessionWrap| !self.wraps.of(wrap.session).contains(wrap);
+        let bytes = wraps.iter().filter(is_new).map(|wrap| wrap.wrap.len());
+        self.wraps.bytes() == 0 || self.wraps.bytes() + bytes.sum::<usize>() <= MOST_WRAP_BYTES
+    }
+
+    /// Whatever data keys are said of a session stay: which one is true only a blob shows, and who merges may not open
+    /// any. Those that are too many are in the ends of their packs.
+    fn say(&mut self, wrap: &SessionWrap) {
+        let is_one_too_many = self.wraps.of(wrap.session).len() >= MOST_WRAPS;
+        let is_too_much = self.wraps.bytes() + wrap.wrap.len() > MOST_WRAP_BYTES;
+        if is_one_too_many || is_too_much {
+            return;
+        }
+        if self.wraps.add(wrap) {
+            let (kept, digest) = (
+                self.kept.entry(wrap.session).or_default(),
+                digest_of_wrap(wrap),
+            );
+            if kept.len() < MOST_WRAPS && !kept.contains(&digest) {
+                kept.push(digest);
+            }
+        }
     }
 
     async fn write(&mut self) -> Result<()> {
@@ -220,8 +259,11 @@ impl Writer<'_> {
         if run.is_empty() {
             return Ok(());
         }
-        let wraps: Vec<_> = self.wraps.values().cloned().collect();
-        self.wraps.clear();
+        let wraps = std::mem::take(&mut self.wraps).to_vec();
         put_kept_run(self.repo, self.cx, run, &wraps).await
     }
+}
+
+fn digest_of_wrap(wrap: &SessionWrap) -> Digest {
+    *blake3::hash(&wrap.wrap).as_bytes()
 }

@@ -334,6 +334,7 @@ async fn run(
         collect::collect(repo, cx, job, &survey, emptied, &mut own, report).await?;
     }
     collect::sweep_parity(repo, cx, &survey).await?;
+    collect::sweep_aside(repo, cx, &survey, &own).await?;
     beside::sweep(repo, cx).await?;
     merge::merge(repo, cx, &own.dead).await?;
     collect::end(repo, cx, &mut own, report).await?;

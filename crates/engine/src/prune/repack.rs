@@ -7,14 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::{
-    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
-    SnapshotId,
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, Severity, SnapshotId,
 };
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
-use backup_format::pack::{
-    FOOTER, MAX_PACK, PackBlob, PackBuilder, PackHeader, SessionWrap, header_length, read_tail,
-};
+use backup_format::pack::{MAX_PACK, PackBlob, PackBuilder, PackHeader};
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
 use backup_integrity::digest::ContentHasher;
@@ -27,7 +24,9 @@ use super::survey::{Marks, Survey};
 use super::{PruneJob, PruneReport};
 use crate::announced::Announced;
 use crate::collect::settle;
+use crate::data_keys::WrapSet;
 use crate::error::{EngineError, Result};
+use crate::pack_end::end_of;
 use crate::parity::put_pack;
 use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
@@ -48,9 +47,9 @@ struct Copies<'a> {
     open: [PackBuilder; 2],
     /// For each open pack, which slot of which old pack its blobs were.
     from: [Vec<(PackId, u32)>; 2],
-    wraps: [BTreeMap<SessionId, SessionWrap>; 2],
+    wraps: [WrapSet; 2],
     run: RunBuilder,
-    run_wraps: BTreeMap<SessionId, SessionWrap>,
+    run_wraps: WrapSet,
     /// Packs that the run names, and their bytes.
     written: Vec<(ObjectKey, u64)>,
     moved: Moved,
@@ -64,7 +63,7 @@ impl Copies<'_> {
     /// What is used of a pack, sealed anew as far as that is to be.
     fn take(&mut self, header: &PackHeader, bytes: &Bytes, slots: &PackUse) -> Result<Vec<Taken>> {
         let new = match &mut self.resealer {
-            Some(resealer) => resealer.learn(self.repo, &header.sessions),
+            Some(resealer) => resealer.new_of(&header.sessions),
             None => BTreeSet::new(),
         };
         let mut out = Vec::new();
@@ -75,7 +74,7 @@ impl Copies<'_> {
             let anew = match &mut self.resealer {
                 Some(resealer) => {
                     let sealed = sealed(bytes, blob).ok_or_else(no_blob)?;
-                    resealer.reseal(self.repo, &new, blob, sealed)?
+                    resealer.reseal(self.repo, (&new, &header.sessions), blob, sealed)?
                 }
                 None => None,
             };
@@ -92,11 +91,8 @@ impl Copies<'_> {
         header: &PackHeader,
         taken: Vec<Taken>,
     ) -> Result<u64> {
-        let wraps: HashMap<_, _> = header
-            .sessions
-            .iter()
-            .map(|wrap| (wrap.session, wrap))
-            .collect();
+        let wraps: WrapSet = header.sessions.iter().collect();
+        let own = self.resealer.as_ref().map(Resealer::wrap);
         let which = usize::from(is_meta);
         let sizes = self.repo.sizes();
         let target = if is_meta {
@@ -114,12 +110,9 @@ impl Copies<'_> {
                 written += self.close(which).await?;
             }
             let session = blob_session(sealed).map_err(EngineError::Seal)?;
-            if let Some(wrap) = wraps.get(&session) {
-                self.wraps[which].insert(session, (*wrap).clone());
-            } else if let Some(own) = self.resealer.as_ref().map(Resealer::wrap)
-                && own.session == session
-            {
-                self.wraps[which].insert(session, own);
+            let own = own.iter().filter(|own| own.session == session);
+            for wrap in wraps.of(session).iter().chain(own) {
+                self.wraps[which].add(wrap);
             }
             self.open[which].push(blob.kind, blob.id, blob.raw as usize, sealed);
             self.from[which].push((old, slot));
@@ -134,7 +127,7 @@ impl Copies<'_> {
         }
         let builder = std::mem::replace(&mut self.open[which], PackBuilder::new(0));
         let wraps = std::mem::take(&mut self.wraps[which]);
-        let list: Vec<_> = wraps.values().cloned().collect();
+        let list = wraps.to_vec();
         let pack = builder
             .finish(self.repo.ring(), &list)
             .map_err(EngineError::Seal)?;
@@ -155,7 +148,9 @@ impl Copies<'_> {
         self.run
             .add_pack(pack.id, size, &pack.blobs)
             .map_err(|error| EngineError::wire(&key, &error))?;
-        self.run_wraps.extend(wraps);
+        for wrap in wraps.iter() {
+            self.run_wraps.add(wrap);
+        }
         self.written.push((key, size));
         let from = std::mem::take(&mut self.from[which]);
         for (new, (old, slot)) in (0u32..).zip(from) {
@@ -172,7 +167,7 @@ impl Copies<'_> {
             return Ok(());
         }
         are_there(self.repo, self.cx, std::mem::take(&mut self.written)).await?;
-        let wraps: Vec<_> = std::mem::take(&mut self.run_wraps).into_values().collect();
+        let wraps = std::mem::take(&mut self.run_wraps).to_vec();
         put_kept_run(self.repo, self.cx, run, &wraps).await
     }
 }
@@ -224,15 +219,6 @@ pub(super) fn not_kept(what: &str) -> EngineError {
 fn sealed<'a>(bytes: &'a [u8], blob: &PackBlob) -> Option<&'a [u8]> {
     let start = blob.offset as usize;
     bytes.get(start..start.checked_add(blob.stored as usize)?)
-}
-
-fn tail(repo: &Repository, bytes: &[u8]) -> Result<PackHeader> {
-    let short = || EngineError::Evidence("a pack is too short".into());
-    let footer = bytes.len().checked_sub(FOOTER).ok_or_else(short)?;
-    let wire = |error| EngineError::Evidence(format!("the end of a pack: {error}"));
-    let length = header_length(bytes.get(footer..).unwrap_or_default()).map_err(wire)?;
-    let start = footer.checked_sub(length).ok_or_else(short)?;
-    read_tail(repo.ring(), bytes.get(start..).unwrap_or_default()).map_err(EngineError::Seal)
 }
 
 fn digest(bytes: &[u8]) -> [u8; 32] {
@@ -412,9 +398,9 @@ async fn copy<'a>(
         cx,
         open: [PackBuilder::new(0), PackBuilder::new(0)],
         from: [Vec::new(), Vec::new()],
-        wraps: [BTreeMap::new(), BTreeMap::new()],
+        wraps: [WrapSet::default(), WrapSet::default()],
         run: RunBuilder::default(),
-        run_wraps: BTreeMap::new(),
+        run_wraps: WrapSet::default(),
         written: Vec::new(),
         moved: Moved::new(),
         resealer,
@@ -441,7 +427,19 @@ async fn copy<'a>(
             report.findings.push(finding);
             continue;
         }
-        let header = tail(repo, &bytes)?;
+        let header = match end_of(repo, &key, &bytes) {
+            Ok(header) => header,
+            Err(error) if error.is_damage() => {
+                let detail = format!(
+                    "{error}; so it is not copied and stays; `snapshot verify --level full` tells what it hurts"
+                );
+                let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+                let finding = Finding::new(severity, kind, key.as_str(), detail);
+                report.findings.push(finding);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let there = header.blobs.len();
         // Where refs say another number, nobody can tell what of it they name.
         if there != slots.slots as usize {

@@ -16,8 +16,9 @@ use backup_format::session;
 use futures::StreamExt;
 
 use super::survey::Survey;
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
-use crate::repair::index::end_of;
+use crate::pack_end::read_end;
 use crate::repository::{Repository, name};
 use crate::slots::change::must_be_current;
 use crate::store::Session;
@@ -65,8 +66,11 @@ impl Generations {
 
     /// The sessions of these that the newest generation alone reads.
     fn new_of(&mut self, wraps: &[SessionWrap]) -> BTreeSet<SessionId> {
-        let new = wraps.iter().filter(|wrap| !self.is_old(wrap));
-        new.map(|wrap| wrap.session).collect()
+        let (old, new): (Vec<_>, Vec<_>) = wraps.iter().partition(|wrap| self.is_old(wrap));
+        // Of several that are said of a session any may be the true one.
+        let old: BTreeSet<_> = old.into_iter().map(|wrap| wrap.session).collect();
+        let new = new.into_iter().map(|wrap| wrap.session);
+        new.filter(|session| !old.contains(session)).collect()
     }
 }
 
@@ -85,7 +89,7 @@ pub(super) async fn old_packs(
     let mut ends = futures::stream::iter(survey.packs.iter().filter(|(id, _)| used(id)))
         .map(|(id, pack)| async move {
             let key = name(layout::pack(*id, pack.is_meta))?;
-            let end = end_of(repo, cx, &key).await;
+            let end = read_end(repo, cx, &key).await;
             Ok::<_, EngineError>((*id, key, end))
         })
         .buffer_unordered(repo.connections(cx));
@@ -139,26 +143,20 @@ impl Resealer {
         self.session.wrap()
     }
 
-    /// Makes the data keys known that a pack is sealed under; gives those that the newest generation alone reads.
-    pub(super) fn learn(
-        &mut self,
-        repo: &Repository,
-        wraps: &[SessionWrap],
-    ) -> BTreeSet<SessionId> {
-        for wrap in wraps {
-            repo.learn_wrap(wrap.session, wrap.wrap.clone());
-        }
+    /// The sessions of a pack's data keys that the newest generation alone reads.
+    pub(super) fn new_of(&mut self, wraps: &[SessionWrap]) -> BTreeSet<SessionId> {
         self.generations.new_of(wraps)
     }
 
-    /// The blob, sealed anew; `None` if it is of one of these sessions or of lineage and stays as it is.
+    /// The blob, sealed anew; `None` if it is of one of these sessions or of lineage and stays as it is. `end`: the data
+    /// keys that the end of its pack says.
     ///
     /// # Errors
     /// [`EngineError::Damaged`] for a blob that does not open or is not what its id says.
     pub(super) fn reseal(
         &mut self,
         repo: &Repository,
-        new: &BTreeSet<SessionId>,
+        (new, end): (&BTreeSet<SessionId>, &[SessionWrap]),
         blob: &PackBlob,
         sealed: &[u8],
     ) -> Result<Option<Vec<u8>>> {
@@ -166,8 +164,14 @@ impl Resealer {
         if new.contains(&session) || blob.kind == BlobKind::Lineage {
             return Ok(None);
         }
-        let (kind, id, raw) = (blob.kind, &blob.id, blob.raw as usize);
-        repo.open_blob(&mut self.codec, kind, id, raw, sealed, &mut self.plain)?;
+        let (kind, id) = (blob.kind, &blob.id);
+        let sealed = SealedBlob {
+            kind,
+            id,
+            raw: blob.raw as usize,
+            sealed,
+        };
+        repo.open_knowing(&mut self.codec, &sealed, end, &mut self.plain)?;
         let mut out = Vec::new();
         self.codec
             .seal(self.session.key_of(kind), kind, id, &self.plain, &mut out)

@@ -4,21 +4,25 @@
 //! No session is needed. An entry is true as long as its pack is there, and what names a pack that is dead by
 //! then is passed over by everybody, for the dead stay known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PackId, SessionId};
-use backup_format::index::{MAX_ENTRIES, RunBuilder};
-use backup_format::pack::{FOOTER, PackHeader, SessionWrap, header_length, read_tail};
+use backup_core::{ErrorKind, FindingKind, ObjectKey, OpContext, PackId};
+use backup_format::index::{IndexRun, MAX_ENTRIES, RunBuilder};
+use backup_format::pack::{MAX_PACK, PackHeader, SessionWrap};
 use futures::StreamExt;
 
 use super::survey::{Named, Tier};
-use super::{Remedy, RepairPlan, Task, Work};
+use super::{Remedy, RepairPlan, Task, Work, packs};
+use crate::claims::blobs_of;
+use crate::collect::settle;
+use crate::data_keys::{DoubtfulRun, MOST_WRAP_BYTES, WrapSet};
 use crate::error::{EngineError, Result};
+use crate::index_set::KnownRun;
+use crate::pack_end::{end_of, read_end};
+use crate::parity::read_all_there_is;
 use crate::prune::merge::put_run;
 use crate::repository::Repository;
 
-/// Of the end of a pack so much is asked for first; most are shorter.
-const GUESS: u64 = 64 << 10;
 /// Packs that are named in one error.
 const MOST_NAMED: usize = 5;
 
@@ -27,7 +31,13 @@ const MOST_NAMED: usize = 5;
 pub(super) struct BadIndex {
     /// Packs that no readable run knows.
     unknown: Vec<(ObjectKey, PackId)>,
+    /// Packs of which runs say anything else than they do.
+    misnamed: BTreeMap<PackId, ObjectKey>,
+    /// Packs that were read whole.
+    whole: BTreeSet<PackId>,
     unreadable: Vec<ObjectKey>,
+    /// Runs that say false data keys.
+    doubtful: Vec<DoubtfulRun>,
 }
 
 pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut RepairPlan) {
@@ -47,10 +57,28 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
         .filter(|(_, pack)| may_be_any || named.packs.contains(&pack.id))
         .map(|(key, pack)| (key.clone(), pack.id))
         .collect();
-    if unknown.is_empty() && unreadable.is_empty() {
+    let doubtful = repo.doubtful_runs();
+    let misnamed = std::mem::take(&mut plan.misnamed);
+    if unknown.is_empty() && unreadable.is_empty() && doubtful.is_empty() && misnamed.is_empty() {
         return;
     }
     let mut why = Vec::new();
+    if let Some((_, first)) = misnamed.first_key_value() {
+        let more = match misnamed.len() - 1 {
+            0 => String::new(),
+            more => format!(", and of {more} more packs"),
+        };
+        why.push(format!(
+            "runs say of {first} what its end does not say{more}"
+        ));
+    }
+    if let Some(first) = doubtful.first() {
+        let more = match doubtful.len() - 1 {
+            0 => String::new(),
+            more => format!(", and {more} more runs say such"),
+        };
+        why.push(format!("{}: {}{more}", first.run, first.why));
+    }
     if let Some((key, error)) = unreadable.first() {
         let more = match unreadable.len() - 1 {
             0 => String::new(),
@@ -69,6 +97,9 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
         work: Work::Index(BadIndex {
             unknown,
             unreadable: unreadable.into_iter().map(|(key, _)| key).collect(),
+            doubtful,
+            misnamed,
+            whole: plan.whole.clone(),
         }),
     });
 }
@@ -81,11 +112,18 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
 /// Errors of the tier.
 pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -> Result<()> {
     let mut run = RunBuilder::default();
-    let mut wraps: BTreeMap<SessionId, SessionWrap> = BTreeMap::new();
+    let mut wraps = WrapSet::default();
     let mut lost = Vec::new();
-    let mut ends = futures::stream::iter(&bad.unknown)
-        .map(|(key, id)| async move { (key, id, end_of(repo, cx, key).await) })
-        .buffered(repo.connections(cx));
+    let (mut again, mut written) = (BTreeSet::new(), Vec::new());
+    let misnamed = bad.misnamed.iter().map(|(id, key)| (key, id));
+    let packs = bad
+        .unknown
+        .iter()
+        .map(|(key, id)| (key, id))
+        .chain(misnamed);
+    let mut ends = futures::stream::iter(packs)
+        .map(|(key, id)| async move { (key, id, true_end(repo, cx, bad, key, *id).await) })
+        .buffered(packs::at_once(repo, cx));
     while let Some((key, id, end)) = ends.next().await {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
@@ -100,23 +138,46 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
             }
             Err(error) => return Err(error),
         };
-        if run.len() + end.blobs.len() > MAX_ENTRIES {
+        let is_full = run.len() + end.blobs.len() > MAX_ENTRIES;
+        if is_full || wraps.bytes() > MOST_WRAP_BYTES {
             let full = std::mem::take(&mut run);
-            let of_full: Vec<_> = std::mem::take(&mut wraps).into_values().collect();
-            put_run(repo, cx, full, &of_full).await?;
+            let of_full = std::mem::take(&mut wraps).to_vec();
+            written.push(put_run(repo, cx, full, &of_full).await?);
         }
         run.add_pack(*id, size, &end.blobs)
             .map_err(|error| EngineError::wire(key, &error))?;
-        wraps.extend(end.sessions.into_iter().map(|wrap| (wrap.session, wrap)));
+        end.sessions.iter().for_each(|wrap| {
+            wraps.add(wrap);
+        });
+        again.insert(*id);
     }
     drop(ends);
     if !run.is_empty() {
-        let wraps: Vec<_> = wraps.into_values().collect();
-        put_run(repo, cx, run, &wraps).await?;
+        written.push(put_run(repo, cx, run, &wraps.to_vec()).await?);
+    }
+    let mut outdated = Vec::new();
+    let doubted: BTreeMap<_, _> = bad
+        .doubtful
+        .iter()
+        .map(|one| (&one.run, &*one.wraps))
+        .collect();
+    // What was just written is none of those that are loaded.
+    for known in repo.known_runs() {
+        let Some(key) = known.key() else { continue };
+        if doubted.contains_key(key) || known.names_any(&again) {
+            let wraps = doubted.get(key).copied().unwrap_or_default();
+            let run = repo.known_run(cx, &known).await?;
+            written.extend(rewrite(repo, cx, &run, wraps, &again).await?);
+            outdated.push(key.clone());
+        }
     }
     // What was written is read back before anything goes.
+    if !written.is_empty() {
+        settle(repo, cx).await;
+    }
     repo.reload_index(cx).await?;
     let known = repo.index().packs();
+    take_away(repo, cx, &outdated, &written).await?;
     if lost.is_empty()
         && let Some((key, _)) = bad.unknown.iter().find(|(_, id)| !known.contains_key(id))
         && repo.sink().head(cx, key).await.is_ok()
@@ -128,7 +189,7 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
         let count = lost.len();
         lost.truncate(MOST_NAMED);
         let why = format!(
-            "the ends of {count} packs cannot be read, so runs that cannot be read stay for the sake of what they may say of them: {}",
+            "of {count} packs it cannot be told what they hold, so runs that cannot be read stay for the sake of what they may say of them: {}",
             lost.join("; ")
         );
         return Err(EngineError::damaged("the index", why));
@@ -145,48 +206,78 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     Ok(())
 }
 
-/// What the end of a pack says, and the pack's size; `None` for one that is gone.
-pub(crate) async fn end_of(
+/// Writes a run without the data keys that are in doubt, which whoever needs one finds in the end of a pack, and without
+/// what it says of packs that were indexed again. Returns the name of the new run, if there is anything in it.
+async fn rewrite(
     repo: &Repository,
     cx: &OpContext,
-    key: &ObjectKey,
-) -> Result<Option<(PackHeader, u64)>> {
-    let wire = |error| EngineError::wire(key, &error);
-    // Not as it was listed: it may have been mended since.
-    let size = match repo.sink().head(cx, key).await {
-        Ok(meta) => meta.size,
-        Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let mut wanted = GUESS;
-    loop {
-        let end = match repo.sink().get(cx, key, ByteRange::Suffix(wanted)).await {
-            Ok(end) => end,
-            Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        let short = || EngineError::damaged(key, "it is too short for a pack");
-        let footer = end.len().checked_sub(FOOTER).ok_or_else(short)?;
-        let header = header_length(end.get(footer..).unwrap_or_default()).map_err(wire)?;
-        let length = (header + FOOTER) as u64;
-        if length > end.len() as u64 {
-            if wanted > GUESS || length > size {
-                return Err(short());
-            }
-            wanted = length;
-            continue;
+    run: &IndexRun,
+    doubted: &[SessionWrap],
+    again: &BTreeSet<PackId>,
+) -> Result<Option<ObjectKey>> {
+    let blobs = blobs_of(run, |pack| !again.contains(&pack.id));
+    let mut new = RunBuilder::default();
+    for blobs in blobs.chunk_by(|a, b| a.1.pack == b.1.pack) {
+        let pack = blobs.first().map(|(_, at)| at.pack as usize);
+        if let Some(pack) = pack.and_then(|pack| run.packs.get(pack)) {
+            new.add_known(*pack, blobs.iter().copied());
         }
-        let start = end.len() - header - FOOTER;
-        let tail = read_tail(repo.ring(), end.get(start..).unwrap_or_default());
-        let tail = tail.map_err(|error| EngineError::sealed(key, &error))?;
-        let body: u64 = tail.blobs.iter().map(|blob| u64::from(blob.stored)).sum();
-        // What was cut out of its middle, or added, moved everything behind it.
-        if body + length != size {
-            let why = "its length is not that of what its end names";
-            return Err(EngineError::damaged(key, why));
-        }
-        return Ok(Some((tail, size)));
     }
+    let is_true = |wrap: &&SessionWrap| !doubted.contains(wrap);
+    let wraps: Vec<_> = run.sessions.iter().filter(is_true).cloned().collect();
+    match new.is_empty() {
+        true => Ok(None),
+        false => put_run(repo, cx, new, &wraps).await.map(Some),
+    }
+}
+
+/// What the end of a pack says that hashes to its name, and the pack's size: of any other its end may be that of
+/// another pack.
+async fn true_end(
+    repo: &Repository,
+    cx: &OpContext,
+    bad: &BadIndex,
+    key: &ObjectKey,
+    id: PackId,
+) -> Result<Option<(PackHeader, u64)>> {
+    if bad.whole.contains(&id) {
+        return read_end(repo, cx, key).await;
+    }
+    let bytes = match read_all_there_is(cx, &**repo.sink(), key, MAX_PACK).await {
+        Ok(bytes) => bytes,
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    if packs::digest(&bytes).await? != id.0 {
+        return Err(EngineError::damaged(
+            key,
+            "its bytes do not hash to its name",
+        ));
+    }
+    Ok(Some((end_of(repo, key, &bytes)?, bytes.len() as u64)))
+}
+
+/// Takes away runs whose successors were read back.
+async fn take_away(
+    repo: &Repository,
+    cx: &OpContext,
+    outdated: &[ObjectKey],
+    written: &[ObjectKey],
+) -> Result<()> {
+    if outdated.is_empty() {
+        return Ok(());
+    }
+    let runs = repo.known_runs();
+    let there: BTreeSet<_> = runs.iter().filter_map(KnownRun::key).collect();
+    if let Some(lost) = written.iter().find(|key| !there.contains(key)) {
+        let why = "it was written, and the tier does not give it back";
+        return Err(EngineError::damaged(lost, why));
+    }
+    for key in outdated {
+        repo.sink().delete(cx, key).await?;
+        repo.cache().remove(key.as_str());
+    }
+    repo.refresh_index(cx).await.map(drop)
 }
 
 impl RepairPlan {

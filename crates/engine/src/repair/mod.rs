@@ -4,7 +4,8 @@
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
 //! steps before have mended: packs, single objects, index, refs, parity; and then looks what is
-//! left, as a verification of metadata does. Nothing is made worse: what replaces something is whole and
+//! left, as a verification of metadata does. A damaged pack that nothing mends is moved to `aside/`, where what is whole
+//! of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
 //! has its successor on the tier. Whatever is cut short is begun again by the next run.
 //!
@@ -14,7 +15,8 @@
 //!
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
-pub(crate) mod index;
+mod aside;
+mod index;
 mod objects;
 mod packs;
 mod records;
@@ -36,7 +38,6 @@ use crate::verify::verify_knowing;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
-pub(crate) use index::end_of;
 pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
@@ -155,6 +156,12 @@ pub struct RepairPlan {
     bad: BTreeMap<PackId, (ObjectKey, String)>,
     /// What an earlier run set aside of what is whole by now.
     settled: Vec<ObjectKey>,
+    /// Damaged packs that nothing mends: they are taken out of the way.
+    hopeless: Vec<(PackId, ObjectKey)>,
+    /// Packs that hash to their names.
+    whole: BTreeSet<PackId>,
+    /// Those of them of which index runs say anything else than they do.
+    misnamed: BTreeMap<PackId, ObjectKey>,
 }
 
 impl RepairPlan {
@@ -306,7 +313,13 @@ async fn run(
                 }
                 done
             }
-            Work::Object(object) => objects::put_back(repo, cx, &job.host, &object, others).await,
+            Work::Object(object) => {
+                match objects::put_back(repo, cx, &job.host, &object, others).await {
+                    // It came to its end without us.
+                    Ok(false) => continue,
+                    done => done.map(drop),
+                }
+            }
             Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
@@ -333,6 +346,8 @@ async fn run(
     report.findings.append(&mut plan.lost);
     // What is left, and whom it hurts.
     repo.reload_index(cx).await?;
+    let findings = aside::set_aside_hopeless(repo, cx, &plan.hopeless).await?;
+    report.findings.extend(findings);
     let left = verify_knowing(repo, cx, bad).await?;
     let told: BTreeSet<String> = report
         .findings

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{FindingKind, HostId, ObjectKey, OpContext, PutMode, SnapshotId};
+use backup_core::{ErrorKind, FindingKind, HostId, ObjectKey, OpContext, PutMode, SnapshotId};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
@@ -156,8 +156,7 @@ async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>>
 }
 
 pub(super) fn is_absence(error: &EngineError) -> bool {
-    let is_gone =
-        matches!(error, EngineError::Sink(error) if error.kind == backup_core::ErrorKind::NotFound);
+    let is_gone = matches!(error, EngineError::Sink(error) if error.kind == ErrorKind::NotFound);
     is_gone || error.is_damage()
 }
 
@@ -279,6 +278,27 @@ pub(super) async fn protect(repo: &Repository, cx: &OpContext, keys: &[ObjectKey
     Ok(())
 }
 
+/// The largest that an object may be.
+fn limit(object: &BadObject) -> usize {
+    match object.kind {
+        Kind::Run => ObjectKind::IndexRun.max_sealed(),
+        _ => beside::limit_of(&object.key),
+    }
+}
+
+/// Whether these bytes are the object; what is wrong with them.
+fn check(repo: &Repository, object: &BadObject, bytes: &[u8]) -> Result<()> {
+    let key = &object.key;
+    match object.kind {
+        Kind::Run if name(layout::index(bytes))? == *key => Ok(()),
+        Kind::Run => {
+            let why = "its bytes do not hash to its name";
+            Err(EngineError::damaged(key, why))
+        }
+        _ => beside::check(repo, key, bytes),
+    }
+}
+
 /// An object, once it is certain that it is the right one.
 async fn fetch(
     repo: &Repository,
@@ -296,23 +316,11 @@ async fn fetch(
         From::Copy(number) => {
             let gone = || EngineError::damaged(key, "no copy has it any more");
             let other = others.get(number).ok_or_else(gone)?;
-            let limit = match object.kind {
-                Kind::Run => ObjectKind::IndexRun.max_sealed(),
-                _ => beside::limit_of(key),
-            };
-            let read = get_within(cx, &**other.sink(), key, limit).await;
+            let read = get_within(cx, &**other.sink(), key, limit(object)).await;
             (other, read?)
         }
     };
-    let checked = match object.kind {
-        Kind::Run if name(layout::index(&bytes))? == *key => Ok(()),
-        Kind::Run => Err(EngineError::damaged(
-            key,
-            "its bytes do not hash to its name",
-        )),
-        _ => beside::check(repo, key, &bytes),
-    };
-    if let Err(error) = checked {
+    if let Err(error) = check(repo, object, &bytes) {
         let place = other.location();
         return Err(EngineError::damaged(
             key,
@@ -345,7 +353,8 @@ async fn refs_here(
     Ok(sum)
 }
 
-/// Puts an object in its place.
+/// Puts an object in its place; says whether that was still needed. Plans read packs for hours: what was mended,
+/// forgotten or removed meanwhile is left as it is.
 ///
 /// # Errors
 /// Damage when it cannot be had any more, or the tier does not keep it. [`EngineError::OtherPrune`] when this run was
@@ -356,17 +365,42 @@ pub(super) async fn put_back(
     host: &HostId,
     object: &BadObject,
     others: &[Repository],
-) -> Result<()> {
+) -> Result<bool> {
     let key = &object.key;
+    if !is_still_needed(repo, cx, object).await? {
+        return Ok(false);
+    }
     if let Kind::Gone(id) = object.kind {
-        return bring_back(repo, cx, host, id, object, others).await;
+        bring_back(repo, cx, host, id, object, others).await?;
+        return Ok(true);
     }
     let bytes = fetch(repo, cx, object, others).await?;
-    if object.kind != Kind::Run {
+    if object.kind == Kind::Run {
+        put(repo, cx, key, bytes).await?;
+    } else {
         let torn = read_or_nothing(repo, cx, key).await?;
-        return replace(repo, cx, key, torn, bytes).await;
+        replace(repo, cx, key, torn, bytes).await?;
     }
-    put(repo, cx, &object.key, bytes).await
+    Ok(true)
+}
+
+/// Whether an object is still as it was when the plan was made: damaged, or gone though nobody took it away.
+async fn is_still_needed(repo: &Repository, cx: &OpContext, object: &BadObject) -> Result<bool> {
+    let key = &object.key;
+    match get_within(cx, &**repo.sink(), key, limit(object)).await {
+        // Somebody has put it back; if it is damaged by now, the next repair tells of it.
+        Ok(_) if matches!(object.kind, Kind::Gone(_)) => Ok(false),
+        Ok(bytes) => Ok(check(repo, object, &bytes).is_err()),
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => match object.kind {
+            Kind::Config => Ok(true),
+            Kind::Gone(_) | Kind::Slot => Ok(!Ended::read(repo, cx).await?.has(key)),
+            // Whoever may do so has taken away what cannot be read.
+            Kind::Run | Kind::Snapshot(_) => Ok(false),
+        },
+        // Too long, or not a byte of it can be read.
+        Err(error) if beside::is_loss(&error) => Ok(!matches!(object.kind, Kind::Gone(_))),
+        Err(error) => Err(error),
+    }
 }
 
 /// Writes an object in the place of a damaged one, and reads it back.

@@ -13,7 +13,9 @@ use futures::StreamExt;
 
 use super::survey::{Listed, Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Task, Work};
+use crate::claims::Claims;
 use crate::error::{EngineError, Result};
+use crate::pack_end::end_of;
 use crate::parity::{read_all_there_is, read_sidecar, sidecar};
 use crate::repository::{Repository, name};
 
@@ -38,6 +40,9 @@ struct Looked {
     bad: Option<(String, Result<(), String>)>,
     /// Whether its parity is whole.
     is_protected: bool,
+    /// Whether it hashes to its name, and then whether index runs say of it what it says.
+    is_whole: bool,
+    is_named_truly: bool,
 }
 
 pub(super) async fn plan(
@@ -59,10 +64,12 @@ pub(super) async fn plan(
         entries: Some(wanted.len() as u64),
         bytes: Some(wanted.iter().map(|(_, pack)| pack.size).sum()),
     });
-    let width = repo.connections(cx).clamp(1, 8);
-    let width = width.min(cx.limits.memory_bytes / (64 << 20)).max(1);
+    let width = at_once(repo, cx);
+    let index = repo.proven_index(cx).await?;
+    let claims = Claims::of(&index)?;
+    index.check()?;
     let mut looking = futures::stream::iter(wanted)
-        .map(|(key, listed)| look(repo, cx, tier, key.clone(), *listed))
+        .map(|(key, listed)| look(repo, cx, (tier, &claims), key.clone(), *listed))
         .buffer_unordered(width);
     let (mut bad, mut bare) = (Vec::new(), Vec::new());
     while let Some(looked) = looking.next().await {
@@ -74,6 +81,12 @@ pub(super) async fn plan(
         plan.bytes += looked.bytes;
         if !looked.is_protected {
             bare.push(looked.key.clone());
+        }
+        if looked.is_whole {
+            plan.whole.insert(looked.listed.id);
+        }
+        if !looked.is_named_truly {
+            plan.misnamed.insert(looked.listed.id, looked.key.clone());
         }
         match looked.bad {
             Some((why, by_parity)) => bad.push((looked.key, looked.listed.id, why, by_parity)),
@@ -97,6 +110,7 @@ pub(super) async fn plan(
             let aside = set_aside(repo, cx, tier, &one.0).await?;
             let made = read_sidecar(cx, &**repo.sink(), &one.0).await?;
             let parity = made.as_ref().map(|made| Sidecar::read(made));
+            one.2 = "it is damaged, and was set aside".into();
             one.3 = by_parity(parity, one.1, &[&aside]);
         }
         bad.push(one);
@@ -107,7 +121,8 @@ pub(super) async fn plan(
             plan.settled.push(name(layout::aside(key))?);
         }
     }
-    find_remedies(cx, others, bad, plan).await?;
+    let there = tier.packs.values().map(|pack| pack.id).collect();
+    find_remedies(cx, others, bad, &there, plan).await?;
     if job.parity.is_some() && !bare.is_empty() {
         let count = bare.len();
         bare.sort();
@@ -121,6 +136,12 @@ pub(super) async fn plan(
     Ok(())
 }
 
+/// So many packs are in hand at once.
+pub(super) fn at_once(repo: &Repository, cx: &OpContext) -> usize {
+    let width = repo.connections(cx).clamp(1, 8);
+    width.min(cx.limits.memory_bytes / (64 << 20)).max(1)
+}
+
 /// A damaged pack, what is wrong with it, and whether its parity mends that; why not.
 type Bad = (ObjectKey, PackId, String, Result<(), String>);
 
@@ -129,15 +150,16 @@ async fn find_remedies(
     cx: &OpContext,
     others: &[Repository],
     mut bad: Vec<Bad>,
+    there: &BTreeSet<PackId>,
     plan: &mut RepairPlan,
 ) -> Result<()> {
     bad.sort_by(|a, b| a.0.cmp(&b.0));
-    for (mut key, id, why, by_parity) in bad {
+    for (mut key, id, mut why, by_parity) in bad {
         let remedy = match by_parity {
             Ok(()) => Ok((Remedy::Parity, None)),
             Err(no_parity) => match in_others(cx, &mut key, id, others).await? {
-                Some(number) => Ok((Remedy::Copy(others[number].location()), Some(number))),
-                None => Err(no_parity),
+                Ok(number) => Ok((Remedy::Copy(others[number].location()), Some(number))),
+                Err(no_copy) => Err(format!("{no_parity}; {no_copy}")),
             },
         };
         plan.bad.insert(id, (key.clone(), why.clone()));
@@ -148,16 +170,15 @@ async fn find_remedies(
                 remedy,
                 work: Work::Pack(BadPack { id, key, copy }),
             }),
-            Err(no_parity) => {
-                let more = if others.is_empty() {
-                    "name another copy of the repository with --from"
-                } else {
-                    "no copy that was named has it"
-                };
+            Err(nothing) => {
+                if there.contains(&id) {
+                    plan.hopeless.push((id, key.clone()));
+                    why.push_str("; a repair moves it to aside/: what is whole of it is read there, and a save stores anew what its source still has");
+                }
                 plan.lose(
                     FindingKind::Damaged,
                     key.as_str(),
-                    format!("{why}; {no_parity}; {more}"),
+                    format!("{why}; {nothing}"),
                 );
             }
         }
@@ -185,36 +206,58 @@ fn missing(repo: &Repository, job: &RepairJob, tier: &Tier, named: &Named) -> Re
     Ok(out)
 }
 
-/// Which of the copies has a pack. Of one that only refs know it is not certain in which folder it lies: a copy
-/// tells it.
+/// Which of the copies has a pack whole; why none. Of one that only refs know it is not certain in which folder it lies:
+/// a copy tells it.
 async fn in_others(
     cx: &OpContext,
     key: &mut ObjectKey,
     id: PackId,
     others: &[Repository],
-) -> Result<Option<usize>> {
-    let own = key.clone();
+) -> Result<Result<usize, String>> {
+    let mut why = match others.is_empty() {
+        true => "name another copy of the repository with --from".to_owned(),
+        false => "no copy that was named has it".to_owned(),
+    };
     for (number, other) in others.iter().enumerate() {
         for at in [
-            own.clone(),
+            key.clone(),
             name(layout::pack(id, false))?,
             name(layout::pack(id, true))?,
         ] {
-            match other.sink().head(cx, &at).await {
-                Ok(meta) if meta.size > 0 => {
+            match whole_of(cx, other, &at, id).await? {
+                Ok(_) => {
                     *key = at;
-                    return Ok(Some(number));
+                    return Ok(Ok(number));
                 }
-                Ok(_) => {}
-                Err(error) if error.kind == ErrorKind::NotFound => {}
-                Err(error) => return Err(error.into()),
+                Err(Some(no)) => why = no,
+                Err(None) => {}
             }
         }
     }
-    Ok(None)
+    Ok(Err(why))
 }
 
-async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
+/// A pack as a copy of the repository has it, if that hashes to its name; why not, if it is there.
+async fn whole_of(
+    cx: &OpContext,
+    other: &Repository,
+    key: &ObjectKey,
+    id: PackId,
+) -> Result<Result<Bytes, Option<String>>> {
+    let place = other.location();
+    match read_all_there_is(cx, &**other.sink(), key, MAX_PACK).await {
+        Ok(bytes) if digest(&bytes).await? == id.0 => Ok(Ok(bytes)),
+        Ok(_) => Ok(Err(Some(format!("the copy at {place} is damaged as well")))),
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Ok(Err(None)),
+        // Another copy may still have it.
+        Err(EngineError::Sink(error)) if !cx.cancel.is_cancelled() => {
+            Ok(Err(Some(format!("the copy at {place}: {error}"))))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
     let bytes = bytes.clone();
     let hashing = tokio::task::spawn_blocking(move || ContentDigest::of(&bytes).0);
     hashing
@@ -225,7 +268,7 @@ async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
 async fn look(
     repo: &Repository,
     cx: &OpContext,
-    tier: &Tier,
+    (tier, claims): (&Tier, &Claims),
     key: ObjectKey,
     listed: Listed,
 ) -> Result<Looked> {
@@ -241,6 +284,8 @@ async fn look(
                 bytes: 0,
                 bad: None,
                 is_protected: true,
+                is_whole: false,
+                is_named_truly: true,
             });
         }
         // Not a byte of it can be read.
@@ -248,10 +293,16 @@ async fn look(
         Err(error) => return Err(error),
     };
     let is_whole = digest(&bytes).await? == listed.id.0;
+    let is_named_truly = match end_of(repo, &key, &bytes) {
+        Ok(end) if is_whole => claims.agree(listed.id, bytes.len() as u64, &end.blobs),
+        _ => true,
+    };
     let mut out = Looked {
         bytes: bytes.len() as u64,
         bad: None,
         is_protected: false,
+        is_whole,
+        is_named_truly,
         listed,
         key,
     };
@@ -340,15 +391,18 @@ pub(super) async fn mend(
     let damaged = |why: String| EngineError::damaged(&pack.key, why);
     let whole: Bytes = match pack.copy {
         Some(number) => {
-            let other = others
-                .get(number)
-                .ok_or_else(|| damaged("no copy".into()))?;
-            let bytes = read_all_there_is(cx, &**other.sink(), &pack.key, MAX_PACK).await?;
-            if digest(&bytes).await? != pack.id.0 {
-                let place = other.location();
-                return Err(damaged(format!("the copy at {place} is damaged as well")));
+            let (mut found, mut why) = (None, "no copy has it any more".to_owned());
+            // What it had when the plan was made may be damaged by now.
+            for other in others.iter().skip(number).chain(others.iter().take(number)) {
+                match whole_of(cx, other, &pack.key, pack.id).await? {
+                    Ok(bytes) => {
+                        found = Some(bytes);
+                        break;
+                    }
+                    Err(no) => why = no.unwrap_or(why),
+                }
             }
-            bytes
+            found.ok_or_else(|| damaged(why))?
         }
         None => {
             let made = read_sidecar(cx, &**repo.sink(), &pack.key).await?;

@@ -339,9 +339,8 @@ impl<'a> Workers<'a> {
                     claimed.keep(kept.clone());
                     self.parts(&chunk, &kept);
                 }
-                Err(error) if error.is_damage() && self.is_elsewhere_too(&chunk) => {
-                    self.elsewhere(&chunk);
-                }
+                // In another place it may be whole, and the end of its pack may say the key that opens it.
+                Err(error) if error.is_damage() => self.elsewhere(&chunk),
                 Err(error) => self.lose(&chunk, FindingKind::Damaged, &error.to_string()),
             }
         }

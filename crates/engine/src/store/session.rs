@@ -34,7 +34,7 @@ impl Session {
         let announced = Announced::begin(repo, cx, host, wrap.clone()).await?;
         let id = announced.id;
         let data = BlobKey::of_session(repo.id(), id, secret.expose());
-        repo.learn_wrap(id, wrap.clone());
+        repo.learn_wrap(id, &wrap);
         Ok(Self {
             id,
             announced,

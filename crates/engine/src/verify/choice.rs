@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backup_core::{Event, FindingKind, ObjectKey, PackId, Stage, VerifyLevel};
+use backup_core::{Event, Finding, FindingKind, ObjectKey, PackId, Severity, Stage, VerifyLevel};
 use backup_format::layout;
 use futures::TryStreamExt;
 
@@ -14,6 +14,9 @@ use super::{Run, packs, walk};
 use crate::error::Result;
 use crate::index_set::PackFacts;
 use crate::repository::{SnapshotHead, name};
+
+const SET_ASIDE: &str =
+    "it is damaged, and a repair set it aside: what is whole of it is read there";
 
 impl Run<'_> {
     /// The packs that snapshots use, by their refs; `None` where these cannot be read.
@@ -54,6 +57,7 @@ impl Run<'_> {
                 on_tier.insert(meta.key.to_string(), meta.size);
             }
         }
+        let mut aside: Option<HashSet<ObjectKey>> = None;
         let mut chosen = Vec::new();
         for (id, facts) in &packs {
             let (id, facts) = (*id, *facts);
@@ -67,7 +71,13 @@ impl Run<'_> {
                 continue;
             }
             self.report.objects += 1;
+            if size.is_none() && aside.is_none() {
+                aside = Some(self.set_aside().await?);
+            }
             match size {
+                None if aside.as_ref().is_some_and(|aside| aside.contains(&key)) => {
+                    self.aside_pack(id, facts, &key);
+                }
                 None => self.bad_pack(
                     id,
                     FindingKind::Missing,
@@ -84,6 +94,49 @@ impl Run<'_> {
         }
         self.packs = packs;
         Ok(chosen)
+    }
+
+    /// A damaged pack that a repair has set aside. Of content it is told at the end, once it is known whether that hurts
+    /// anybody: a save may have stored anew what lay in it.
+    fn aside_pack(&mut self, id: PackId, facts: PackFacts, key: &ObjectKey) {
+        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        if facts.is_meta {
+            self.bad_pack(id, FindingKind::Damaged, key.as_str(), SET_ASIDE);
+        } else {
+            self.bad.pack(id, key.as_str(), SET_ASIDE, opens_chunks);
+            self.aside.push((id, key.clone()));
+        }
+    }
+
+    /// Tells of packs of content that were set aside.
+    pub(super) fn tell_aside(&mut self, takes_all: bool) {
+        let is_hurt =
+            |one: &Finding| one.severity == Severity::Error && one.subject.starts_with("snapshot ");
+        let hurts = self.report.findings.iter().any(is_hurt);
+        for (id, key) in std::mem::take(&mut self.aside) {
+            if hurts {
+                self.found_object(FindingKind::Damaged, key.as_str(), SET_ASIDE);
+                continue;
+            }
+            self.bad.is_well(&id);
+            if takes_all {
+                // Snapshots whose refs name it are whole.
+                lock(self.memory).forget_pack(&id);
+            }
+            let why = format!("{SET_ASIDE}, and what snapshots use of it lies in other packs");
+            let kind = FindingKind::Damaged;
+            self.tell(Finding::new(Severity::Note, kind, key.as_str(), why));
+        }
+    }
+
+    /// The packs that repairs have set aside.
+    async fn set_aside(&self) -> Result<HashSet<ObjectKey>> {
+        let mut out = HashSet::new();
+        let mut list = self.repo.sink().list(self.cx, "aside/", None);
+        while let Some(meta) = list.try_next().await? {
+            out.extend(layout::aside_of(&meta.key));
+        }
+        Ok(out)
     }
 
     /// The packs that are checked, in order; none at a level that reads none. Of all that are wanted it is
@@ -138,7 +191,13 @@ impl Run<'_> {
     fn in_order(&self, packs: &mut [(PackId, PackFacts)]) {
         let memory = lock(self.memory);
         let dice = walk::Dice::new(self.cx);
-        let is_full = packs::depth(self.repo, self.job.level) >= VerifyLevel::FullRead;
+        // A key of before a rotation never comes to the depth of what was saved since.
+        let opens_all = self
+            .repo
+            .config()
+            .check_generation(self.repo.keys())
+            .is_ok();
+        let is_full = packs::depth(self.repo, self.job.level) >= VerifyLevel::FullRead && opens_all;
         packs.sort_by_cached_key(|(id, _)| {
             let checked = memory.pack(id);
             let run = if is_full { checked.full } else { checked.sum };

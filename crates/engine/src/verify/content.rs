@@ -29,6 +29,7 @@ use super::limit::Limit;
 use super::memory::Memory;
 use super::packs::{open_blobs, wrong_name};
 use super::parts::{Buffers, ChunkCheck, Pack, Plain, Reading, Swept, Verdict, lock};
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
 use crate::repository::{Repository, name};
@@ -323,6 +324,7 @@ impl<'a> Contents<'a> {
                 match open_blobs(of, (pack.id, pack.facts), bytes, codec, plain, is_claimed) {
                     Ok(mut opened) => {
                         swept.blobs = opened.named;
+                        swept.is_closed = opened.closed > 0;
                         let whole = opened.take_whole();
                         swept.whole = swept.whole.or(whole);
                         for (chunk, why) in opened.faults {
@@ -350,9 +352,13 @@ impl<'a> Contents<'a> {
         }
         let mut known = lock(&self.known);
         let mut is_good = !pack.is_bad();
+        let mut level = VerifyLevel::FullRead;
         if let Some(swept) = pack.swept.get() {
             known.bytes += swept.bytes;
             known.chunks += swept.blobs;
+            if swept.is_closed {
+                level = VerifyLevel::Checksum;
+            }
             if let Some((kind, why)) = &swept.whole {
                 is_good = false;
                 known.whole.push((pack.id, *kind, why.clone()));
@@ -360,7 +366,7 @@ impl<'a> Contents<'a> {
         }
         let mut memory = lock(self.memory);
         if is_good {
-            memory.note_pack(&pack.id, VerifyLevel::FullRead);
+            memory.note_pack(&pack.id, level);
         } else {
             memory.note_bad_pack(&pack.id);
         }
@@ -417,10 +423,21 @@ impl<'a> Contents<'a> {
             bytes: self.buffers.take(),
             home: self.buffers.clone(),
         };
-        let (kind, raw) = (BlobKind::Data, place.located.raw as usize);
-        let opened = self
-            .repo
-            .open_blob(codec, kind, &chunk.id, raw, &sealed, &mut plain.bytes);
+        let blob = SealedBlob {
+            kind: BlobKind::Data,
+            id: &chunk.id,
+            raw: place.located.raw as usize,
+            sealed: &sealed,
+        };
+        let mut opened = self.repo.open_knowing(codec, &blob, &[], &mut plain.bytes);
+        if matches!(&opened, Err(error) if error.is_damage()) {
+            opened = Repository::pack_key(place).and_then(|pack| {
+                let by_end = self
+                    .repo
+                    .open_by_end(self.cx, &pack, &blob, &mut plain.bytes);
+                self.handle.block_on(by_end)
+            });
+        }
         let why = match opened {
             Ok(()) => None,
             Err(error) if error.is_damage() => Some(error.to_string()),

@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use backup_core::{ChunkId, FindingKind, PackId, SnapshotId};
 use backup_format::extent::{Extent, Extents};
+use backup_format::keys::KeyError;
 use backup_format::refs::Refs;
 use backup_format::seal::BlobKind;
 
@@ -232,7 +233,7 @@ impl Run<'_> {
         }
         let index = self.repo.index();
         let slots = BadSlots::new(&index, &self.bad);
-        let reads = self.repo.keys().identities().is_ok();
+        let reads_any = self.repo.keys().identities().is_ok();
         let mut tried = HashMap::new();
         for head in heads {
             if self.cx.cancel.is_cancelled() {
@@ -255,6 +256,7 @@ impl Run<'_> {
                     }
                 }
             }
+            let reads = reads_any && !self.closed.contains(&id);
             let is_suspect = self.doubtful.contains(&id) || !wrong.is_empty();
             if reads && (unknown || touched.is_touched || is_suspect) {
                 self.name_paths(head, &index, wrong, &mut tried).await?;
@@ -311,6 +313,8 @@ impl Run<'_> {
             Ok(view) => view,
             // That was told by the walk.
             Err(error) if error.is_damage() => return Ok(()),
+            // It was not walked for lack of time.
+            Err(EngineError::Key(KeyError::Outdated { .. })) => return Ok(()),
             Err(error) => return Err(error),
         };
         let mut walk = view.all();

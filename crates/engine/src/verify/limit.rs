@@ -77,6 +77,11 @@ impl Limit {
         }
     }
 
+    /// Counts a content that is hashed in any case.
+    pub(super) fn add_content(&self, size: u64) {
+        self.hashed.fetch_add(size, Ordering::Relaxed);
+    }
+
     /// Whether a content of this size is hashed in this run; then it is counted. One that will not be
     /// remembered is as good now as later.
     pub(super) fn takes_content(&self, size: u64, is_remembered: bool) -> bool {

@@ -1,9 +1,9 @@
 //! What this host's verifications covered: when each pack was checked and how deep, which contents
 //! were once hashed whole, which manifests were walked.
 //!
-//! It is kept in a file of the cache folder ([`log`]), under a key that follows from the index key and the
-//! place of the repository: a file of another repository, or of another copy of the same one, is none.
-//! It may be lost, cut off or damaged at any time: what it said from there on is checked once more.
+//! It is kept in a file of the cache folder ([`log`]), under a key that follows from the index key, the place
+//! of the repository and its medium ([`backup_core::Sink::medium`]): a file of another repository, or of another
+//! copy of the same one, is none. It may be lost, cut off or damaged at any time: what it said from there on is checked once more.
 //!
 //! What comes next is decided by the numbers of runs, never by a clock; times are for people.
 
@@ -23,6 +23,10 @@ use crate::repository::Repository;
 
 /// Records that a file may have beyond twice those that count.
 const SPARE_RECORDS: usize = 4096;
+/// Contents that wait for their turn.
+const MOST_LEFT: usize = 1 << 14;
+/// Before a content that a run did not come to the end of is tried again, others have so many turns.
+const OTHER_TURNS: u32 = 8;
 
 /// In which runs a pack was checked last; 0: never.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +45,15 @@ enum Content {
     Wrong,
 }
 
+/// A content that no run has hashed.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    /// The run that left it first; one behind this run where it is not its turn yet.
+    since: u32,
+    /// Whether this run met it.
+    is_met: bool,
+}
+
 /// What is known of earlier runs, and of the one under way.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -51,6 +64,10 @@ pub(super) struct Memory {
     /// With the run in which each was met last.
     contents: HashMap<[u8; 16], (Content, u32)>,
     most_contents: usize,
+    /// Contents that runs left to later ones.
+    left: HashMap<[u8; 16], Waiting>,
+    /// The one of them whose turn it is.
+    due: Option<[u8; 16]>,
     walked: HashMap<[u8; 16], u32>,
     /// When runs began.
     runs: BTreeMap<u32, i64>,
@@ -97,6 +114,8 @@ impl Memory {
             packs: HashMap::new(),
             contents: HashMap::new(),
             most_contents: (cx.limits.memory_bytes / 128).min(4 << 20),
+            left: HashMap::new(),
+            due: None,
             walked: HashMap::new(),
             runs: BTreeMap::new(),
             run: 1,
@@ -104,10 +123,10 @@ impl Memory {
         let Some(folder) = folder else {
             return Ok(out);
         };
-        let place = blake3::derive_key(
-            "backstay v1 place of a verification",
-            repo.location().as_bytes(),
-        );
+        // Another disk may come to be at the same location.
+        let medium = repo.sink().medium().unwrap_or_default();
+        let place = format!("{}\0{medium}", repo.location());
+        let place = blake3::derive_key("backstay v1 place of a verification", place.as_bytes());
         let mut hasher = blake3::Hasher::new_derive_key("backstay v1 memory of verifications");
         hasher.update(repo.keys().index_key()?);
         hasher.update(&place);
@@ -121,9 +140,15 @@ impl Memory {
         let held = if writes { log.hold() } else { Held::No };
         out.is_kept_by_other = matches!(held, Held::ByOther);
         log.replay(|key, run, kind| {
-            out.run = out.run.max(run.saturating_add(1));
+            if kind != Kind::Left {
+                out.run = out.run.max(run.saturating_add(1));
+            }
             out.take(key, run, kind);
         });
+        let ready = out.left.iter().filter(|(_, one)| one.since < out.run);
+        out.due = ready
+            .min_by_key(|(id, one)| (one.since, **id))
+            .map(|(id, _)| *id);
         if matches!(held, Held::ByUs) && log.begin() {
             out.log = Some(log);
         }
@@ -151,7 +176,15 @@ impl Memory {
                 let none = Checked::default();
                 self.packs.insert(key, Checked { is_bad, ..none });
             }
+            Kind::PackGone => {
+                self.packs.remove(&key);
+            }
+            Kind::Left => {
+                let is_met = false;
+                self.left.insert(key, Waiting { since: run, is_met });
+            }
             Kind::Whole | Kind::Wrong => {
+                self.left.remove(&key);
                 let content = if kind == Kind::Whole {
                     Content::Whole
                 } else {
@@ -168,9 +201,13 @@ impl Memory {
     }
 
     fn note(&mut self, key: [u8; 16], kind: Kind) {
-        self.take(key, self.run, kind);
+        self.note_of(self.run, key, kind);
+    }
+
+    fn note_of(&mut self, run: u32, key: [u8; 16], kind: Kind) {
+        self.take(key, run, kind);
         if let Some(log) = &mut self.log
-            && !log.add(&record(&key, self.run, kind))
+            && !log.add(&record(&key, run, kind))
         {
             self.log = None;
         }
@@ -235,10 +272,46 @@ impl Memory {
         self.note(prefix(id), Kind::PackBad);
     }
 
+    /// Takes back that a pack is damaged, where nobody needs it any more.
+    pub(super) fn forget_pack(&mut self, id: &PackId) {
+        if self.pack(id).is_bad {
+            self.note(prefix(id), Kind::PackGone);
+        }
+    }
+
     pub(super) fn note_content(&mut self, content: [u8; 16], is_whole: bool) {
         if self.has_room() || self.contents.contains_key(&content) {
             let kind = if is_whole { Kind::Whole } else { Kind::Wrong };
             self.note(content, kind);
+        }
+    }
+
+    /// Whether it is the turn of a content, of all that earlier runs left: that which waits longest. If it does not come to
+    /// its end in this run, others have their turns before it is tried again.
+    pub(super) fn is_due(&mut self, content: &[u8; 16]) -> bool {
+        let is_due = self.due == Some(*content);
+        if is_due {
+            self.due = None;
+            self.put_off(*content);
+        }
+        is_due
+    }
+
+    fn put_off(&mut self, content: [u8; 16]) {
+        let run = self.run.saturating_add(OTHER_TURNS);
+        self.note_of(run, content, Kind::Left);
+        if let Some(one) = self.left.get_mut(&content) {
+            one.is_met = true;
+        }
+    }
+
+    /// A content is left to a later run.
+    pub(super) fn note_left(&mut self, content: [u8; 16]) {
+        if !self.left.contains_key(&content) && self.left.len() < MOST_LEFT {
+            self.note(content, Kind::Left);
+        }
+        if let Some(one) = self.left.get_mut(&content) {
+            one.is_met = true;
         }
     }
 
@@ -282,10 +355,16 @@ impl Memory {
     pub(super) fn keep_met_contents(&mut self) {
         let run = self.run;
         self.contents.retain(|_, (_, met)| *met == run);
+        self.left.retain(|_, one| one.is_met);
     }
 
     /// Ends the run: all is written down, and the file made smaller if most of it is outdated.
     pub(super) fn finish(&mut self) {
+        // It was not met: nothing needs it any more, or its manifest was not walked.
+        let is_unmet = |due: &[u8; 16]| self.left.get(due).is_some_and(|one| !one.is_met);
+        if let Some(due) = self.due.take().filter(is_unmet) {
+            self.put_off(due);
+        }
         self.flush();
         let named = self.packs.values().flat_map(|pack| [pack.sum, pack.full]);
         let named: BTreeSet<u32> = named.chain(self.walked.values().copied()).collect();
@@ -293,6 +372,7 @@ impl Memory {
         self.runs
             .retain(|number, _| *number == run || named.contains(number));
         let live = self.runs.len() + 2 * self.packs.len() + self.contents.len() + self.walked.len();
+        let live = live + self.left.len();
         let is_wasteful = |log: &Log| log.records > 2 * live + SPARE_RECORDS;
         if self.log.as_ref().is_some_and(is_wasteful) {
             self.rewrite();
@@ -318,6 +398,8 @@ impl Memory {
             });
         let walked = self.walked.iter();
         let walked = walked.map(|(id, run)| record(id, *run, Kind::Walked));
-        log.replace(runs.chain(packs).chain(contents).chain(walked));
+        let left = self.left.iter();
+        let left = left.map(|(id, one)| record(id, one.since, Kind::Left));
+        log.replace(runs.chain(packs).chain(contents).chain(walked).chain(left));
     }
 }

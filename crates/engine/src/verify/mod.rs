@@ -118,6 +118,8 @@ pub struct VerifyOutcome {
     pub walked: u64,
     /// Whether manifests could be read with this key, or only the objects around them.
     pub read_manifests: bool,
+    /// Snapshots whose manifests this key does not read, though others: they were saved since the keys were rotated.
+    pub closed: u64,
     /// What was hashed.
     pub hashed: Hashed,
     /// What is damaged or missing, and what that hurts; at most a thousand objects.
@@ -246,10 +248,12 @@ async fn all(
     let wrong = run.take_up(known);
     run.parity_of(&read).await?;
     run.packs_left(chosen)?;
+    run.doubtful_runs();
     run.tell_gone().await?;
     run.name_hurt(&heads, &wrong).await?;
     index.check()?;
     repo.index().check()?;
+    run.tell_aside(takes_all);
     run.remember(&heads, takes_all);
     let ids = heads.iter().map(|head| head.meta.id);
     let coverage = Coverage::of(&lock(memory), &run.packs, ids, cx);
@@ -258,6 +262,7 @@ async fn all(
         snapshots: heads.len() as u64,
         walked: run.walked,
         read_manifests: repo.keys().identities().is_ok(),
+        closed: run.closed.len() as u64,
         hashed,
         damage: run.bad.into_damage(),
         coverage,
@@ -280,6 +285,8 @@ struct Run<'a> {
     bad: Bad,
     /// Packs that are not on the tier, with what is to be said of them.
     gone: Vec<(PackId, String, String)>,
+    /// Packs of content that a repair has set aside.
+    aside: Vec<(PackId, ObjectKey)>,
     listed_refs: Listed,
     /// Every pack that the index knows.
     packs: HashMap<PackId, PackFacts>,
@@ -289,6 +296,8 @@ struct Run<'a> {
     doubtful: HashSet<SnapshotId>,
     /// Packs that are called dead and that snapshots use.
     contested: HashSet<PackId>,
+    /// Snapshots that were saved since the keys were rotated, with which this one reads nothing.
+    closed: HashSet<SnapshotId>,
     /// Contents that are left for later runs.
     left: walk::Left,
     /// Manifests that were walked.
@@ -313,11 +322,13 @@ impl<'a> Run<'a> {
             report: VerifyReport::default(),
             bad: Bad::default(),
             gone: Vec::new(),
+            aside: Vec::new(),
             listed_refs: Listed::new(),
             packs: HashMap::new(),
             protected: HashMap::new(),
             doubtful: HashSet::new(),
             contested: HashSet::new(),
+            closed: HashSet::new(),
             left: walk::Left::default(),
             walked: 0,
         }
@@ -381,6 +392,13 @@ impl<'a> Run<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Index runs that say false data keys. Behind everything that was read, since that shows which are true.
+    fn doubtful_runs(&mut self) {
+        for one in self.repo.doubtful_runs() {
+            self.found(one.kind, one.run.as_str(), &one.why);
+        }
     }
 
     /// Writes down what was covered; where all is well, what is not there any more is forgotten.

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use backup_core::{
     ChunkId, ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, Stage, VerifyLevel,
 };
+use backup_format::keys::KeyError;
 use backup_format::layout;
-use backup_format::pack::{FOOTER, PackBlob, header_length, read_tail};
+use backup_format::pack::PackBlob;
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
@@ -17,8 +18,10 @@ use super::limit::Limit;
 use super::memory::Memory;
 use super::parity::{Looked, look};
 use super::parts::lock;
+use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::{IndexSet, PackFacts, Place};
+use crate::pack_end::header_of;
 use crate::repository::{Repository, name};
 
 /// What was found out about a pack.
@@ -55,20 +58,6 @@ pub(super) struct PackPass<'a> {
 pub(super) fn wrong_name() -> (FindingKind, String) {
     let why = "its bytes do not hash to its name";
     (FindingKind::Damaged, why.to_owned())
-}
-
-/// The blobs that the end of a pack names; the data keys it brings are made known.
-fn open_tail(repo: &Repository, bytes: &[u8]) -> Result<Vec<PackBlob>, (FindingKind, String)> {
-    let tail = (|| {
-        let footer = bytes.len().checked_sub(FOOTER)?;
-        let length = header_length(bytes.get(footer..)?).ok()?;
-        read_tail(repo.ring(), bytes.get(footer.checked_sub(length)?..)?).ok()
-    })();
-    let tail = tail.ok_or((FindingKind::Damaged, "its end does not open".to_owned()))?;
-    for wrap in &tail.sessions {
-        repo.learn_wrap(wrap.session, wrap.wrap.clone());
-    }
-    Ok(tail.blobs)
 }
 
 impl PackPass<'_> {
@@ -140,6 +129,7 @@ impl PackPass<'_> {
             whole: None,
             faults: Vec::new(),
         };
+        let mut level = depth(self.repo, self.level);
         let key = name(layout::pack(id, facts.is_meta))?;
         let got = self.repo.sink().get(self.cx, &key, facts.whole());
         match handle.block_on(got) {
@@ -150,6 +140,9 @@ impl PackPass<'_> {
                     let of = (self.repo, &*self.index);
                     let mut opened = open_blobs(of, (id, facts), &bytes, codec, plain, |_| false)?;
                     sum.chunks = opened.named;
+                    if opened.closed > 0 {
+                        level = level.min(VerifyLevel::Checksum);
+                    }
                     let whole = opened.take_whole();
                     check.whole = check.whole.or(whole);
                     check.faults = opened.faults;
@@ -166,7 +159,7 @@ impl PackPass<'_> {
         let is_good = check.whole.is_none() && check.faults.is_empty();
         let mut memory = lock(self.memory);
         if is_good {
-            memory.note_pack(&id, depth(self.repo, self.level));
+            memory.note_pack(&id, level);
         } else {
             memory.note_bad_pack(&id);
             sum.bad.push(check);
@@ -246,6 +239,8 @@ fn not_there(index: &IndexSet, id: PackId, facts: PackFacts, blobs: &[PackBlob])
 pub(super) struct Opened {
     /// Blobs that this key can open.
     pub(super) named: u64,
+    /// Blobs that were sealed since the keys were rotated, for others than this one.
+    pub(super) closed: u64,
     pub(super) whole: Option<(FindingKind, String)>,
     pub(super) faults: Vec<(ChunkId, String)>,
     /// The beginnings of the ids of chunks that the index says to be in it, and that are not.
@@ -279,15 +274,13 @@ pub(super) fn open_blobs(
     is_left_out: impl Fn(&ChunkId) -> bool,
 ) -> Result<Opened> {
     let mut out = Opened::default();
-    let blobs = match open_tail(repo, bytes) {
-        Ok(blobs) => blobs,
-        Err(fault) => {
-            out.whole = Some(fault);
-            return Ok(out);
-        }
+    let key = name(layout::pack(id, facts.is_meta))?;
+    let Ok(end) = header_of(repo, &key, bytes) else {
+        out.whole = Some((FindingKind::Damaged, "its end does not open".to_owned()));
+        return Ok(out);
     };
-    out.not_there = not_there(index, id, facts, &blobs);
-    for blob in blobs {
+    out.not_there = not_there(index, id, facts, &end.blobs);
+    for blob in &end.blobs {
         if !can_open(repo, blob.kind) {
             continue;
         }
@@ -296,12 +289,20 @@ pub(super) fn open_blobs(
             continue;
         }
         let (start, length) = (blob.offset as usize, blob.stored as usize);
-        let end = start.saturating_add(length);
-        let sealed = bytes.get(start..end).unwrap_or_default();
-        let raw = blob.raw as usize;
-        match repo.open_blob(codec, blob.kind, &blob.id, raw, sealed, plain) {
+        let stop = start.saturating_add(length);
+        let sealed = SealedBlob {
+            kind: blob.kind,
+            id: &blob.id,
+            raw: blob.raw as usize,
+            sealed: bytes.get(start..stop).unwrap_or_default(),
+        };
+        match repo.open_knowing(codec, &sealed, &end.sessions, plain) {
             Ok(()) => {}
             Err(error) if error.is_damage() => out.faults.push((blob.id, error.to_string())),
+            Err(EngineError::Key(KeyError::Outdated { .. })) => {
+                out.named -= 1;
+                out.closed += 1;
+            }
             Err(error) => return Err(error),
         }
     }

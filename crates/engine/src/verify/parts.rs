@@ -30,6 +30,8 @@ pub(super) struct Swept {
     pub(super) bytes: u64,
     /// Blobs that its end names.
     pub(super) blobs: u64,
+    /// Whether this key opens some of them only.
+    pub(super) is_closed: bool,
     /// What is wrong with it.
     pub(super) whole: Option<(FindingKind, String)>,
 }

@@ -26,5 +26,6 @@ mod revoked;
 mod small;
 mod space;
 mod stops;
+mod unmended;
 mod weather;
 mod world;

@@ -14,3 +14,4 @@ mod reseal;
 mod roles;
 mod rotation;
 mod world;
+mod wraps;

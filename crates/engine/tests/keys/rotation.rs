@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use backup_core::{ErrorKind, Retry};
+use backup_core::{ErrorKind, Finding, ObjectKey, Retry, Sample, Severity, VerifyLevel};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::rotate::Rotation;
 use backup_engine::slots::change::{is_current, opens_all};
-use backup_engine::{EngineError, Repository, SnapshotView, Unlock};
+use backup_engine::{EngineError, Repository, SnapshotView, Unlock, verify};
 use backup_format::config::Config;
 use backup_format::keys::{Identity, KeyError, KeySet, Role, Slot};
 use backup_format::layout;
@@ -32,6 +32,54 @@ fn key_error(error: &EngineError) -> &KeyError {
     match error {
         EngineError::Key(error) => error,
         other => panic!("{other}"),
+    }
+}
+
+/// What older keys cannot read is passed over, and what they can is verified; damage is told of in either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn older_keys_verify_what_they_read_and_say_what_they_do_not() {
+    let world = World::new().await;
+    let (reader, writer) = (subset(&world, Role::Reader), subset(&world, Role::Writer));
+    let repo = world.open(&world.full).await.unwrap();
+    let _ = rotate(&world, &repo).await;
+    let before: Vec<_> = world.mem.objects().into_keys().collect();
+    world.write("later", &LATER.repeat(50_000));
+    let saved = world.save(&writer).await.unwrap().meta.id;
+    let subject = format!("snapshot {saved}");
+    let levels = [
+        VerifyLevel::Metadata,
+        VerifyLevel::Checksum,
+        VerifyLevel::FullRead,
+    ];
+    for keys in [&reader, &world.full] {
+        for level in levels {
+            let repo = world.open(keys).await.unwrap();
+            let done = verify(&repo, &world.cx, None, level, Sample::All)
+                .await
+                .unwrap();
+            let findings = &done.report.findings;
+            assert_eq!((done.snapshots, done.walked, done.closed), (2, 1, 1));
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert_eq!(findings[0].severity, Severity::Note);
+            assert_eq!(findings[0].subject, subject);
+        }
+    }
+    let is_new = |key: &&ObjectKey| layout::is_pack(key) && !before.contains(key);
+    let objects = world.mem.objects();
+    for key in objects.keys().filter(is_new) {
+        world.mem.damage(key, |bytes| bytes[100] ^= 1);
+    }
+    let repo = world.open(&reader).await.unwrap();
+    for level in levels {
+        let done = verify(&repo, &world.cx, None, level, Sample::All)
+            .await
+            .unwrap();
+        let is_error = |one: &&Finding| one.severity == Severity::Error;
+        let told = done.report.findings.iter().filter(is_error).count();
+        assert_eq!(told > 0, level > VerifyLevel::Metadata, "{level:?}");
+        let hurt = done.report.findings.iter().filter(is_error);
+        let is_told = hurt.filter(|one| one.subject == subject).count();
+        assert_eq!(is_told, usize::from(told > 0), "{level:?}");
     }
 }
 

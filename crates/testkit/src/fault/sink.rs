@@ -210,6 +210,10 @@ impl Sink for FaultSink {
         self.inner.info()
     }
 
+    fn medium(&self) -> Option<String> {
+        self.inner.medium()
+    }
+
     async fn put(
         &self,
         cx: &OpContext,

@@ -80,11 +80,16 @@ impl<'c, 'a> Feeder<'c, 'a> {
         }
         // What was wrong is told of again, whatever else there is to do.
         let (is_wrong, has_room) = (memory.is_wrong(&content), memory.has_room());
-        drop(memory);
-        let limit = self.contents.limit;
-        if !is_wrong && !limit.takes_content(extents.length(), has_room) {
+        let (limit, size) = (self.contents.limit, extents.length());
+        // One that earlier runs left has its turn in each, or what is larger than the budget never would.
+        let is_due = !is_wrong && !limit.is_over() && memory.is_due(&content);
+        if is_due {
+            limit.add_content(size);
+        } else if !is_wrong && !limit.takes_content(size, has_room) {
+            memory.note_left(content);
             return Ok(Some(content));
         }
+        drop(memory);
         if self.added.len() >= MOST_ADDED {
             self.added.clear();
         }

@@ -22,6 +22,7 @@ const FRAME: usize = RECORD << 15;
 const MOST_SEALED: usize = FRAME + 4096;
 /// How long what was covered is kept in memory alone.
 const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -40,6 +41,10 @@ pub(super) enum Kind {
     Wrong = 5,
     /// Every page of a snapshot's manifest was read.
     Walked = 6,
+    /// A content waits to be hashed, since that run.
+    Left = 7,
+    /// A pack is not there any more, and nobody needs it.
+    PackGone = 8,
 }
 
 impl Kind {
@@ -52,6 +57,8 @@ impl Kind {
             4 => Self::Whole,
             5 => Self::Wrong,
             6 => Self::Walked,
+            7 => Self::Left,
+            8 => Self::PackGone,
             _ => return None,
         })
     }

@@ -499,3 +499,56 @@ async fn the_memory_does_not_grow_with_the_number_of_runs() {
     let written = 40 * 100 * packs.len() * 24;
     assert!(written > 500 << 10, "all of it would be more");
 }
+
+/// What is larger than the budget has its turn too, whatever comes new.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn contents_larger_than_the_budget_are_hashed_one_in_each_run() {
+    let world = World::with_saves(1).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut left = Vec::new();
+    for number in 0..12 {
+        let done = world.run(within(folder.path(), 1 << 20)).await;
+        assert_eq!(done.report.findings, []);
+        left.push((done.hashed.left, done.hashed.left_bytes >= 3 << 20));
+        // It takes all that there is for contents, and comes first.
+        world.write("more", &noise(3000 + number, 510_000));
+        world.save().await;
+    }
+    let large = left.iter().filter(|one| one.1).count();
+    assert!(left[0].1 && large <= 6 && !left[11].1, "{left:?}");
+}
+
+/// One that is gone, and one that is given up, keep nobody waiting.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_content_that_does_not_come_to_its_end_lets_others_go_first() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (one, two) = ([1; 16], [2; 16]);
+    let open = || Memory::open(&world.repo, &world.cx, Some(folder.path())).unwrap();
+    let mut memory = open();
+    memory.note_left(one);
+    memory.note_left(two);
+    memory.finish();
+    drop(memory);
+    let mut due = Vec::new();
+    for _ in 0..12 {
+        let mut memory = open();
+        let is_due = (memory.is_due(&one), memory.is_due(&two));
+        due.push(is_due);
+        memory.finish();
+    }
+    // One, then two, then nobody until eight runs are over.
+    assert_eq!(due[..3], [(true, false), (false, true), (false, false)]);
+    assert_eq!(
+        due.iter().filter(|one| one.0 || one.1).count(),
+        4,
+        "{due:?}"
+    );
+    // Not met.
+    let mut memory = open();
+    memory.note_left([0; 16]);
+    memory.finish();
+    drop(memory);
+    open().finish();
+    assert!(!open().is_due(&[0; 16]));
+}

@@ -1,0 +1,245 @@
+//! What a repair does where nothing mends, where somebody lies, and where the world goes on while it reads.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use backup_core::{ByteRange, Sample, VerifyLevel};
+use backup_engine::repair::{RepairJob, plan, repair};
+use backup_engine::{Repository, forget_unread, verify};
+use backup_format::index::RunBuilder;
+use backup_format::layout;
+use backup_format::seal::ObjectKind;
+
+use crate::repair::{flip, mend, of_kind, packs, world};
+use crate::world::{Memory, World, host};
+
+/// Without parity and without another copy, a damaged pack is taken out of the way: what is whole of it is still read, and the
+/// next save stores anew what its source still has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_builds_on_a_pack_that_cannot_be_mended() {
+    let mut world = World::new().await.and_snapshot().await;
+    world.keep_one_more().await;
+    let count = packs(&world.case(Memory::Kept)).len();
+    for number in 0..count {
+        let case = world.case(Memory::Kept);
+        let key = packs(&case).remove(number);
+        let what = key.as_str();
+        flip(&case, &key);
+        let bytes = case.mem.objects()[&key].clone();
+        let report = mend(&world, &case, &[]).await;
+        assert!(report.mended.is_empty(), "{what}");
+        assert!(
+            report.findings.iter().any(|one| one.subject == what),
+            "{what}"
+        );
+        let aside = layout::aside(&key).unwrap();
+        assert!(case.mem.objects()[&aside] == bytes, "{what}");
+        assert!(!case.mem.objects().contains_key(&key), "{what}");
+        // It hurts no more than before.
+        let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+        let before = {
+            let case = world.case(Memory::Kept);
+            flip(&case, &key);
+            hurt(
+                &world,
+                &world.open(Arc::new(case.mem.clone()), None).await.unwrap(),
+            )
+            .await
+        };
+        assert_eq!(hurt(&world, &repo).await, before, "{what}");
+        // A further repair changes nothing.
+        let there = case.mem.objects().len();
+        assert!(!mend(&world, &case, &[]).await.findings.is_empty());
+        assert_eq!(
+            case.mem.objects().len(),
+            there + 1,
+            "{what}: but for the record"
+        );
+        // The source has not changed, and all of it is whole again.
+        let repo = world
+            .open(Arc::new(case.mem.clone()), case.cache())
+            .await
+            .unwrap();
+        world.save(&repo).await.unwrap();
+        let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+        let (mut heads, _) = repo.heads(&world.cx).await.unwrap();
+        assert_eq!(heads.len(), 3);
+        heads.drain(..2);
+        let back = world.restore(&repo, heads[0].clone()).await;
+        assert!(back == world.files(), "{what}");
+        let level = VerifyLevel::FullRead;
+        let done = verify(&repo, &world.cx, Some(heads), level, Sample::All).await;
+        assert_eq!(done.unwrap().report.findings, [], "{what}");
+    }
+}
+
+/// What a full verification says of snapshots and their entries.
+async fn hurt(world: &World, repo: &Repository) -> BTreeSet<String> {
+    let done = verify(repo, &world.cx, None, VerifyLevel::FullRead, Sample::All).await;
+    let findings = done.unwrap().report.findings.into_iter();
+    let of_snapshots = findings.filter(|one| one.subject.starts_with("snapshot"));
+    of_snapshots.map(|one| one.subject).collect()
+}
+
+/// An index run whose packs are not what they were when it was made: one has the bytes of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_pack_is_indexed_by_what_another_one_says() {
+    let world = world().await;
+    let case = world.case(Memory::Lost);
+    let whole = world.open(Arc::new(case.mem.fork()), None).await.unwrap();
+    let data: Vec<_> = packs(&case)
+        .into_iter()
+        .filter(|key| key.as_str().starts_with("data/"))
+        .collect();
+    let objects = case.mem.objects();
+    let (good, bad) = (&data[0], &data[1]);
+    case.mem.plant(bad.clone(), objects[good].clone());
+    case.mem.lose(&layout::parity(bad).unwrap());
+    for key in of_kind(&case, layout::is_index) {
+        flip(&case, &key);
+    }
+    let report = mend(&world, &case, &[]).await;
+    assert!(!report.findings.is_empty());
+    // The pack comes back, from a copy, and everything with it.
+    let copies = [whole];
+    let report = mend(&world, &case, &copies).await;
+    assert_eq!(report.findings, []);
+    world.check(&case, "mended").await;
+}
+
+/// What somebody who has a key says of a pack.
+#[derive(Debug, Clone, Copy)]
+enum Lie {
+    /// That a chunk lies where another does.
+    Offset,
+    /// That it has fewer of them.
+    Cut,
+    /// That it is longer.
+    Size,
+    /// That it is longer, and nothing of what is in it.
+    Empty,
+}
+
+/// What a run says that somebody made who has a key goes, however the index is kept in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_false_run_says_of_whole_packs_goes() {
+    let world = world().await;
+    for lie in [Lie::Offset, Lie::Cut, Lie::Size, Lie::Empty] {
+        for in_memory in [1 << 20, 0] {
+            let what = format!("{lie:?}, {in_memory}");
+            let case = world.case(Memory::Lost);
+            let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+            let index = repo.index();
+            let part = index.parts().iter().max_by_key(|part| part.len()).unwrap();
+            let (number, mut pack) = part.packs().next().unwrap();
+            let mut blobs: Vec<_> = part.iter().filter(|(_, at)| at.pack == number).collect();
+            match lie {
+                Lie::Offset => blobs[0].1.offset += 1,
+                Lie::Cut => blobs.truncate(1),
+                Lie::Size => pack.size += 1,
+                Lie::Empty => {
+                    pack.size += 1;
+                    blobs.clear();
+                }
+            }
+            let mut run = RunBuilder::default();
+            run.add_known(pack, blobs);
+            let sessions: Vec<_> = part.sessions().cloned().collect();
+            let sealed = repo
+                .ring()
+                .seal(ObjectKind::IndexRun, &run.finish(&sessions))
+                .unwrap();
+            let key = layout::index(&sealed).unwrap();
+            case.mem.plant(key.clone(), sealed);
+            repo.keep_in_memory(in_memory);
+            repo.reload_index(&world.cx).await.unwrap();
+            let job = RepairJob::new(&repo, host());
+            let planned = plan(&repo, &world.cx, &job, &[]).await.unwrap();
+            let report = repair(&repo, &world.cx, planned, &job, &[]).await.unwrap();
+            assert_eq!(report.findings, [], "{what}");
+            assert_eq!(report.mended.len(), 1, "{what}: {:?}", report.mended);
+            assert!(!case.mem.objects().contains_key(&key), "{what}");
+            world.check(&case, &what).await;
+            let report = mend(&world, &case, &[]).await;
+            assert_eq!((report.mended, report.findings), (vec![], vec![]));
+        }
+    }
+}
+
+/// The first copy that is named is rotten too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_copy_is_asked_until_one_gives_the_pack_whole() {
+    let world = World::new().await.and_snapshot().await;
+    let case = world.case(Memory::Lost);
+    let key = packs(&case).remove(0);
+    let other = case.mem.fork();
+    flip(&case, &key);
+    let rotten = case.mem.fork();
+    for order in [[&rotten, &other], [&other, &rotten]] {
+        let case = world.case(Memory::Lost);
+        flip(&case, &key);
+        let mut copies = Vec::new();
+        for one in order {
+            copies.push(world.open(Arc::new(one.clone()), None).await.unwrap());
+        }
+        let report = mend(&world, &case, &copies).await;
+        assert_eq!(report.findings, []);
+        world.check(&case, "mended").await;
+    }
+    // One that rots between the plan and the repair.
+    let case = world.case(Memory::Lost);
+    flip(&case, &key);
+    let (one, two) = (case.mem.fork(), case.mem.fork());
+    for copy in [&one, &two] {
+        copy.plant(key.clone(), other.objects()[&key].clone());
+    }
+    let mut copies = Vec::new();
+    for copy in [&one, &two] {
+        copies.push(world.open(Arc::new(copy.clone()), None).await.unwrap());
+    }
+    let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+    let job = RepairJob::new(&repo, host());
+    let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
+    one.damage(&key, |bytes| bytes[7] ^= 1);
+    let report = repair(&repo, &world.cx, planned, &job, &copies)
+        .await
+        .unwrap();
+    assert_eq!(report.findings, []);
+    world.check(&case, "mended").await;
+}
+
+/// What is forgotten or removed between the plan and the repair stays so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_taken_away_since_the_plan_does_not_come_back() {
+    let world = world().await;
+    let case = world.case(Memory::Lost);
+    let whole = case.mem.fork();
+    let snapshots = of_kind(&case, |key| layout::snapshot_id(key).is_some());
+    let (damaged, gone) = (&snapshots[0], &snapshots[1]);
+    flip(&case, damaged);
+    assert!(case.mem.lose(gone));
+    for key in of_kind(&case, |key| key.as_str().starts_with("parity/snap/")) {
+        assert!(case.mem.lose(&key));
+    }
+    let copies = [world.open(Arc::new(whole), None).await.unwrap()];
+    let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+    let job = RepairJob::new(&repo, host());
+    let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
+    assert_eq!(planned.tasks.len(), 2);
+    // One is forgotten as a damaged one is, the other was put back and forgotten.
+    let (_, unread) = repo.heads(&world.cx).await.unwrap();
+    let id = unread[0].id;
+    let done = forget_unread(&repo, &world.cx, &unread[0], &host(), "me").await;
+    assert_eq!(done.unwrap(), []);
+    let back = copies[0].sink().clone();
+    let bytes = back.get(&world.cx, gone, ByteRange::Full).await.unwrap();
+    case.mem.plant(gone.clone(), bytes);
+    let report = repair(&repo, &world.cx, planned, &job, &copies)
+        .await
+        .unwrap();
+    assert_eq!(report.mended, []);
+    assert_eq!(report.findings, []);
+    assert!(!case.mem.objects().contains_key(damaged));
+    let refs = layout::refs(id).unwrap();
+    assert!(!case.mem.objects().contains_key(&refs));
+}
