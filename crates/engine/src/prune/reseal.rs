@@ -179,3 +179,35 @@ impl Resealer {
         Ok(Some(out))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use backup_format::keys::Secret;
+
+    use super::*;
+
+    #[test]
+    fn a_session_is_of_the_newest_generation_if_all_its_data_keys_are() {
+        let (old, new) = (Identity::generate(0), Identity::generate(1));
+        let mut generations = Generations {
+            newest: vec![new.clone()],
+            older: vec![old.clone()],
+            known: HashMap::new(),
+        };
+        let wrap = |session, to: &[&Identity]| SessionWrap {
+            session: SessionId(session),
+            wrap: {
+                let to: Vec<_> = to.iter().map(|one| one.recipient()).collect();
+                session::wrap(&Secret::random().unwrap(), &to).unwrap()
+            },
+        };
+        let wraps = [
+            wrap(1, &[&new]),
+            wrap(1, &[&new]),
+            wrap(2, &[&new]),
+            wrap(2, &[&old, &new]),
+            wrap(3, &[&old]),
+        ];
+        assert_eq!(generations.new_of(&wraps), [SessionId(1)].into());
+    }
+}

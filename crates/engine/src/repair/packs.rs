@@ -123,6 +123,15 @@ pub(super) async fn plan(
     }
     let there = tier.packs.values().map(|pack| pack.id).collect();
     find_remedies(cx, others, bad, &there, plan).await?;
+    for task in &plan.tasks {
+        // It comes back, and has lost its parity as well.
+        if let Work::Pack(pack) = &task.work
+            && !there.contains(&pack.id)
+            && !tier.protected.contains(&pack.key)
+        {
+            bare.push(pack.key.clone());
+        }
+    }
     if job.parity.is_some() && !bare.is_empty() {
         let count = bare.len();
         bare.sort();

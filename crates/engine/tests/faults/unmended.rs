@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use backup_core::{ByteRange, Sample, VerifyLevel};
+use backup_core::{ByteRange, Sample, Severity, VerifyLevel};
 use backup_engine::repair::{RepairJob, plan, repair};
 use backup_engine::{Repository, forget_unread, verify};
 use backup_format::index::RunBuilder;
@@ -69,7 +69,10 @@ async fn nobody_builds_on_a_pack_that_cannot_be_mended() {
         assert!(back == world.files(), "{what}");
         let level = VerifyLevel::FullRead;
         let done = verify(&repo, &world.cx, Some(heads), level, Sample::All).await;
-        assert_eq!(done.unwrap().report.findings, [], "{what}");
+        let mut findings = done.unwrap().report.findings;
+        // What it found lost behind its back it may name beside what it has stored anew.
+        findings.retain(|one| one.severity > Severity::Note);
+        assert_eq!(findings, [], "{what}");
     }
 }
 
@@ -223,7 +226,10 @@ async fn what_was_taken_away_since_the_plan_does_not_come_back() {
     }
     let copies = [world.open(Arc::new(whole), None).await.unwrap()];
     let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
-    let job = RepairJob::new(&repo, host());
+    let job = RepairJob {
+        parity: None,
+        ..RepairJob::new(&repo, host())
+    };
     let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
     assert_eq!(planned.tasks.len(), 2);
     // One is forgotten as a damaged one is, the other was put back and forgotten.
@@ -234,10 +240,12 @@ async fn what_was_taken_away_since_the_plan_does_not_come_back() {
     let back = copies[0].sink().clone();
     let bytes = back.get(&world.cx, gone, ByteRange::Full).await.unwrap();
     case.mem.plant(gone.clone(), bytes);
-    let report = repair(&repo, &world.cx, planned, &job, &copies)
+    let mut report = repair(&repo, &world.cx, planned, &job, &copies)
         .await
         .unwrap();
     assert_eq!(report.mended, []);
+    // The one that is back has no sidecar.
+    report.findings.retain(|one| one.subject != "parity/");
     assert_eq!(report.findings, []);
     assert!(!case.mem.objects().contains_key(damaged));
     let refs = layout::refs(id).unwrap();

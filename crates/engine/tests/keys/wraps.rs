@@ -144,6 +144,11 @@ async fn named(world: &World, keys: &KeySet) -> BTreeSet<(String, String)> {
 
 async fn mend(world: &World, keys: &KeySet) -> (usize, usize) {
     let repo = world.open(keys).await.unwrap();
+    if keys.role() == Role::Maintenance {
+        // From tables as from runs in memory.
+        repo.keep_in_memory(0);
+        repo.reload_index(&world.cx).await.unwrap();
+    }
     let job = RepairJob::new(&repo, host());
     let plan = repair::plan(&repo, &world.cx, &job, &[]).await.unwrap();
     let report = repair::repair(&repo, &world.cx, plan, &job, &[])
@@ -211,4 +216,48 @@ async fn false_data_keys_without_number_and_a_merge_lose_nothing() {
     assert_eq!(mend(&world, &keys).await, (1, 0));
     assert_eq!(named(&world, &world.full).await, BTreeSet::new());
     everything_is_read(&world, "mended").await;
+}
+
+/// As many as are tried: whoever merges, and opens none of them, keeps each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merge_keeps_each_of_a_few_data_keys() {
+    let world = world().await;
+    let runs = index(&world);
+    let wraps = || -> BTreeSet<(SessionId, Vec<u8>)> {
+        let runs = index(&world);
+        let wraps = runs.iter().flat_map(|(_, run)| &run.sessions);
+        wraps.map(|one| (one.session, one.wrap.clone())).collect()
+    };
+    for round in 0..4 {
+        lie(&world, ALL[round % 3], round % 2 == 0, &runs);
+    }
+    let before = wraps();
+    let sessions: BTreeSet<_> = before.iter().map(|one| one.0).collect();
+    assert_eq!(before.len(), 5 * sessions.len());
+    // The same word without any key comes first, and must not take the place of the others.
+    let repo: Repository = world
+        .open(&subset(&world, Role::Maintenance))
+        .await
+        .unwrap();
+    let names: Vec<_> = index(&world).into_iter().map(|(key, _)| key).collect();
+    let mut planted = 0;
+    while planted < 8 {
+        let run = &runs[0].1;
+        let mut new = RunBuilder::default();
+        new.add_known(run.packs[0], run.iter().filter(|(_, at)| at.pack == 0));
+        let sealed = ring(&world)
+            .seal(ObjectKind::IndexRun, &new.finish(&[]))
+            .unwrap();
+        let key = layout::index(&sealed).unwrap();
+        if names.iter().all(|name| key < *name) {
+            world.mem.plant(key, sealed);
+            planted += 1;
+        }
+    }
+    let job = PruneJob::new(host());
+    let planned = plan(&repo, &world.cx, &job).await.unwrap();
+    prune(&repo, &world.cx, planned, &job).await.unwrap();
+    assert_eq!(index(&world).len(), 1);
+    assert!(wraps() == before);
+    everything_is_read(&world, "merged").await;
 }
