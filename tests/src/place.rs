@@ -158,6 +158,16 @@ impl Place {
         out.sort();
         out
     }
+
+    /// Takes the sidecars of what lies below a folder of the repository away: nothing brings it back then.
+    ///
+    /// # Panics
+    /// If one cannot be removed.
+    pub fn lose_sidecars(&self, prefix: &str) {
+        for sidecar in self.objects(&format!("parity/{prefix}")) {
+            fs::remove_file(sidecar).expect("a sidecar to remove");
+        }
+    }
 }
 
 impl Default for Place {

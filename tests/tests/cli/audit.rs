@@ -346,6 +346,7 @@ fn a_snapshot_with_another_root_than_its_record_is_named() {
     let bytes = fs::read(&snaps[0]).unwrap();
     writable(&snaps[1]);
     fs::write(&snaps[1], bytes).unwrap();
+    place.lose_sidecars("snap");
     fs::remove_dir_all(place.path("cache")).unwrap();
     let found = errors(&place, "state");
     assert_eq!(found.len(), 1, "{found:?}");

@@ -64,7 +64,7 @@ fn an_init_that_was_killed_before_the_repository_was_there_is_not_in_the_way() {
     let place = Place::new();
     rename(&place, "key", "key.unfinished");
     rename(&place, "sheet", "sheet.unfinished");
-    for object in ["config", "ledger"] {
+    for object in ["config", "ledger", "parity"] {
         fs::remove_dir_all(place.repo().join(object)).unwrap();
     }
     let init = ["init", "--recovery-sheet", "sheet"];

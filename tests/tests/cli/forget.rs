@@ -89,9 +89,7 @@ fn the_last_snapshot_that_is_not_damaged_stays() {
         .into_iter()
         .find(|one| !before.contains(one));
     let pack = pack.unwrap();
-    for sidecar in place.objects("parity") {
-        std::fs::remove_file(sidecar).unwrap();
-    }
+    place.lose_sidecars("data");
     let whole = std::fs::read(&pack).unwrap();
     let mut bytes = whole.clone();
     bytes[1000] ^= 1;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use backup_tests::{Node, Place, Run, read_tree};
 
 use crate::faults::can_trace;
+use crate::repair::harm_all_kinds;
 use crate::trouble::noise;
 
 type Tree = BTreeMap<PathBuf, Node>;
@@ -185,6 +186,40 @@ fn points(count: usize) -> Vec<usize> {
     points
 }
 
+/// Kills a command at each call that makes or takes a name, or forces bytes to the disk; before each, the place is what
+/// it was. `check` looks at what is left behind each kill. Returns how many there were.
+fn kill_at_calls(
+    place: &Place,
+    name: &str,
+    command: impl Fn(&Place) -> Command,
+    mut check: impl FnMut(&str),
+) -> usize {
+    let kept = tempfile::tempdir().unwrap();
+    copy(&place.path(""), kept.path());
+    let mut tried = 0;
+    for call in CALLS {
+        copy(kept.path(), &place.path(""));
+        let all = count(&command(place), call, &place.path("log"));
+        for point in points(all) {
+            let what = format!("{name} killed at {call} {point} of {all}");
+            copy(kept.path(), &place.path(""));
+            let inject = format!("--inject={call}:signal=KILL:when={point}");
+            let trace = format!("--trace={call}");
+            let options = ["-o", "/dev/null", &trace, &inject];
+            let run = Run::of(&mut traced(&command(place), &options));
+            if run.code != -1 {
+                // How calls fall to threads can differ: it was over before.
+                assert!([0, 3].contains(&run.code), "{what}: {run:?}");
+                continue;
+            }
+            tried += 1;
+            check(&what);
+        }
+    }
+    copy(kept.path(), &place.path(""));
+    tried
+}
+
 #[test]
 fn killed_at_any_call_that_names_or_syncs_nothing_is_lost() {
     if !can_trace() {
@@ -192,41 +227,49 @@ fn killed_at_any_call_that_names_or_syncs_nothing_is_lost() {
         return;
     }
     let (place, ground) = start();
-    let kept = tempfile::tempdir().unwrap();
-    copy(&place.path(""), kept.path());
     let now = read_tree(&place.data()).unwrap();
     let mut tried = 0;
-    for number in 0..commands(&place, &ground).len() {
-        for call in CALLS {
-            copy(kept.path(), &place.path(""));
-            let (name, command) = commands(&place, &ground).swap_remove(number);
-            let all = count(&command, call, &place.path("log"));
-            for point in points(all) {
-                let what = format!("{name} killed at {call} {point} of {all}");
-                copy(kept.path(), &place.path(""));
-                let inject = format!("--inject={call}:signal=KILL:when={point}");
-                let trace = format!("--trace={call}");
-                let options = ["-o", "/dev/null", &trace, &inject];
-                let run = Run::of(&mut traced(&command, &options));
-                if run.code != -1 {
-                    // How calls fall to threads can differ: it was over before.
-                    assert!([0, 3].contains(&run.code), "{what}: {run:?}");
-                    continue;
-                }
-                tried += 1;
-                let mut known = Known {
-                    whole: ground.whole.clone(),
-                    unsure: Vec::new(),
-                };
-                if name == "forget" {
-                    known.unsure.extend(known.whole.keys().next().cloned());
-                }
-                is_mended(&place, &mut known, &now, &what);
+    for (number, (name, _)) in commands(&place, &ground).into_iter().enumerate() {
+        let command = |place: &Place| commands(place, &ground).swap_remove(number).1;
+        tried += kill_at_calls(&place, name, command, |what| {
+            let mut known = Known {
+                whole: ground.whole.clone(),
+                unsure: Vec::new(),
+            };
+            if name == "forget" {
+                known.unsure.extend(known.whole.keys().next().cloned());
             }
-        }
+            is_mended(&place, &mut known, &now, what);
+        });
     }
     println!("{tried} points");
     assert!(tried >= 12, "{tried} points");
+}
+
+/// Something of each kind is harmed: a repair that is killed makes nothing of it worse, and the next one mends all.
+#[test]
+fn a_repair_that_is_killed_at_any_call_is_ended_by_the_next() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let (place, ground) = start();
+    let now = read_tree(&place.data()).unwrap();
+    harm_all_kinds(&place);
+    let repair = |place: &Place| place.snapshot(["repair", "--json"]);
+    let tried = kill_at_calls(&place, "repair", repair, |what| {
+        let run = Run::of(&mut repair(&place));
+        assert_eq!(run.code, 0, "{what}\n{}\n{}", run.text(), run.err);
+        let verified = place.verify();
+        assert_eq!(verified.code, 0, "{what}\n{}", verified.text());
+        let mut known = Known {
+            whole: ground.whole.clone(),
+            unsure: Vec::new(),
+        };
+        is_mended(&place, &mut known, &now, what);
+    });
+    println!("{tried} points");
+    assert!(tried >= 6, "{tried} points");
 }
 
 /// Behind a kill all is there, the next save succeeds, a prune gives back, and all is there.

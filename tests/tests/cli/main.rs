@@ -37,6 +37,7 @@ mod round_trip;
 mod salvage;
 mod streams;
 mod terminal;
+mod together;
 mod trouble;
 mod unread;
 mod usage;

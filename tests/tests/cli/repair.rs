@@ -100,6 +100,21 @@ fn flip_one_and_lose_one(files: &[PathBuf]) {
     }
 }
 
+/// Harms something of each kind, and no more than can be mended.
+pub(crate) fn harm_all_kinds(place: &Place) {
+    let packs = place
+        .objects("data")
+        .into_iter()
+        .chain(place.objects("meta"));
+    packs.for_each(|path| destroy_a_twentieth(&path));
+    place.objects("index").iter().for_each(|path| flip(path));
+    fs::remove_file(&place.objects("refs")[0]).unwrap();
+    flip(&place.objects("refs")[0]);
+    flip(&place.repo().join("config/0"));
+    flip_one_and_lose_one(&place.objects("keys"));
+    place.objects("snap").iter().for_each(|path| flip(path));
+}
+
 const HARMS: [Harm; 14] = [
     (
         "the config, flipped",
@@ -201,23 +216,7 @@ const HARMS: [Harm; 14] = [
         },
         "the packs",
     ),
-    (
-        "all of it at once",
-        |place| {
-            let packs = place
-                .objects("data")
-                .into_iter()
-                .chain(place.objects("meta"));
-            packs.for_each(|path| destroy_a_twentieth(&path));
-            place.objects("index").iter().for_each(|path| flip(path));
-            fs::remove_file(&place.objects("refs")[0]).unwrap();
-            flip(&place.objects("refs")[0]);
-            flip(&place.repo().join("config/0"));
-            flip_one_and_lose_one(&place.objects("keys"));
-            place.objects("snap").iter().for_each(|path| flip(path));
-        },
-        "its parity",
-    ),
+    ("all of it at once", harm_all_kinds, "its parity"),
 ];
 
 /// What has parity beside it.

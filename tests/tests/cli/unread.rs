@@ -14,10 +14,11 @@ fn flip(object: &Path) {
     fs::write(object, bytes).unwrap();
 }
 
-/// Damages the object of the snapshot with this id, and empties the local cache.
+/// Damages the object of the snapshot with this id, which nothing brings back, and empties the local cache.
 fn damage_snapshot(place: &Place, id: &str) {
     let object = (place.objects("snap").into_iter()).find(|path| path.ends_with(id));
     flip(&object.unwrap());
+    place.lose_sidecars("snap");
     let _ = fs::remove_dir_all(place.path("cache"));
 }
 
@@ -107,7 +108,7 @@ fn a_repository_without_its_config_is_not_built_over() {
         let place = Place::new();
         let _ = saved_as(&place, "a", &"content".repeat(100_000));
         for object in [
-            "config", "snap", "data", "meta", "index", "refs", "sessions", "ledger",
+            "config", "snap", "data", "meta", "index", "refs", "sessions", "ledger", "parity",
         ] {
             if object != kept {
                 let _ = fs::remove_dir_all(place.repo().join(object));
@@ -132,6 +133,7 @@ fn what_keeps_a_repository_from_opening_says_what_helps() {
         for object in place.objects(prefix) {
             flip(&object);
         }
+        place.lose_sidecars(prefix);
         let run = Run::of(&mut place.snapshot(["verify"])).ends(13);
         assert!(!run.err.contains("verify` tells"), "{}", run.err);
         assert!(run.err.contains("another copy"), "{}", run.err);

@@ -3,13 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use backup_core::{ErrorKind, ObjectKey, OpContext, PackId, SessionId};
+use backup_core::{ObjectKey, OpContext, PackId, SessionId};
 use backup_format::index::{MAX_ENTRIES, RunBuilder};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::ObjectKind;
 
-use super::repack::not_kept;
+use super::kept::{self, Kept, Written, not_kept, sha256};
 use crate::claims::{self, Digest, blobs_of, digest_of};
 use crate::collect::settle;
 use crate::data_keys::{MOST_WRAP_BYTES, MOST_WRAPS, WrapSet};
@@ -162,13 +162,14 @@ pub(crate) async fn put_run(
     run: RunBuilder,
     wraps: &[SessionWrap],
 ) -> Result<ObjectKey> {
-    write_run(repo, cx, run, wraps).await.map(|(key, _)| key)
+    let written = write_run(repo, cx, run, wraps).await?;
+    Ok(written.key)
 }
 
-/// The same, where others go for its sake: looks whether the tier has it.
+/// The same, where others go for its sake: reads it back.
 ///
 /// # Errors
-/// [`EngineError::Unprunable`] if it has a part of it alone; [`EngineError::OtherPrune`] if it is not there, since
+/// [`EngineError::Unprunable`] if it is not what was written; [`EngineError::OtherPrune`] if it is not there, since
 /// another prune may have merged it with others already; errors of the tier.
 pub(super) async fn put_kept_run(
     repo: &Repository,
@@ -176,21 +177,19 @@ pub(super) async fn put_kept_run(
     run: RunBuilder,
     wraps: &[SessionWrap],
 ) -> Result<()> {
-    let (key, size) = write_run(repo, cx, run, wraps).await?;
+    let written = write_run(repo, cx, run, wraps).await?;
     settle(repo, cx).await;
-    match repo.sink().head(cx, &key).await {
-        Ok(meta) if meta.size == size => Ok(()),
-        Ok(meta) => {
-            // A part of it is no run: it would be told as damage until somebody repairs it.
-            repo.sink().delete(cx, &key).await?;
-            let is = meta.size;
-            Err(not_kept(&format!("{key} has {is} bytes instead of {size}")))
+    match kept::look(repo, cx, &written).await? {
+        Kept::Whole => Ok(()),
+        // It would be told as damage until somebody repairs it.
+        Kept::Other(what) => {
+            repo.sink().delete(cx, &written.key).await?;
+            Err(not_kept(&what))
         }
-        Err(error) if error.kind == ErrorKind::NotFound => {
+        Kept::Absent => {
             let why = "it has merged what this one has just added to the index, or the tier has not kept it; nothing is lost";
             Err(EngineError::OtherPrune(why.into()))
         }
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -199,12 +198,16 @@ async fn write_run(
     cx: &OpContext,
     run: RunBuilder,
     wraps: &[SessionWrap],
-) -> Result<(ObjectKey, u64)> {
+) -> Result<Written> {
     let sealed = repo.ring().seal(ObjectKind::IndexRun, &run.finish(wraps));
     let sealed = sealed.map_err(EngineError::Seal)?;
-    let (key, size) = (name(layout::index(&sealed))?, sealed.len() as u64);
-    put_new(cx, &**repo.sink(), &key, sealed.into()).await?;
-    Ok((key, size))
+    let written = Written {
+        key: name(layout::index(&sealed))?,
+        sha256: sha256(&sealed),
+        size: sealed.len() as u64,
+    };
+    put_new(cx, &**repo.sink(), &written.key, sealed.into()).await?;
+    Ok(written)
 }
 
 struct Writer<'a> {

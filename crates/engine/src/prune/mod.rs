@@ -14,6 +14,7 @@
 
 mod collect;
 mod elsewhere;
+mod kept;
 pub(crate) mod merge;
 mod open;
 mod own;

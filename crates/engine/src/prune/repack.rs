@@ -1,8 +1,8 @@
 //! Copying what is in use of packs that are mostly waste. Blobs move sealed as they are, so no data key
 //! is needed; unless they are to be sealed anew ([`super::reseal`]). It is a session like any other: see the protocol.
 //!
-//! What is copied from goes, so a tier is not believed when it says that it has a copy: it is asked for each
-//! before anything names it, and refs are read back.
+//! What is copied from goes, so a tier is not believed when it says that it has a copy: each is read back
+//! before anything names it ([`super::kept`]), and so are refs.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,10 +14,10 @@ use backup_format::layout;
 use backup_format::pack::{MAX_PACK, PackBlob, PackBuilder, PackHeader};
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{ObjectKind, blob_session};
-use backup_integrity::digest::ContentHasher;
 use bytes::Bytes;
 use futures::StreamExt as _;
 
+use super::kept::{self, Written, not_kept, sha256};
 use super::merge::put_kept_run;
 use super::reseal::Resealer;
 use super::survey::{Marks, Survey};
@@ -50,8 +50,8 @@ struct Copies<'a> {
     wraps: [WrapSet; 2],
     run: RunBuilder,
     run_wraps: WrapSet,
-    /// Packs that the run names, and their bytes.
-    written: Vec<(ObjectKey, u64)>,
+    /// Packs that the run names.
+    written: Vec<Written>,
     moved: Moved,
     resealer: Option<Resealer>,
 }
@@ -151,7 +151,11 @@ impl Copies<'_> {
         for wrap in wraps.iter() {
             self.run_wraps.add(wrap);
         }
-        self.written.push((key, size));
+        self.written.push(Written {
+            key,
+            sha256: pack.id.0,
+            size,
+        });
         let from = std::mem::take(&mut self.from[which]);
         for (new, (old, slot)) in (0u32..).zip(from) {
             let slots = self.moved.entry(old).or_default();
@@ -166,7 +170,7 @@ impl Copies<'_> {
         if run.is_empty() {
             return Ok(());
         }
-        are_there(self.repo, self.cx, std::mem::take(&mut self.written)).await?;
+        kept::are_whole(self.repo, self.cx, std::mem::take(&mut self.written)).await?;
         let wraps = std::mem::take(&mut self.run_wraps).to_vec();
         put_kept_run(self.repo, self.cx, run, &wraps).await
     }
@@ -176,55 +180,13 @@ fn no_blob() -> EngineError {
     EngineError::Evidence("a blob".into())
 }
 
-/// Looks whether the tier has objects that it said to have stored, by their sizes.
-///
-/// # Errors
-/// [`EngineError::Unprunable`] if it has not; errors of the tier.
-async fn are_there(
-    repo: &Repository,
-    cx: &OpContext,
-    written: Vec<(ObjectKey, u64)>,
-) -> Result<()> {
-    settle(repo, cx).await;
-    let mut asked = futures::stream::iter(written)
-        .map(|(key, size)| async move { (repo.sink().head(cx, &key).await, key, size) })
-        .buffer_unordered(repo.connections(cx));
-    while let Some((head, key, size)) = asked.next().await {
-        match head {
-            Ok(meta) if meta.size == size => {}
-            Ok(meta) => {
-                let is = meta.size;
-                return Err(not_kept(&format!("{key} has {is} bytes instead of {size}")));
-            }
-            Err(error) if error.kind == ErrorKind::NotFound => {
-                return Err(not_kept(&format!("{key} is not there")));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 fn taken_for_dead() -> EngineError {
     EngineError::OtherPrune("it took this one for dead; nothing is lost".into())
-}
-
-/// The tier lies.
-pub(super) fn not_kept(what: &str) -> EngineError {
-    EngineError::Unprunable(format!(
-        "the tier said that it has stored what was to replace it, and {what}: look at the disk or the server of the repository, then prune again"
-    ))
 }
 
 fn sealed<'a>(bytes: &'a [u8], blob: &PackBlob) -> Option<&'a [u8]> {
     let start = blob.offset as usize;
     bytes.get(start..start.checked_add(blob.stored as usize)?)
-}
-
-fn digest(bytes: &[u8]) -> [u8; 32] {
-    let mut hasher = ContentHasher::new();
-    hasher.update(bytes);
-    hasher.finish().0
 }
 
 /// Copies what is used of packs, some at a time, and lets refs name the copies. Adds the packs that are empty now.
@@ -332,7 +294,7 @@ async fn move_refs(
         let Some(refs) = moved else {
             continue;
         };
-        let digest = digest(&refs.encode());
+        let digest = sha256(&refs.encode());
         written.push((place_refs(repo, cx, &keys, &refs).await?, digest, keys));
     }
     settle(repo, cx).await;
@@ -364,7 +326,7 @@ async fn is_kept(
     before: &[ObjectKey],
 ) -> Result<bool> {
     let why = match refs::read(repo, cx, key).await {
-        Ok(Some(back)) if digest(&back.encode()) == wanted => return Ok(true),
+        Ok(Some(back)) if sha256(&back.encode()) == wanted => return Ok(true),
         Ok(Some(_)) => format!("{key} says something else"),
         Ok(None) => {
             for key in before {
@@ -421,7 +383,7 @@ async fn copy<'a>(
             Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };
-        if digest(&bytes) != id.0 {
+        if sha256(&bytes) != id.0 {
             let detail = "its bytes do not hash to its name, so it is not copied and stays; `snapshot repair` tells what mends it";
             let finding = Finding::new(Severity::Error, FindingKind::Damaged, key.as_str(), detail);
             report.findings.push(finding);

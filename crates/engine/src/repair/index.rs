@@ -155,22 +155,7 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     if !run.is_empty() {
         written.push(put_run(repo, cx, run, &wraps.to_vec()).await?);
     }
-    let mut outdated = Vec::new();
-    let doubted: BTreeMap<_, _> = bad
-        .doubtful
-        .iter()
-        .map(|one| (&one.run, &*one.wraps))
-        .collect();
-    // What was just written is none of those that are loaded.
-    for known in repo.known_runs() {
-        let Some(key) = known.key() else { continue };
-        if doubted.contains_key(key) || known.names_any(&again) {
-            let wraps = doubted.get(key).copied().unwrap_or_default();
-            let run = repo.known_run(cx, &known).await?;
-            written.extend(rewrite(repo, cx, &run, wraps, &again).await?);
-            outdated.push(key.clone());
-        }
-    }
+    let outdated = rewrite_wrong(repo, cx, bad, &again, &mut written).await?;
     // What was written is read back before anything goes.
     if !written.is_empty() {
         settle(repo, cx).await;
@@ -204,6 +189,31 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
         repo.cache().remove(key.as_str());
     }
     Ok(())
+}
+
+/// Writes anew all runs that say false data keys, or name packs that were indexed again; gives those that were in their
+/// places.
+async fn rewrite_wrong(
+    repo: &Repository,
+    cx: &OpContext,
+    bad: &BadIndex,
+    again: &BTreeSet<PackId>,
+    written: &mut Vec<ObjectKey>,
+) -> Result<Vec<ObjectKey>> {
+    let doubted = bad.doubtful.iter().map(|one| (&one.run, &*one.wraps));
+    let doubted: BTreeMap<_, _> = doubted.collect();
+    let mut outdated = Vec::new();
+    // What was just written is none of those that are loaded.
+    for known in repo.known_runs() {
+        let Some(key) = known.key() else { continue };
+        if doubted.contains_key(key) || known.names_any(again) {
+            let wraps = doubted.get(key).copied().unwrap_or_default();
+            let run = repo.known_run(cx, &known).await?;
+            written.extend(rewrite(repo, cx, &run, wraps, again).await?);
+            outdated.push(key.clone());
+        }
+    }
+    Ok(outdated)
 }
 
 /// Writes a run without the data keys that are in doubt, which whoever needs one finds in the end of a pack, and without

@@ -12,7 +12,7 @@ use backup_testkit::{
     EventualSink, Fault, FaultSink, Lag, LockedSink, MemSink, Op, Rule, When, fresh_seed,
 };
 
-use crate::operations::{Claim, MEMORIES, OPERATIONS, Operation, Run, grounds};
+use crate::operations::{Claim, MEMORIES, OPERATIONS, Operation, Run, grounds, mend_ground};
 use crate::world::{Case, Memory, World, context, read};
 
 /// What a kind may do to what was stored.
@@ -154,6 +154,15 @@ async fn meets(
         Err(error) => Some(error.to_string()),
     };
     assert!(told.as_ref().is_none_or(|told| !told.is_empty()), "{what}");
+    let truth: Arc<dyn Sink> = Arc::new(case.mem.clone());
+    let honest = Run {
+        sink: &truth,
+        ..run
+    };
+    let is_done = ended.as_ref().is_ok_and(|done| done.findings.is_empty());
+    if !is_done || kind.harm != Harm::None {
+        mend_ground(operation.ground, honest, &what).await;
+    }
     if let Ok(done) = &ended
         && kind.harm == Harm::None
         && (done.findings.is_empty() || !matches!(done.claim, Claim::Shown(_)))
@@ -164,11 +173,8 @@ async fn meets(
         return told;
     }
     if kind.harm != Harm::None {
-        // What a prune copies is new. It looks whether that is there before what it copied from goes, but it
-        // does not read it back: see docs/testing.md.
-        if (kind.harm, operation.name) != (Harm::Spoilt, "prune") {
-            older_are_whole(world, &case, &what).await;
-        }
+        // What a prune copies is new too: it reads that back before what it copied from goes.
+        older_are_whole(world, &case, &what).await;
         return told;
     }
     world.check(&case, &what).await;

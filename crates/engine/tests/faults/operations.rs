@@ -12,8 +12,11 @@ use backup_core::{Finding, OpContext, Sample, Severity, Sink, SnapshotId, Verify
 use backup_engine::hold::{hold, holds, release};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::prune::{self, PruneJob, Unused};
+use backup_engine::repair::{self, RepairJob};
 use backup_engine::repository::{SnapshotHead, UnreadSnapshot};
 use backup_engine::{ForgetPlan, Repository, Result, forget, verify};
+use backup_format::layout;
+use backup_parity::Share;
 
 use crate::world::{Case, Memory, World, host, noise, read};
 
@@ -32,6 +35,9 @@ pub(crate) enum Ground {
     Held,
     /// A snapshot, and an older one that was forgotten and that it has much of.
     Garbage,
+    /// A snapshot with parity, files that have changed since, and something of each kind harmed: a repair is
+    /// needed before there is what there should be.
+    Harmed,
 }
 
 /// What an operation says that it did.
@@ -111,6 +117,7 @@ operations! {
     "release": Held, false, release_first;
     "prune": Garbage, false, prune_all;
     "ledger verify": Changed, true, check_ledger;
+    "repair": Harmed, false, repair_all;
 }
 
 impl Operation {
@@ -138,6 +145,12 @@ pub(crate) async fn grounds() -> BTreeMap<Ground, World> {
 async fn world(ground: Ground) -> World {
     let mut world = match ground {
         Ground::Fresh => World::new().await,
+        Ground::Harmed => {
+            World::with_parity(Some(Share::USUAL))
+                .await
+                .and_snapshot()
+                .await
+        }
         _ => World::with_snapshot().await,
     };
     match ground {
@@ -162,8 +175,32 @@ async fn world(ground: Ground) -> World {
             world.forget_oldest();
             world.write("new", &noise(1003, 900_000));
         }
+        Ground::Harmed => harm_all_kinds(&world),
     }
     world
+}
+
+/// Harms no more than can be mended: the largest pack at one place, a snapshot, all index runs and all refs.
+fn harm_all_kinds(world: &World) {
+    let objects = world.mem.objects();
+    let packs = objects.iter().filter(|(key, _)| layout::is_pack(key));
+    let (pack, _) = packs.max_by_key(|(_, body)| body.len()).unwrap();
+    for key in objects.keys() {
+        let is = |family: &str| key.as_str().starts_with(family);
+        let did = match () {
+            () if key == pack => world.mem.damage(key, |bytes| {
+                let length = bytes.len();
+                bytes[length / 3..length / 3 + length / 20].fill(0xa5);
+            }),
+            () if is("snap/") => world.mem.damage(key, |bytes| {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+            }),
+            () if is("index/") || is("refs/") => world.mem.lose(key),
+            () => true,
+        };
+        assert!(did, "{key}");
+    }
 }
 
 async fn open(world: &World) -> Repository {
@@ -342,6 +379,26 @@ async fn prune_all(run: Run<'_>) -> Result<Done> {
     assert_eq!(report.waits_for, [], "it waits for nobody");
     told.extend(report.findings);
     Ok(Done::new(Claim::Nothing, told, &repo))
+}
+
+/// Mends all that can be mended.
+async fn repair_all(run: Run<'_>) -> Result<Done> {
+    let repo = run.open().await?;
+    let job = RepairJob::new(&repo, host());
+    let plan = repair::plan(&repo, run.cx, &job, &[]).await?;
+    let report = repair::repair(&repo, run.cx, plan, &job, &[]).await?;
+    // What was noticed is what was mended.
+    repo.notices().clear();
+    Ok(Done::new(Claim::Nothing, report.findings, &repo))
+}
+
+/// Mends what has to be mended before there is what there should be, behind an operation that did not do so.
+pub(crate) async fn mend_ground(ground: Ground, run: Run<'_>, what: &str) {
+    if ground == Ground::Harmed {
+        let done = repair_all(run).await;
+        let done = done.unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(done.findings, [], "{what}");
+    }
 }
 
 async fn check_ledger(run: Run<'_>) -> Result<Done> {

@@ -11,11 +11,19 @@ use backup_core::{CancellationToken, Event, Observer, OpContext, Sink};
 use backup_engine::Result;
 use backup_testkit::{Crash, FaultSink};
 
-use crate::operations::{Done, Ground, MEMORIES, OPERATIONS, Operation, Run, grounds, reclaims};
+use crate::operations::{
+    Done, Ground, MEMORIES, OPERATIONS, Operation, Run, grounds, mend_ground, reclaims,
+};
 use crate::world::{Case, Memory, World};
 
 /// What there must be behind a stop.
-async fn is_mended(world: &World, case: &Case, ended: &Result<Done>, what: &str) {
+async fn is_mended(
+    operation: &Operation,
+    world: &World,
+    case: &Case,
+    ended: &Result<Done>,
+    what: &str,
+) {
     let sink: Arc<dyn Sink> = Arc::new(case.mem.clone());
     let run = Run {
         world,
@@ -23,6 +31,9 @@ async fn is_mended(world: &World, case: &Case, ended: &Result<Done>, what: &str)
         sink: &sink,
         cx: &world.cx,
     };
+    if !ended.as_ref().is_ok_and(|done| done.findings.is_empty()) {
+        mend_ground(operation.ground, run, what).await;
+    }
     if let Ok(done) = ended {
         run.holds_true(done.claim, what).await;
     }
@@ -63,7 +74,7 @@ async fn stop_at_every_change(operation: &Operation, world: &World, memory: Memo
                 return points;
             }
             points += 1;
-            is_mended(world, &case, &ended, &what).await;
+            is_mended(operation, world, &case, &ended, &what).await;
         }
     }
     points
@@ -123,7 +134,7 @@ async fn stop_at_every_border(operation: &Operation, world: &World, memory: Memo
                 return points;
             }
             points += 1;
-            is_mended(world, &case, &ended, &what).await;
+            is_mended(operation, world, &case, &ended, &what).await;
         }
     }
     points

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backup_core::{Sample, Severity, SnapshotId, Source, VerifyLevel};
+use backup_core::{ObjectKey, Sample, Severity, SnapshotId, Source, VerifyLevel};
 use backup_engine::hold::{hold, holds, release};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::prune::{self, PruneJob, Unused};
+use backup_engine::repair::{self, RepairJob};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::{ForgetPlan, Repository, forget, snapshot, verify};
 use backup_testkit::{Crash, FaultSink};
@@ -92,6 +93,7 @@ steps! {
     9 prune_some;
     4 prune_and_die;
     10 restore_one;
+    3 lose_and_repair;
     2 look;
     2 lose_the_caches;
 }
@@ -316,6 +318,34 @@ impl Model {
         let report = report.unwrap();
         assert_eq!(report.findings, []);
         assert!(report.waits_for.is_empty() || !job.patience.is_zero());
+    }
+
+    /// Some of the index and of the refs is lost, and a repair makes it anew. One that dies is ended by the next.
+    async fn lose_and_repair(&mut self) {
+        let objects = self.world.mem.objects().into_keys();
+        let made_of_others = |key: &ObjectKey| {
+            let families = ["index/", "refs/"];
+            families.iter().any(|one| key.as_str().starts_with(one))
+        };
+        let objects: Vec<_> = objects.filter(made_of_others).collect();
+        for _ in 0..=self.dice.below(3) {
+            let number = self.dice.below(objects.len());
+            if let Some(key) = objects.get(number) {
+                let was_there = self.world.mem.lose(key);
+                self.say((key, was_there));
+            }
+        }
+        let sink = self.dying(8);
+        let (world, keys) = (&self.world, &self.world.keys);
+        let dying = world.open_at(Arc::new(sink), keys, None).await;
+        for (repo, is_dying) in [(dying, true), (self.repo().await, false)] {
+            let job = RepairJob::new(&repo, host());
+            let plan = repair::plan(&repo, &world.cx, &job, &[]).await.unwrap();
+            match repair::repair(&repo, &world.cx, plan, &job, &[]).await {
+                Ok(report) => assert_eq!(report.findings, []),
+                Err(error) => assert!(is_dying, "{error}"),
+            }
+        }
     }
 
     async fn prune_and_die(&mut self) {
