@@ -261,9 +261,9 @@ async fn remove(console: &mut Console, args: &KeyRemoveArgs) -> Outcome {
         if wanted.len() != 64 || !wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(none_begins(&wanted));
         }
-        // It is gone already: from now on nothing waits for it.
-        let note = backstay::engine::slots::removed_note(&wanted);
-        let findings = change::record(&repo, &console.cx, by, note).await?;
+        // It is gone already: from now on nothing waits for it, and its sidecar brings it back no more.
+        let key = ObjectKey::new(format!("keys/{wanted}")).map_err(|_| none_begins(&wanted))?;
+        let findings = change::remove(&repo, &console.cx, by, &key).await?;
         let ending = Exit::done(console.findings(&findings, 0)?);
         console.record("key-removed", json!({ "id": wanted }))?;
         console.line(format!("noted that key {wanted} is removed"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstay::core::{Sample, Severity, VerifyLevel};
+use backstay::core::{Finding, FindingKind, Sample, Severity, VerifyLevel};
 use backstay::engine::ledger::verify_ledger;
 use backstay::engine::slots::foreign;
 use backstay::engine::verify::{Damage, ReadBudget, coverage as engine_coverage};
@@ -78,12 +78,15 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         findings.extend(foreign(&repo, &console.cx).await?);
     }
     let report = &outcome.report;
-    let is_damaged = console.findings(&report.findings, 0)?;
+    let ending = match console.findings(&report.findings, 0)? {
+        true if report.findings.iter().all(is_whole) => Exit::Findings,
+        true => Exit::Damage,
+        false => Exit::Ok,
+    };
     show_damage(console, &outcome.damage)?;
     if console.json() {
         coverage::show(console, &outcome.coverage)?;
     }
-    let ending = if is_damaged { Exit::Damage } else { Exit::Ok };
     if is_sound {
         let looked = looked(args, &outcome);
         console.record_look(&repo, looked, &Ok(ending)).await;
@@ -110,7 +113,7 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         }),
     )?;
     if console.talks() {
-        summary(console, args, &outcome, is_damaged)?;
+        summary(console, args, &outcome, ending)?;
     }
     Ok(ending)
 }
@@ -208,7 +211,7 @@ fn summary(
     console: &mut Console,
     args: &VerifyArgs,
     outcome: &VerifyOutcome,
-    is_damaged: bool,
+    ending: Exit,
 ) -> Outcome<()> {
     let report = &outcome.report;
     console.line(format!(
@@ -255,11 +258,14 @@ fn summary(
     if args.level > Level::Metadata {
         coverage::show(console, &outcome.coverage)?;
     }
-    if is_damaged {
+    if ending == Exit::Damage {
         let found = text::plural(report.findings.len() as u64, "finding", "findings");
         return console.line(format!(
             "DAMAGE: {found}; `snapshot repair --dry-run` tells what can be mended"
         ));
+    }
+    if ending == Exit::Findings {
+        console.line("protection is missing; `snapshot repair` adds it")?;
     }
     console.line(if is_all {
         "no damage found"
@@ -279,6 +285,12 @@ fn share(args: &VerifyArgs) -> Option<String> {
         }
         (None, None, None) => None,
     }
+}
+
+/// Whether what a finding tells of is there as it was written, and no more than what protects it is missing.
+fn is_whole(finding: &Finding) -> bool {
+    finding.severity < Severity::Error && finding.kind == FindingKind::Degraded
+        || finding.severity == Severity::Note
 }
 
 /// Checks the ledger.

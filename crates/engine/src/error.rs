@@ -279,14 +279,6 @@ impl EngineError {
         Some(remedy(kind, object))
     }
 
-    /// The error with what to do.
-    pub(crate) fn with_remedy(&self) -> String {
-        match self.remedy() {
-            Some(remedy) => format!("{self}; {remedy}"),
-            None => self.to_string(),
-        }
-    }
-
     /// Whether the error says that stored data is damaged or missing.
     #[must_use]
     pub fn is_damage(&self) -> bool {

@@ -353,7 +353,7 @@ fn a_snapshot_with_another_root_than_its_record_is_named() {
     assert!(found[0].0.starts_with("snap/"), "{found:?}");
     fs::remove_file(&snaps[1]).unwrap();
     let found = errors(&place, "state");
-    assert!(found[0].1.contains("put its object back"), "{found:?}");
+    assert!(found[0].1.contains("puts its object back"), "{found:?}");
 }
 
 /// Whether the program that lies about the time is there; `./test.sh` installs it.

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use backup_tests::{Place, Run};
 
+use crate::killed::is_whole;
 use crate::trouble::{Small, assert_restores, noise, start};
 
 /// Whether system calls can be traced here.
@@ -90,8 +91,7 @@ fn a_save_killed_at_any_boundary_between_stages_loses_nothing() {
         let run = killed_at(&save, call, &watched(&place, stage));
         let what = format!("{call} in {stage:?}\n{}\n{}", run.text(), run.err);
         assert_eq!(run.code, -1, "it was not killed: {what}");
-        let verified = place.verify();
-        assert_eq!(verified.code, 0, "{what}\n{}", verified.text());
+        is_whole(&place, &what);
         let ledger = Run::of(&mut place.snapshot(["ledger", "verify"]));
         assert_eq!(ledger.code, 0, "{what}\n{}", ledger.err);
         let again = place.save();

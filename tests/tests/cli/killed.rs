@@ -269,7 +269,7 @@ fn a_repair_that_is_killed_at_any_call_is_ended_by_the_next() {
         is_mended(&place, &mut known, &now, what);
     });
     println!("{tried} points");
-    assert!(tried >= 6, "{tried} points");
+    assert!(tried >= 3, "{tried} points");
 }
 
 /// Behind a kill all is there, the next save succeeds, a prune gives back, and all is there.
@@ -281,8 +281,15 @@ fn is_mended(place: &Place, known: &mut Known, now: &Tree, what: &str) {
     let pruned = Run::of(&mut prune);
     assert_eq!(pruned.code, 0, "{what}\n{}\n{}", pruned.text(), pruned.err);
     known.check(place, now, what);
+    is_whole(place, what);
+}
+
+/// Nothing is damaged. That a sidecar is missing, whose object was named when its writer was killed or was about to
+/// go, is a finding.
+pub(crate) fn is_whole(place: &Place, what: &str) {
     let verified = place.verify();
-    assert_eq!(verified.code, 0, "{what}\n{}", verified.text());
+    let (text, err) = (verified.text(), &verified.err);
+    assert!([0, 3].contains(&verified.code), "{what}\n{text}\n{err}");
 }
 
 #[test]

@@ -18,7 +18,9 @@ fn flip(object: &Path) {
 fn damage_snapshot(place: &Place, id: &str) {
     let object = (place.objects("snap").into_iter()).find(|path| path.ends_with(id));
     flip(&object.unwrap());
-    place.lose_sidecars("snap");
+    let sidecars = place.objects("parity/snap");
+    let sidecar = sidecars.into_iter().find(|path| path.ends_with(id));
+    fs::remove_file(sidecar.unwrap()).unwrap();
     let _ = fs::remove_dir_all(place.path("cache"));
 }
 

@@ -196,7 +196,7 @@ pub struct RepairReport {
 }
 
 /// Looks what is damaged, and what it can be mended from; only reads. `others` are copies of the same
-/// repository on other tiers.
+/// repository on other tiers. Open them without a cache: what lies there is not looked for on the tier.
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not delete; [`EngineError::Invalid`] for a copy that is

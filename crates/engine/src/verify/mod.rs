@@ -345,19 +345,23 @@ impl<'a> Run<'a> {
 
     /// What is said of an error: with what mends it, unless that has just been tried.
     fn said(&self, error: &EngineError) -> String {
-        if self.is_behind_repair {
-            error.to_string()
-        } else {
-            error.with_remedy()
+        match error.remedy() {
+            Some(remedy) if self.is_untried(remedy) => format!("{error}; {remedy}"),
+            _ => error.to_string(),
         }
+    }
+
+    fn is_untried(&self, remedy: &str) -> bool {
+        !self.is_behind_repair || !remedy.starts_with("`snapshot repair")
     }
 
     /// The same of an object of the tier, with what mends it: unless that has just been tried.
     fn found_object(&mut self, kind: FindingKind, object: &str, why: &str) {
-        if self.is_behind_repair {
-            self.found(kind, object, why);
+        let remedy = remedy(kind, object);
+        if self.is_untried(remedy) {
+            self.found(kind, object, &format!("{why}; {remedy}"));
         } else {
-            self.found(kind, object, &format!("{why}; {}", remedy(kind, object)));
+            self.found(kind, object, why);
         }
     }
 

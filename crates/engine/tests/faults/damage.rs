@@ -305,7 +305,7 @@ fn told(ended: &Result<crate::operations::Done, EngineError>, world: &World) -> 
 /// once, at its end.
 fn has_remedy(operation: &str, words: &Words) -> bool {
     let is_remedy = |line: &String| {
-        ["`snapshot ", "put ", "by hand"]
+        ["`snapshot ", "put ", "by hand", "--from"]
             .iter()
             .any(|word| line.contains(word))
     };

@@ -78,6 +78,8 @@ impl Fault {
             Some(Errno::STALE | Errno::TIMEDOUT | Errno::HOSTDOWN | Errno::NOTCONN) => {
                 (Some(ErrorKind::Unavailable), pause)
             }
+            // Its temporary file was swept by somebody whose clock is far ahead, or its folder was taken away.
+            Some(Errno::NOENT) if op == "put" => (Some(ErrorKind::Unavailable), Retry::Now),
             // Too many open files or processes, memory: less may be going on later.
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => (None, pause),
             // A place of the disk that gives nothing back, or metadata that the file system finds wrong.
@@ -114,7 +116,7 @@ mod tests {
     #[test]
     fn what_the_system_says_becomes_what_a_caller_can_act_on() {
         let cases = [
-            (Errno::NOENT, ErrorKind::NotFound),
+            (Errno::NOENT, ErrorKind::Unavailable),
             (Errno::EXIST, ErrorKind::Conflict),
             (Errno::NOSPC, ErrorKind::NoSpace),
             (Errno::DQUOT, ErrorKind::NoSpace),

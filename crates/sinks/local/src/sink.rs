@@ -110,7 +110,8 @@ impl LocalSink {
 
     /// Removes temporary files that no put has written to for `older_than`: what killed puts have
     /// left. Ages are told by the clock of `cx` and the times of the files, which a server may
-    /// have set by its own clock; choose hours rather than minutes.
+    /// have set by its own clock; choose hours rather than minutes. A put whose file is taken away because a
+    /// clock is wrong nonetheless ends with an error that is to be tried again at once.
     ///
     /// # Errors
     /// [`SinkError`] when the folder cannot be read or a file not be removed.

@@ -10,7 +10,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::Duration;
 
-use backup_core::{ByteRange, Clock, ErrorKind, OpContext, PutMode, Sink};
+use backup_core::{ByteRange, Clock, ErrorKind, OpContext, PutMode, Retry, Sink};
 use backup_sink_local::LocalSink;
 use backup_testkit::{TestClock, context};
 use bytes::Bytes;
@@ -268,6 +268,36 @@ async fn old_temporary_files_are_swept_and_nothing_else() {
     assert_eq!((swept.files, swept.bytes), (1, 4));
     assert_eq!(files(folder.path()).len(), 3);
     assert_eq!(listed(&sink).await, ["d/a"]);
+}
+
+/// Somebody whose clock is years ahead takes every temporary file for old.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_whose_temporary_file_is_swept_is_to_be_tried_again() {
+    let folder = TempDir::new().unwrap();
+    let sink = LocalSink::new(folder.path());
+    let late = OpContext::new(std::sync::Arc::new(TestClock::at_text(
+        "2100-01-01T00:00:00Z",
+    )));
+    let sweeper = LocalSink::new(folder.path());
+    let sweeping = tokio::spawn(async move {
+        loop {
+            let swept = sweeper.sweep_temporaries(&late, Duration::ZERO).await;
+            swept.unwrap();
+        }
+    });
+    let mut swept = 0;
+    for number in 0..2000 {
+        let key = key(&format!("{number}"));
+        while let Err(error) = sink.put(&context(), &key, BODY, PutMode::Create).await {
+            assert_eq!(error.retry, Retry::Now, "{error}");
+            swept += 1;
+        }
+        if swept >= 3 {
+            break;
+        }
+    }
+    sweeping.abort();
+    assert!(swept >= 3, "{swept}");
 }
 
 #[tokio::test]

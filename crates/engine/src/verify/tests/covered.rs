@@ -333,11 +333,11 @@ async fn a_time_that_is_over_is_enough_for_one_pack_and_one_manifest() {
     }
 }
 
-/// How often parity of packs was read; small objects have sidecars beside them.
-fn parity_reads(world: &World) -> usize {
+/// How often parity of packs was read.
+fn parity_of_packs(world: &World) -> usize {
     let below = ["parity/data/", "parity/meta/"];
-    let counts = below.map(|folder| world.calls.count_under(Op::Get, folder));
-    counts.into_iter().sum()
+    let reads = below.map(|prefix| world.calls.count_under(Op::Get, prefix));
+    reads.iter().sum()
 }
 
 /// However short the time of each run: parity is looked at with its pack, or it would never come to its turn.
@@ -348,8 +348,10 @@ async fn a_time_that_is_over_is_enough_for_the_parity_of_the_packs_that_are_read
         world.save_more(1).await;
         let folder = tempfile::tempdir().unwrap();
         let victim = world.tier.objects().into_keys();
-        let mut packs = victim.filter(|key| layout::parity_of(key).is_some());
-        let victim = packs.next().unwrap();
+        let victim = victim
+            .filter(|key| layout::parity_of(key).is_some())
+            .next_back()
+            .unwrap();
         world.tier.damage(&victim, |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
@@ -364,7 +366,7 @@ async fn a_time_that_is_over_is_enough_for_the_parity_of_the_packs_that_are_read
         for _ in 0..packs {
             world.calls.forget();
             let done = world.run(job.clone()).await;
-            assert_eq!(parity_reads(&world), 1, "{level:?}");
+            assert_eq!(parity_of_packs(&world), 1, "{level:?}");
             told += &text(&done.report);
         }
         assert!(told.contains(victim.as_str()), "{level:?}: {told}");
@@ -375,9 +377,12 @@ async fn a_time_that_is_over_is_enough_for_the_parity_of_the_packs_that_are_read
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_packs_that_files_needed_parity_is_looked_at_as_long_as_there_is_time() {
     let world = World::with_parity().await;
-    let parity = || parity_reads(&world);
     world.run(VerifyJob::new(VerifyLevel::FullRead)).await;
-    assert_eq!(parity(), world.repo.index().packs().len(), "each once");
+    assert_eq!(
+        parity_of_packs(&world),
+        world.repo.index().packs().len(),
+        "each once"
+    );
     let (limit, memory) = (
         Limit::new(Some(ReadBudget::Time(Duration::ZERO)), u64::MAX),
         world.memory(),
@@ -393,7 +398,7 @@ async fn of_packs_that_files_needed_parity_is_looked_at_as_long_as_there_is_time
     let read = chosen.iter().map(|(id, _)| *id).collect();
     world.calls.forget();
     run.parity_of(&read).await.unwrap();
-    assert_eq!(parity(), 0, "there is no time left");
+    assert_eq!(parity_of_packs(&world), 0, "there is no time left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
