@@ -562,3 +562,24 @@ async fn a_content_that_does_not_come_to_its_end_lets_others_go_first() {
     open().finish();
     assert!(!open().is_due(&[0; 16]));
 }
+
+/// A damaged pack that was set aside and hurts nobody any more, in this run and in those that come.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn that_a_pack_was_damaged_is_forgotten_when_nobody_needs_it() {
+    let world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Memory::open(&world.repo, &world.cx, Some(folder.path())).unwrap();
+    let (one, two) = (PackId([1; 32]), PackId([2; 32]));
+    let mut memory = open();
+    memory.note_bad_pack(&one);
+    memory.note_bad_pack(&two);
+    memory.forget_pack(&one);
+    memory.finish();
+    drop(memory);
+    let mut memory = open();
+    assert!(!memory.pack(&one).is_bad && memory.pack(&two).is_bad);
+    memory.forget_pack(&two);
+    memory.finish();
+    drop(memory);
+    assert!(!open().knows_damage());
+}
