@@ -173,6 +173,34 @@ fn a_further_name_that_a_killed_restore_left_beside_is_gone_after_the_next_one()
     }
 }
 
+/// Until it is whole a file that is written in place has no names but its own: whoever found another could
+/// not tell whose content that is.
+#[test]
+fn a_killed_restore_in_place_gives_no_name_to_what_is_not_whole() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let place = Place::new();
+    place.write("a", noise(1, 3 << 20));
+    fs::hard_link(place.data().join("a"), place.data().join("b")).unwrap();
+    let _ = place.save().ok();
+    let out = place.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("a"), "old").unwrap();
+    let run = over(&place, &out, &["--in-place"]);
+    let killed = killed_at(&run, "fchmod", &[out.join("a")]);
+    assert_eq!(killed.code, -1, "{}", killed.err);
+    assert_eq!(fs::read(out.join("a")).unwrap(), b"old");
+    assert!(!out.join("b").exists());
+    let wanted = format!("latest:{}", place.data().display());
+    let _ = Run::of(place.restore(["run", &wanted, "--to"]).arg(&out)).ok();
+    assert!(fs::read(out.join("b")).unwrap() == noise(1, 3 << 20));
+    assert_eq!(names(&out), ["a", "b"]);
+    let _ = Run::of(&mut over(&place, &out, &["--in-place", "--verify"])).ok();
+    assert!(fs::read(out.join("a")).unwrap() == noise(1, 3 << 20));
+}
+
 /// File systems whose power can fail, as far as they can be made here.
 fn disks(place: &Place) -> Vec<Disk> {
     [("mkfs.ext4", 96), ("mkfs.xfs", 320)]

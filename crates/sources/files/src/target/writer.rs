@@ -106,6 +106,11 @@ impl Writer {
         matches!(self, Self::InPlace(_))
     }
 
+    /// Whether it writes into a file that held something already.
+    pub(super) fn was_there(&self) -> bool {
+        matches!(self, Self::InPlace(file) if file.had_content())
+    }
+
     /// Hands on the file and what is known of it.
     pub(super) fn with_file(&self, then: impl FnOnce(BorrowedFd<'_>, Before)) {
         match self {
