@@ -6,8 +6,9 @@
 //!
 //! - since when it is there. The mode of [`super::meta::MARK_FILE`] alone would not tell unfinished
 //!   files, since a user may give it to a file, too. It counts only on what the one who restores
-//!   owns and what was changed since: the time of an inode's change is set by the kernel and by
+//!   owns and what was made since: the time of an inode's birth is set by the kernel and by
 //!   nobody else. So no entry costs anything, and no attribute is needed;
+//! - which files that were there before it writes to, before it does;
 //! - up to when what it finished is on the disk. After a power loss later files may be empty although
 //!   they have their mode and time: they are compared;
 //! - a token that is in the names of all that it makes beside others, so that they are known although
@@ -26,8 +27,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::EntryPath;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, fsync,
-    openat, statat, unlinkat, utimensat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+    fallocate, fchmod, fstat, fsync, openat, statat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -65,6 +66,8 @@ pub(super) struct Begun {
     swept: Mutex<HashSet<DirId>>,
     /// What the file systems keep that are restored to.
     pub(super) systems: Arc<FileSystems>,
+    /// Whether what is kept here is to be on the disk before it is relied on.
+    sync: bool,
 }
 
 impl Begun {
@@ -93,6 +96,7 @@ impl Begun {
             last: None,
             swept: Mutex::default(),
             systems,
+            sync,
         };
         begun.systems.look(top, before.st_dev);
         let Some((file, is_new)) = begun.locked(top, made)? else {
@@ -180,13 +184,25 @@ impl Begun {
         &self.systems
     }
 
-    /// Notes that a file is about to be changed where it is, since its mode cannot say so. The note is on
-    /// the disk before that.
+    /// Takes room for notes of files that are changed where they are: that is done where there is little.
+    pub(super) fn reserve(&self) {
+        const BYTES: u64 = 64 << 10;
+        if let Some(file) = &self.file {
+            // Without it a disk that gets full ends the restore a little earlier.
+            let _ = fallocate(file, FallocateFlags::KEEP_SIZE, 0, BYTES);
+        }
+    }
+
+    /// Notes that a file that was there is about to be changed where it is: its mode may not say so, or may
+    /// be that which its user gave it. The note is on the disk before that.
     ///
     /// # Errors
     /// When that cannot be written: then nobody would know that the file is not whole.
-    pub(super) fn note_in_place(&self, path: &EntryPath, inode: u64) -> io::Result<()> {
+    pub(super) fn note_in_place(&self, path: &EntryPath, stat: &Stat) -> io::Result<()> {
         let Some(file) = &self.file else {
+            if !self.has_no_marks(stat) {
+                return Ok(());
+            }
             let why = "nothing would say that it is unfinished: neither its mode can, nor a file \
                        .backstay-unfinished in the folder that is restored to";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -194,20 +210,20 @@ impl Begun {
         let left = Left {
             path: path.to_slashed(),
             beside: path.to_slashed(),
-            stage: Stage::InPlace(inode),
+            stage: Stage::InPlace(stat.st_ino),
         };
+        if self.notes.take_in_place(&left.path) == Some(stat.st_ino) {
+            return Ok(());
+        }
         self.notes.add(file, left)?;
-        file.sync_data()
+        if self.sync { file.sync_data() } else { Ok(()) }
     }
 
     /// Whether an earlier restore noted that it changes a file where it is, and did not finish. It stays
     /// noted until it is settled.
     pub(super) fn take_in_place(&self, path: &EntryPath, stat: &Stat) -> bool {
         let noted = self.notes.take_in_place(&path.to_slashed());
-        noted.is_some_and(|inode| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                && self.has_inode(stat, inode)
-        })
+        noted.is_some_and(|inode| self.is_in_place(stat, inode))
     }
 
     /// A file that was noted as changed where it is, if it was, is whole.

@@ -140,7 +140,9 @@ impl Place {
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
-        let hands_on = self.hands_on && self.begun.systems().of(self.folder.id().0).modes;
+        // File systems of programs may take a mode, but not with the creation.
+        let keeps = self.begun.systems().of(self.folder.id().0);
+        let hands_on = keeps.modes && (self.hands_on || !keeps.births);
         let (file, beside) = make_beside(
             &self.begun,
             (&self.path, &self.name),

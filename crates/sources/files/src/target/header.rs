@@ -2,6 +2,7 @@
 //!
 //! The lines have one length each, so that one is written over without the others.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
@@ -10,8 +11,8 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, FlockOperation, StatxFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens,
-    statx,
+    AtFlags, FlockOperation, Stat, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW, flock,
+    fstat, futimens, statx,
 };
 use rustix::io::Errno;
 
@@ -145,11 +146,22 @@ pub(super) fn now(file: impl AsFd) -> io::Result<Moment> {
     Ok((stat.st_ctime, stat.st_ctime_nsec))
 }
 
-/// When a file was made, where the file system keeps that.
+/// When a file was made, where the file system keeps that: nobody can set it, and nothing that is done to
+/// the file changes it.
 pub(super) fn birth(file: impl AsFd) -> Option<Moment> {
-    let wanted = StatxFlags::BTIME;
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
-    let has_time = found.stx_mask & wanted.bits() != 0;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    birth_in(&found)
+}
+
+/// The same of what stands under a name, if it is what was seen there.
+pub(super) fn birth_at(folder: impl AsFd, name: &CStr, seen: &Stat) -> Option<Moment> {
+    let wanted = StatxFlags::BTIME | StatxFlags::INO;
+    let found = statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    birth_in(&found).filter(|_| found.stx_ino == seen.st_ino)
+}
+
+fn birth_in(found: &Statx) -> Option<Moment> {
+    let has_time = found.stx_mask & StatxFlags::BTIME.bits() != 0;
     has_time.then_some((found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec)))
 }
 

@@ -426,12 +426,17 @@ impl Links {
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
             let fate = shared.fate(there, &entry.meta);
+            let begun = &shared.begun;
+            let is_left = || {
+                begun.is_unfinished_at(&spot.folder, &spot.name, there)
+                    || begun.take_in_place(&entry.path, there)
+            };
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
                 self.add(shared, group, further).map_err(fail)?;
                 return Ok(true);
             }
-            if fate == Fate::Stays && !linked && !shared.begun.is_unfinished(there) {
+            if fate == Fate::Stays && !linked && !is_left() {
                 skip(shared);
                 return Ok(true);
             }

@@ -231,6 +231,9 @@ impl Target for FilesTarget {
             }
             _ => fail("begin in", cause),
         })?;
+        if config.in_place {
+            begun.reserve();
+        }
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))

@@ -158,7 +158,9 @@ impl FilesRestore {
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
                 });
-                shared.begun.settled_in_place(&entry.path);
+                if changed && writer.was_there() {
+                    shared.durable.add_in_place(shared, entry);
+                }
                 let id = entry.meta.link_group.map(|_| writer.id()).transpose();
                 let id = id.map_err(|cause| error("look at", &entry.path, cause))?;
                 let links = &shared.links;
@@ -235,7 +237,12 @@ impl FilesRestore {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             Ok(statat(&*folder, left.name(), flags)?)
         });
-        if matches!(&there, Err(cause) if cause.kind() == io::ErrorKind::NotFound) {
+        let is_gone = match (&there, left.stage) {
+            (Err(cause), _) => cause.kind() == io::ErrorKind::NotFound,
+            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode),
+            (Ok(_), _) => false,
+        };
+        if is_gone {
             return shared.begun.left_settled(left);
         }
         shared.unfinished.store(true, Ordering::Relaxed);

@@ -19,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::begun::Begun;
 use super::beside::{Beside, Place, Successor, make_beside};
 use super::fate::Fate;
 use super::file::FileWriter;
@@ -176,7 +177,7 @@ pub(super) fn start_file(
         Ok(Some(Writer::InPlace(writer)))
     };
     let fail = |cause: Errno| error("create", &entry.path, cause.into());
-    if keeps.modes {
+    if keeps.marks() {
         match create() {
             Ok(fd) if has_mark(&fstat(&fd).map_err(fail)?) => return fresh(fd),
             // Its file system keeps modes elsewhere, and not here.
@@ -189,14 +190,17 @@ pub(super) fn start_file(
         }
     }
     let stat = match statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) if !keeps.modes => {
+        Err(Errno::NOENT) if !keeps.marks() => {
             return start_beside(shared, spot, entry, None).map(Some);
         }
         found => found.map_err(fail)?,
     };
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let is_noted = shared.begun.take_in_place(&entry.path, &stat);
-    if !is_file || !is_noted && !shared.begun.is_unfinished(&stat) {
+    let is_begun = shared
+        .begun
+        .is_unfinished_at(&spot.folder, &spot.name, &stat);
+    if !is_file || !is_noted && !is_begun {
         let fate = shared.fate(&stat, &entry.meta);
         if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
             warn_of_mark(shared, &stat, entry);
@@ -212,14 +216,14 @@ pub(super) fn start_file(
         }
     }
     // Writing into a file of several names would change what stands under the others.
-    let is_marked = is_noted || shared.begun.is_unfinished(&stat) && has_mark(&stat);
+    let is_marked = (is_noted || is_begun) && (has_mark(&stat) || !keeps.modes);
     if stat.st_nlink == 1
         && !is_foreign(shared, &stat, entry)
         && let Some(writer) = reopen(shared, spot, entry, &stat, is_marked)?
     {
         return Ok(Some(writer));
     }
-    if !keeps.modes {
+    if !keeps.marks() {
         return start_beside(shared, spot, entry, Some(&stat)).map(Some);
     }
     unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
@@ -297,16 +301,19 @@ fn reopen(
         Err(cause) => return Err(error("open", &entry.path, cause.into())),
     };
     let stat = same_as(seen, &fd, &entry.path)?;
-    existing(shared, fd, entry, &stat, unfinished).map(|file| Some(Writer::InPlace(file)))
+    let begun = Some(Arc::clone(&shared.begun));
+    let file = existing(shared, fd, entry, &stat, (unfinished, begun))?;
+    Ok(Some(Writer::InPlace(file)))
 }
 
-/// A file that holds something already.
+/// A file that holds something already. It is noted with the first change, if that is not done and it is
+/// said where.
 fn existing(
     shared: &Shared,
     fd: OwnedFd,
     entry: &RestoreEntry,
     stat: &Stat,
-    unfinished: bool,
+    (unfinished, begun): (bool, Option<Arc<Begun>>),
 ) -> Result<FileWriter, TargetError> {
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let state = (reach, unfinished);
@@ -316,9 +323,14 @@ fn existing(
     let mut before = before_old(stat);
     let takes = geteuid().is_root() && !shared.begun.is_owner(stat);
     before.owner.take_if(|_| takes);
-    let marks = (Arc::clone(&shared.begun), takes);
-    FileWriter::existing(File::from(fd), path, (entry.size, before), state, marks)
-        .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
+    FileWriter::existing(
+        File::from(fd),
+        path,
+        (entry.size, before),
+        state,
+        (begun, takes),
+    )
+    .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
 }
 
 /// What an open file looks like, if it is the one that was seen.
@@ -481,7 +493,7 @@ fn open_left(
     let is_marked = has_mark(&stat) || !begun.systems().of(stat.st_dev).modes;
     // From here on nobody takes it for something that an earlier restore left.
     header::now(&fd).map_err(fail)?;
-    let file = existing(shared, fd, entry, &stat, is_marked)?;
+    let file = existing(shared, fd, entry, &stat, (is_marked, None))?;
     Ok(Some((file, beside)))
 }
 
