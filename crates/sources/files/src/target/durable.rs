@@ -60,11 +60,14 @@ pub(super) struct Durable {
 
 impl Durable {
     /// Something is about to be made in a folder.
-    pub(super) fn touches(&self, folder: &Arc<DirHandle>) {
+    pub(super) fn touches(&self, shared: &Shared, folder: &Arc<DirHandle>) {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices
-            .entry(folder.id().0)
-            .or_insert_with(|| Arc::clone(folder));
+        devices.entry(folder.id().0).or_insert_with(|| {
+            if folder.id().0 != shared.top.id().0 {
+                shared.begun.spans();
+            }
+            Arc::clone(folder)
+        });
     }
 
     /// A file is whole that is to take the place of another, or a place where nothing stands: then there is

@@ -19,6 +19,7 @@ mod begun;
 mod beside;
 mod config;
 mod covered;
+mod doubt;
 mod durable;
 mod fate;
 mod file;

@@ -40,9 +40,24 @@ impl Begun {
     /// Whether a file or folder was made by a restore and left unfinished. One that somebody else owns was
     /// not: who made it may have it open, and must not get what is restored. `born` says when it was made.
     pub(super) fn is_unfinished(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
+        self.file.is_some() && self.is_owner(stat) && self.is_marked(stat, born)
+    }
+
+    /// Whether an earlier restore was killed between giving something its owner and its mode, if that is
+    /// who has it.
+    pub(super) fn is_half_finished(
+        &self,
+        stat: &Stat,
+        born: impl FnOnce() -> Option<Moment>,
+    ) -> bool {
         let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        let is_marked = has_mark(stat) || is_barely_made(stat);
-        if self.file.is_none() || !is_marked || !self.is_owner(stat) || changed < self.since {
+        self.is_later && changed < self.began && has_mark(stat) && self.is_marked(stat, born)
+    }
+
+    /// Whether something has the mark and was made since a restore began.
+    fn is_marked(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        if !has_mark(stat) && !is_barely_made(stat) || changed < self.since {
             return false;
         }
         if !self.systems.of(stat.st_dev).births {
@@ -70,16 +85,10 @@ impl Begun {
     /// Whether an earlier restore made a folder where no mode can say that it is unfinished.
     pub(super) fn is_folder_of_earlier(&self, folder: &OwnedFd, stat: &Stat) -> bool {
         let is_of_time = |born: Moment| self.since <= born && born < self.began;
-        self.safe.is_some()
+        self.is_later
             && self.has_no_marks(stat)
             && self.is_owner(stat)
             && birth(folder).is_some_and(is_of_time)
-    }
-
-    /// Whether an earlier restore may have finished a file that is not on the disk.
-    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.safe.is_some_and(|safe| changed >= safe) && changed < self.began
     }
 
     /// Whether somebody who restores made a file in the time of an earlier restore. Where a file system

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +16,11 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 use super::begun;
 use super::beside::is_named_so;
 use super::fate::Fate;
+use super::header::birth;
 use super::journal::{Left, Stage};
 use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::ours::has_mark;
 use super::replace::{may_clear_place, replace};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
@@ -100,7 +101,7 @@ impl FilesRestore {
         if shared.links.try_link(shared, cx, &spot, entry)? {
             return Ok(EntryWriter::None);
         }
-        shared.durable.touches(&spot.handle);
+        shared.durable.touches(shared, &spot.handle);
         let started = if entry.meta.kind.has_content() {
             start_file(shared, &spot, entry)?
         } else {
@@ -144,7 +145,10 @@ impl FilesRestore {
             give_up();
             return Ok(());
         }
-        match writer.complete().inspect_err(|_| give_up())? {
+        let kept = shared.begun.finishes();
+        let kept = kept.map_err(|cause| error("finish", &entry.path, cause));
+        let completed = kept.and_then(|()| writer.complete());
+        match completed.inspect_err(|_| give_up())? {
             // Until it gets its name it belongs to who restores: so the next restore knows it again.
             Completed::Beside(successor) => {
                 let id = writer
@@ -403,7 +407,8 @@ fn start_folder(
     let (fd, finish) = match made {
         (fd, None) => (fd, Some((entry.meta.clone(), shared.before_new(spot)))),
         (fd, Some(stat))
-            if shared.gives_way(&stat, &entry.meta) || is_half_finished(shared, &stat, entry) =>
+            if shared.gives_way(&stat, &entry.meta)
+                || is_half_finished(shared, (&fd, &stat), entry) =>
         {
             open_up(&fd, &stat);
             let before = Before {
@@ -427,8 +432,8 @@ fn start_folder(
 }
 
 /// Whether an earlier restore was killed between giving a folder its owner and its mode.
-fn is_half_finished(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
-    has_mark(stat) && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
+fn is_half_finished(shared: &Shared, (fd, stat): (&OwnedFd, &Stat), entry: &RestoreEntry) -> bool {
+    shared.begun.is_half_finished(stat, || birth(fd)) && times(stat).0 == entry.meta.mtime
 }
 
 /// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.

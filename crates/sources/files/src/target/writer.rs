@@ -23,6 +23,7 @@ use super::begun::Begun;
 use super::beside::{Beside, Place, Successor, make_beside};
 use super::fate::Fate;
 use super::file::FileWriter;
+use super::header::birth_at;
 use super::journal::{Left, Stage};
 use super::meta::{Before, MARK_FILE};
 use super::ours::has_mark;
@@ -202,7 +203,7 @@ pub(super) fn start_file(
         .is_unfinished_at(&spot.folder, &spot.name, &stat);
     if !is_file || !is_noted && !is_begun {
         let fate = shared.fate(&stat, &entry.meta);
-        if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
+        if fate == Fate::Stays && !may_be_lost(shared, spot, &stat, entry) {
             warn_of_mark(shared, &stat, entry);
             skip(shared);
             return Ok(None);
@@ -258,11 +259,14 @@ fn is_foreign(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
     geteuid().is_root() && !shared.begun.is_owner(stat) && Some(stat.st_uid) != owner
 }
 
-/// Whether an earlier restore finished a file that a power loss may have taken: the time of its last
+/// Whether an earlier restore finished a file that a power loss may have taken, or all but finished it: the time of its last
 /// change is still the one that it was given.
-fn may_be_lost(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    is_file && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
+fn may_be_lost(shared: &Shared, spot: &Spot, stat: &Stat, entry: &RestoreEntry) -> bool {
+    let born = || birth_at(&spot.folder, &spot.name, stat);
+    let begun = &shared.begun;
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && times(stat).0 == entry.meta.mtime
+        && (begun.is_doubtful(stat) || begun.is_half_finished(stat, born))
 }
 
 /// Tells of something that stays as it is and looks as if an earlier restore had left it unfinished,
