@@ -294,6 +294,46 @@ fn a_power_loss_that_took_the_notes_leaves_nothing_beside_whatever_its_name_and_
     assert_eq!(names(&to), ["file".to_owned(), other].into());
 }
 
+/// Then nobody knows the names of what stands beside others.
+#[test]
+fn a_power_loss_that_took_all_that_was_kept_leaves_nothing_beside_and_nothing_of_others() {
+    // Nothing is in the file, or zeros are; and the next restore is killed, too, or not.
+    for (zeros, twice) in [(0, false), (100, false), (0, true)] {
+        let temp = tempfile::tempdir().unwrap();
+        let (to, stored) = old_and_new(temp.path());
+        let others = ["000000000001", "000000000002"].map(|token| {
+            let name = format!(".backstay-new-{token}-mine");
+            put(&to.join(&name), "mine");
+            name
+        });
+        let marked = fs::Permissions::from_mode(0o1600);
+        fs::set_permissions(to.join(&others[0]), marked).unwrap();
+        later();
+        let half = |_: &backup_core::EntryPath| Pumping::Half;
+        let _ = restore_with(always(&to), &stored, Outcome::Abandoned, half).unwrap();
+        let was = names(&to).into_iter().find(|name| name.ends_with("-file"));
+        let was = to.join(was.unwrap());
+        let marker = fs::File::options().write(true).open(to.join(MARKER));
+        let marker = marker.unwrap();
+        marker.set_len(0).unwrap();
+        marker.set_len(zeros).unwrap();
+        later();
+        if twice {
+            let other = made_up(b"other", EntryKind::File, b"half");
+            let _ = restore_with(always(&to), &[other], Outcome::Abandoned, half).unwrap();
+            assert!(was.exists());
+            fs::remove_file(to.join("other")).unwrap();
+            later();
+        }
+        let restored = restore(always(&to), &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        let [one, two] = others.clone();
+        assert_eq!(names(&to), ["file".to_owned(), one, two].into());
+        assert_eq!(fs::read(to.join("file")).unwrap(), [7; 100_000]);
+        assert!(!to.join(MARKER).exists());
+    }
+}
+
 #[test]
 fn entries_come_back_that_were_leftovers_when_they_were_saved() {
     let temp = tempfile::tempdir().unwrap();

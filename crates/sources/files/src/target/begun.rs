@@ -32,7 +32,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::beside::prefix;
+use super::beside::{Names, prefix};
 use super::doubt::{Due, Finished, mount_of};
 use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
 use super::journal::{Journal, Left, Stage};
@@ -67,6 +67,8 @@ pub(super) struct Begun {
     token: u64,
     /// That of the last restore before it.
     last: Option<u64>,
+    /// Whether what an earlier restore kept was lost, and with it its token.
+    lost: bool,
     /// Folders in which nothing of that is any more that no note tells of.
     swept: Mutex<HashSet<DirId>>,
     /// What the file systems keep that are restored to.
@@ -101,6 +103,7 @@ impl Begun {
             is_kept: true,
             token: token(),
             last: None,
+            lost: false,
             swept: Mutex::default(),
             systems,
             sync,
@@ -143,6 +146,7 @@ impl Begun {
                 header.finished = last.finished.next(begun.began, is_same);
                 (begun.since, header.since) = (last.since, last.since);
                 begun.last = Some(last.token);
+                begun.lost = last.lost;
                 was_made |= last.made;
                 begun.notes = Journal::read(&file, HEADER as u64, last.notes)?;
                 header.notes = last.notes;
@@ -154,8 +158,11 @@ impl Begun {
                 begun.began = next_moment(&file)?;
                 header.since = begun.since;
                 header.finished = Finished::unknown(begun.since, begun.began);
+                // Also for the next one, if this one does not come to its end.
+                begun.lost = true;
                 file.set_len(0)?;
             }
+            header.lost = begun.lost;
             header.made = made || was_made;
             header.write(&file)?;
             // A folder that has another mode by now was finished, or its owner gave it that.
@@ -271,16 +278,19 @@ impl Begun {
         self.notes.take_all_left()
     }
 
-    /// How the names begin of what the last restore left in a folder, if it left anything; told once.
-    pub(super) fn strays_in(&self, folder: DirId) -> Option<String> {
+    /// What names what the last restore left in a folder has, if it left anything; told once.
+    pub(super) fn strays_in(&self, folder: DirId) -> Option<Names> {
         /// So many folders are remembered.
         const MOST: usize = 4096;
-        let last = self.last?;
+        let names = match (self.lost, self.last) {
+            (true, _) => Names::Any,
+            (false, last) => Names::Of(prefix(last?)),
+        };
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.len() >= MOST {
             swept.clear();
         }
-        swept.insert(folder).then(|| prefix(last))
+        swept.insert(folder).then_some(names)
     }
 
     /// Whether something beside one is noted.

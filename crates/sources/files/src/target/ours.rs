@@ -159,10 +159,15 @@ impl Begun {
     }
 
     /// Whether a file that has a name of the last restore is its own although no note tells of it: a
-    /// power loss may have taken the notes.
-    pub(super) fn is_stray(&self, stat: &Stat) -> bool {
+    /// power loss may have taken the notes. Where modes say nothing, the token in its name does: then it
+    /// must have been `known`.
+    pub(super) fn is_stray(&self, stat: &Stat, known: bool) -> bool {
+        (has_mark(stat) || known && self.has_no_marks(stat)) && self.may_be_stray(stat)
+    }
+
+    /// Whether a file that is named like what restores make may be that.
+    pub(super) fn may_be_stray(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && (has_mark(stat) || self.has_no_marks(stat))
             && self.is_of_earlier(stat)
             && self.is_own(stat)
     }

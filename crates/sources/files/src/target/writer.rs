@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::begun::Begun;
-use super::beside::{Beside, Place, Successor, make_beside};
+use super::beside::{Beside, Names, Place, Successor, make_beside};
 use super::fate::Fate;
 use super::file::FileWriter;
 use super::header::birth_at;
@@ -432,9 +432,11 @@ fn take_up(
 
 /// Removes what the last restore may have left in the folder of an entry and no note tells of.
 fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<()> {
-    let Some(prefix) = shared.begun.strays_in(spot.handle.id()) else {
+    let begun = &shared.begun;
+    let Some(of_restores) = begun.strays_in(spot.handle.id()) else {
         return Ok(());
     };
+    let is_known = of_restores != Names::Any;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = match openat(&*spot.folder, c".", flags, Mode::empty()) {
         // Its owner forbids to look into it: what is there stays.
@@ -446,23 +448,40 @@ fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<(
     let mut names = RawDir::new(&folder, &mut buffer);
     while let Some(next) = names.next() {
         let next = next?;
-        if next.file_name().to_bytes().starts_with(prefix.as_bytes()) {
+        if of_restores.have(next.file_name().to_bytes()) {
             strays.push(next.file_name().to_owned());
         }
     }
     for stray in strays {
-        if shared.begun.is_noted(path, stray.to_bytes()) {
+        if begun.is_noted(path, stray.to_bytes()) {
             continue;
         }
         match statat(&folder, &*stray, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if shared.begun.is_stray(&stat) => {
+            Ok(stat) if begun.is_stray(&stat, is_known) => {
                 unlinkat(&folder, &*stray, AtFlags::empty())?;
+            }
+            Ok(stat) if begun.has_no_marks(&stat) && begun.may_be_stray(&stat) => {
+                tell_stray(shared, path, &stray);
             }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(cause) => return Err(cause.into()),
         }
     }
     Ok(())
+}
+
+/// Says that a file is named like what restores make, and that nothing tells whether it is that.
+fn tell_stray(shared: &Shared, path: &EntryPath, stray: &CStr) {
+    let Ok(stray) = path.parent().unwrap_or_default().join(stray.to_bytes()) else {
+        return;
+    };
+    let detail = "it is named like what a restore makes, and what earlier restores kept of that is lost; \
+                  if it is not yours, delete it";
+    let finding = Finding::entry(FindingKind::Skipped, &stray, detail);
+    shared.findings.add(Finding {
+        severity: Severity::Warning,
+        ..finding
+    });
 }
 
 fn open_left(
