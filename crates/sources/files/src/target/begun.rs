@@ -26,6 +26,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::EntryPath;
+use jiff::Timestamp;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
     fallocate, fchmod, fstat, fsync, openat, statat, unlinkat, utimensat,
@@ -361,16 +362,16 @@ impl Begun {
         }
     }
 
-    /// Sees that it is kept that files are finished now, before one is.
+    /// Sees that it is kept that files are finished now, before one is. `clock` is what the system's says.
     ///
     /// # Errors
     /// When that cannot be written: then nobody would know of the file that a power loss may take it.
-    pub(super) fn finishes(&self) -> io::Result<()> {
+    pub(super) fn finishes(&self, clock: Timestamp) -> io::Result<()> {
         let Some(file) = self.file.as_ref().filter(|_| self.is_kept) else {
             return Ok(());
         };
         let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
-        if !finished.1.is_now() {
+        if !finished.1.is_now(clock) {
             return Ok(());
         }
         finished.0.put_off(now(file)?);

@@ -16,8 +16,9 @@
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use rustix::fs::{AtFlags, StatxFlags, statx};
 use sha2::{Digest as _, Sha256};
 
@@ -118,7 +119,8 @@ fn lease(from: Moment, now: Moment) -> Span {
 #[derive(Debug)]
 pub(super) struct Due {
     steady: Instant,
-    wall: SystemTime,
+    /// From the first question on.
+    wall: Option<Timestamp>,
 }
 
 impl Due {
@@ -126,12 +128,15 @@ impl Due {
     pub(super) fn new() -> Self {
         Self {
             steady: Instant::now() + LEASE / 2,
-            wall: SystemTime::now() + LEASE / 2,
+            wall: None,
         }
     }
 
-    pub(super) fn is_now(&self) -> bool {
-        Instant::now() >= self.steady || SystemTime::now() >= self.wall
+    /// Whether that is over. The clock may have been set, or the system been asleep.
+    pub(super) fn is_now(&mut self, now: Timestamp) -> bool {
+        let later = || now.saturating_add(LEASE / 2).unwrap_or(Timestamp::MAX);
+        let wall = *self.wall.get_or_insert_with(later);
+        Instant::now() >= self.steady || now >= wall
     }
 }
 
@@ -179,6 +184,19 @@ mod tests {
         assert!(twice.doubtful.has(at(100)) && twice.doubtful.has(at(209)));
         // Nobody finished anything then: its user changed it.
         assert!(!twice.doubtful.has(at(210)));
+    }
+
+    #[test]
+    fn the_time_is_put_off_before_it_is_over_also_when_the_clock_is_set() {
+        let began = Timestamp::from_second(1000).unwrap();
+        let later = |seconds| Timestamp::from_second(1000 + seconds).unwrap();
+        let mut due = Due::new();
+        assert!(!due.is_now(began) && !due.is_now(later(29)));
+        assert!(due.is_now(later(31)));
+        let mut finished = Finished::first(at(100));
+        finished.put_off(at(131));
+        let from_then = finished.next(at(500), false).doubtful;
+        assert!(from_then.has(at(190)) && !from_then.has(at(191)));
     }
 
     #[test]

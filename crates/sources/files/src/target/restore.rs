@@ -121,9 +121,9 @@ impl FilesRestore {
 
     fn finish_entry(
         &self,
+        cx: &OpContext,
         entry: &RestoreEntry,
         outcome: EntryOutcome,
-        is_cut_short: bool,
     ) -> Result<(), TargetError> {
         let shared = &self.shared;
         if outcome == EntryOutcome::Failed {
@@ -136,7 +136,7 @@ impl FilesRestore {
         drop(open);
         let give_up = || {
             // What is not whole keeps its mark.
-            if writer.give_up(is_cut_short) {
+            if writer.give_up(cx.cancel.is_cancelled()) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
             shared.links.settle(shared, &entry.path, None);
@@ -145,7 +145,7 @@ impl FilesRestore {
             give_up();
             return Ok(());
         }
-        let kept = shared.begun.finishes();
+        let kept = shared.begun.finishes(cx.clock.now());
         let kept = kept.map_err(|cause| error("finish", &entry.path, cause));
         let completed = kept.and_then(|()| writer.complete());
         match completed.inspect_err(|_| give_up())? {
@@ -292,7 +292,7 @@ impl Restore for FilesRestore {
         _writer: EntryWriter,
         outcome: EntryOutcome,
     ) -> Result<(), TargetError> {
-        self.finish_entry(entry, outcome, cx.cancel.is_cancelled())
+        self.finish_entry(cx, entry, outcome)
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
     }
 
