@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn the_time_is_put_off_before_it_is_over_also_when_the_clock_is_set() {
         let began = Timestamp::from_second(1000).unwrap();
-        let later = |seconds| Timestamp::from_second(1000 + seconds).unwrap();
+        let later = |seconds: i64| Timestamp::from_second(1000 + seconds).unwrap();
         let mut due = Due::new();
         assert!(!due.is_now(began) && !due.is_now(later(29)));
         assert!(due.is_now(later(31)));
