@@ -28,7 +28,7 @@ pub struct SnapshotHead {
 /// A snapshot that cannot be read. Of it its name alone is known.
 #[derive(Debug)]
 pub struct UnreadSnapshot {
-    /// Its id; see [`SnapshotId::millis`] for when it was finished.
+    /// Its id; see [`SnapshotId::millis`] for when it was begun.
     pub id: SnapshotId,
     /// Its object.
     pub key: ObjectKey,

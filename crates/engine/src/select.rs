@@ -129,8 +129,8 @@ fn in_line<'a>(
 }
 
 /// The newest that can be read, unless one that cannot be read may be newer. An id tells when its
-/// snapshot was finished, and its time is when it was begun, so whatever was finished behind the
-/// beginning of the one that is found may be newer.
+/// snapshot was begun, to the millisecond, as its time does: whatever was begun with the one that is found or
+/// behind it may be newer.
 fn newest<'a>(
     found: Option<&'a SnapshotHead>,
     unread: &[UnreadSnapshot],

@@ -1,6 +1,7 @@
 //! What is overwritten is there until its successor is whole.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -171,6 +172,34 @@ fn a_further_name_that_a_killed_restore_left_beside_is_gone_after_the_next_one()
         }
         assert!(!out.join(".backstay-unfinished").exists());
     }
+}
+
+/// Until it is whole a file that is written in place has no names but its own: whoever found another could
+/// not tell whose content that is.
+#[test]
+fn a_killed_restore_in_place_gives_no_name_to_what_is_not_whole() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let place = Place::new();
+    place.write("a", noise(1, 3 << 20));
+    fs::hard_link(place.data().join("a"), place.data().join("b")).unwrap();
+    let _ = place.save().ok();
+    let out = place.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("a"), "old").unwrap();
+    let run = over(&place, &out, &["--in-place"]);
+    let killed = killed_at(&run, "fchmod", &[out.join("a")]);
+    assert_eq!(killed.code, -1, "{}", killed.err);
+    assert_eq!(fs::read(out.join("a")).unwrap(), b"old");
+    assert!(!out.join("b").exists());
+    let wanted = format!("latest:{}", place.data().display());
+    let _ = Run::of(place.restore(["run", &wanted, "--to"]).arg(&out)).ok();
+    assert!(fs::read(out.join("b")).unwrap() == noise(1, 3 << 20));
+    assert_eq!(names(&out), ["a", "b"]);
+    let _ = Run::of(&mut over(&place, &out, &["--in-place", "--verify"])).ok();
+    assert!(fs::read(out.join("a")).unwrap() == noise(1, 3 << 20));
 }
 
 /// File systems whose power can fail, as far as they can be made here.
@@ -357,6 +386,74 @@ fn is_completed(place: &Place, disk: &Disk) {
     for (name, _, after) in &files {
         assert!(fs::read(out.join(name)).unwrap() == *after, "{name}");
     }
+}
+
+/// A file that is finished is its user's, who may change it while the rest is missing, and keep its time.
+#[test]
+fn what_is_changed_after_a_kill_is_not_restored_over() {
+    let place = Place::new();
+    for number in 0..60 {
+        place.write(format!("{number:02}"), noise(number, 900_000));
+    }
+    let _ = place.save().ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let out = place.path("out");
+    fs::create_dir(&out).unwrap();
+    let run = || {
+        let mut run = place.restore(["run", &wanted, "--to"]);
+        run.arg(&out);
+        run
+    };
+    let mut child = run()
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let finished = || {
+        let mut names = names(&out);
+        names.retain(|name| {
+            let meta = fs::metadata(out.join(name));
+            let is_whole = |meta: fs::Metadata| meta.mode() & 0o7777 != 0o1600;
+            !name.starts_with('.') && meta.is_ok_and(is_whole)
+        });
+        names
+    };
+    let began = Instant::now();
+    while finished().len() < 10 && began.elapsed() < Duration::from_secs(20) {
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    let _ = kill_process(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait().unwrap();
+    let marker = fs::read_to_string(out.join(".backstay-unfinished")).unwrap();
+    let mount = marker.lines().find(|line| line.starts_with("mount "));
+    if mount.is_none_or(|line| line.ends_with(" -")) {
+        eprintln!("skipped: this kernel does not number mounts");
+        return;
+    }
+    let changed = finished();
+    assert!(!changed.is_empty());
+    for name in &changed {
+        let path = out.join(name);
+        let time = fs::metadata(&path).unwrap().modified().unwrap();
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        file.write_all(b"an edit!").unwrap();
+        file.set_modified(time).unwrap();
+    }
+    let _ = Run::of(&mut run()).ok();
+    for number in 0..60 {
+        let name = format!("{number:02}");
+        let there = fs::read(out.join(&name)).unwrap();
+        let saved = noise(number, 900_000);
+        if changed.contains(&name) {
+            assert!(
+                there[..8] == *b"an edit!" && there[8..] == saved[8..],
+                "{name}"
+            );
+        } else {
+            assert!(there == saved, "{name}");
+        }
+    }
+    assert_eq!(names(&out).len(), 60);
 }
 
 /// What tells the next restore what is unfinished is on the disk before anything is.

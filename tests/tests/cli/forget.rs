@@ -112,7 +112,7 @@ fn the_last_snapshot_that_is_not_damaged_stays() {
     let _ = refused.says(&good).says("--force");
     // Once it was mended it is a good one (what is said is that packs have no parity).
     std::fs::write(&pack, whole).unwrap();
-    let _ = Run::of(&mut place.snapshot(["verify", "--level", "full", "--rehash"])).ends(13);
+    let _ = Run::of(&mut place.snapshot(["verify", "--level", "full", "--rehash"])).ends(3);
     let _ = Run::of(&mut place.snapshot(["forget", &good])).ok();
     assert_eq!(ids(&place), [newest]);
 }

@@ -26,9 +26,9 @@ const MARGIN: SignedDuration = SignedDuration::from_hours(24);
 pub struct Rivals {
     /// Only those of this host.
     pub host: Option<HostId>,
-    /// Only those that were finished since then: when the chosen one was begun.
+    /// Only those that were begun since then: when the chosen one was.
     pub since: Timestamp,
-    /// Only those that were finished by then.
+    /// Only those that were begun by then.
     pub until: Option<Timestamp>,
 }
 
@@ -148,12 +148,12 @@ impl Told<'_> {
     fn take(&mut self, line: &Line) {
         let record = line.record();
         let fits = |id: &SnapshotId| {
-            let finished = i64::try_from(id.millis()).unwrap_or(i64::MAX);
+            let begun = i64::try_from(id.millis()).unwrap_or(i64::MAX);
             let until = self
                 .rivals
                 .until
                 .map_or(i64::MAX, Timestamp::as_millisecond);
-            (self.rivals.since.as_millisecond()..=until).contains(&finished)
+            (self.rivals.since.as_millisecond()..=until).contains(&begun)
         };
         let Some(id) = record.snapshot.filter(fits) else {
             return;

@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use backup_core::{EntryKind, EntryWriter, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
-use support::disks::{Disk, KINDS, Kind};
+use support::disks::{Disk, KINDS, Kind, NO_DISKS};
 use support::given::*;
 use support::*;
 
@@ -158,7 +158,11 @@ fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
     let temp = tempfile::tempdir().unwrap();
     let (log, stored) = (temp.path().join("log"), wanted());
     let mut tried = 0;
-    for disk in Disk::all(temp.path()) {
+    let disks = Disk::all(temp.path());
+    if disks.len() < KINDS.len() {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         let to = disk.path().join("to");
         for call in CALLS {
             let _ = fs::remove_dir_all(&to);
@@ -203,7 +207,11 @@ fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
 #[test]
 fn what_was_broken_off_is_found_again_behind_a_mount_that_numbers_files_anew() {
     let temp = tempfile::tempdir().unwrap();
-    for mut disk in Disk::all(temp.path()) {
+    let disks = Disk::all(temp.path());
+    if disks.len() < KINDS.len() {
+        eprintln!("{NO_DISKS}");
+    }
+    for mut disk in disks {
         for there in [false, true] {
             let what = format!("{:?}, {there}", disk.kind);
             let to = disk.path().join(format!("to {there}"));
@@ -232,7 +240,11 @@ fn what_was_broken_off_is_found_again_behind_a_mount_that_numbers_files_anew() {
 #[test]
 fn what_was_broken_off_in_place_is_finished_whatever_the_disk_keeps() {
     let temp = tempfile::tempdir().unwrap();
-    for disk in Disk::all(temp.path()) {
+    let disks = Disk::all(temp.path());
+    if disks.len() < KINDS.len() {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         let to = disk.path().join("to");
         let stored: Vec<_> = (wanted().into_iter())
             .filter(|stored| stored.entry.meta.kind == EntryKind::File)
@@ -247,29 +259,31 @@ fn what_was_broken_off_in_place_is_finished_whatever_the_disk_keeps() {
         let config = into(&to, Overwrite::Never);
         let part = restore(config.clone(), &stored[..1]);
         assert!(part.errors.is_empty(), "{:?}: {:?}", disk.kind, part.errors);
-        if disk.kind != Kind::OneOwner {
-            let told = |path: &str| part.report.findings.iter().any(|one| one.subject == path);
-            assert!(told("/b/c/file 2"), "{:?}", part.report.findings);
-            let again = restore(config, &stored);
-            assert!(
-                again.errors.is_empty(),
-                "{:?}: {:?}",
-                disk.kind,
-                again.errors
-            );
-            for stored in &stored {
-                let is_right = fs::read(at(&to, stored)).unwrap() == content(stored);
-                assert!(is_right, "{:?}: {:?}", disk.kind, stored.entry.path);
-            }
-            assert!(!to.join(".backstay-unfinished").exists());
+        let told = |path: &str| part.report.findings.iter().any(|one| one.subject == path);
+        assert!(told("/b/c/file 2"), "{:?}", part.report.findings);
+        let again = restore(config, &stored);
+        assert!(
+            again.errors.is_empty(),
+            "{:?}: {:?}",
+            disk.kind,
+            again.errors
+        );
+        for stored in &stored {
+            let is_right = fs::read(at(&to, stored)).unwrap() == content(stored);
+            assert!(is_right, "{:?}: {:?}", disk.kind, stored.entry.path);
         }
+        assert!(!to.join(".backstay-unfinished").exists());
     }
 }
 
 #[test]
 fn what_a_disk_does_not_keep_is_told_once_and_not_for_each_file() {
     let temp = tempfile::tempdir().unwrap();
-    for disk in Disk::all(temp.path()) {
+    let disks = Disk::all(temp.path());
+    if disks.len() < KINDS.len() {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         let to = disk.path().join("to");
         let file = |number: usize| {
             let mut stored = made_up(format!("{number}").as_bytes(), EntryKind::File, b"saved");
@@ -315,7 +329,11 @@ fn what_a_disk_does_not_keep_is_told_once_and_not_for_each_file() {
 #[test]
 fn a_disk_with_coarse_times_gets_nothing_twice() {
     let temp = tempfile::tempdir().unwrap();
-    for disk in Disk::all(temp.path()) {
+    let disks = Disk::all(temp.path());
+    if disks.len() < KINDS.len() {
+        eprintln!("{NO_DISKS}");
+    }
+    for disk in disks {
         let to = disk.path().join("to");
         let stored = wanted();
         restore(into(&to, Overwrite::IfNewer), &stored);
@@ -342,6 +360,7 @@ fn links_and_names_that_a_disk_does_not_have_are_told_of_each() {
     let temp = tempfile::tempdir().unwrap();
     for kind in KINDS {
         let Some(disk) = Disk::new(kind, temp.path()) else {
+            eprintln!("{NO_DISKS}");
             continue;
         };
         let to = disk.path().join("to");

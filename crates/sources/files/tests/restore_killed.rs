@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use backup_core::{EntryKind, ErrorKind, Outcome, Severity, Target as _};
+use backup_core::{EntryKind, EntryPath, EntryWriter, ErrorKind, Outcome, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
 use support::given::*;
 use support::*;
@@ -309,4 +309,126 @@ fn what_was_killed_between_its_owner_and_its_mode_is_finished() {
     assert_eq!(state(&to.join("file")), (0o751, 1234, 2345, 1_000_000));
     assert_eq!(state(&to.join("folder")), (0o751, 1234, 2345, 1_000_000));
     assert_eq!(mode(&to.join("mine")), UNFINISHED);
+}
+
+/// What the next restore takes for unfinished was made by one. What the restore itself does to files of
+/// others renews the time of their change, as their users may.
+#[test]
+fn a_file_with_that_mode_that_was_there_stays_whatever_was_done_to_it_since() {
+    for (same, overwrite) in [
+        (true, Overwrite::Never),
+        (false, Overwrite::Never),
+        (true, Overwrite::IfNewer),
+    ] {
+        let temp = tempfile::tempdir().unwrap();
+        let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+        put(&from.join("a"), "saved");
+        fs::set_permissions(from.join("a"), fs::Permissions::from_mode(0o1600)).unwrap();
+        fs::hard_link(from.join("a"), from.join("b")).unwrap();
+        put(&from.join("c"), "half of it");
+        put(&from.join("sub/file"), "in a folder");
+        set_mtime(&from.join("a"), 5_000, 0);
+        let stored = captured(&from);
+        put(&to.join("a"), if same { "saved" } else { "mine" });
+        fs::create_dir(to.join("sub")).unwrap();
+        set_mtime(&to.join("a"), 5_000, 0);
+        for (name, mode) in [("a", 0o1600), ("sub", UNFINISHED)] {
+            fs::set_permissions(to.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let inode = fs::metadata(to.join("a")).unwrap().ino();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let half = |path: &EntryPath| match path.to_string().as_str() {
+            "c" => Pumping::Half,
+            _ => Pumping::Whole,
+        };
+        let config = into(&to, overwrite);
+        let broken = restore_with(config.clone(), &stored, Outcome::Abandoned, half).unwrap();
+        assert!(broken.errors.is_empty(), "{:?}", broken.errors);
+        fs::hard_link(to.join("a"), to.join("x")).unwrap();
+        fs::remove_file(to.join("x")).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(30));
+        let again = restore(config, &stored);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        let meta = fs::metadata(to.join("a")).unwrap();
+        assert_eq!((meta.ino(), mode(&to.join("a"))), (inode, 0o1600));
+        let mine: &[u8] = if same { b"saved" } else { b"mine" };
+        assert_eq!(fs::read(to.join("a")).unwrap(), mine);
+        assert_eq!(mode(&to.join("sub")), UNFINISHED);
+        assert_eq!(fs::read(to.join("b")).unwrap(), b"saved");
+        assert_eq!(fs::read(to.join("c")).unwrap(), b"half of it");
+        assert!(!to.join(".backstay-unfinished").exists());
+    }
+}
+
+/// A file of a user of that mode that is written in place is known by a note: the mode says nothing.
+#[test]
+fn a_file_with_that_mode_that_was_written_in_place_is_finished() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |name: &str| temp.path().join(name);
+    let stored = ["a", "b"].map(|name| made_up(name.as_bytes(), EntryKind::File, b"saved"));
+    for name in ["a", "b"] {
+        put(&at(name), "old");
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o1600)).unwrap();
+    }
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let config = FilesTargetConfig {
+        in_place: true,
+        ..into(temp.path(), Overwrite::Always)
+    };
+    let cx = context();
+    let target = FilesTarget::new(config.clone());
+    let plan = block_on(target.plan(&cx, &request(temp.path()))).unwrap();
+    let broken = block_on(target.begin(&cx, plan)).unwrap();
+    for (number, stored) in stored.iter().enumerate() {
+        let writer = broken.start(&cx, &stored.entry).unwrap();
+        if let (0, EntryWriter::Positional(writer)) = (number, writer) {
+            writer.write_at(0, b"sa").unwrap();
+        }
+    }
+    drop(broken);
+    assert_eq!(fs::read(at("a")).unwrap(), b"sad");
+    // A restore of something else leaves it, and says so.
+    let never = into(temp.path(), Overwrite::Never);
+    let other = restore(never.clone(), &stored[1..]);
+    let mut told = warnings(&other);
+    told.sort_unstable();
+    assert_eq!(told, ["/a", "/b"]);
+    assert!(at(".backstay-unfinished").exists());
+    let again = restore(never, &stored);
+    assert!(again.errors.is_empty(), "{:?}", again.errors);
+    assert_eq!(fs::read(at("a")).unwrap(), b"saved");
+    assert_eq!(fs::read(at("b")).unwrap(), b"old");
+    assert!(!at(".backstay-unfinished").exists());
+}
+
+/// What its user has made something else of since is theirs.
+#[test]
+fn a_note_of_a_file_in_place_counts_until_its_user_has_changed_its_mode() {
+    for repaired in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let file = temp.path().join("a");
+        let stored = [made_up(b"a", EntryKind::File, b"saved")];
+        put(&file, "old");
+        let config = FilesTargetConfig {
+            in_place: true,
+            ..into(temp.path(), Overwrite::Always)
+        };
+        let cx = context();
+        let target = FilesTarget::new(config.clone());
+        let plan = block_on(target.plan(&cx, &request(temp.path()))).unwrap();
+        let broken = block_on(target.begin(&cx, plan)).unwrap();
+        let writer = broken.start(&cx, &stored[0].entry).unwrap();
+        if let EntryWriter::Positional(writer) = writer {
+            writer.write_at(0, b"sa").unwrap();
+        }
+        drop(broken);
+        if repaired {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(&file, "mine").unwrap();
+        }
+        let again = restore(into(temp.path(), Overwrite::Never), &stored);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        let wanted = if repaired { "mine" } else { "saved" };
+        assert_eq!(fs::read_to_string(&file).unwrap(), wanted);
+    }
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use backup_core::{
     EntryKind, EntryOutcome, EntryWriter, FindingKind, Outcome, Restore, Target as _,
 };
-use backup_source_files::{FilesTarget, Overwrite};
+use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
 use support::given::*;
 use support::*;
 
@@ -117,4 +117,44 @@ fn a_further_name_of_a_symbolic_link_is_not_linked_to_another_one() {
     assert!(restored.errors.is_empty(), "{:?}", restored.errors);
     assert_eq!(fs::read_link(at("a")).unwrap(), Path::new("there"));
     assert_eq!(fs::read_link(at("b")).unwrap(), Path::new("saved"));
+}
+
+/// What is written into a file that is there is nobody's leftover under another name: it has a mark only
+/// from the first change on, and then the content of somebody else.
+#[test]
+fn a_restore_in_place_that_is_killed_leaves_no_name_of_a_file_that_is_not_whole() {
+    for written in [false, true] {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        put(&at("a"), "old");
+        let stored = ["a", "b"].map(|name| linked(name, b"saved"));
+        let config = FilesTargetConfig {
+            in_place: true,
+            ..into(temp.path(), Overwrite::Always)
+        };
+        let cx = context();
+        let target = FilesTarget::new(config.clone());
+        let plan = block_on(target.plan(&cx, &request(temp.path()))).unwrap();
+        let killed = block_on(target.begin(&cx, plan)).unwrap();
+        for stored in &stored {
+            let writer = killed.start(&cx, &stored.entry).unwrap();
+            if let (true, EntryWriter::Positional(writer)) = (written, &writer) {
+                writer.write_at(0, b"sa").unwrap();
+            }
+        }
+        drop(killed);
+        assert!(!at("b").exists(), "{written}");
+        let again = restore(into(temp.path(), Overwrite::Never), &stored);
+        assert!(again.errors.is_empty(), "{written}: {:?}", again.errors);
+        assert_eq!(fs::read(at("b")).unwrap(), b"saved", "{written}");
+        let first: &[u8] = if written { b"saved" } else { b"old" };
+        assert_eq!(fs::read(at("a")).unwrap(), first, "{written}");
+        let names = fs::read_dir(temp.path()).unwrap().count();
+        assert_eq!(names, 2, "{written}");
+        // One that comes to its end has all of them.
+        let restored = restore(config, &stored);
+        assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+        let inode = |name: &str| fs::metadata(at(name)).unwrap().ino();
+        assert_eq!(inode("a"), inode("b"));
+    }
 }

@@ -6,10 +6,11 @@
 //!
 //! - since when it is there. The mode of [`super::meta::MARK_FILE`] alone would not tell unfinished
 //!   files, since a user may give it to a file, too. It counts only on what the one who restores
-//!   owns and what was changed since: the time of an inode's change is set by the kernel and by
+//!   owns and what was made since: the time of an inode's birth is set by the kernel and by
 //!   nobody else. So no entry costs anything, and no attribute is needed;
-//! - up to when what it finished is on the disk. After a power loss later files may be empty although
-//!   they have their mode and time: they are compared;
+//! - which files that were there before it writes to, before it does;
+//! - in what time it finishes files, and on which mount. After a power loss some of those may be empty
+//!   although they have their mode and time: they are compared (see [`super::doubt`]);
 //! - a token that is in the names of all that it makes beside others, so that they are known although
 //!   a power loss took the notes;
 //! - which files it made beside those whose place they are to take, to be taken up or removed (see
@@ -25,13 +26,15 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::EntryPath;
+use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, fsync,
-    openat, statat, unlinkat, utimensat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
+    fallocate, fchmod, fstat, fsync, openat, statat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
-use super::beside::prefix;
+use super::beside::{Names, prefix};
+use super::doubt::{Due, Finished, mount_of};
 use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
 use super::journal::{Journal, Left, Stage};
 use super::keeps::FileSystems;
@@ -46,8 +49,8 @@ pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
 #[derive(Debug)]
 pub(super) struct Begun {
     pub(super) since: Moment,
-    /// What an earlier restore finished before this is on the disk; `None`: there was no earlier one.
-    pub(super) safe: Option<Moment>,
+    /// Whether there was an earlier restore that did not end.
+    pub(super) is_later: bool,
     /// When this restore began.
     pub(super) began: Moment,
     /// Whether a restore made the folder and has not finished it.
@@ -56,15 +59,23 @@ pub(super) struct Begun {
     /// is to be removed.
     pub(super) file: Option<File>,
     notes: Journal,
+    /// In what time files were finished, and when that is to be kept anew.
+    finished: Mutex<(Finished, Due)>,
+    /// Whether that can be kept: on a full disk it cannot.
+    is_kept: bool,
     /// What the names of all have in common that this restore makes beside others. Nobody knows it
     /// before, so no entry of a snapshot has such a name, and nothing that was there.
     token: u64,
     /// That of the last restore before it.
     last: Option<u64>,
+    /// Whether what an earlier restore kept was lost, and with it its token.
+    lost: bool,
     /// Folders in which nothing of that is any more that no note tells of.
     swept: Mutex<HashSet<DirId>>,
     /// What the file systems keep that are restored to.
     pub(super) systems: Arc<FileSystems>,
+    /// Whether what is kept here is to be on the disk before it is relied on.
+    sync: bool,
 }
 
 impl Begun {
@@ -84,15 +95,19 @@ impl Begun {
         let now = (before.st_ctime, before.st_ctime_nsec);
         let mut begun = Self {
             since: now,
-            safe: None,
+            is_later: false,
             began: now,
             made,
             file: None,
             notes: Journal::new(HEADER as u64),
+            finished: Mutex::new((Finished::default(), Due::new())),
+            is_kept: true,
             token: token(),
             last: None,
+            lost: false,
             swept: Mutex::default(),
             systems,
+            sync,
         };
         begun.systems.look(top, before.st_dev);
         let Some((file, is_new)) = begun.locked(top, made)? else {
@@ -102,9 +117,18 @@ impl Begun {
         let stat = fstat(&file)?;
         let file = File::from(file);
         (begun.since, begun.began) = (modified(&stat), modified(&stat));
+        let mut header = Header {
+            since: begun.since,
+            finished: Finished::first(begun.since),
+            token: begun.token,
+            made,
+            lost: false,
+            mount: mount_of(top),
+            notes: HEADER as u64,
+        };
         if is_new {
             // On a full disk it stays empty; then the time when it was made counts.
-            let _ = Header::write(begun.since, begun.token, made, &file);
+            begun.is_kept = header.write(&file).is_ok();
             if sync {
                 file.sync_all()?;
                 fsync(openat(
@@ -116,29 +140,40 @@ impl Begun {
             }
         } else {
             let mut was_made = has_mark(&stat);
-            if let Some(header) = Header::read(&file) {
-                (begun.since, begun.safe) = (header.since, Some(header.safe));
-                begun.last = Some(header.token);
-                was_made |= header.made;
-                begun.notes = Journal::read(&file, HEADER as u64, header.notes)?;
-                Header::write_token(begun.token, &file)?;
+            begun.is_later = true;
+            if let Some(last) = Header::read(&file) {
+                begun.began = next_moment(&file)?;
+                let is_same = last.mount.is_some() && last.mount == header.mount;
+                header.finished = last.finished.next(begun.began, is_same);
+                (begun.since, header.since) = (last.since, last.since);
+                begun.last = Some(last.token);
+                begun.lost = last.lost;
+                was_made |= last.made;
+                begun.notes = Journal::read(&file, HEADER as u64, last.notes)?;
+                header.notes = last.notes;
             } else if !may_be_torn(&file)? {
                 return Err(something_else());
             } else {
                 // Its other times move with what is noted in it.
                 begun.since = birth(&file).unwrap_or(begun.since);
-                begun.safe = Some(begun.since);
+                begun.began = next_moment(&file)?;
+                header.since = begun.since;
+                header.finished = Finished::unknown(begun.since, begun.began);
+                // Also for the next one, if this one does not come to its end.
+                begun.lost = true;
                 file.set_len(0)?;
-                Header::write(begun.since, begun.token, made || was_made, &file)?;
             }
+            header.lost = begun.lost;
+            header.made = made || was_made;
+            header.write(&file)?;
             // A folder that has another mode by now was finished, or its owner gave it that.
             let is_marked = has_mark(&before) || !begun.systems.of(before.st_dev).modes;
             begun.made |= was_made && is_marked;
             if sync {
                 file.sync_data()?;
             }
-            begun.began = next_moment(&file)?;
         }
+        begun.finished = Mutex::new((header.finished, Due::new()));
         begun.file = Some(file);
         Ok(begun)
     }
@@ -180,13 +215,25 @@ impl Begun {
         &self.systems
     }
 
-    /// Notes that a file is about to be changed where it is, since its mode cannot say so. The note is on
-    /// the disk before that.
+    /// Takes room for notes of files that are changed where they are: that is done where there is little.
+    pub(super) fn reserve(&self) {
+        const BYTES: u64 = 64 << 10;
+        if let Some(file) = &self.file {
+            // Without it a disk that gets full ends the restore a little earlier.
+            let _ = fallocate(file, FallocateFlags::KEEP_SIZE, 0, BYTES);
+        }
+    }
+
+    /// Notes that a file that was there is about to be changed where it is: its mode may not say so, or may
+    /// be that which its user gave it. The note is on the disk before that.
     ///
     /// # Errors
     /// When that cannot be written: then nobody would know that the file is not whole.
-    pub(super) fn note_in_place(&self, path: &EntryPath, inode: u64) -> io::Result<()> {
+    pub(super) fn note_in_place(&self, path: &EntryPath, stat: &Stat) -> io::Result<()> {
         let Some(file) = &self.file else {
+            if !self.has_no_marks(stat) {
+                return Ok(());
+            }
             let why = "nothing would say that it is unfinished: neither its mode can, nor a file \
                        .backstay-unfinished in the folder that is restored to";
             return Err(io::Error::new(io::ErrorKind::Unsupported, why));
@@ -194,20 +241,20 @@ impl Begun {
         let left = Left {
             path: path.to_slashed(),
             beside: path.to_slashed(),
-            stage: Stage::InPlace(inode),
+            stage: Stage::InPlace(stat.st_ino),
         };
+        if self.notes.take_in_place(&left.path) == Some(stat.st_ino) {
+            return Ok(());
+        }
         self.notes.add(file, left)?;
-        file.sync_data()
+        if self.sync { file.sync_data() } else { Ok(()) }
     }
 
     /// Whether an earlier restore noted that it changes a file where it is, and did not finish. It stays
     /// noted until it is settled.
     pub(super) fn take_in_place(&self, path: &EntryPath, stat: &Stat) -> bool {
         let noted = self.notes.take_in_place(&path.to_slashed());
-        noted.is_some_and(|inode| {
-            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                && self.has_inode(stat, inode)
-        })
+        noted.is_some_and(|inode| self.is_in_place(stat, inode))
     }
 
     /// A file that was noted as changed where it is, if it was, is whole.
@@ -232,16 +279,19 @@ impl Begun {
         self.notes.take_all_left()
     }
 
-    /// How the names begin of what the last restore left in a folder, if it left anything; told once.
-    pub(super) fn strays_in(&self, folder: DirId) -> Option<String> {
+    /// What names what the last restore left in a folder has, if it left anything; told once.
+    pub(super) fn strays_in(&self, folder: DirId) -> Option<Names> {
         /// So many folders are remembered.
         const MOST: usize = 4096;
-        let last = self.last?;
+        let names = match (self.lost, self.last) {
+            (true, _) => Names::Any,
+            (false, last) => Names::Of(prefix(last?)),
+        };
         let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
         if swept.len() >= MOST {
             swept.clear();
         }
-        swept.insert(folder).then(|| prefix(last))
+        swept.insert(folder).then_some(names)
     }
 
     /// Whether something beside one is noted.
@@ -301,13 +351,51 @@ impl Begun {
         self.file.as_ref().and_then(|file| now(file).ok())
     }
 
-    /// Keeps that what was finished before a time is on the disk.
+    /// Keeps that what this restore finished before a time is on the disk.
     pub(super) fn is_safe_before(&self, time: Moment) {
-        if let Some(file) = &self.file {
+        if let Some(file) = self.file.as_ref().filter(|_| self.is_kept) {
+            let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+            finished.0.now.from = time;
             // What is not kept is compared again.
-            let written = Header::write_times(self.since, time, file);
+            let written = Header::write_finished(&finished.0, file);
             let _ = written.and_then(|()| file.sync_data());
         }
+    }
+
+    /// Sees that it is kept that files are finished now, before one is. `clock` is what the system's says.
+    ///
+    /// # Errors
+    /// When that cannot be written: then nobody would know of the file that a power loss may take it.
+    pub(super) fn finishes(&self, clock: Timestamp) -> io::Result<()> {
+        let Some(file) = self.file.as_ref().filter(|_| self.is_kept) else {
+            return Ok(());
+        };
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if !finished.1.is_now(clock) {
+            return Ok(());
+        }
+        finished.0.put_off(now(file)?);
+        Header::write_finished(&finished.0, file)?;
+        if self.sync {
+            file.sync_data()?;
+        }
+        finished.1 = Due::new();
+        Ok(())
+    }
+
+    /// What is restored is on more than one file system: that one of them was mounted all the time says
+    /// nothing of the others.
+    pub(super) fn spans(&self) {
+        if let Some(file) = self.file.as_ref().filter(|_| self.is_kept) {
+            // On a disk on which that cannot be written the rest cannot, either.
+            let _ = Header::write_no_mount(file);
+        }
+    }
+
+    /// Whether an earlier restore finished a file that was changed then, and a power loss may have taken it.
+    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
+        let finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        finished.0.doubtful.has((stat.st_ctime, stat.st_ctime_nsec))
     }
 
     /// Says that nothing is left unfinished.
@@ -425,6 +513,12 @@ mod tests {
         first.is_safe_before(next_moment(file).unwrap());
         let late = made(temp.path(), "late");
         drop(first);
+        // Nobody lost power.
+        let killed = begun(&top).unwrap();
+        assert!(killed.is_of_earlier(&late));
+        assert_eq!(killed.is_doubtful(&late), mount_of(&top).is_none());
+        killed.spans();
+        drop(killed);
         let second = begun(&top).unwrap();
         assert!(second.is_of_earlier(&early) && !second.is_doubtful(&early));
         assert!(second.is_of_earlier(&late) && second.is_doubtful(&late));

@@ -33,6 +33,9 @@ use crate::handle::{DirHandle, DirId, HandleCache};
 /// How the names of files begin that stand beside those whose place they are to take.
 const PREFIX: &str = ".backstay-new-";
 
+/// So many signs of a token follow.
+const DIGITS: usize = 12;
+
 /// Longest name of a file on every file system of Linux, in bytes: most have 255, eCryptfs has 143.
 const NAME_MAX: usize = 143;
 
@@ -50,7 +53,32 @@ pub(super) fn is_named_so(path: &EntryPath) -> bool {
 
 /// How the names of all begin that one restore makes beside others.
 pub(super) fn prefix(token: u64) -> String {
-    format!("{PREFIX}{token:012x}-")
+    format!("{PREFIX}{token:0DIGITS$x}-")
+}
+
+/// The names of what restores make beside others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Of one whose names begin so.
+    Of(String),
+    /// Of any.
+    Any,
+}
+
+impl Names {
+    pub(super) fn have(&self, name: &[u8]) -> bool {
+        match self {
+            Self::Of(prefix) => name.starts_with(prefix.as_bytes()),
+            Self::Any => {
+                let rest = name.strip_prefix(PREFIX.as_bytes());
+                let parts = rest.and_then(|rest| rest.split_at_checked(DIGITS));
+                let is_digit = |sign: &u8| matches!(sign, b'0'..=b'9' | b'a'..=b'f');
+                parts.is_some_and(|(token, rest)| {
+                    token.iter().all(is_digit) && rest.len() > 1 && rest.starts_with(b"-")
+                })
+            }
+        }
+    }
 }
 
 /// Names under which a file may stand beside one of a name, in the order in which they are tried.
@@ -140,7 +168,9 @@ impl Place {
     /// Makes a file beside it.
     fn create(self: &Arc<Self>) -> io::Result<(File, Successor)> {
         let folder = self.handles.get(&self.folder)?;
-        let hands_on = self.hands_on && self.begun.systems().of(self.folder.id().0).modes;
+        // File systems of programs may take a mode, but not with the creation.
+        let keeps = self.begun.systems().of(self.folder.id().0);
+        let hands_on = keeps.modes && (self.hands_on || !keeps.births);
         let (file, beside) = make_beside(
             &self.begun,
             (&self.path, &self.name),
@@ -404,6 +434,27 @@ impl PositionalWriter for Beside {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_beside_are_known() {
+        let this = Names::Of(prefix(0xab));
+        for name in names_beside(0xab, c"x").take(3) {
+            assert!(this.have(name.to_bytes()) && Names::Any.have(name.to_bytes()));
+        }
+        let other = names_beside(0xac, c"x").next().unwrap();
+        assert!(!this.have(other.to_bytes()) && Names::Any.have(other.to_bytes()));
+        for name in [
+            "x",
+            ".backstay-new-",
+            ".backstay-new-folder",
+            ".backstay-new-0000000000ab",
+            ".backstay-new-0000000000ab-",
+            ".backstay-new-0000000000AB-x",
+            ".backstay-new-0000000000abc-x",
+        ] {
+            assert!(!Names::Any.have(name.as_bytes()), "{name}");
+        }
+    }
 
     #[test]
     fn names_beside_are_names_and_differ() {

@@ -9,9 +9,9 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backup_core::{RestoreEntry, TargetError};
+use backup_core::{EntryPath, RestoreEntry, TargetError};
 use rustix::fs::{Mode, OFlags, fstat, openat, syncfs};
 
 use super::beside::Successor;
@@ -23,16 +23,29 @@ use crate::handle::{DirHandle, DirId, HandleCache};
 
 /// So many files wait before they take the place of others,
 const MOST_WAITING: usize = 256;
+/// so many that were written where they are, whose notes take room on a disk that may be full,
+const MOST_NOTED: usize = 64;
 /// or so many bytes of them.
 const MOST_WAITING_BYTES: u64 = 256 << 20;
 /// So many bytes are compared again at most if the power fails.
 const SAFE_EVERY: u64 = 4 << 30;
 
-/// Files that are whole and wait to take the place of others.
+/// Files that are whole and wait to be on the disk.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// Those that are to take the place of others.
     files: Vec<(RestoreEntry, Successor, DirId)>,
+    /// Those that were written where they are. Until then it stays noted that they are not whole.
+    in_place: Vec<EntryPath>,
     bytes: u64,
+}
+
+impl Waiting {
+    fn is_full(&self) -> bool {
+        self.files.len() >= MOST_WAITING
+            || self.in_place.len() >= MOST_NOTED
+            || self.bytes >= MOST_WAITING_BYTES
+    }
 }
 
 /// What has been written and may not be on the disk.
@@ -47,14 +60,18 @@ pub(super) struct Durable {
 
 impl Durable {
     /// Something is about to be made in a folder.
-    pub(super) fn touches(&self, folder: &Arc<DirHandle>) {
+    pub(super) fn touches(&self, shared: &Shared, folder: &Arc<DirHandle>) {
         let mut devices = self.devices.lock().unwrap_or_else(PoisonError::into_inner);
-        devices
-            .entry(folder.id().0)
-            .or_insert_with(|| Arc::clone(folder));
+        devices.entry(folder.id().0).or_insert_with(|| {
+            if folder.id().0 != shared.top.id().0 {
+                shared.begun.spans();
+            }
+            Arc::clone(folder)
+        });
     }
 
-    /// A file is whole that is to take the place of another.
+    /// A file is whole that is to take the place of another, or a place where nothing stands: then there is
+    /// nothing to lose, and it need not wait if one that a power loss took is known.
     pub(super) fn add(
         &self,
         shared: &Shared,
@@ -62,42 +79,54 @@ impl Durable {
         successor: Successor,
         id: DirId,
     ) {
+        if successor.place.is_new && shared.begun.systems().of(id.0).modes {
+            let taken = take(shared, entry, &successor, id);
+            return end(shared, (entry, &successor, id), taken);
+        }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.files.push((entry.clone(), successor, id));
-        waiting.bytes += entry.size;
-        let is_full = waiting.files.len() >= MOST_WAITING || waiting.bytes >= MOST_WAITING_BYTES;
+        self.added(shared, waiting, entry.size);
+    }
+
+    /// A file is whole that was written where it is.
+    pub(super) fn add_in_place(&self, shared: &Shared, entry: &RestoreEntry) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.in_place.push(entry.path.clone());
+        self.added(shared, waiting, entry.size);
+    }
+
+    fn added(&self, shared: &Shared, mut waiting: MutexGuard<'_, Waiting>, size: u64) {
+        waiting.bytes += size;
+        let is_full = waiting.is_full();
         drop(waiting);
         if is_full {
             self.flush(shared);
         }
     }
 
-    /// Files that are whole take the places that they are for.
+    /// Files that are whole take the places that they are for, or are whole for everybody.
     pub(super) fn flush(&self, shared: &Shared) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let Waiting { files, .. } = std::mem::take(&mut *waiting);
+        let Waiting {
+            files, in_place, ..
+        } = std::mem::take(&mut *waiting);
         drop(waiting);
-        if files.is_empty() {
+        if files.is_empty() && in_place.is_empty() {
             return;
         }
         let synced = self.sync(shared);
+        if synced.is_ok() {
+            for path in &in_place {
+                shared.begun.settled_in_place(path);
+            }
+        }
         for (entry, successor, id) in files {
-            let path = &entry.path;
-            let fail = |cause| error("replace", path, cause);
+            let fail = |cause| error("replace", &entry.path, cause);
             let taken = match &synced {
                 Ok(()) => take(shared, &entry, &successor, id),
                 Err(cause) => Err(fail(io::Error::new(cause.kind(), cause.to_string()))),
             };
-            let is_taken = taken.is_ok();
-            if let Err(cause) = taken {
-                if successor.give_up().is_err() {
-                    shared.unfinished.store(true, Ordering::Relaxed);
-                }
-                shared.fail(&cause);
-            } else {
-                shared.written.fetch_add(1, Ordering::Relaxed);
-            }
-            shared.links.settle(shared, path, is_taken.then_some(id));
+            end(shared, (&entry, &successor, id), taken);
         }
     }
 
@@ -156,6 +185,24 @@ fn take(
     successor.take().map_err(fail)?;
     shared.begun.settled_in_place(&entry.path);
     Ok(())
+}
+
+/// What becomes of a file when it has taken its place, or could not.
+fn end(
+    shared: &Shared,
+    (entry, successor, id): (&RestoreEntry, &Successor, DirId),
+    taken: Result<(), TargetError>,
+) {
+    let is_taken = taken.is_ok();
+    if let Err(cause) = taken {
+        if successor.give_up().is_err() {
+            shared.unfinished.store(true, Ordering::Relaxed);
+        }
+        shared.fail(&cause);
+    } else {
+        shared.written.fetch_add(1, Ordering::Relaxed);
+    }
+    (shared.links).settle(shared, &entry.path, is_taken.then_some(id));
 }
 
 /// Writes the file system of a folder to its disk.

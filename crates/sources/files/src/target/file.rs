@@ -14,7 +14,6 @@ use rustix::process::geteuid;
 use super::begun::Begun;
 use super::covered::Covered;
 use super::meta::{Before, MARK_FILE};
-use super::ours::has_mark;
 
 /// Zeros that are written where no hole can be made.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -22,7 +21,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 /// A regular file under its final name, open and unfinished.
 ///
 /// Until it is finished a new file has the mode of [`MARK_FILE`]; one that was there before gets
-/// it with the first change, or a note where no mode can be set.
+/// it with the first change, and a note before that: its user may have given it that mode.
 #[derive(Debug)]
 pub(super) struct FileWriter {
     file: File,
@@ -31,7 +30,7 @@ pub(super) struct FileWriter {
     /// How far the file reaches now.
     reach: AtomicU64,
     marked: AtomicBool,
-    /// Where it is noted that it is unfinished if its mode cannot say so.
+    /// Where it is noted that it is unfinished, if it was there before.
     begun: Option<Arc<Begun>>,
     /// Whether it belongs to somebody else until it is marked.
     takes: bool,
@@ -63,7 +62,7 @@ impl FileWriter {
         path: EntryPath,
         (size, before): (u64, Before),
         (reach, marked): (u64, bool),
-        (begun, takes): (Arc<Begun>, bool),
+        (begun, takes): (Option<Arc<Begun>>, bool),
     ) -> Result<Self, TargetError> {
         let writer = Self {
             file,
@@ -71,7 +70,7 @@ impl FileWriter {
             size,
             reach: AtomicU64::new(reach.min(size)),
             marked: AtomicBool::new(marked),
-            begun: Some(begun),
+            begun,
             takes,
             covered: Some(Mutex::default()),
             before,
@@ -174,18 +173,18 @@ impl FileWriter {
             return Ok(());
         }
         let fail = |cause: io::Error| self.error("write", cause);
+        let mut has_modes = true;
+        if let Some(begun) = &self.begun {
+            let stat = fstat(&self.file).map_err(|cause| fail(cause.into()))?;
+            has_modes = !begun.has_no_marks(&stat);
+            begun.note_in_place(&self.path, &stat).map_err(fail)?;
+        }
         if self.takes {
             fchown(&self.file, Some(geteuid()), None).map_err(|cause| fail(cause.into()))?;
         }
-        let marked = fchmod(&self.file, Mode::from_raw_mode(MARK_FILE));
-        let stat = fstat(&self.file).map_err(|cause| fail(cause.into()))?;
-        let begun = self.begun.as_ref().filter(|_| !has_mark(&stat));
-        let has_modes = |begun: &Begun| begun.systems().of(stat.st_dev).modes;
-        match (marked, begun) {
-            (Err(cause), None) => return Err(fail(cause.into())),
-            (Err(cause), Some(begun)) if has_modes(begun) => return Err(fail(cause.into())),
-            (_, Some(begun)) => begun.note_in_place(&self.path, stat.st_ino).map_err(fail)?,
-            (Ok(()), None) => {}
+        match fchmod(&self.file, Mode::from_raw_mode(MARK_FILE)) {
+            Err(cause) if has_modes => return Err(fail(cause.into())),
+            _ => {}
         }
         self.marked.store(true, Ordering::Release);
         Ok(())

@@ -43,6 +43,8 @@ pub(super) struct First {
     pub(super) id: DirId,
     /// Whether its content is, or was, written beside it.
     pub(super) beside: bool,
+    /// Whether its content is, or was, written into a file that was there.
+    pub(super) was_there: bool,
     pub(super) state: State,
 }
 
@@ -69,7 +71,7 @@ type Stored = (
     FileTime,
     Option<[u8; 32]>,
     DirId,
-    bool,
+    (bool, bool),
     State,
 );
 
@@ -82,7 +84,7 @@ impl First {
             self.mtime,
             self.sha256,
             self.id,
-            self.beside,
+            (self.beside, self.was_there),
             self.state.clone(),
         );
         postcard::to_stdvec(&stored).map_err(io::Error::other)
@@ -90,7 +92,7 @@ impl First {
 
     fn decode(bytes: &[u8]) -> io::Result<Self> {
         let stored: Stored = postcard::from_bytes(bytes).map_err(io::Error::other)?;
-        let (path, kind, size, mtime, sha256, id, beside, state) = stored;
+        let (path, kind, size, mtime, sha256, id, (beside, was_there), state) = stored;
         Ok(Self {
             path: EntryPath::from_stored(&path).map_err(io::Error::other)?,
             kind,
@@ -99,6 +101,7 @@ impl First {
             sha256,
             id,
             beside,
+            was_there,
             state,
         })
     }
@@ -318,6 +321,7 @@ mod tests {
             sha256: Some([3; 32]),
             id: (4, number),
             beside: false,
+            was_there: number % 2 == 1,
             state: State::Unread,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! The lines have one length each, so that one is written over without the others.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
@@ -10,85 +11,115 @@ use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use rustix::fs::{
-    AtFlags, FlockOperation, StatxFlags, Timespec, Timestamps, UTIME_NOW, flock, fstat, futimens,
-    statx,
+    AtFlags, FlockOperation, Stat, Statx, StatxFlags, Timespec, Timestamps, UTIME_NOW, flock,
+    fstat, futimens, statx,
 };
 use rustix::io::Errno;
 
+use super::doubt::{Finished, Span};
 use super::journal::{self, LINE};
 
 /// A time of a file system: seconds and nanoseconds.
 pub(super) type Moment = (i64, u64);
 
-/// The bytes of the lines: two times, a token, whether a restore made the folder, and where the notes
-/// begin.
-pub(super) const HEADER: usize = 5 * LINE;
+/// The bytes of the lines: five times, a token, whether a restore made the folder, whether notes were lost,
+/// the mount, and where the notes begin.
+pub(super) const HEADER: usize = 10 * LINE;
+
+/// What stands for a mount that is not known, or for several.
+const NO_MOUNT: &str = "-";
 
 /// What the lines say.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Header {
     /// Since when the file is there.
     pub(super) since: Moment,
-    /// What was finished before this is on the disk.
-    pub(super) safe: Moment,
+    /// In what time files were finished.
+    pub(super) finished: Finished,
     pub(super) token: u64,
     pub(super) made: bool,
+    /// Whether what an earlier restore kept here was lost.
+    pub(super) lost: bool,
+    /// On which mount everything is, if it is on one.
+    pub(super) mount: Option<String>,
     /// Where the notes begin.
     pub(super) notes: u64,
 }
 
 impl Header {
-    /// Writes all lines of a file without notes.
-    pub(super) fn write(since: Moment, token: u64, made: bool, file: &File) -> io::Result<()> {
-        let made = format!("made  {:>31}\n", u8::from(made));
-        let notes = journal::line(HEADER as u64);
-        let header = times(since, since) + &token_line(token) + &made + &notes;
-        file.write_all_at(header.as_bytes(), 0)
+    /// Writes all lines.
+    pub(super) fn write(&self, file: &File) -> io::Result<()> {
+        let mut lines = time("since", self.since) + &times(&self.finished);
+        lines += &line("token", &self.token.to_string());
+        lines += &line("made", &u8::from(self.made).to_string());
+        lines += &line("lost", &u8::from(self.lost).to_string());
+        lines += &line("mount", self.mount.as_deref().unwrap_or(NO_MOUNT));
+        lines += &journal::line(self.notes);
+        file.write_all_at(lines.as_bytes(), 0)
     }
 
     /// Reads them; nothing if they are not there as they should be.
     pub(super) fn read(file: &File) -> Option<Self> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0).ok()?;
-        let time = |line, word| {
-            let (seconds, nanos) = rest(line, word)?.split_once('.')?;
-            Some((seconds.parse().ok()?, nanos.parse().ok()?))
-        };
         let mut lines = header.chunks(LINE);
-        let since = time(lines.next()?, "since ")?;
-        let safe = time(lines.next()?, "safe  ")?;
-        let token = rest(lines.next()?, "token ")?.parse().ok()?;
-        let made = rest(lines.next()?, "made  ")? == "1";
+        let mut next = |word| rest(lines.next()?, word);
+        let since = moment(next("since ")?)?;
+        let mut span = |from, until| {
+            let from = moment(next(from)?)?;
+            let until = moment(next(until)?)?;
+            Some(Span { from, until })
+        };
+        let now = span("safe  ", "until ")?;
+        let doubtful = span("doubt ", "to    ")?;
+        let token = next("token ")?.parse().ok()?;
+        let made = next("made  ")? == "1";
+        let lost = next("lost  ")? == "1";
+        let mount = next("mount ").map(str::to_owned)?;
         let length = file.metadata().ok()?.len();
         let is_there = |notes: &u64| (HEADER as u64..=length).contains(notes);
         let notes = journal::read_line(lines.next()?).filter(is_there)?;
         Some(Self {
             since,
-            safe,
+            finished: Finished { now, doubtful },
             token,
             made,
+            lost,
+            mount: Some(mount).filter(|mount| mount != NO_MOUNT),
             notes,
         })
     }
 
-    /// Writes the times anew.
-    pub(super) fn write_times(since: Moment, safe: Moment, file: &File) -> io::Result<()> {
-        file.write_all_at(times(since, safe).as_bytes(), 0)
+    /// Writes the times anew in which files were finished.
+    pub(super) fn write_finished(finished: &Finished, file: &File) -> io::Result<()> {
+        file.write_all_at(times(finished).as_bytes(), LINE as u64)
     }
 
-    /// Writes the token anew.
-    pub(super) fn write_token(token: u64, file: &File) -> io::Result<()> {
-        file.write_all_at(token_line(token).as_bytes(), 2 * LINE as u64)
+    /// Writes anew that there is no mount on which everything is.
+    pub(super) fn write_no_mount(file: &File) -> io::Result<()> {
+        file.write_all_at(line("mount", NO_MOUNT).as_bytes(), 8 * LINE as u64)
     }
 }
 
-fn times(since: Moment, safe: Moment) -> String {
-    let line = |word: &str, (seconds, nanos): Moment| format!("{word} {seconds:>21}.{nanos:09}\n");
-    line("since", since) + &line("safe ", safe)
+fn line(word: &str, value: &str) -> String {
+    format!("{word:<5} {value:>31}\n")
 }
 
-fn token_line(token: u64) -> String {
-    format!("token {token:>31}\n")
+fn time(word: &str, (seconds, nanos): Moment) -> String {
+    line(word, &format!("{seconds}.{nanos:09}"))
+}
+
+fn times(finished: &Finished) -> String {
+    let Finished { now, doubtful } = finished;
+    time("safe", now.from)
+        + &time("until", now.until)
+        + &time("doubt", doubtful.from)
+        + &time("to", doubtful.until)
+}
+
+fn moment(text: &str) -> Option<Moment> {
+    let (seconds, nanos) = text.split_once('.')?;
+    Some((seconds.parse().ok()?, nanos.parse().ok()?))
 }
 
 /// What a line says that begins with a word.
@@ -145,11 +176,22 @@ pub(super) fn now(file: impl AsFd) -> io::Result<Moment> {
     Ok((stat.st_ctime, stat.st_ctime_nsec))
 }
 
-/// When a file was made, where the file system keeps that.
+/// When a file was made, where the file system keeps that: nobody can set it, and nothing that is done to
+/// the file changes it.
 pub(super) fn birth(file: impl AsFd) -> Option<Moment> {
-    let wanted = StatxFlags::BTIME;
-    let found = statx(file, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
-    let has_time = found.stx_mask & wanted.bits() != 0;
+    let found = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::BTIME).ok()?;
+    birth_in(&found)
+}
+
+/// The same of what stands under a name, if it is what was seen there.
+pub(super) fn birth_at(folder: impl AsFd, name: &CStr, seen: &Stat) -> Option<Moment> {
+    let wanted = StatxFlags::BTIME | StatxFlags::INO;
+    let found = statx(folder, name, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    birth_in(&found).filter(|_| found.stx_ino == seen.st_ino)
+}
+
+fn birth_in(found: &Statx) -> Option<Moment> {
+    let has_time = found.stx_mask & StatxFlags::BTIME.bits() != 0;
     has_time.then_some((found.stx_btime.tv_sec, u64::from(found.stx_btime.tv_nsec)))
 }
 

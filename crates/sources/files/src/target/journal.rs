@@ -20,6 +20,9 @@ use backup_core::EntryPath;
 /// So many bytes of notes are added before those that are needed are written once more.
 const SHORTEN_AFTER: u64 = 1 << 20;
 
+/// Where no note is needed, the next goes to the front again once they take so many bytes.
+const REWIND_AFTER: u64 = 4 << 10;
+
 /// What ends the notes although more bytes follow: no path is empty.
 const END: [u8; 3] = [0; 3];
 
@@ -256,18 +259,19 @@ impl Journal {
         state.take(noted)
     }
 
-    /// The inode of a file that an earlier restore changed where it is. It stays noted until it is
-    /// settled.
+    /// The inode of a file that this restore or an earlier one changes where it is. It stays noted until it
+    /// is settled.
     pub(super) fn take_in_place(&self, path: &[u8]) -> Option<u64> {
         let mut state = self.lock();
-        let there = state.left.get_mut(path)?;
-        let is_it = |(left, _): &mut Noted| matches!(left.stage, Stage::InPlace(_));
-        let noted: Vec<_> = there.extract_if(.., is_it).collect();
-        let taken = state.take(noted);
-        taken.iter().find_map(|left| match left.stage {
+        if let Some(there) = state.left.get_mut(path) {
+            let is_it = |(left, _): &mut Noted| matches!(left.stage, Stage::InPlace(_));
+            let noted: Vec<_> = there.extract_if(.., is_it).collect();
+            state.take(noted);
+        }
+        match state.live.get(path)?.0.stage {
             Stage::InPlace(inode) => Some(inode),
             _ => None,
-        })
+        }
     }
 
     /// Takes what an earlier restore left under a path of its own. It stays noted until it is settled.
@@ -332,6 +336,24 @@ impl Journal {
         if let Some((_, at)) = state.live.remove(beside) {
             // If it is not kept, the inode still tells that nothing else is meant.
             let _ = file.write_all_at(&[SETTLED], at);
+            self.rewind(file, &mut state);
+        }
+    }
+
+    /// Begins at the front again if no note is needed: on a full disk there may be no room for more.
+    fn rewind(&self, file: &File, state: &mut State) {
+        let is_short = state.end.saturating_sub(self.head) < REWIND_AFTER;
+        if is_short || state.needed().next().is_some() {
+            return;
+        }
+        let at_line = self.head - LINE as u64;
+        let ended = file.write_all_at(&END, self.head);
+        if ended
+            .and_then(|()| file.write_all_at(line(self.head).as_bytes(), at_line))
+            .is_ok()
+        {
+            (state.from, state.end) = (self.head, self.head);
+            state.full_at = self.head.saturating_add(self.shorten_after);
         }
     }
 

@@ -4,7 +4,7 @@
 //! and file systems of programs may ignore a change of mode, or give all that is made to one user. No list
 //! of them would be whole. So a file is made on each that is restored to, before anything else, looked at,
 //! and removed. What was found decides how files are made there (beside their place, where no mode says
-//! that one is unfinished) and what is told once at the end (what could not be kept).
+//! that one is unfinished, or no time of birth that the mode is not its user's) and what is told once at the end (what could not be kept).
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -23,6 +23,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::begun::keep_time;
+use super::header::birth;
 use super::meta::MARK_FILE;
 use super::ours::has_mark;
 use super::{conflict, error};
@@ -41,6 +42,9 @@ const LINKED: &CStr = c".backstay-new-000000000000-probe-link";
 pub(super) struct Keeps {
     /// Whether a file has the mode that it is given: only then that can say that it is unfinished.
     pub(super) modes: bool,
+    /// Whether it says when a file was made: only then a file that was there before is told from one that
+    /// a restore made.
+    pub(super) births: bool,
     /// Whether root can give files away.
     pub(super) owners: bool,
     /// Whom belongs what this process makes.
@@ -60,6 +64,7 @@ impl Keeps {
     fn all() -> Self {
         Self {
             modes: true,
+            births: true,
             owners: true,
             owner: geteuid().as_raw(),
             links: true,
@@ -67,6 +72,17 @@ impl Keeps {
             last_dots: true,
             time_step: 0,
         }
+    }
+
+    /// Whether a file that is made under its own name can be known for an unfinished one.
+    pub(super) const fn marks(&self) -> bool {
+        self.modes && self.births
+    }
+
+    /// Whether it does not keep something that an entry has.
+    fn is_odd(&self) -> bool {
+        let births = true;
+        Self { births, ..*self } != Self::all()
     }
 }
 
@@ -84,7 +100,7 @@ pub(super) fn time_off(there: &Stat, wanted: FileTime) -> i128 {
 pub(super) struct FileSystems {
     known: Mutex<HashMap<u64, Keeps>>,
     /// Whether one of them does not keep everything.
-    has_odd: AtomicBool,
+    has_other: AtomicBool,
     /// The names in a folder of such a one, as they were last listed.
     names: Mutex<Option<(DirId, Listing)>>,
 }
@@ -96,21 +112,22 @@ impl FileSystems {
 
     /// What the file system of a device keeps: everything, if it was not looked at.
     pub(super) fn of(&self, device: u64) -> Keeps {
-        self.odd(device).unwrap_or_else(Keeps::all)
+        self.known(device).unwrap_or_else(Keeps::all)
     }
 
-    /// The same; `None`: everything.
+    fn known(&self, device: u64) -> Option<Keeps> {
+        let has_other = self.has_other.load(Ordering::Acquire);
+        has_other.then(|| self.lock().get(&device).copied())?
+    }
+
+    /// The same; `None`: everything that an entry has.
     pub(super) fn odd(&self, device: u64) -> Option<Keeps> {
-        if !self.has_odd.load(Ordering::Acquire) {
-            return None;
-        }
-        let known = self.lock().get(&device).copied();
-        known.filter(|keeps| *keeps != Keeps::all())
+        self.known(device).filter(Keeps::is_odd)
     }
 
     /// The same, of an open file.
     pub(super) fn odd_at(&self, file: impl AsFd) -> Option<(Keeps, Stat)> {
-        if !self.has_odd.load(Ordering::Acquire) {
+        if !self.has_other.load(Ordering::Acquire) {
             return None;
         }
         let stat = fstat(file).ok()?;
@@ -130,7 +147,7 @@ impl FileSystems {
         let Ok(keeps) = probed else { return };
         self.lock().insert(device, keeps);
         if keeps != Keeps::all() {
-            self.has_odd.store(true, Ordering::Release);
+            self.has_other.store(true, Ordering::Release);
         }
     }
 
@@ -252,6 +269,8 @@ fn remove(folder: &OwnedFd, name: &CStr) -> Result<(), Errno> {
 
 fn look_at(folder: &OwnedFd, file: &OwnedFd) -> Result<Keeps, Errno> {
     let mut stat = fstat(file)?;
+    // One that is kept in other steps than the other times cannot be compared with them.
+    let births = birth(file) == Some((stat.st_mtime, stat.st_mtime_nsec));
     if !has_mark(&stat) {
         // A default ACL of the folder may have taken something from its owner.
         let _ = fchmod(file, Mode::from_raw_mode(MARK_FILE));
@@ -260,11 +279,13 @@ fn look_at(folder: &OwnedFd, file: &OwnedFd) -> Result<Keeps, Errno> {
     let own = geteuid();
     let (modes, owner) = (has_mark(&stat), stat.st_uid);
     if modes && owner == own.as_raw() {
-        return Ok(Keeps::all());
+        let all = Keeps::all();
+        return Ok(Keeps { births, ..all });
     }
     let is_there = |name: &CStr| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     Ok(Keeps {
         modes,
+        births,
         owner,
         links: has_links(folder),
         tells_case: !is_there(FOLDED),

@@ -3,7 +3,8 @@
 //! A further name may come while the content of the first is still on its way. Only when that has
 //! come is the further name restored, too; if it cannot be had, all are names of an unfinished file.
 //! Where the first is written beside a file that is there, further names are linked when it has its
-//! name: until then what stands under them stays, too.
+//! name: until then what stands under them stays, too. Where it is written into a file that is there,
+//! they are linked when it is whole: until then it is a file of somebody else, and so would they be.
 //!
 //! A first that was there and stays as it is looks like the saved one, by size and time; that says
 //! nothing of its content. So it is read before anything is linked to it.
@@ -370,6 +371,7 @@ impl Links {
             sha256: entry.sha256,
             id,
             beside,
+            was_there: started.is_some_and(Writer::was_there),
             state,
         };
         inner.groups.put(group, first);
@@ -424,12 +426,17 @@ impl Links {
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
             let fate = shared.fate(there, &entry.meta);
+            let begun = &shared.begun;
+            let is_left = || {
+                begun.is_unfinished_at(&spot.folder, &spot.name, there)
+                    || begun.take_in_place(&entry.path, there)
+            };
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);
                 self.add(shared, group, further).map_err(fail)?;
                 return Ok(true);
             }
-            if fate == Fate::Stays && !linked && !shared.begun.is_unfinished(there) {
+            if fate == Fate::Stays && !linked && !is_left() {
                 skip(shared);
                 return Ok(true);
             }
@@ -508,8 +515,9 @@ impl Links {
         let name = c_name(&first.path, first.path.name().unwrap_or_default())?;
         let id = first.id;
         let old = Old { folder, name, id };
-        if is_there {
-            // It stays until the content of the first is whole.
+        if is_there || first.was_there {
+            // What is there stays until the content of the first is whole; and so long nothing says of a
+            // name that is new that it is not.
             return match old.can_link(shared, spot, entry) {
                 Ok(()) => later(),
                 Err(cause) => Ok(Some(cause.to_string())),

@@ -19,6 +19,7 @@ mod begun;
 mod beside;
 mod config;
 mod covered;
+mod doubt;
 mod durable;
 mod fate;
 mod file;
@@ -231,6 +232,9 @@ impl Target for FilesTarget {
             }
             _ => fail("begin in", cause),
         })?;
+        if config.in_place {
+            begun.reserve();
+        }
         let spool = config
             .delete
             .then(|| tempfile::tempfile_in(&config.folder).map(mirror::Spool::new))

@@ -1,15 +1,22 @@
 //! Which of the things that stand in a folder are those of an unfinished restore, and nobody else's.
 //!
-//! Whoever may write into the folder may put there what looks like them. So an owner, a mode, an inode
-//! that was noted and the time of the last change, which the kernel sets, have to agree; where a file
-//! system does not keep one of them, the name that was noted counts, which holds a token.
+//! Whoever may write into the folder may put there what looks like them, and what was there may look so.
+//! So an owner, a mode, an inode that was noted and the times of birth and of the last change, which the
+//! kernel sets, have to agree; where a file system does not keep one of them, the name that was noted
+//! counts, which holds a token.
+//!
+//! A mode and the time of the last change alone say nothing: a user may give a file that mode, and the
+//! restore itself changes the time of what stays, by giving it a further name, or by making something in a
+//! folder. So what has the mode is ours if it was *made* since the restore began; and what was there before
+//! and is written to is noted before that ([`Begun::note_in_place`]).
 
+use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{FileType, Stat};
 
 use super::begun::Begun;
-use super::header::{Moment, birth};
+use super::header::{Moment, birth, birth_at};
 use super::journal::{Left, Stage};
 use super::meta::{MARK_DIR, MARK_FILE};
 use crate::handle::DirId;
@@ -26,31 +33,62 @@ impl Begun {
     }
 
     /// Whether modes say nothing of a file: then all that is made is made beside its place, and noted.
-    fn has_no_marks(&self, stat: &Stat) -> bool {
+    pub(super) fn has_no_marks(&self, stat: &Stat) -> bool {
         !self.systems.of(stat.st_dev).modes
     }
 
-    /// Whether a file or folder was left unfinished by a restore. One that somebody else owns was
-    /// not: who made it may have it open, and must not get what is restored.
-    pub(super) fn is_unfinished(&self, stat: &Stat) -> bool {
+    /// Whether a file or folder was made by a restore and left unfinished. One that somebody else owns was
+    /// not: who made it may have it open, and must not get what is restored. `born` says when it was made.
+    pub(super) fn is_unfinished(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
+        self.file.is_some() && self.is_owner(stat) && self.is_marked(stat, born)
+    }
+
+    /// Whether an earlier restore was killed between giving something its owner and its mode, if that is
+    /// who has it.
+    pub(super) fn is_half_finished(
+        &self,
+        stat: &Stat,
+        born: impl FnOnce() -> Option<Moment>,
+    ) -> bool {
         let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        let is_marked = has_mark(stat) || is_barely_made(stat);
-        self.file.is_some() && is_marked && self.is_owner(stat) && changed >= self.since
+        self.is_later && changed < self.began && has_mark(stat) && self.is_marked(stat, born)
+    }
+
+    /// Whether something has the mark and was made since a restore began.
+    fn is_marked(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
+        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        if !has_mark(stat) && !is_barely_made(stat) || changed < self.since {
+            return false;
+        }
+        if !self.systems.of(stat.st_dev).births {
+            // Files are made beside their places there; what is set of a folder costs nothing that is in it.
+            return FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        }
+        born().is_some_and(|born| born >= self.since)
+    }
+
+    /// The same of what stands under a name.
+    pub(super) fn is_unfinished_at(&self, folder: &OwnedFd, name: &CStr, stat: &Stat) -> bool {
+        self.is_unfinished(stat, || birth_at(folder, name, stat))
+    }
+
+    /// Whether a file that was noted as changed where it is is still that, and not whole. After a power loss
+    /// it may have been written to and not have the mark; if it has lost that since, by the time of its
+    /// change, it was finished, or its user has made something else of it.
+    pub(super) fn is_in_place(&self, stat: &Stat, inode: u64) -> bool {
+        let is_marked = has_mark(stat) || (stat.st_ctime, stat.st_ctime_nsec) < self.since;
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && self.has_inode(stat, inode)
+            && (is_marked || self.has_no_marks(stat))
     }
 
     /// Whether an earlier restore made a folder where no mode can say that it is unfinished.
     pub(super) fn is_folder_of_earlier(&self, folder: &OwnedFd, stat: &Stat) -> bool {
         let is_of_time = |born: Moment| self.since <= born && born < self.began;
-        self.safe.is_some()
+        self.is_later
             && self.has_no_marks(stat)
             && self.is_owner(stat)
             && birth(folder).is_some_and(is_of_time)
-    }
-
-    /// Whether an earlier restore may have finished a file that is not on the disk.
-    pub(super) fn is_doubtful(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.safe.is_some_and(|safe| changed >= safe) && changed < self.began
     }
 
     /// Whether somebody who restores made a file in the time of an earlier restore. Where a file system
@@ -112,7 +150,8 @@ impl Begun {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => true,
             FileType::RegularFile => {
-                let is_new = is_barely_made(stat) || stat.st_size == 0 && self.has_no_marks(stat);
+                let marks = self.systems.of(stat.st_dev).marks();
+                let is_new = is_barely_made(stat) || stat.st_size == 0 && !marks;
                 is_new && stat.st_nlink == 1
             }
             _ => stat.st_nlink == 1,
@@ -120,10 +159,15 @@ impl Begun {
     }
 
     /// Whether a file that has a name of the last restore is its own although no note tells of it: a
-    /// power loss may have taken the notes.
-    pub(super) fn is_stray(&self, stat: &Stat) -> bool {
+    /// power loss may have taken the notes. Where modes say nothing, the token in its name does: then it
+    /// must have been `known`.
+    pub(super) fn is_stray(&self, stat: &Stat, known: bool) -> bool {
+        (has_mark(stat) || known && self.has_no_marks(stat)) && self.may_be_stray(stat)
+    }
+
+    /// Whether a file that is named like what restores make may be that.
+    pub(super) fn may_be_stray(&self, stat: &Stat) -> bool {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-            && (has_mark(stat) || self.has_no_marks(stat))
             && self.is_of_earlier(stat)
             && self.is_own(stat)
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,11 +16,11 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 use super::begun;
 use super::beside::is_named_so;
 use super::fate::Fate;
+use super::header::birth;
 use super::journal::{Left, Stage};
 use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
-use super::ours::has_mark;
 use super::replace::{may_clear_place, replace};
 use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
@@ -100,7 +101,7 @@ impl FilesRestore {
         if shared.links.try_link(shared, cx, &spot, entry)? {
             return Ok(EntryWriter::None);
         }
-        shared.durable.touches(&spot.handle);
+        shared.durable.touches(shared, &spot.handle);
         let started = if entry.meta.kind.has_content() {
             start_file(shared, &spot, entry)?
         } else {
@@ -120,9 +121,9 @@ impl FilesRestore {
 
     fn finish_entry(
         &self,
+        cx: &OpContext,
         entry: &RestoreEntry,
         outcome: EntryOutcome,
-        is_cut_short: bool,
     ) -> Result<(), TargetError> {
         let shared = &self.shared;
         if outcome == EntryOutcome::Failed {
@@ -135,7 +136,7 @@ impl FilesRestore {
         drop(open);
         let give_up = || {
             // What is not whole keeps its mark.
-            if writer.give_up(is_cut_short) {
+            if writer.give_up(cx.cancel.is_cancelled()) {
                 shared.unfinished.store(true, Ordering::Relaxed);
             }
             shared.links.settle(shared, &entry.path, None);
@@ -144,7 +145,10 @@ impl FilesRestore {
             give_up();
             return Ok(());
         }
-        match writer.complete().inspect_err(|_| give_up())? {
+        let kept = shared.begun.finishes(cx.clock.now());
+        let kept = kept.map_err(|cause| error("finish", &entry.path, cause));
+        let completed = kept.and_then(|()| writer.complete());
+        match completed.inspect_err(|_| give_up())? {
             // Until it gets its name it belongs to who restores: so the next restore knows it again.
             Completed::Beside(successor) => {
                 let id = writer
@@ -158,7 +162,9 @@ impl FilesRestore {
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
                 });
-                shared.begun.settled_in_place(&entry.path);
+                if changed && writer.was_there() {
+                    shared.durable.add_in_place(shared, entry);
+                }
                 let id = entry.meta.link_group.map(|_| writer.id()).transpose();
                 let id = id.map_err(|cause| error("look at", &entry.path, cause))?;
                 let links = &shared.links;
@@ -235,7 +241,12 @@ impl FilesRestore {
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             Ok(statat(&*folder, left.name(), flags)?)
         });
-        if matches!(&there, Err(cause) if cause.kind() == io::ErrorKind::NotFound) {
+        let is_gone = match (&there, left.stage) {
+            (Err(cause), _) => cause.kind() == io::ErrorKind::NotFound,
+            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode),
+            (Ok(_), _) => false,
+        };
+        if is_gone {
             return shared.begun.left_settled(left);
         }
         shared.unfinished.store(true, Ordering::Relaxed);
@@ -281,7 +292,7 @@ impl Restore for FilesRestore {
         _writer: EntryWriter,
         outcome: EntryOutcome,
     ) -> Result<(), TargetError> {
-        self.finish_entry(entry, outcome, cx.cancel.is_cancelled())
+        self.finish_entry(cx, entry, outcome)
             .inspect_err(|_| self.shared.failed.store(true, Ordering::Relaxed))
     }
 
@@ -396,7 +407,8 @@ fn start_folder(
     let (fd, finish) = match made {
         (fd, None) => (fd, Some((entry.meta.clone(), shared.before_new(spot)))),
         (fd, Some(stat))
-            if shared.gives_way(&stat, &entry.meta) || is_half_finished(shared, &stat, entry) =>
+            if shared.gives_way(&stat, &entry.meta)
+                || is_half_finished(shared, (&fd, &stat), entry) =>
         {
             open_up(&fd, &stat);
             let before = Before {
@@ -420,8 +432,8 @@ fn start_folder(
 }
 
 /// Whether an earlier restore was killed between giving a folder its owner and its mode.
-fn is_half_finished(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
-    has_mark(stat) && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
+fn is_half_finished(shared: &Shared, (fd, stat): (&OwnedFd, &Stat), entry: &RestoreEntry) -> bool {
+    shared.begun.is_half_finished(stat, || birth(fd)) && times(stat).0 == entry.meta.mtime
 }
 
 /// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.

@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use super::begun::Begun;
 use super::beside::make_beside;
+use super::header::birth;
 use super::journal::Stage;
 use super::keeps::not_made;
 use super::later::Later;
@@ -384,7 +385,9 @@ pub(super) fn make_folder(
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
     let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
-    if shared.begun.is_unfinished(&stat) || shared.begun.is_folder_of_earlier(&fd, &stat) {
+    if shared.begun.is_unfinished(&stat, || birth(&fd))
+        || shared.begun.is_folder_of_earlier(&fd, &stat)
+    {
         return Ok(Folder::Ours(fd));
     }
     Ok(Folder::There(fd, stat))

@@ -19,9 +19,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
-use super::beside::{Beside, Place, Successor, make_beside};
+use super::begun::Begun;
+use super::beside::{Beside, Names, Place, Successor, make_beside};
 use super::fate::Fate;
 use super::file::FileWriter;
+use super::header::birth_at;
 use super::journal::{Left, Stage};
 use super::meta::{Before, MARK_FILE};
 use super::ours::has_mark;
@@ -106,6 +108,11 @@ impl Writer {
         matches!(self, Self::InPlace(_))
     }
 
+    /// Whether it writes into a file that held something already.
+    pub(super) fn was_there(&self) -> bool {
+        matches!(self, Self::InPlace(file) if file.had_content())
+    }
+
     /// Hands on the file and what is known of it.
     pub(super) fn with_file(&self, then: impl FnOnce(BorrowedFd<'_>, Before)) {
         match self {
@@ -171,7 +178,7 @@ pub(super) fn start_file(
         Ok(Some(Writer::InPlace(writer)))
     };
     let fail = |cause: Errno| error("create", &entry.path, cause.into());
-    if keeps.modes {
+    if keeps.marks() {
         match create() {
             Ok(fd) if has_mark(&fstat(&fd).map_err(fail)?) => return fresh(fd),
             // Its file system keeps modes elsewhere, and not here.
@@ -184,16 +191,19 @@ pub(super) fn start_file(
         }
     }
     let stat = match statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) if !keeps.modes => {
+        Err(Errno::NOENT) if !keeps.marks() => {
             return start_beside(shared, spot, entry, None).map(Some);
         }
         found => found.map_err(fail)?,
     };
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let is_noted = shared.begun.take_in_place(&entry.path, &stat);
-    if !is_file || !is_noted && !shared.begun.is_unfinished(&stat) {
+    let is_begun = shared
+        .begun
+        .is_unfinished_at(&spot.folder, &spot.name, &stat);
+    if !is_file || !is_noted && !is_begun {
         let fate = shared.fate(&stat, &entry.meta);
-        if fate == Fate::Stays && !may_be_lost(shared, &stat, entry) {
+        if fate == Fate::Stays && !may_be_lost(shared, spot, &stat, entry) {
             warn_of_mark(shared, &stat, entry);
             skip(shared);
             return Ok(None);
@@ -207,14 +217,14 @@ pub(super) fn start_file(
         }
     }
     // Writing into a file of several names would change what stands under the others.
-    let is_marked = is_noted || shared.begun.is_unfinished(&stat) && has_mark(&stat);
+    let is_marked = (is_noted || is_begun) && (has_mark(&stat) || !keeps.modes);
     if stat.st_nlink == 1
         && !is_foreign(shared, &stat, entry)
         && let Some(writer) = reopen(shared, spot, entry, &stat, is_marked)?
     {
         return Ok(Some(writer));
     }
-    if !keeps.modes {
+    if !keeps.marks() {
         return start_beside(shared, spot, entry, Some(&stat)).map(Some);
     }
     unlinkat(&*spot.folder, &*spot.name, AtFlags::empty()).map_err(fail)?;
@@ -249,11 +259,14 @@ fn is_foreign(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
     geteuid().is_root() && !shared.begun.is_owner(stat) && Some(stat.st_uid) != owner
 }
 
-/// Whether an earlier restore finished a file that a power loss may have taken: the time of its last
+/// Whether an earlier restore finished a file that a power loss may have taken, or all but finished it: the time of its last
 /// change is still the one that it was given.
-fn may_be_lost(shared: &Shared, stat: &Stat, entry: &RestoreEntry) -> bool {
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    is_file && shared.begun.is_doubtful(stat) && times(stat).0 == entry.meta.mtime
+fn may_be_lost(shared: &Shared, spot: &Spot, stat: &Stat, entry: &RestoreEntry) -> bool {
+    let born = || birth_at(&spot.folder, &spot.name, stat);
+    let begun = &shared.begun;
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && times(stat).0 == entry.meta.mtime
+        && (begun.is_doubtful(stat) || begun.is_half_finished(stat, born))
 }
 
 /// Tells of something that stays as it is and looks as if an earlier restore had left it unfinished,
@@ -292,16 +305,19 @@ fn reopen(
         Err(cause) => return Err(error("open", &entry.path, cause.into())),
     };
     let stat = same_as(seen, &fd, &entry.path)?;
-    existing(shared, fd, entry, &stat, unfinished).map(|file| Some(Writer::InPlace(file)))
+    let begun = Some(Arc::clone(&shared.begun));
+    let file = existing(shared, fd, entry, &stat, (unfinished, begun))?;
+    Ok(Some(Writer::InPlace(file)))
 }
 
-/// A file that holds something already.
+/// A file that holds something already. It is noted with the first change, if that is not done and it is
+/// said where.
 fn existing(
     shared: &Shared,
     fd: OwnedFd,
     entry: &RestoreEntry,
     stat: &Stat,
-    unfinished: bool,
+    (unfinished, begun): (bool, Option<Arc<Begun>>),
 ) -> Result<FileWriter, TargetError> {
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let state = (reach, unfinished);
@@ -311,9 +327,14 @@ fn existing(
     let mut before = before_old(stat);
     let takes = geteuid().is_root() && !shared.begun.is_owner(stat);
     before.owner.take_if(|_| takes);
-    let marks = (Arc::clone(&shared.begun), takes);
-    FileWriter::existing(File::from(fd), path, (entry.size, before), state, marks)
-        .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
+    FileWriter::existing(
+        File::from(fd),
+        path,
+        (entry.size, before),
+        state,
+        (begun, takes),
+    )
+    .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))
 }
 
 /// What an open file looks like, if it is the one that was seen.
@@ -411,9 +432,11 @@ fn take_up(
 
 /// Removes what the last restore may have left in the folder of an entry and no note tells of.
 fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<()> {
-    let Some(prefix) = shared.begun.strays_in(spot.handle.id()) else {
+    let begun = &shared.begun;
+    let Some(of_restores) = begun.strays_in(spot.handle.id()) else {
         return Ok(());
     };
+    let is_known = of_restores != Names::Any;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let folder = match openat(&*spot.folder, c".", flags, Mode::empty()) {
         // Its owner forbids to look into it: what is there stays.
@@ -425,23 +448,40 @@ fn remove_strays(shared: &Shared, spot: &Spot, path: &EntryPath) -> io::Result<(
     let mut names = RawDir::new(&folder, &mut buffer);
     while let Some(next) = names.next() {
         let next = next?;
-        if next.file_name().to_bytes().starts_with(prefix.as_bytes()) {
+        if of_restores.have(next.file_name().to_bytes()) {
             strays.push(next.file_name().to_owned());
         }
     }
     for stray in strays {
-        if shared.begun.is_noted(path, stray.to_bytes()) {
+        if begun.is_noted(path, stray.to_bytes()) {
             continue;
         }
         match statat(&folder, &*stray, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if shared.begun.is_stray(&stat) => {
+            Ok(stat) if begun.is_stray(&stat, is_known) => {
                 unlinkat(&folder, &*stray, AtFlags::empty())?;
+            }
+            Ok(stat) if begun.has_no_marks(&stat) && begun.may_be_stray(&stat) => {
+                tell_stray(shared, path, &stray);
             }
             Ok(_) | Err(Errno::NOENT) => {}
             Err(cause) => return Err(cause.into()),
         }
     }
     Ok(())
+}
+
+/// Says that a file is named like what restores make, and that nothing tells whether it is that.
+fn tell_stray(shared: &Shared, path: &EntryPath, stray: &CStr) {
+    let Ok(stray) = path.parent().unwrap_or_default().join(stray.to_bytes()) else {
+        return;
+    };
+    let detail = "it is named like what a restore makes, and what earlier restores kept of that is lost; \
+                  if it is not yours, delete it";
+    let finding = Finding::entry(FindingKind::Skipped, &stray, detail);
+    shared.findings.add(Finding {
+        severity: Severity::Warning,
+        ..finding
+    });
 }
 
 fn open_left(
@@ -476,7 +516,7 @@ fn open_left(
     let is_marked = has_mark(&stat) || !begun.systems().of(stat.st_dev).modes;
     // From here on nobody takes it for something that an earlier restore left.
     header::now(&fd).map_err(fail)?;
-    let file = existing(shared, fd, entry, &stat, is_marked)?;
+    let file = existing(shared, fd, entry, &stat, (is_marked, None))?;
     Ok(Some((file, beside)))
 }
 

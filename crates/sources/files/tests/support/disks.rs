@@ -22,6 +22,9 @@ pub enum Kind {
 /// All of them.
 pub const KINDS: [Kind; 4] = [Kind::Fat, Kind::ExFat, Kind::NoModes, Kind::OneOwner];
 
+/// What a test says that does not have all of them.
+pub const NO_DISKS: &str = "skipped: not all file systems can be made and mounted here";
+
 /// One that is mounted; it is unmounted at the end.
 pub struct Disk {
     pub kind: Kind,
@@ -36,7 +39,7 @@ fn is_done(command: &mut Command) -> bool {
 }
 
 impl Disk {
-    /// Makes one in a folder. `None`, and a word: that cannot be done here.
+    /// Makes one in a folder. `None`: that cannot be done here.
     pub fn new(kind: Kind, folder: &Path) -> Option<Self> {
         let mut disk = Self {
             kind,
@@ -50,11 +53,7 @@ impl Disk {
             Kind::ExFat => disk.image("mkfs.exfat"),
             Kind::NoModes | Kind::OneOwner => fs::create_dir_all(&disk.base).is_ok(),
         };
-        if is_root() && made && disk.mount() {
-            return Some(disk);
-        }
-        eprintln!("skipped: a file system like {kind:?} cannot be made and mounted here");
-        None
+        (is_root() && made && disk.mount()).then_some(disk)
     }
 
     /// All that can be made here.
