@@ -24,7 +24,7 @@ pub(crate) fn remedy(kind: FindingKind, object: &str) -> &'static str {
         }
         "parity" => "`snapshot repair` makes it anew",
         "aside" => {
-            "it was damaged when it was set aside; `snapshot repair --from` puts what it was whole in its place"
+            "`snapshot repair --from` puts a whole one in its place, from another copy of the repository"
         }
         "keys" => {
             "`snapshot repair` puts it back from its sidecar, or fetches it from another copy of the repository (--from); until then open it with another key (the recovery sheet, a passphrase)"
