@@ -347,8 +347,8 @@ async fn a_time_that_is_over_is_enough_for_the_parity_of_the_packs_that_are_read
         let world = World::with_parity().await;
         world.save_more(1).await;
         let folder = tempfile::tempdir().unwrap();
-        let mut names = world.tier.objects().into_keys();
-        let victim = names.rfind(|key| layout::parity_of(key).is_some()).unwrap();
+        let mut keys = world.tier.objects().into_keys();
+        let victim = keys.rfind(|key| layout::parity_of(key).is_some()).unwrap();
         world.tier.damage(&victim, |bytes| {
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
