@@ -78,12 +78,6 @@ impl Keeps {
     pub(super) const fn marks(&self) -> bool {
         self.modes && self.births
     }
-
-    /// Whether it does not keep something that an entry has.
-    fn is_odd(&self) -> bool {
-        let births = true;
-        Self { births, ..*self } != Self::all()
-    }
 }
 
 /// By how many nanoseconds a time is earlier than that of an entry.
@@ -100,7 +94,7 @@ pub(super) fn time_off(there: &Stat, wanted: FileTime) -> i128 {
 pub(super) struct FileSystems {
     known: Mutex<HashMap<u64, Keeps>>,
     /// Whether one of them does not keep everything.
-    has_other: AtomicBool,
+    has_odd: AtomicBool,
     /// The names in a folder of such a one, as they were last listed.
     names: Mutex<Option<(DirId, Listing)>>,
 }
@@ -112,22 +106,21 @@ impl FileSystems {
 
     /// What the file system of a device keeps: everything, if it was not looked at.
     pub(super) fn of(&self, device: u64) -> Keeps {
-        self.known(device).unwrap_or_else(Keeps::all)
+        self.odd(device).unwrap_or_else(Keeps::all)
     }
 
-    fn known(&self, device: u64) -> Option<Keeps> {
-        let has_other = self.has_other.load(Ordering::Acquire);
-        has_other.then(|| self.lock().get(&device).copied())?
-    }
-
-    /// The same; `None`: everything that an entry has.
+    /// The same; `None`: everything.
     pub(super) fn odd(&self, device: u64) -> Option<Keeps> {
-        self.known(device).filter(Keeps::is_odd)
+        if !self.has_odd.load(Ordering::Acquire) {
+            return None;
+        }
+        let known = self.lock().get(&device).copied();
+        known.filter(|keeps| *keeps != Keeps::all())
     }
 
     /// The same, of an open file.
     pub(super) fn odd_at(&self, file: impl AsFd) -> Option<(Keeps, Stat)> {
-        if !self.has_other.load(Ordering::Acquire) {
+        if !self.has_odd.load(Ordering::Acquire) {
             return None;
         }
         let stat = fstat(file).ok()?;
@@ -147,7 +140,7 @@ impl FileSystems {
         let Ok(keeps) = probed else { return };
         self.lock().insert(device, keeps);
         if keeps != Keeps::all() {
-            self.has_other.store(true, Ordering::Release);
+            self.has_odd.store(true, Ordering::Release);
         }
     }
 
@@ -278,9 +271,8 @@ fn look_at(folder: &OwnedFd, file: &OwnedFd) -> Result<Keeps, Errno> {
     }
     let own = geteuid();
     let (modes, owner) = (has_mark(&stat), stat.st_uid);
-    if modes && owner == own.as_raw() {
-        let all = Keeps::all();
-        return Ok(Keeps { births, ..all });
+    if modes && births && owner == own.as_raw() {
+        return Ok(Keeps::all());
     }
     let is_there = |name: &CStr| statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
     Ok(Keeps {

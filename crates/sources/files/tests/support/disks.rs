@@ -17,10 +17,18 @@ pub enum Kind {
     NoModes,
     /// A folder that keeps modes, and in which all belongs to one user.
     OneOwner,
+    /// A folder that keeps modes and owners, and not when files were made.
+    NoBirths,
 }
 
 /// All of them.
-pub const KINDS: [Kind; 4] = [Kind::Fat, Kind::ExFat, Kind::NoModes, Kind::OneOwner];
+pub const KINDS: [Kind; 5] = [
+    Kind::Fat,
+    Kind::ExFat,
+    Kind::NoModes,
+    Kind::OneOwner,
+    Kind::NoBirths,
+];
 
 /// What a test says that does not have all of them.
 pub const NO_DISKS: &str = "skipped: not all file systems can be made and mounted here";
@@ -51,7 +59,9 @@ impl Disk {
         let made = match kind {
             Kind::Fat => disk.image("mkfs.vfat"),
             Kind::ExFat => disk.image("mkfs.exfat"),
-            Kind::NoModes | Kind::OneOwner => fs::create_dir_all(&disk.base).is_ok(),
+            Kind::NoModes | Kind::OneOwner | Kind::NoBirths => {
+                fs::create_dir_all(&disk.base).is_ok()
+            }
         };
         (is_root() && made && disk.mount()).then_some(disk)
     }
@@ -92,13 +102,15 @@ impl Disk {
                 self.device = Some(device);
                 is_done(&mut mount)
             }
-            Kind::NoModes | Kind::OneOwner => {
+            Kind::NoModes | Kind::OneOwner | Kind::NoBirths => {
                 let mut bind = Command::new("bindfs");
-                if self.kind == Kind::NoModes {
-                    bind.args(["--chmod-ignore", "-p", "a=rwX"]);
-                } else {
-                    bind.args(["--force-user=1000", "--force-group=1000", "--chown-deny"]);
-                }
+                match self.kind {
+                    Kind::NoModes => bind.args(["--chmod-ignore", "-p", "a=rwX"]),
+                    Kind::OneOwner => {
+                        bind.args(["--force-user=1000", "--force-group=1000", "--chown-deny"])
+                    }
+                    _ => &mut bind,
+                };
                 is_done(bind.args([&self.base, &self.at]))
             }
         }
