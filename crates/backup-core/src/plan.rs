@@ -75,4 +75,7 @@ pub enum Outcome {
     Committed,
     /// It is not; nothing may be forgotten.
     Abandoned,
+    /// A restore that an error ended before it had seen all: the next one goes on, so nothing is finished that
+    /// lacks something.
+    BrokenOff,
 }

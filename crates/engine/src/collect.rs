@@ -126,16 +126,11 @@ impl Repository {
     }
 
     pub(crate) async fn generation(&self, cx: &OpContext, key: &ObjectKey) -> Result<PackList> {
-        // They never change. A copy that is damaged is as if there were none.
-        let cached = self.cache().read(key.as_str());
-        if let Some(list) = cached.and_then(|sealed| self.open_generation(key, &sealed).ok()) {
-            return Ok(list);
-        }
+        // Not from the cache: where somebody removed one by hand, or an older copy took the repository's place, a number
+        // comes again with something else in it.
         let limit = ObjectKind::Dead.max_sealed();
         let sealed = get_within(cx, &**self.sink(), key, limit).await?;
-        let list = self.open_generation(key, &sealed)?;
-        self.cache().write(key.as_str(), &sealed);
-        Ok(list)
+        self.open_generation(key, &sealed)
     }
 
     /// What all generations say of packs.

@@ -207,6 +207,11 @@ impl Repository {
         let damaged = |why: String| EngineError::damaged(format!("chunk {}", blob.id), why);
         // Before it authenticates, what a blob says of its session may be damage as well.
         let session = blob_session(blob.sealed).map_err(|error| damaged(error.to_string()))?;
+        let usual = self.usual_key(session);
+        if session.0 != 0 && usual.is_none() {
+            // Whoever cannot read is told which key can.
+            self.keys().identities()?;
+        }
         let id_key = self.keys().id_key()?;
         let mut open = |key: &BlobKey, out: &mut Vec<u8>| -> Result<()> {
             codec
@@ -224,7 +229,7 @@ impl Repository {
             );
         }
         let mut failed = None;
-        if let Some(key) = self.usual_key(session) {
+        if let Some(key) = usual {
             match open(&key, out) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = Some(error),

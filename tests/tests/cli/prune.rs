@@ -96,6 +96,29 @@ fn a_prune_of_nearly_everything_must_be_asked_for() {
 }
 
 /// A record that rotted stops a prune only where nothing tells what it said.
+/// Who has no copy of the ledger cannot tell what was taken away with it; nor can whoever comes behind somebody who has
+/// begun another.
+#[test]
+fn a_ledger_that_was_taken_away_as_a_whole_stops_it_for_good() {
+    let place = with_garbage();
+    for folder in ["ledger", "parity/ledger"] {
+        let _ = fs::remove_dir_all(place.repo().join(folder));
+    }
+    fs::remove_dir_all(place.path("state")).unwrap();
+    let before = bytes(&place);
+    let forget = ["forget", "--keep-last", "5", "--prune"];
+    let _ = Run::of(&mut place.snapshot(forget))
+        .ends(13)
+        .says("--despite-ledger");
+    let _ = Run::of(&mut place.snapshot(["prune"])).ends(13);
+    let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    assert!(told.err.contains("taken"), "{}", told.err);
+    assert_eq!(bytes(&place), before);
+    let prune = ["prune", "--force", "--despite-ledger"];
+    let _ = Run::of(&mut place.snapshot(prune)).ok();
+    assert!(bytes(&place) < before);
+}
+
 #[test]
 fn a_hole_in_the_ledger_that_somebody_can_fill_stops_nothing() {
     let place = with_garbage();

@@ -333,9 +333,13 @@ fn a_full_disk_is_a_clear_error_and_nothing_is_lost() {
 #[test]
 fn a_restore_into_a_place_that_is_full_is_a_failure_and_goes_on_when_there_is_room() {
     let place = Place::new();
+    // The folder gets its time and its mode when it has all that belongs in it, and no sooner.
     for number in 0..8u64 {
-        place.write(format!("{number}"), noise(number, 3 << 20));
+        place.write(format!("sub/{number}"), noise(number, 3 << 20));
     }
+    let closed = fs::Permissions::from_mode(0o555);
+    fs::set_permissions(place.data().join("sub"), closed).unwrap();
+    place.wait_for_a_tick();
     let _ = place.save().ok();
     let Some(small) = Small::mount(&place.path("out"), "10m") else {
         eprintln!("skipped: a file system cannot be mounted here");
@@ -344,6 +348,8 @@ fn a_restore_into_a_place_that_is_full_is_a_failure_and_goes_on_when_there_is_ro
     let full = place.bring_back("out").ends(1);
     let is_clear = full.err.contains("No space left") && full.err.contains("make room");
     assert!(is_clear && !full.err.contains("--help"), "{}", full.err);
+    let sub = fs::metadata(place.path("out/sub")).unwrap();
+    assert_ne!(sub.permissions().mode() & 0o777, 0o555, "it was finished");
     small.enlarge("64m");
     assert_restores(&place);
     drop(small);

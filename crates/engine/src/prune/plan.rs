@@ -97,7 +97,7 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
             continue;
         }
         read += size;
-        left -= size - used;
+        left = left.saturating_sub(size - used);
         numbers.repacked_packs += 1;
         numbers.copied_bytes += used;
         numbers.repack_gain += size - used;

@@ -255,7 +255,7 @@ pub async fn restore(
         Ok(findings) => close(running, cx, findings).await,
         Err(error) => {
             // What was restored stays; the error says why it is not all.
-            let _ = running.close(cx, Outcome::Abandoned).await;
+            let _ = running.close(cx, Outcome::BrokenOff).await;
             Err(error)
         }
     };

@@ -316,7 +316,11 @@ impl Restore for FilesRestore {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.shared.durable.flush(&self.shared);
         // After a restore that was broken off, folders keep their mark: the next one finishes them.
-        let is_over = outcome == Outcome::Committed || !cx.cancel.is_cancelled();
+        let is_over = match outcome {
+            Outcome::Committed => true,
+            Outcome::Abandoned => !cx.cancel.is_cancelled(),
+            Outcome::BrokenOff => false,
+        };
         let mut left = Ok(());
         if is_over {
             if outcome == Outcome::Abandoned {
