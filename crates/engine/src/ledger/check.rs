@@ -99,21 +99,11 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let is_whole = findings
         .iter()
         .all(|finding| finding.severity == Severity::Note);
-    let ids: Vec<_> = (repo.snapshot_keys(cx).await?.into_iter())
-        .map(|(id, _)| id)
-        .collect();
     let is_empty = last == 0 && copy.count == 0;
-    let is_robbed = is_empty && !ids.is_empty();
-    let is_begun_anew = told.is_begun_anew(&ids);
-    let is_filled = (is_whole || differing.is_empty() && is_filled(repo, cx).await?)
-        && !is_robbed
-        && !is_begun_anew;
+    let is_robbed = is_empty && !repo.snapshot_keys(cx).await?.is_empty();
+    let is_filled = !is_robbed && (is_whole || differing.is_empty() && is_filled(repo, cx).await?);
     findings.extend(differing);
     findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
-    if is_begun_anew {
-        let detail = "its first record is not that of the making of the repository: whoever may write to the tier has taken away what was before it";
-        findings.push(mismatch("ledger".into(), detail));
-    }
     if is_robbed {
         let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away";
         findings.push(mismatch("ledger".into(), detail));
@@ -142,8 +132,6 @@ fn mismatch(subject: String, detail: impl Into<String>) -> Finding {
 struct Told<'a> {
     keys: Keys<'a>,
     slots: KnownSlots,
-    /// What the first record of all says that was done, and to which snapshot.
-    first: Option<(Op, Option<SnapshotId>)>,
     /// With the root that the first record of each says.
     made: HashMap<SnapshotId, Option<MerkleRoot>>,
     forgotten: HashSet<SnapshotId>,
@@ -154,7 +142,6 @@ impl<'a> Told<'a> {
         Self {
             keys: Keys::new(repo),
             slots: KnownSlots::default(),
-            first: None,
             made: HashMap::new(),
             forgotten: HashSet::new(),
         }
@@ -168,9 +155,6 @@ impl<'a> Told<'a> {
             return;
         }
         let record = line.record();
-        if line.head().seq == 1 {
-            self.first = Some((record.op.clone(), record.snapshot));
-        }
         self.slots.take(record);
         let Some(snapshot) = record.snapshot else {
             return;
@@ -182,20 +166,6 @@ impl<'a> Told<'a> {
         } else if record.op == Op::HOLD {
             // It was there still, or that is taken back.
             self.forgotten.remove(&snapshot);
-        }
-    }
-
-    /// Whether the ledger was begun by somebody who found none, although there was a repository with `snapshots`. One
-    /// whose making could not be recorded begins with its keys or with its first snapshot.
-    fn is_begun_anew(&self, snapshots: &[SnapshotId]) -> bool {
-        match &self.first {
-            None => false,
-            Some((op, _)) if *op == Op::INIT || *op == Op::KEY => false,
-            Some((op, Some(first))) if *op == Op::SNAPSHOT => {
-                let is_older = |id: &&SnapshotId| *id < first && !self.made.contains_key(*id);
-                snapshots.iter().any(|id| is_older(&id))
-            }
-            Some(_) => true,
         }
     }
 
