@@ -299,6 +299,8 @@ impl Model {
             },
             max_repack: (self.dice.below(2) == 0).then_some(100_000),
             max_drop: 1.0,
+            // Its making has no record: a first snapshot without one looks like a ledger that was taken away.
+            despite_ledger: true,
             wait: Duration::ZERO,
             // Who died is waited for, or not.
             patience: match self.dice.below(3) {
