@@ -131,7 +131,7 @@ fn looked(args: &VerifyArgs, outcome: &VerifyOutcome) -> Look {
         snapshot: None,
         counts: vec![
             ("snapshots", outcome.snapshots),
-            ("packs", report.objects),
+            ("objects", report.objects),
             ("chunks", report.chunks),
             ("entries", report.entries),
             ("bytes", report.bytes),
@@ -219,7 +219,7 @@ fn summary(
         text::plural(outcome.snapshots, "snapshot", "snapshots"),
         text::plural(report.entries, "entry", "entries"),
         text::plural(report.chunks, "chunk", "chunks"),
-        text::plural(report.objects, "pack", "packs"),
+        text::plural(report.objects, "object", "objects"),
         text::bytes(report.bytes),
     ))?;
     if let Some(share) = share(args) {

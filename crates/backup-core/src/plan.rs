@@ -76,6 +76,6 @@ pub enum Outcome {
     /// It is not; nothing may be forgotten.
     Abandoned,
     /// A restore that an error ended before it had seen all: the next one goes on, so nothing is finished that
-    /// lacks something.
+    /// lacks something. A target that cannot go on takes it for [`Outcome::Abandoned`].
     BrokenOff,
 }

@@ -257,6 +257,7 @@ pub trait Restore: fmt::Debug + Send + Sync {
     }
 
     /// Ends the restore: metadata of folders, swapping in, probing.
+    /// Only behind [`Outcome::Committed`] there is all that there should be.
     ///
     /// # Errors
     /// [`TargetError`].

@@ -160,7 +160,7 @@ impl Restore for KvRestore {
         let findings = std::mem::take(&mut *lock(&self.failed));
         let ready = std::mem::take(&mut *lock(&self.ready));
         // Half a store in the place of a whole one helps nobody.
-        if outcome == Outcome::Abandoned || !findings.is_empty() {
+        if outcome != Outcome::Committed || !findings.is_empty() {
             let skipped = ready.len() as u64;
             return Ok(RestoreReport {
                 skipped,

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use backstay::core::{HostId, Location, OpContext, Registry, RestoreMode, Source};
+use backstay::core::{
+    HostId, Location, OpContext, Outcome, Registry, RestoreMode, RestorePlan, SizeHint, Source,
+};
 use backstay::engine::{
     EngineError, InitRequest, Repository, RestoreJob, SnapshotJob, SnapshotView, prepare, restore,
     snapshot,
@@ -118,4 +120,26 @@ async fn another_kind_of_snapshot_does_not_replace_the_store() {
     register(&mut registry, &store).unwrap();
     assert!(world.restore(&registry).await > 0);
     assert_eq!(store.freeze(), before);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_not_complete_leaves_the_store_as_it_was() {
+    for outcome in [Outcome::Abandoned, Outcome::BrokenOff] {
+        let (cx, store) = (backstay::context(), full());
+        let before = store.freeze();
+        let mut registry = Registry::empty();
+        register(&mut registry, &store).unwrap();
+        let target = registry.open_target(&"kv:///".parse().unwrap()).unwrap();
+        let plan = RestorePlan {
+            into: String::new(),
+            total: SizeHint {
+                at_least: 0,
+                at_most: None,
+            },
+            notes: Vec::new(),
+        };
+        let running = target.begin(&cx, plan).await.unwrap();
+        let _ = running.close(&cx, outcome).await.unwrap();
+        assert!(*store.freeze() == *before, "{outcome:?}");
+    }
 }

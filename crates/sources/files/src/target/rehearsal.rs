@@ -240,7 +240,7 @@ impl Rehearsal for FilesRehearsal {
         let Some(spool) = spool else {
             return Ok(findings.take());
         };
-        if failed || outcome == Outcome::Abandoned {
+        if failed || outcome != Outcome::Committed {
             let detail = "nothing would be deleted, because not everything could be restored";
             findings.add(nothing_deleted(detail));
         } else {
