@@ -2,7 +2,7 @@
 """One of ten snapshots of the small files is forgotten: how long does it take to give its space back? See README.md.
 
 A copy of the small files is edited by mutate.sh and saved nine times. Then the fifth of the ten snapshots is forgotten, which is not
-measured, and pruned, which is. Behind that the newest is restored and compared.
+measured, and pruned, which is: as it comes, or (--all) so that nothing unused stays. Behind that the newest is restored and compared.
 """
 import argparse
 import json
@@ -23,6 +23,11 @@ def listed(contender, *command):
     """What a program prints on standard output."""
     return subprocess.run([str(part) for part in command], env=contender.environment, capture_output=True, text=True,
                           check=True).stdout
+
+
+# What gives back all that is unused, and not only as much as is worth it by default.
+ALL = {"backstay": ["--max-unused", "0"], "backstay-parity": ["--max-unused", "0"], "restic": ["--max-unused", "0"],
+       "rustic": ["--max-unused", "0%", "--max-repack", "unlimited"], "borg": ["--threshold", "0"], "borg-zstd3": ["--threshold", "0"]}
 
 
 def backstay(contender):
@@ -69,13 +74,16 @@ def one(bench, name, round_number):
                 subprocess.run([HERE / "mutate.sh", "tree", copy, str(FIRST + number)], check=True)
             measure(contender, contender.save(copy))
         forget, prune = WAYS[name](contender)
+        if options.all:
+            prune = [*prune, *ALL[name]]
         measure(contender, forget)
         before = size_below(contender.repo)
         read_all(contender.repo)
         took = measure(contender, prune)
         freed = (before - size_below(contender.repo)) / (1 << 20)
         bench.record({**where, "step": "prune", **took, "freed_mib": freed, "before_mib": before / (1 << 20)})
-        restore_and_compare(contender, copy, False)
+        if not options.no_restore:
+            restore_and_compare(contender, copy, False)
     except Failed as failure:
         bench.fail(where, failure)
     shutil.rmtree(contender.work)
@@ -99,6 +107,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     add_common_options(parser)
     parser.add_argument("--rounds", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--all", action="store_true", help="so that nothing unused stays")
+    parser.add_argument("--no-restore", action="store_true", help="do not restore and compare the newest behind it")
     bench = Bench(parser.parse_args(), "prune")
     bench.switch("tree", "v1")
     for number in range(1, bench.options.rounds + 1):

@@ -4,7 +4,7 @@ import json
 import sys
 from statistics import median
 
-STEPS = ("init", "first", "unchanged", "changed", "restore", "check")
+STEPS = ("init", "first", "unchanged", "changed", "restore", "check", "recheck")
 OURS = "backstay"
 # A peer counts as of our kind when its repository is at most this much larger than ours.
 SIZE_ALLOWANCE = 1.10
