@@ -118,9 +118,11 @@ impl Lost {
         all.copied()
     }
 
-    /// Whether it may be that they use more packs than these.
-    pub(super) fn is_unsure(&self) -> bool {
-        !self.snapshots.values().all(Left::are_whole)
+    /// Whether it may be that those of them which can come back use more packs than these.
+    pub(super) fn is_unsure(&self, has_copies: bool) -> bool {
+        let has_sidecar = |id| layout::snapshot(id).is_ok_and(|key| self.protected.contains(&key));
+        let mut torn = self.snapshots.iter().filter(|(_, left)| !left.are_whole());
+        torn.any(|(id, _)| has_copies || has_sidecar(*id))
     }
 
     /// What is to be said of a snapshot.

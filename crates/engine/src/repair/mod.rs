@@ -3,8 +3,7 @@
 //!
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
-//! steps before have mended: packs, single objects, index, snapshots that are gone, refs,
-//! parity; and then looks what is
+//! steps before have mended: packs, single objects, index, snapshots that are gone, refs, parity; and then looks what is
 //! left, as a verification of metadata does. A damaged pack that nothing mends is moved to `aside/`, where what is whole
 //! of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
@@ -28,7 +27,9 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity,
+};
 use backup_integrity::ledger::RecordOutcome;
 use backup_parity::Share;
 
@@ -238,7 +239,7 @@ pub async fn plan(
         false => Lost::default(),
     };
     // Behind that: what a snapshot that is gone used may have been given up.
-    named.add_gone(&lost);
+    named.add_gone(&lost, !others.is_empty());
     repo.pass_over(dead.clone());
     repo.refresh_index(cx).await?;
     let tier = Tier::list(repo, cx, dead, contested).await?;
@@ -308,6 +309,12 @@ pub async fn repair(
     Ok(report)
 }
 
+/// Whether an object cannot have its name, since something else lies there that is none: a folder. That hinders nobody
+/// from mending the others.
+fn is_in_the_way(error: &EngineError) -> bool {
+    matches!(error, EngineError::Sink(error) if error.kind == ErrorKind::Invalid)
+}
+
 async fn run(
     repo: &Repository,
     cx: &OpContext,
@@ -350,6 +357,14 @@ async fn run(
         };
         match done {
             Ok(()) => report.mended.push(Mended { subject, remedy }),
+            Err(error) if is_in_the_way(&error) => {
+                let detail = format!(
+                    "it could not be mended from {remedy}: {error}; move away by hand what lies there, and run this again"
+                );
+                let kind = FindingKind::Damaged;
+                let finding = Finding::new(Severity::Error, kind, subject, detail);
+                report.findings.push(finding);
+            }
             Err(error) if error.is_damage() => {
                 let detail = format!("it could not be mended from {remedy}: {error}");
                 let kind = FindingKind::Damaged;

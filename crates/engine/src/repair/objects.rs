@@ -17,7 +17,7 @@ use futures::StreamExt;
 use super::gone::{self, Lost};
 use super::packs::{read_or_nothing, replace};
 use super::survey::{Named, Tier};
-use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work};
+use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work, is_in_the_way};
 use crate::beside::{self, Ended};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
@@ -277,17 +277,21 @@ async fn is_protected(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Res
 /// # Errors
 /// [`EngineError::Cancelled`]; errors of the tier.
 pub(super) async fn protect(repo: &Repository, cx: &OpContext, keys: &[ObjectKey]) -> Result<()> {
+    let mut refused = None;
     for key in keys {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         match beside::read_own(repo, cx, key).await {
-            Ok(bytes) => beside::put(cx, &**repo.sink(), key, &bytes).await?,
+            Ok(bytes) => match beside::put(cx, &**repo.sink(), key, &bytes).await {
+                Err(error) if is_in_the_way(&error) => drop(refused.get_or_insert(error)),
+                put => put?,
+            },
             Err(error) if beside::is_loss(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 /// The largest that an object may be.

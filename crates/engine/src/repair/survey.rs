@@ -152,9 +152,9 @@ impl Named {
     }
 
     /// Takes up what snapshots need that are gone.
-    pub(super) fn add_gone(&mut self, lost: &Lost) {
+    pub(super) fn add_gone(&mut self, lost: &Lost, has_copies: bool) {
         self.packs.extend(lost.packs());
-        self.is_more_gone = lost.is_unsure();
+        self.is_more_gone = lost.is_unsure(has_copies);
     }
 
     /// Whether it may be that snapshots need more packs than are named here.
