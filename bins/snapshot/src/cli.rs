@@ -379,7 +379,8 @@ pub(crate) struct PruneArgs {
     /// As --max-drop 100%; it turns off nothing else
     #[arg(long, conflicts_with = "max_drop")]
     pub(crate) force: bool,
-    /// Go on although a snapshot is gone from the tier that nobody forgot: what it used is deleted
+    /// Go on although a snapshot is gone from the tier that nobody forgot: what it used is deleted, unless its sidecar
+    /// gives it back whole
     #[arg(long)]
     pub(crate) despite_gone: bool,
     /// Go on although the ledger lacks records or holds false ones that this host has no copy of, so that nobody

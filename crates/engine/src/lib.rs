@@ -53,6 +53,7 @@ mod presence;
 mod refs;
 mod remains;
 mod remedy;
+mod unindexed;
 mod unlock;
 
 pub use beside::Notices;

@@ -15,7 +15,8 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::error::Result;
 use crate::index_set::IndexSet;
-use crate::repository::{Repository, name};
+use crate::repository::{Repository, SnapshotHead, name};
+use crate::unindexed;
 
 /// Packs that are named one by one.
 const MOST_NAMED: usize = 20;
@@ -123,22 +124,27 @@ impl Expected {
     }
 }
 
-/// The packs of an index that are not on the tier as it says.
-pub(crate) async fn absent(
+/// The packs of an index that are not on the tier as it says; and those on the tier that it does not know.
+async fn absent(
     repo: &Repository,
     cx: &OpContext,
     index: &IndexSet,
-) -> Result<Vec<Absent>> {
+) -> Result<(Vec<Absent>, BTreeSet<PackId>)> {
     let mut expected = Expected::of(index);
+    let mut unknown = BTreeSet::new();
     for prefix in ["data/", "meta/"] {
         let mut listed = repo.sink().list(cx, prefix, None);
         while let Some(meta) = listed.try_next().await? {
-            if let Some(id) = layout::pack_id(&meta.key) {
-                expected.seen(id, meta.size);
+            let Some(id) = layout::pack_id(&meta.key) else {
+                continue;
+            };
+            if !expected.left.contains_key(&id) {
+                unknown.insert(id);
             }
+            expected.seen(id, meta.size);
         }
     }
-    expected.absent(repo, cx, index).await
+    Ok((expected.absent(repo, cx, index).await?, unknown))
 }
 
 /// When this host looked last, in a file of its cache. Once lost, the next run looks.
@@ -171,28 +177,36 @@ impl Looks<'_> {
     }
 }
 
-/// An index without the packs that are not as it says, and what is to be said of them. `always`: looks
-/// although it may not be due.
+/// An index without the packs that are not as it says, and what is to be said of them; and of packs that the snapshot
+/// uses that is built on, and that the index lacks. `always`: looks although it may not be due.
 pub(crate) async fn passing_over_absent(
     repo: &Repository,
     cx: &OpContext,
     index: Arc<IndexSet>,
+    parent: Option<&SnapshotHead>,
     always: bool,
 ) -> Result<(Arc<IndexSet>, Vec<Finding>)> {
     let (now, looks) = (cx.clock.now().as_millisecond(), Looks(repo));
-    if index.is_empty() || !(always || looks.is_due(now)) {
+    let has_any = parent.is_some() || !index.is_empty();
+    if !has_any || !(always || looks.is_due(now)) {
         return Ok((index, Vec::new()));
     }
     let began = Instant::now();
-    let absent = absent(repo, cx, &index).await?;
-    if absent.is_empty() {
-        looks.made(now, began.elapsed());
+    let (absent, unknown) = absent(repo, cx, &index).await?;
+    let took = began.elapsed();
+    let unindexed = match parent {
+        Some(parent) => unindexed::of_snapshot(repo, cx, parent, &unknown).await?,
+        None => None,
+    };
+    if absent.is_empty() && unindexed.is_none() {
+        looks.made(now, took);
         return Ok((index, Vec::new()));
     }
     looks.is_asked_for_again();
     let ids = absent.iter().map(|pack| pack.id).collect();
     let left = index.avoiding(&ids);
-    let findings = findings(&index, &ids, &absent);
+    let mut findings = findings(&index, &ids, &absent);
+    findings.extend(unindexed);
     Ok((Arc::new(left), findings))
 }
 

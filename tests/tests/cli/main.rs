@@ -27,6 +27,7 @@ mod killed;
 mod ledger;
 mod limits;
 mod look;
+mod lost;
 mod lost_pages;
 mod names;
 mod overwrite;

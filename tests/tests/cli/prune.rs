@@ -204,6 +204,9 @@ fn what_a_snapshot_needs_that_is_gone_stays_until_somebody_gives_it_up() {
         assert!(fs::read(place.path("out/file")).unwrap() == noise(1, 2 << 20));
         fs::remove_file(&object).unwrap();
         let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ends(13);
+        // Its sidecar would give it back.
+        let _ = Run::of(&mut place.snapshot(["prune", "--despite-gone"])).ends(13);
+        place.lose_sidecars("snap");
         let _ = Run::of(&mut place.snapshot(["prune", "--despite-gone"])).ok();
         assert!(bytes(&place) < before - (1 << 20));
     }

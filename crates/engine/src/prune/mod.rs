@@ -81,7 +81,7 @@ pub struct PruneJob {
     /// generation; takes a full key of it ([`may_reseal`]).
     pub reseal: bool,
     /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
-    /// and its object is of no use any more if it turns up again.
+    /// and its object is of no use any more if it turns up again. Not while its sidecar gives it back whole.
     pub despite_gone: bool,
     /// Goes on although records of the ledger are missing or false and this host's copy does not fill the hole, so that
     /// nobody can tell whether a snapshot was taken away.
@@ -114,7 +114,7 @@ impl PruneJob {
 pub struct PrunePlan {
     /// What it comes to.
     pub numbers: PruneNumbers,
-    /// What is wrong: holds that are gone, index runs that cannot be read, packs that are not there as the
+    /// What is wrong: holds that are gone, index runs that cannot be read or are gone, packs that are not there as the
     /// index says, decisions that call dead what snapshots use.
     pub findings: Vec<Finding>,
     survey: Survey,
@@ -212,6 +212,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     survey::none_is_gone(repo, cx, job, &survey.snapshots).await?;
     let mut findings = Holds::read(repo, cx).await?.lost();
     findings.extend(repo.damaged_runs());
+    findings.extend(survey::of_unindexed(repo, cx, &survey).await?);
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
     findings.extend(claims::findings(&survey.disputed));
     findings.extend(survey::of_contested(repo, cx, &survey).await?);

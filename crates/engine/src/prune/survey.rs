@@ -11,6 +11,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
+use crate::beside;
 use crate::claims;
 use crate::collect::settle;
 use crate::contested::{self, Contested};
@@ -20,6 +21,7 @@ use crate::presence::{Absent, Expected, State};
 use crate::refs::{self, Listed};
 use crate::remedy::remedy;
 use crate::repository::{Repository, UnreadSnapshot, name};
+use crate::unindexed;
 
 /// How often what changes while it is read is read again.
 const TRIES: usize = 5;
@@ -265,6 +267,19 @@ async fn absent(
     Ok(out)
 }
 
+/// What is to be said of packs that are used and that no index run knows.
+pub(super) async fn of_unindexed(
+    repo: &Repository,
+    cx: &OpContext,
+    survey: &Survey,
+) -> Result<Option<Finding>> {
+    let used = survey
+        .packs
+        .keys()
+        .filter(|id| survey.marks.contains_key(*id));
+    unindexed::of_named(repo, cx, used.copied().collect()).await
+}
+
 /// What is to be said of decisions that call dead what snapshots use.
 pub(super) async fn of_contested(
     repo: &Repository,
@@ -400,6 +415,25 @@ fn use_of_packs(
     }
 }
 
+/// Refuses to give up snapshots that are gone from the tier and whose sidecar gives them back whole.
+async fn none_is_beside(
+    repo: &Repository,
+    cx: &OpContext,
+    gone: &BTreeSet<SnapshotId>,
+) -> Result<()> {
+    for id in gone {
+        let key = name(layout::snapshot(*id))?;
+        let made = beside::mended(cx, &**repo.sink(), &key).await?;
+        if made.is_some_and(|bytes| beside::check(repo, &key, &bytes).is_ok()) {
+            let why = format!(
+                "snapshot {id} is gone from the tier, and its sidecar gives it back whole, so --despite-gone does not give up what it needs: `snapshot repair` puts it back; if it is to go, `snapshot forget` it then, by its whole id"
+            );
+            return Err(EngineError::Unprunable(why));
+        }
+    }
+    Ok(())
+}
+
 /// Refuses when a snapshot is gone from the tier that nobody forgot: its object may be put back from
 /// another copy, and must then find what it uses. The job says what is passed over.
 pub(super) async fn none_is_gone(
@@ -408,9 +442,6 @@ pub(super) async fn none_is_gone(
     job: &PruneJob,
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<()> {
-    if job.despite_gone && job.despite_ledger {
-        return Ok(());
-    }
     let refuse = |what: &str| {
         let why = format!(
             "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, go on with --despite-gone"
@@ -418,19 +449,24 @@ pub(super) async fn none_is_gone(
         Err(EngineError::Unprunable(why))
     };
     let held = Holds::read(repo, cx).await?;
-    let gone = held.ids().find(|id| !snapshots.contains(id));
-    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
+    let mut gone: BTreeSet<_> = held.ids().filter(|id| !snapshots.contains(id)).collect();
+    if let Some(gone) = gone.first().filter(|_| !job.despite_gone) {
         return refuse(&format!("snapshot {gone} is held"));
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;
-    let gone = check
+    let in_ledger = check
         .findings
         .iter()
-        .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
-    if let Some(gone) = gone.filter(|_| !job.despite_gone) {
-        let gone = &gone.subject;
-        return refuse(&format!("{gone} is in the ledger, nobody forgot it"));
+        .filter(|one| one.kind == FindingKind::Missing)
+        .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok());
+    let in_ledger: BTreeSet<SnapshotId> = in_ledger.collect();
+    if let Some(gone) = in_ledger.first().filter(|_| !job.despite_gone) {
+        return refuse(&format!(
+            "snapshot {gone} is in the ledger, nobody forgot it"
+        ));
     }
+    gone.extend(in_ledger);
+    none_is_beside(repo, cx, &gone).await?;
     // Of a snapshot that was taken away with its record nothing else tells.
     if !check.is_filled && !job.despite_ledger {
         return Err(EngineError::Unprunable(

@@ -50,12 +50,17 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
         .collect();
     // What nobody names, and no lost run may have known, is left from a run that was killed: garbage.
     let may_be_any = !unreadable.is_empty() || named.is_unsure();
-    let unknown: Vec<_> = tier
-        .packs
-        .iter()
-        .filter(|(_, pack)| !known.contains_key(&pack.id))
-        .filter(|(_, pack)| may_be_any || named.packs.contains(&pack.id))
-        .map(|(key, pack)| (key.clone(), pack.id))
+    let listed = tier.packs.iter().map(|(key, pack)| (key, pack.id));
+    // Those that come from a copy are there by then.
+    let fetched = plan.tasks.iter().filter_map(|task| match &task.work {
+        Work::Pack(pack) if !tier.packs.contains_key(&pack.key) => Some((&pack.key, pack.id)),
+        _ => None,
+    });
+    let unknown: Vec<_> = listed
+        .chain(fetched)
+        .filter(|(_, id)| !known.contains_key(id))
+        .filter(|(_, id)| may_be_any || named.packs.contains(id))
+        .map(|(key, id)| (key.clone(), id))
         .collect();
     let doubtful = repo.doubtful_runs();
     let misnamed = std::mem::take(&mut plan.misnamed);

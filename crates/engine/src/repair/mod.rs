@@ -3,7 +3,7 @@
 //!
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
-//! steps before have mended: packs, single objects, index, refs, parity; and then looks what is
+//! steps before have mended: packs, single objects, index, snapshots that are gone, refs, parity; and then looks what is
 //! left, as a verification of metadata does. A damaged pack that nothing mends is moved to `aside/`, where what is whole
 //! of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
@@ -16,6 +16,7 @@
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
 mod aside;
+mod gone;
 mod index;
 mod objects;
 mod packs;
@@ -26,7 +27,9 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity,
+};
 use backup_integrity::ledger::RecordOutcome;
 use backup_parity::Share;
 
@@ -35,6 +38,7 @@ use crate::error::{EngineError, Result};
 use crate::ledger::{LedgerDraft, record_operation, verify_ledger};
 use crate::repository::Repository;
 use crate::verify::verify_knowing;
+use gone::Lost;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
@@ -141,6 +145,21 @@ enum Work {
     Beside(Vec<ObjectKey>),
 }
 
+impl Work {
+    /// When its turn comes: behind all that it is made of.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Pack(_) => 0,
+            Self::Object(object) if !object.needs_index() => 1,
+            Self::Index(_) => 2,
+            Self::Record(_) => 3,
+            Self::Object(_) => 4,
+            Self::Refs(_) => 5,
+            Self::Sidecars(_) | Self::Beside(_) => 6,
+        }
+    }
+}
+
 /// What would be done; showing it is the dry run.
 #[derive(Debug, Default)]
 pub struct RepairPlan {
@@ -212,16 +231,22 @@ pub async fn plan(
     objects::are_copies(repo, others)?;
     let mut plan = RepairPlan::default();
     let mut dead = repo.collection(cx).await?.dead;
-    let named = Named::read(repo, cx).await?;
+    let mut named = Named::read(repo, cx).await?;
     // A decision that calls dead what snapshots use is a lie, and hides nothing.
     let contested = dead.extract_if(.., |id| named.packs.contains(id)).collect();
+    let lost = match job.has(Step::Index) || job.has(Step::Refs) {
+        true => Lost::read(repo, cx).await?,
+        false => Lost::default(),
+    };
+    // Behind that: what a snapshot that is gone used may have been given up.
+    named.add_gone(&lost, !others.is_empty());
     repo.pass_over(dead.clone());
     repo.refresh_index(cx).await?;
     let tier = Tier::list(repo, cx, dead, contested).await?;
     if job.has(Step::Packs) {
         packs::plan(repo, cx, job, others, &tier, &named, &mut plan).await?;
     }
-    objects::plan(repo, cx, job, others, &named, &mut plan).await?;
+    objects::plan(repo, cx, job, others, (&tier, &named, &lost), &mut plan).await?;
     if job.has(Step::Index) {
         index::plan(repo, &tier, &named, &mut plan);
     }
@@ -229,9 +254,7 @@ pub async fn plan(
         records::plan(repo, cx, others, &mut plan).await?;
         refs::plan(repo, &named, &mut plan);
     }
-    // Behind all that they are made of.
-    plan.tasks
-        .sort_by_key(|task| matches!(task.work, Work::Sidecars(_) | Work::Beside(_)));
+    plan.tasks.sort_by_key(|task| task.work.rank());
     Ok(plan)
 }
 
@@ -286,6 +309,12 @@ pub async fn repair(
     Ok(report)
 }
 
+/// Whether an object cannot have its name, since something else lies there that is none: a folder. That hinders nobody
+/// from mending the others.
+fn is_in_the_way(error: &EngineError) -> bool {
+    matches!(error, EngineError::Sink(error) if error.kind == ErrorKind::Invalid)
+}
+
 async fn run(
     repo: &Repository,
     cx: &OpContext,
@@ -328,6 +357,14 @@ async fn run(
         };
         match done {
             Ok(()) => report.mended.push(Mended { subject, remedy }),
+            Err(error) if is_in_the_way(&error) => {
+                let detail = format!(
+                    "it could not be mended from {remedy}: {error}; move away by hand what lies there, and run this again"
+                );
+                let kind = FindingKind::Damaged;
+                let finding = Finding::new(Severity::Error, kind, subject, detail);
+                report.findings.push(finding);
+            }
             Err(error) if error.is_damage() => {
                 let detail = format!("it could not be mended from {remedy}: {error}");
                 let kind = FindingKind::Damaged;

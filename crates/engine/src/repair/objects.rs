@@ -6,37 +6,41 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{ErrorKind, FindingKind, HostId, ObjectKey, OpContext, PutMode, SnapshotId};
+use backup_core::{
+    ErrorKind, FindingKind, HostId, ObjectKey, OpContext, PackId, PutMode, SnapshotId,
+};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::gone::{self, Lost};
 use super::packs::{read_or_nothing, replace};
-use super::refs::of_copy;
-use super::survey::Named;
-use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work};
-use crate::announced::Announced;
+use super::survey::{Named, Tier};
+use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work, is_in_the_way};
 use crate::beside::{self, Ended};
-use crate::collect::settle;
 use crate::error::{EngineError, Result};
-use crate::ledger::verify_ledger;
-use crate::prune::repack::put_refs;
-use crate::refs::{self, Sum};
 use crate::repository::{Repository, get_within, name};
 use crate::unlock::is_of_another;
 
 /// An object that is to be put back.
 #[derive(Debug)]
 pub(super) struct BadObject {
-    key: ObjectKey,
+    pub(super) key: ObjectKey,
     kind: Kind,
-    from: From,
+    pub(super) from: From,
+}
+
+impl BadObject {
+    /// Whether it is found by the index what belongs to it.
+    pub(super) fn needs_index(&self) -> bool {
+        matches!(self.kind, Kind::Gone(_))
+    }
 }
 
 /// Where an object is had from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From {
+pub(super) enum From {
     /// Its sidecar.
     Sidecar,
     /// One of the copies.
@@ -76,7 +80,7 @@ pub(super) async fn plan(
     cx: &OpContext,
     job: &RepairJob,
     others: &[Repository],
-    named: &Named,
+    (tier, named, lost): (&Tier, &Named, &Lost),
     plan: &mut RepairPlan,
 ) -> Result<()> {
     let mut wanted: Vec<(ObjectKey, Kind, String)> = Vec::new();
@@ -86,8 +90,9 @@ pub(super) async fn plan(
     }
     let mut bare = BTreeSet::new();
     if job.steps.contains(&Step::Refs) {
-        bare = small(repo, cx, job, named, &mut wanted, plan).await?;
+        bare = small(repo, cx, job, (named, lost), &mut wanted, plan).await?;
     }
+    let here = packs_here(tier, plan);
     for (key, kind, why) in wanted {
         let mut found = None;
         let mut no = None;
@@ -95,8 +100,8 @@ pub(super) async fn plan(
         for from in std::iter::once(From::Sidecar).chain(copies) {
             let key = key.clone();
             let object = BadObject { key, kind, from };
-            match fetch(repo, cx, &object, others).await {
-                Ok(_) => {
+            match can_be_had(repo, cx, &object, others, (lost, &here)).await {
+                Ok(()) => {
                     found = Some(object);
                     break;
                 }
@@ -143,16 +148,35 @@ pub(super) async fn plan(
     Ok(())
 }
 
-/// Snapshots that the ledger knows, that nobody forgot, and that are gone.
-async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
-    let check = verify_ledger(repo, cx).await?;
-    let missing = check
-        .findings
-        .iter()
-        .filter(|one| one.kind == FindingKind::Missing);
-    Ok(missing
-        .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok())
-        .collect())
+/// The packs that are on the tier, once what is to be fetched is there.
+fn packs_here(tier: &Tier, plan: &RepairPlan) -> BTreeSet<PackId> {
+    let listed = tier.packs.values().map(|pack| pack.id);
+    let fetched = plan.tasks.iter().filter_map(|task| match &task.work {
+        Work::Pack(pack) => Some(pack.id),
+        _ => None,
+    });
+    listed.chain(fetched).collect()
+}
+
+/// Whether an object can be had from where it is looked for, and of a snapshot that is gone what it uses.
+async fn can_be_had(
+    repo: &Repository,
+    cx: &OpContext,
+    object: &BadObject,
+    others: &[Repository],
+    (lost, here): (&Lost, &BTreeSet<PackId>),
+) -> Result<()> {
+    fetch(repo, cx, object, others).await?;
+    if let Kind::Gone(id) = object.kind
+        && let Some(left) = lost.snapshots.get(&id)
+    {
+        let copy = match object.from {
+            From::Sidecar => None,
+            From::Copy(number) => others.get(number),
+        };
+        gone::way(repo, cx, id, left, copy, |id| here.contains(id)).await?;
+    }
+    Ok(())
 }
 
 pub(super) fn is_absence(error: &EngineError) -> bool {
@@ -165,7 +189,7 @@ async fn small(
     repo: &Repository,
     cx: &OpContext,
     job: &RepairJob,
-    named: &Named,
+    (named, lost): (&Named, &Lost),
     wanted: &mut Vec<(ObjectKey, Kind, String)>,
     plan: &mut RepairPlan,
 ) -> Result<BTreeSet<ObjectKey>> {
@@ -200,25 +224,13 @@ async fn small(
         }
     }
     all.extend(repo.snapshot_keys(cx).await?.into_iter().map(|one| one.1));
-    let protected = beside::all(repo, cx, "parity/", layout::small_parity_of).await?;
-    let mut lost = gone(repo, cx).await?;
-    let orphans = beside::gone(repo, cx, &protected).await?;
-    if orphans
-        .iter()
-        .any(|key| layout::config_number(key).is_none())
-    {
-        let ended = Ended::read(repo, cx).await?;
-        for key in orphans.iter().filter(|key| !ended.has(key)) {
-            lost.extend(layout::snapshot_id(key));
-            if layout::is_slot(key) {
-                let why = "it is not on the tier, and nobody removed it";
-                wanted.push((key.clone(), Kind::Slot, why.into()));
-            }
-        }
+    for key in &lost.slots {
+        let why = "it is not on the tier, and nobody removed it";
+        wanted.push((key.clone(), Kind::Slot, why.into()));
     }
-    for id in lost {
-        let why = "it is not on the tier, and nobody forgot it";
-        wanted.push((name(layout::snapshot(id))?, Kind::Gone(id), why.into()));
+    for id in lost.snapshots.keys() {
+        let key = name(layout::snapshot(*id))?;
+        wanted.push((key, Kind::Gone(*id), lost.why(*id)));
     }
     let bad = wanted.iter().map(|one| &one.0);
     let bad: BTreeSet<ObjectKey> = bad.filter(|key| layout::is_small(key)).cloned().collect();
@@ -231,7 +243,7 @@ async fn small(
     if job.parity.is_none() {
         return Ok(BTreeSet::new());
     }
-    let protected = &protected;
+    let protected = &lost.protected;
     let mut looking = futures::stream::iter(all)
         .map(|key| async move {
             let is_right = protected.contains(&key) && is_protected(repo, cx, &key).await?;
@@ -265,17 +277,21 @@ async fn is_protected(repo: &Repository, cx: &OpContext, key: &ObjectKey) -> Res
 /// # Errors
 /// [`EngineError::Cancelled`]; errors of the tier.
 pub(super) async fn protect(repo: &Repository, cx: &OpContext, keys: &[ObjectKey]) -> Result<()> {
+    let mut refused = None;
     for key in keys {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
         match beside::read_own(repo, cx, key).await {
-            Ok(bytes) => beside::put(cx, &**repo.sink(), key, &bytes).await?,
+            Ok(bytes) => match beside::put(cx, &**repo.sink(), key, &bytes).await {
+                Err(error) if is_in_the_way(&error) => drop(refused.get_or_insert(error)),
+                put => put?,
+            },
             Err(error) if beside::is_loss(&error) => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }
 
 /// The largest that an object may be.
@@ -300,7 +316,7 @@ fn check(repo: &Repository, object: &BadObject, bytes: &[u8]) -> Result<()> {
 }
 
 /// An object, once it is certain that it is the right one.
-async fn fetch(
+pub(super) async fn fetch(
     repo: &Repository,
     cx: &OpContext,
     object: &BadObject,
@@ -327,30 +343,7 @@ async fn fetch(
             format!("so it is at {place}: {error}"),
         ));
     }
-    if let Kind::Gone(id) = object.kind {
-        refs_here(repo, cx, id, other).await?;
-    }
     Ok(bytes)
-}
-
-/// The refs that a copy has of a snapshot, if all the packs that they name are here.
-async fn refs_here(
-    repo: &Repository,
-    cx: &OpContext,
-    snapshot: SnapshotId,
-    other: &Repository,
-) -> Result<Sum> {
-    let here = repo.index().packs();
-    let sum = of_copy(other, cx, snapshot).await?;
-    let away = sum.0.keys().filter(|id| !here.contains_key(*id)).count();
-    let place = other.location();
-    if sum.0.is_empty() || away > 0 {
-        let why = format!(
-            "{place} has it, and of the packs that it uses there {away} are not here; copy it from there as a whole"
-        );
-        return Err(EngineError::damaged(format!("snapshot {snapshot}"), why));
-    }
-    Ok(sum)
 }
 
 /// Puts an object in its place; says whether that was still needed. Plans read packs for hours: what was mended,
@@ -371,7 +364,7 @@ pub(super) async fn put_back(
         return Ok(false);
     }
     if let Kind::Gone(id) = object.kind {
-        bring_back(repo, cx, host, id, object, others).await?;
+        gone::bring_back(repo, cx, host, id, object, others).await?;
         return Ok(true);
     }
     let bytes = fetch(repo, cx, object, others).await?;
@@ -421,52 +414,4 @@ pub(super) async fn put(
         return Err(EngineError::damaged(key, why));
     }
     Ok(())
-}
-
-/// Puts a snapshot back that is gone, and its refs before it. That is a session: whoever collects garbage waits for its
-/// end, and what was condemned before it is not built upon.
-async fn bring_back(
-    repo: &Repository,
-    cx: &OpContext,
-    host: &HostId,
-    id: SnapshotId,
-    object: &BadObject,
-    others: &[Repository],
-) -> Result<()> {
-    // There is no data key: nothing new is sealed.
-    let session = Announced::begin(repo, cx, host, Vec::new()).await?;
-    let put = async {
-        settle(repo, cx).await;
-        let bytes = fetch(repo, cx, object, others).await?;
-        let other = match object.from {
-            From::Sidecar => repo,
-            From::Copy(number) => others.get(number).unwrap_or(repo),
-        };
-        let sum = refs_here(repo, cx, id, other).await?;
-        let going = repo.collection(cx).await?;
-        let mut packs = sum.0.keys();
-        if packs.any(|id| going.condemned.contains(id) || going.dead.contains(id)) {
-            let why =
-                "what it needs is about to be deleted by a prune; run this again when that is done";
-            return Err(EngineError::damaged(&object.key, why));
-        }
-        if object.from != From::Sidecar {
-            // Refs go before their snapshot.
-            let known = refs::list(repo, cx).await?.remove(&id);
-            put_refs(repo, cx, &known.unwrap_or_default(), &sum.into_refs(id)).await?;
-        }
-        replace(repo, cx, &object.key, Bytes::new(), bytes).await
-    };
-    if let Err(error) = put.await {
-        session.end_of_failed(repo, cx).await;
-        return Err(error);
-    }
-    settle(repo, cx).await;
-    if session.is_revoked(repo, cx).await? {
-        // What it needs may be gone: it is as it was found.
-        repo.sink().delete(cx, &object.key).await?;
-        let why = "it took this repair for dead; run it again, nothing is lost";
-        return Err(EngineError::OtherPrune(why.into()));
-    }
-    session.end(repo, cx).await
 }

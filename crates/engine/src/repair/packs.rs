@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::survey::{Listed, Named, Tier};
-use super::{Remedy, RepairJob, RepairPlan, Task, Work};
+use super::{Remedy, RepairJob, RepairPlan, Task, Work, is_in_the_way};
 use crate::claims::Claims;
 use crate::error::{EngineError, Result};
 use crate::pack_end::end_of;
@@ -104,12 +104,20 @@ pub(super) async fn plan(
         false => repo.collection(cx).await?.dead,
     };
     let is_missed = |one: &Bad| !dead.contains(&one.1) || tier.contested.contains(&one.1);
+    // Those that have a sidecar as it should be, and come back under it.
+    let mut covered = BTreeSet::new();
     for mut one in missing.into_iter().filter(is_missed) {
+        let made = match tier.protected.contains(&one.0) {
+            true => read_sidecar(cx, &**repo.sink(), &one.0).await?,
+            false => None,
+        };
+        let parity = made.as_ref().map(|made| Sidecar::read(made));
+        if is_parity_of(parity.as_ref(), one.1) {
+            covered.insert(one.1);
+        }
         // A repair that was killed, on a tier that lost what was being replaced.
         if tier.aside.contains(&one.0) {
             let aside = set_aside(repo, cx, tier, &one.0).await?;
-            let made = read_sidecar(cx, &**repo.sink(), &one.0).await?;
-            let parity = made.as_ref().map(|made| Sidecar::read(made));
             one.2 = "it is damaged, and was set aside".into();
             one.3 = by_parity(parity, one.1, &[&aside]);
         }
@@ -124,10 +132,10 @@ pub(super) async fn plan(
     let there = tier.packs.values().map(|pack| pack.id).collect();
     find_remedies(cx, others, bad, &there, plan).await?;
     for task in &plan.tasks {
-        // It comes back, and has lost its parity as well.
+        // It comes back, and its parity is gone or damaged as well.
         if let Work::Pack(pack) = &task.work
             && !there.contains(&pack.id)
-            && !tier.protected.contains(&pack.key)
+            && !covered.contains(&pack.id)
         {
             bare.push(pack.key.clone());
         }
@@ -321,10 +329,7 @@ async fn look(
         None
     };
     let parity = made.as_ref().map(|made| Sidecar::read(made));
-    out.is_protected = match &parity {
-        Some(Ok(parity)) => parity.is_whole() && *parity.digest() == listed.id.0,
-        _ => false,
-    };
+    out.is_protected = is_parity_of(parity.as_ref(), listed.id);
     if !is_whole {
         let aside = set_aside(repo, cx, tier, &out.key).await?;
         out.bad = Some((why, by_parity(parity, listed.id, &[&bytes, &aside])));
@@ -335,6 +340,12 @@ async fn look(
         bytes: out.bytes,
     });
     Ok(out)
+}
+
+/// Whether this is the parity of a pack, and every byte of it is as it was written.
+fn is_parity_of(parity: Option<&Result<Sidecar<'_>, ParityError>>, id: PackId) -> bool {
+    let read = parity.and_then(|read| read.as_ref().ok());
+    read.is_some_and(|parity| parity.is_whole() && *parity.digest() == id.0)
 }
 
 /// Whether parity makes a pack whole of these copies; why not.
@@ -477,6 +488,7 @@ pub(super) async fn protect(
         entries: Some(packs.len() as u64),
         bytes: None,
     });
+    let mut refused = None;
     for key in packs {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
@@ -496,12 +508,22 @@ pub(super) async fn protect(
                 .map_err(|_| EngineError::Panicked("a parity thread"))??
         };
         let at = name(layout::parity(key))?;
-        repo.sink().put(cx, &at, made, PutMode::Replace).await?;
+        match repo.sink().put(cx, &at, made, PutMode::Replace).await {
+            Ok(_) => {}
+            Err(error) => {
+                let error = error.into();
+                if !is_in_the_way(&error) {
+                    return Err(error);
+                }
+                refused.get_or_insert(error);
+                continue;
+            }
+        }
         cx.tell(Event::Advanced {
             stage: Stage::Store,
             entries: 1,
             bytes: bytes.len() as u64,
         });
     }
-    Ok(())
+    refused.map_or(Ok(()), Err)
 }

@@ -4,7 +4,7 @@
 //! What is condemned is named only where nothing else has the chunk: as long as a snapshot has no refs, or some
 //! that cannot be read, no collection comes to a decision.
 
-use backup_core::{ChunkId, HostId, OpContext, SnapshotId};
+use backup_core::{ChunkId, HostId, ObjectKey, OpContext, SnapshotId};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::lineage::LineageHead;
 use backup_format::refs::Refs;
@@ -79,6 +79,16 @@ pub(super) async fn rebuild(
         let why = "it took this repair for dead; run it again, nothing is lost";
         return Err(EngineError::OtherPrune(why.into()));
     }
+    take_away(repo, cx, damaged).await?;
+    session.end(repo, cx).await
+}
+
+/// Takes away refs that cannot be read, once others say what they said.
+pub(super) async fn take_away(
+    repo: &Repository,
+    cx: &OpContext,
+    damaged: &[(ObjectKey, String)],
+) -> Result<()> {
     for (key, _) in damaged {
         // One that can be read after all says nothing wrong.
         if refs::read(repo, cx, key)
@@ -88,7 +98,7 @@ pub(super) async fn rebuild(
             repo.sink().delete(cx, key).await?;
         }
     }
-    session.end(repo, cx).await
+    Ok(())
 }
 
 /// Marks what a snapshot uses.
@@ -134,7 +144,11 @@ impl Marks<'_> {
 }
 
 /// The refs of a snapshot, by its manifest.
-async fn used_by(repo: &Repository, cx: &OpContext, head: &SnapshotHead) -> Result<Refs> {
+pub(super) async fn used_by(
+    repo: &Repository,
+    cx: &OpContext,
+    head: &SnapshotHead,
+) -> Result<Refs> {
     let collection = repo.collection(cx).await?;
     repo.pass_over(collection.dead);
     repo.refresh_index(cx).await?;

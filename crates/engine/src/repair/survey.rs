@@ -6,6 +6,7 @@ use backup_core::{ObjectKey, OpContext, PackId};
 use backup_format::layout;
 use futures::TryStreamExt;
 
+use super::gone::Lost;
 use crate::collect::settle;
 use crate::error::Result;
 use crate::refs;
@@ -92,12 +93,14 @@ pub(super) struct Torn {
 /// What snapshots name.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    /// Packs that the refs name that can be read.
+    /// Packs that the refs name that can be read, those of snapshots that are gone among them.
     pub(super) packs: BTreeSet<PackId>,
     pub(super) torn: Vec<Torn>,
     pub(super) unread: Vec<UnreadSnapshot>,
     /// Snapshots that are damaged and were had from their sidecars, and what is wrong with them.
     pub(super) mended: BTreeMap<ObjectKey, String>,
+    /// Whether it may be that snapshots that are gone need more packs than are named here.
+    is_more_gone: bool,
 }
 
 impl Named {
@@ -148,8 +151,14 @@ impl Named {
         Ok(out)
     }
 
+    /// Takes up what snapshots need that are gone.
+    pub(super) fn add_gone(&mut self, lost: &Lost, has_copies: bool) {
+        self.packs.extend(lost.packs());
+        self.is_more_gone = lost.is_unsure(has_copies);
+    }
+
     /// Whether it may be that snapshots need more packs than are named here.
     pub(super) fn is_unsure(&self) -> bool {
-        !self.torn.is_empty() || !self.unread.is_empty()
+        !self.torn.is_empty() || !self.unread.is_empty() || self.is_more_gone
     }
 }

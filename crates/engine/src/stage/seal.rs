@@ -61,8 +61,9 @@ pub async fn seal(
         .keep_alive(repo, cx, wrap, job.checkpoint.alive);
     let begun = async {
         let index = look_again(repo, cx).await?;
+        let parent = chunked.captured.planned.nearest.as_ref();
         let mut noticed = repo.damaged_runs();
-        let (index, absent) = passing_over_absent(repo, cx, index, job.reread).await?;
+        let (index, absent) = passing_over_absent(repo, cx, index, parent, job.reread).await?;
         noticed.extend(absent);
         let options = (job.compression, job.checkpoint.index_bytes);
         let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;

@@ -99,7 +99,8 @@ impl Run<'_> {
     /// A damaged pack that a repair has set aside. Of content it is told at the end, once it is known whether that hurts
     /// anybody: a save may have stored anew what lay in it.
     fn aside_pack(&mut self, id: PackId, facts: PackFacts, key: &ObjectKey) {
-        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        // What a repair could not mend it has not lost as a whole: each chunk that is asked for is tried, at any level.
+        let opens_chunks = self.repo.keys().can_read();
         if facts.is_meta {
             self.bad_pack(id, FindingKind::Damaged, key.as_str(), SET_ASIDE);
         } else {
@@ -123,7 +124,9 @@ impl Run<'_> {
                 // Snapshots whose refs name it are whole.
                 lock(self.memory).forget_pack(&id);
             }
-            let why = format!("{SET_ASIDE}, and what snapshots use of it lies in other packs");
+            let why = format!(
+                "{SET_ASIDE}; what snapshots use of it can be read, there or in other packs"
+            );
             let kind = FindingKind::Damaged;
             self.tell(Finding::new(Severity::Note, kind, key.as_str(), why));
         }

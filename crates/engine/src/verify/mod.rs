@@ -473,7 +473,8 @@ impl<'a> Run<'a> {
     }
 
     fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
-        let opens_chunks = self.job.level >= VerifyLevel::FullRead && self.repo.keys().can_read();
+        let reads = self.job.level >= VerifyLevel::FullRead || self.is_behind_repair;
+        let opens_chunks = reads && self.repo.keys().can_read();
         // Of one that is there, which chunks can be had is found out by reading them.
         let may_hold = kind != FindingKind::Missing && opens_chunks;
         self.bad.pack(id, subject, why, may_hold);

@@ -67,7 +67,7 @@ pub(crate) fn flip(case: &Case, key: &ObjectKey) {
 }
 
 /// What the refs of each snapshot name.
-fn named(case: &Case, repo: &Repository) -> BTreeMap<String, BTreeMap<PackId, Vec<u32>>> {
+pub(crate) fn named(case: &Case, repo: &Repository) -> BTreeMap<String, BTreeMap<PackId, Vec<u32>>> {
     let mut out: BTreeMap<String, BTreeMap<PackId, Vec<u32>>> = BTreeMap::new();
     for (key, sealed) in case.mem.objects() {
         let Some((snapshot, _)) = layout::refs_id(&key) else {
@@ -442,4 +442,37 @@ async fn parity_can_be_added_later_and_goes_with_its_pack() {
     let plan = prune::plan(&repo, &world.cx, &job).await.unwrap();
     prune::prune(&repo, &world.cx, plan, &job).await.unwrap();
     assert_eq!((packs(&case).len(), count()), (0, 0));
+}
+
+/// A pack is fetched whose parity is damaged, wherever the pack itself was: it is made anew in the same run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_is_fetched_is_protected_again() {
+    let world = world().await;
+    for harm in [
+        (|case, key| assert!(case.mem.lose(key))) as fn(&Case, &ObjectKey),
+        |case, key| {
+            let bytes = case.mem.objects()[key].clone();
+            case.mem.plant(layout::aside(key).unwrap(), bytes);
+            flip_much(case, &layout::aside(key).unwrap());
+            case.mem.lose(key);
+        },
+        flip_much,
+    ] {
+        for key in packs(&world.case(Memory::Lost)) {
+            let case = world.case(Memory::Lost);
+            let copy = world.open(Arc::new(case.mem.fork()), None).await.unwrap();
+            harm(&case, &key);
+            flip(&case, &layout::parity(&key).unwrap());
+            let report = mend(&world, &case, &[copy]).await;
+            assert_eq!(report.findings, [], "{key}");
+            world.check(&case, key.as_str()).await;
+            let report = mend(&world, &case, &[]).await;
+            assert_eq!((report.mended, report.findings), (vec![], vec![]), "{key}");
+        }
+    }
+}
+
+/// More than any parity makes good.
+fn flip_much(case: &Case, key: &ObjectKey) {
+    destroy(case, key, 10, 60);
 }

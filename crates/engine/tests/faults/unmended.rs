@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use backup_core::{ByteRange, Sample, Severity, VerifyLevel};
+use backup_core::{ByteRange, Finding, Sample, Severity, VerifyLevel};
 use backup_engine::repair::{RepairJob, plan, repair};
 use backup_engine::{Repository, forget_unread, verify};
 use backup_format::index::RunBuilder;
@@ -36,17 +36,18 @@ async fn nobody_builds_on_a_pack_that_cannot_be_mended() {
         assert!(case.mem.objects()[&aside] == bytes, "{what}");
         assert!(!case.mem.objects().contains_key(&key), "{what}");
         // It hurts no more than before.
-        let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
         let before = {
             let case = world.case(Memory::Kept);
             flip(&case, &key);
-            hurt(
-                &world,
-                &world.open(Arc::new(case.mem.clone()), None).await.unwrap(),
-            )
-            .await
+            let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+            hurt(&world, &repo, VerifyLevel::FullRead).await
         };
-        assert_eq!(hurt(&world, &repo).await, before, "{what}");
+        // The repair itself and a verification that reads no packs accuse no more entries than are lost.
+        assert_eq!(of_snapshots(&report.findings), before, "{what}");
+        for level in [VerifyLevel::FullRead, VerifyLevel::Metadata] {
+            let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+            assert_eq!(hurt(&world, &repo, level).await, before, "{what} {level:?}");
+        }
         // A further repair changes nothing.
         let there = case.mem.objects().len();
         assert!(!mend(&world, &case, &[]).await.findings.is_empty());
@@ -76,12 +77,23 @@ async fn nobody_builds_on_a_pack_that_cannot_be_mended() {
     }
 }
 
-/// What a full verification says of snapshots and their entries.
-async fn hurt(world: &World, repo: &Repository) -> BTreeSet<String> {
-    let done = verify(repo, &world.cx, None, VerifyLevel::FullRead, Sample::All).await;
-    let findings = done.unwrap().report.findings.into_iter();
-    let of_snapshots = findings.filter(|one| one.subject.starts_with("snapshot"));
-    of_snapshots.map(|one| one.subject).collect()
+/// What a verification says of snapshots, and of how many of their entries.
+async fn hurt(world: &World, repo: &Repository, level: VerifyLevel) -> BTreeSet<(String, String)> {
+    let done = verify(repo, &world.cx, None, level, Sample::All).await;
+    of_snapshots(&done.unwrap().report.findings)
+}
+
+fn of_snapshots(findings: &[Finding]) -> BTreeSet<(String, String)> {
+    let of_snapshots = findings
+        .iter()
+        .filter(|one| one.subject.starts_with("snapshot"));
+    let counted = of_snapshots.map(|one| {
+        // How many entries; or what is wrong, without what would mend it.
+        let told = one.detail.split(" entries ").next().unwrap_or_default();
+        let count = told.split("; `snapshot").next().unwrap_or_default();
+        (one.subject.clone(), count.to_owned())
+    });
+    counted.collect()
 }
 
 /// An index run whose packs are not what they were when it was made: one has the bytes of another.
