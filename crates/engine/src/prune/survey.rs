@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
 use crate::claims;
-use crate::collect::settle;
+use crate::collect::{Collection, settle};
 use crate::contested::{self, Contested};
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
@@ -54,6 +54,8 @@ pub(super) struct Survey {
     pub(super) dead: BTreeSet<PackId>,
     /// Packs on the tier that snapshots use and somebody called dead.
     pub(super) contested: Contested,
+    /// What generations say, as far as it can be read.
+    pub(super) collection: Collection,
     /// Packs of which index runs say different things.
     pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
@@ -75,7 +77,8 @@ impl Survey {
         let mut packs = packs(repo, cx).await?;
         let mut absent = absent(repo, cx, &marks, &packs).await?;
         // Behind the look: another prune decides before it deletes.
-        let called_dead = repo.collection(cx).await?.dead;
+        let collection = repo.known_collection(cx).await?;
+        let called_dead = &collection.dead;
         let of_dead = absent.extract_if(.., |id, _| called_dead.contains(id));
         let dead: BTreeSet<_> = of_dead
             .map(|(id, _)| id)
@@ -89,7 +92,7 @@ impl Survey {
         let elsewhere = if absent.is_empty() {
             Elsewhere::default()
         } else {
-            elsewhere(&absent, &marks, &repo.index(), &called_dead)
+            elsewhere(&absent, &marks, &repo.index(), called_dead)
         };
         let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
@@ -101,11 +104,22 @@ impl Survey {
             absent,
             dead,
             contested,
+            collection,
             disputed,
             elsewhere,
             older: BTreeSet::new(),
             parity,
         })
+    }
+}
+
+impl Survey {
+    /// Packs that no snapshot uses, of all that anybody may know of.
+    pub(super) fn unused(&self) -> BTreeSet<PackId> {
+        let listed = self.packs.keys().chain(self.absent.keys());
+        let all = listed.chain(&self.dead).chain(&self.collection.dead);
+        let unused = all.filter(|id| !self.marks.contains_key(*id));
+        unused.copied().collect()
     }
 }
 
@@ -411,16 +425,18 @@ pub(super) async fn none_is_gone(
     if job.despite_gone && job.despite_ledger {
         return Ok(());
     }
-    let refuse = |what: &str| {
+    let refuse = |what: &str, give_up: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, go on with --despite-gone"
+            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, {give_up}; --despite-gone goes on this once"
         );
         Err(EngineError::Unprunable(why))
     };
     let held = Holds::read(repo, cx).await?;
     let gone = held.ids().find(|id| !snapshots.contains(id));
     if let Some(gone) = gone.filter(|_| !job.despite_gone) {
-        return refuse(&format!("snapshot {gone} is held"));
+        let give_up =
+            format!("`snapshot release {gone}`, and `snapshot forget {gone} --force` gives it up");
+        return refuse(&format!("snapshot {gone} is held"), &give_up);
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;
     let gone = check
@@ -429,7 +445,12 @@ pub(super) async fn none_is_gone(
         .find(|one| one.kind == FindingKind::Missing && one.subject.starts_with("snapshot "));
     if let Some(gone) = gone.filter(|_| !job.despite_gone) {
         let gone = &gone.subject;
-        return refuse(&format!("{gone} is in the ledger, nobody forgot it"));
+        let id = gone.trim_start_matches("snapshot ");
+        let give_up = format!("`snapshot forget {id} --force` gives it up");
+        return refuse(
+            &format!("{gone} is in the ledger, nobody forgot it"),
+            &give_up,
+        );
     }
     // Of a snapshot that was taken away with its record nothing else tells.
     if !check.is_filled && !job.despite_ledger {

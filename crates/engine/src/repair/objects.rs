@@ -20,10 +20,10 @@ use crate::announced::Announced;
 use crate::beside::{self, Ended};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
-use crate::ledger::verify_ledger;
+use crate::given_up::missed;
 use crate::prune::repack::put_refs;
 use crate::refs::{self, Sum};
-use crate::repository::{Repository, get_within, name};
+use crate::repository::{Repository, UnreadSnapshot, get_within, name};
 use crate::unlock::is_of_another;
 
 /// An object that is to be put back.
@@ -118,7 +118,7 @@ pub(super) async fn plan(
             None if kind == Kind::Run => {}
             None => {
                 let no = no.map_or_else(String::new, |no| format!(": {no}"));
-                let why = match others.is_empty() {
+                let mut why = match others.is_empty() {
                     true => {
                         format!(
                             "{why}{no}; only a copy of the repository has it: name one with --from"
@@ -126,6 +126,11 @@ pub(super) async fn plan(
                     }
                     false => format!("{why}; no copy that was named gives it{no}"),
                 };
+                if let Kind::Gone(id) = kind {
+                    why = format!(
+                        "{why}; if there is none, `snapshot forget {id} --force` gives it up"
+                    );
+                }
                 plan.lose(FindingKind::Damaged, key.as_str(), why);
                 // There is nothing to make one of.
                 bare.remove(&key);
@@ -141,18 +146,6 @@ pub(super) async fn plan(
         });
     }
     Ok(())
-}
-
-/// Snapshots that the ledger knows, that nobody forgot, and that are gone.
-async fn gone(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
-    let check = verify_ledger(repo, cx).await?;
-    let missing = check
-        .findings
-        .iter()
-        .filter(|one| one.kind == FindingKind::Missing);
-    Ok(missing
-        .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok())
-        .collect())
 }
 
 pub(super) fn is_absence(error: &EngineError) -> bool {
@@ -190,7 +183,9 @@ async fn small(
             all.insert(key);
         }
     }
-    for one in &named.unread {
+    // Where the verdict on its session is damaged, it is not the snapshot that is to be mended.
+    let is_of_verdict = |one: &&UnreadSnapshot| matches!(&one.error, EngineError::Damaged { object, .. } if object.starts_with("verdicts/"));
+    for one in named.unread.iter().filter(|one| !is_of_verdict(one)) {
         let kind = Kind::Snapshot(one.id);
         wanted.push((one.key.clone(), kind, one.error.to_string()));
     }
@@ -201,7 +196,7 @@ async fn small(
     }
     all.extend(repo.snapshot_keys(cx).await?.into_iter().map(|one| one.1));
     let protected = beside::all(repo, cx, "parity/", layout::small_parity_of).await?;
-    let mut lost = gone(repo, cx).await?;
+    let mut lost = missed(repo, cx).await?;
     let orphans = beside::gone(repo, cx, &protected).await?;
     if orphans
         .iter()

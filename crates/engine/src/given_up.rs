@@ -1,0 +1,139 @@
+//! Snapshots that are gone for good. The ledger knows them and nobody forgot them, so a verification goes on to name
+//! them and a prune to stop, until somebody says that they are given up: as a record that they are forgotten.
+
+use std::collections::BTreeSet;
+
+use backup_core::{ErrorKind, Finding, FindingKind, HostId, OpContext, SnapshotId};
+use backup_format::layout;
+
+use crate::beside::{self, Ended};
+use crate::error::{EngineError, Result};
+use crate::forget::forget_named;
+use crate::hold::Holds;
+use crate::ledger::verify_ledger;
+use crate::refs;
+use crate::repository::{Repository, name};
+
+/// A snapshot that is gone, and was not forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Whether a repair brings it back: its sidecar is whole, and all packs that its refs name are there.
+    pub comes_back: bool,
+}
+
+/// Snapshots that the ledger knows, that nobody forgot, and that are gone.
+///
+/// # Errors
+/// Those of the tier.
+pub(crate) async fn missed(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
+    let check = verify_ledger(repo, cx).await?;
+    let missing = check
+        .findings
+        .iter()
+        .filter(|one| one.kind == FindingKind::Missing);
+    Ok(missing
+        .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok())
+        .collect())
+}
+
+/// Those of some snapshots that are gone and that nobody forgot: the ledger knows them, or their sidecars are there.
+///
+/// # Errors
+/// Those of the tier.
+pub async fn given_up(
+    repo: &Repository,
+    cx: &OpContext,
+    wanted: &BTreeSet<SnapshotId>,
+) -> Result<Vec<GivenUp>> {
+    let missed = missed(repo, cx).await?;
+    let ended = Ended::read(repo, cx).await?;
+    let mut out = Vec::new();
+    for id in wanted {
+        let key = name(layout::snapshot(*id))?;
+        if is_there(repo, cx, *id).await? {
+            continue;
+        }
+        let mended = beside::mended(cx, &**repo.sink(), &key).await?;
+        let is_left = mended.is_some() && !ended.has(&key);
+        if !is_left && !missed.contains(id) {
+            continue;
+        }
+        let is_whole = mended.is_some_and(|bytes| beside::check(repo, &key, &bytes).is_ok());
+        out.push(GivenUp {
+            id: *id,
+            comes_back: is_whole && has_all(repo, cx, *id).await?,
+        });
+    }
+    Ok(out)
+}
+
+async fn is_there(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a snapshot has refs, and all packs that they name are on the tier.
+async fn has_all(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+    let listed = refs::list(repo, cx).await?;
+    let keys = listed.get(&id).map_or(&[][..], Vec::as_slice);
+    for key in keys {
+        let refs = match refs::read(repo, cx, key).await {
+            Ok(Some(refs)) => refs,
+            Ok(None) => return Ok(false),
+            Err(error) if error.is_damage() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for pack in refs.packs {
+            let mut is_there = false;
+            for is_meta in [false, true] {
+                let key = name(layout::pack(pack.pack, is_meta))?;
+                match repo.sink().head(cx, &key).await {
+                    Ok(_) => is_there = true,
+                    Err(error) if error.kind == ErrorKind::NotFound => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if !is_there {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(!keys.is_empty())
+}
+
+/// Records that a snapshot that is gone is forgotten, and takes away what is left of it. Says what is wrong with the
+/// ledger, as far as it was read.
+///
+/// # Errors
+/// [`EngineError::Invalid`] when it is held, comes back by a repair, or is there again; [`EngineError::Key`] for a key
+/// whose holder may not forget, or that cannot sign for the host; errors of the tier.
+pub async fn give_up(
+    repo: &Repository,
+    cx: &OpContext,
+    gone: &GivenUp,
+    host: &HostId,
+    user: &str,
+) -> Result<Vec<Finding>> {
+    repo.keys().may_forget()?;
+    let id = gone.id;
+    let no = if Holds::read(repo, cx).await?.has(id) {
+        Some("is held, so it is not given up")
+    } else if gone.comes_back {
+        Some("is gone, and `snapshot repair` puts it back from its sidecar")
+    } else if is_there(repo, cx, id).await? {
+        Some("is there again")
+    } else {
+        None
+    };
+    if let Some(no) = no {
+        return Err(EngineError::Invalid(format!("snapshot {id} {no}")));
+    }
+    let key = name(layout::snapshot(id))?;
+    let named = (id, &key, "it was gone from the tier, and is given up");
+    forget_named(repo, cx, named, host, user).await
+}
