@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backstay::conformance::speed::{Latency, Speed};
 use backstay::conformance::{CaseReport, CheckFailure, TierReport, Verdict, check_tier as try_it};
-use backstay::core::{Finding, FindingKind, ObjectKey, Severity};
+use backstay::core::{ErrorKind, Finding, FindingKind, ObjectKey, Severity, SinkError};
 use backup_terminal::text::parse_bytes;
 use backup_terminal::{Console, Exit, Failure, Outcome, text};
 use clap::Args;
@@ -59,7 +59,8 @@ pub(crate) async fn check_tier(console: &mut Console, args: &CheckTierArgs) -> O
     let checked = try_it(sink, &folder, &cx, speed, &mut told).await;
     said?;
     remove_folders(console, &folder);
-    let report = checked.map_err(failure)?;
+    let is_folder = console.folder().is_some();
+    let report = checked.map_err(|error| failure(error, is_folder))?;
     say(console, &folder, &report)
 }
 
@@ -88,9 +89,9 @@ fn remove_empty(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-fn failure(failure: CheckFailure) -> Failure {
+fn failure(failure: CheckFailure, is_folder: bool) -> Failure {
     match failure {
-        CheckFailure::Unusable(error) => error.into(),
+        CheckFailure::Unusable(error) => unusable(error, is_folder),
         CheckFailure::NotEmpty(_) => {
             Failure::new(Exit::Conflict, failure.to_string(), "run the command again")
         }
@@ -100,6 +101,25 @@ fn failure(failure: CheckFailure) -> Failure {
             "run the command again",
         ),
     }
+}
+
+/// The place does not take the first thing that is tried. There need not be a repository, so no command that is about
+/// one helps.
+fn unusable(error: SinkError, is_folder: bool) -> Failure {
+    let hint = match error.kind {
+        ErrorKind::NotFound => Some(
+            "make that folder, or mount the disk that it is on, or name another place; then run the command again",
+        ),
+        ErrorKind::Unavailable | ErrorKind::Unsupported | ErrorKind::Other if is_folder => Some(
+            "no file can be made there, so it can hold no repository: name a folder of a disk (/proc and the like are none)",
+        ),
+        _ => None,
+    };
+    let mut failure = Failure::from(error);
+    if let Some(hint) = hint {
+        failure.hint = hint.into();
+    }
+    failure
 }
 
 /// The name of a case as a sentence.

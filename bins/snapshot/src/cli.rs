@@ -329,7 +329,7 @@ pub(crate) struct ForgetArgs {
     /// Give the space back as well, as `snapshot prune` does without options
     #[arg(long)]
     pub(crate) prune: bool,
-    /// Forget what is named although it is the last good snapshot of its name and host
+    /// Forget what is named although it is the last good snapshot of its name and host, or gone from the tier for good
     #[arg(long, requires = "snapshots")]
     pub(crate) force: bool,
     // Last, for its heading counts for every option behind it.

@@ -9,10 +9,12 @@ use backstay::engine::hold::Holds;
 use backstay::engine::ledger::first_seen;
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
 use backstay::engine::verify::known_damaged;
-use backstay::engine::{ForgetPlan, forget as carry_out, forget_unread, unsigned};
+use backstay::engine::{
+    ForgetPlan, GivenUp, forget as carry_out, forget_unread, give_up, given_up, unsigned,
+};
 use backstay::format::config::Operation;
 use backstay::retention::{Count, KeepPolicy, last_good};
-use backup_terminal::snapshots::meta_members;
+use backup_terminal::snapshots::{Snapshots, meta_members};
 use backup_terminal::{
     Align, Console, Exit, Failure, Filter, Outcome, Table, signer, surroundings, text,
 };
@@ -49,6 +51,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     repo.keys().ledger_key(&host)?;
     let (all, holds) = console.all_and_holds(&repo).await?;
     let (unread, named) = take_unread(&all.unread, &args.snapshots);
+    let (gone, named) = take_gone(console, &repo, &all, named, args).await?;
     let mut damage = if by_name {
         Vec::new()
     } else {
@@ -61,8 +64,10 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
         let named = console.chosen(&repo, &all, &named).await?;
         let plan = ForgetPlan::by_id(named.into_iter().map(|head| head.meta.clone()).collect());
         must_not_be_held(&plan, &holds)?;
-        if let Some(one) = unread.iter().find(|one| holds.has(one.id)) {
-            return Err(is_held(one.id, &holds));
+        let others = unread.iter().map(|one| one.id);
+        let mut others = others.chain(gone.iter().map(|one| one.id));
+        if let Some(id) = others.find(|id| holds.has(*id)) {
+            return Err(is_held(id, &holds));
         }
         if !args.force {
             must_not_be_the_last(&plan, &all.heads, &unsigned, &damaged)?;
@@ -84,20 +89,38 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     };
     let told = |pair: &(SnapshotMeta, Decision)| unsigned.get(&pair.0.id).cloned();
     damage.extend(plan.decisions.iter().filter_map(told));
-    show(console, &plan, &unsigned, &unread, args.dry_run)?;
+    let others = unread.iter().map(|one| {
+        (
+            one.id,
+            format!("named, and it cannot be read: {}", one.error),
+        )
+    });
+    let why = "named, and it is gone from the tier";
+    let others = others.chain(gone.iter().map(|one| (one.id, why.to_owned())));
+    let others: Vec<_> = others.collect();
+    let options = (
+        args.dry_run,
+        damage.iter().any(|one| one.subject == "the ledger"),
+    );
+    show(console, &plan, &unsigned, &others, options)?;
     let has_damage = console.findings(&damage, 0)?;
-    let looked_at = plan.decisions.len() + unread.len();
+    let looked_at = plan.decisions.len() + unread.len() + gone.len();
     if args.dry_run {
         let mut of_holds = holds.lost();
         of_holds.extend(holds.unknown());
         let has_damage = console.findings(&of_holds, 0)? || has_damage;
-        let going = plan.forgotten().count() + unread.len();
+        let going = plan.forgotten().count() + unread.len() + gone.len();
         console.line(format!("{going} of {looked_at} would be forgotten"))?;
         return Ok(Exit::done(has_damage));
     }
     let mut done = carry_out(&repo, &console.cx, &plan, &host, &user).await?;
     for one in unread {
         let findings = forget_unread(&repo, &console.cx, one, &host, &user).await?;
+        done.findings.extend(findings);
+        done.removed += 1;
+    }
+    for one in &gone {
+        let findings = give_up(&repo, &console.cx, one, &host, &user).await?;
         done.findings.extend(findings);
         done.removed += 1;
     }
@@ -135,6 +158,20 @@ fn unrecorded(head: &SnapshotHead) -> Finding {
     Finding::new(Severity::Note, FindingKind::Skipped, subject, detail)
 }
 
+/// Where the ledger knows none of them, it is the ledger that is to be looked at.
+fn all_unrecorded(count: usize) -> Finding {
+    let snapshots = text::plural(count as u64, "snapshot", "snapshots");
+    let detail = format!(
+        "{snapshots} the ledger does not know, so it does not tell when they were made: they stay, and no rule counts them; `snapshot ledger verify` tells why"
+    );
+    Finding::new(
+        Severity::Warning,
+        FindingKind::Skipped,
+        "the ledger",
+        detail,
+    )
+}
+
 /// What the rules decide, and what is to be said of snapshots that they leave alone.
 async fn by_rules(
     console: &Console,
@@ -170,7 +207,11 @@ async fn by_rules(
     let now = console.cx.clock.now();
     let mut plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system(), damaged);
     plan.leave_unsigned(others.into_iter().map(|head| head.meta.clone()));
-    Ok((plan, unplaced.into_iter().map(unrecorded).collect()))
+    let unplaced = match plan.decisions.is_empty() && !unplaced.is_empty() {
+        true => vec![all_unrecorded(unplaced.len())],
+        false => unplaced.into_iter().map(unrecorded).collect(),
+    };
+    Ok((plan, unplaced))
 }
 
 /// Takes the snapshots that cannot be read out of what is named. They must be named by their whole
@@ -186,6 +227,46 @@ pub(crate) fn take_unread<'a>(
         unread.iter().filter(named).collect(),
         specs.iter().filter(rest).cloned().collect(),
     )
+}
+
+/// Takes the snapshots that are gone out of what is named, by their whole ids. Whoever gives one up has to say that it
+/// is meant, and none is given up that a repair brings back.
+async fn take_gone(
+    console: &Console,
+    repo: &Repository,
+    all: &Snapshots,
+    named: Vec<String>,
+    args: &ForgetArgs,
+) -> Outcome<(Vec<GivenUp>, Vec<String>)> {
+    let there = |id: &SnapshotId| all.heads.iter().any(|head| head.meta.id == *id);
+    let wanted: BTreeSet<SnapshotId> = named
+        .iter()
+        .filter_map(|spec| spec.parse().ok())
+        .filter(|id| !there(id))
+        .collect();
+    if wanted.is_empty() {
+        return Ok((Vec::new(), named));
+    }
+    let gone = given_up(repo, &console.cx, &wanted).await?;
+    for one in &gone {
+        let id = one.id;
+        let what = format!("snapshot {id} is gone from the tier, so there is nothing to delete");
+        let hint = if one.comes_back {
+            format!(
+                "its sidecar is whole, and so is what it needs: `snapshot repair` puts it back; then `snapshot forget {id}`, if it is to go"
+            )
+        } else if !args.force {
+            format!(
+                "first try `snapshot repair`, also with --from another copy of the repository; `snapshot forget {id} --force` records that it is given up: what it alone used goes with the next prune, and verify and prune ask for it no more"
+            )
+        } else {
+            continue;
+        };
+        return Err(Failure::new(Exit::Failed, what, hint));
+    }
+    let is_gone = |spec: &String| gone.iter().any(|one| spec.parse() == Ok(one.id));
+    let rest = named.iter().filter(|spec| !is_gone(spec)).cloned();
+    Ok((gone.clone(), rest.collect()))
 }
 
 /// A hold is there to be heeded: naming a held snapshot forgets nothing at all.
@@ -280,8 +361,8 @@ fn show(
     console: &mut Console,
     plan: &ForgetPlan,
     unsigned: &BTreeMap<SnapshotId, Finding>,
-    unread: &[&UnreadSnapshot],
-    dry_run: bool,
+    others: &[(SnapshotId, String)],
+    (dry_run, is_any_left_out): (bool, bool),
 ) -> Outcome<()> {
     let mut table = Table::new(&[
         ("ID", Align::Left),
@@ -319,20 +400,19 @@ fn show(
             text::escape(reasons.join(", ").as_bytes()),
         ]);
     }
-    for one in unread {
-        let why = format!("named, and it cannot be read: {}", one.error);
+    for (id, why) in others {
         console.record(
             "decision",
             json!({
-                "id": one.id.to_string(),
-                "short_id": one.id.short(),
+                "id": id.to_string(),
+                "short_id": id.short(),
                 "verdict": "forget",
                 "reasons": [why],
                 "dry_run": dry_run,
             }),
         )?;
         table.row([
-            one.id.short(),
+            id.short(),
             String::new(),
             String::new(),
             String::new(),
@@ -340,8 +420,10 @@ fn show(
             text::escape(why.as_bytes()),
         ]);
     }
-    if plan.decisions.is_empty() && unread.is_empty() {
-        console.note("there are no such snapshots");
+    if plan.decisions.is_empty() && others.is_empty() {
+        if !is_any_left_out {
+            console.note("there are no such snapshots");
+        }
         return Ok(());
     }
     if console.common.quiet {

@@ -1,9 +1,9 @@
-//! `snapshot ledger list`: what was done, by whom, and how it ended.
+//! `snapshot ledger list`: what was done, by whom, and how it ended; and `snapshot ledger accept`.
 
-use backstay::engine::ledger::{SeenRecord, records};
+use backstay::engine::ledger::{SeenRecord, accept_beginning, records};
 use backstay::format::config::Operation;
 use backstay::integrity::ledger::{Record, RecordOutcome};
-use backup_terminal::{Console, Exit, Outcome, text};
+use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -45,6 +45,23 @@ pub(crate) async fn list(console: &mut Console, args: &LedgerListArgs) -> Outcom
         }
     }
     Ok(ending)
+}
+
+/// Says that it is known that the beginning of the ledger was taken away.
+pub(crate) async fn accept(console: &mut Console) -> Outcome {
+    let repo = console.open_uncached(Operation::Prune).await?;
+    let (host, user) = (signer(&repo), surroundings::actor());
+    let accepted = accept_beginning(&repo, &console.cx, &host, &user).await?;
+    console.record(
+        "accepted",
+        json!({ "changed": accepted, "signed_as": host.0 }),
+    )?;
+    if !accepted {
+        console.note("the ledger has its beginning: there is nothing to accept");
+    } else if console.talks() {
+        console.line("recorded that what was before the ledger is gone, and that this is known")?;
+    }
+    Ok(Exit::Ok)
 }
 
 fn takes(args: &LedgerListArgs, since: Option<Timestamp>, record: &Record) -> bool {

@@ -222,7 +222,7 @@ impl Console {
                     Severity::Error,
                     FindingKind::Missing,
                     format!("snapshot {}", gone.id),
-                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; `snapshot repair` puts their objects back from their sidecars, or fetches them from another copy of the repository (--from)",
+                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; `snapshot repair` puts their objects back from their sidecars, or fetches them from another copy of the repository (--from); `snapshot forget ID --force` gives one up",
                 )),
                 Err(_) if self.cx.cancel.is_cancelled() => {
                     return Err(EngineError::Cancelled.into());

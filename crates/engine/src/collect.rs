@@ -7,17 +7,23 @@
 //! verdict on its session leaves out does not exist ([`Repository::is_void`]), and a chunk that is not
 //! where the index says is looked for once more ([`Repository::look_again`]).
 
-use std::collections::BTreeSet;
+pub(crate) mod rotten;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{ErrorKind, ObjectKey, OpContext, PackId, PutMode, SessionId, SnapshotId};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, SessionId, Severity,
+    SnapshotId,
+};
 use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::wire::WireError;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::beside::is_loss;
 use crate::error::{EngineError, Result};
 use crate::heads::SnapshotHead;
 use crate::index_set::IndexSet;
@@ -35,10 +41,57 @@ const PATIENCE: (Duration, u32) = (Duration::from_secs(10), 60);
 /// What collections of garbage say of packs.
 #[derive(Debug, Default)]
 pub(crate) struct Collection {
-    /// Packs that may be dead soon: of generations that are not decided.
+    /// Packs that may be dead soon: of generations that are not decided, or whose decision cannot be read.
     pub(crate) condemned: BTreeSet<PackId>,
     /// Packs that are gone, or about to go.
     pub(crate) dead: BTreeSet<PackId>,
+    /// Generations whose decision cannot be read.
+    pub(crate) unread: BTreeMap<u32, Unread>,
+    /// Generations of which nobody knows what they name, and why.
+    pub(crate) unknown: BTreeMap<u32, EngineError>,
+}
+
+/// A decision that cannot be read.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    /// What its generation condemned.
+    pub(crate) packs: BTreeSet<PackId>,
+    /// What is wrong with it.
+    pub(crate) why: String,
+}
+
+impl Collection {
+    /// What is to be said of objects that cannot be read.
+    pub(crate) fn findings(&self) -> Result<Vec<Finding>> {
+        let mut out = Vec::new();
+        for (number, unread) in &self.unread {
+            let detail = format!(
+                "{}; until it is decided anew nothing is built on what gc/{number} names; the next `snapshot prune` does that",
+                unread.why
+            );
+            let key = name(layout::dead(*number))?;
+            let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+            out.push(Finding::new(severity, kind, key.as_str(), detail));
+        }
+        for (number, error) in &self.unknown {
+            let detail = format!("{error}; {UNKNOWN}");
+            let key = name(layout::condemned(*number))?;
+            let (severity, kind) = (Severity::Error, FindingKind::Damaged);
+            out.push(Finding::new(severity, kind, key.as_str(), detail));
+        }
+        Ok(out)
+    }
+}
+
+/// What is said of a generation of which nobody knows what it names.
+const UNKNOWN: &str = "as long as it cannot be read, nobody knows which packs are about to be deleted, and nothing can be saved: `snapshot prune` and `snapshot repair` write it anew";
+
+/// What one generation says.
+enum Said {
+    Decided(BTreeSet<PackId>),
+    Condemned(BTreeSet<PackId>),
+    Unread(Unread),
+    Unknown(EngineError),
 }
 
 /// How far the index was brought up to date for chunks that were not found.
@@ -136,37 +189,77 @@ impl Repository {
     /// What all generations say of packs.
     ///
     /// # Errors
-    /// [`EngineError::Damaged`], [`EngineError::Newer`] for one that cannot be read: it may be about
-    /// any pack. Errors of the tier.
+    /// [`EngineError::Damaged`] for a generation of which nobody knows what it names: it may be any pack.
+    /// [`EngineError::Newer`]; errors of the tier.
     pub(crate) async fn collection(&self, cx: &OpContext) -> Result<Collection> {
+        let mut out = self.known_collection(cx).await?;
+        match out.unknown.pop_first() {
+            Some((_, error)) => Err(with_hint(error, UNKNOWN)),
+            None => Ok(out),
+        }
+    }
+
+    /// The same as far as it can be told: for whoever mends the rest, or names no pack.
+    ///
+    /// # Errors
+    /// [`EngineError::Newer`]; errors of the tier.
+    pub(crate) async fn known_collection(&self, cx: &OpContext) -> Result<Collection> {
         let there = self.generations(cx).await?;
+        let numbers: BTreeSet<u32> = there
+            .iter()
+            .filter_map(|key| layout::condemned_number(key).or(layout::dead_number(key)))
+            .collect();
         let mut wanted = Vec::new();
-        for key in &there {
-            // What was condemned no longer matters once it is decided.
-            let is_decided = match layout::condemned_number(key) {
-                Some(number) => there.contains(&name(layout::dead(number))?),
-                None => false,
-            };
-            if !is_decided {
-                wanted.push(key.clone());
-            }
+        for number in numbers {
+            let decision = name(layout::dead(number))?;
+            wanted.push((number, there.contains(&decision).then_some(decision)));
         }
         let mut lists = futures::stream::iter(wanted)
-            .map(|key| async move {
-                let list = self.generation(cx, &key).await;
-                (key, list)
+            .map(|(number, decision)| async move {
+                let said = self.said_of(cx, number, decision).await;
+                (number, said)
             })
             .buffered(self.connections(cx));
         let mut out = Collection::default();
-        while let Some((key, list)) = lists.next().await {
-            let hint = "as long as it cannot be read, nobody knows which packs are about to be deleted, and nothing can be saved: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
-            let packs = list.map_err(|error| with_hint(error, hint))?.packs;
-            match layout::dead_number(&key) {
-                Some(_) => out.dead.extend(packs),
-                None => out.condemned.extend(packs),
+        while let Some((number, said)) = lists.next().await {
+            match said? {
+                Said::Decided(packs) => out.dead.extend(packs),
+                Said::Condemned(packs) => out.condemned.extend(packs),
+                Said::Unread(unread) => {
+                    out.condemned.extend(unread.packs.iter().copied());
+                    out.unread.insert(number, unread);
+                }
+                Said::Unknown(error) => drop(out.unknown.insert(number, error)),
             }
         }
         Ok(out)
+    }
+
+    /// What a generation says. What was condemned no longer matters once it is decided and the decision can be read.
+    async fn said_of(
+        &self,
+        cx: &OpContext,
+        number: u32,
+        decision: Option<ObjectKey>,
+    ) -> Result<Said> {
+        let mut why = None;
+        if let Some(key) = decision {
+            match self.generation(cx, &key).await {
+                Ok(list) => return Ok(Said::Decided(list.packs)),
+                Err(error) if is_loss(&error) => why = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        let key = name(layout::condemned(number))?;
+        match (self.generation(cx, &key).await, why) {
+            (Ok(list), None) => Ok(Said::Condemned(list.packs)),
+            (Ok(list), Some(why)) => Ok(Said::Unread(Unread {
+                packs: list.packs,
+                why: why.to_string(),
+            })),
+            (Err(error), why) if is_loss(&error) => Ok(Said::Unknown(why.unwrap_or(error))),
+            (Err(error), _) => Err(error),
+        }
     }
 
     /// The sessions on which there is a verdict. Snapshots are listed before it is asked.
@@ -227,7 +320,7 @@ impl Repository {
             return Ok(false);
         }
         let verdict = self.verdict(cx, session).await.map_err(|error| {
-            let hint = "as long as it cannot be read, nobody knows whether the snapshot counts: put it back from another copy of the repository, or remove it if somebody without a key has put it there";
+            let hint = "as long as it cannot be read, nobody knows whether the snapshot counts: `snapshot repair` decides it anew";
             with_hint(error, hint)
         })?;
         Ok(!verdict.snapshots.contains(&head.meta.id))

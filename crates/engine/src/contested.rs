@@ -110,7 +110,7 @@ pub(crate) async fn findings(
             more => format!(", and {more} more that snapshots use"),
         };
         let detail = format!(
-            "it calls pack {id} dead, which snapshot {snapshot} uses{more}: no prune decides so, so whoever holds a key of this repository has written it to have them deleted; they stay, and saves store anew what they hold; find out whose key it was (docs/keys.md), then remove this object from the tier, and the next `snapshot prune` decides anew"
+            "it calls pack {id} dead, which snapshot {snapshot} uses{more}: no prune decides so, so whoever holds a key of this repository has written it to have them deleted; they stay, and saves store anew what they hold; find out whose key it was (docs/keys.md), then write an empty object in its place, and the next `snapshot prune` decides anew"
         );
         let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
         out.push(Finding::new(severity, kind, key.as_str(), detail));

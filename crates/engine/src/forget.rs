@@ -229,32 +229,41 @@ pub async fn forget_unread(
         let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
         return Err(EngineError::Invalid(why));
     }
+    let named = (unread.id, &unread.key, "it could not be read");
+    forget_named(repo, cx, named, host, user).await
+}
+
+/// Records that a snapshot is forgotten, and takes away what is left of it.
+pub(crate) async fn forget_named(
+    repo: &Repository,
+    cx: &OpContext,
+    (id, object, why): (SnapshotId, &ObjectKey, &str),
+    host: &HostId,
+    user: &str,
+) -> Result<Vec<Finding>> {
     let draft = LedgerDraft {
         op: "forget",
-        snapshot: Some(unread.id),
+        snapshot: Some(id),
         root: None,
         counts: Vec::new(),
         outcome: RecordOutcome::Ok,
-        note: "it could not be read".into(),
+        note: why.into(),
     };
     let mut findings = record_operation(repo, cx, host, user, draft).await?;
-    if is_held(repo, cx, unread.id).await? {
-        let again = held_after_all(unread.id);
+    if is_held(repo, cx, id).await? {
+        let again = held_after_all(id);
         findings.extend(record_operation(repo, cx, host, user, again).await?);
-        let why = format!(
-            "snapshot {} came to be held meanwhile, so it stays",
-            unread.id
-        );
+        let why = format!("snapshot {id} came to be held meanwhile, so it stays");
         findings.push(Finding::new(
             Severity::Warning,
             FindingKind::Degraded,
-            format!("snapshot {}", unread.id),
+            format!("snapshot {id}"),
             why,
         ));
         return Ok(findings);
     }
     let listed = refs::list(repo, cx).await?;
-    remove(repo, cx, unread.id, &unread.key, &listed).await?;
+    remove(repo, cx, id, object, &listed).await?;
     Ok(findings)
 }
 

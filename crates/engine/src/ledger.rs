@@ -7,6 +7,7 @@
 //! cannot be had from anywhere else. What the lines say and how they hang together is defined in
 //! [`backup_integrity::ledger`].
 
+mod accept;
 mod audit;
 mod chain;
 mod check;
@@ -33,6 +34,7 @@ use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
 
+pub use accept::{accept_beginning, is_to_be_accepted};
 pub use audit::record_read;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
@@ -42,6 +44,7 @@ pub use held::{HoldRecord, Recorded, held};
 pub(crate) use holes::holes;
 pub use read::{SeenRecord, records};
 pub use sight::first_seen;
+pub(crate) use tier::lines_of_tier;
 
 impl Repository {
     /// Keeps this host's copy of the ledger below a folder, which is made when it is first needed. It

@@ -34,15 +34,16 @@ pub(crate) fn remedy(kind: FindingKind, object: &str) -> &'static str {
         }
         "ledger" => "`snapshot ledger verify` tells what to do",
         "holds" => "`snapshot hold` writes it anew",
-        "gc" | "verdicts" => {
-            "put it back from another copy of the repository, or remove it if somebody without a key has put it there"
-        }
+        "gc" if object.ends_with(".done") => "`snapshot prune` decides it anew",
+        "gc" => "`snapshot repair` writes it anew",
+        "verdicts" => "`snapshot repair` decides it anew",
         // Whether somebody was taken for dead must not be forgotten.
-        "sessions" if object.ends_with(".revoked") => {
-            "put it back from another copy of the repository"
+        "sessions" if object.ends_with(".revoked") => "`snapshot repair` writes it anew",
+        "sessions" if object.ends_with(".done") => {
+            "`snapshot repair` writes it anew; while its session looks open, `snapshot prune` takes both away once it has taken that for dead (--revoke-after)"
         }
         "sessions" => {
-            "no snapshot needs it: once no save and no prune is at work, it may be deleted by hand"
+            "no snapshot needs it: `snapshot prune` takes it away once its session is over, or was taken for dead (--revoke-after)"
         }
         _ => "`snapshot verify --level full` tells what it hurts, `snapshot repair` what mends it",
     }

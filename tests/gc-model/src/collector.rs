@@ -1,7 +1,9 @@
 //! A collector: condemns, settles every session that may name what it condemned, decides what is dead, deletes.
 
 use crate::model::Setting;
-use crate::tier::{GENERATIONS, SESSIONS, SNAPSHOTS, Tier, at, bit, members, snapshots_of};
+use crate::tier::{
+    GENERATIONS, Generation, SESSIONS, SNAPSHOTS, Tier, at, bit, members, snapshots_of,
+};
 
 /// How far a collector is; the name says what it does next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -43,6 +45,8 @@ pub(crate) struct Collector {
     /// Refs that were without a snapshot when it began.
     orphans: u8,
     dead: u8,
+    /// Whether it has put a decision in the place of one that cannot be read.
+    decided_anew: bool,
     /// Sessions that were open at its first list behind each generation; it stays when it is killed.
     remembered: [Option<u8>; GENERATIONS],
 }
@@ -75,6 +79,8 @@ pub(crate) enum Step {
     ReadRefs(u8),
     /// Creates `gc/<n>.done`, or reads the one that is there.
     Decide,
+    /// Puts what its decision calls dead in the place of `gc/<n>.done`, which cannot be read.
+    DecideAnew(u8),
     /// Deletes a pack.
     Delete(u8),
     /// Deletes refs without a snapshot.
@@ -113,6 +119,7 @@ impl Collector {
                 let dead = members(self.dead & tier.packs).next().map(Step::Delete);
                 let orphan = members(self.sweeps(tier, set)).next().map(Step::Sweep);
                 out.extend(dead.or(orphan));
+                out.extend(self.unread(tier, set).map(Step::DecideAnew));
             }
             At::Clean => out.push(Step::Clean),
         }
@@ -122,7 +129,8 @@ impl Collector {
         let known = (0..set.scope.generations).zip(&tier.generations);
         for (number, one) in known {
             let left = one.dead.is_none_or(|dead| dead & tier.packs != 0);
-            if one.condemned != 0 && left {
+            let is_unread = one.unread && set.rules.condemns_unread_anew;
+            if one.condemned != 0 && left && !is_unread && !one.unknown {
                 out.push(Step::Resume(number));
             }
         }
@@ -174,7 +182,7 @@ impl Collector {
                 let one = tier.generations[at(generation)];
                 (self.generation, self.condemned) = (generation, one.condemned);
                 self.at = At::Sessions(0);
-                if let Some(dead) = one.dead {
+                if let Some(dead) = one.dead.filter(|_| !one.unread) {
                     self.dead = dead;
                     self.at = At::Delete;
                 } else {
@@ -231,6 +239,13 @@ impl Collector {
             Step::ListForMarks(number) => self.list_for_marks(number, tier, set),
             Step::ReadRefs(half) => self.read_refs(half, tier, set),
             Step::Decide => self.decide(tier, set),
+            Step::DecideAnew(number) => {
+                let dead = tier.generations[at(self.generation)].dead.unwrap_or(0);
+                let one = &mut tier.generations[at(number)];
+                (one.dead, one.unread) = (Some(one.condemned & dead), false);
+                self.decided_anew = true;
+                self.finish(tier, set);
+            }
             Step::Delete(pack) => {
                 tier.packs &= !bit(pack);
                 self.finish(tier, set);
@@ -254,6 +269,7 @@ impl Collector {
     /// All is gone but what it remembers.
     fn begin_again(&mut self) {
         *self = Self {
+            decided_anew: self.decided_anew,
             remembered: self.remembered,
             ..Self::default()
         };
@@ -392,14 +408,25 @@ impl Collector {
         if set.rules.remembers_by_generation {
             self.remembered[at(self.generation)] = None;
         }
-        self.dead = *decided.get_or_insert(self.dead);
+        let is_unread = tier.generations[at(self.generation)].unread;
+        let decided = &mut tier.generations[at(self.generation)].dead;
+        if is_unread && set.rules.condemns_unread_anew {
+            // Whatever it said.
+            self.dead = 0;
+        } else if is_unread {
+            *decided = Some(self.dead);
+            tier.generations[at(self.generation)].unread = false;
+        } else {
+            self.dead = *decided.get_or_insert(self.dead);
+        }
         self.at = At::Delete;
         self.finish(tier, set);
     }
 
     /// Behind a deletion: whether there is more to delete.
     fn finish(&mut self, tier: &Tier, set: &Setting) {
-        if self.dead & tier.packs != 0 || self.sweeps(tier, set) != 0 {
+        let is_left = self.dead & tier.packs != 0 || self.sweeps(tier, set) != 0;
+        if is_left || self.unread(tier, set).is_some() {
             return;
         }
         if !set.rules.decides_first {
@@ -409,6 +436,24 @@ impl Collector {
         } else {
             self.begin_again();
         }
+    }
+
+    /// A generation whose decision cannot be read and that condemned nothing which its own does not, once that is decided.
+    fn unread(&self, tier: &Tier, set: &Setting) -> Option<u8> {
+        let own = tier.generations[at(self.generation)];
+        if !set.rules.condemns_unread_anew || own.unread || own.dead.is_none() || own.unknown {
+            return None;
+        }
+        let mut all = (0u8..)
+            .zip(&tier.generations)
+            .filter(|(number, _)| *number != self.generation);
+        let covers = |one: &Generation| one.unread && one.condemned & !own.condemned == 0;
+        all.find(|(_, one)| covers(one)).map(|(number, _)| number)
+    }
+
+    /// Whether it has put a decision in the place of one that cannot be read.
+    pub(crate) const fn has_decided_anew(&self) -> bool {
+        self.decided_anew
     }
 
     /// Snapshots whose refs are to be swept.
@@ -456,6 +501,11 @@ fn condemn(tier: &Tier, set: &Setting, out: &mut Vec<Step>) {
             .filter(|one| tier.is_valid(*one, &set.rules));
         tier.packs & !valid.fold(0, |all, one| all | tier.marked_by(one, &set.rules))
     };
+    let unread = tier
+        .generations
+        .iter()
+        .filter(|one| one.unread && !one.unknown);
+    let packs = unread.fold(packs, |all, one| all | one.condemned);
     for generation in numbers.into_iter().flatten() {
         let sets = (1..=packs).filter(|chosen| chosen & !packs == 0);
         let whole = sets.filter(|chosen| set.scope.condemns_any || *chosen == packs);

@@ -87,7 +87,7 @@ impl Merger {
             Step::Create => {
                 let mut dropped = 0;
                 for one in tier.generations {
-                    dropped |= one.dead.unwrap_or(0);
+                    dropped |= one.dead.filter(|_| !one.unread).unwrap_or(0);
                     if !rules.merges_drop_dead_only {
                         dropped |= one.condemned;
                     }

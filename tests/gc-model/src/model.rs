@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use crate::rules::Rules;
 use crate::tier::{
-    BOTH, COMMON, OTHER, SESSIONS, SNAPSHOTS, TWO, Tier, at, bit, members, session_of,
+    BOTH, COMMON, Generation, OTHER, SESSIONS, SNAPSHOTS, TWO, Tier, at, bit, members, session_of,
 };
 use crate::{collector, merger, reader, repacker, tidier, writer};
 
@@ -17,7 +17,7 @@ pub const VOID: &str = "a saved snapshot is void";
 /// A valid snapshot has no refs, so nothing of it is marked.
 pub const UNMARKED: &str = "a snapshot has no refs";
 /// What the protocol is for, each of which must really happen where the scope has who does it.
-pub const REACHED: [&str; 10] = [
+pub const REACHED: [&str; 11] = [
     "the old pack is deleted",
     "a verdict adopts",
     "a verdict rejects",
@@ -28,6 +28,7 @@ pub const REACHED: [&str; 10] = [
     "a reader finds a chunk behind a reload",
     "a session that is judged is tidied away",
     "a snapshot that is left out is tidied away",
+    "a decision that rotted is made anew",
 ];
 
 /// Who takes part.
@@ -63,6 +64,8 @@ pub struct Scope {
     pub sweeps: bool,
     /// Whether a tidier takes away what is left of sessions that are over.
     pub tidies: bool,
+    /// Whether what lies below `gc/` rots.
+    pub rots: bool,
     /// Whether writers may know the index from before their session.
     pub stale_index: bool,
     /// Whether the first writer needs the chunk of the old pack that no snapshot used, beside the other.
@@ -87,6 +90,7 @@ impl Scope {
         remembers: false,
         sweeps: false,
         tidies: false,
+        rots: false,
         stale_index: false,
         needs_both: false,
     };
@@ -169,6 +173,12 @@ pub(crate) enum Action {
     ForgetRefs(u8),
     /// Somebody creates `.done` of a session that is not theirs.
     ForgeDone(u8),
+    /// `gc/<n>.done` cannot be read any more.
+    RotDecision(u8),
+    /// `gc/<n>` cannot be read any more.
+    RotCondemned(u8),
+    /// Somebody decides that nothing is dead of a generation of which nobody knows what it condemns.
+    LetGo(u8),
 }
 
 impl Setting {
@@ -235,6 +245,7 @@ impl Setting {
             5 => scope.repackers > 0 && scope.writers > 0 && !scope.needs_both,
             6 => scope.mergers > 0,
             7 => scope.reader && scope.collectors > 0 && scope.repackers > 0,
+            10 => scope.rots && scope.collectors > 0 && scope.generations > 1,
             _ => scope.tidies && scope.collectors > 0 && scope.writers > 0,
         }
     }
@@ -245,7 +256,7 @@ fn verdicts(state: &State) -> impl Iterator<Item = u8> {
 }
 
 /// What [`REACHED`] says, of a state.
-const REACHES: [fn(&Setting, &State) -> bool; 10] = [
+const REACHES: [fn(&Setting, &State) -> bool; 11] = [
     |_, state| state.tier.packs & bit(0) == 0,
     |_, state| verdicts(state).any(|named| named != 0),
     |_, state| {
@@ -274,6 +285,12 @@ const REACHES: [fn(&Setting, &State) -> bool; 10] = [
             .any(|one| one.verdict.is_some())
     },
     |_, state| state.tidier.has_deleted_a_snapshot(&state.tier),
+    |_, state| {
+        state
+            .collectors
+            .iter()
+            .any(collector::Collector::has_decided_anew)
+    },
 ];
 
 impl Model for Setting {
@@ -340,6 +357,20 @@ impl Model for Setting {
             out.extend(steps.into_iter().map(Action::Tidier));
         }
         self.forgets(tier, out);
+        if scope.rots {
+            for (number, one) in (0..scope.generations).zip(&tier.generations) {
+                if one.dead.is_some() && !one.unread && !one.unknown {
+                    out.push(Action::RotDecision(number));
+                }
+                if one.condemned != 0 && one.dead.is_none() {
+                    out.push(if one.unknown {
+                        Action::LetGo(number)
+                    } else {
+                        Action::RotCondemned(number)
+                    });
+                }
+            }
+        }
         if !self.rules.done_by_writer {
             let open = (0u8..)
                 .zip(&tier.sessions)
@@ -367,6 +398,12 @@ impl Model for Setting {
             }
             Action::ForgetRefs(snapshot) => tier.refs[at(snapshot)] = [0; 3],
             Action::ForgeDone(session) => tier.sessions[at(session)].done = true,
+            Action::RotDecision(number) => tier.generations[at(number)].unread = true,
+            Action::RotCondemned(number) => tier.generations[at(number)].unknown = true,
+            Action::LetGo(number) if self.rules.lets_unknown_go => {
+                tier.generations[at(number)].dead = Some(0);
+            }
+            Action::LetGo(number) => tier.generations[at(number)] = Generation::default(),
         }
         (next != *last).then_some(next)
     }

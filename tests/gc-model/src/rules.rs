@@ -12,6 +12,13 @@ pub struct Rules {
     pub avoids_condemned: bool,
     /// A writer names no pack that a decided generation calls dead, whatever the index says.
     pub avoids_dead: bool,
+    /// A writer names no pack that a generation condemns whose decision cannot be read.
+    pub avoids_unread: bool,
+    /// What a generation condemns whose decision cannot be read is condemned once more, under a new number, and the decision
+    /// on that takes its place. It is not decided a second time itself.
+    pub condemns_unread_anew: bool,
+    /// Of a generation of which nobody knows what it condemns it is decided that nothing is dead. It is not taken away.
+    pub lets_unknown_go: bool,
     /// A collector waits until each session that it listed is done or judged.
     pub settles_sessions: bool,
     /// What a collector remembers of sessions that were open behind `gc/<n>`, for when it is killed and goes on, holds
@@ -81,6 +88,9 @@ impl Rules {
         condemns_first: true,
         avoids_condemned: true,
         avoids_dead: true,
+        avoids_unread: true,
+        condemns_unread_anew: true,
+        lets_unknown_go: true,
         settles_sessions: true,
         remembers_by_generation: true,
         writer_looks_again: true,

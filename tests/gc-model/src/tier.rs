@@ -58,16 +58,27 @@ pub(crate) struct Generation {
     pub(crate) condemned: u8,
     /// The packs that `gc/<n>.done` calls dead.
     pub(crate) dead: Option<u8>,
+    /// Whether `gc/<n>.done` is there and cannot be read any more.
+    pub(crate) unread: bool,
+    /// Whether `gc/<n>` is there and cannot be read any more.
+    pub(crate) unknown: bool,
 }
 
 impl Generation {
     /// The packs that nobody may name who reads this generation.
     pub(crate) fn avoided(self, rules: &Rules) -> u8 {
         match self.dead {
+            Some(_) if self.unread && rules.avoids_unread => self.condemned,
+            Some(_) if self.unread => 0,
             None if rules.avoids_condemned => self.condemned,
             Some(dead) if rules.avoids_dead => dead,
             _ => 0,
         }
+    }
+
+    /// Whether nobody can tell what is about to be deleted.
+    pub(crate) const fn stops_writers(self) -> bool {
+        self.unknown && self.dead.is_none()
     }
 }
 

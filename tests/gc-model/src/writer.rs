@@ -76,6 +76,8 @@ impl Writer {
                     out.push(Step::ReadIndex);
                 }
             }
+            // It stops where nobody knows what is about to be deleted.
+            At::Generations(page) if tier.generations[at(page)].stops_writers() => {}
             At::Generations(page) => out.push(Step::ListGeneration(page)),
             At::Index => out.push(Step::ReadIndex),
             At::Store => {

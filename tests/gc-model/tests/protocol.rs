@@ -282,6 +282,35 @@ fn tidying_under_a_repacker() {
     );
 }
 
+/// What condemns and what decides cannot be read any more, at any time, and one collector may not know of the other.
+#[test]
+fn what_rots() {
+    let scope = Scope {
+        rots: true,
+        restarts: true,
+        remembers: true,
+        ..TWO_COLLECTORS
+    };
+    assert_safe(
+        "a writer, two collectors that are killed and remember, two generations, both of which rot",
+        scope,
+    );
+}
+
+#[test]
+fn what_rots_under_two_writers() {
+    let scope = Scope {
+        rots: true,
+        generations: 2,
+        forgets_all: true,
+        ..CORE
+    };
+    assert_safe(
+        "two writers, a collector, two generations that rot, all is forgotten",
+        scope,
+    );
+}
+
 #[test]
 fn merging_the_index() {
     let scope = Scope {

@@ -70,6 +70,11 @@ needed! {
     condemns_first: ONE_WRITER, LOST;
     avoids_condemned: ONE_WRITER, LOST;
     avoids_dead: ONE_WRITER, LOST;
+    avoids_unread: Scope { rots: true, ..ONE_WRITER }, LOST;
+    condemns_unread_anew: Scope {
+        rots: true, generations: 1, restarts: true, remembers: true, ..TWO_COLLECTORS
+    }, LOST;
+    lets_unknown_go: Scope { rots: true, ..ONE_WRITER }, LOST;
     settles_sessions: ONE_WRITER, LOST;
     remembers_by_generation: Scope {
         generations: 2, leftover: true, condemns_any: true, restarts: true, remembers: true, ..ONE_WRITER

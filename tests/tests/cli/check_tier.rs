@@ -56,6 +56,10 @@ fn a_place_that_is_not_there_or_may_not_be_written_to_is_an_error() {
     let gone = Run::of(&mut place.snapshot(["check-tier"]));
     assert_eq!(gone.code, 1, "{gone:?}");
     assert!(gone.err.contains("repo"), "{}", gone.err);
+    // There need not be a repository: no command that is about one helps.
+    assert!(gone.err.contains("→ make that folder"), "{}", gone.err);
+    let proc = Run::of(&mut place.snapshot(["check-tier", "/proc"])).ends(1);
+    let _ = proc.says("no file can be made there");
     assert!(!place.repo().exists());
     let nowhere = Run::of(&mut place.snapshot(["check-tier", "nowhere://x"]));
     assert_eq!(nowhere.code, 2, "{nowhere:?}");

@@ -129,3 +129,88 @@ fn a_repository_whose_snapshots_are_all_gone_is_not_taken_for_an_empty_one() {
         let _ = Run::of(&mut place.restore(["list"])).ends(13).says(&only);
     }
 }
+
+/// Nothing has it any more: as soon as somebody says that it is given up, everything goes on as before.
+#[test]
+fn a_snapshot_that_is_gone_for_good_can_be_given_up() {
+    let place = Place::new();
+    let gone = saved(&place, "a", "old");
+    let kept = saved(&place, "a", "new");
+    let (object, bytes) = take_away(&place, &gone);
+    let sidecar = place.objects("parity/snap").into_iter();
+    let sidecar: Vec<_> = sidecar.filter(|path| path.ends_with(&gone)).collect();
+    assert_eq!(sidecar.len(), 1);
+    // As long as its sidecar brings it back, it is not given up.
+    let by_force = ["forget", &gone, "--force"];
+    let refused = Run::of(&mut place.snapshot(by_force)).ends(1);
+    let _ = refused.says(&gone).says("`snapshot repair` puts it back");
+    fs::remove_file(&sidecar[0]).unwrap();
+    let hint = format!("snapshot forget {gone} --force");
+    for args in [&["prune"][..], &["verify"], &["ledger", "verify"]] {
+        let run = Run::of(&mut place.snapshot(args)).ends(13);
+        assert!(run.err.contains(&hint), "{args:?}: {}", run.err);
+    }
+    let repair = Run::of(&mut place.snapshot(["repair"])).ends(3);
+    assert!(repair.err.contains(&hint), "{}", repair.err);
+    // Whoever does not say that it is meant is told what it would do.
+    let records = place.objects("ledger").len();
+    let refused = Run::of(&mut place.snapshot(["forget", &gone])).ends(1);
+    let _ = refused.says(&hint).says("snapshot repair");
+    let _ = Run::of(&mut place.snapshot(["forget", &gone[..12], "--force"])).ends(13);
+    let mut dry = place.snapshot(["forget", &gone, "--force", "--dry-run", "--json"]);
+    let dry = Run::of(&mut dry).ok().of_type("decision").remove(0);
+    assert_eq!(
+        (&dry["id"], &dry["verdict"]),
+        (&gone.as_str().into(), &"forget".into())
+    );
+    assert_eq!(
+        place.objects("ledger").len(),
+        records + 1,
+        "repair alone wrote a record"
+    );
+    let done = Run::of(&mut place.snapshot(by_force)).ok();
+    assert!(done.text().contains("1 of 1 forgotten"), "{}", done.text());
+    assert!(
+        !place
+            .objects("refs")
+            .iter()
+            .any(|path| path.ends_with(&gone))
+    );
+    for has_copy in [true, false] {
+        if !has_copy {
+            forget_local(&place);
+        }
+        for args in [
+            &["prune", "--force"][..],
+            &["verify"],
+            &["ledger", "verify"],
+            &["repair"],
+        ] {
+            let _ = Run::of(&mut place.snapshot(args)).ok();
+        }
+    }
+    let _ = Run::of(&mut place.snapshot(by_force)).ends(1);
+    // It is as one that was forgotten: put back, it is told of, and everything of the other is there.
+    fs::write(object, bytes).unwrap();
+    let _ = Run::of(&mut place.restore(["run", &kept, "--to", "out"])).ok();
+}
+
+#[test]
+fn a_held_snapshot_that_is_gone_is_released_before_it_is_given_up() {
+    let place = Place::new();
+    let gone = saved(&place, "a", "old");
+    let _ = saved(&place, "a", "new");
+    let _ = Run::of(&mut place.snapshot(["hold", &gone])).ok();
+    let _ = take_away(&place, &gone);
+    for sidecar in place.objects("parity/snap") {
+        fs::remove_file(sidecar).unwrap();
+    }
+    let refused = Run::of(&mut place.snapshot(["prune"])).ends(13);
+    let _ = refused.says(&format!("`snapshot release {gone}`"));
+    let by_force = ["forget", &gone, "--force"];
+    let refused = Run::of(&mut place.snapshot(by_force)).ends(11);
+    let _ = refused.says(&format!("snapshot release {gone}"));
+    let _ = Run::of(&mut place.snapshot(["release", &gone])).ok();
+    let _ = Run::of(&mut place.snapshot(by_force)).ok();
+    let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+}

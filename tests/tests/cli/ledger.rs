@@ -410,3 +410,63 @@ fn who_only_checks_the_ledger_sees_later_that_its_end_was_cut_off() {
     fs::remove_file(last).unwrap();
     let _ = Run::of(&mut check).ends(13).says("gone from the end");
 }
+
+/// A ledger that is gone as a whole can be begun anew on purpose.
+#[test]
+fn a_ledger_that_is_gone_can_be_begun_anew_by_who_says_so() {
+    let place = with_records(3);
+    let nothing = Run::of(&mut place.snapshot(["ledger", "accept"])).ok();
+    let _ = nothing.says("nothing to accept");
+    fs::remove_dir_all(place.repo().join("ledger")).unwrap();
+    // This host knows it: its copy is put back, not given up.
+    let _ = Run::of(&mut place.snapshot(["ledger", "accept"]))
+        .ok()
+        .says("nothing to accept");
+    fs::remove_dir_all(place.path("state")).unwrap();
+    let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    let _ = told.says("`snapshot ledger accept`");
+    key(&place, "writer");
+    let mut by_writer = place.snapshot(["ledger", "accept", "--key-file", "writer"]);
+    let _ = Run::of(&mut by_writer).ends(14);
+    let _ = Run::of(&mut place.snapshot(["ledger", "accept"])).ok();
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+}
+
+/// Lines of this host's copy that are no records are mended from the tier, and nothing is that the tier does not have.
+#[test]
+fn a_copy_with_lines_that_are_no_records_is_written_anew_from_the_tier() {
+    let place = with_records(4);
+    let folder = fs::read_dir(place.path("state")).unwrap().next().unwrap();
+    let copy = folder.unwrap().path().join("ledger.jsonl");
+    let right = fs::read_to_string(&copy).unwrap();
+    let lines: Vec<&str> = right.lines().collect();
+    assert_eq!(lines.len(), 4);
+    let harmed = format!("{}\ngarbage\n{}\n", lines[0], lines[2..].join("\n"));
+    fs::write(&copy, &harmed).unwrap();
+    let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    let _ = told.says("`snapshot repair` writes it anew");
+    // As long as it has what the tier has lost, it stays.
+    let last = place.objects("ledger").pop().unwrap();
+    let bytes = fs::read(&last).unwrap();
+    fs::remove_file(&last).unwrap();
+    let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    let _ = told.says("once nothing else is wrong");
+    fs::write(&last, bytes).unwrap();
+    let dry = Run::of(&mut place.snapshot(["repair", "--dry-run"])).ends(3);
+    assert!(
+        dry.text().contains("this host's copy of the ledger"),
+        "{}",
+        dry.text()
+    );
+    assert_eq!(fs::read_to_string(&copy).unwrap(), harmed);
+    let _ = Run::of(&mut place.snapshot(["repair"])).ok();
+    let now = fs::read_to_string(&copy).unwrap();
+    assert!(now.starts_with(&right), "{now}");
+    assert_eq!(
+        fs::read_to_string(copy.with_extension("damaged")).unwrap(),
+        harmed
+    );
+    for args in [&["ledger", "verify"][..], &["verify"]] {
+        let _ = Run::of(&mut place.snapshot(args)).ok();
+    }
+}

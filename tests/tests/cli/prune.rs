@@ -106,9 +106,15 @@ fn a_ledger_that_was_taken_away_as_a_whole_stops_it() {
     fs::remove_dir_all(place.path("state")).unwrap();
     let before = bytes(&place);
     let forget = ["forget", "--keep-last", "5", "--prune"];
-    let _ = Run::of(&mut place.snapshot(forget))
-        .ends(13)
-        .says("--despite-ledger");
+    let refused = Run::of(&mut place.snapshot(forget)).ends(13);
+    assert!(refused.err.contains("--despite-ledger"), "{}", refused.err);
+    assert!(
+        refused.err.contains("the ledger does not know"),
+        "{}",
+        refused.err
+    );
+    let alone = Run::of(&mut place.snapshot(["forget", "--keep-last", "5"])).ends(3);
+    assert!(!alone.err.contains("no such snapshots"), "{}", alone.err);
     let _ = Run::of(&mut place.snapshot(["prune"])).ends(13);
     let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
     assert!(told.err.contains("taken"), "{}", told.err);
@@ -116,6 +122,45 @@ fn a_ledger_that_was_taken_away_as_a_whole_stops_it() {
     let prune = ["prune", "--force", "--despite-ledger"];
     let _ = Run::of(&mut place.snapshot(prune)).ok();
     assert!(bytes(&place) < before);
+    // What that recorded is no new beginning, nor is what comes behind it, on whatever host.
+    for state in ["state", "another", "none"] {
+        for args in [
+            &["ledger", "verify"][..],
+            &["verify"],
+            &["prune"],
+            &["ledger", "verify"],
+        ] {
+            let run = Run::of(
+                place
+                    .snapshot(args)
+                    .env("BACKSTAY_STATE_DIR", place.path(state)),
+            );
+            let _ = run.ends(13).says("ledger");
+        }
+        let _ = place.pipe("x", state.as_bytes());
+    }
+    let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    let _ = told.says("`snapshot ledger accept`");
+    let _ = Run::of(&mut place.snapshot(["repair"]))
+        .ends(3)
+        .says("ledger accept");
+    let accept = ["ledger", "accept", "--json"];
+    let accepted = || {
+        Run::of(&mut place.snapshot(accept))
+            .ok()
+            .of_type("accepted")
+            .remove(0)
+    };
+    assert_eq!(accepted()["changed"], true);
+    assert_eq!(accepted()["changed"], false);
+    for args in [
+        &["ledger", "verify"][..],
+        &["verify"],
+        &["prune", "--force"],
+        &["repair"],
+    ] {
+        let _ = Run::of(&mut place.snapshot(args)).ok();
+    }
 }
 
 #[test]

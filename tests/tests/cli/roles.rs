@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 36] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -50,6 +50,12 @@ const ROWS: [Row; 35] = [
     ),
     ("snapshot ledger list", &["ledger", "list"], ALL, ""),
     ("snapshot ledger verify", &["ledger", "verify"], ALL, ""),
+    (
+        "snapshot ledger accept",
+        &["ledger", "accept"],
+        "FM",
+        "use a maintenance or full key",
+    ),
     (
         "snapshot hold",
         &["hold", "latest"],

@@ -9,6 +9,7 @@ Examples:
   snapshot ledger list --since 7d
   snapshot ledger list --op restore --op cat --host web1 --json
   snapshot ledger verify
+  snapshot ledger accept
 
 `verify` ends with exit code 13 if the ledger does not match.";
 
@@ -20,6 +21,9 @@ pub(crate) enum LedgerCommand {
     /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
     #[command(after_help = LEDGER_EXAMPLES)]
     Verify,
+    /// Say that it is known that the beginning of the ledger was taken away, so that verify and prune go on
+    #[command(after_help = LEDGER_EXAMPLES)]
+    Accept,
 }
 
 /// `snapshot ledger list`.

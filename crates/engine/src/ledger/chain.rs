@@ -196,6 +196,11 @@ impl<'a> Chain<'a> {
         let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
         let draft = draft.signed_by(repo, &self.cx, host, user)?;
         let snapshot = draft.snapshot.filter(|_| draft.op == Op::SNAPSHOT);
+        if self.last.is_none() && self.next == 1 && self.is_robbed(snapshot).await? {
+            // What was there before must not be forgotten: its place stays empty until somebody says that it is known
+            // (`accept_beginning`).
+            self.next = 2;
+        }
         for _ in 0..ATTEMPTS {
             if snapshot.is_some_and(|id| self.made.contains(&id)) {
                 return Ok(());
@@ -226,6 +231,12 @@ impl<'a> Chain<'a> {
         Err(EngineError::Evidence(
             "the ledger is written by too many at once".into(),
         ))
+    }
+
+    /// Whether there are snapshots, beside one that is recorded now: somebody has taken away the records of them.
+    async fn is_robbed(&self, recorded: Option<SnapshotId>) -> Result<bool> {
+        let keys = self.repo.snapshot_keys(&self.cx).await?;
+        Ok(keys.iter().any(|(id, _)| Some(*id) != recorded))
     }
 
     /// What the next record continues: the last that can be read, under the number before its own.

@@ -28,6 +28,9 @@ use crate::view::check_signatures;
 /// Lines of a damaged copy that are named one by one.
 const MOST_DAMAGED: usize = 100;
 
+/// The number of the first record of a ledger that was begun anew.
+const FIRST_OF_NEW: u64 = 2;
+
 /// What is said of a record that differs from this host's copy.
 const NOT_THE_COPY: &str = "it is not what this host's copy says; put it back from another copy of the repository, and believe nothing that it says until then";
 
@@ -45,6 +48,9 @@ pub struct LedgerCheck {
     pub is_whole: bool,
     /// Whether that is so once what the tier has lost is taken from this host's copy.
     pub is_filled: bool,
+    /// Whether this host's copy has lines that are no records, and the tier has all others, and a ledger that is whole:
+    /// then the copy can be written anew from that.
+    pub is_copy_to_be_mended: bool,
 }
 
 /// Checks the ledger: its chain, its signatures, this host's copy, and whether it knows all
@@ -94,8 +100,12 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let report = verifier.finish();
     let mut findings: Vec<Finding> = report.findings.iter().map(|one| one.to_finding()).collect();
     findings.extend(copy.beyond(last));
-    findings.extend(copy.damage());
+    let is_tier_whole = copy.lines.is_empty()
+        && differing.is_empty()
+        && findings.iter().all(|one| one.severity == Severity::Note);
+    findings.extend(copy.damage(is_tier_whole));
     // If not, a record that would clear a suspicion may be among those that are lost.
+    let is_copy_damaged = !copy.damaged.is_empty();
     let is_whole = findings
         .iter()
         .all(|finding| finding.severity == Severity::Note);
@@ -105,7 +115,13 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     findings.extend(differing);
     findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
     if is_robbed {
-        let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away";
+        let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away; copy `ledger/` here from another copy of the repository; if there is none, `snapshot ledger accept` begins a new one";
+        findings.push(mismatch("ledger".into(), detail));
+    }
+    if told.is_begun_anew && !told.is_accepted {
+        // Nothing fits there but what says that.
+        findings.retain(|one| one.subject != "ledger record 1");
+        let detail = "it was begun anew by somebody who found snapshots and not a single record: whoever may write to the tier has taken away what was before it; `snapshot ledger list` of another copy of the repository tells what that was; look whether all snapshots are there that should be, then `snapshot ledger accept` says that it is known";
         findings.push(mismatch("ledger".into(), detail));
     }
     findings.extend(snapshots(repo, cx, told, last, is_whole).await?);
@@ -121,6 +137,7 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         copied: copy.count,
         is_whole,
         is_filled,
+        is_copy_to_be_mended: is_tier_whole && is_copy_damaged,
     })
 }
 
@@ -135,6 +152,10 @@ struct Told<'a> {
     /// With the root that the first record of each says.
     made: HashMap<SnapshotId, Option<MerkleRoot>>,
     forgotten: HashSet<SnapshotId>,
+    /// Whether record 2 continues none.
+    is_begun_anew: bool,
+    /// Whether there is a record 1.
+    is_accepted: bool,
 }
 
 impl<'a> Told<'a> {
@@ -144,6 +165,8 @@ impl<'a> Told<'a> {
             slots: KnownSlots::default(),
             made: HashMap::new(),
             forgotten: HashSet::new(),
+            is_begun_anew: false,
+            is_accepted: false,
         }
     }
 
@@ -155,6 +178,8 @@ impl<'a> Told<'a> {
             return;
         }
         let record = line.record();
+        self.is_accepted |= record.seq == 1;
+        self.is_begun_anew |= record.seq == FIRST_OF_NEW && record.prev == LineHash::NONE;
         self.slots.take(record);
         let Some(snapshot) = record.snapshot else {
             return;
@@ -257,9 +282,17 @@ impl<'a> LocalCopy<'a> {
         Some(mismatch("ledger".into(), detail))
     }
 
-    fn damage(&self) -> impl Iterator<Item = Finding> {
-        self.damaged.iter().map(|place| {
-            let detail = format!("line {place} of it is not a record");
+    fn damage(&self, is_tier_whole: bool) -> impl Iterator<Item = Finding> {
+        let remedy = match is_tier_whole {
+            true => {
+                "`snapshot repair` writes it anew from the ledger on the tier, which has all else that is in it"
+            }
+            false => {
+                "once nothing else is wrong with the ledger, `snapshot repair` writes it anew from the tier"
+            }
+        };
+        self.damaged.iter().map(move |place| {
+            let detail = format!("line {place} of it is not a record; {remedy}");
             let subject = "this host's copy of the ledger";
             Finding::new(Severity::Error, FindingKind::Damaged, subject, detail)
         })
@@ -322,12 +355,15 @@ async fn snapshots(
     let missing = told.made.into_keys();
     let mut missing: Vec<_> = missing.filter(|id| !told.forgotten.contains(id)).collect();
     missing.sort();
-    let detail = if is_whole {
-        "the ledger knows it, nobody forgot it, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
+    let nobody = if is_whole {
+        "nobody forgot it"
     } else {
-        "the ledger knows it, none of the records that are left says that it was forgotten, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from)"
+        "none of the records that are left says that it was forgotten"
     };
     findings.extend(missing.into_iter().map(|id| {
+        let detail = format!(
+            "the ledger knows it, {nobody}, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from); if there is neither, `snapshot forget {id} --force` gives it up"
+        );
         let (severity, kind) = (Severity::Error, FindingKind::Missing);
         Finding::new(severity, kind, format!("snapshot {id}"), detail)
     }));

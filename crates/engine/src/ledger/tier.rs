@@ -61,3 +61,16 @@ pub(super) fn record(number: u64, found: Found) -> std::result::Result<Line, Str
         seq => Err(format!("it is record {seq}")),
     }
 }
+
+/// All records that can be read, in their order.
+///
+/// # Errors
+/// Those of the tier.
+pub(crate) async fn lines_of_tier<'a>(
+    repo: &'a Repository,
+    cx: &'a OpContext,
+) -> Result<impl Stream<Item = Result<Line>> + 'a> {
+    let numbers = numbers(repo, cx, 0).await?;
+    let read = |(number, found)| async move { Ok(record(number, found).ok()) };
+    Ok(lines(repo, cx, numbers).try_filter_map(read))
+}

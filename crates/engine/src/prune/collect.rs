@@ -14,11 +14,12 @@ use backup_format::seal::ObjectKind;
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use super::open::settle_sessions;
+use super::open::{Seen, sessions, settle_sessions};
 use super::own::Own;
 use super::survey::{self, Survey};
 use super::{PruneJob, PruneReport};
-use crate::collect::settle;
+use crate::beside::is_loss;
+use crate::collect::{rotten, settle};
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
@@ -28,8 +29,32 @@ pub(super) struct Generation {
     pub(super) sealed: Bytes,
 }
 
-/// Goes through all generations that are not decided, and a new one for what is condemned now.
+/// Goes through all generations that are not decided, and a new one for what is condemned now, and for what those
+/// condemned whose decisions cannot be read.
 pub(super) async fn collect(
+    repo: &Repository,
+    cx: &OpContext,
+    job: &PruneJob,
+    survey: &Survey,
+    mut condemned: BTreeSet<PackId>,
+    own: &mut Own,
+    report: &mut PruneReport,
+) -> Result<()> {
+    let unread = repo.known_collection(cx).await?.unread;
+    for one in unread.values() {
+        condemned.extend(one.packs.iter().copied());
+    }
+    settle_all(repo, cx, job, survey, condemned, own, report).await?;
+    for (number, one) in unread {
+        if one.packs.is_subset(&own.settled) {
+            let dead = one.packs.intersection(&own.dead).copied().collect();
+            rotten::decide_anew(repo, cx, number, dead).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn settle_all(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
@@ -43,7 +68,12 @@ pub(super) async fn collect(
     for number in own.to_be_ended() {
         let key = name(layout::dead(number))?;
         if there.contains(&key) {
-            let sealed = read(repo, cx, &key).await?;
+            let sealed = match read(repo, cx, &key).await {
+                Ok(sealed) => sealed,
+                // It is decided anew.
+                Err(error) if is_loss(&error) => continue,
+                Err(error) => return Err(error),
+            };
             if own.is_own(number, &sealed) {
                 own.found_dead(repo.open_generation(&key, &sealed)?.packs);
             }
@@ -86,7 +116,13 @@ pub(super) async fn collect(
         .copied()
         .collect();
     if packs.is_empty() && orphans.is_empty() {
-        return Ok(());
+        // A session whose end cannot be read looks open for ever, unless somebody settles it.
+        let is_settling = !undecided(&there)?.is_empty();
+        let seen = sessions(repo, cx).await?;
+        let is_unsure = |seen: &Seen| seen.is_announced && seen.has_end && !seen.is_done;
+        if is_settling || !seen.values().any(is_unsure) {
+            return Ok(());
+        }
     }
     let numbers = there.iter().filter_map(layout::condemned_number);
     let next = numbers.max().map_or(0, |last| last.saturating_add(1));
@@ -204,13 +240,25 @@ async fn decide(
     }
     // What is there counts, and may be the word of somebody else: what this run has not found unused itself
     // stays whatever that says.
-    let there = read(repo, cx, &key).await?;
-    if there == made {
-        let kept = own.decided(list.generation, &there);
-        report.findings.extend(not_kept(kept));
-    }
-    let decided = repo.open_generation(&key, &there)?.packs;
+    let decided = match read(repo, cx, &key).await {
+        Ok(there) => {
+            if there == made {
+                let kept = own.decided(list.generation, &there);
+                report.findings.extend(not_kept(kept));
+            }
+            repo.open_generation(&key, &there)
+        }
+        Err(error) => Err(error),
+    };
+    let decided = match decided {
+        Ok(decided) => decided.packs,
+        // Whatever it said, the next run condemns all of it once more.
+        Err(error) if is_loss(&error) => BTreeSet::new(),
+        Err(error) => return Err(error),
+    };
     own.found_dead(decided.intersection(&dead.packs).copied());
+    let used = list.packs.iter().filter(|id| marks.contains_key(*id));
+    own.settled.extend(used.copied());
     // Refs that had no snapshot before (2), and have none behind the verdicts.
     for (_, keys) in refs
         .iter()
@@ -276,7 +324,7 @@ async fn readable(repo: &Repository, cx: &OpContext, session: SessionId) -> Resu
         Ok(_) => Ok(()),
         Err(error) if error.is_damage() || matches!(error, EngineError::Newer(_)) => {
             let why = format!(
-                "the verdict on session {session} cannot be read ({error}), so nobody knows what it uses; put it back from another copy, or remove it if somebody without a key has put it there"
+                "the verdict on session {session} cannot be read ({error}), so nobody knows what it uses; `snapshot repair` decides it anew"
             );
             Err(EngineError::Unprunable(why))
         }
@@ -328,7 +376,7 @@ pub(super) async fn sweep_aside(
     if aside.is_empty() {
         return Ok(());
     }
-    let called_dead = repo.collection(cx).await?.dead;
+    let called_dead = repo.known_collection(cx).await?.dead;
     let is_dead = |pack: &PackId| {
         let is_used = survey.marks.contains_key(pack);
         own.dead.contains(pack) || (called_dead.contains(pack) && !is_used)

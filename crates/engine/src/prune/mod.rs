@@ -33,6 +33,7 @@ use backup_core::{
 };
 use backup_integrity::ledger::RecordOutcome;
 
+use crate::collect::rotten;
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
 use crate::ledger::{LedgerDraft, record_operation};
@@ -216,6 +217,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     findings.extend(survey::of_absent(repo, cx, &survey).await?);
     findings.extend(claims::findings(&survey.disputed));
     findings.extend(survey::of_contested(repo, cx, &survey).await?);
+    findings.extend(survey.collection.findings()?);
     if job.reseal {
         survey.older = reseal::old_packs(repo, cx, &survey, &mut findings).await?;
     }
@@ -318,6 +320,10 @@ async fn run(
         ..
     } = plan;
     let mut own = Own::open(repo);
+    let unused = survey.unused();
+    for number in survey.collection.unknown.keys() {
+        rotten::mend(repo, cx, *number, &unused).await?;
+    }
     // What nothing uses goes first: there may be no room for copies.
     collect::collect(repo, cx, job, &survey, condemned, &mut own, report).await?;
     let mut emptied = BTreeSet::new();

@@ -25,6 +25,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(super) struct Seen {
     pub(super) is_announced: bool,
     pub(super) is_done: bool,
+    /// Whether there is anything by the name of its end, its own word or not.
+    pub(super) has_end: bool,
     pub(super) is_revoked: bool,
 }
 
@@ -40,7 +42,8 @@ pub(super) async fn sessions(
         if let Some(id) = layout::session_id(&key) {
             out.entry(id).or_default().is_announced = true;
         } else if let Some(id) = layout::session_done_id(&key) {
-            out.entry(id).or_default().is_done = true;
+            let seen = out.entry(id).or_default();
+            (seen.is_done, seen.has_end) = (true, true);
         } else if let Some(id) = layout::session_revoked_id(&key) {
             out.entry(id).or_default().is_revoked = true;
         }

@@ -47,6 +47,8 @@ pub(super) struct Own {
     pub(super) dead: BTreeSet<PackId>,
     /// Those of them that were not looked for yet.
     pub(super) pending: BTreeSet<PackId>,
+    /// Packs of which this run knows what became of them: dead by a decision that lies on the tier, or used.
+    pub(super) settled: BTreeSet<PackId>,
 }
 
 fn digest(sealed: &[u8]) -> String {
@@ -138,6 +140,7 @@ impl Own {
     /// These packs are dead.
     pub(super) fn found_dead(&mut self, packs: impl IntoIterator<Item = PackId>) {
         for pack in packs {
+            self.settled.insert(pack);
             if self.dead.insert(pack) {
                 self.pending.insert(pack);
             }

@@ -13,7 +13,7 @@ use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
 use crate::beside;
 use crate::claims;
-use crate::collect::settle;
+use crate::collect::{Collection, settle};
 use crate::contested::{self, Contested};
 use crate::error::{EngineError, Result};
 use crate::hold::Holds;
@@ -56,6 +56,8 @@ pub(super) struct Survey {
     pub(super) dead: BTreeSet<PackId>,
     /// Packs on the tier that snapshots use and somebody called dead.
     pub(super) contested: Contested,
+    /// What generations say, as far as it can be read.
+    pub(super) collection: Collection,
     /// Packs of which index runs say different things.
     pub(super) disputed: BTreeMap<PackId, u32>,
     /// What is used of these and lies in others.
@@ -77,7 +79,8 @@ impl Survey {
         let mut packs = packs(repo, cx).await?;
         let mut absent = absent(repo, cx, &marks, &packs).await?;
         // Behind the look: another prune decides before it deletes.
-        let called_dead = repo.collection(cx).await?.dead;
+        let collection = repo.known_collection(cx).await?;
+        let called_dead = &collection.dead;
         let of_dead = absent.extract_if(.., |id, _| called_dead.contains(id));
         let dead: BTreeSet<_> = of_dead
             .map(|(id, _)| id)
@@ -91,7 +94,7 @@ impl Survey {
         let elsewhere = if absent.is_empty() {
             Elsewhere::default()
         } else {
-            elsewhere(&absent, &marks, &repo.index(), &called_dead)
+            elsewhere(&absent, &marks, &repo.index(), called_dead)
         };
         let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
@@ -103,11 +106,22 @@ impl Survey {
             absent,
             dead,
             contested,
+            collection,
             disputed,
             elsewhere,
             older: BTreeSet::new(),
             parity,
         })
+    }
+}
+
+impl Survey {
+    /// Packs that no snapshot uses, of all that anybody may know of.
+    pub(super) fn unused(&self) -> BTreeSet<PackId> {
+        let listed = self.packs.keys().chain(self.absent.keys());
+        let all = listed.chain(&self.dead).chain(&self.collection.dead);
+        let unused = all.filter(|id| !self.marks.contains_key(*id));
+        unused.copied().collect()
     }
 }
 
@@ -442,16 +456,18 @@ pub(super) async fn none_is_gone(
     job: &PruneJob,
     snapshots: &BTreeSet<SnapshotId>,
 ) -> Result<()> {
-    let refuse = |what: &str| {
+    let refuse = |what: &str, give_up: &str| {
         let why = format!(
-            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, go on with --despite-gone"
+            "{what}, and is gone from the tier: `snapshot repair` puts its object back from its sidecar, or fetches it from another copy (--from); if there is neither, {give_up}; --despite-gone goes on this once"
         );
         Err(EngineError::Unprunable(why))
     };
     let held = Holds::read(repo, cx).await?;
     let mut gone: BTreeSet<_> = held.ids().filter(|id| !snapshots.contains(id)).collect();
     if let Some(gone) = gone.first().filter(|_| !job.despite_gone) {
-        return refuse(&format!("snapshot {gone} is held"));
+        let give_up =
+            format!("`snapshot release {gone}`, and `snapshot forget {gone} --force` gives it up");
+        return refuse(&format!("snapshot {gone} is held"), &give_up);
     }
     let check = crate::ledger::verify_ledger(repo, cx).await?;
     let in_ledger = check
@@ -461,9 +477,11 @@ pub(super) async fn none_is_gone(
         .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok());
     let in_ledger: BTreeSet<SnapshotId> = in_ledger.collect();
     if let Some(gone) = in_ledger.first().filter(|_| !job.despite_gone) {
-        return refuse(&format!(
-            "snapshot {gone} is in the ledger, nobody forgot it"
-        ));
+        let give_up = format!("`snapshot forget {gone} --force` gives it up");
+        return refuse(
+            &format!("snapshot {gone} is in the ledger, nobody forgot it"),
+            &give_up,
+        );
     }
     gone.extend(in_ledger);
     none_is_beside(repo, cx, &gone).await?;

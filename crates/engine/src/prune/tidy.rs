@@ -32,6 +32,11 @@ pub(super) async fn tidy(repo: &Repository, cx: &OpContext) -> Result<()> {
     for (id, seen) in sessions {
         if seen.is_announced && (seen.is_done || is_decided(repo, cx, &judged, id, seen).await?) {
             repo.sink().delete(cx, &name(layout::session(id))?).await?;
+            if seen.has_end && !seen.is_done {
+                // It is damaged, or not of this session: the verdict alone counts.
+                let done = name(layout::session_done(id))?;
+                repo.sink().delete(cx, &done).await?;
+            }
         }
         if seen.is_done && unread.is_empty() && !made.contains(&id) {
             let done = name(layout::session_done(id))?;

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{FindingKind, HostId, ObjectKey, OpContext, PackId, SnapshotId};
+use backup_core::{HostId, ObjectKey, OpContext, PackId, SnapshotId};
 use backup_format::layout;
 use backup_format::refs::Refs;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::announced::Announced;
 use crate::beside::{self, Ended};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
-use crate::ledger::verify_ledger;
+use crate::given_up::missed;
 use crate::prune::repack::put_refs;
 use crate::refs::{self, Sum};
 use crate::repository::Repository;
@@ -90,7 +90,7 @@ impl Lost {
             protected: beside::all(repo, cx, "parity/", layout::small_parity_of).await?,
             ..Self::default()
         };
-        let mut gone = by_ledger(repo, cx).await?;
+        let mut gone = missed(repo, cx).await?;
         let mut orphans = beside::gone(repo, cx, &out.protected).await?;
         orphans.retain(|key| layout::config_number(key).is_none());
         if !orphans.is_empty() {
@@ -133,18 +133,6 @@ impl Lost {
             _ => format!("{gone}; its refs are gone or damaged as well"),
         }
     }
-}
-
-/// Snapshots that the ledger knows, that nobody forgot, and that are gone.
-async fn by_ledger(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
-    let check = verify_ledger(repo, cx).await?;
-    let missing = check
-        .findings
-        .iter()
-        .filter(|one| one.kind == FindingKind::Missing);
-    Ok(missing
-        .filter_map(|one| one.subject.strip_prefix("snapshot ")?.parse().ok())
-        .collect())
 }
 
 /// Where it is had from what a snapshot uses, whose object comes from its sidecar or from this copy; `here` are the packs

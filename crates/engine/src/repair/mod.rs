@@ -18,6 +18,7 @@
 mod aside;
 mod gone;
 mod index;
+mod marks;
 mod objects;
 mod packs;
 mod records;
@@ -42,6 +43,7 @@ use gone::Lost;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use refs::used_by;
 pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
@@ -51,8 +53,8 @@ pub enum Step {
     Packs,
     /// The index.
     Index,
-    /// The refs of snapshots; configs, key slots and snapshots themselves, with their sidecars; and records of
-    /// the ledger.
+    /// The refs of snapshots; configs, key slots and snapshots themselves, with their sidecars; records of the
+    /// ledger; and what sessions and collectors of garbage tell each other.
     Refs,
 }
 
@@ -107,6 +109,14 @@ pub enum Remedy {
     Packs,
     /// Sidecars of small objects, from these.
     Objects,
+    /// The end or the revocation of a session: its name says all that is in it.
+    Name,
+    /// What a collection of garbage condemned, from what snapshots use.
+    Uses,
+    /// A verdict on a session, from what the ledger tells of its snapshots.
+    Ledger,
+    /// This host's copy of the ledger, from the tier.
+    Tier,
 }
 
 impl std::fmt::Display for Remedy {
@@ -118,6 +128,10 @@ impl std::fmt::Display for Remedy {
             Self::Manifest => f.write_str("its manifest"),
             Self::Packs => f.write_str("the packs"),
             Self::Objects => f.write_str("the objects"),
+            Self::Name => f.write_str("what its name says"),
+            Self::Uses => f.write_str("what snapshots use"),
+            Self::Ledger => f.write_str("the ledger"),
+            Self::Tier => f.write_str("the tier"),
         }
     }
 }
@@ -143,19 +157,23 @@ enum Work {
     Refs(Box<refs::BadRefs>),
     Sidecars(Vec<ObjectKey>),
     Beside(Vec<ObjectKey>),
+    Mark(marks::BadMark),
+    LedgerCopy,
 }
 
 impl Work {
     /// When its turn comes: behind all that it is made of.
     fn rank(&self) -> u8 {
         match self {
-            Self::Pack(_) => 0,
-            Self::Object(object) if !object.needs_index() => 1,
-            Self::Index(_) => 2,
-            Self::Record(_) => 3,
-            Self::Object(_) => 4,
-            Self::Refs(_) => 5,
-            Self::Sidecars(_) | Self::Beside(_) => 6,
+            // As long as nobody knows what is about to be deleted, nothing can be built on.
+            Self::Mark(_) => 0,
+            Self::Pack(_) => 1,
+            Self::Object(object) if !object.needs_index() => 2,
+            Self::Index(_) => 3,
+            Self::Record(_) | Self::LedgerCopy => 4,
+            Self::Object(_) => 5,
+            Self::Refs(_) => 6,
+            Self::Sidecars(_) | Self::Beside(_) => 7,
         }
     }
 }
@@ -219,8 +237,7 @@ pub struct RepairReport {
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not delete; [`EngineError::Invalid`] for a copy that is
-/// of another repository; [`EngineError::Damaged`] when it cannot be told which packs are dead; errors of
-/// the tier.
+/// of another repository; errors of the tier.
 pub async fn plan(
     repo: &Repository,
     cx: &OpContext,
@@ -230,10 +247,14 @@ pub async fn plan(
     repo.keys().may_forget()?;
     objects::are_copies(repo, others)?;
     let mut plan = RepairPlan::default();
-    let mut dead = repo.collection(cx).await?.dead;
+    let collection = repo.known_collection(cx).await?;
+    let mut dead = collection.dead;
     let mut named = Named::read(repo, cx).await?;
     // A decision that calls dead what snapshots use is a lie, and hides nothing.
     let contested = dead.extract_if(.., |id| named.packs.contains(id)).collect();
+    // What a decision that cannot be read may have called dead, and nobody uses, never comes back either.
+    let doubtful = collection.unread.into_values().flat_map(|one| one.packs);
+    dead.extend(doubtful.filter(|id| !named.packs.contains(id)));
     let lost = match job.has(Step::Index) || job.has(Step::Refs) {
         true => Lost::read(repo, cx).await?,
         false => Lost::default(),
@@ -243,6 +264,10 @@ pub async fn plan(
     repo.pass_over(dead.clone());
     repo.refresh_index(cx).await?;
     let tier = Tier::list(repo, cx, dead, contested).await?;
+    // First of all: as long as nobody knows what is about to be deleted, nothing can be built on.
+    if job.has(Step::Refs) {
+        marks::plan(repo, cx, &tier, &named, &mut plan).await?;
+    }
     if job.has(Step::Packs) {
         packs::plan(repo, cx, job, others, &tier, &named, &mut plan).await?;
     }
@@ -349,6 +374,15 @@ async fn run(
                     done => done.map(drop),
                 }
             }
+            Work::Mark(mark) => match marks::mend(repo, cx, &mark).await {
+                // Somebody else has done it.
+                Ok(false) => continue,
+                done => done.map(drop),
+            },
+            Work::LedgerCopy => match records::write_copy(repo, cx).await {
+                Ok(false) => continue,
+                done => done.map(drop),
+            },
             Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,

@@ -20,7 +20,7 @@ use super::survey::{Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work, is_in_the_way};
 use crate::beside::{self, Ended};
 use crate::error::{EngineError, Result};
-use crate::repository::{Repository, get_within, name};
+use crate::repository::{Repository, UnreadSnapshot, get_within, name};
 use crate::unlock::is_of_another;
 
 /// An object that is to be put back.
@@ -123,7 +123,7 @@ pub(super) async fn plan(
             None if kind == Kind::Run => {}
             None => {
                 let no = no.map_or_else(String::new, |no| format!(": {no}"));
-                let why = match others.is_empty() {
+                let mut why = match others.is_empty() {
                     true => {
                         format!(
                             "{why}{no}; only a copy of the repository has it: name one with --from"
@@ -131,6 +131,11 @@ pub(super) async fn plan(
                     }
                     false => format!("{why}; no copy that was named gives it{no}"),
                 };
+                if let Kind::Gone(id) = kind {
+                    why = format!(
+                        "{why}; if there is none, `snapshot forget {id} --force` gives it up"
+                    );
+                }
                 plan.lose(FindingKind::Damaged, key.as_str(), why);
                 // There is nothing to make one of.
                 bare.remove(&key);
@@ -214,7 +219,9 @@ async fn small(
             all.insert(key);
         }
     }
-    for one in &named.unread {
+    // Where the verdict on its session is damaged, it is not the snapshot that is to be mended.
+    let is_of_verdict = |one: &&UnreadSnapshot| matches!(&one.error, EngineError::Damaged { object, .. } if object.starts_with("verdicts/"));
+    for one in named.unread.iter().filter(|one| !is_of_verdict(one)) {
         let kind = Kind::Snapshot(one.id);
         wanted.push((one.key.clone(), kind, one.error.to_string()));
     }

@@ -101,7 +101,7 @@ pub(super) async fn plan(
     // Collected meanwhile, they are not missed.
     let dead = match missing.is_empty() {
         true => BTreeSet::new(),
-        false => repo.collection(cx).await?.dead,
+        false => repo.known_collection(cx).await?.dead,
     };
     let is_missed = |one: &Bad| !dead.contains(&one.1) || tier.contested.contains(&one.1);
     // Those that have a sidecar as it should be, and come back under it.

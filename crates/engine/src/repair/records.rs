@@ -1,4 +1,4 @@
-//! Records of the ledger that are missing or damaged: from this host's copy, or from another copy of the repository.
+//! This host's copy of the ledger, from the tier; and records of the ledger that are missing or damaged there: from this host's copy, or from another copy of the repository.
 //! Each hashes to what this host's copy or the record behind it says, so the chain is as it was.
 
 use backup_core::{FindingKind, ObjectKey, OpContext};
@@ -6,11 +6,12 @@ use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_integrity::ledger::{Line, LineHash};
 use bytes::Bytes;
+use futures::TryStreamExt as _;
 
 use super::objects::is_absence;
 use super::{Remedy, RepairPlan, Task, Work};
 use crate::error::{EngineError, Result};
-use crate::ledger::holes;
+use crate::ledger::{holes, lines_of_tier, verify_ledger};
 use crate::repository::{Repository, get_within, name};
 
 /// Records that are named one by one.
@@ -39,6 +40,12 @@ pub(super) async fn plan(
             .filter(|(seq, _)| *seq == number)
             .map(|(_, hash)| hash);
         let hash = hole.hash.or(by_next);
+        if number == 1 && hash == Some(LineHash::NONE) {
+            // The next one was written by somebody who found none: no record fits before it.
+            let why = "its beginning was taken away, and it was begun anew: `snapshot ledger accept` says that it is known";
+            plan.lose(FindingKind::Mismatch, "ledger", why);
+            continue;
+        }
         let own = repo
             .ledger_copy()
             .map(|copy| copy.path().display().to_string());
@@ -86,7 +93,36 @@ pub(super) async fn plan(
     }
     tasks.reverse();
     plan.tasks.extend(tasks);
+    if verify_ledger(repo, cx).await?.is_copy_to_be_mended {
+        plan.tasks.push(Task {
+            subject: "this host's copy of the ledger".into(),
+            why: "it has lines that are no records".into(),
+            remedy: Remedy::Tier,
+            work: Work::LedgerCopy,
+        });
+    }
     Ok(())
+}
+
+/// Writes this host's copy anew from the tier, if that is still right; says whether it was.
+///
+/// # Errors
+/// Damage where the copy cannot be written; errors of the tier.
+pub(super) async fn write_copy(repo: &Repository, cx: &OpContext) -> Result<bool> {
+    let Some(copy) = repo.ledger_copy() else {
+        return Ok(false);
+    };
+    if !verify_ledger(repo, cx).await?.is_copy_to_be_mended {
+        return Ok(false);
+    }
+    let local = |error: std::io::Error| EngineError::damaged(copy.path().display(), error);
+    let mut fresh = copy.begin_anew().map_err(local)?;
+    let mut lines = Box::pin(lines_of_tier(repo, cx).await?);
+    while let Some(line) = lines.try_next().await? {
+        fresh.add(&line).map_err(local)?;
+    }
+    fresh.put().map_err(local)?;
+    Ok(true)
 }
 
 /// The line of a record of a copy, if it is the one that is missing here.

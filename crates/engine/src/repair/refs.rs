@@ -144,7 +144,7 @@ impl Marks<'_> {
 }
 
 /// The refs of a snapshot, by its manifest.
-pub(super) async fn used_by(
+pub(crate) async fn used_by(
     repo: &Repository,
     cx: &OpContext,
     head: &SnapshotHead,

@@ -60,9 +60,10 @@ pub async fn seal(
         .announced()
         .keep_alive(repo, cx, wrap, job.checkpoint.alive);
     let begun = async {
-        let index = look_again(repo, cx).await?;
+        let (index, unread) = look_again(repo, cx).await?;
         let parent = chunked.captured.planned.nearest.as_ref();
         let mut noticed = repo.damaged_runs();
+        noticed.extend(unread);
         let (index, absent) = passing_over_absent(repo, cx, index, parent, job.reread).await?;
         noticed.extend(absent);
         let options = (job.compression, job.checkpoint.index_bytes);
@@ -86,12 +87,17 @@ pub async fn seal(
 }
 
 /// The index as it is behind the announcement of a session, without the packs that this session must
-/// not name: they are dead, or may be before it has named them.
-async fn look_again(repo: &Repository, cx: &OpContext) -> Result<Arc<IndexSet>> {
+/// not name: they are dead, or may be before it has named them. With what is to be said of decisions that cannot be
+/// read.
+async fn look_again(repo: &Repository, cx: &OpContext) -> Result<(Arc<IndexSet>, Vec<Finding>)> {
     settle(repo, cx).await;
     repo.check_features(cx, Operation::Write).await?;
-    let Collection { condemned, dead } = repo.collection(cx).await?;
+    let collection = repo.collection(cx).await?;
+    let findings = collection.findings()?;
+    let Collection {
+        condemned, dead, ..
+    } = collection;
     repo.pass_over(dead);
     repo.refresh_index(cx).await?;
-    Ok(Arc::new(repo.index().avoiding(&condemned)))
+    Ok((Arc::new(repo.index().avoiding(&condemned)), findings))
 }

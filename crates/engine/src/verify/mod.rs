@@ -58,6 +58,7 @@ pub use coverage::{Amount, Coverage, LevelCoverage, coverage};
 pub use hurt::Damage;
 pub use known::known_damaged;
 pub use limit::ReadBudget;
+pub(crate) use sessions::check_session;
 
 /// Contents are hashed at least up to so many bytes, however small the repository.
 const LEAST_HASHED: u64 = 256 << 20;

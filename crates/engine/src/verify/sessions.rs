@@ -34,7 +34,7 @@ fn is_generation(key: &ObjectKey) -> bool {
 }
 
 /// What is wrong with an object of a session; nothing where all is well.
-fn check_session(repo: &Repository, key: &ObjectKey, sealed: &[u8]) -> Result<()> {
+pub(crate) fn check_session(repo: &Repository, key: &ObjectKey, sealed: &[u8]) -> Result<()> {
     let (named, found) = if let Some(named) = layout::session_id(key) {
         let plain = repo.ring().open(ObjectKind::Session, sealed);
         let plain = plain.map_err(|error| EngineError::sealed(key, &error))?;
@@ -94,14 +94,16 @@ impl Run<'_> {
                 Ok(_) => {}
                 Err(error) => {
                     // What was condemned is asked for only until it is decided.
-                    let number = layout::condemned_number(&key);
-                    if number.is_some_and(|number| decided.contains(&number)) {
-                        let so = "it was decided, and nobody needs it any more: it may be deleted by hand";
-                        let why = format!("{error}; {so}");
-                        self.found(FindingKind::Damaged, key.as_str(), &why);
-                        continue;
-                    }
-                    let why = format!("{error}; nothing can be saved as long as it is there");
+                    let so = match layout::condemned_number(&key) {
+                        Some(number) if decided.contains(&number) => {
+                            "it was decided, and nobody needs it any more"
+                        }
+                        Some(_) => "nothing can be saved as long as it is there",
+                        None => {
+                            "until it is decided anew, nothing is built on what its generation condemned"
+                        }
+                    };
+                    let why = format!("{error}; {so}");
                     self.found_object(FindingKind::Damaged, key.as_str(), &why);
                 }
             }

@@ -231,6 +231,43 @@ async fn what_was_condemned_and_is_not_dead_is_used_again() {
     }
 }
 
+/// Where somebody takes one away by hand, or an older copy takes the place of the repository, a number comes again with
+/// something else in it: what a host knows of it from before is not what counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_comes_again_is_read_again() {
+    let world = World::with_snapshot().await;
+    let packs = packs_of(&world).await;
+    let others: BTreeSet<PackId> = [PackId([1; 32])].into();
+    for kind in [ObjectKind::Condemned, ObjectKind::Dead] {
+        for is_older_copy in [false, true] {
+            let what = format!("{kind:?}, {is_older_copy}");
+            let case = world.case(Memory::Kept);
+            let older = world.case(Memory::Kept);
+            let repo = reader(&world, &case).await;
+            let put = |case: &Case, packs: &BTreeSet<PackId>| {
+                plant(case, &repo, ObjectKind::Condemned, packs);
+                if kind == ObjectKind::Dead {
+                    plant(case, &repo, kind, packs);
+                }
+            };
+            put(&case, &others);
+            let host = |case: &Case, cache| world.open(Arc::new(case.mem.clone()), cache);
+            let first = world.save(&host(&case, case.cache()).await.unwrap()).await;
+            let first = first.unwrap();
+            assert_eq!(first.findings, [], "{what}");
+            // The same host, with all that it has in its cache.
+            let now = if is_older_copy { &older } else { &case };
+            put(now, &packs);
+            let saved = world.save(&host(now, case.cache()).await.unwrap()).await;
+            let saved = saved.unwrap();
+            let heads = reader(&world, now).await.heads(&world.cx).await.unwrap().0;
+            let head = heads.iter().find(|head| head.meta.id == saved.meta.id);
+            let named = named(now, &repo, head.unwrap());
+            assert!(named.is_disjoint(&packs), "{what}");
+        }
+    }
+}
+
 /// Whoever cannot tell what is about to be deleted builds on nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_cannot_read_what_is_condemned_stops() {

@@ -24,6 +24,7 @@ mod repair;
 mod replaced;
 mod restores;
 mod revoked;
+mod rotten;
 mod small;
 mod space;
 mod stops;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use backup_core::{
     EntryPath, HostId, OpContext, RestoreMode, Sample, Severity, Sink, Source, VerifyLevel,
 };
-use backup_engine::ledger::{LedgerCheck, verify_ledger};
+use backup_engine::ledger::{LedgerCheck, LedgerDraft, record_operation, verify_ledger};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::snapshot::CheckpointRule;
 use backup_engine::{
@@ -19,6 +19,7 @@ use backup_engine::{
 };
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
+use backup_integrity::ledger::RecordOutcome;
 use backup_parity::Share;
 use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
 use backup_testkit::{FaultSink, MemSink, TestClock};
@@ -66,6 +67,20 @@ pub(crate) fn context() -> OpContext {
     OpContext::new(Arc::new(clock))
 }
 
+/// Records that a repository was made, as the programs do.
+pub(crate) async fn record_making(repo: &Repository, cx: &OpContext) {
+    let draft = LedgerDraft {
+        op: "init",
+        snapshot: None,
+        root: None,
+        counts: Vec::new(),
+        outcome: RecordOutcome::Ok,
+        note: String::new(),
+    };
+    let recorded = record_operation(repo, cx, &host(), "me", draft).await;
+    assert_eq!(recorded.unwrap(), []);
+}
+
 pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut out = vec![0; length];
     let mut hasher = blake3::Hasher::new();
@@ -88,10 +103,8 @@ impl World {
         };
         let prepared = prepare(&cx, &request).unwrap();
         let key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
-        prepared
-            .create(&cx, Arc::new(mem.clone()), None)
-            .await
-            .unwrap();
+        let repo = prepared.create(&cx, Arc::new(mem.clone()), None).await;
+        record_making(&repo.unwrap(), &cx).await;
         Self {
             cx,
             job: job(),

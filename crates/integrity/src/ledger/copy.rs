@@ -99,6 +99,19 @@ impl LedgerCopy {
         })
     }
 
+    /// Begins the copy anew, beside the one that is there.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn begin_anew(&self) -> io::Result<FreshCopy> {
+        let path = self.path.with_extension("new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let file = io::BufWriter::new(options.open(&path)?);
+        let target = self.path.clone();
+        Ok(FreshCopy { path, file, target })
+    }
+
     fn open_or_make(&self) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).mode(0o600);
@@ -115,6 +128,47 @@ impl LedgerCopy {
         // Without this a power loss could take the name of a file whose content is durable.
         File::open(folder)?.sync_all()?;
         Ok(file)
+    }
+}
+
+/// A copy that is being written and takes the place of another when it is whole.
+#[derive(Debug)]
+pub struct FreshCopy {
+    path: PathBuf,
+    file: io::BufWriter<File>,
+    target: PathBuf,
+}
+
+impl FreshCopy {
+    /// Adds a line.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn add(&mut self, line: &Line) -> io::Result<()> {
+        self.file.write_all(line.as_bytes())?;
+        self.file.write_all(b"\n")
+    }
+
+    /// Puts it in the place of the one that was there, which is kept beside it as `….damaged`. What another process
+    /// added to that meanwhile lies on the tier.
+    ///
+    /// # Errors
+    /// What the system says: then the old one is there.
+    pub fn put(self) -> io::Result<()> {
+        let file = self
+            .file
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        let aside = self.target.with_extension("damaged");
+        match std::fs::remove_file(&aside) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::hard_link(&self.target, &aside)?;
+        std::fs::rename(&self.path, &self.target)?;
+        let folder = self.target.parent().unwrap_or_else(|| Path::new("."));
+        File::open(folder)?.sync_all()
     }
 }
 

@@ -38,7 +38,7 @@ mod report;
 mod verify;
 mod window;
 
-pub use copy::LedgerCopy;
+pub use copy::{FreshCopy, LedgerCopy};
 pub use lines::{Lines, RawLine};
 pub use record::{
     Draft, LedgerHead, Line, LineError, LineHash, MAX_LINE_BYTES, Op, OpError, Record,
