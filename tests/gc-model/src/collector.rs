@@ -128,7 +128,7 @@ impl Collector {
     fn begin(tier: &Tier, set: &Setting, out: &mut Vec<Step>) {
         let known = (0..set.scope.generations).zip(&tier.generations);
         for (number, one) in known {
-            let left = one.dead.is_none_or(|dead| dead & tier.packs != 0);
+            let left = one.unread || one.dead.is_none_or(|dead| dead & tier.packs != 0);
             let is_unread = one.unread && set.rules.condemns_unread_anew;
             if one.condemned != 0 && left && !is_unread && !one.unknown {
                 out.push(Step::Resume(number));

@@ -72,7 +72,7 @@ needed! {
     avoids_dead: ONE_WRITER, LOST;
     avoids_unread: Scope { rots: true, ..ONE_WRITER }, LOST;
     condemns_unread_anew: Scope {
-        rots: true, generations: 1, restarts: true, remembers: true, ..TWO_COLLECTORS
+        rots: true, restarts: true, remembers: true, ..ONE_GENERATION
     }, LOST;
     lets_unknown_go: Scope { rots: true, ..ONE_WRITER }, LOST;
     settles_sessions: ONE_WRITER, LOST;

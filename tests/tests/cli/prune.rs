@@ -140,6 +140,7 @@ fn a_ledger_that_was_taken_away_as_a_whole_stops_it() {
         let _ = place.pipe("x", state.as_bytes());
     }
     let told = Run::of(&mut place.snapshot(["ledger", "verify"])).ends(13);
+    assert!(!told.err.contains("ledger record"), "{}", told.err);
     let _ = told.says("`snapshot ledger accept`");
     let _ = Run::of(&mut place.snapshot(["repair"]))
         .ends(3)

@@ -296,7 +296,7 @@ async fn a_writer_that_cannot_read_what_is_condemned_stops() {
         assert!(error.is_damage(), "{error}");
         let told = error.to_string();
         assert!(
-            told.starts_with(name) && told.contains("put it back"),
+            told.starts_with(name) && told.contains("`snapshot repair`"),
             "{told}"
         );
         assert_eq!(

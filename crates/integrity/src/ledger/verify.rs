@@ -225,7 +225,9 @@ impl<'a> LedgerVerifier<'a> {
     /// is not.
     fn number(&mut self, line: &Line) -> u64 {
         let (said, due) = (line.record().seq, self.above.seq.saturating_add(1));
-        if line.record().prev != self.above.hash || said == due {
+        // Whoever finds that the beginning was taken away leaves the place of record 1 empty.
+        let is_begun_anew = self.above.seq == 0 && said == 2;
+        if line.record().prev != self.above.hash || said == due || is_begun_anew {
             return said;
         }
         let detail = format!(
