@@ -18,11 +18,15 @@ use super::beside::is_named_so;
 use super::fate::Fate;
 use super::header::birth;
 use super::journal::{Left, Stage};
+use super::kept::{self, will_change};
+use super::later::Last;
 use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::replace::{may_clear_place, replace};
-use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
+use super::way::{
+    FOLDER, Folder, Spot, Way, keeps, make_folder, make_marked, not_a_folder, open_up,
+};
 use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
 use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
@@ -93,6 +97,9 @@ impl FilesRestore {
                 remove_left_in(shared, &spot.folder, &left)
                     .map_err(|cause| error("replace", &entry.path, cause))?;
             }
+        }
+        if way.stays() && will_change(shared, &spot, entry) {
+            way.keep_time(shared);
         }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
@@ -218,7 +225,12 @@ impl FilesRestore {
     /// Removes what an earlier restore left beside files that this one was not asked for.
     fn remove_left(&self) {
         let shared = &self.shared;
-        for left in shared.begun.take_all_left() {
+        let left = shared.begun.take_all_left();
+        let times = kept::left_times(shared, &left);
+        for left in left {
+            if matches!(left.stage, Stage::Kept(_)) {
+                continue;
+            }
             let Ok(path) = EntryPath::from_slashed(&left.beside) else {
                 continue;
             };
@@ -231,6 +243,7 @@ impl FilesRestore {
                 shared.fail(&error("remove what was left unfinished", &path, cause));
             }
         }
+        kept::give_left_back(shared, &times);
     }
 
     /// Says that a file is not whole which an earlier restore changed where it is, and of which this one
@@ -243,7 +256,7 @@ impl FilesRestore {
         });
         let is_gone = match (&there, left.stage) {
             (Err(cause), _) => cause.kind() == io::ErrorKind::NotFound,
-            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode),
+            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode, None),
             (Ok(_), _) => false,
         };
         if is_gone {
@@ -380,7 +393,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
     if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
-        way.finish_top_with(entry.meta.clone());
+        way.finish_top_with(&shared.begun, entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
         // A restore that was killed before it could make its file may have made the folder, or somebody
@@ -397,7 +410,7 @@ fn start_folder(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<(), TargetError> {
-    let made = match make_folder(shared, spot, &entry.path)? {
+    let made = match make_folder(shared, spot, entry)? {
         Folder::Else(stat) => {
             may_clear_place(shared, spot, entry, &stat)?;
             let fd = replace(shared, spot, entry, |beside| {
@@ -408,8 +421,11 @@ fn start_folder(
         Folder::Ours(fd) => (fd, None),
         Folder::There(fd, stat) => (fd, Some(stat)),
     };
-    let (fd, finish) = match made {
-        (fd, None) => (fd, Some((entry.meta.clone(), shared.before_new(spot)))),
+    let (fd, last) = match made {
+        (fd, None) => {
+            let before = shared.before_new(spot);
+            (fd, Last::Becomes(entry.meta.clone(), before))
+        }
         (fd, Some(stat))
             if shared.gives_way(&stat, &entry.meta)
                 || is_half_finished(shared, (&fd, &stat), entry) =>
@@ -418,26 +434,28 @@ fn start_folder(
             let before = Before {
                 owner: Some((stat.st_uid, stat.st_gid)),
                 xattrs: true,
+                inherits: false,
             };
-            (fd, Some((entry.meta.clone(), before)))
+            (fd, Last::Becomes(entry.meta.clone(), before))
         }
         (fd, Some(stat)) => {
             warn_of_mark(shared, &stat, entry);
-            (fd, None)
+            (fd, keeps(&shared.begun, &entry.path, &stat))
         }
     };
-    let count = if finish.is_some() {
+    let count = if matches!(last, Last::Becomes(..)) {
         &shared.written
     } else {
         &shared.skipped
     };
     count.fetch_add(1, Ordering::Relaxed);
-    way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
+    way.enter(shared, &spot.name, fd, entry.path.clone(), Some(last))
 }
 
 /// Whether an earlier restore was killed between giving a folder its owner and its mode.
 fn is_half_finished(shared: &Shared, (fd, stat): (&OwnedFd, &Stat), entry: &RestoreEntry) -> bool {
-    shared.begun.is_half_finished(stat, || birth(fd)) && times(stat).0 == entry.meta.mtime
+    let seen = (stat, &entry.meta);
+    shared.begun.is_half_finished(seen, || birth(fd)) && times(stat).0 == entry.meta.mtime
 }
 
 /// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
+use backup_core::{EntryMeta, EntryPath, ErrorKind, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
     statat, unlinkat,
@@ -25,10 +25,12 @@ use super::beside::make_beside;
 use super::header::birth;
 use super::journal::Stage;
 use super::keeps::not_made;
-use super::later::Later;
+use super::kept;
+use super::later::{Last, Later};
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
-use crate::handle::{DirHandle, DirId, id_of};
+use crate::handle::{DirHandle, DirId};
+use crate::walk::meta::times;
 
 /// How folders are opened.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY
@@ -41,8 +43,8 @@ pub(super) const FOLDER: OFlags = OFlags::RDONLY
 struct Step {
     handle: Arc<DirHandle>,
     path: EntryPath,
-    /// The metadata to set at the end, and what is known before.
-    finish: Option<(EntryMeta, Before)>,
+    /// What it gets at the end.
+    last: Option<Last>,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
     /// Whether it is protected or lies in a folder that is.
@@ -71,18 +73,34 @@ fn hands_on(fd: &OwnedFd, stat: &Stat) -> bool {
     stat.st_mode & 0o2000 != 0 || fgetxattr_query(fd, c"system.posix_acl_default").is_ok()
 }
 
+/// What a folder gets that stays. If an earlier restore changed something in it, that is the time of before.
+pub(super) fn keeps(begun: &Begun, path: &EntryPath, stat: &Stat) -> Last {
+    let before = begun
+        .is_later
+        .then(|| begun.take_time(path, stat))
+        .flatten();
+    Last::Keeps {
+        time: before.unwrap_or_else(|| times(stat).0),
+        changes: before.is_some(),
+    }
+}
+
 pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetError> {
     CString::new(name).map_err(|_| invalid(path, "a name holds a NUL byte"))
 }
 
 impl Way {
-    pub(super) fn new(top: OwnedFd, later: Later) -> Result<Self, Errno> {
-        let hands_on = hands_on(&top, &fstat(&top)?);
+    /// At the target folder. If no restore made it, it stays until something else is said.
+    pub(super) fn new(top: OwnedFd, later: Later, begun: &Begun) -> Result<Self, Errno> {
+        let stat = fstat(&top)?;
+        let hands_on = hands_on(&top, &stat);
+        let is_there = !begun.has_made_folder();
+        let last = is_there.then(|| keeps(begun, &EntryPath::root(), &stat));
         let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
         let top = Step {
             handle,
             path: EntryPath::root(),
-            finish: None,
+            last,
             hands_on,
             is_spared: false,
         };
@@ -103,14 +121,13 @@ impl Way {
     }
 
     /// Sets the metadata that the target folder itself gets at the end.
-    pub(super) fn finish_top_with(&mut self, meta: EntryMeta) {
-        self.top.finish = Some((
-            meta,
-            Before {
-                owner: None,
-                xattrs: true,
-            },
-        ));
+    pub(super) fn finish_top_with(&mut self, begun: &Begun, meta: EntryMeta) {
+        let before = Before {
+            owner: None,
+            xattrs: true,
+            inherits: begun.has_made_folder(),
+        };
+        self.top.last = Some(Last::Becomes(meta, before));
     }
 
     /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
@@ -165,26 +182,56 @@ impl Way {
         let systems = shared.begun.systems();
         let id = self.current().handle.id();
         systems.check_name((&above, id), &path, name)?;
-        match mkdirat(&*above, name, Mode::from_raw_mode(0o777)) {
+        let open = || openat(&*above, name, FOLDER, Mode::empty());
+        if statat(&*above, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
+            let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
+            let last = keeps(&shared.begun, &path, &stat);
+            return self.enter(shared, name, fd, path, Some(last));
+        }
+        self.keep_time(shared);
+        let made = mkdirat(&*above, name, Mode::from_raw_mode(0o777));
+        match made {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(cause) => {
                 let keeps = systems.of(id.0);
                 return Err(not_made(&keeps, "create folder", &path, cause.into()));
             }
         }
-        let fd = openat(&*above, name, FOLDER, Mode::empty());
-        let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
+        let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
         self.enter(shared, name, fd, path, None)
     }
 
-    /// Goes down into a folder whose metadata is set at the end.
+    /// Whether the current folder stays, and nothing is known yet to change in it.
+    pub(super) fn stays(&self) -> bool {
+        matches!(
+            self.current().last,
+            Some(Last::Keeps { changes: false, .. })
+        )
+    }
+
+    /// Something is about to be made or replaced in the current folder. If that stays, it keeps its time.
+    pub(super) fn keep_time(&mut self, shared: &Shared) {
+        let step = self.steps.last_mut().unwrap_or(&mut self.top);
+        if let Some(Last::Keeps { time, changes }) = &mut step.last
+            && !*changes
+        {
+            *changes = true;
+            // What is written in place is noted, too, and a full disk has room for little.
+            if !shared.config.in_place {
+                shared.begun.note_time(&step.path, step.handle.id(), *time);
+            }
+        }
+    }
+
+    /// Goes down into a folder, which gets something at the end.
     pub(super) fn enter(
         &mut self,
         shared: &Shared,
         name: &CStr,
         fd: OwnedFd,
         path: EntryPath,
-        finish: Option<(EntryMeta, Before)>,
+        last: Option<Last>,
     ) -> Result<(), TargetError> {
         let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
         let hands_on = hands_on(&fd, &stat);
@@ -196,7 +243,7 @@ impl Way {
         self.steps.push(Step {
             handle,
             path,
-            finish,
+            last,
             hands_on,
             is_spared,
         });
@@ -218,10 +265,11 @@ impl Way {
         let Some(step) = self.steps.pop() else {
             return Ok(());
         };
-        let Some((meta, before)) = &step.finish else {
-            return Ok(());
+        let last = match &step.last {
+            None | Some(Last::Keeps { changes: false, .. }) => return Ok(()),
+            Some(last) => last,
         };
-        let added = (self.later).add(&step.path, step.handle.id(), meta, *before);
+        let added = (self.later).add(&step.path, step.handle.id(), last);
         let Err(cause) = added else { return Ok(()) };
         shared.leave_unfinished();
         let error = error("finish folder", &step.path, cause);
@@ -253,16 +301,20 @@ impl Way {
                 return shared.fail(&error("finish folder", &self.top.path, cause));
             }
         };
-        let drained = self.later.drain(|(path, id, meta, before)| {
-            finish(shared, &top, (&path, id), &meta, before);
+        let drained = self.later.drain(|(path, id, last)| {
+            finish(shared, &top, (&path, id), &last);
         });
         if let Err(cause) = drained {
             shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
-        if let Some((meta, before)) = self.top.finish.take() {
+        let is_unchanged = |last: &Last| matches!(last, Last::Keeps { changes: false, .. });
+        if self.top.last.as_ref().is_some_and(is_unchanged) {
+            return;
+        }
+        if let Some(last) = self.top.last.take() {
             let id = self.top.handle.id();
-            finish(shared, &top, (&self.top.path, id), &meta, before);
+            finish(shared, &top, (&self.top.path, id), &last);
         } else if shared.begun.has_made_folder()
             && let Err(cause) = make_plain(&shared.begun, &top)
         {
@@ -306,22 +358,19 @@ fn make_plain(begun: &Begun, top: &OwnedFd) -> io::Result<()> {
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
-fn finish(
-    shared: &Shared,
-    top: &OwnedFd,
-    (path, id): (&EntryPath, DirId),
-    meta: &EntryMeta,
-    before: Before,
-) {
-    let opened = openat(top, c".", FOLDER, Mode::empty()).and_then(|top| {
-        path.components().try_fold(top, |above, name| {
-            openat(above, name, FOLDER, Mode::empty())
-        })
-    });
-    // Where there are no modes, inodes may have other numbers each time that they are looked at.
-    let has_modes = shared.begun.systems().of(id.0).modes;
-    let is_it =
-        |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id || !has_modes && found.0 == id.0);
+fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last: &Last) {
+    let opened = kept::open(top, path);
+    let (meta, before) = match last {
+        Last::Becomes(meta, before) => (meta, *before),
+        Last::Keeps { time, .. } => {
+            // Whoever took it away took its time with it.
+            if let Ok(fd) = opened {
+                kept::give_back(shared, &fd, (path, id), *time);
+            }
+            return;
+        }
+    };
+    let is_it = |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| shared.begun.is_folder(&stat, id));
     match opened {
         Ok(fd) if !is_it(&fd) => {
             let why = "another folder has taken its place";
@@ -362,9 +411,9 @@ pub(super) enum Folder {
 pub(super) fn make_folder(
     shared: &Shared,
     spot: &Spot,
-    path: &EntryPath,
+    entry: &RestoreEntry,
 ) -> Result<Folder, TargetError> {
-    let folder = &*spot.folder;
+    let (folder, path) = (&*spot.folder, &entry.path);
     let keeps = shared.begun.systems().of(spot.handle.id().0);
     let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
@@ -385,7 +434,9 @@ pub(super) fn make_folder(
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
     let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
-    if shared.begun.is_unfinished(&stat, || birth(&fd))
+    if shared
+        .begun
+        .is_unfinished((&stat, &entry.meta), || birth(&fd))
         || shared.begun.is_folder_of_earlier(&fd, &stat)
     {
         return Ok(Folder::Ours(fd));
