@@ -9,10 +9,11 @@ mod support;
 
 use std::env;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use backup_core::{EntryKind, EntryPath, Outcome};
-use backup_source_files::Overwrite;
+use backup_core::{EntryKind, EntryPath, Outcome, Target as _};
+use backup_source_files::{FilesTarget, Overwrite};
 use support::given::*;
 use support::traced::{can_trace, traced};
 use support::*;
@@ -97,6 +98,21 @@ fn a_folder_that_stays_keeps_its_time() {
     }
 }
 
+/// One that is asked to end gives it back at once.
+#[test]
+fn a_restore_that_is_broken_off_gives_it_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    begin(&to);
+    let half = |_: &EntryPath| Pumping::Half;
+    let config = into(&to, Overwrite::Never);
+    restore_with(config, &wanted(), Outcome::BrokenOff, half).unwrap();
+    assert!(to.join("d/sub/a new file").exists());
+    for folder in FOLDERS {
+        assert_eq!(state(&to.join(folder)).mtime, KEPT, "{folder}");
+    }
+}
+
 /// It is one of those above what is restored, of which the snapshot says nothing.
 #[test]
 fn a_folder_on_the_way_keeps_its_time() {
@@ -122,14 +138,16 @@ fn a_folder_that_is_restored_gets_the_saved_time() {
     assert_eq!(state(&to.join("d/sub")).mtime, KEPT);
 }
 
-/// Breaks a restore off when most is done.
-fn broken_off(to: &Path, stored: &[Stored]) {
-    let half = |path: &EntryPath| match path.to_string().as_str() {
-        "new/file" => Pumping::Half,
-        _ => Pumping::Whole,
-    };
-    let config = into(to, Overwrite::Never);
-    restore_with(config, stored, Outcome::BrokenOff, half).unwrap();
+/// Begins all of them, as one that is killed.
+fn killed(to: &Path, stored: &[Stored]) {
+    let cx = context();
+    let target = FilesTarget::new(into(to, Overwrite::Never));
+    let plan = block_on(target.plan(&cx, &request(to))).unwrap();
+    let restore = block_on(target.begin(&cx, plan)).unwrap();
+    for stored in stored {
+        let _ = restore.start(&cx, &stored.entry).unwrap();
+    }
+    drop(restore);
     std::thread::sleep(std::time::Duration::from_millis(20));
 }
 
@@ -139,7 +157,7 @@ fn after_a_kill_the_next_run_gives_it_back_whatever_it_restores() {
         let temp = tempfile::tempdir().unwrap();
         let to = temp.path().join("to");
         begin(&to);
-        broken_off(&to, &wanted());
+        killed(&to, &wanted());
         assert_ne!(state(&to.join("d/sub")).mtime, KEPT);
         // Its user gave this one another time since.
         set_mtime(&to.join("d"), 77, 0);
@@ -161,7 +179,7 @@ fn another_folder_in_its_place_keeps_its_own_time() {
     let temp = tempfile::tempdir().unwrap();
     let to = temp.path().join("to");
     begin(&to);
-    broken_off(&to, &wanted());
+    killed(&to, &wanted());
     fs::rename(to.join("d/sub"), to.join("d/moved")).unwrap();
     fs::create_dir(to.join("d/sub")).unwrap();
     let time = state(&to.join("d/sub")).mtime;
@@ -188,13 +206,41 @@ fn thousands_of_folders_keep_their_times() {
         let file = format!("{folder}/new");
         stored.push(made_up(file.as_bytes(), EntryKind::File, b""));
     }
-    broken_off(&to, &stored[..4]);
+    killed(&to, &stored[..4]);
     restore(into(&to, Overwrite::Never), &stored);
     for number in 0..2100 {
         let folder = to.join(format!("{number:04}"));
         assert!(folder.join("new").exists());
         assert_eq!(state(&folder).mtime, KEPT, "{number}");
     }
+}
+
+/// What is made in a folder changes its time: it is older than the saved one all the same.
+#[test]
+fn a_folder_that_was_older_before_a_kill_is_replaced_by_the_next_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    begin(&to);
+    for folder in ["d", "d/sub"] {
+        set_mtime(&to.join(folder), 5, 0);
+        let mode = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(to.join(folder), mode).unwrap();
+    }
+    let half = |path: &EntryPath| match path.to_string().as_str() {
+        "new/file" => Pumping::Half,
+        _ => Pumping::Whole,
+    };
+    let config = into(&to, Overwrite::IfNewer);
+    restore_with(config.clone(), &wanted(), Outcome::BrokenOff, half).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    assert!(state(&to.join("d/sub")).mtime.0 > 1_000_000);
+    let again = restore(config, &wanted());
+    assert!(again.errors.is_empty(), "{:?}", again.errors);
+    for folder in ["d", "d/sub"] {
+        let found = state(&to.join(folder));
+        assert_eq!((found.mtime, found.mode & 0o7777), ((1_000_000, 7), 0o755));
+    }
+    assert_eq!(state(&to.join("d/whole")).mtime, KEPT);
 }
 
 /// What the process does that is killed.

@@ -177,7 +177,7 @@ fn take(
     let file = successor.open(id).map_err(fail)?;
     let stat = fstat(&file).map_err(|cause| fail(cause.into()))?;
     let mut before = before_old(&stat);
-    before.inherits = successor.place.hands_on;
+    (before.inherits, before.marked) = (successor.place.hands_on, true);
     let object = Object::Open(file.as_fd());
     let (applier, findings) = (&shared.applier, &shared.findings);
     applier.apply(&object, &entry.path, &entry.meta, before, findings);

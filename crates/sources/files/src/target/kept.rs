@@ -3,7 +3,8 @@
 //! What is made or replaced in a folder changes its time, and nobody asked for that where the folder itself
 //! stays (`--overwrite never`, `if-newer`). So it gets back the one that it had, at the end, with the metadata
 //! of the other folders. The time is noted before the first change, for a restore may be killed: the next one
-//! gives it back then. Such a note stays until the end, so there are no more than [`MOST_NOTED`] of them;
+//! gives it back then. It is noted also of a folder that `if-newer` replaces: by the time of a change in it the
+//! next restore would take it for newer than the entry. Such a note stays until the end, so there are no more than [`MOST_NOTED`] of them;
 //! beyond that a kill, and nothing else, costs the time.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -69,8 +70,16 @@ impl Begun {
     /// The time that a folder had before an earlier restore changed something in it. It stays noted until it
     /// is settled.
     pub(super) fn take_time(&self, path: &EntryPath, stat: &Stat) -> Option<FileTime> {
+        if !self.is_later {
+            return None;
+        }
         let noted = self.notes.take_left(&key(path));
         noted.iter().find_map(|left| self.kept_time(left, stat))
+    }
+
+    /// The folder has that time again, or the one that it gets instead.
+    pub(super) fn time_settled(&self, path: &EntryPath, id: DirId, time: FileTime) {
+        self.left_settled(&note(path, id.1, time));
     }
 
     /// Whether an open folder is the one of that device and inode. Where there are no modes, inodes may have
@@ -115,7 +124,7 @@ pub(super) fn give_back(
         // Only its owner may set it; the restore itself is not hindered by that.
         let _ = set_time(folder, time);
     }
-    shared.begun.left_settled(&note(path, id.1, time));
+    shared.begun.time_settled(path, id, time);
 }
 
 /// A folder, and the time that it gets back.

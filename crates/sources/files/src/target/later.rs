@@ -20,10 +20,11 @@ const IN_MEMORY: usize = 4 << 20;
 /// What a folder gets at the end.
 #[derive(Debug)]
 pub(super) enum Last {
-    /// The metadata of its entry; and what is known of it before.
-    Becomes(EntryMeta, Before),
-    /// It stays, with the time that it had, if something in it `changes`.
-    Keeps { time: FileTime, changes: bool },
+    /// The metadata of its entry; and what is known of it before, and the time of before if that is noted
+    /// once something in it changes: it says whether the folder is older than the entry.
+    Becomes(EntryMeta, Before, Option<FileTime>),
+    /// It stays, with the time that it had.
+    Keeps(FileTime),
 }
 
 /// A folder's path, what tells it from others, and what it gets.
@@ -31,7 +32,11 @@ type Folder = (EntryPath, DirId, Last);
 
 /// What is stored of one: path, device and inode, and what is known of it before and its metadata, or the
 /// time that it keeps.
-type Stored<M> = (Vec<u8>, DirId, Result<(Before, M), FileTime>);
+type Stored<M> = (
+    Vec<u8>,
+    DirId,
+    Result<(Before, M, Option<FileTime>), FileTime>,
+);
 
 /// Folders that wait for their metadata, in the order in which they were left.
 #[derive(Debug)]
@@ -56,8 +61,8 @@ impl Later {
     /// When there is no room for it; the others stay.
     pub(super) fn add(&mut self, path: &EntryPath, id: DirId, last: &Last) -> io::Result<()> {
         let last = match last {
-            Last::Becomes(meta, before) => Ok((*before, meta)),
-            Last::Keeps { time, .. } => Err(*time),
+            Last::Becomes(meta, before, time) => Ok((*before, meta, *time)),
+            Last::Keeps(time) => Err(*time),
         };
         let stored: Stored<&EntryMeta> = (path.as_stored().to_vec(), id, last);
         let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
@@ -94,11 +99,8 @@ impl Later {
             let (path, id, last) = stored;
             let path = EntryPath::from_stored(&path).map_err(io::Error::other)?;
             let last = match last {
-                Ok((before, meta)) => Last::Becomes(meta, before),
-                Err(time) => Last::Keeps {
-                    time,
-                    changes: true,
-                },
+                Ok((before, meta, time)) => Last::Becomes(meta, before, time),
+                Err(time) => Last::Keeps(time),
             };
             take((path, id, last));
         }

@@ -100,6 +100,8 @@ pub(super) struct Before {
     pub(super) xattrs: bool,
     /// Whether it is new and may have got an ACL from its folder.
     pub(super) inherits: bool,
+    /// Whether its mode says until it is finished that it is not; or a note does.
+    pub(super) marked: bool,
 }
 
 impl Applier {
@@ -123,6 +125,7 @@ impl Applier {
             owner: Some(self.own),
             xattrs: false,
             inherits: false,
+            marked: true,
         }
     }
 
@@ -155,12 +158,12 @@ impl Applier {
             None => (None, before.owner),
         };
         let is_link = matches!(meta.kind, EntryKind::Symlink(_));
-        let is_marked = !is_link && keeps.is_none_or(|keeps| keeps.modes);
+        let is_node = matches!(object, Object::Node { .. });
+        let is_marked = before.marked && !(is_node && keeps.is_some_and(|keeps| !keeps.modes));
+        let is_marked = is_marked && !is_link;
         // Before the owner: what has its time and the mark belongs to the restore, whoever owns it. What
-        // can have no mark is known for unfinished by its time, so it gets that last.
-        if (is_marked || matches!(object, Object::Open(_)))
-            && let Err(cause) = set_mtime(object, meta, keeps.is_some())
-        {
+        // has no mark is known for unfinished by its time, so it gets that last.
+        if is_marked && let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         let owned = self
@@ -175,16 +178,26 @@ impl Applier {
             // With the mode it would give others more than the snapshot does.
             remove_acls(object);
         }
-        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
-            trouble("its time", cause.into());
+        let set_time = || {
+            if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
+                trouble("its time", cause.into());
+            }
+        };
+        if is_marked {
+            set_time();
         }
+        let mode = self.mode_to_set(meta, owned);
         if !is_link {
-            let mode = self.mode_to_set(meta, owned);
             match set_mode(object, mode) {
                 Ok(()) => {}
                 Err(_) if keeps.is_some_and(|keeps| !keeps.modes) => {}
                 Err(cause) => trouble("its mode", cause.into()),
             }
+        }
+        if !is_marked {
+            set_time();
+        }
+        if !is_link {
             if let Some(keeps) = keeps {
                 self.count_lost(object, meta, mode, &keeps);
             }
@@ -240,6 +253,7 @@ impl Applier {
         let Some(wanted) = self.wanted_owner(meta) else {
             return Ok(false);
         };
+        let now = now.or_else(|| owner_of(object));
         if now == Some(wanted) {
             return Ok(true);
         }
@@ -389,6 +403,14 @@ impl Applier {
             }
         }
     }
+}
+
+fn owner_of(object: &Object<'_>) -> Option<(u32, u32)> {
+    let stat = match object {
+        Object::Open(fd) => fstat(fd),
+        Object::Node { node, .. } => fstat(node),
+    };
+    stat.ok().map(|stat| (stat.st_uid, stat.st_gid))
 }
 
 fn is_privileged(name: &[u8]) -> bool {

@@ -297,6 +297,7 @@ impl Shared {
                 owner: None,
                 xattrs: spot.hands_on,
                 inherits: spot.hands_on,
+                marked: true,
             };
         }
         self.applier.created()

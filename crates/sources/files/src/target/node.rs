@@ -50,6 +50,7 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
             owner: Some((stat.st_uid, stat.st_gid)),
             xattrs: true,
             inherits: is_left,
+            marked: is_left,
         };
         let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
         return finish(shared, spot, entry, before, is_it);
@@ -85,6 +86,7 @@ fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), 
         owner: None,
         xattrs: spot.hands_on,
         inherits: spot.hands_on,
+        marked: true,
     };
     // Whoever may write into the folder may have put something else in its place, such as a further
     // name of a file of somebody else.

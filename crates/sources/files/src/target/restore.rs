@@ -8,13 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext, Outcome,
-    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, FileTime, Finding, FindingKind, OpContext,
+    Outcome, Restore, RestoreEntry, RestoreReport, Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 
 use super::begun;
 use super::beside::is_named_so;
+use super::config::Overwrite;
 use super::fate::Fate;
 use super::header::birth;
 use super::journal::{Left, Stage};
@@ -24,9 +25,7 @@ use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::replace::{may_clear_place, replace};
-use super::way::{
-    FOLDER, Folder, Spot, Way, keeps, make_folder, make_marked, not_a_folder, open_up,
-};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
 use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
 use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
@@ -164,7 +163,8 @@ impl FilesRestore {
                 shared.durable.add(shared, entry, successor, id);
             }
             Completed::There(changed) => {
-                writer.with_file(|file, before| {
+                writer.with_file(|file, mut before| {
+                    before.marked |= changed;
                     let object = Object::Open(file);
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
@@ -346,6 +346,8 @@ impl Restore for FilesRestore {
                 let deleted = self.mirror(way, spool)?;
                 self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
             }
+        } else {
+            state.way.give_times_back(&self.shared);
         }
         match self.shared.durable.all_safe(&self.shared) {
             Ok(()) if is_over => self.end(&state.way),
@@ -392,6 +394,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
+    let there = way.top_time().map_or(there, |time| at_time(there, time));
     if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
         way.finish_top_with(&shared.begun, entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
@@ -421,26 +424,31 @@ fn start_folder(
         Folder::Ours(fd) => (fd, None),
         Folder::There(fd, stat) => (fd, Some(stat)),
     };
-    let (fd, last) = match made {
+    let (fd, last, changes) = match made {
         (fd, None) => {
             let before = shared.before_new(spot);
-            (fd, Last::Becomes(entry.meta.clone(), before))
-        }
-        (fd, Some(stat))
-            if shared.gives_way(&stat, &entry.meta)
-                || is_half_finished(shared, (&fd, &stat), entry) =>
-        {
-            open_up(&fd, &stat);
-            let before = Before {
-                owner: Some((stat.st_uid, stat.st_gid)),
-                xattrs: true,
-                inherits: false,
-            };
-            (fd, Last::Becomes(entry.meta.clone(), before))
+            (fd, Last::Becomes(entry.meta.clone(), before, None), false)
         }
         (fd, Some(stat)) => {
-            warn_of_mark(shared, &stat, entry);
-            (fd, keeps(&shared.begun, &entry.path, &stat))
+            // An earlier restore may have changed something in it, and with that its time.
+            let noted = shared.begun.take_time(&entry.path, &stat);
+            let time = noted.unwrap_or_else(|| times(&stat).0);
+            let is_half_finished = is_half_finished(shared, (&fd, &stat), entry);
+            if shared.gives_way(&at_time(stat, time), &entry.meta) || is_half_finished {
+                open_up(&fd, &stat);
+                let before = Before {
+                    owner: Some((stat.st_uid, stat.st_gid)),
+                    xattrs: true,
+                    inherits: false,
+                    marked: is_half_finished,
+                };
+                let kept = (shared.config.overwrite == Overwrite::IfNewer).then_some(time);
+                let last = Last::Becomes(entry.meta.clone(), before, kept);
+                (fd, last, noted.is_some())
+            } else {
+                warn_of_mark(shared, &stat, entry);
+                (fd, Last::Keeps(time), noted.is_some())
+            }
         }
     };
     let count = if matches!(last, Last::Becomes(..)) {
@@ -449,7 +457,19 @@ fn start_folder(
         &shared.skipped
     };
     count.fetch_add(1, Ordering::Relaxed);
-    way.enter(shared, &spot.name, fd, entry.path.clone(), Some(last))
+    way.enter(
+        shared,
+        &spot.name,
+        fd,
+        entry.path.clone(),
+        Some((last, changes)),
+    )
+}
+
+/// What something looked like when it had that time.
+fn at_time(mut stat: Stat, time: FileTime) -> Stat {
+    (stat.st_mtime, stat.st_mtime_nsec) = (time.seconds, time.nanos.into());
+    stat
 }
 
 /// Whether an earlier restore was killed between giving a folder its owner and its mode.

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use backup_core::{EntryMeta, EntryPath, ErrorKind, RestoreEntry, TargetError};
+use backup_core::{EntryMeta, EntryPath, ErrorKind, FileTime, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
     statat, unlinkat,
@@ -45,6 +45,8 @@ struct Step {
     path: EntryPath,
     /// What it gets at the end.
     last: Option<Last>,
+    /// Whether something in it is or was changed, if its time is kept for that.
+    changes: bool,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
     /// Whether it is protected or lies in a folder that is.
@@ -73,18 +75,6 @@ fn hands_on(fd: &OwnedFd, stat: &Stat) -> bool {
     stat.st_mode & 0o2000 != 0 || fgetxattr_query(fd, c"system.posix_acl_default").is_ok()
 }
 
-/// What a folder gets that stays. If an earlier restore changed something in it, that is the time of before.
-pub(super) fn keeps(begun: &Begun, path: &EntryPath, stat: &Stat) -> Last {
-    let before = begun
-        .is_later
-        .then(|| begun.take_time(path, stat))
-        .flatten();
-    Last::Keeps {
-        time: before.unwrap_or_else(|| times(stat).0),
-        changes: before.is_some(),
-    }
-}
-
 pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetError> {
     CString::new(name).map_err(|_| invalid(path, "a name holds a NUL byte"))
 }
@@ -95,12 +85,15 @@ impl Way {
         let stat = fstat(&top)?;
         let hands_on = hands_on(&top, &stat);
         let is_there = !begun.has_made_folder();
-        let last = is_there.then(|| keeps(begun, &EntryPath::root(), &stat));
+        let noted = is_there.then(|| begun.take_time(&EntryPath::root(), &stat));
+        let noted = noted.flatten();
+        let last = is_there.then(|| Last::Keeps(noted.unwrap_or_else(|| times(&stat).0)));
         let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
         let top = Step {
             handle,
             path: EntryPath::root(),
             last,
+            changes: noted.is_some(),
             hands_on,
             is_spared: false,
         };
@@ -126,8 +119,18 @@ impl Way {
             owner: None,
             xattrs: true,
             inherits: begun.has_made_folder(),
+            marked: begun.has_made_folder(),
         };
-        self.top.last = Some(Last::Becomes(meta, before));
+        let time = self.top_time();
+        self.top.last = Some(Last::Becomes(meta, before, time));
+    }
+
+    /// The time of the target folder before anything in it was changed, if that stays so far.
+    pub(super) fn top_time(&self) -> Option<FileTime> {
+        match &self.top.last {
+            Some(Last::Keeps(time)) => Some(*time),
+            _ => None,
+        }
     }
 
     /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
@@ -186,8 +189,9 @@ impl Way {
         if statat(&*above, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
             let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
-            let last = keeps(&shared.begun, &path, &stat);
-            return self.enter(shared, name, fd, path, Some(last));
+            let noted = shared.begun.take_time(&path, &stat);
+            let last = Last::Keeps(noted.unwrap_or_else(|| times(&stat).0));
+            return self.enter(shared, name, fd, path, Some((last, noted.is_some())));
         }
         self.keep_time(shared);
         let made = mkdirat(&*above, name, Mode::from_raw_mode(0o777));
@@ -202,21 +206,24 @@ impl Way {
         self.enter(shared, name, fd, path, None)
     }
 
-    /// Whether the current folder stays, and nothing is known yet to change in it.
+    /// Whether the time of the current folder is kept, and nothing is known yet to change in it.
     pub(super) fn stays(&self) -> bool {
-        matches!(
-            self.current().last,
-            Some(Last::Keeps { changes: false, .. })
-        )
+        let step = self.current();
+        let is_kept = matches!(
+            step.last,
+            Some(Last::Keeps(_) | Last::Becomes(_, _, Some(_)))
+        );
+        is_kept && !step.changes
     }
 
-    /// Something is about to be made or replaced in the current folder. If that stays, it keeps its time.
+    /// Something is about to be made or replaced in the current folder: its time is noted, if it is kept.
     pub(super) fn keep_time(&mut self, shared: &Shared) {
+        if !self.stays() {
+            return;
+        }
         let step = self.steps.last_mut().unwrap_or(&mut self.top);
-        if let Some(Last::Keeps { time, changes }) = &mut step.last
-            && !*changes
-        {
-            *changes = true;
+        if let Some(Last::Keeps(time) | Last::Becomes(_, _, Some(time))) = &step.last {
+            step.changes = true;
             // What is written in place is noted, too, and a full disk has room for little.
             if !shared.config.in_place {
                 shared.begun.note_time(&step.path, step.handle.id(), *time);
@@ -231,7 +238,7 @@ impl Way {
         name: &CStr,
         fd: OwnedFd,
         path: EntryPath,
-        last: Option<Last>,
+        last: Option<(Last, bool)>,
     ) -> Result<(), TargetError> {
         let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
         let hands_on = hands_on(&fd, &stat);
@@ -239,11 +246,13 @@ impl Way {
             .handles
             .adopt(&self.current().handle, name, false, fd);
         let handle = handle.map_err(|cause| error("open", &path, cause))?;
+        let (last, changes) = last.unzip();
         let is_spared = self.current().is_spared || shared.spared.is_own(handle.id());
         self.steps.push(Step {
             handle,
             path,
             last,
+            changes: changes.unwrap_or(false),
             hands_on,
             is_spared,
         });
@@ -266,7 +275,8 @@ impl Way {
             return Ok(());
         };
         let last = match &step.last {
-            None | Some(Last::Keeps { changes: false, .. }) => return Ok(()),
+            None => return Ok(()),
+            Some(Last::Keeps(_)) if !step.changes => return Ok(()),
             Some(last) => last,
         };
         let added = (self.later).add(&step.path, step.handle.id(), last);
@@ -293,6 +303,28 @@ impl Way {
         left
     }
 
+    /// After a restore that is broken off: folders that stay get their times back, the others stay marked.
+    pub(super) fn give_times_back(&mut self, shared: &Shared) {
+        while !self.steps.is_empty() {
+            let _ = self.leave(shared);
+        }
+        let Ok(top) = shared.handles.get(&self.top.handle) else {
+            return;
+        };
+        // What cannot be given back now is noted for the next restore.
+        let _ = self.later.drain(|(path, id, last)| {
+            if matches!(last, Last::Keeps(_)) {
+                finish(shared, &top, (&path, id), &last);
+            }
+        });
+        if self.top.changes
+            && let Some(last) = (self.top.last).take_if(|last| matches!(last, Last::Keeps(_)))
+        {
+            let id = self.top.handle.id();
+            finish(shared, &top, (&self.top.path, id), &last);
+        }
+    }
+
     fn finish_all(&mut self, shared: &Shared) {
         let top = match shared.handles.get(&self.top.handle) {
             Ok(top) => top,
@@ -308,8 +340,7 @@ impl Way {
             shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
-        let is_unchanged = |last: &Last| matches!(last, Last::Keeps { changes: false, .. });
-        if self.top.last.as_ref().is_some_and(is_unchanged) {
+        if self.top_time().is_some() && !self.top.changes {
             return;
         }
         if let Some(last) = self.top.last.take() {
@@ -360,9 +391,9 @@ fn make_plain(begun: &Begun, top: &OwnedFd) -> io::Result<()> {
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
 fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last: &Last) {
     let opened = kept::open(top, path);
-    let (meta, before) = match last {
-        Last::Becomes(meta, before) => (meta, *before),
-        Last::Keeps { time, .. } => {
+    let (meta, before, time) = match last {
+        Last::Becomes(meta, before, time) => (meta, *before, time),
+        Last::Keeps(time) => {
             // Whoever took it away took its time with it.
             if let Ok(fd) = opened {
                 kept::give_back(shared, &fd, (path, id), *time);
@@ -380,6 +411,9 @@ fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last:
             let object = Object::Open(fd.as_fd());
             let findings = &shared.findings;
             shared.applier.apply(&object, path, meta, before, findings);
+            if let Some(time) = time {
+                shared.begun.time_settled(path, id, *time);
+            }
         }
         Err(cause) => {
             shared.leave_unfinished();

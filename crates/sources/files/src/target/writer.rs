@@ -355,6 +355,7 @@ pub(super) fn before_old(stat: &Stat) -> Before {
         owner: Some((stat.st_uid, stat.st_gid)),
         xattrs: true,
         inherits: false,
+        marked: false,
     }
 }
 
