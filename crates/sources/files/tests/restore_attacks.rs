@@ -112,6 +112,41 @@ fn default_acls_of_the_target_and_of_folders_in_it_hand_nothing_on() {
     }
 }
 
+/// Also where no attributes are to be restored: with the mode, the ACL would give the user 1234 what the
+/// group has.
+#[test]
+fn default_acls_hand_nothing_on_where_attributes_are_left_out() {
+    let temp = tempfile::tempdir().unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    put(&to.join("there/old"), "old content");
+    if !set_xattr(&to, "system.posix_acl_default", &handed_on(7)) {
+        return;
+    }
+    lay_out(&from);
+    let there = to.join("there");
+    assert!(set_xattr(&there, "system.posix_acl_default", &handed_on(7)));
+    let (stored, mut config) = (captured(&from), into(&to, Overwrite::Always));
+    config.xattrs = false;
+    let half = |_: &backup_core::EntryPath| Pumping::Half;
+    let broken = restore_with(config.clone(), &stored, Outcome::BrokenOff, half).unwrap();
+    assert!(broken.errors.is_empty(), "{:?}", broken.errors);
+    let restored = restore(config, &stored);
+    assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+    for path in paths(&from) {
+        let (want, got) = (state(&from.join(&path)), state(&to.join(&path)));
+        assert_eq!(got.mode, want.mode, "{}", path.display());
+        // What was there keeps its own.
+        let acls = usize::from(path == Path::new("there"));
+        assert_eq!(
+            got.xattrs.len(),
+            acls,
+            "{} {:?}",
+            path.display(),
+            got.xattrs
+        );
+    }
+}
+
 /// A restore of a folder `dir` with a file and an empty folder, at whose end `swap` was done between
 /// two entries.
 fn with_swap(to: &Path, swap: impl FnOnce()) -> (Vec<String>, u64) {

@@ -12,16 +12,17 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use backup_core::{EntryKind, EntryWriter, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
 use support::disks::{Disk, KINDS, Kind, NO_DISKS};
 use support::given::*;
+use support::traced::{can_trace, traced};
 use support::*;
 
-/// Where a process of this program is to restore to.
+/// Where a process of this program is to restore to, and what does so.
 const TO: &str = "BACKSTAY_TEST_TO";
+const TEST: &str = "restores_where_it_is_told";
 
 /// A time of which FAT, with its steps of two seconds, loses all that it can.
 const TIME: i64 = 1_000_000_001;
@@ -117,19 +118,6 @@ fn restores_where_it_is_told() {
     }
 }
 
-/// A process of this program that restores, under the tracer.
-fn traced(to: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o"]).args(options);
-    command.arg(env::current_exe().unwrap());
-    command.args(["--exact", "restores_where_it_is_told"]);
-    command
-        .env(TO, to)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    command
-}
-
 /// The calls that change something.
 const CALLS: [&str; 9] = [
     "pwrite64",
@@ -148,11 +136,7 @@ const MOST: usize = 12;
 
 #[test]
 fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
-    let can_trace = Command::new("strace")
-        .args(["-o", "/dev/null", "true"])
-        .status();
-    if !can_trace.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: system calls cannot be traced here");
+    if !can_trace() {
         return;
     }
     let temp = tempfile::tempdir().unwrap();
@@ -167,7 +151,9 @@ fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
         for call in CALLS {
             let _ = fs::remove_dir_all(&to);
             let trace = format!("--trace={call}");
-            let ran = traced(&to, &[log.to_str().unwrap(), &trace]).status();
+            let ran = traced(TEST, &[log.to_str().unwrap(), &trace])
+                .env(TO, &to)
+                .status();
             assert!(ran.unwrap().success(), "{:?}", disk.kind);
             is_whole(&to, &stored, "not killed");
             let lines = fs::read_to_string(&log).unwrap();
@@ -190,7 +176,9 @@ fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
                 let what = format!("{:?}, killed at {call} {point} of {count}", disk.kind);
                 let _ = fs::remove_dir_all(&to);
                 let inject = format!("--inject={call}:signal=KILL:when={point}");
-                let ran = traced(&to, &["/dev/null", &trace, &inject]).status();
+                let ran = traced(TEST, &["/dev/null", &trace, &inject])
+                    .env(TO, &to)
+                    .status();
                 tried += usize::from(!ran.unwrap().success());
                 let again = restore(into(&to, Overwrite::Never), &stored);
                 assert!(again.errors.is_empty(), "{what}: {:?}", again.errors);

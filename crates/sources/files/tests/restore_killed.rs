@@ -432,3 +432,39 @@ fn a_note_of_a_file_in_place_counts_until_its_user_has_changed_its_mode() {
         assert_eq!(fs::read_to_string(&file).unwrap(), wanted);
     }
 }
+
+/// A file that is to have the mode of unfinished ones has another until it is finished.
+#[test]
+fn a_finished_file_whose_mode_is_that_of_unfinished_ones_is_its_users() {
+    for (overwrite, bits) in [(Overwrite::Never, 0), (Overwrite::IfNewer, 0o4000)] {
+        let temp = tempfile::tempdir().unwrap();
+        let to = temp.path().join("to");
+        let names = ["edited", "half", "kept time", "unchanged"];
+        let stored = names.map(|name| {
+            let mut stored = made_up(name.as_bytes(), EntryKind::File, b"what is saved");
+            // Without its owner it does not get the setuid bit.
+            stored.entry.meta.mode = 0o1600 | bits;
+            stored
+        });
+        let half = |path: &EntryPath| match path.to_string().as_str() {
+            "half" => Pumping::Half,
+            _ => Pumping::Whole,
+        };
+        let config = into(&to, overwrite);
+        let broken = restore_with(config.clone(), &stored, Outcome::BrokenOff, half).unwrap();
+        assert!(broken.errors.is_empty(), "{:?}", broken.errors);
+        fs::write(to.join("edited"), "mine").unwrap();
+        fs::write(to.join("kept time"), "what is mine.").unwrap();
+        set_mtime(&to.join("kept time"), 1_000_000, 7);
+        let whole = fs::metadata(to.join("unchanged")).unwrap().ctime_nsec();
+        let again = restore(config, &stored);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        let found = names.map(|name| fs::read_to_string(to.join(name)).unwrap());
+        let wanted = ["mine", "what is saved", "what is mine.", "what is saved"];
+        assert_eq!(found, wanted);
+        assert!(names.iter().all(|name| mode(&to.join(name)) == 0o1600));
+        let unchanged = fs::metadata(to.join("unchanged")).unwrap();
+        assert_eq!(unchanged.ctime_nsec(), whole);
+        assert_eq!(fs::read_dir(&to).unwrap().count(), names.len());
+    }
+}

@@ -13,6 +13,7 @@
 //!   although they have their mode and time: they are compared (see [`super::doubt`]);
 //! - a token that is in the names of all that it makes beside others, so that they are known although
 //!   a power loss took the notes;
+//! - what time folders had that stay, and in which it changes something (see [`super::kept`]);
 //! - which files it made beside those whose place they are to take, to be taken up or removed (see
 //!   [`super::journal`]).
 //!
@@ -23,13 +24,14 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backup_core::EntryPath;
+use backup_core::{EntryMeta, EntryPath};
 use jiff::Timestamp;
 use rustix::fs::{
-    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT,
-    fallocate, fchmod, fstat, fsync, openat, statat, unlinkat, utimensat,
+    AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fchmod, fstat, fsync, openat,
+    statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -38,9 +40,11 @@ use super::doubt::{Due, Finished, mount_of};
 use super::header::{HEADER, Header, Moment, birth, lock, may_be_torn, next_moment, now, token};
 use super::journal::{Journal, Left, Stage};
 use super::keeps::FileSystems;
+use super::kept::set_time;
 use super::meta::MARK_FILE;
 use super::ours::has_mark;
 use crate::handle::DirId;
+use crate::walk::meta::times;
 
 /// The name of the file that says that a restore into its folder is not finished.
 pub(crate) const NAME: &std::ffi::CStr = c".backstay-unfinished";
@@ -58,7 +62,9 @@ pub(super) struct Begun {
     /// The file; it could not be made where there is none. Then nothing can be taken up, and nothing
     /// is to be removed.
     pub(super) file: Option<File>,
-    notes: Journal,
+    pub(super) notes: Journal,
+    /// How many times of folders are noted.
+    pub(super) kept: AtomicUsize,
     /// In what time files were finished, and when that is to be kept anew.
     finished: Mutex<(Finished, Due)>,
     /// Whether that can be kept: on a full disk it cannot.
@@ -100,6 +106,7 @@ impl Begun {
             made,
             file: None,
             notes: Journal::new(HEADER as u64),
+            kept: AtomicUsize::new(0),
             finished: Mutex::new((Finished::default(), Due::new())),
             is_kept: true,
             token: token(),
@@ -252,9 +259,13 @@ impl Begun {
 
     /// Whether an earlier restore noted that it changes a file where it is, and did not finish. It stays
     /// noted until it is settled.
-    pub(super) fn take_in_place(&self, path: &EntryPath, stat: &Stat) -> bool {
+    pub(super) fn take_in_place(
+        &self,
+        path: &EntryPath,
+        (stat, meta): (&Stat, &EntryMeta),
+    ) -> bool {
         let noted = self.notes.take_in_place(&path.to_slashed());
-        noted.is_some_and(|inode| self.is_in_place(stat, inode))
+        noted.is_some_and(|inode| self.is_in_place(stat, inode, Some(meta)))
     }
 
     /// A file that was noted as changed where it is, if it was, is whole.
@@ -463,17 +474,7 @@ fn modified(stat: &Stat) -> Moment {
 
 /// That the file came or went is no change of the folder that anybody asked for.
 pub(super) fn keep_time(top: &OwnedFd, before: &Stat) -> io::Result<()> {
-    let kept = Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
-        last_modification: Timespec {
-            tv_sec: before.st_mtime,
-            tv_nsec: i64::try_from(before.st_mtime_nsec).unwrap_or(0),
-        },
-    };
-    match utimensat(top, c".", &kept, AtFlags::empty()) {
+    match set_time(top, times(before).0) {
         // Only its owner may set it; the restore itself is not hindered by that.
         Ok(()) | Err(Errno::PERM | Errno::ACCESS) => Ok(()),
         Err(cause) => Err(cause.into()),

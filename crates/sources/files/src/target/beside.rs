@@ -143,6 +143,8 @@ pub(super) struct Place {
     pub(super) hands_on: bool,
     /// Whether nothing stands there.
     pub(super) is_new: bool,
+    /// The mode that says that the file is unfinished.
+    pub(super) mark: u32,
 }
 
 impl fmt::Debug for Place {
@@ -175,7 +177,7 @@ impl Place {
             &self.begun,
             (&self.path, &self.name),
             Stage::Announced,
-            |beside| create_marked(&folder, beside, hands_on),
+            |beside| create_marked(&folder, (beside, self.mark), hands_on),
         )?;
         let place = Arc::clone(self);
         let successor = Successor { place, beside };

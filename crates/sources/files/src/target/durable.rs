@@ -176,7 +176,9 @@ fn take(
     let fail = |cause: io::Error| error("replace", &entry.path, cause);
     let file = successor.open(id).map_err(fail)?;
     let stat = fstat(&file).map_err(|cause| fail(cause.into()))?;
-    let (object, before) = (Object::Open(file.as_fd()), before_old(&stat));
+    let mut before = before_old(&stat);
+    (before.inherits, before.marked) = (successor.place.hands_on, true);
+    let object = Object::Open(file.as_fd());
     let (applier, findings) = (&shared.applier, &shared.findings);
     applier.apply(&object, &entry.path, &entry.meta, before, findings);
     if !successor.place.is_new {

@@ -20,7 +20,7 @@ static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A regular file under its final name, open and unfinished.
 ///
-/// Until it is finished a new file has the mode of [`MARK_FILE`]; one that was there before gets
+/// Until it is finished a new file has the mode of [`super::meta::mark_of`]; one that was there before gets
 /// it with the first change, and a note before that: its user may have given it that mode.
 #[derive(Debug)]
 pub(super) struct FileWriter {
@@ -30,6 +30,8 @@ pub(super) struct FileWriter {
     /// How far the file reaches now.
     reach: AtomicU64,
     marked: AtomicBool,
+    /// The mode that says that it is unfinished.
+    mark: u32,
     /// Where it is noted that it is unfinished, if it was there before.
     begun: Option<Arc<Begun>>,
     /// Whether it belongs to somebody else until it is marked.
@@ -48,6 +50,7 @@ impl FileWriter {
             size,
             reach: AtomicU64::new(0),
             marked: AtomicBool::new(true),
+            mark: MARK_FILE,
             begun: None,
             takes: false,
             covered: None,
@@ -61,7 +64,7 @@ impl FileWriter {
         file: File,
         path: EntryPath,
         (size, before): (u64, Before),
-        (reach, marked): (u64, bool),
+        (reach, marked, mark): (u64, bool, u32),
         (begun, takes): (Option<Arc<Begun>>, bool),
     ) -> Result<Self, TargetError> {
         let writer = Self {
@@ -70,6 +73,7 @@ impl FileWriter {
             size,
             reach: AtomicU64::new(reach.min(size)),
             marked: AtomicBool::new(marked),
+            mark,
             begun,
             takes,
             covered: Some(Mutex::default()),
@@ -182,7 +186,7 @@ impl FileWriter {
         if self.takes {
             fchown(&self.file, Some(geteuid()), None).map_err(|cause| fail(cause.into()))?;
         }
-        match fchmod(&self.file, Mode::from_raw_mode(MARK_FILE)) {
+        match fchmod(&self.file, Mode::from_raw_mode(self.mark)) {
             Err(cause) if has_modes => return Err(fail(cause.into())),
             _ => {}
         }

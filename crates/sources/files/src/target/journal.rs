@@ -54,6 +54,8 @@ pub(super) enum Stage {
     Linked(u64),
     /// Nothing stands beside the file, which has that inode: it is changed where it is.
     InPlace(u64),
+    /// Nothing stands beside the folder, which has that inode: it is to keep its time.
+    Kept(u64),
 }
 
 impl Stage {
@@ -63,6 +65,7 @@ impl Stage {
             Self::Made(inode) => ('m', inode),
             Self::Linked(inode) => ('l', inode),
             Self::InPlace(inode) => ('i', inode),
+            Self::Kept(inode) => ('t', inode),
         };
         format!("{letter}{inode:020}")
     }
@@ -76,6 +79,7 @@ impl Stage {
             b'm' => Some(Some(Self::Made(inode))),
             b'l' => Some(Some(Self::Linked(inode))),
             b'i' => Some(Some(Self::InPlace(inode))),
+            b't' => Some(Some(Self::Kept(inode))),
             &SETTLED => Some(None),
             _ => None,
         }

@@ -8,7 +8,7 @@
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use backup_core::{EntryMeta, EntryPath};
+use backup_core::{EntryMeta, EntryPath, FileTime};
 use tempfile::SpooledTempFile;
 
 use super::meta::Before;
@@ -17,12 +17,26 @@ use crate::handle::DirId;
 /// Bytes that are kept in memory.
 const IN_MEMORY: usize = 4 << 20;
 
-/// A folder's path and what tells it from others, its metadata, and what was known of it before.
-type Folder = (EntryPath, DirId, EntryMeta, Before);
+/// What a folder gets at the end.
+#[derive(Debug)]
+pub(super) enum Last {
+    /// The metadata of its entry; and what is known of it before, and the time of before if that is noted
+    /// once something in it changes: it says whether the folder is older than the entry.
+    Becomes(EntryMeta, Before, Option<FileTime>),
+    /// It stays, with the time that it had.
+    Keeps(FileTime),
+}
 
-/// What is stored of one: path, device and inode, owner before, whether it may have attributes,
-/// metadata.
-type Stored = (Vec<u8>, DirId, Option<(u32, u32)>, bool, EntryMeta);
+/// A folder's path, what tells it from others, and what it gets.
+type Folder = (EntryPath, DirId, Last);
+
+/// What is stored of one: path, device and inode, and what is known of it before and its metadata, or the
+/// time that it keeps.
+type Stored<M> = (
+    Vec<u8>,
+    DirId,
+    Result<(Before, M, Option<FileTime>), FileTime>,
+);
 
 /// Folders that wait for their metadata, in the order in which they were left.
 #[derive(Debug)]
@@ -45,14 +59,12 @@ impl Later {
     ///
     /// # Errors
     /// When there is no room for it; the others stay.
-    pub(super) fn add(
-        &mut self,
-        path: &EntryPath,
-        id: DirId,
-        meta: &EntryMeta,
-        before: Before,
-    ) -> io::Result<()> {
-        let stored = (path.as_stored(), id, before.owner, before.xattrs, meta);
+    pub(super) fn add(&mut self, path: &EntryPath, id: DirId, last: &Last) -> io::Result<()> {
+        let last = match last {
+            Last::Becomes(meta, before, time) => Ok((*before, meta, *time)),
+            Last::Keeps(time) => Err(*time),
+        };
+        let stored: Stored<&EntryMeta> = (path.as_stored().to_vec(), id, last);
         let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
         let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
         let added = [&length.to_le_bytes(), &*bytes].concat();
@@ -82,10 +94,15 @@ impl Later {
             }
             bytes.resize(u32::from_le_bytes(length) as usize, 0);
             reader.read_exact(&mut bytes)?;
-            let stored: Stored = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
-            let (path, id, owner, xattrs, meta) = stored;
+            let stored: Stored<EntryMeta> =
+                postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+            let (path, id, last) = stored;
             let path = EntryPath::from_stored(&path).map_err(io::Error::other)?;
-            take((path, id, meta, Before { owner, xattrs }));
+            let last = match last {
+                Ok((before, meta, time)) => Last::Becomes(meta, before, time),
+                Err(time) => Last::Keeps(time),
+            };
+            take((path, id, last));
         }
         drop(reader);
         self.end = 0;

@@ -428,8 +428,9 @@ impl Links {
             let fate = shared.fate(there, &entry.meta);
             let begun = &shared.begun;
             let is_left = || {
-                begun.is_unfinished_at(&spot.folder, &spot.name, there)
-                    || begun.take_in_place(&entry.path, there)
+                let seen = (there, &entry.meta);
+                begun.is_unfinished_at(&spot.folder, &spot.name, seen)
+                    || begun.take_in_place(&entry.path, seen)
             };
             if linked && !first.beside {
                 let further = Further::Linked(entry.path.clone(), false);

@@ -18,6 +18,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
+use serde::{Deserialize, Serialize};
 
 use super::config::{FilesTargetConfig, Ownership};
 use super::keeps::{FileSystems, Keeps, time_off};
@@ -29,8 +30,26 @@ use crate::findings::Findings;
 /// them again.
 pub(super) const MARK_FILE: u32 = 0o1600;
 
+/// The same where the snapshot has that mode itself.
+pub(super) const OTHER_MARK_FILE: u32 = 0o1700;
+
 /// The mode of a folder that is not finished.
 pub(super) const MARK_DIR: u32 = 0o1700;
+
+/// The mode that an entry which is no folder has until it is finished: not the one that it gets then, so
+/// that a finished one is told from it.
+pub(super) const fn mark_of(meta: &EntryMeta) -> u32 {
+    if is_final(meta, MARK_FILE) {
+        OTHER_MARK_FILE
+    } else {
+        MARK_FILE
+    }
+}
+
+/// Whether a finished entry may have a mode. It loses bits that need its owner, if it does not get that.
+pub(super) const fn is_final(meta: &EntryMeta, mode: u32) -> bool {
+    mode == meta.mode & 0o7777 || mode == meta.mode & 0o1777
+}
 
 /// What was quietly not done, counted.
 #[derive(Debug, Default)]
@@ -73,12 +92,16 @@ pub(super) enum Object<'a> {
 }
 
 /// What is known of an object before its metadata is set.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Before {
     /// Whom it belongs to; `None`: not known.
     pub(super) owner: Option<(u32, u32)>,
     /// Whether it may have attributes that the snapshot's entry does not have.
     pub(super) xattrs: bool,
+    /// Whether it is new and may have got an ACL from its folder.
+    pub(super) inherits: bool,
+    /// Whether its mode says until it is finished that it is not; or a note does.
+    pub(super) marked: bool,
 }
 
 impl Applier {
@@ -101,6 +124,8 @@ impl Applier {
         Before {
             owner: Some(self.own),
             xattrs: false,
+            inherits: false,
+            marked: true,
         }
     }
 
@@ -132,8 +157,13 @@ impl Applier {
             Some((keeps, stat)) => (Some(keeps), Some((stat.st_uid, stat.st_gid))),
             None => (None, before.owner),
         };
-        // Before the owner: what has its time and the mark belongs to the restore, whoever owns it.
-        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
+        let is_link = matches!(meta.kind, EntryKind::Symlink(_));
+        let is_node = matches!(object, Object::Node { .. });
+        let is_marked = before.marked && !(is_node && keeps.is_some_and(|keeps| !keeps.modes));
+        let is_marked = is_marked && !is_link;
+        // Before the owner: what has its time and the mark belongs to the restore, whoever owns it. What
+        // has no mark is known for unfinished by its time, so it gets that last.
+        if is_marked && let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
             trouble("its time", cause.into());
         }
         let owned = self
@@ -144,17 +174,30 @@ impl Applier {
             });
         if self.xattrs {
             self.set_xattrs(object, meta, before.xattrs, &trouble);
+        } else if before.inherits {
+            // With the mode it would give others more than the snapshot does.
+            remove_acls(object);
         }
-        if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
-            trouble("its time", cause.into());
+        let set_time = || {
+            if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
+                trouble("its time", cause.into());
+            }
+        };
+        if is_marked {
+            set_time();
         }
-        if !matches!(meta.kind, EntryKind::Symlink(_)) {
-            let mode = self.mode_to_set(meta, owned);
+        let mode = self.mode_to_set(meta, owned);
+        if !is_link {
             match set_mode(object, mode) {
                 Ok(()) => {}
                 Err(_) if keeps.is_some_and(|keeps| !keeps.modes) => {}
                 Err(cause) => trouble("its mode", cause.into()),
             }
+        }
+        if !is_marked {
+            set_time();
+        }
+        if !is_link {
             if let Some(keeps) = keeps {
                 self.count_lost(object, meta, mode, &keeps);
             }
@@ -189,6 +232,16 @@ impl Applier {
         mode & !0o6000
     }
 
+    /// Whom something is to belong to, if anybody is said.
+    pub(super) fn wanted_owner(&self, meta: &EntryMeta) -> Option<(u32, u32)> {
+        let saved = meta.owner.as_ref()?;
+        match self.ownership {
+            Ownership::None => None,
+            Ownership::Number => Some((saved.uid, saved.gid)),
+            Ownership::Name => Some(self.by_name(saved)),
+        }
+    }
+
     /// Returns whether the object belongs now to whom it should.
     fn set_owner(
         &self,
@@ -197,14 +250,10 @@ impl Applier {
         now: Option<(u32, u32)>,
         keeps: Option<&Keeps>,
     ) -> io::Result<bool> {
-        let Some(saved) = &meta.owner else {
+        let Some(wanted) = self.wanted_owner(meta) else {
             return Ok(false);
         };
-        let wanted = match self.ownership {
-            Ownership::None => return Ok(false),
-            Ownership::Number => (saved.uid, saved.gid),
-            Ownership::Name => self.by_name(saved),
-        };
+        let now = now.or_else(|| owner_of(object));
         if now == Some(wanted) {
             return Ok(true);
         }
@@ -356,6 +405,14 @@ impl Applier {
     }
 }
 
+fn owner_of(object: &Object<'_>) -> Option<(u32, u32)> {
+    let stat = match object {
+        Object::Open(fd) => fstat(fd),
+        Object::Node { node, .. } => fstat(node),
+    };
+    stat.ok().map(|stat| (stat.st_uid, stat.st_gid))
+}
+
 fn is_privileged(name: &[u8]) -> bool {
     name.starts_with(b"security.") || name.starts_with(b"trusted.")
 }
@@ -389,6 +446,16 @@ fn remove_other_xattrs(object: &Object<'_>, meta: &EntryMeta) {
                 Object::Node { node, .. } => removexattr(through_proc(*node), name),
             };
         }
+    }
+}
+
+/// Removes the ACLs that something got from its folder.
+fn remove_acls(object: &Object<'_>) {
+    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+        let _ = match object {
+            Object::Open(fd) => fremovexattr(fd, name),
+            Object::Node { node, .. } => removexattr(through_proc(*node), name),
+        };
     }
 }
 

@@ -27,6 +27,7 @@ mod groups;
 mod header;
 mod journal;
 mod keeps;
+mod kept;
 mod later;
 mod links;
 mod meta;
@@ -241,7 +242,7 @@ impl Target for FilesTarget {
             .transpose();
         let spool = spool.map_err(|cause| fail("write into", cause))?;
         let later = later::Later::new(&config.folder);
-        let way = way::Way::new(top, later).map_err(|cause| fail("open", cause.into()))?;
+        let way = way::Way::new(top, later, &begun).map_err(|cause| fail("open", cause.into()))?;
         let shared = Shared {
             applier: Applier::new(&config, systems),
             links: links::Links::new(&config.folder),
@@ -295,6 +296,8 @@ impl Shared {
             return meta::Before {
                 owner: None,
                 xattrs: spot.hands_on,
+                inherits: spot.hands_on,
+                marked: true,
             };
         }
         self.applier.created()

@@ -1,4 +1,7 @@
 //! Entries without content: symbolic links, devices, pipes, sockets.
+//!
+//! They are made under their names. Until they are finished their mode says so as that of a file does, and
+//! of a link, which has none, the time of its making (see [`super::ours`]).
 
 use std::ffi::CStr;
 use std::os::fd::AsFd as _;
@@ -12,11 +15,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::fate::{Fate, file_type};
+use super::header::birth_at;
 use super::keeps::not_held;
-use super::meta::{Before, Object};
+use super::meta::{Before, Object, mark_of};
 use super::replace::{may_clear_place, replace};
 use super::restore::skip;
 use super::way::{Spot, c_name};
+use super::writer::warn_of_mark;
 use super::{Shared, conflict, error, invalid};
 
 /// Makes an entry and sets its metadata; it has nothing to wait for.
@@ -28,15 +33,24 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
     }
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create", &entry.path, cause.into()))?;
-    if shared.fate(&stat, &entry.meta) == Fate::Stays {
+    let is_left = is_left(shared, spot, &stat, entry);
+    if !is_left && shared.fate(&stat, &entry.meta) == Fate::Stays {
+        warn_of_mark(shared, &stat, entry);
         skip(shared);
         return Ok(());
     }
-    if is_same(spot, &stat, &entry.meta) {
-        skip(shared);
+    if is_left || is_same(spot, &stat, &entry.meta) {
+        let count = if is_left {
+            &shared.written
+        } else {
+            &shared.skipped
+        };
+        count.fetch_add(1, Ordering::Relaxed);
         let before = Before {
             owner: Some((stat.st_uid, stat.st_gid)),
             xattrs: true,
+            inherits: is_left,
+            marked: is_left,
         };
         let is_it = |found: &Stat| (found.st_dev, found.st_ino) == (stat.st_dev, stat.st_ino);
         return finish(shared, spot, entry, before, is_it);
@@ -47,6 +61,14 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
         create(spot, beside, entry).unwrap_or(Err(Errno::INVAL))
     })?;
     finish_new(shared, spot, entry)
+}
+
+/// Whether an earlier restore made what is there and was killed before it had finished it.
+fn is_left(shared: &Shared, spot: &Spot, stat: &Stat, entry: &RestoreEntry) -> bool {
+    let meta = &entry.meta;
+    let owner = || shared.applier.wanted_owner(meta).map(|(user, _)| user);
+    let born = || birth_at(&spot.folder, &spot.name, stat);
+    (shared.begun).is_unfinished_node((stat, meta), owner, born) && is_same(spot, stat, meta)
 }
 
 /// Why it could not be made: a file system that has no modes has no such entries either.
@@ -63,6 +85,8 @@ fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), 
     let before = Before {
         owner: None,
         xattrs: spot.hands_on,
+        inherits: spot.hands_on,
+        marked: true,
     };
     // Whoever may write into the folder may have put something else in its place, such as a further
     // name of a file of somebody else.
@@ -97,7 +121,7 @@ fn create(
         }
         return Ok(symlinkat(&*target, &*spot.folder, name));
     }
-    let mode = Mode::from_raw_mode(0o600);
+    let mode = Mode::from_raw_mode(mark_of(&entry.meta));
     Ok(mknodat(
         &*spot.folder,
         name,

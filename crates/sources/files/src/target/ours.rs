@@ -13,13 +13,15 @@
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
+use backup_core::EntryMeta;
 use rustix::fs::{FileType, Stat};
 
 use super::begun::Begun;
 use super::header::{Moment, birth, birth_at};
 use super::journal::{Left, Stage};
-use super::meta::{MARK_DIR, MARK_FILE};
+use super::meta::{MARK_DIR, MARK_FILE, OTHER_MARK_FILE, is_final};
 use crate::handle::DirId;
+use crate::walk::meta::times;
 
 impl Begun {
     /// Whether something belongs to who restores.
@@ -37,46 +39,94 @@ impl Begun {
         !self.systems.of(stat.st_dev).modes
     }
 
-    /// Whether a file or folder was made by a restore and left unfinished. One that somebody else owns was
+    /// Whether an entry was made by a restore and left unfinished. One that somebody else owns was
     /// not: who made it may have it open, and must not get what is restored. `born` says when it was made.
-    pub(super) fn is_unfinished(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
-        self.file.is_some() && self.is_owner(stat) && self.is_marked(stat, born)
+    pub(super) fn is_unfinished(
+        &self,
+        (stat, meta): (&Stat, &EntryMeta),
+        born: impl FnOnce() -> Option<Moment>,
+    ) -> bool {
+        self.file.is_some() && self.is_owner(stat) && self.is_marked((stat, meta), born)
     }
 
     /// Whether an earlier restore was killed between giving something its owner and its mode, if that is
     /// who has it.
     pub(super) fn is_half_finished(
         &self,
-        stat: &Stat,
+        (stat, meta): (&Stat, &EntryMeta),
         born: impl FnOnce() -> Option<Moment>,
     ) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        self.is_later && changed < self.began && has_mark(stat) && self.is_marked(stat, born)
+        self.is_later
+            && changed(stat) < self.began
+            && has_mark_for(stat, meta)
+            && self.is_marked((stat, meta), born)
     }
 
     /// Whether something has the mark and was made since a restore began.
-    fn is_marked(&self, stat: &Stat, born: impl FnOnce() -> Option<Moment>) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
-        if !has_mark(stat) && !is_barely_made(stat) || changed < self.since {
+    fn is_marked(
+        &self,
+        (stat, meta): (&Stat, &EntryMeta),
+        born: impl FnOnce() -> Option<Moment>,
+    ) -> bool {
+        let is_finished = || is_final(meta, stat.st_mode & 0o7777) && times(stat).0 == meta.mtime;
+        let is_new = || is_barely_made(stat) && !is_finished();
+        if !has_mark_for(stat, meta) && !is_new() || changed(stat) < self.since {
             return false;
         }
         if !self.systems.of(stat.st_dev).births {
-            // Files are made beside their places there; what is set of a folder costs nothing that is in it.
-            return FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+            // Files are made beside their places there; what is set of others costs nothing that is in them.
+            return FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile;
         }
         born().is_some_and(|born| born >= self.since)
     }
 
     /// The same of what stands under a name.
-    pub(super) fn is_unfinished_at(&self, folder: &OwnedFd, name: &CStr, stat: &Stat) -> bool {
-        self.is_unfinished(stat, || birth_at(folder, name, stat))
+    pub(super) fn is_unfinished_at(
+        &self,
+        folder: &OwnedFd,
+        name: &CStr,
+        seen: (&Stat, &EntryMeta),
+    ) -> bool {
+        self.is_unfinished(seen, || birth_at(folder, name, seen.0))
+    }
+
+    /// Whether an earlier restore made something that has no content, and was killed before it had given it
+    /// all that the entry has. `owner` says whom that belongs to.
+    ///
+    /// A link has no mode that could say so. But its time is that of its making until, as the last thing, it
+    /// gets its own: nothing else sets it, for nobody writes to a link.
+    pub(super) fn is_unfinished_node(
+        &self,
+        (stat, meta): (&Stat, &EntryMeta),
+        owner: impl FnOnce() -> Option<u32>,
+        born: impl FnOnce() -> Option<Moment>,
+    ) -> bool {
+        let is_of_time = |moment: Moment| self.since <= moment && moment < self.began;
+        if !self.is_later || stat.st_nlink != 1 || !is_of_time(changed(stat)) {
+            return false;
+        }
+        if !self.is_owner(stat) && owner() != Some(stat.st_uid) {
+            return false;
+        }
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        let is_as_made = is_of_time((stat.st_mtime, stat.st_mtime_nsec));
+        if is_link || self.has_no_marks(stat) {
+            return is_as_made && born().is_none_or(|born| born >= self.since);
+        }
+        // A default ACL of the folder may have taken something from its owner.
+        let mode = stat.st_mode & 0o7777;
+        let may_be_mark = mode & 0o1000 != 0 && mode & !OTHER_MARK_FILE & 0o7777 == 0;
+        may_be_mark
+            && (is_as_made || !is_final(meta, mode))
+            && born().is_none_or(|born| born >= self.since)
     }
 
     /// Whether a file that was noted as changed where it is is still that, and not whole. After a power loss
     /// it may have been written to and not have the mark; if it has lost that since, by the time of its
     /// change, it was finished, or its user has made something else of it.
-    pub(super) fn is_in_place(&self, stat: &Stat, inode: u64) -> bool {
-        let is_marked = has_mark(stat) || (stat.st_ctime, stat.st_ctime_nsec) < self.since;
+    pub(super) fn is_in_place(&self, stat: &Stat, inode: u64, meta: Option<&EntryMeta>) -> bool {
+        let is_finished = meta.is_some_and(|meta| is_final(meta, stat.st_mode & 0o7777));
+        let is_marked = has_mark(stat) && !is_finished || changed(stat) < self.since;
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && self.has_inode(stat, inode)
             && (is_marked || self.has_no_marks(stat))
@@ -94,7 +144,7 @@ impl Begun {
     /// Whether somebody who restores made a file in the time of an earlier restore. Where a file system
     /// has no time of change of its own, that is the one which a restore sets: it says nothing.
     pub(super) fn is_of_earlier(&self, stat: &Stat) -> bool {
-        let changed = (stat.st_ctime, stat.st_ctime_nsec);
+        let changed = changed(stat);
         self.has_no_marks(stat) || self.since <= changed && changed < self.began
     }
 
@@ -135,11 +185,10 @@ impl Begun {
             }
             // It may have been changed by now under the name of its owner, and that it must have.
             Stage::Linked(inode) => {
-                let changed = (stat.st_ctime, stat.st_ctime_nsec);
-                stat.st_ino == inode && changed >= self.since && stat.st_nlink > 1
+                stat.st_ino == inode && changed(stat) >= self.since && stat.st_nlink > 1
             }
-            // It is the file itself.
-            Stage::InPlace(_) => false,
+            // It is the file itself, or a folder.
+            Stage::InPlace(_) | Stage::Kept(_) => false,
         }
     }
 
@@ -179,18 +228,30 @@ fn is_barely_made(stat: &Stat) -> bool {
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     is_file
         && stat.st_size == 0
-        && stat.st_mode & 0o7777 & !MARK_FILE == 0
+        && stat.st_mode & 0o7777 & !OTHER_MARK_FILE == 0
         && stat.st_mode & 0o1000 != 0
 }
 
-/// Whether something has the mode of what is unfinished.
+/// Whether something has a mode of what is unfinished.
 pub(super) fn has_mark(stat: &Stat) -> bool {
     match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => stat.st_mode & 0o7777 == MARK_FILE,
         // A new folder has the setgid bit of the one that it is made in.
         FileType::Directory => stat.st_mode & 0o5777 == MARK_DIR,
-        _ => false,
+        FileType::Symlink => false,
+        _ => matches!(stat.st_mode & 0o7777, MARK_FILE | OTHER_MARK_FILE),
     }
+}
+
+/// The same, of what stands in the place of an entry: a finished one may have one of these modes. (A folder
+/// is then finished once more, which changes nothing that is in it.)
+pub(super) fn has_mark_for(stat: &Stat, meta: &EntryMeta) -> bool {
+    let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+    has_mark(stat) && (is_folder || !is_final(meta, stat.st_mode & 0o7777))
+}
+
+/// When something of it was last changed.
+fn changed(stat: &Stat) -> Moment {
+    (stat.st_ctime, stat.st_ctime_nsec)
 }
 
 #[cfg(test)]

@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryKind, EntryOutcome, EntryPath, EntryWriter, Finding, FindingKind, OpContext, Outcome,
-    Restore, RestoreEntry, RestoreReport, Severity, TargetError,
+    EntryKind, EntryOutcome, EntryPath, EntryWriter, FileTime, Finding, FindingKind, OpContext,
+    Outcome, Restore, RestoreEntry, RestoreReport, Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 
 use super::begun;
 use super::beside::is_named_so;
+use super::config::Overwrite;
 use super::fate::Fate;
 use super::header::birth;
 use super::journal::{Left, Stage};
+use super::kept::{self, will_change};
+use super::later::Last;
 use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
@@ -94,6 +97,9 @@ impl FilesRestore {
                     .map_err(|cause| error("replace", &entry.path, cause))?;
             }
         }
+        if way.stays() && will_change(shared, &spot, entry) {
+            way.keep_time(shared);
+        }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
             return Ok(EntryWriter::None);
@@ -157,7 +163,8 @@ impl FilesRestore {
                 shared.durable.add(shared, entry, successor, id);
             }
             Completed::There(changed) => {
-                writer.with_file(|file, before| {
+                writer.with_file(|file, mut before| {
+                    before.marked |= changed;
                     let object = Object::Open(file);
                     let applier = &shared.applier;
                     applier.apply(&object, &entry.path, &entry.meta, before, &shared.findings);
@@ -218,7 +225,12 @@ impl FilesRestore {
     /// Removes what an earlier restore left beside files that this one was not asked for.
     fn remove_left(&self) {
         let shared = &self.shared;
-        for left in shared.begun.take_all_left() {
+        let left = shared.begun.take_all_left();
+        let times = kept::left_times(shared, &left);
+        for left in left {
+            if matches!(left.stage, Stage::Kept(_)) {
+                continue;
+            }
             let Ok(path) = EntryPath::from_slashed(&left.beside) else {
                 continue;
             };
@@ -231,6 +243,7 @@ impl FilesRestore {
                 shared.fail(&error("remove what was left unfinished", &path, cause));
             }
         }
+        kept::give_left_back(shared, &times);
     }
 
     /// Says that a file is not whole which an earlier restore changed where it is, and of which this one
@@ -243,7 +256,7 @@ impl FilesRestore {
         });
         let is_gone = match (&there, left.stage) {
             (Err(cause), _) => cause.kind() == io::ErrorKind::NotFound,
-            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode),
+            (Ok(there), Stage::InPlace(inode)) => !shared.begun.is_in_place(there, inode, None),
             (Ok(_), _) => false,
         };
         if is_gone {
@@ -333,6 +346,8 @@ impl Restore for FilesRestore {
                 let deleted = self.mirror(way, spool)?;
                 self.shared.deleted.fetch_add(deleted, Ordering::Relaxed);
             }
+        } else {
+            state.way.give_times_back(&self.shared);
         }
         match self.shared.durable.all_safe(&self.shared) {
             Ok(()) if is_over => self.end(&state.way),
@@ -379,8 +394,9 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
+    let there = way.top_time().map_or(there, |time| at_time(there, time));
     if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
-        way.finish_top_with(entry.meta.clone());
+        way.finish_top_with(&shared.begun, entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
         // A restore that was killed before it could make its file may have made the folder, or somebody
@@ -397,7 +413,7 @@ fn start_folder(
     spot: &Spot,
     entry: &RestoreEntry,
 ) -> Result<(), TargetError> {
-    let made = match make_folder(shared, spot, &entry.path)? {
+    let made = match make_folder(shared, spot, entry)? {
         Folder::Else(stat) => {
             may_clear_place(shared, spot, entry, &stat)?;
             let fd = replace(shared, spot, entry, |beside| {
@@ -408,36 +424,58 @@ fn start_folder(
         Folder::Ours(fd) => (fd, None),
         Folder::There(fd, stat) => (fd, Some(stat)),
     };
-    let (fd, finish) = match made {
-        (fd, None) => (fd, Some((entry.meta.clone(), shared.before_new(spot)))),
-        (fd, Some(stat))
-            if shared.gives_way(&stat, &entry.meta)
-                || is_half_finished(shared, (&fd, &stat), entry) =>
-        {
-            open_up(&fd, &stat);
-            let before = Before {
-                owner: Some((stat.st_uid, stat.st_gid)),
-                xattrs: true,
-            };
-            (fd, Some((entry.meta.clone(), before)))
+    let (fd, last, changes) = match made {
+        (fd, None) => {
+            let before = shared.before_new(spot);
+            (fd, Last::Becomes(entry.meta.clone(), before, None), false)
         }
         (fd, Some(stat)) => {
-            warn_of_mark(shared, &stat, entry);
-            (fd, None)
+            // An earlier restore may have changed something in it, and with that its time.
+            let noted = shared.begun.take_time(&entry.path, &stat);
+            let time = noted.unwrap_or_else(|| times(&stat).0);
+            let is_half_finished = is_half_finished(shared, (&fd, &stat), entry);
+            if shared.gives_way(&at_time(stat, time), &entry.meta) || is_half_finished {
+                open_up(&fd, &stat);
+                let before = Before {
+                    owner: Some((stat.st_uid, stat.st_gid)),
+                    xattrs: true,
+                    inherits: false,
+                    marked: is_half_finished,
+                };
+                let kept = (shared.config.overwrite == Overwrite::IfNewer).then_some(time);
+                let last = Last::Becomes(entry.meta.clone(), before, kept);
+                (fd, last, noted.is_some())
+            } else {
+                warn_of_mark(shared, &stat, entry);
+                (fd, Last::Keeps(time), noted.is_some())
+            }
         }
     };
-    let count = if finish.is_some() {
+    let count = if matches!(last, Last::Becomes(..)) {
         &shared.written
     } else {
         &shared.skipped
     };
     count.fetch_add(1, Ordering::Relaxed);
-    way.enter(shared, &spot.name, fd, entry.path.clone(), finish)
+    way.enter(
+        shared,
+        &spot.name,
+        fd,
+        entry.path.clone(),
+        Some((last, changes)),
+    )
+}
+
+/// What something looked like when it had that time.
+fn at_time(mut stat: Stat, time: FileTime) -> Stat {
+    (stat.st_mtime, stat.st_mtime_nsec) = (time.seconds, time.nanos.into());
+    stat
 }
 
 /// Whether an earlier restore was killed between giving a folder its owner and its mode.
 fn is_half_finished(shared: &Shared, (fd, stat): (&OwnedFd, &Stat), entry: &RestoreEntry) -> bool {
-    shared.begun.is_half_finished(stat, || birth(fd)) && times(stat).0 == entry.meta.mtime
+    let seen = (stat, &entry.meta);
+    shared.begun.is_half_finished(seen, || birth(fd)) && times(stat).0 == entry.meta.mtime
 }
 
 /// Leaves what stands in the place of an entry as it is if it is protected. `false`: it is not.

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use backup_core::{EntryMeta, EntryPath, ErrorKind, TargetError};
+use backup_core::{EntryMeta, EntryPath, ErrorKind, FileTime, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
     statat, unlinkat,
@@ -25,10 +25,12 @@ use super::beside::make_beside;
 use super::header::birth;
 use super::journal::Stage;
 use super::keeps::not_made;
-use super::later::Later;
+use super::kept;
+use super::later::{Last, Later};
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
-use crate::handle::{DirHandle, DirId, id_of};
+use crate::handle::{DirHandle, DirId};
+use crate::walk::meta::times;
 
 /// How folders are opened.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY
@@ -41,8 +43,10 @@ pub(super) const FOLDER: OFlags = OFlags::RDONLY
 struct Step {
     handle: Arc<DirHandle>,
     path: EntryPath,
-    /// The metadata to set at the end, and what is known before.
-    finish: Option<(EntryMeta, Before)>,
+    /// What it gets at the end.
+    last: Option<Last>,
+    /// Whether something in it is or was changed, if its time is kept for that.
+    changes: bool,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
     /// Whether it is protected or lies in a folder that is.
@@ -76,13 +80,20 @@ pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetErr
 }
 
 impl Way {
-    pub(super) fn new(top: OwnedFd, later: Later) -> Result<Self, Errno> {
-        let hands_on = hands_on(&top, &fstat(&top)?);
+    /// At the target folder. If no restore made it, it stays until something else is said.
+    pub(super) fn new(top: OwnedFd, later: Later, begun: &Begun) -> Result<Self, Errno> {
+        let stat = fstat(&top)?;
+        let hands_on = hands_on(&top, &stat);
+        let is_there = !begun.has_made_folder();
+        let noted = is_there.then(|| begun.take_time(&EntryPath::root(), &stat));
+        let noted = noted.flatten();
+        let last = is_there.then(|| Last::Keeps(noted.unwrap_or_else(|| times(&stat).0)));
         let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
         let top = Step {
             handle,
             path: EntryPath::root(),
-            finish: None,
+            last,
+            changes: noted.is_some(),
             hands_on,
             is_spared: false,
         };
@@ -103,14 +114,23 @@ impl Way {
     }
 
     /// Sets the metadata that the target folder itself gets at the end.
-    pub(super) fn finish_top_with(&mut self, meta: EntryMeta) {
-        self.top.finish = Some((
-            meta,
-            Before {
-                owner: None,
-                xattrs: true,
-            },
-        ));
+    pub(super) fn finish_top_with(&mut self, begun: &Begun, meta: EntryMeta) {
+        let before = Before {
+            owner: None,
+            xattrs: true,
+            inherits: begun.has_made_folder(),
+            marked: begun.has_made_folder(),
+        };
+        let time = self.top_time();
+        self.top.last = Some(Last::Becomes(meta, before, time));
+    }
+
+    /// The time of the target folder before anything in it was changed, if that stays so far.
+    pub(super) fn top_time(&self) -> Option<FileTime> {
+        match &self.top.last {
+            Some(Last::Keeps(time)) => Some(*time),
+            _ => None,
+        }
     }
 
     /// Goes to the folder that holds `path`: leaves folders that are done and makes those that
@@ -165,26 +185,60 @@ impl Way {
         let systems = shared.begun.systems();
         let id = self.current().handle.id();
         systems.check_name((&above, id), &path, name)?;
-        match mkdirat(&*above, name, Mode::from_raw_mode(0o777)) {
+        let open = || openat(&*above, name, FOLDER, Mode::empty());
+        if statat(&*above, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
+            let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
+            let noted = shared.begun.take_time(&path, &stat);
+            let last = Last::Keeps(noted.unwrap_or_else(|| times(&stat).0));
+            return self.enter(shared, name, fd, path, Some((last, noted.is_some())));
+        }
+        self.keep_time(shared);
+        let made = mkdirat(&*above, name, Mode::from_raw_mode(0o777));
+        match made {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(cause) => {
                 let keeps = systems.of(id.0);
                 return Err(not_made(&keeps, "create folder", &path, cause.into()));
             }
         }
-        let fd = openat(&*above, name, FOLDER, Mode::empty());
-        let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
+        let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
         self.enter(shared, name, fd, path, None)
     }
 
-    /// Goes down into a folder whose metadata is set at the end.
+    /// Whether the time of the current folder is kept, and nothing is known yet to change in it.
+    pub(super) fn stays(&self) -> bool {
+        let step = self.current();
+        let is_kept = matches!(
+            step.last,
+            Some(Last::Keeps(_) | Last::Becomes(_, _, Some(_)))
+        );
+        is_kept && !step.changes
+    }
+
+    /// Something is about to be made or replaced in the current folder: its time is noted, if it is kept.
+    pub(super) fn keep_time(&mut self, shared: &Shared) {
+        if !self.stays() {
+            return;
+        }
+        let step = self.steps.last_mut().unwrap_or(&mut self.top);
+        if let Some(Last::Keeps(time) | Last::Becomes(_, _, Some(time))) = &step.last {
+            step.changes = true;
+            // What is written in place is noted, too, and a full disk has room for little.
+            if !shared.config.in_place {
+                shared.begun.note_time(&step.path, step.handle.id(), *time);
+            }
+        }
+    }
+
+    /// Goes down into a folder, which gets something at the end.
     pub(super) fn enter(
         &mut self,
         shared: &Shared,
         name: &CStr,
         fd: OwnedFd,
         path: EntryPath,
-        finish: Option<(EntryMeta, Before)>,
+        last: Option<(Last, bool)>,
     ) -> Result<(), TargetError> {
         let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
         let hands_on = hands_on(&fd, &stat);
@@ -192,11 +246,13 @@ impl Way {
             .handles
             .adopt(&self.current().handle, name, false, fd);
         let handle = handle.map_err(|cause| error("open", &path, cause))?;
+        let (last, changes) = last.unzip();
         let is_spared = self.current().is_spared || shared.spared.is_own(handle.id());
         self.steps.push(Step {
             handle,
             path,
-            finish,
+            last,
+            changes: changes.unwrap_or(false),
             hands_on,
             is_spared,
         });
@@ -218,10 +274,12 @@ impl Way {
         let Some(step) = self.steps.pop() else {
             return Ok(());
         };
-        let Some((meta, before)) = &step.finish else {
-            return Ok(());
+        let last = match &step.last {
+            None => return Ok(()),
+            Some(Last::Keeps(_)) if !step.changes => return Ok(()),
+            Some(last) => last,
         };
-        let added = (self.later).add(&step.path, step.handle.id(), meta, *before);
+        let added = (self.later).add(&step.path, step.handle.id(), last);
         let Err(cause) = added else { return Ok(()) };
         shared.leave_unfinished();
         let error = error("finish folder", &step.path, cause);
@@ -245,6 +303,28 @@ impl Way {
         left
     }
 
+    /// After a restore that is broken off: folders that stay get their times back, the others stay marked.
+    pub(super) fn give_times_back(&mut self, shared: &Shared) {
+        while !self.steps.is_empty() {
+            let _ = self.leave(shared);
+        }
+        let Ok(top) = shared.handles.get(&self.top.handle) else {
+            return;
+        };
+        // What cannot be given back now is noted for the next restore.
+        let _ = self.later.drain(|(path, id, last)| {
+            if matches!(last, Last::Keeps(_)) {
+                finish(shared, &top, (&path, id), &last);
+            }
+        });
+        if self.top.changes
+            && let Some(last) = (self.top.last).take_if(|last| matches!(last, Last::Keeps(_)))
+        {
+            let id = self.top.handle.id();
+            finish(shared, &top, (&self.top.path, id), &last);
+        }
+    }
+
     fn finish_all(&mut self, shared: &Shared) {
         let top = match shared.handles.get(&self.top.handle) {
             Ok(top) => top,
@@ -253,16 +333,19 @@ impl Way {
                 return shared.fail(&error("finish folder", &self.top.path, cause));
             }
         };
-        let drained = self.later.drain(|(path, id, meta, before)| {
-            finish(shared, &top, (&path, id), &meta, before);
+        let drained = self.later.drain(|(path, id, last)| {
+            finish(shared, &top, (&path, id), &last);
         });
         if let Err(cause) = drained {
             shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
-        if let Some((meta, before)) = self.top.finish.take() {
+        if self.top_time().is_some() && !self.top.changes {
+            return;
+        }
+        if let Some(last) = self.top.last.take() {
             let id = self.top.handle.id();
-            finish(shared, &top, (&self.top.path, id), &meta, before);
+            finish(shared, &top, (&self.top.path, id), &last);
         } else if shared.begun.has_made_folder()
             && let Err(cause) = make_plain(&shared.begun, &top)
         {
@@ -306,22 +389,19 @@ fn make_plain(begun: &Begun, top: &OwnedFd) -> io::Result<()> {
 }
 
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
-fn finish(
-    shared: &Shared,
-    top: &OwnedFd,
-    (path, id): (&EntryPath, DirId),
-    meta: &EntryMeta,
-    before: Before,
-) {
-    let opened = openat(top, c".", FOLDER, Mode::empty()).and_then(|top| {
-        path.components().try_fold(top, |above, name| {
-            openat(above, name, FOLDER, Mode::empty())
-        })
-    });
-    // Where there are no modes, inodes may have other numbers each time that they are looked at.
-    let has_modes = shared.begun.systems().of(id.0).modes;
-    let is_it =
-        |fd: &OwnedFd| id_of(fd).is_ok_and(|found| found == id || !has_modes && found.0 == id.0);
+fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last: &Last) {
+    let opened = kept::open(top, path);
+    let (meta, before, time) = match last {
+        Last::Becomes(meta, before, time) => (meta, *before, time),
+        Last::Keeps(time) => {
+            // Whoever took it away took its time with it.
+            if let Ok(fd) = opened {
+                kept::give_back(shared, &fd, (path, id), *time);
+            }
+            return;
+        }
+    };
+    let is_it = |fd: &OwnedFd| fstat(fd).is_ok_and(|stat| shared.begun.is_folder(&stat, id));
     match opened {
         Ok(fd) if !is_it(&fd) => {
             let why = "another folder has taken its place";
@@ -331,6 +411,9 @@ fn finish(
             let object = Object::Open(fd.as_fd());
             let findings = &shared.findings;
             shared.applier.apply(&object, path, meta, before, findings);
+            if let Some(time) = time {
+                shared.begun.time_settled(path, id, *time);
+            }
         }
         Err(cause) => {
             shared.leave_unfinished();
@@ -362,9 +445,9 @@ pub(super) enum Folder {
 pub(super) fn make_folder(
     shared: &Shared,
     spot: &Spot,
-    path: &EntryPath,
+    entry: &RestoreEntry,
 ) -> Result<Folder, TargetError> {
-    let folder = &*spot.folder;
+    let (folder, path) = (&*spot.folder, &entry.path);
     let keeps = shared.begun.systems().of(spot.handle.id().0);
     let open = || openat(folder, &*spot.name, FOLDER, Mode::empty());
     match mkdirat(folder, &*spot.name, Mode::from_raw_mode(MARK_DIR)) {
@@ -385,7 +468,9 @@ pub(super) fn make_folder(
     }
     let fd = open().map_err(|cause| not_a_folder(path, cause))?;
     let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
-    if shared.begun.is_unfinished(&stat, || birth(&fd))
+    if shared
+        .begun
+        .is_unfinished((&stat, &entry.meta), || birth(&fd))
         || shared.begun.is_folder_of_earlier(&fd, &stat)
     {
         return Ok(Folder::Ours(fd));

@@ -25,8 +25,8 @@ use super::fate::Fate;
 use super::file::FileWriter;
 use super::header::birth_at;
 use super::journal::{Left, Stage};
-use super::meta::{Before, MARK_FILE};
-use super::ours::has_mark;
+use super::meta::{Before, mark_of};
+use super::ours::{has_mark, has_mark_for};
 use super::replace::may_clear_place;
 use super::restore::skip;
 use super::way::Spot;
@@ -166,7 +166,8 @@ pub(super) fn start_file(
     entry: &RestoreEntry,
 ) -> Result<Option<Writer>, TargetError> {
     let keeps = shared.begun.systems().of(spot.handle.id().0);
-    let create = || create_marked(&spot.folder, &spot.name, spot.hands_on);
+    let name = (&*spot.name, mark_of(&entry.meta));
+    let create = || create_marked(&spot.folder, name, spot.hands_on);
     let fresh = |fd: OwnedFd| {
         let before = shared.before_new(spot);
         let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
@@ -197,10 +198,9 @@ pub(super) fn start_file(
         found => found.map_err(fail)?,
     };
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let is_noted = shared.begun.take_in_place(&entry.path, &stat);
-    let is_begun = shared
-        .begun
-        .is_unfinished_at(&spot.folder, &spot.name, &stat);
+    let seen = (&stat, &entry.meta);
+    let is_noted = shared.begun.take_in_place(&entry.path, seen);
+    let is_begun = (shared.begun).is_unfinished_at(&spot.folder, &spot.name, seen);
     if !is_file || !is_noted && !is_begun {
         let fate = shared.fate(&stat, &entry.meta);
         if fate == Fate::Stays && !may_be_lost(shared, spot, &stat, entry) {
@@ -217,7 +217,7 @@ pub(super) fn start_file(
         }
     }
     // Writing into a file of several names would change what stands under the others.
-    let is_marked = (is_noted || is_begun) && (has_mark(&stat) || !keeps.modes);
+    let is_marked = (is_noted || is_begun) && (has_mark_for(&stat, &entry.meta) || !keeps.modes);
     if stat.st_nlink == 1
         && !is_foreign(shared, &stat, entry)
         && let Some(writer) = reopen(shared, spot, entry, &stat, is_marked)?
@@ -235,10 +235,10 @@ pub(super) fn start_file(
 /// owner what the mark consists of.
 pub(super) fn create_marked(
     folder: &OwnedFd,
-    name: &CStr,
+    (name, mark): (&CStr, u32),
     hands_on: bool,
 ) -> Result<OwnedFd, Errno> {
-    let mode = Mode::from_raw_mode(MARK_FILE);
+    let mode = Mode::from_raw_mode(mark);
     let file = openat(
         folder,
         name,
@@ -266,18 +266,20 @@ fn may_be_lost(shared: &Shared, spot: &Spot, stat: &Stat, entry: &RestoreEntry) 
     let begun = &shared.begun;
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
         && times(stat).0 == entry.meta.mtime
-        && (begun.is_doubtful(stat) || begun.is_half_finished(stat, born))
+        && (begun.is_doubtful(stat) || begun.is_half_finished((stat, &entry.meta), born))
 }
 
 /// Tells of something that stays as it is and looks as if an earlier restore had left it unfinished,
 /// while nothing says that one did.
 pub(super) fn warn_of_mark(shared: &Shared, stat: &Stat, entry: &RestoreEntry) {
-    if !has_mark(stat) || stat.st_mode & 0o5777 == entry.meta.mode & 0o5777 {
+    let mode = stat.st_mode & 0o7777;
+    if !has_mark_for(stat, &entry.meta) || mode & 0o5777 == entry.meta.mode & 0o5777 {
         return;
     }
     let what = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => "1700 of an unfinished folder",
-        _ => "1600 of an unfinished file",
+        FileType::Directory => "1700 of an unfinished folder".to_owned(),
+        FileType::RegularFile => format!("{mode:o} of an unfinished file"),
+        _ => format!("{mode:o} of what is unfinished"),
     };
     let detail = format!(
         "it stays as it is, with the mode {what}; if a restore into another folder left it so, \
@@ -320,11 +322,12 @@ fn existing(
     (unfinished, begun): (bool, Option<Arc<Begun>>),
 ) -> Result<FileWriter, TargetError> {
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
-    let state = (reach, unfinished);
+    let state = (reach, unfinished, mark_of(&entry.meta));
     let path = entry.path.clone();
     // With the first change it belongs to root where that restores, so that the next restore knows it
     // again.
     let mut before = before_old(stat);
+    before.inherits = unfinished;
     let takes = geteuid().is_root() && !shared.begun.is_owner(stat);
     before.owner.take_if(|_| takes);
     FileWriter::existing(
@@ -351,6 +354,8 @@ pub(super) fn before_old(stat: &Stat) -> Before {
     Before {
         owner: Some((stat.st_uid, stat.st_gid)),
         xattrs: true,
+        inherits: false,
+        marked: false,
     }
 }
 
@@ -380,6 +385,7 @@ fn start_beside(
         path: entry.path.clone(),
         hands_on: spot.hands_on,
         is_new: seen.is_none(),
+        mark: mark_of(&entry.meta),
     };
     if let Some((file, beside)) = take_up(shared, spot, entry)? {
         let place = Arc::new(place);
@@ -513,7 +519,7 @@ fn open_left(
     )
     .map_err(fail)?;
     begun.left_settled(left);
-    let is_marked = has_mark(&stat) || !begun.systems().of(stat.st_dev).modes;
+    let is_marked = has_mark_for(&stat, &entry.meta) || !begun.systems().of(stat.st_dev).modes;
     // From here on nobody takes it for something that an earlier restore left.
     header::now(&fd).map_err(fail)?;
     let file = existing(shared, fd, entry, &stat, (is_marked, None))?;

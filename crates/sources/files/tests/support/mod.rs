@@ -5,11 +5,13 @@
     unreachable_pub,
     missing_docs,
     clippy::unwrap_used,
-    clippy::expect_used
+    clippy::expect_used,
+    clippy::disallowed_methods
 )]
 
 pub mod disks;
 pub mod given;
+pub mod traced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
