@@ -67,7 +67,10 @@ pub(crate) fn flip(case: &Case, key: &ObjectKey) {
 }
 
 /// What the refs of each snapshot name.
-pub(crate) fn named(case: &Case, repo: &Repository) -> BTreeMap<String, BTreeMap<PackId, Vec<u32>>> {
+pub(crate) fn named(
+    case: &Case,
+    repo: &Repository,
+) -> BTreeMap<String, BTreeMap<PackId, Vec<u32>>> {
     let mut out: BTreeMap<String, BTreeMap<PackId, Vec<u32>>> = BTreeMap::new();
     for (key, sealed) in case.mem.objects() {
         let Some((snapshot, _)) = layout::refs_id(&key) else {
