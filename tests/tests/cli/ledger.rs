@@ -427,7 +427,7 @@ fn a_ledger_that_is_gone_can_be_begun_anew_by_who_says_so() {
     let _ = told.says("`snapshot ledger accept`");
     key(&place, "writer");
     let mut by_writer = place.snapshot(["ledger", "accept", "--key-file", "writer"]);
-    let _ = Run::of(&mut by_writer).ends(14);
+    let _ = Run::of(&mut by_writer).ends(12);
     let _ = Run::of(&mut place.snapshot(["ledger", "accept"])).ok();
     let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
 }
@@ -436,8 +436,9 @@ fn a_ledger_that_is_gone_can_be_begun_anew_by_who_says_so() {
 #[test]
 fn a_copy_with_lines_that_are_no_records_is_written_anew_from_the_tier() {
     let place = with_records(4);
-    let folder = fs::read_dir(place.path("state")).unwrap().next().unwrap();
-    let copy = folder.unwrap().path().join("ledger.jsonl");
+    let folders = fs::read_dir(place.path("state")).unwrap();
+    let copies = folders.map(|folder| folder.unwrap().path().join("ledger.jsonl"));
+    let copy = copies.into_iter().find(|path| path.exists()).unwrap();
     let right = fs::read_to_string(&copy).unwrap();
     let lines: Vec<&str> = right.lines().collect();
     assert_eq!(lines.len(), 4);
