@@ -197,10 +197,8 @@ impl Applier {
         if !is_marked {
             set_time();
         }
-        if !is_link {
-            if let Some(keeps) = keeps {
-                self.count_lost(object, meta, mode, &keeps);
-            }
+        if let Some(keeps) = keeps.filter(|_| !is_link) {
+            self.count_lost(object, meta, mode, &keeps);
         }
     }
 
