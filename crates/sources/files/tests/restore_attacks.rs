@@ -112,6 +112,44 @@ fn default_acls_of_the_target_and_of_folders_in_it_hand_nothing_on() {
     }
 }
 
+/// An ACL may take from the owner what the setting of another attribute needs, and so may the mode of a file
+/// that is there already.
+#[test]
+fn attributes_of_a_file_that_its_owner_may_not_write_into_come_back() {
+    let temp = tempfile::tempdir().unwrap();
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let (from, to) = (temp.path().join("from"), temp.path().join("to"));
+    let done = as_nobody(|| {
+        let file = from.join("file");
+        put(&file, "content");
+        let none = u32::MAX;
+        let list = acl(&[
+            (1, 4, none),
+            (2, 4, 1234),
+            (4, 0, none),
+            (0x10, 4, none),
+            (0x20, 0, none),
+        ]);
+        if !set_xattr(&file, "user.mime", b"text")
+            || !set_xattr(&file, "system.posix_acl_access", &list)
+        {
+            return false;
+        }
+        let stored = captured(&from);
+        for overwrite in [Overwrite::Never, Overwrite::Always] {
+            let restored = restore(into(&to, overwrite), &stored);
+            assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+            let findings = &restored.report.findings;
+            assert!(findings.is_empty(), "{overwrite:?} {findings:?}");
+            assert_eq!(state(&to.join("file")), state(&file));
+        }
+        true
+    });
+    if !done {
+        eprintln!("skipped: this file system has no attributes");
+    }
+}
+
 /// Also where no attributes are to be restored: with the mode, the ACL would give the user 1234 what the
 /// group has.
 #[test]

@@ -3,7 +3,7 @@
 //! long as it is that of [`MARK_FILE`] or [`MARK_DIR`], an entry counts as unfinished.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +13,8 @@ use backup_core::{EntryKind, EntryMeta, EntryPath, Finding, FindingKind, Owner, 
 use nix::unistd::{Group, User};
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
-    fchown, flistxattr, fremovexattr, fsetxattr, fstat, futimens, listxattr, removexattr, setxattr,
-    utimensat,
+    fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, futimens, getxattr, listxattr,
+    removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -313,7 +313,10 @@ impl Applier {
         if clean {
             remove_other_xattrs(object, meta);
         }
-        for (name, value) in &meta.xattrs {
+        // An ACL may take from the owner what the setting of others needs.
+        let is_acl = |(name, _): &&(Vec<u8>, Vec<u8>)| name.starts_with(b"system.");
+        let (acls, others) = (meta.xattrs.iter()).partition::<Vec<_>, _>(is_acl);
+        for (name, value) in others.into_iter().chain(acls) {
             if !self.root && is_privileged(name) {
                 self.counts
                     .privileged_xattrs
@@ -338,6 +341,8 @@ impl Applier {
                         .unsupported_xattrs
                         .fetch_add(1, Ordering::Relaxed);
                 }
+                // Who may not write into a file of theirs may not set what it has already, either.
+                Err(Errno::ACCESS) if has_xattr(object, &name, value) => {}
                 Err(cause) => trouble(&shown(), cause.into()),
             }
         }
@@ -445,6 +450,15 @@ fn remove_other_xattrs(object: &Object<'_>, meta: &EntryMeta) {
             };
         }
     }
+}
+
+fn has_xattr(object: &Object<'_>, name: &CStr, value: &[u8]) -> bool {
+    let mut found = vec![0; value.len() + 1];
+    let length = match object {
+        Object::Open(fd) => fgetxattr(fd, name, &mut *found),
+        Object::Node { node, .. } => getxattr(through_proc(*node), name, &mut *found),
+    };
+    length.is_ok_and(|length| found.get(..length) == Some(value))
 }
 
 /// Removes the ACLs that something got from its folder.
