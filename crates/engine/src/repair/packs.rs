@@ -97,32 +97,7 @@ pub(super) async fn plan(
         }
     }
     drop(looking);
-    let missing = missing(repo, job, tier, named)?;
-    // Collected meanwhile, they are not missed.
-    let dead = match missing.is_empty() {
-        true => BTreeSet::new(),
-        false => repo.known_collection(cx).await?.dead,
-    };
-    let is_missed = |one: &Bad| !dead.contains(&one.1) || tier.contested.contains(&one.1);
-    // Those that have a sidecar as it should be, and come back under it.
-    let mut covered = BTreeSet::new();
-    for mut one in missing.into_iter().filter(is_missed) {
-        let made = match tier.protected.contains(&one.0) {
-            true => read_sidecar(cx, &**repo.sink(), &one.0).await?,
-            false => None,
-        };
-        let parity = made.as_ref().map(|made| Sidecar::read(made));
-        if is_parity_of(parity.as_ref(), one.1) {
-            covered.insert(one.1);
-        }
-        // A repair that was killed, on a tier that lost what was being replaced.
-        if tier.aside.contains(&one.0) {
-            let aside = set_aside(repo, cx, tier, &one.0).await?;
-            one.2 = "it is damaged, and was set aside".into();
-            one.3 = by_parity(parity, one.1, &[&aside]);
-        }
-        bad.push(one);
-    }
+    let covered = add_missing(repo, cx, missing(repo, job, tier, named)?, tier, &mut bad).await?;
     // Of packs that were collected nothing is needed.
     for key in &tier.aside {
         if layout::pack_id(key).is_some_and(|id| tier.dead.contains(&id)) {
@@ -151,6 +126,42 @@ pub(super) async fn plan(
         });
     }
     Ok(())
+}
+
+/// Adds the packs that are missing to those that are bad. Returns those that have a sidecar as it should be, and come back
+/// under it.
+async fn add_missing(
+    repo: &Repository,
+    cx: &OpContext,
+    missing: Vec<Bad>,
+    tier: &Tier,
+    bad: &mut Vec<Bad>,
+) -> Result<BTreeSet<PackId>> {
+    // Collected meanwhile, they are not missed.
+    let dead = match missing.is_empty() {
+        true => BTreeSet::new(),
+        false => repo.known_collection(cx).await?.dead,
+    };
+    let is_missed = |one: &Bad| !dead.contains(&one.1) || tier.contested.contains(&one.1);
+    let mut covered = BTreeSet::new();
+    for mut one in missing.into_iter().filter(is_missed) {
+        let made = match tier.protected.contains(&one.0) {
+            true => read_sidecar(cx, &**repo.sink(), &one.0).await?,
+            false => None,
+        };
+        let parity = made.as_ref().map(|made| Sidecar::read(made));
+        if is_parity_of(parity.as_ref(), one.1) {
+            covered.insert(one.1);
+        }
+        // A repair that was killed, on a tier that lost what was being replaced.
+        if tier.aside.contains(&one.0) {
+            let aside = set_aside(repo, cx, tier, &one.0).await?;
+            one.2 = "it is damaged, and was set aside".into();
+            one.3 = by_parity(parity, one.1, &[&aside]);
+        }
+        bad.push(one);
+    }
+    Ok(covered)
 }
 
 /// So many packs are in hand at once.

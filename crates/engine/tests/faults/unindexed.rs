@@ -63,7 +63,7 @@ async fn an_index_run_that_is_gone_is_told_by_prunes_and_saves_until_it_is_made_
     };
     let ways = (0..runs.len()).map(|number| number..number + 1);
     let (mut by_prunes, mut by_saves) = (0, 0);
-    for way in ways.chain([0..runs.len()]) {
+    for way in ways.chain(std::iter::once(0..runs.len())) {
         let (lost, left) = (&runs[way.clone()], [&runs[..way.start], &runs[way.end..]]);
         let known = packs_in(&case, &repo, &left.concat());
         let lost_packs = &packs_in(&case, &repo, lost) - &known;
