@@ -12,6 +12,7 @@
 pub mod analyze;
 mod blobs;
 pub mod cache;
+pub mod copy;
 pub mod error;
 pub mod forget;
 mod heads;
@@ -49,6 +50,7 @@ mod pack_end;
 mod parity;
 mod past;
 mod patient;
+mod places;
 mod presence;
 mod refs;
 mod remains;

@@ -38,6 +38,7 @@ use crate::verify::verify_knowing;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use packs::{at_once, digest};
 pub use roots::{Root, put_roots, roots};
 
 /// A part of a repair.
