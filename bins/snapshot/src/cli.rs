@@ -1,5 +1,6 @@
 //! The command line.
 
+mod copy;
 mod keys;
 mod ledger;
 
@@ -21,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::check_tier::CheckTierArgs;
+pub(crate) use copy::CopyArgs;
 pub(crate) use keys::{
     KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
     KeySheetArgs, KeyWay,
@@ -33,13 +35,14 @@ Examples:
   snapshot save /etc /home --repo /mnt/nas/backup --key-file ~/backup.key
   pg_dump -Fc -Z0 shop | snapshot save --stdin shop.dump --name shop
   snapshot list
+  snapshot copy --to /mnt/second-disk/backup
   snapshot forget --keep-daily 7 --keep-weekly 5 --keep-monthly 12 --dry-run
   snapshot verify --level full --slice 1/30
 
 BACKSTAY_REPO, BACKSTAY_KEY_FILE, BACKSTAY_PASSPHRASE_FILE, BACKSTAY_CACHE_DIR and
 BACKSTAY_STATE_DIR stand for the options of those names.";
 
-/// Saves, lists, forgets and verifies snapshots
+/// Saves, lists, copies, forgets and verifies snapshots
 #[derive(Debug, Parser)]
 #[command(name = "snapshot", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -65,6 +68,8 @@ pub(crate) enum Command {
     Show(ShowArgs),
     /// Explain what a snapshot takes, shares and changed
     Analyze(AnalyzeArgs),
+    /// Copy snapshots to another place, where the same keys open them
+    Copy(CopyArgs),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more

@@ -1,8 +1,9 @@
-//! `snapshot`: saves, lists, forgets and verifies snapshots.
+//! `snapshot`: saves, lists, copies, forgets and verifies snapshots.
 
 mod analyze;
 mod check_tier;
 mod cli;
+mod copy;
 mod coverage;
 mod forget;
 mod hold;
@@ -41,6 +42,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Analyze(args) => analyze::analyze(console, &args).await,
+        Command::Copy(args) => copy::copy(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
         Command::Prune(args) => prune::prune(console, &args).await,
         Command::Repair(args) => repair::repair(console, &args).await,

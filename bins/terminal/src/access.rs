@@ -100,13 +100,7 @@ impl Console {
     /// # Errors
     /// [`Exit::Usage`].
     pub fn sink(&self, making: bool) -> Outcome<Arc<dyn Sink>> {
-        let location = self.location()?;
-        if making && matches!(location.scheme(), "file" | "local") {
-            let sink = backstay::sink_local::LocalSink::try_from(&location)
-                .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
-            return Ok(Arc::new(sink.making_root(true)));
-        }
-        Ok(registry()?.open_sink(&location)?)
+        sink_at(&self.location()?, making)
     }
 
     /// How much parity a new repository at this place has unless something else is asked for: object stores
@@ -171,12 +165,7 @@ impl Console {
     /// The place of the repository as its key is named after it: one spelling for a folder, however
     /// it is reached.
     pub(crate) fn place(&self) -> Outcome<String> {
-        let location = self.location()?;
-        if !matches!(location.scheme(), "file" | "local") {
-            return Ok(location.to_string());
-        }
-        let folder = surroundings::real_path(Path::new(location.path()));
-        Ok(folder.to_string_lossy().into_owned())
+        Ok(spelled(&self.location()?))
     }
 
     /// The place of the repository as a recovery sheet spells it.
@@ -294,7 +283,7 @@ impl Console {
     }
 
     /// Lets the repository keep this host's copy of its ledger, and says what folders cannot be kept.
-    fn settle(&self, repo: Repository, cache: Option<&Path>) -> Repository {
+    pub(crate) fn settle(&self, repo: Repository, cache: Option<&Path>) -> Repository {
         self.check_folder(cache, "cache", "runs are slower", "--cache-dir");
         let state = self.state_folder();
         let lack =
@@ -401,6 +390,25 @@ impl Console {
             }
         }
     }
+}
+
+/// One spelling of a place, however it is reached.
+pub(crate) fn spelled(location: &Location) -> String {
+    if !matches!(location.scheme(), "file" | "local") {
+        return location.to_string();
+    }
+    let folder = surroundings::real_path(Path::new(location.path()));
+    folder.to_string_lossy().into_owned()
+}
+
+/// The tier at a place; with `making` its folder is made where it is missing.
+pub(crate) fn sink_at(location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
+    if making && matches!(location.scheme(), "file" | "local") {
+        let sink = backstay::sink_local::LocalSink::try_from(location)
+            .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
+        return Ok(Arc::new(sink.making_root(true)));
+    }
+    Ok(registry()?.open_sink(location)?)
 }
 
 fn no_key() -> Failure {

@@ -264,6 +264,11 @@ impl From<EngineError> for Failure {
                 format!("there is a repository at {place} already; nothing was changed"),
                 "use it with its key, or choose another place",
             ),
+            EngineError::OtherFamily { .. } => Self::new(
+                Exit::Conflict,
+                format!("{what}; nothing was changed"),
+                "copy to an empty place, or to one that a copy of this repository was made at",
+            ),
             EngineError::WrongKey {
                 credential,
                 repository,

@@ -21,14 +21,19 @@ impl Console {
     /// # Errors
     /// [`Exit::Damage`] when it is another one.
     pub(crate) fn check_known(&self, repo: &Repository) -> Outcome<()> {
-        let (known, Some(file)) = (Known::of(repo)?, self.known_file()?) else {
+        self.check_known_at(repo, &self.place()?)
+    }
+
+    /// The same for another place.
+    pub(crate) fn check_known_at(&self, repo: &Repository, place: &str) -> Outcome<()> {
+        let (known, Some(file)) = (Known::of(repo)?, self.known_file(place)) else {
             return Ok(());
         };
         let lines = fs::read_to_string(&file).unwrap_or_default();
         let remembered: Vec<Known> = lines.lines().filter_map(|line| line.parse().ok()).collect();
         match known.check(&remembered, &repo.location()) {
             Ok(()) if remembered.is_empty() => {
-                self.remember(&known)?;
+                self.remember_at(&known, place);
                 Ok(())
             }
             Err(EngineError::Swapped { place, found }) => Err(Failure::new(
@@ -50,8 +55,13 @@ impl Console {
     /// # Errors
     /// Those of the location.
     pub(crate) fn remember(&self, known: &Known) -> Outcome<()> {
-        let Some(file) = self.known_file()? else {
-            return Ok(());
+        self.remember_at(known, &self.place()?);
+        Ok(())
+    }
+
+    fn remember_at(&self, known: &Known, place: &str) {
+        let Some(file) = self.known_file(place) else {
+            return;
         };
         let written = file.parent().map_or(Ok(()), |folder| {
             let mut builder = fs::DirBuilder::new();
@@ -68,12 +78,11 @@ impl Console {
                 text::path(&file)
             ));
         }
-        Ok(())
     }
 
-    fn known_file(&self) -> Outcome<Option<PathBuf>> {
-        let place = ContentDigest::of(self.place()?.as_bytes());
+    fn known_file(&self, place: &str) -> Option<PathBuf> {
+        let place = ContentDigest::of(place.as_bytes());
         let folder = self.state_folder();
-        Ok(folder.map(|folder| folder.join("known").join(place.to_string())))
+        folder.map(|folder| folder.join("known").join(place.to_string()))
     }
 }

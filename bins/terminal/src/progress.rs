@@ -46,6 +46,7 @@ impl Progress {
             Stage::Verify => "verifying",
             Stage::Commit | Stage::Store | Stage::Record => "committing",
             Stage::Plan => "planning",
+            Stage::Copy => "copying",
         };
         self.bar.set_prefix(word);
         let done = self.entries.load(Ordering::Relaxed);
@@ -91,7 +92,7 @@ fn with_sizes(style: ProgressStyle) -> ProgressStyle {
 
 fn counted(stage: Stage, count: u64) -> String {
     match stage {
-        Stage::Verify => text::plural(count, "pack", "packs"),
+        Stage::Verify | Stage::Copy => text::plural(count, "pack", "packs"),
         _ => text::plural(count, "entry", "entries"),
     }
 }

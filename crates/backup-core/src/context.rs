@@ -34,6 +34,8 @@ pub enum Stage {
     Write,
     /// Comparing.
     Verify,
+    /// Sending packs to another tier.
+    Copy,
 }
 
 /// What happens, as it happens.

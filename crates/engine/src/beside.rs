@@ -16,14 +16,14 @@ use backup_format::config::{Config, MAX_CONFIG_BYTES};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::ledger::Op;
+use backup_integrity::ledger::{Line, Op, RawLine, Record};
 use backup_parity::{Sidecar, encode_whole};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
 use crate::configs::config_error;
 use crate::error::{EngineError, Result};
-use crate::ledger::records;
+use crate::ledger::{Chain, records};
 use crate::parity::read_all_there_is;
 use crate::repository::{Repository, get_within, name};
 use crate::slots::{KnownSlots, id_of};
@@ -349,15 +349,52 @@ impl Ended {
         let mut out = Self::default();
         let mut all = Box::pin(records(repo, cx).await?);
         while let Some(seen) = all.try_next().await? {
-            let (Ok(record), true) = (&seen.record, seen.genuine != Some(false)) else {
-                continue;
-            };
-            if record.op == Op::FORGET {
-                out.snapshots.extend(record.snapshot);
+            if let (Ok(record), true) = (&seen.record, seen.genuine != Some(false)) {
+                out.take(record);
             }
-            out.slots.take(record);
         }
         Ok(out)
+    }
+
+    /// The same, from this host's copy of the ledger as far as it keeps one: what it lacks of the tier's it reads.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub(crate) async fn read_copy(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        Chain::read(repo, cx).await?;
+        let copied = repo.ledger_copy().and_then(|copy| copy.lines().ok());
+        let Some(mut lines) = copied.flatten() else {
+            return Self::read(repo, cx).await;
+        };
+        let mut out = Self::default();
+        while let Ok(Some(line)) = lines.next_line() {
+            if let RawLine::Whole(line) = line
+                && let Ok(line) = Line::parse(line)
+            {
+                out.take(line.record());
+            }
+        }
+        Ok(out)
+    }
+
+    fn take(&mut self, record: &Record) {
+        if record.op == Op::FORGET {
+            self.snapshots.extend(record.snapshot);
+        } else if let (Some(id), true) = (&record.snapshot, record.op == Op::COPY) {
+            // A copy has brought it again.
+            self.snapshots.remove(id);
+        }
+        self.slots.take(record);
+    }
+
+    /// Whether somebody has forgotten a snapshot.
+    pub(crate) fn has_snapshot(&self, id: SnapshotId) -> bool {
+        self.snapshots.contains(&id)
+    }
+
+    /// Whether somebody has taken a key slot away.
+    pub(crate) fn has_slot(&self, id: &str) -> bool {
+        self.slots.was_removed(id)
     }
 
     /// Whether somebody has forgotten or removed it.

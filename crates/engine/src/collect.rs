@@ -23,6 +23,7 @@ use backup_format::seal::ObjectKind;
 use backup_format::wire::WireError;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::announced::Announced;
 use crate::beside::is_loss;
 use crate::error::{EngineError, Result};
 use crate::heads::SnapshotHead;
@@ -311,7 +312,7 @@ impl Repository {
         judged: &BTreeSet<SessionId>,
         head: &SnapshotHead,
     ) -> Result<bool> {
-        let session = SessionId::from_bytes(head.outer.session);
+        let session = head.session();
         if !judged.contains(&session) {
             return Ok(false);
         }
@@ -386,16 +387,34 @@ impl Session {
     /// adopts itself, unless it is judged already.
     ///
     /// # Errors
-    /// [`EngineError::TakenForDead`] when the snapshot does not count, [`EngineError::Undecided`] when
-    /// nobody says whether it does; errors of the tier.
+    /// Those of [`Announced::outcome`].
     pub(crate) async fn outcome(
         &self,
         repo: &Repository,
         cx: &OpContext,
         snapshot: SnapshotId,
     ) -> Result<Fate> {
+        let made = [snapshot].into();
+        self.announced().outcome(repo, cx, &made, snapshot).await
+    }
+}
+
+impl Announced {
+    /// What became of the session, asked when the last of the snapshots that it made is there: all of them are
+    /// its own if it was taken for dead and is not judged yet.
+    ///
+    /// # Errors
+    /// [`EngineError::TakenForDead`] when the snapshot does not count, [`EngineError::Undecided`] when
+    /// nobody says whether it does; errors of the tier.
+    pub(crate) async fn outcome(
+        self,
+        repo: &Repository,
+        cx: &OpContext,
+        made: &BTreeSet<SnapshotId>,
+        snapshot: SnapshotId,
+    ) -> Result<Fate> {
         settle(repo, cx).await;
-        if !self.announced().is_revoked(repo, cx).await? {
+        if !self.is_revoked(repo, cx).await? {
             return Ok(Fate::Alive);
         }
         if let Some(verdict) = self.read_verdict(repo, cx).await? {
@@ -406,7 +425,7 @@ impl Session {
         }
         let verdict = Verdict {
             session: self.id,
-            snapshots: [snapshot].into(),
+            snapshots: made.clone(),
         };
         let sealed = repo.ring().seal(ObjectKind::Verdict, &verdict.encode());
         let body = sealed.map_err(EngineError::Seal)?.into();
@@ -421,7 +440,7 @@ impl Session {
         }
     }
 
-    async fn read_verdict(&self, repo: &Repository, cx: &OpContext) -> Result<Option<Verdict>> {
+    async fn read_verdict(self, repo: &Repository, cx: &OpContext) -> Result<Option<Verdict>> {
         let key = name(layout::verdict(self.id))?;
         let limit = ObjectKind::Verdict.max_sealed();
         match get_within(cx, &**repo.sink(), &key, limit).await {
@@ -433,7 +452,7 @@ impl Session {
 
     /// Where of two who create one object both would be told that they did, only the collector judges.
     async fn await_verdict(
-        &self,
+        self,
         repo: &Repository,
         cx: &OpContext,
         snapshot: SnapshotId,
@@ -451,7 +470,7 @@ impl Session {
         Err(self.undecided())
     }
 
-    fn undecided(&self) -> EngineError {
+    const fn undecided(self) -> EngineError {
         EngineError::Undecided(self.id)
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use backup_core::{
-    ErrorKind, FindingKind, SessionId, SinkError, SnapshotId, SourceError, TargetError,
+    ErrorKind, FindingKind, RepoId, SessionId, SinkError, SnapshotId, SourceError, TargetError,
 };
 use backup_format::keys::KeyError;
 use backup_format::page::TreeError;
@@ -66,6 +66,18 @@ pub enum EngineError {
     /// There is one already.
     #[error("there is a repository at {0} already; nothing was changed")]
     RepositoryExists(String),
+    /// A copy is to go to where another repository is.
+    #[error(
+        "at {place} there is repository {found}, and a copy of repository {wanted} cannot go there"
+    )]
+    OtherFamily {
+        /// Where it is.
+        place: String,
+        /// What is there.
+        found: RepoId,
+        /// What was to be copied.
+        wanted: RepoId,
+    },
     /// Another repository than before is at a place.
     #[error("the repository at {place} is not the one that was there before: it is {found}")]
     Swapped {

@@ -25,6 +25,14 @@ pub struct SnapshotHead {
     pub object: SnapshotObject,
 }
 
+impl SnapshotHead {
+    /// The session by which it counts on its tier: the one that made it there, or that brought a copy of it.
+    #[must_use]
+    pub fn session(&self) -> SessionId {
+        self.object.session(&self.outer)
+    }
+}
+
 /// A snapshot that cannot be read. Of it its name alone is known.
 #[derive(Debug)]
 pub struct UnreadSnapshot {

@@ -31,6 +31,7 @@ use backup_integrity::merkle::MerkleRoot;
 
 use crate::beside;
 use crate::error::{EngineError, Result};
+use crate::places::folder_of;
 use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
 
@@ -43,6 +44,7 @@ pub(crate) use held::forgotten_before_hold;
 pub use held::{HoldRecord, Recorded, held};
 pub(crate) use holes::holes;
 pub use read::{SeenRecord, records};
+pub(crate) use sight::FIRST_SEEN;
 pub use sight::first_seen;
 pub(crate) use tier::lines_of_tier;
 
@@ -52,7 +54,7 @@ impl Repository {
     /// never was longer.
     #[must_use]
     pub fn keep_ledger_in(mut self, folder: Option<PathBuf>) -> Self {
-        let place = folder.map(|folder| folder.join(self.id().to_string()));
+        let place = folder.map(|folder| folder_of(&folder, self.id(), &self.location()));
         self.ledger_copy = place.map(|place| LedgerCopy::at(place.join("ledger.jsonl")));
         self
     }

@@ -12,6 +12,7 @@
 pub mod analyze;
 mod blobs;
 pub mod cache;
+pub mod copy;
 pub mod error;
 pub mod forget;
 pub mod given_up;
@@ -50,6 +51,7 @@ mod pack_end;
 mod parity;
 mod past;
 mod patient;
+mod places;
 mod presence;
 mod refs;
 mod remains;

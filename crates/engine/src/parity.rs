@@ -38,14 +38,14 @@ pub(crate) async fn put_pack(
     cx: &OpContext,
     sink: &dyn Sink,
     (key, id): (&ObjectKey, PackId),
-    bytes: Vec<u8>,
+    bytes: Bytes,
     share: Option<Share>,
 ) -> Result<u64> {
     let made = share
         .map(|share| sidecar(key, id, &bytes, share))
         .transpose()?;
     let mut size = bytes.len() as u64;
-    put_new(cx, sink, key, bytes.into()).await?;
+    put_new(cx, sink, key, bytes).await?;
     if let Some(made) = made {
         size += made.len() as u64;
         put_new(cx, sink, &name(layout::parity(key))?, made).await?;

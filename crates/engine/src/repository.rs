@@ -6,7 +6,7 @@
 //! that the newest makes mandatory, and loads the index runs (from the local cache where it has them).
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use backup_core::{ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, RepoId, Sink};
@@ -28,6 +28,7 @@ use crate::data_keys::DataKeys;
 use crate::error::{EngineError, Result};
 use crate::index_set::{Loaded, Place};
 use crate::patient::PatientSink;
+use crate::places::folder_of;
 use crate::remains::must_be_none;
 use crate::unlock::{open_keys, read_slots};
 
@@ -188,7 +189,7 @@ impl Repository {
         let notices = Notices::default();
         let mut first = First::read(cx, &*sink).await?;
         let (keys, first, slot) = open_keys(cx, &*sink, &mut first, unlock, &notices).await?;
-        let cache = repo_cache(cache_dir.clone(), first.repo);
+        let cache = repo_cache(cache_dir.as_deref(), first.repo, &*sink);
         let config = configs::newest(cx, &*sink, &keys, first, &cache, &notices).await?;
         config
             .check_features(operation)
@@ -255,7 +256,7 @@ impl Repository {
         cache_dir: Option<PathBuf>,
     ) -> Result<Self> {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
-        let cache = repo_cache(cache_dir, config.repo);
+        let cache = repo_cache(cache_dir.as_deref(), config.repo, &*sink);
         let loaded = Loaded::new(&cache, &ring, &sink.info().location);
         let out = Self {
             sink,
@@ -458,6 +459,6 @@ pub(crate) async fn get_within(
     Ok(bytes)
 }
 
-fn repo_cache(dir: Option<PathBuf>, repo: RepoId) -> Cache {
-    Cache::new(dir.map(|dir| dir.join(repo.to_string())))
+fn repo_cache(dir: Option<&Path>, repo: RepoId, sink: &dyn Sink) -> Cache {
+    Cache::new(dir.map(|dir| folder_of(dir, repo, &sink.info().location)))
 }

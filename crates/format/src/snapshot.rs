@@ -1,7 +1,8 @@
 //! The snapshot object: the manifest's head, and the only commit point.
 //!
 //! Plaintext of an object of kind `Snapshot`: postcard (its wire specification, version 1) of
-//! [`SnapshotObject`], behind one version byte. The *outer* part serves everybody who holds the
+//! [`SnapshotObject`], behind one version byte: 1, or 2 where a copy has brought the snapshot from another tier, and
+//! then the session of that copy follows. The *outer* part serves everybody who holds the
 //! index key: lists, retention, copies, verification of presence. The *inner* part (paths, salt,
 //! findings) is a blob of kind `Page` under the session's data key: for readers alone. The *next*
 //! part (what sources left for their next capture) is a blob of kind `Lineage`: for writers too,
@@ -21,6 +22,8 @@ use sha2::{Digest, Sha256};
 use crate::extra::{self, Extra};
 use crate::page::TreeRoot;
 use crate::wire::{Put as _, WireError};
+
+const WHAT: &str = "snapshot";
 
 /// A snapshot object, read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +49,14 @@ pub struct SnapshotObject {
     /// The repository's authority's word that the public key is the host's, two halves; see
     /// [`crate::keys::is_certified`].
     pub certificate: ([u8; 32], [u8; 32]),
+    /// The session that brought it to this tier, where that is another than the one that made it. It is not signed: it
+    /// says something of this tier, and nothing of the snapshot.
+    #[serde(skip)]
+    pub brought_by: Option<SessionId>,
 }
+
+/// The version byte of an object that a copy has brought.
+const BROUGHT: u8 = 2;
 
 /// The sealed part that writers read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -371,7 +381,12 @@ impl SnapshotObject {
     /// # Errors
     /// [`WireError::Decode`] if postcard refuses (it does not).
     pub fn encode(&self) -> Result<Vec<u8>, WireError> {
-        encode(self)
+        let mut out = encode(self)?;
+        if let (Some(session), Some(version)) = (self.brought_by, out.first_mut()) {
+            *version = BROUGHT;
+            out.extend_from_slice(&session.to_bytes());
+        }
+        Ok(out)
     }
 
     /// Reads the stored form.
@@ -379,7 +394,21 @@ impl SnapshotObject {
     /// # Errors
     /// [`WireError`].
     pub fn decode(plain: &[u8]) -> Result<Self, WireError> {
-        decode(plain, "snapshot")
+        let Some((&BROUGHT, rest)) = plain.split_first() else {
+            return decode(plain, WHAT);
+        };
+        let (body, session) = rest.split_last_chunk().ok_or(WireError::Short)?;
+        let mut object: Self = decode_body(body, WHAT)?;
+        object.brought_by = Some(SessionId::from_bytes(*session));
+        Ok(object)
+    }
+
+    /// The session by which it counts on this tier: the one that brought it, or else the one that made it, which its
+    /// outer part names.
+    #[must_use]
+    pub fn session(&self, outer: &Outer) -> SessionId {
+        let made = SessionId::from_bytes(outer.session);
+        self.brought_by.unwrap_or(made)
     }
 
     /// SHA-256 of the three parts as they are stored, which the signed statement names: for each
@@ -408,9 +437,9 @@ pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, WireError> {
 /// # Errors
 /// [`WireError`].
 pub fn decode_part<T: Extended + for<'a> Deserialize<'a>>(plain: &[u8]) -> Result<T, WireError> {
-    let part: T = decode(plain, "snapshot")?;
+    let part: T = decode(plain, WHAT)?;
     for extra in part.extras() {
-        extra::check(extra, "snapshot")?;
+        extra::check(extra, WHAT)?;
     }
     Ok(part)
 }
@@ -431,6 +460,14 @@ pub fn decode<T: for<'a> Deserialize<'a>>(
             known: 1,
         });
     }
+    decode_body(body, what)
+}
+
+/// The same behind the version byte.
+fn decode_body<T: for<'a> Deserialize<'a>>(
+    body: &[u8],
+    what: &'static str,
+) -> Result<T, WireError> {
     let (value, rest) = postcard::take_from_bytes(body).map_err(|_| WireError::Decode(what))?;
     if rest.is_empty() {
         Ok(value)
@@ -461,7 +498,29 @@ mod tests {
             public_key: [8; 32],
             signature: ([9; 32], [10; 32]),
             certificate: ([13; 32], [14; 32]),
+            brought_by: None,
         }
+    }
+
+    #[test]
+    fn who_brought_a_copy_stands_behind_the_rest_and_counts_instead_of_who_made_it() {
+        let made = object();
+        let brought = SnapshotObject {
+            brought_by: Some(SessionId::from_bytes([15; 16])),
+            ..object()
+        };
+        let (plain, copied) = (made.encode().unwrap(), brought.encode().unwrap());
+        assert_eq!(copied[0], 2);
+        assert_eq!(copied[1..plain.len()], plain[1..]);
+        assert_eq!(copied[plain.len()..], [15; 16]);
+        assert_eq!(SnapshotObject::decode(&plain).unwrap(), made);
+        assert_eq!(SnapshotObject::decode(&copied).unwrap(), brought);
+        for cut in 0..copied.len() {
+            assert!(SnapshotObject::decode(&copied[..cut]).is_err(), "{cut}");
+        }
+        let later = [&[3], &copied[1..]].concat();
+        let refused = SnapshotObject::decode(&later);
+        assert!(matches!(refused, Err(WireError::Version { .. })));
     }
 
     #[test]

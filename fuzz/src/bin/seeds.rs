@@ -278,6 +278,7 @@ fn object() -> Done<Vec<u8>> {
         public_key: [8; 32],
         signature: ([9; 32], [10; 32]),
         certificate: ([13; 32], [14; 32]),
+        brought_by: None,
     };
     Ok(object.encode()?)
 }

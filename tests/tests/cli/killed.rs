@@ -113,12 +113,15 @@ fn start() -> (Place, Known) {
 }
 
 /// What a command changes; the files that are saved stay as they are.
-const FOLDERS: [&str; 3] = ["repo", "cache", "state"];
+const FOLDERS: [&str; 4] = ["repo", "cache", "state", "other"];
 
 /// Copies the repository and what is remembered of it, from one place of the folders to another.
 fn copy(from: &Path, to: &Path) {
     for folder in FOLDERS {
         let _ = fs::remove_dir_all(to.join(folder));
+        if !from.join(folder).exists() {
+            continue;
+        }
         let copied = Command::new("cp")
             .args(["-a", "-T"])
             .arg(from.join(folder))
@@ -267,6 +270,46 @@ fn a_repair_that_is_killed_at_any_call_is_ended_by_the_next() {
             unsure: Vec::new(),
         };
         is_mended(&place, &mut known, &now, what);
+    });
+    println!("{tried} points");
+    assert!(tried >= 3, "{tried} points");
+}
+
+/// A copy to another place: of what was there before nothing is lost at either, and the next one brings the rest.
+#[test]
+fn a_copy_that_is_killed_at_any_call_is_ended_by_the_next() {
+    if !can_trace() {
+        eprintln!("skipped: system calls cannot be traced here");
+        return;
+    }
+    let (place, ground) = start();
+    let now = read_tree(&place.data()).unwrap();
+    let oldest = ground.whole.keys().next().unwrap().clone();
+    let other = |mut command: Command| {
+        command.env("BACKSTAY_REPO", place.path("other"));
+        command
+    };
+    let copying = |place: &Place| place.snapshot(["copy", "--to", "other", "--json"]);
+    let _ = Run::of(copying(&place).arg(&oldest)).ok();
+    let tried = kill_at_calls(&place, "copy", copying, |what| {
+        let run = Run::of(&mut copying(&place));
+        assert_eq!(run.code, 0, "{what}\n{}\n{}", run.text(), run.err);
+        for id in ground.whole.keys() {
+            let _ = fs::remove_dir_all(place.path("back"));
+            let wanted = format!("{id}:{}", place.data().display());
+            let run = ["run", &wanted, "--to", "back"];
+            let _ = Run::of(&mut other(place.restore(run))).ok();
+            let back = read_tree(&place.path("back")).unwrap();
+            assert!(back == ground.whole[id], "{what}: {id} is not itself");
+        }
+        let verify = ["verify", "--level", "full"];
+        let verified = Run::of(&mut other(place.snapshot(verify)));
+        assert!([0, 3].contains(&verified.code), "{what}\n{}", verified.err);
+        let mut known = Known {
+            whole: ground.whole.clone(),
+            unsure: Vec::new(),
+        };
+        known.check(&place, &now, what);
     });
     println!("{tried} points");
     assert!(tried >= 3, "{tried} points");

@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 36] = [
+const ROWS: [Row; 38] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -67,6 +67,18 @@ const ROWS: [Row; 36] = [
         &["release", "latest"],
         "FM",
         "use a maintenance or full key",
+    ),
+    (
+        "snapshot copy --dry-run",
+        &["copy", "--to", "OUT", "--dry-run"],
+        "FWM",
+        "use a writer, maintenance or full key",
+    ),
+    (
+        "snapshot copy",
+        &["copy", "--to", "OUT"],
+        "FWM",
+        "use a writer, maintenance or full key",
     ),
     (
         "snapshot forget --dry-run",

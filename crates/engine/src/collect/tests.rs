@@ -74,12 +74,15 @@ async fn a_session_that_is_judged_already_goes_by_its_verdict() {
 async fn where_nobody_can_create_once_a_session_waits_to_be_judged() {
     let (ours, short) = (SnapshotId(1), (Duration::from_millis(1), 3));
     let (mem, cx, repo, session) = begun(false).await;
-    let ended = session.await_verdict(&repo, &cx, ours, short).await;
+    let ended = session
+        .announced()
+        .await_verdict(&repo, &cx, ours, short)
+        .await;
     assert!(matches!(ended, Err(EngineError::Undecided(id)) if id == session.id));
     let verdict = layout::verdict(session.id).unwrap();
     assert!(!mem.objects().contains_key(&verdict), "it judged itself");
     let long = (Duration::from_millis(1), 10_000);
-    let waiting = session.await_verdict(&repo, &cx, ours, long);
+    let waiting = session.announced().await_verdict(&repo, &cx, ours, long);
     let judging = async {
         tokio::time::sleep(Duration::from_millis(20)).await;
         plant(&mem, &repo, &session, &[ours]);

@@ -67,6 +67,11 @@ impl<'a> Chain<'a> {
         Ok(chain)
     }
 
+    /// Whether there is no record, and this host knows of none.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.next == 1
+    }
+
     /// What is wrong with the ledger, as far as it was read.
     pub(crate) fn into_findings(self) -> Vec<Finding> {
         self.findings
@@ -247,8 +252,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-/// The snapshot that a record says was made.
+/// The snapshot that a record says was made, or brought by a copy.
 fn made(line: &Line) -> Option<SnapshotId> {
-    let record = line.record();
-    record.snapshot.filter(|_| record.op == Op::SNAPSHOT)
+    line.record().arrived()
 }

@@ -184,12 +184,13 @@ impl<'a> Told<'a> {
         let Some(snapshot) = record.snapshot else {
             return;
         };
-        if record.op == Op::SNAPSHOT {
+        if record.arrived().is_some() {
             self.made.entry(snapshot).or_insert(record.root);
-        } else if record.op == Op::FORGET {
+        }
+        if record.op == Op::FORGET {
             self.forgotten.insert(snapshot);
-        } else if record.op == Op::HOLD {
-            // It was there still, or that is taken back.
+        } else if record.op == Op::HOLD || record.op == Op::COPY {
+            // It was there still, or that is taken back; or a copy has brought it again.
             self.forgotten.remove(&snapshot);
         }
     }
@@ -402,6 +403,10 @@ fn unknown(
         }
         Ok(_) if !is_whole => (
             "the ledger does not know this snapshot: its record may be among those that are missing or damaged".into(),
+            FindingKind::Degraded,
+        ),
+        Ok(head) if head.object.brought_by.is_some() => (
+            "the ledger does not know this snapshot: the copy that brought it ended before it was recorded; the next `snapshot copy` to this place records it".into(),
             FindingKind::Degraded,
         ),
         // Nobody but its host can have made it; a run that is killed comes to this.

@@ -162,15 +162,17 @@ impl Told<'_> {
         if self.keys.genuine(line) == Some(false) {
             return;
         }
-        if record.op == Op::FORGET || record.op == Op::HOLD {
+        let is_copied = record.op == Op::COPY;
+        if record.op == Op::FORGET || record.op == Op::HOLD || is_copied {
             let seq = line.head().seq;
             let end = self.ends.entry(id).or_default();
             if seq >= end.0 {
                 *end = (seq, record.op == Op::FORGET);
             }
-        } else if record.op == Op::SNAPSHOT
-            && (self.rivals.host.as_ref()).is_none_or(|host| *host == record.host)
-        {
+        }
+        // Who made what a copy brought its record does not say.
+        let is_of = |host: &HostId| is_copied || *host == record.host;
+        if record.arrived().is_some() && self.rivals.host.as_ref().is_none_or(is_of) {
             let gone = GoneSnapshot {
                 id,
                 host: record.host.clone(),

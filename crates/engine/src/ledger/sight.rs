@@ -10,6 +10,10 @@
 //!   behind its own, and not behind now by the clock of that host, unless its own records say that
 //!   it is slow.
 //!
+//! What a copy has brought stands where it was copied, which tells nothing of when it was made: it counts from what its
+//! writer claims, which is signed; or, if the host that asks has copied it itself, from what the ledger of the tier bore out
+//! that it came from, which the record of the copy says. It lies before that record in any case.
+//!
 //! A snapshot without a record has no place and gets no time: who decides about it must wait until its
 //! host has recorded it. Nor does one that the host which it names did not sign: whoever holds the index key can
 //! write both, the snapshot and its record, in the name of any host.
@@ -17,7 +21,7 @@
 use std::collections::HashMap;
 
 use backup_core::{HostId, OpContext, SnapshotId};
-use backup_integrity::ledger::{Line, Op};
+use backup_integrity::ledger::{Line, Op, Record};
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
@@ -47,6 +51,7 @@ pub async fn first_seen(
     let mut keys = Keys::new(repo);
     let (mut sights, mut own): (Vec<Sight>, Vec<Own>) = (Vec::new(), Vec::new());
     let mut seen = vec![false; heads.len()];
+    let mut copied: HashMap<usize, (Sight, Option<Timestamp>)> = HashMap::new();
     let now = cx.clock.now();
     let numbers = tier::numbers(repo, cx, 0).await?;
     let mut lines = Box::pin(tier::lines(repo, cx, numbers));
@@ -63,20 +68,29 @@ pub async fn first_seen(
                 time: record.time,
             });
         }
-        let made = record.snapshot.filter(|_| record.op == Op::SNAPSHOT);
-        let place = made.and_then(|id| places.get(&id).copied());
+        let place = record.arrived().and_then(|id| places.get(&id).copied());
         if let Some(place) = place.filter(|_| genuine != Some(false))
-            && let (Some(head), Some(seen)) = (heads.get(place), seen.get_mut(place))
-            && head.meta.host == record.host
-            && !std::mem::replace(seen, true)
+            && let Some(head) = heads.get(place)
         {
-            sights.push(Sight {
+            let sight = Sight {
                 place,
                 number,
                 recorded: record.time,
-            });
+            };
+            if record.op == Op::COPY {
+                let is_own = genuine == Some(true) && record.host == *host;
+                let claimed = claimed(record).filter(|_| is_own);
+                copied.entry(place).or_insert((sight, claimed));
+            } else if head.meta.host == record.host
+                && let Some(seen) = seen.get_mut(place)
+                && !std::mem::replace(seen, true)
+            {
+                sights.push(sight);
+            }
         }
     }
+    // The word of the host that made it counts more than that of a copy.
+    copied.retain(|place, _| seen.get(*place) == Some(&false));
     // Where nothing tells that the clock of the host that asks is right, it bounds nobody.
     let is_right = in_order(&own).last().is_some_and(|last| last.time <= now);
     own.retain(|record| record.time <= now);
@@ -106,7 +120,29 @@ pub async fn first_seen(
         }
         head.meta.first_seen = Some(at);
     }
+    for (sight, claimed) in copied.into_values() {
+        let Some(head) = heads.get_mut(sight.place) else {
+            continue;
+        };
+        let mut at = claimed.unwrap_or(head.meta.time).min(sight.recorded);
+        let behind = own.partition_point(|record| record.number <= sight.number);
+        if let Some(next) = own.get(behind) {
+            at = at.min(next.time);
+        }
+        if is_right {
+            at = at.min(now);
+        }
+        head.meta.first_seen = Some(at);
+    }
     Ok(())
+}
+
+/// The name under which the record of a copy says when the snapshot was made, in seconds since 1970.
+pub(crate) const FIRST_SEEN: &str = "first-seen";
+
+fn claimed(record: &Record) -> Option<Timestamp> {
+    let seconds = record.counts.get(FIRST_SEEN)?;
+    Timestamp::from_second(i64::try_from(*seconds).ok()?).ok()
 }
 
 /// The record of a snapshot.

@@ -109,11 +109,14 @@ async fn settle_all(
         .into_iter()
         .filter(|id| !own.dead.contains(id) && !packs_known.contains(id))
         .collect();
+    // By their names: a copy may bring the snapshot again, with refs of its own.
     let orphans: BTreeSet<_> = survey
         .refs
-        .keys()
-        .filter(|id| !survey.snapshots.contains(id) && !orphans_known.contains(id))
-        .copied()
+        .iter()
+        .filter(|(id, _)| !survey.snapshots.contains(id))
+        .flat_map(|(_, keys)| keys)
+        .filter(|key| !orphans_known.contains(*key))
+        .cloned()
         .collect();
     if packs.is_empty() && orphans.is_empty() {
         // A session whose end cannot be read looks open for ever, unless somebody settles it.
@@ -206,7 +209,7 @@ async fn decide(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
-    (generation, orphans, spared): (&Generation, &BTreeSet<SnapshotId>, &BTreeSet<PackId>),
+    (generation, orphans, spared): (&Generation, &BTreeSet<ObjectKey>, &BTreeSet<PackId>),
     own: &mut Own,
     (report, waited): (&mut PruneReport, &mut Duration),
 ) -> Result<bool> {
@@ -260,11 +263,9 @@ async fn decide(
     let used = list.packs.iter().filter(|id| marks.contains_key(*id));
     own.settled.extend(used.copied());
     // Refs that had no snapshot before (2), and have none behind the verdicts.
-    for (_, keys) in refs
-        .iter()
-        .filter(|(id, _)| orphans.contains(id) && !snapshots.contains(id))
-    {
-        for key in keys {
+    let without = refs.iter().filter(|(id, _)| !snapshots.contains(id));
+    for key in without.flat_map(|(_, keys)| keys) {
+        if orphans.contains(key) {
             repo.sink().delete(cx, key).await?;
         }
     }
@@ -294,7 +295,7 @@ async fn judge(repo: &Repository, cx: &OpContext, revoked: &BTreeSet<SessionId>)
                 return Err(EngineError::Unprunable(why));
             }
         };
-        let session = SessionId::from_bytes(head.outer.session);
+        let session = head.session();
         if revoked.contains(&session) {
             made.entry(session).or_default().insert(id);
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use backup_core::{ErrorKind, OpContext, PutMode, SessionId, SnapshotId};
+use backup_core::{ErrorKind, ObjectKey, OpContext, PutMode, SessionId};
 use backup_format::collect::SessionMark;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -72,7 +72,7 @@ pub(super) async fn settle_sessions(
     repo: &Repository,
     cx: &OpContext,
     job: &PruneJob,
-    (generation, orphans): (&Generation, &BTreeSet<SnapshotId>),
+    (generation, orphans): (&Generation, &BTreeSet<ObjectKey>),
     own: &mut Own,
     (report, waited): (&mut PruneReport, &mut Duration),
 ) -> Result<Option<BTreeSet<SessionId>>> {

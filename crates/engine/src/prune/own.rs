@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 
-use backup_core::{PackId, SessionId, SnapshotId};
+use backup_core::{ObjectKey, PackId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use super::watch::keep_in;
@@ -87,9 +87,12 @@ impl Own {
     }
 
     /// The refs that had no snapshot before a generation.
-    pub(super) fn orphans_before(&self, number: u32, sealed: &[u8]) -> BTreeSet<SnapshotId> {
-        let known = self.of(number, sealed);
-        known.map(|known| ids(&known.orphans)).unwrap_or_default()
+    pub(super) fn orphans_before(&self, number: u32, sealed: &[u8]) -> BTreeSet<ObjectKey> {
+        let known = self.of(number, sealed).into_iter();
+        let known = known.flat_map(|known| &known.orphans);
+        known
+            .filter_map(|key| ObjectKey::new(key.as_str()).ok())
+            .collect()
     }
 
     /// Remembers the first look behind a generation, made when all sessions were listed.
@@ -101,7 +104,7 @@ impl Own {
         number: u32,
         sealed: &[u8],
         open: &BTreeSet<SessionId>,
-        orphans: &BTreeSet<SnapshotId>,
+        orphans: &BTreeSet<ObjectKey>,
     ) -> io::Result<()> {
         let generation = Generation {
             condemned: digest(sealed),
@@ -190,12 +193,13 @@ mod tests {
         };
         let mut own = open();
         assert_eq!(own.open_behind(0, b"one"), None);
-        own.looked(0, b"one", &[SessionId(7)].into(), &[SnapshotId(8)].into())
+        let orphan = ObjectKey::new("refs/01M7XPE6000R30C1G60R30C1G6").unwrap();
+        own.looked(0, b"one", &[SessionId(7)].into(), &[orphan.clone()].into())
             .unwrap();
         own.looked(1, b"two", &[].into(), &[].into()).unwrap();
         let mut own = open();
         assert_eq!(own.open_behind(0, b"one"), Some([SessionId(7)].into()));
-        assert_eq!(own.orphans_before(0, b"one"), [SnapshotId(8)].into());
+        assert_eq!(own.orphans_before(0, b"one"), [orphan].into());
         assert_eq!(own.open_behind(0, b"another"), None);
         assert_eq!(own.open_behind(1, b"two"), Some([].into()));
         own.decided(0, b"done").unwrap();

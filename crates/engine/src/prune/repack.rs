@@ -138,7 +138,7 @@ impl Copies<'_> {
             self.cx,
             &**self.repo.sink(),
             (&key, pack.id),
-            pack.bytes,
+            pack.bytes.into(),
             share,
         )
         .await?;

@@ -17,7 +17,7 @@ use crate::beside;
 use crate::error::{EngineError, Result};
 use crate::ledger::Chain;
 use crate::refs;
-use crate::repository::{Repository, name};
+use crate::repository::{Repository, SnapshotHead, name};
 
 /// Takes away what is left of sessions that are over. First the session, so that none looks open that is
 /// not.
@@ -25,10 +25,7 @@ pub(super) async fn tidy(repo: &Repository, cx: &OpContext) -> Result<()> {
     let sessions = sessions(repo, cx).await?;
     let judged = repo.judged(cx).await?;
     let (heads, unread) = repo.heads(cx).await?;
-    let made: BTreeSet<_> = heads
-        .iter()
-        .map(|head| SessionId::from_bytes(head.outer.session))
-        .collect();
+    let made: BTreeSet<_> = heads.iter().map(SnapshotHead::session).collect();
     for (id, seen) in sessions {
         if seen.is_announced && (seen.is_done || is_decided(repo, cx, &judged, id, seen).await?) {
             repo.sink().delete(cx, &name(layout::session(id))?).await?;

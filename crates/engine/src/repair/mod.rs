@@ -43,6 +43,7 @@ use gone::Lost;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use packs::{at_once, digest};
 pub(crate) use refs::used_by;
 pub use roots::{Root, put_roots, roots};
 

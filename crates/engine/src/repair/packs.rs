@@ -165,7 +165,7 @@ async fn add_missing(
 }
 
 /// So many packs are in hand at once.
-pub(super) fn at_once(repo: &Repository, cx: &OpContext) -> usize {
+pub(crate) fn at_once(repo: &Repository, cx: &OpContext) -> usize {
     let width = repo.connections(cx).clamp(1, 8);
     width.min(cx.limits.memory_bytes / (64 << 20)).max(1)
 }
@@ -285,7 +285,7 @@ async fn whole_of(
     }
 }
 
-pub(super) async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
+pub(crate) async fn digest(bytes: &Bytes) -> Result<[u8; 32]> {
     let bytes = bytes.clone();
     let hashing = tokio::task::spawn_blocking(move || ContentDigest::of(&bytes).0);
     hashing

@@ -258,6 +258,7 @@ fn build(
         public_key: *signatures.public_key.as_bytes(),
         signature: halves(signatures.ed25519.as_bytes()),
         certificate: halves(&certificate),
+        brought_by: None,
     })
 }
 

@@ -386,7 +386,7 @@ impl Shared {
             &self.cx,
             &*self.sink,
             (&key, pack.id),
-            pack.bytes,
+            pack.bytes.into(),
             self.parity,
         );
         let added = self.handle.block_on(put)?;

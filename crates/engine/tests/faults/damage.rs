@@ -252,6 +252,8 @@ fn unopened(line: &str) -> String {
     [
         "it does not authenticate: it is damaged, was swapped for another, or belongs to another key",
         "it names session ID, whose key nothing has",
+        // A lineage, which is of no session.
+        "it names session N, whose key nothing has",
     ]
     .iter()
     .fold(line.to_owned(), |line, why| line.replace(why, "it does not open"))

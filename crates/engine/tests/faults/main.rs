@@ -9,6 +9,7 @@
 )]
 
 mod collected;
+mod copies;
 mod crash;
 mod damage;
 mod entries;

@@ -18,6 +18,7 @@ use backup_engine::{ForgetPlan, Repository, Result, forget, verify};
 use backup_format::layout;
 use backup_parity::Share;
 
+use crate::copies;
 use crate::world::{Case, Memory, World, host, noise, read};
 
 /// What there is before an operation.
@@ -35,6 +36,8 @@ pub(crate) enum Ground {
     Held,
     /// A snapshot, and an older one that was forgotten and that it has much of.
     Garbage,
+    /// A snapshot, files that have changed since, and a copy that has a snapshot of these too.
+    Behind,
     /// A snapshot with parity, files that have changed since, and something of each kind harmed: a repair is
     /// needed before there is what there should be.
     Harmed,
@@ -61,7 +64,7 @@ pub(crate) struct Done {
 }
 
 impl Done {
-    fn new(claim: Claim, mut findings: Vec<Finding>, repo: &Repository) -> Self {
+    pub(crate) fn new(claim: Claim, mut findings: Vec<Finding>, repo: &Repository) -> Self {
         for noticed in repo.notices().findings() {
             if findings.iter().all(|one| one.subject != noticed.subject) {
                 findings.push(noticed);
@@ -118,6 +121,8 @@ operations! {
     "prune": Garbage, false, prune_all;
     "ledger verify": Changed, true, check_ledger;
     "repair": Harmed, false, repair_all;
+    "copy": Behind, false, copies::copy_here;
+    "copy away": Changed, false, copies::copy_away;
 }
 
 impl Operation {
@@ -176,6 +181,7 @@ async fn world(ground: Ground) -> World {
             world.write("new", &noise(1003, 900_000));
         }
         Ground::Harmed => harm_all_kinds(&world),
+        Ground::Behind => world = world.and_ahead().await,
     }
     world
 }
@@ -215,7 +221,7 @@ async fn heads(repo: &Repository, cx: &OpContext) -> Vec<SnapshotHead> {
 }
 
 impl Run<'_> {
-    async fn open(self) -> Result<Repository> {
+    pub(crate) async fn open(self) -> Result<Repository> {
         let cache = self.case.cache();
         self.world.open_in(self.cx, self.sink.clone(), cache).await
     }
@@ -250,7 +256,10 @@ impl Run<'_> {
 }
 
 /// The snapshots with what keeps others from being read.
-async fn looked(repo: &Repository, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<Finding>)> {
+pub(crate) async fn looked(
+    repo: &Repository,
+    cx: &OpContext,
+) -> Result<(Vec<SnapshotHead>, Vec<Finding>)> {
     let (heads, unread) = repo.heads(cx).await?;
     let told = unread.iter().map(UnreadSnapshot::finding);
     Ok((heads, told.collect()))

@@ -44,6 +44,8 @@ pub(crate) struct World {
     key: Vec<u8>,
     /// What its snapshots hold, oldest first.
     pub(crate) saved: Vec<Files>,
+    /// A copy of the repository that has a further snapshot, of the files as they are now.
+    pub(crate) ahead: Option<MemSink>,
 }
 
 pub(crate) fn host() -> HostId {
@@ -112,6 +114,7 @@ impl World {
             mem,
             key,
             saved: Vec::new(),
+            ahead: None,
         }
     }
 
@@ -155,6 +158,11 @@ impl World {
         world.write("dump", &dump);
         world.write("new", &noise(1002, 1_300_000));
         world
+    }
+
+    /// What the repository opens with.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.key
     }
 
     pub(crate) fn write(&self, name: &str, content: &[u8]) {
@@ -344,6 +352,17 @@ impl World {
         let repo = self.open(Arc::new(self.mem.clone()), Some(self.cache()));
         self.save(&repo.await.unwrap()).await.unwrap();
         self.saved.push(self.files());
+    }
+
+    /// The same world, and beside it a copy of the repository with one more snapshot.
+    pub(crate) async fn and_ahead(self) -> Self {
+        let ahead = self.mem.fork();
+        let repo = self.open(Arc::new(ahead.clone()), None).await.unwrap();
+        self.save(&repo).await.unwrap();
+        Self {
+            ahead: Some(ahead),
+            ..self
+        }
     }
 
     /// The same world, with the oldest snapshot forgotten.

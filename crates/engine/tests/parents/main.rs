@@ -10,6 +10,7 @@
 
 mod caches;
 mod condemned;
+mod copied;
 mod forged;
 mod growth;
 mod lost;

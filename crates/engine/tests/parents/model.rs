@@ -1,5 +1,5 @@
-//! A repository beside a model of it: whatever is changed, saved, forgotten, held, pruned and restored in
-//! whatever order, on tiers that die in the middle too, what the model has comes back bit for bit, and nothing
+//! A repository beside a model of it: whatever is changed, saved, copied to another tier and back, forgotten, held, pruned and
+//! restored in whatever order, on tiers that die in the middle too, what the model has comes back bit for bit, and nothing
 //! else is there.
 //!
 //! A sequence follows from its seed, which is shown with all steps when one fails. `BACKSTAY_SEQUENCES`
@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backup_core::{ObjectKey, Sample, Severity, SnapshotId, Source, VerifyLevel};
+use backup_core::{ObjectKey, Sample, Severity, Sink, SnapshotId, Source, VerifyLevel};
 use backup_engine::hold::{hold, holds, release};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::prune::{self, PruneJob, Unused};
 use backup_engine::repair::{self, RepairJob};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::{ForgetPlan, Repository, forget, snapshot, verify};
-use backup_testkit::{Crash, FaultSink};
+use backup_testkit::{Crash, FaultSink, MemSink};
 
+use crate::copied::{ids, is_forgotten, is_made, try_to_copy};
 use crate::source::{Disks, ModelSource};
 use crate::world::{World, host, noise};
 
@@ -53,6 +54,12 @@ struct Model {
     /// What there must be.
     alive: BTreeMap<SnapshotId, Disks>,
     held: BTreeSet<SnapshotId>,
+    /// Snapshots that were forgotten here.
+    forgotten: BTreeSet<SnapshotId>,
+    /// A second tier of the same family, and what there must be and was forgotten.
+    other: World,
+    there: BTreeMap<SnapshotId, Disks>,
+    forgotten_there: BTreeSet<SnapshotId>,
     seed: u64,
     steps: Vec<String>,
 }
@@ -96,17 +103,26 @@ steps! {
     3 lose_and_repair;
     2 look;
     2 lose_the_caches;
+    8 copy_there;
+    3 copy_back;
+    3 forget_there;
+    4 prune_there;
 }
 
 const CACHES: [&str; 2] = ["one", "two"];
 
 impl Model {
     async fn new(seed: u64) -> Self {
+        let world = match seed % 2 {
+            0 => World::new().await,
+            _ => World::with_tables().await,
+        };
         let mut model = Self {
-            world: match seed % 2 {
-                0 => World::new().await,
-                _ => World::with_tables().await,
-            },
+            other: world.empty(),
+            world,
+            forgotten: BTreeSet::new(),
+            there: BTreeMap::new(),
+            forgotten_there: BTreeSet::new(),
             dice: Dice(seed),
             source: ModelSource::default(),
             alive: BTreeMap::new(),
@@ -207,7 +223,12 @@ impl Model {
 
     /// A tier that dies at one of its next changes.
     fn dying(&mut self, most: usize) -> FaultSink {
-        let sink = FaultSink::new(Arc::new(self.world.mem.clone()), self.seed);
+        let mem = self.world.mem.clone();
+        self.dying_on(mem, most)
+    }
+
+    fn dying_on(&mut self, mem: MemSink, most: usize) -> FaultSink {
+        let sink = FaultSink::new(Arc::new(mem), self.seed);
         let at = 1 + self.dice.below(most) as u64;
         let crash = [Crash::Before, Crash::After][self.dice.below(2)];
         self.say((at, crash));
@@ -259,6 +280,7 @@ impl Model {
         assert_eq!(done.unwrap().removed, u64::from(!is_held));
         if !is_held {
             self.alive.remove(&id);
+            self.forgotten.insert(id);
         }
     }
 
@@ -271,6 +293,12 @@ impl Model {
         let _ = forget(&repo, &world.cx, &plan, &host(), "").await;
         let is_there = self.there().await.iter().any(|head| head.meta.id == id);
         assert!(is_there || !self.held.contains(&id));
+        // That it is recorded comes first.
+        let is_recorded = is_forgotten(&self.world, id).await;
+        assert!(is_there || is_recorded);
+        if is_recorded {
+            self.forgotten.insert(id);
+        }
         if !is_there {
             self.alive.remove(&id);
         }
@@ -375,6 +403,95 @@ impl Model {
         assert!(self.held.is_subset(&held), "{held:?}");
     }
 
+    /// Copies some of what is here to the other tier, or all; may die on the way.
+    async fn copy_there(&mut self) {
+        let again = self.dice.below(4) == 0;
+        let only = (self.dice.below(3) == 0).then(|| self.any()).flatten();
+        let mut sink = None;
+        if self.dice.below(3) == 0 {
+            let mem = self.other.mem.clone();
+            sink = Some(self.dying_on(mem, 20));
+        }
+        self.say((again, only, sink.is_some()));
+        let is_dying = sink.is_some();
+        let ended = try_to_copy(&self.world, &self.other, sink, only, again).await;
+        assert!(ended.is_ok() || is_dying, "{ended:?}");
+        if !is_made(&self.other).await {
+            assert!(ended.is_err());
+            return;
+        }
+        let there = ids(&self.other).await;
+        for id in there.difference(&self.there.keys().copied().collect()) {
+            assert!(again || !self.forgotten_there.contains(id));
+            self.there.insert(*id, self.alive[id].clone());
+            self.forgotten_there.remove(id);
+        }
+        if ended.is_ok_and(|findings| findings.is_empty()) {
+            for id in self
+                .alive
+                .keys()
+                .filter(|id| only.is_none_or(|only| only == **id))
+            {
+                assert!(self.there.contains_key(id) || !again && self.forgotten_there.contains(id));
+            }
+        }
+    }
+
+    /// Copies what is on the other tier back.
+    async fn copy_back(&mut self) {
+        if !is_made(&self.other).await {
+            return;
+        }
+        let again = self.dice.below(2) == 0;
+        self.say(again);
+        let ended = try_to_copy(&self.other, &self.world, None, None, again).await;
+        assert_eq!(ended.unwrap(), []);
+        let here = ids(&self.world).await;
+        for id in here.difference(&self.alive.keys().copied().collect()) {
+            assert!(again || !self.forgotten.contains(id));
+            self.alive.insert(*id, self.there[id].clone());
+            self.forgotten.remove(id);
+        }
+        for id in self.there.keys() {
+            assert!(self.alive.contains_key(id) || !again && self.forgotten.contains(id));
+        }
+    }
+
+    async fn forget_there(&mut self) {
+        let number = self.dice.below(self.there.len());
+        let Some(id) = self.there.keys().nth(number).copied() else {
+            return;
+        };
+        self.say(id);
+        let repo = self.other.open(&self.other.keys, None).await;
+        let (heads, _) = repo.heads(&self.other.cx).await.unwrap();
+        let metas = heads.into_iter().map(|head| head.meta);
+        let plan = ForgetPlan::by_id(metas.filter(|meta| meta.id == id).collect());
+        let done = forget(&repo, &self.other.cx, &plan, &host(), "").await;
+        assert_eq!(done.unwrap().removed, 1);
+        self.there.remove(&id);
+        self.forgotten_there.insert(id);
+    }
+
+    /// Prunes the other tier; may die on the way.
+    async fn prune_there(&mut self) {
+        if !is_made(&self.other).await {
+            return;
+        }
+        let job = self.job();
+        let is_dying = self.dice.below(3) == 0;
+        let mem = self.other.mem.clone();
+        let sink: Arc<dyn Sink> = match is_dying {
+            true => Arc::new(self.dying_on(mem, 24)),
+            false => Arc::new(mem),
+        };
+        let other = &self.other;
+        let repo = other.open_at(sink, &other.keys, None).await;
+        let plan = prune::plan(&repo, &other.cx, &job).await.unwrap();
+        let done = prune::prune(&repo, &other.cx, plan, &job).await;
+        assert!(is_dying || done.unwrap().findings.is_empty());
+    }
+
     async fn lose_the_caches(&mut self) {
         for cache in CACHES {
             let _ = std::fs::remove_dir_all(self.world.cache(cache));
@@ -385,26 +502,28 @@ impl Model {
     async fn check_all(&mut self) {
         self.steps.push("check_all".into());
         self.look().await;
-        for (id, disks) in &self.alive {
-            self.world.check_id(disks, *id).await;
+        is_whole(&self.world, &self.alive).await;
+        if is_made(&self.other).await {
+            is_whole(&self.other, &self.there).await;
         }
-        let repo = self.repo().await;
-        let done = verify(
-            &repo,
-            &self.world.cx,
-            None,
-            VerifyLevel::FullRead,
-            Sample::All,
-        );
-        let mut findings = done.await.unwrap().report.findings;
-        findings.retain(|finding| finding.severity > Severity::Note);
-        assert_eq!(findings, []);
-        let mut ledger = verify_ledger(&repo, &self.world.cx).await.unwrap();
-        ledger
-            .findings
-            .retain(|finding| finding.severity > Severity::Note);
-        assert_eq!(ledger.findings, []);
     }
+}
+
+/// Everything that there must be on a tier is there, and nothing is wrong with it.
+async fn is_whole(world: &World, wanted: &BTreeMap<SnapshotId, Disks>) {
+    for (id, disks) in wanted {
+        world.check_id(disks, *id).await;
+    }
+    let repo = world.open(&world.keys, None).await;
+    let done = verify(&repo, &world.cx, None, VerifyLevel::FullRead, Sample::All);
+    let mut findings = done.await.unwrap().report.findings;
+    findings.retain(|finding| finding.severity > Severity::Note);
+    assert_eq!(findings, []);
+    let mut ledger = verify_ledger(&repo, &world.cx).await.unwrap();
+    ledger
+        .findings
+        .retain(|finding| finding.severity > Severity::Note);
+    assert_eq!(ledger.findings, []);
 }
 
 async fn play(seed: u64) -> usize {

@@ -92,6 +92,14 @@ impl World {
         }
     }
 
+    /// A tier for the same repository on which nothing is.
+    pub(crate) fn empty(&self) -> Self {
+        Self {
+            mem: MemSink::new(),
+            ..self.fork()
+        }
+    }
+
     pub(crate) fn cache(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

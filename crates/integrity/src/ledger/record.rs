@@ -182,6 +182,16 @@ pub struct Record {
     pub prev: LineHash,
 }
 
+impl Record {
+    /// The snapshot that is on the tier since this: one that was made there, or that a copy brought. What was read for
+    /// a copy names none.
+    #[must_use]
+    pub fn arrived(&self) -> Option<SnapshotId> {
+        let has_come = self.op == Op::SNAPSHOT || self.op == Op::COPY;
+        self.snapshot.filter(|_| has_come)
+    }
+}
+
 /// The end of a ledger: what the next record continues, and what proves, kept elsewhere, that the
 /// ledger was not cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

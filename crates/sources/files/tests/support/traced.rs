@@ -1,5 +1,7 @@
 //! Runs a test of this program in a process of its own that is killed at a system call.
 
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
 use std::env;
 use std::process::{Command, Stdio};
 
