@@ -251,6 +251,8 @@ fn every_json_line_is_documented() {
         &["verify"],
         &["ledger", "verify"],
         &["ledger", "list"],
+        &["ledger", "accept"],
+        &["copy", "--to", "second"],
         &["key", "list"],
         &["key", "sheet", "--recovery-sheet", "sheet"],
         &["key", "rotate", "--new-key-file", "next", "--dry-run"],

@@ -21,7 +21,7 @@ pub(crate) enum LedgerCommand {
     /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
     #[command(after_help = LEDGER_EXAMPLES)]
     Verify,
-    /// Say that it is known that the beginning of the ledger was taken away, so that verify and prune go on
+    /// Accept that its beginning was taken away, so that verify and prune go on
     #[command(after_help = LEDGER_EXAMPLES)]
     Accept,
 }

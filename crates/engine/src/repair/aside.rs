@@ -11,7 +11,7 @@ use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
 /// Takes damaged packs that nothing mends out of the way of those who would build on them, as far as the index names
-/// them. They are read back from `aside/` before anything goes. No session is needed: it is as if the packs were lost, what is
+/// them, and the tier says the same of them each time. They are read back from `aside/` before anything goes. No session is needed: it is as if the packs were lost, what is
 /// whole of them is found where they are now, and their names may come back.
 ///
 /// # Errors
@@ -51,6 +51,17 @@ pub(super) async fn set_aside_hopeless(
         };
         // Mended by somebody else.
         if digest(&torn).await? == id.0 {
+            continue;
+        }
+        // A tier that answers short, or with other bytes each time, may have it whole.
+        let size = sink.head(cx, key).await?.size;
+        if size != torn.len() as u64 {
+            let given = torn.len();
+            refuse(format!("the tier gives {given} of its {size} bytes"));
+            continue;
+        }
+        if read_or_nothing(repo, cx, key).await? != torn {
+            refuse("the tier gives other bytes each time it is read".into());
             continue;
         }
         let aside = name(layout::aside(key))?;

@@ -1,8 +1,11 @@
 //! File systems that do not keep all that a snapshot has: no modes, no owners, no links.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use super::is_root;
 
@@ -63,7 +66,7 @@ impl Disk {
                 fs::create_dir_all(&disk.base).is_ok()
             }
         };
-        (is_root() && made && disk.mount()).then_some(disk)
+        (is_root() && made && disk.mount() && disk.is_mounted()).then_some(disk)
     }
 
     /// All that can be made here.
@@ -116,6 +119,18 @@ impl Disk {
         }
     }
 
+    /// Whether it has come: programs that mount in the background may say so too early.
+    fn is_mounted(&self) -> bool {
+        let number = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+        (0..200).any(|_| {
+            let is_there = number(&self.at) != number(self.at.parent().unwrap());
+            if !is_there {
+                thread::sleep(Duration::from_millis(50));
+            }
+            is_there
+        })
+    }
+
     fn unmount(&mut self) {
         let _ = Command::new("umount").arg(&self.at).status();
         if let Some(device) = self.device.take() {
@@ -126,7 +141,7 @@ impl Disk {
     /// Takes it away and brings it back: on some, inodes have other numbers then.
     pub fn again(&mut self) {
         self.unmount();
-        assert!(self.mount());
+        assert!(self.mount() && self.is_mounted());
     }
 }
 
