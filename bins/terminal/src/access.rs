@@ -256,21 +256,27 @@ impl Console {
         };
         let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
         self.listen(&repo);
-        self.check_known(&repo)?;
-        if let Unlock::KeyFile(_) = unlock {
+        if matches!(unlock, Unlock::KeyFile(_)) && self.is_unfinished()? {
+            // This host drew the key that opens it, for the repository of this place, and was killed before it could
+            // remember that; nobody else has it.
+            self.remember(&Known::of(&repo)?)?;
             self.finish_files()?;
+        } else {
+            self.check_known(&repo)?;
         }
         Ok(self.settle(repo, cache.as_deref()))
     }
 
-    /// Gives the key file its name if the run that made its repository was killed before it could, and
-    /// the recovery sheet beside it.
+    /// Whether the run that made the repository of the key file was killed before it could give that its name.
+    fn is_unfinished(&self) -> Outcome<bool> {
+        let key_file = self.key_file()?;
+        Ok(!key_file.exists() && unfinished(&key_file).exists())
+    }
+
+    /// Gives the key file its name, and the recovery sheet beside it.
     fn finish_files(&self) -> Outcome<()> {
         let key_file = self.key_file()?;
         let sheet = key_file.with_extension("recovery.txt");
-        if key_file.exists() || !unfinished(&key_file).exists() {
-            return Ok(());
-        }
         unfinished::finish(&key_file)?;
         if unfinished(&sheet).exists() {
             unfinished::finish(&sheet)?;

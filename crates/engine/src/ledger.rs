@@ -9,6 +9,7 @@
 
 mod accept;
 mod audit;
+mod begin;
 mod chain;
 mod check;
 mod gone;
@@ -37,6 +38,7 @@ use crate::view::check_signatures;
 
 pub use accept::{accept_beginning, is_to_be_accepted};
 pub use audit::record_read;
+pub(crate) use begin::begin_if_new;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};

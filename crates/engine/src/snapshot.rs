@@ -6,6 +6,7 @@ use backup_core::{ErrorKind, Finding, HostId, OpContext, SnapshotMeta, Source};
 use backup_integrity::merkle::MerkleRoot;
 
 use crate::error::{EngineError, Result};
+use crate::ledger::begin_if_new;
 use crate::repository::Repository;
 use crate::stage::capture::capture;
 use crate::stage::chunk::chunk;
@@ -126,6 +127,10 @@ async fn run(
     planned: Planned,
     job: &SnapshotJob,
 ) -> Result<SnapshotReport> {
+    if planned.earlier.is_empty() {
+        // What hinders it hinders the record of the snapshot too, and is told there.
+        let _ = begin_if_new(repo, cx, &job.host, &job.user).await;
+    }
     let captured = capture(cx, planned).await?;
     let chunked = chunk(repo, captured, job)?;
     let sealing = seal(repo, cx, chunked, job).await?;

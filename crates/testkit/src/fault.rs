@@ -5,5 +5,5 @@ mod rule;
 mod sink;
 mod state;
 
-pub use rule::{Crash, Fault, Injected, Rule, When, fresh_seed};
+pub use rule::{Crash, Fault, Injected, Rule, When, seed};
 pub use sink::FaultSink;

@@ -26,7 +26,7 @@ mod suite;
 pub use backup_conformance::CaseFailure;
 pub use clock::{TestClock, context};
 pub use eventual::{EventualSink, Lag};
-pub use fault::{Crash, Fault, FaultSink, Injected, Rule, When, fresh_seed};
+pub use fault::{Crash, Fault, FaultSink, Injected, Rule, When, seed};
 pub use locked::LockedSink;
 pub use mem::MemSink;
 pub use op::Op;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backup_core::{ByteRange, ErrorKind, ObjectKey, OpContext, PutMode, Retry, Sink, SinkError};
 use backup_testkit::{
     Crash, Fault, FaultSink, Injected, MemSink, Op, Outcome, RecordingSink, Rule, When, context,
-    fresh_seed, sink_suite,
+    seed, sink_suite,
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -80,7 +80,7 @@ fn key(name: &str) -> ObjectKey {
 async fn wrappers_without_rules_are_as_good_as_what_they_wrap() {
     sink_suite(|| {
         let recorded = RecordingSink::new(Arc::new(MemSink::new()));
-        let failing = FaultSink::new(Arc::new(recorded), fresh_seed());
+        let failing = FaultSink::new(Arc::new(recorded), seed());
         Arc::new(RecordingSink::new(Arc::new(failing)))
     })
     .await;

@@ -96,3 +96,29 @@ fn a_key_file_of_a_repository_that_was_made_gets_its_name_from_the_next_run() {
     assert!(place.path("key").exists() && !place.path("key.unfinished").exists());
     let _ = Run::of(&mut place.snapshot(["list"])).ok();
 }
+
+#[test]
+fn a_repository_that_was_made_where_another_was_before_is_known_to_the_next_run_though_its_making_was_killed()
+ {
+    let place = Place::new();
+    let _ = Run::of(&mut place.snapshot(["save", "data"])).ok();
+    let mut known = fs::read_dir(place.path("state/known")).unwrap();
+    let known = known.next().unwrap().unwrap().path();
+    let of_the_first = fs::read(&known).unwrap();
+    fs::remove_dir_all(place.repo()).unwrap();
+    for name in ["key", "sheet"] {
+        fs::remove_file(place.path(name)).unwrap();
+    }
+    let init = ["init", "--recovery-sheet", "sheet"];
+    let _ = Run::of(&mut place.snapshot(init)).ok();
+    // As it is left by a kill behind the config: what this host remembers is of the first repository still.
+    fs::write(&known, &of_the_first).unwrap();
+    rename(&place, "key", "key.unfinished");
+    let _ = Run::of(&mut place.snapshot(["save", "data"]))
+        .ok()
+        .says("broken off");
+    assert!(fs::read(&known).unwrap() != of_the_first);
+    // Whose key has its name is not believed like that.
+    fs::write(&known, &of_the_first).unwrap();
+    let _ = Run::of(&mut place.snapshot(["list"])).ends(13);
+}

@@ -339,8 +339,7 @@ pub(crate) fn is_whole(place: &Place, what: &str) {
 fn killed_at_any_time_nothing_is_lost() {
     let kills = told("BACKSTAY_KILLS").and_then(|value| value.parse().ok());
     let kills: u64 = kills.unwrap_or(12);
-    let seed = told("BACKSTAY_SEED").and_then(|value| value.parse().ok());
-    let mut state: u64 = seed.unwrap_or_else(|| std::process::id().into());
+    let mut state = backup_testkit::seed();
     println!("{kills} kills, BACKSTAY_SEED={state}");
     let mut below = |sides: u64| {
         state = state

@@ -209,7 +209,7 @@ fn hosts_with_clocks_that_jump_lose_nothing_to_each_other() {
         return;
     }
     let rounds = told("BACKSTAY_TOGETHER").unwrap_or(6);
-    let seed = told("BACKSTAY_SEED").unwrap_or_else(|| std::process::id().into());
+    let seed = backup_testkit::seed();
     println!("BACKSTAY_SEED={seed}");
     let host = |name: &'static str, number: u64| {
         set(&clock_of(&place, name), 0);

@@ -28,7 +28,7 @@ pub struct Planned {
     /// What is done in a lesser way than it could be.
     pub(super) degraded: Option<Finding>,
     /// The snapshots of this host that are there already.
-    pub(super) earlier: Vec<SnapshotId>,
+    pub(crate) earlier: Vec<SnapshotId>,
     pub(super) started: jiff::Timestamp,
 }
 

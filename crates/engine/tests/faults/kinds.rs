@@ -8,9 +8,7 @@ use backup_core::{ErrorKind, Retry, Sink};
 use backup_engine::{InitRequest, Repository, Unlock, prepare};
 use backup_format::config::Operation as Access;
 use backup_format::keys::keyfile::KeyFile;
-use backup_testkit::{
-    EventualSink, Fault, FaultSink, Lag, LockedSink, MemSink, Op, Rule, When, fresh_seed,
-};
+use backup_testkit::{EventualSink, Fault, FaultSink, Lag, LockedSink, MemSink, Op, Rule, When};
 
 use crate::operations::{Claim, MEMORIES, OPERATIONS, Operation, Run, grounds, mend_ground};
 use crate::world::{Case, Memory, World, context, read};
@@ -186,7 +184,7 @@ async fn meets(
 async fn every_kind_of_fault_with_every_operation_loses_nothing() {
     let grounds = grounds().await;
     assert!(KINDS.len() >= 12);
-    let seed = fresh_seed() % 1_000_000;
+    let seed = backup_testkit::seed();
     for (number, kind) in KINDS.iter().enumerate() {
         println!("a tier that {}", kind.name);
         for (other, operation) in OPERATIONS.iter().enumerate() {
@@ -228,7 +226,7 @@ async fn make(kind: &Kind, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repository_is_made_or_not_whatever_the_tier_does() {
-    let first = fresh_seed() % 1_000_000;
+    let first = backup_testkit::seed();
     for kind in KINDS {
         for seed in first..first + 6 {
             make(kind, seed).await;

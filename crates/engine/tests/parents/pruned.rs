@@ -482,7 +482,7 @@ fn forced() -> PruneJob {
     PruneJob {
         patience: Duration::ZERO,
         despite_gone: true,
-        // The making of this repository has no record: a first snapshot without one looks like a ledger that is gone.
+        // One test takes the ledger away.
         despite_ledger: true,
         ..job()
     }

@@ -213,8 +213,18 @@ pub struct Injected {
     pub fault: Fault,
 }
 
-/// A seed that differs from run to run. Errors that are injected, and the sink's `Debug`, show it.
+/// The seed of what a test leaves to chance: what `BACKSTAY_SEED` says, a number or `random`; otherwise always the
+/// same, so that whoever did not change the code sees the same tests pass. Below 2^44. Errors that are injected, and
+/// the sink's `Debug`, show it.
 #[must_use]
-pub fn fresh_seed() -> u64 {
-    RandomState::new().hash_one("seed")
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a test that is told what to play again"
+)]
+pub fn seed() -> u64 {
+    match std::env::var("BACKSTAY_SEED").as_deref() {
+        Ok("random") => RandomState::new().hash_one("seed") >> 20,
+        Ok(number) => number.parse().unwrap_or(1),
+        Err(_) => 1,
+    }
 }

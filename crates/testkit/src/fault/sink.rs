@@ -31,7 +31,7 @@ pub struct FaultSink {
 }
 
 impl FaultSink {
-    /// Wraps a sink. The seed decides what is left to chance; see [`super::fresh_seed`].
+    /// Wraps a sink. The seed decides what is left to chance; see [`super::seed`].
     #[must_use]
     pub fn new(inner: Arc<dyn Sink>, seed: u64) -> Self {
         Self {
