@@ -90,6 +90,8 @@ impl Place {
             .env("BACKSTAY_KEY_FILE", self.path("key"))
             .env("BACKSTAY_CACHE_DIR", self.path("cache"))
             .env("BACKSTAY_STATE_DIR", self.path("state"))
+            // However full the disk of the tests is.
+            .env("BACKSTAY_WARN_FULL", "100")
             // On a busy disk that takes seconds; the tests of power losses ask for it.
             .env("BACKSTAY_NO_SYNC", "1");
         command

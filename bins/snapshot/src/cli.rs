@@ -217,6 +217,9 @@ pub(crate) struct SaveArgs {
     /// Level of compression (zstd, 1 to 19)
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(crate) compression: i32,
+    /// Warn when so much of the tier's room is used, in percent; 100: never
+    #[arg(long, value_name = "PERCENT", default_value_t = 80, env = "BACKSTAY_WARN_FULL", value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(crate) warn_full: u8,
     /// Show what would be saved, and save nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -149,6 +149,24 @@ pub enum Warmth {
     ReadyIn(Duration),
 }
 
+/// The room on a tier, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// What we may still write.
+    pub free: u64,
+    /// What is there altogether, that which is used included.
+    pub total: u64,
+}
+
+impl Room {
+    /// How much of it is used, in percent, rounded down.
+    #[must_use]
+    pub fn percent_used(&self) -> u8 {
+        let used = u128::from(self.total.saturating_sub(self.free)) * 100;
+        u8::try_from(used / u128::from(self.total.max(1))).unwrap_or(100)
+    }
+}
+
 /// A place where objects are kept. Making a sink does no I/O.
 ///
 /// Promises: a put that returns `Ok` is durable and whole; a put that fails or is killed leaves
@@ -226,11 +244,27 @@ pub trait Sink: fmt::Debug + Send + Sync {
     async fn tidy(&self, _cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         Ok(0)
     }
+
+    /// How much room there is, where the tier can tell: `None` where it cannot, or has no bounds.
+    ///
+    /// # Errors
+    /// [`SinkError`].
+    async fn room(&self, _cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        Ok(None)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn room_is_told_in_whole_percent_of_what_is_there() {
+        let used = |free, total| Room { free, total }.percent_used();
+        assert_eq!((used(200, 1000), used(201, 1000)), (80, 79));
+        assert_eq!((used(0, 0), used(u64::MAX, 1)), (0, 0));
+        assert_eq!(used(0, u64::MAX), 100);
+    }
 
     #[test]
     fn keys_are_safe_on_every_tier() {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, SinkInfo,
-    Warmth,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
+    SinkInfo, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -123,5 +123,9 @@ impl Sink for Below {
     /// Does nothing: what the sink below would tidy lies beside the folder as well.
     async fn tidy(&self, _cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         Ok(0)
+    }
+
+    async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        self.inner.room(cx).await
     }
 }

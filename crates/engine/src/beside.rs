@@ -16,7 +16,7 @@ use backup_format::config::{Config, MAX_CONFIG_BYTES};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::ledger::{Line, Op, RawLine, Record};
+use backup_integrity::ledger::{Line, RawLine, Record};
 use backup_parity::{Sidecar, encode_whole};
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -378,11 +378,10 @@ impl Ended {
     }
 
     fn take(&mut self, record: &Record) {
-        if record.op == Op::FORGET {
-            self.snapshots.extend(record.snapshot);
-        } else if let (Some(id), true) = (&record.snapshot, record.op == Op::COPY) {
-            // A copy has brought it again.
-            self.snapshots.remove(id);
+        match record.stays() {
+            Some((id, false)) => drop(self.snapshots.insert(id)),
+            Some((id, true)) => drop(self.snapshots.remove(&id)),
+            None => {}
         }
         self.slots.take(record);
     }

@@ -57,7 +57,7 @@ pub async fn given_up(
     let mut out = Vec::new();
     for id in wanted {
         let key = name(layout::snapshot(*id))?;
-        if is_there(repo, cx, *id).await? {
+        if repo.has_snapshot(cx, *id).await? {
             continue;
         }
         let mended = beside::mended(cx, &**repo.sink(), &key).await?;
@@ -76,14 +76,6 @@ pub async fn given_up(
         });
     }
     Ok(out)
-}
-
-async fn is_there(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
-    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether all packs that a snapshot uses are on the tier. Where neither its refs nor its manifest can be read with this
@@ -168,7 +160,7 @@ pub async fn give_up(
         Some("is held, so it is not given up")
     } else if gone.comes_back {
         Some("is gone, and `snapshot repair` puts it back from its sidecar")
-    } else if is_there(repo, cx, id).await? {
+    } else if repo.has_snapshot(cx, id).await? {
         Some("is there again")
     } else {
         None

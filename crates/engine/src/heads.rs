@@ -145,6 +145,18 @@ impl Repository {
         })
     }
 
+    /// Whether a snapshot is on the tier.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub(crate) async fn has_snapshot(&self, cx: &OpContext, id: SnapshotId) -> Result<bool> {
+        match self.sink().head(cx, &name(layout::snapshot(id))?).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// The heads of all snapshots, oldest first, and the snapshots that cannot be read. What a verdict
     /// leaves out is none of them, and what it says is read behind the list of snapshots: whoever
     /// sees a snapshot that was made late sees the verdict too.

@@ -257,7 +257,7 @@ async fn not_too_late(
 ) -> Result<Option<Finding>> {
     let mut forgot = ledger::forgotten_before_hold(repo, cx, snapshot).await?;
     for look in 0..LOOKS {
-        if !is_there(repo, cx, snapshot).await? {
+        if !repo.has_snapshot(cx, snapshot).await? {
             // It keeps nothing, and would look like a hold that does. Of a snapshot that was forgotten, the
             // last word is that it was.
             let (op, note, by) = forgot.map_or_else(
@@ -290,15 +290,6 @@ async fn not_too_late(
         let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
         Finding::new(severity, kind, format!("snapshot {snapshot}"), detail)
     }))
-}
-
-/// Whether a snapshot is on the tier.
-async fn is_there(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
-    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Releases a snapshot, if it is held, be it by the ledger alone.

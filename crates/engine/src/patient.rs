@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Sink, SinkError,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Room, Sink, SinkError,
     SinkInfo, Warmth,
 };
 use bytes::Bytes;
@@ -165,5 +165,9 @@ impl Sink for PatientSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         patiently!(cx, self.0.tidy(cx, older_than))
+    }
+
+    async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        patiently!(cx, self.0.room(cx))
     }
 }

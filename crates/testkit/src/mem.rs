@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkCaps, SinkError,
-    SinkInfo, Version, Warmth,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
+    SinkError, SinkInfo, Version, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -298,5 +298,10 @@ impl Sink for MemSink {
     async fn tidy(&self, cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         proceed(cx, "tidy", "the tier")?;
         Ok(0)
+    }
+
+    async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        proceed(cx, "room", "the tier")?;
+        Ok(None)
     }
 }

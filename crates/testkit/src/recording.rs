@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, SinkInfo,
-    Warmth,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
+    SinkInfo, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -261,5 +261,9 @@ impl Sink for RecordingSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        self.inner.room(cx).await
     }
 }

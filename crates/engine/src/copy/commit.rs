@@ -128,7 +128,7 @@ impl Shipment<'_> {
         if !self.put_refs(id, &sum.into_refs(id)).await? {
             return Ok(skipped(
                 id,
-                "what an earlier copy that was cut short has left of it names packs that are not there any more: the next `snapshot prune` of the tier that is copied to takes that away, then it can be copied again",
+                "what an earlier copy that was cut short, or somebody who forgot it, has left of it names packs that are not there any more: the next `snapshot prune` of the tier that is copied to takes that away, then it can be copied again",
             ));
         }
         cx.tell(Event::Current(&format!("snapshot {id}")));

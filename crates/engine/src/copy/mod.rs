@@ -323,11 +323,26 @@ async fn record_earlier(
 ) -> Result<()> {
     let ids: Vec<_> = heads.iter().map(|head| head.meta.id).collect();
     let unknown: HashSet<_> = chain.unknown(&ids).into_iter().collect();
-    for head in heads.iter().filter(|head| unknown.contains(&head.meta.id)) {
-        commit::protect(to, cx, head.meta.id).await;
+    // Brought again, or not taken away by a `forget` that was killed: what is there must be known to be there.
+    let forgotten = chain.forgotten(&ids);
+    for head in heads {
+        let id = head.meta.id;
+        if !unknown.contains(&id) && !(forgotten.contains(&id) && to.has_snapshot(cx, id).await?) {
+            continue;
+        }
+        commit::protect(to, cx, id).await;
         let note = "recorded by a later run, which found it without a record";
         let draft = commit::record_of(head, note);
         chain.append(&job.host, &job.user, draft).await?;
+        if forgotten.contains(&id) && !to.has_snapshot(cx, id).await? {
+            // Whoever forgot it has only now taken it away.
+            let draft = LedgerDraft {
+                op: "forget",
+                note: "it went while a copy recorded that it is there".into(),
+                ..commit::record_of(head, "")
+            };
+            chain.append(&job.host, &job.user, draft).await?;
+        }
     }
     Ok(())
 }

@@ -167,7 +167,9 @@ impl Shipment<'_> {
         let size = bytes.len() as u64;
         let needed: u64 = lacking.iter().map(|blob| u64::from(blob.stored)).sum();
         let is_free = !self.avoided.contains(&id) && !lock(&self.here).odd.contains(&id);
-        let sent = if is_free && needed * 2 >= size {
+        // Of small packs a large part is no blob.
+        let held: u64 = end.blobs.iter().map(|blob| u64::from(blob.stored)).sum();
+        let sent = if is_free && needed * 2 >= held {
             let added = self.put(&key, id, bytes, &end.blobs, &end).await?;
             let slots = u32::try_from(end.blobs.len()).unwrap_or(u32::MAX);
             let uses = vec![PackUse::new(id, slots, used.iter().map(|(slot, _)| *slot))];

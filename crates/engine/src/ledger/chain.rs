@@ -1,6 +1,6 @@
 //! The end of the ledger, and what goes behind it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use backup_core::{
     CancellationToken, ErrorKind, Finding, FindingKind, HostId, OpContext, PutMode, Severity,
@@ -39,6 +39,8 @@ pub(crate) struct Chain<'a> {
     /// The number of the next record.
     next: u64,
     made: HashSet<SnapshotId>,
+    /// Whether a snapshot stays, by the last record of it that says so.
+    stays: HashMap<SnapshotId, bool>,
     /// What is wrong with the ledger, as far as it was read.
     findings: Vec<Finding>,
 }
@@ -58,6 +60,7 @@ impl<'a> Chain<'a> {
             last: known,
             next: known.map_or(1, |head| head.seq.saturating_add(1)),
             made: HashSet::new(),
+            stays: HashMap::new(),
             findings: Vec::new(),
         };
         if let Some(known) = known {
@@ -94,6 +97,27 @@ impl<'a> Chain<'a> {
         }
         let unknown = |id: &&SnapshotId| left.contains(id);
         snapshots.iter().filter(unknown).copied().collect()
+    }
+
+    /// Those of some snapshots that were forgotten by the last record that says whether they stay.
+    pub(crate) fn forgotten(&self, snapshots: &[SnapshotId]) -> HashSet<SnapshotId> {
+        let wanted: HashSet<SnapshotId> = snapshots.iter().copied().collect();
+        let mut stays = HashMap::new();
+        let copied = self.repo.ledger_copy().and_then(|copy| copy.lines().ok());
+        if let Some(mut lines) = copied.flatten() {
+            while let Ok(Some(line)) = lines.next_line() {
+                if let RawLine::Whole(line) = line
+                    && let Ok(line) = Line::parse(line)
+                {
+                    stays.extend(line.record().stays());
+                }
+            }
+        }
+        stays.extend(self.stays.iter().map(|(id, stays)| (*id, *stays)));
+        let forgotten = stays
+            .into_iter()
+            .filter(|(id, stays)| !stays && wanted.contains(id));
+        forgotten.map(|(id, _)| id).collect()
     }
 
     /// Whoever cuts the ledger's end off must not go unnoticed until somebody verifies.
@@ -146,7 +170,7 @@ impl<'a> Chain<'a> {
             Ok(line) => {
                 self.last = Some(line.head());
                 self.next = number.saturating_add(1);
-                self.made.extend(made(&line));
+                self.learn(&line);
                 Ok(Some(line))
             }
             Err(why) => {
@@ -177,6 +201,11 @@ impl<'a> Chain<'a> {
             }
             _ => Ok(line),
         }
+    }
+
+    fn learn(&mut self, line: &Line) {
+        self.made.extend(made(line));
+        self.stays.extend(line.record().stays());
     }
 
     fn copy(&self, lines: &[Line]) {
@@ -220,7 +249,7 @@ impl<'a> Chain<'a> {
                 Ok(_) => {
                     self.last = Some(line.head());
                     self.next = place.saturating_add(1);
-                    self.made.extend(made(&line));
+                    self.learn(&line);
                     self.copy(std::slice::from_ref(&line));
                     return Ok(());
                 }

@@ -187,11 +187,10 @@ impl<'a> Told<'a> {
         if record.arrived().is_some() {
             self.made.entry(snapshot).or_insert(record.root);
         }
-        if record.op == Op::FORGET {
-            self.forgotten.insert(snapshot);
-        } else if record.op == Op::HOLD || record.op == Op::COPY {
-            // It was there still, or that is taken back; or a copy has brought it again.
-            self.forgotten.remove(&snapshot);
+        match record.stays() {
+            Some((_, false)) => drop(self.forgotten.insert(snapshot)),
+            Some((_, true)) => drop(self.forgotten.remove(&snapshot)),
+            None => {}
         }
     }
 

@@ -5,8 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use backup_core::{ErrorKind, HostId, OpContext, SnapshotId};
-use backup_format::layout;
+use backup_core::{HostId, OpContext, SnapshotId};
 use backup_integrity::ledger::{Line, Op, RawLine};
 use futures::TryStreamExt as _;
 use jiff::{SignedDuration, Timestamp};
@@ -14,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
-use crate::repository::{Repository, name};
+use crate::repository::Repository;
 
 /// Records are looked at from the end on until so many in a row are too old.
 const BATCH: usize = 16;
@@ -100,20 +99,12 @@ async fn look(
     for gone in made.into_values().rev() {
         let is_forgotten = ends.get(&gone.id).is_some_and(|(_, forgotten)| *forgotten);
         let is_known = there.contains(&gone.id) || is_forgotten;
-        if !is_known && is_missing(repo, cx, gone.id).await? {
+        // It may have been made since the others were listed.
+        if !is_known && !repo.has_snapshot(cx, gone.id).await? {
             return Ok(Some(gone));
         }
     }
     Ok(None)
-}
-
-/// Whether a snapshot is not there now: it may have been made since the others were listed.
-async fn is_missing(repo: &Repository, cx: &OpContext, id: SnapshotId) -> Result<bool> {
-    match repo.sink().head(cx, &name(layout::snapshot(id))?).await {
-        Ok(_) => Ok(false),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(true),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// What records say of the snapshots.
@@ -163,11 +154,11 @@ impl Told<'_> {
             return;
         }
         let is_copied = record.op == Op::COPY;
-        if record.op == Op::FORGET || record.op == Op::HOLD || is_copied {
+        if let Some((_, stays)) = record.stays() {
             let seq = line.head().seq;
             let end = self.ends.entry(id).or_default();
             if seq >= end.0 {
-                *end = (seq, record.op == Op::FORGET);
+                *end = (seq, !stays);
             }
         }
         // Who made what a copy brought its record does not say.

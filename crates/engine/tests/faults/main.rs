@@ -28,6 +28,7 @@ mod revoked;
 mod rotten;
 mod small;
 mod space;
+mod stays;
 mod stops;
 mod unindexed;
 mod unmended;

@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use backup_core::{ObjectKey, Sample, Severity, Sink, SnapshotId, Source, VerifyLevel};
+use backup_core::{
+    Finding, FindingKind, ObjectKey, Sample, Severity, Sink, SnapshotId, Source, VerifyLevel,
+};
 use backup_engine::hold::{hold, holds, release};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::prune::{self, PruneJob, Unused};
@@ -339,6 +341,19 @@ impl Model {
 
     async fn prune_some(&mut self) {
         let job = self.job();
+        self.prune_with(job).await;
+    }
+
+    /// Waits for nobody.
+    async fn prune_fully(&mut self) {
+        let job = PruneJob {
+            patience: Duration::ZERO,
+            ..self.job()
+        };
+        self.prune_with(job).await;
+    }
+
+    async fn prune_with(&mut self, job: PruneJob) {
         self.say((job.max_unused, job.max_repack, job.patience));
         let repo = self.repo().await;
         let plan = prune::plan(&repo, &self.world.cx, &job).await.unwrap();
@@ -443,7 +458,15 @@ impl Model {
         let again = self.dice.below(2) == 0;
         self.say(again);
         let ended = try_to_copy(&self.other, &self.world, None, None, again).await;
-        assert_eq!(ended.unwrap(), []);
+        let findings = ended.unwrap();
+        if !findings.is_empty() {
+            // What a forget that was killed has left is in the way, and a prune takes it out of it.
+            let skipped = |one: &Finding| one.kind == FindingKind::Skipped;
+            assert!(findings.iter().all(skipped), "{findings:?}");
+            self.prune_fully().await;
+            let ended = try_to_copy(&self.other, &self.world, None, None, again).await;
+            assert_eq!(ended.unwrap(), []);
+        }
         let here = ids(&self.world).await;
         for id in here.difference(&self.alive.keys().copied().collect()) {
             assert!(again || !self.forgotten.contains(id));

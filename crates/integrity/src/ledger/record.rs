@@ -190,6 +190,15 @@ impl Record {
         let has_come = self.op == Op::SNAPSHOT || self.op == Op::COPY;
         self.snapshot.filter(|_| has_come)
     }
+
+    /// What it says of whether its snapshot stays: not, if it is forgotten; and that is taken back by a copy, which
+    /// brings it again, and by a hold, which is placed on what is there still. Of several records the last one counts.
+    #[must_use]
+    pub fn stays(&self) -> Option<(SnapshotId, bool)> {
+        let stays = self.op == Op::COPY || self.op == Op::HOLD;
+        let id = self.snapshot.filter(|_| stays || self.op == Op::FORGET)?;
+        Some((id, stays))
+    }
 }
 
 /// The end of a ledger: what the next record continues, and what proves, kept elsewhere, that the

@@ -15,6 +15,16 @@ pub(crate) enum Wrong {
          or `?create=yes` behind the location)"
     )]
     NoRoot(PathBuf),
+    #[error(
+        "the file {1:?} is not in {0:?}: this is not the disk that is meant; mount it, or, if it is the right one, make the \
+         file there (`touch`)"
+    )]
+    NoMarker(PathBuf, String),
+    #[error(
+        "the folder {0:?} is another one than a moment ago: its disk was unmounted, or another was mounted there; mount it \
+         again and run the command again"
+    )]
+    OtherRoot(PathBuf),
     #[error("the folder {0:?} cannot be made: the file system has no room for folders there")]
     NoPlace(PathBuf),
     #[error("{0:?} is not a folder")]

@@ -31,6 +31,7 @@
 mod create_by;
 mod fault;
 mod folder;
+mod mount;
 mod place;
 mod read;
 mod sink;

@@ -1,12 +1,16 @@
 //! From a location to a sink.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use backup_core::registry::RegistryError;
 use backup_core::{Location, Registry};
 
 use crate::create_by::CreateBy;
 use crate::sink::LocalSink;
+
+/// Nobody waits longer for a listing, in seconds.
+const MOST_SETTLE: u64 = 600;
 
 /// Why a location is not one of a local folder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,7 +25,7 @@ pub enum FromLocationError {
     #[error("it names no folder; write file:///path or just the path")]
     NoPath,
     /// An option that there is not.
-    #[error("there is no option `{0}`; there are `create` and `create-by`")]
+    #[error("there is no option `{0}`; there are `create`, `create-by`, `marker` and `settle`")]
     Option(String),
     /// An option has a value that it cannot have.
     #[error("`{value}` is no value of the option `{option}`: {wanted}")]
@@ -40,7 +44,9 @@ impl TryFrom<&Location> for LocalSink {
 
     /// The sink of `/path`, `file:///path` or `local:///path`. Options: `create=yes` makes the
     /// root with the first put if it is missing; `create-by=link|rename|lock` says which way to
-    /// keep writers apart is tried first (see [`CreateBy`]).
+    /// keep writers apart is tried first (see [`CreateBy`]); `marker=NAME` names a file that is in the root of the
+    /// right disk ([`LocalSink::only_beside`]); `settle=SECONDS` says how long listings may lag
+    /// ([`LocalSink::settling`]).
     fn try_from(location: &Location) -> Result<Self, Self::Error> {
         if !matches!(location.authority(), "" | "localhost") {
             // What stands there may hold a password; the host is enough to see the mistake.
@@ -55,6 +61,8 @@ impl TryFrom<&Location> for LocalSink {
             sink = match option {
                 "create" => sink.making_root(yes_or_no(value)?),
                 "create-by" => sink.creating_by(way(value)?),
+                "marker" => sink.only_beside(marker(value)?),
+                "settle" => sink.settling(seconds(value)?),
                 other => return Err(FromLocationError::Option(other.to_owned())),
             };
         }
@@ -83,6 +91,30 @@ fn way(value: &str) -> Result<CreateBy, FromLocationError> {
             option: "create-by",
             value: other.to_owned(),
             wanted: "`link`, `rename` or `lock`",
+        }),
+    }
+}
+
+fn marker(value: &str) -> Result<&str, FromLocationError> {
+    match value {
+        "" | "." | ".." => {}
+        name if name.contains('/') => {}
+        name => return Ok(name),
+    }
+    Err(FromLocationError::Value {
+        option: "marker",
+        value: value.to_owned(),
+        wanted: "the name of a file in the folder itself, as `.backup-disk`",
+    })
+}
+
+fn seconds(value: &str) -> Result<Duration, FromLocationError> {
+    match value.parse() {
+        Ok(seconds @ 0..=MOST_SETTLE) => Ok(Duration::from_secs(seconds)),
+        _ => Err(FromLocationError::Value {
+            option: "settle",
+            value: value.to_owned(),
+            wanted: "a number of seconds, at most 600",
         }),
     }
 }
@@ -137,6 +169,8 @@ mod tests {
         assert!(told("file:///srv?creat=yes").contains("there is no option `creat`"));
         assert!(told("file:///srv?create=maybe").contains("`yes` or `no`"));
         assert!(told("file:///srv?create-by=luck").contains("`link`, `rename` or `lock`"));
-        assert!(open("file:///srv?create=yes&create-by=lock").is_ok());
+        assert!(told("file:///srv?marker=a/b").contains("in the folder itself"));
+        assert!(told("file:///srv?settle=1h").contains("seconds"));
+        assert!(open("file:///srv?create=yes&create-by=lock&marker=.disk&settle=60").is_ok());
     }
 }

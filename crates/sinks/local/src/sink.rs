@@ -1,15 +1,15 @@
 //! The sink itself: the contract's calls, each as one piece of work on a blocking thread.
 
 use std::collections::HashSet;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkCaps, SinkError,
-    SinkInfo, Warmth,
+    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
+    SinkError, SinkInfo, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::create_by::CreateBy;
 use crate::fault::{Fault, Outcome, Wrong};
+use crate::mount::Mount;
 use crate::walk::Walk;
 use crate::{folder, read, write};
 
@@ -55,6 +56,9 @@ impl LocalSink {
             root: root.into(),
             makes_root: false,
             create_by: CreateBy::default(),
+            marker: None,
+            settle: None,
+            seen: OnceLock::new(),
             synced: Mutex::default(),
         };
         Self {
@@ -76,12 +80,30 @@ impl LocalSink {
         self.with(|place| place.create_by = first)
     }
 
+    /// The same sink, which does nothing unless a file of that name is in its root: so whoever made it on a disk can
+    /// be sure that nothing is read from, or written to, what is there while that disk is not mounted.
+    #[must_use]
+    pub fn only_beside(self, marker: &str) -> Self {
+        self.with(|place| place.marker = Some(marker.to_owned()))
+    }
+
+    /// The same sink, whose listings may lag so long behind what other machines write. Otherwise that is what is
+    /// usual for the kind of its file system: nothing for those of this machine, two seconds for SMB, a minute for NFS
+    /// and other networks.
+    #[must_use]
+    pub fn settling(self, lag: Duration) -> Self {
+        self.with(|place| place.settle = Some(lag))
+    }
+
     fn with(self, change: impl FnOnce(&mut Place)) -> Self {
         let old = &self.place;
         let mut place = Place {
             root: old.root.clone(),
             makes_root: old.makes_root,
             create_by: old.create_by,
+            marker: old.marker.clone(),
+            settle: old.settle,
+            seen: OnceLock::new(),
             synced: Mutex::default(),
         };
         change(&mut place);
@@ -165,7 +187,7 @@ impl Sink for LocalSink {
                 max_put_bytes: MAX_PUT_BYTES,
                 cold: false,
                 connections: 4,
-                settle: Duration::ZERO,
+                settle: self.place.settle(),
             },
         }
     }
@@ -283,6 +305,23 @@ impl Sink for LocalSink {
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         Ok(self.sweep_temporaries(cx, older_than).await?.files)
     }
+
+    /// That of the file system; `None` where it says that it has none at all, as some of networks do.
+    async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
+        let root = self.root().display().to_string();
+        self.blocking(cx, "room", root, |place| {
+            let found = rustix::fs::fstatvfs(place.open()?)?;
+            let (free, total) = (found.f_bavail, found.f_blocks);
+            let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+            // What is kept for root is neither free nor in use.
+            let kept = found.f_bfree.saturating_sub(free);
+            Ok((total > 0).then_some(Room {
+                free: bytes(free),
+                total: bytes(total.saturating_sub(kept)),
+            }))
+        })
+        .await
+    }
 }
 
 /// Removes temporary files last written to before `before`, in seconds since 1970.
@@ -317,20 +356,48 @@ pub(crate) struct Place {
     root: PathBuf,
     makes_root: bool,
     create_by: CreateBy,
+    /// A file in the root without which it is not the right disk.
+    marker: Option<String>,
+    /// How long listings lag, if somebody has said it.
+    settle: Option<Duration>,
+    /// The root as it was when it was first opened.
+    seen: OnceLock<Mount>,
     /// Folders whose names are known to last.
     synced: Mutex<HashSet<String>>,
 }
 
 impl Place {
-    /// Opens the root.
+    /// Opens the root, if it is the one that is meant.
     pub(crate) fn open(&self) -> Outcome<OwnedFd> {
-        folder::open_root(&self.root)
+        let root = folder::open_root(&self.root)?;
+        if let Some(marker) = &self.marker {
+            match folder::stat(root.as_fd(), marker) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => {
+                    let wrong = Wrong::NoMarker(self.root.clone(), marker.clone());
+                    return Err(Fault::Ours(ErrorKind::Unavailable, wrong));
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        let found = Mount::of(&root)?;
+        if self.seen.get_or_init(|| found).is_other(&found) {
+            let wrong = Wrong::OtherRoot(self.root.clone());
+            return Err(Fault::Ours(ErrorKind::Unavailable, wrong));
+        }
+        Ok(root)
+    }
+
+    /// How long listings lag: what somebody said, or what is usual where the root is, as far as it was opened.
+    fn settle(&self) -> Duration {
+        let usual = || self.seen.get().map_or(Duration::ZERO, Mount::usual_lag);
+        self.settle.unwrap_or_else(usual)
     }
 
     /// Opens the root for a put, made if that is wanted.
     pub(crate) fn open_or_make(&self) -> Outcome<OwnedFd> {
         match self.open() {
-            Err(Fault::Ours(_, Wrong::NoRoot(_))) if self.makes_root => {
+            Err(Fault::Ours(_, Wrong::NoRoot(_))) if self.makes_root && self.marker.is_none() => {
                 folder::make_root(&self.root)?;
                 self.open()
             }

@@ -309,3 +309,70 @@ async fn a_root_where_no_folder_can_be_made_is_refused() {
         .unwrap_err();
     assert!(error.to_string().contains("cannot be made"), "{error}");
 }
+
+#[tokio::test]
+async fn without_its_marker_a_disk_is_not_the_one_that_is_meant() {
+    let folder = TempDir::new().unwrap();
+    let text = format!(
+        "file://{}?marker=.backup-disk&create=yes",
+        folder.path().display()
+    );
+    let sink = LocalSink::try_from(&text.parse().unwrap()).unwrap();
+    let cx = context();
+    let put = sink.put(&cx, &key("d/a"), BODY, PutMode::Create).await;
+    let get = sink.get(&cx, &key("d/a"), ByteRange::Full).await;
+    for error in [put.unwrap_err(), get.unwrap_err()] {
+        // Not as if the object were missing.
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.to_string().contains("mount it"), "{error}");
+    }
+    assert_eq!(files(folder.path()).len(), 0);
+    fs::write(folder.path().join(".backup-disk"), "").unwrap();
+    sink.put(&cx, &key("d/a"), BODY, PutMode::Create)
+        .await
+        .unwrap();
+    // The marker is no object.
+    assert_eq!(listed(&sink).await, ["d/a"]);
+
+    let missing = folder.path().join("not/there");
+    let sink = LocalSink::new(&missing)
+        .making_root(true)
+        .only_beside(".backup-disk");
+    let put = sink.put(&cx, &key("d/a"), BODY, PutMode::Create).await;
+    assert!(put.is_err() && !missing.exists());
+}
+
+#[tokio::test]
+async fn a_disk_that_is_unmounted_in_the_middle_of_a_run_leaves_nothing_on_the_one_below() {
+    let Some(mounted) = Mounted::tmpfs("size=1m") else {
+        return;
+    };
+    let (sink, cx) = (LocalSink::new(mounted.path()), context());
+    sink.put(&cx, &key("d/a"), BODY, PutMode::Create)
+        .await
+        .unwrap();
+    mounted.unmount();
+    let put = sink.put(&cx, &key("d/b"), BODY, PutMode::Create).await;
+    let get = sink.get(&cx, &key("d/a"), ByteRange::Full).await;
+    for error in [put.unwrap_err(), get.unwrap_err()] {
+        assert_eq!(error.kind, ErrorKind::Unavailable);
+        assert!(error.to_string().contains("unmounted"), "{error}");
+    }
+    assert_eq!(files(mounted.path()).len(), 0);
+}
+
+#[tokio::test]
+async fn the_room_is_that_of_the_file_system() {
+    let Some(mounted) = Mounted::tmpfs("size=1m") else {
+        return;
+    };
+    let (sink, cx) = (LocalSink::new(mounted.path()), context());
+    let room = sink.room(&cx).await.unwrap().unwrap();
+    assert_eq!((room.total, room.percent_used()), (1 << 20, 0));
+    let body = Bytes::from(vec![1; 900 << 10]);
+    sink.put(&cx, &key("a"), body, PutMode::Create)
+        .await
+        .unwrap();
+    let room = sink.room(&cx).await.unwrap().unwrap();
+    assert_eq!((room.free, room.percent_used()), (124 << 10, 87));
+}

@@ -82,6 +82,12 @@ impl Mounted {
         assert!(mount(&["-o", "remount,ro"], self.path()));
     }
 
+    /// Takes it away, so that the folder below shows.
+    pub(crate) fn unmount(&self) {
+        let done = Command::new("umount").arg(self.path()).output();
+        assert!(done.is_ok_and(|output| output.status.success()));
+    }
+
     /// Shows it at another place too, until the answer goes out of scope.
     pub(crate) fn bind(&self, at: &Path) -> Bound {
         let from = self.path().to_str().unwrap();
