@@ -24,7 +24,12 @@ pub(crate) async fn copy(console: &mut Console, args: &CopyArgs) -> Outcome {
     let place = console.other_place(&args.to)?;
     let all = console.all(&from).await?;
     let damage = match args.snapshots.is_empty() {
-        true => console.damage(&from, &all).await?,
+        true => {
+            let mut damage = all.damage();
+            let host = args.filter.host.clone().map(HostId);
+            damage.extend(console.missing(&from, &all, host).await?);
+            damage
+        }
         false => Vec::new(),
     };
     let heads = chosen(console, &from, &all, args).await?;

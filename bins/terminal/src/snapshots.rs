@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backstay::core::{EntryPath, Finding, FindingKind, Severity, SnapshotId, SnapshotMeta};
+use backstay::core::{EntryPath, Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
 use backstay::engine::hold::Holds;
 use backstay::engine::ledger::{Rivals, gone};
@@ -110,7 +110,8 @@ impl Snapshots {
     }
 
     /// What there is to say of those that cannot be read.
-    fn damage(&self) -> Vec<Finding> {
+    #[must_use]
+    pub fn damage(&self) -> Vec<Finding> {
         self.unread.iter().map(UnreadSnapshot::finding).collect()
     }
 }
@@ -211,28 +212,44 @@ impl Console {
     pub async fn damage(&self, repo: &Repository, all: &Snapshots) -> Outcome<Vec<Finding>> {
         let mut out = all.damage();
         if all.heads.is_empty() && all.unread.is_empty() {
-            let any = Rivals {
-                host: None,
-                since: jiff::Timestamp::MIN,
-                until: None,
-            };
-            match gone(repo, &self.cx, &any, &HashSet::new()).await {
-                Ok(None) => {}
-                Ok(Some(gone)) => out.push(Finding::new(
-                    Severity::Error,
-                    FindingKind::Missing,
-                    format!("snapshot {}", gone.id),
-                    "the ledger knows it, nobody forgot it, and it is gone from the tier, like all others; `snapshot ledger verify` names them; `snapshot repair` puts their objects back from their sidecars, or fetches them from another copy of the repository (--from); `snapshot forget ID --force` gives one up",
-                )),
-                Err(_) if self.cx.cancel.is_cancelled() => {
-                    return Err(EngineError::Cancelled.into());
-                }
-                Err(error) => self.note(&format!(
-                    "the ledger cannot be read, so it is not known whether snapshots are missing: {error}"
-                )),
-            }
+            out.extend(self.missing(repo, all, None).await?);
         }
         Ok(out)
+    }
+
+    /// What there is to say of snapshots that the ledger knows, of this host or of all, that nobody forgot, and that are
+    /// gone.
+    ///
+    /// # Errors
+    /// [`EngineError::Cancelled`].
+    pub async fn missing(
+        &self,
+        repo: &Repository,
+        all: &Snapshots,
+        host: Option<HostId>,
+    ) -> Outcome<Option<Finding>> {
+        let rivals = Rivals {
+            host,
+            since: jiff::Timestamp::MIN,
+            until: None,
+        };
+        match gone(repo, &self.cx, &rivals, &all.ids()).await {
+            Ok(gone) => Ok(gone.map(|gone| {
+                let others = if all.heads.is_empty() { ", like all others" } else { "" };
+                let detail = format!(
+                    "the ledger knows it, nobody forgot it, and it is gone from the tier{others}; `snapshot ledger verify` names all of them; `snapshot repair` puts their objects back from their sidecars, or fetches them from another copy of the repository (--from); `snapshot forget ID --force` gives one up"
+                );
+                let subject = format!("snapshot {}", gone.id);
+                Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
+            })),
+            Err(_) if self.cx.cancel.is_cancelled() => Err(EngineError::Cancelled.into()),
+            Err(error) => {
+                self.note(&format!(
+                    "the ledger cannot be read, so it is not known whether snapshots are missing: {error}"
+                ));
+                Ok(None)
+            }
+        }
     }
 
     /// Writes a list of snapshots.

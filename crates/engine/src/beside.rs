@@ -418,8 +418,10 @@ pub(crate) async fn sweep(repo: &Repository, cx: &OpContext) -> Result<()> {
         return Ok(());
     }
     let ended = Ended::read(repo, cx).await?;
+    // The object itself may come back at this moment.
     for key in gone.iter().filter(|key| ended.has(key)) {
-        remove(cx, &**repo.sink(), key).await?;
+        delete_if_there(cx, &**repo.sink(), &name(layout::parity(key))?).await?;
+        delete_if_there(cx, &**repo.sink(), &name(layout::aside(key))?).await?;
     }
     Ok(())
 }

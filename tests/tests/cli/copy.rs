@@ -49,6 +49,23 @@ fn restored(place: &Place, id: &str) -> BTreeMap<PathBuf, Node> {
     read_tree(&out).unwrap()
 }
 
+/// Whoever copies each night must hear that the newest is not among what was copied.
+#[test]
+fn a_copy_tells_of_a_snapshot_that_is_gone_where_it_copies_from() {
+    let place = Place::new();
+    let _first = saved(&place);
+    let second = saved(&place);
+    let _ = Run::of(&mut copy(&place, &[])).ok();
+    let object = place.objects("snap").into_iter();
+    let mut object = object.filter(|path| path.ends_with(&second));
+    fs::remove_file(object.next().unwrap()).unwrap();
+    for more in [&[][..], &["--newest", "1"], &["--dry-run"]] {
+        let told = Run::of(&mut copy(&place, more)).ends(3).of_type("finding");
+        let is_named = |line: &serde_json::Value| line["subject"] == format!("snapshot {second}");
+        assert!(told.iter().any(is_named), "{more:?}: {told:?}");
+    }
+}
+
 /// The files below a folder, with what tells whether they were written anew.
 fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     let mut out = BTreeMap::new();

@@ -327,7 +327,8 @@ async fn record_earlier(
     let forgotten = chain.forgotten(&ids);
     for head in heads {
         let id = head.meta.id;
-        if !unknown.contains(&id) && !(forgotten.contains(&id) && to.has_snapshot(cx, id).await?) {
+        let is_back = forgotten.contains(&id) && to.has_snapshot(cx, id).await?;
+        if !is_back && !unknown.contains(&id) {
             continue;
         }
         commit::protect(to, cx, id).await;

@@ -11,8 +11,9 @@
 //!   it is slow.
 //!
 //! What a copy has brought stands where it was copied, which tells nothing of when it was made: it counts from what its
-//! writer claims, which is signed; or, if the host that asks has copied it itself, from what the ledger of the tier bore out
-//! that it came from, which the record of the copy says. It lies before that record in any case.
+//! writer claims, which is signed; or from what the ledger of the tier bore out that it came from, which the record of the copy
+//! says: if another host than the one that asks has copied it, only as far as that is later. It lies before that record in
+//! any case.
 //!
 //! A snapshot without a record has no place and gets no time: who decides about it must wait until its
 //! host has recorded it. Nor does one that the host which it names did not sign: whoever holds the index key can
@@ -78,8 +79,14 @@ pub async fn first_seen(
                 recorded: record.time,
             };
             if record.op == Op::COPY {
-                let is_own = genuine == Some(true) && record.host == *host;
-                let claimed = claimed(record).filter(|_| is_own);
+                let claimed = claimed(record).filter(|_| genuine == Some(true));
+                // Another host's word dates nothing back.
+                let least = if record.host == *host {
+                    Timestamp::MIN
+                } else {
+                    head.meta.time
+                };
+                let claimed = claimed.map(|at| at.max(least));
                 copied.entry(place).or_insert((sight, claimed));
             } else if head.meta.host == record.host
                 && let Some(seen) = seen.get_mut(place)

@@ -10,7 +10,7 @@ use backup_engine::ledger::{LedgerDraft, record_operation, verify_ledger};
 use backup_engine::{ForgetPlan, forget};
 use backup_format::layout;
 use backup_integrity::ledger::RecordOutcome;
-use backup_testkit::{Crash, FaultSink, MemSink};
+use backup_testkit::{Crash, FaultSink};
 
 use crate::repair::{mend, of_kind, world};
 use crate::world::{Case, Memory, World, host};
