@@ -139,9 +139,9 @@ fn a_folder_that_is_restored_gets_the_saved_time() {
 }
 
 /// Begins all of them, as one that is killed.
-fn killed(to: &Path, stored: &[Stored]) {
+fn killed(to: &Path, overwrite: Overwrite, stored: &[Stored]) {
     let cx = context();
-    let target = FilesTarget::new(into(to, Overwrite::Never));
+    let target = FilesTarget::new(into(to, overwrite));
     let plan = block_on(target.plan(&cx, &request(to))).unwrap();
     let restore = block_on(target.begin(&cx, plan)).unwrap();
     for stored in stored {
@@ -157,7 +157,7 @@ fn after_a_kill_the_next_run_gives_it_back_whatever_it_restores() {
         let temp = tempfile::tempdir().unwrap();
         let to = temp.path().join("to");
         begin(&to);
-        killed(&to, &wanted());
+        killed(&to, Overwrite::Never, &wanted());
         assert_ne!(state(&to.join("d/sub")).mtime, KEPT);
         // Its user gave this one another time since.
         set_mtime(&to.join("d"), 77, 0);
@@ -174,12 +174,68 @@ fn after_a_kill_the_next_run_gives_it_back_whatever_it_restores() {
     }
 }
 
+/// A folder as it is before, in the midst of a restore that overwrites it, and what the next run leaves of it.
+fn closed_before(next: Overwrite, is_asked_for: bool, set: impl Fn(&Path) + Sync) -> State {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let sub = to.join("d/sub");
+    begin(&to);
+    let mode = |mode| fs::set_permissions(&sub, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    for place in ["", "d", "d/older", "d/sub", "d/whole", "d/whole/as it is"].map(|name| to.join(name)) {
+        if is_root() {
+            std::os::unix::fs::chown(place, Some(65_534), Some(65_534)).unwrap();
+        }
+    }
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    as_nobody(|| {
+        killed(&to, Overwrite::Always, &wanted());
+        assert_eq!(state(&sub).mode & 0o7777, 0o755);
+        assert_ne!(state(&sub).mtime, KEPT);
+        set(&sub);
+        let mut again = wanted();
+        again.retain(|one| is_asked_for || one.entry.path.to_string().starts_with("new"));
+        let again = restore(into(&to, next), &again);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        assert!(!to.join(".backstay-unfinished").exists());
+    });
+    let found = state(&sub);
+    mode(0o755);
+    found
+}
+
+#[test]
+fn what_always_left_when_it_was_killed_any_other_run_gives_back() {
+    for next in [Overwrite::Never, Overwrite::IfNewer] {
+        for is_asked_for in [true, false] {
+            let found = closed_before(next, is_asked_for, |_| {});
+            let what = format!("{next:?}, asked for: {is_asked_for}");
+            assert_eq!((found.mtime, found.mode & 0o7777), (KEPT, 0o555), "{what}");
+        }
+    }
+    let found = closed_before(Overwrite::Always, true, |_| {});
+    assert_eq!((found.mtime, found.mode & 0o7777), ((1_000_000, 7), 0o755));
+}
+
+#[test]
+fn what_its_user_made_of_it_since_stays() {
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    for is_asked_for in [true, false] {
+        let found = closed_before(Overwrite::Never, is_asked_for, |sub| {
+            fs::set_permissions(sub, mode(0o711)).unwrap();
+        });
+        assert_eq!((found.mtime, found.mode & 0o7777), (KEPT, 0o711));
+        let found = closed_before(Overwrite::Never, is_asked_for, |sub| set_mtime(sub, 77, 0));
+        assert_eq!((found.mtime, found.mode & 0o7777), ((77, 0), 0o555));
+    }
+}
+
 #[test]
 fn another_folder_in_its_place_keeps_its_own_time() {
     let temp = tempfile::tempdir().unwrap();
     let to = temp.path().join("to");
     begin(&to);
-    killed(&to, &wanted());
+    killed(&to, Overwrite::Never, &wanted());
     fs::rename(to.join("d/sub"), to.join("d/moved")).unwrap();
     fs::create_dir(to.join("d/sub")).unwrap();
     let time = state(&to.join("d/sub")).mtime;
@@ -206,7 +262,7 @@ fn thousands_of_folders_keep_their_times() {
         let file = format!("{folder}/new");
         stored.push(made_up(file.as_bytes(), EntryKind::File, b""));
     }
-    killed(&to, &stored[..4]);
+    killed(&to, Overwrite::Never, &stored[..4]);
     restore(into(&to, Overwrite::Never), &stored);
     for number in 0..2100 {
         let folder = to.join(format!("{number:04}"));

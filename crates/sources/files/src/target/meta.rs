@@ -421,7 +421,7 @@ fn is_privileged(name: &[u8]) -> bool {
 }
 
 /// The way to an object through a descriptor that is only a reference to it.
-fn through_proc(node: BorrowedFd<'_>) -> String {
+pub(super) fn through_proc(node: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", node.as_raw_fd())
 }
 

@@ -18,14 +18,16 @@ use std::sync::Arc;
 use backup_core::path::PathError;
 use backup_core::{EntryKind, EntryPath, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, futimens,
-    openat, statat, unlinkat,
+    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, openat,
+    statat, unlinkat,
 };
-use rustix::process::geteuid;
 
+use super::begun::{self, Begun};
+use super::closed::{self, CHANGE, LOOK, is_closed, opened, set_mode};
+use super::kept::Had;
 use super::spared::Spared;
 use super::way::FOLDER;
-use super::{begun, error, unreported};
+use super::{error, unreported};
 use crate::CONTENT_ATTR;
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
@@ -144,9 +146,34 @@ struct Compared {
     before: Stat,
     /// Whether names of it were taken.
     changed: bool,
-    /// The mode that it is to get back.
-    closed: Option<Mode>,
+    /// What it is to get back, once it is noted.
+    kept: Option<Had>,
+    /// The folders on the way to it that were opened up, from above.
+    way: Vec<OpenedUp>,
 }
+
+impl Compared {
+    /// Something in it is about to be taken: what it had is noted, and it is opened up if it forbids that.
+    fn make_ready(&mut self, folder: &OwnedFd, begun: Option<&Begun>) {
+        if self.kept.is_some() {
+            return;
+        }
+        let closed = is_closed(&self.before, CHANGE).then_some(self.before.st_mode & 0o7777);
+        let mut had = Had::of(&self.before);
+        had.mode = closed;
+        if let Some(begun) = begun {
+            begun.note_had_for_now(&self.path, self.handle.id(), had);
+        }
+        self.kept = Some(had);
+        if let Some(mode) = closed {
+            // If it cannot be, the deleting itself will say so.
+            let _ = set_mode(folder, opened(mode));
+        }
+    }
+}
+
+/// A folder that was opened up, its path, and what it is to get back.
+type OpenedUp = (Arc<DirHandle>, EntryPath, Had);
 
 struct Mirror<'a> {
     handles: &'a HandleCache,
@@ -154,6 +181,8 @@ struct Mirror<'a> {
     spared: &'a Spared,
     hand: Hand<'a>,
     top: &'a Arc<DirHandle>,
+    /// Where it is noted what is changed for a while.
+    begun: Option<&'a Begun>,
     compared: Vec<Compared>,
     /// The last folder that was passed over, with all below it.
     passed: Option<EntryPath>,
@@ -169,6 +198,7 @@ pub(super) fn delete_others<'a>(
     top: &'a Arc<DirHandle>,
     spool: Spool,
     hand: Hand<'a>,
+    begun: Option<&'a Begun>,
 ) -> Result<u64, TargetError> {
     let root = EntryPath::root();
     let fail = |cause| error("delete", &root, cause);
@@ -180,6 +210,7 @@ pub(super) fn delete_others<'a>(
         spared,
         hand,
         top,
+        begun,
         compared: Vec::new(),
         passed: None,
         buffer,
@@ -226,12 +257,49 @@ impl Mirror<'_> {
 
     /// Reads the names in a folder. `None`: it is to be passed over.
     fn compare(&mut self, path: EntryPath) -> io::Result<Option<Compared>> {
+        let mut way = Vec::new();
+        let compared = self.compare_by(path, &mut way);
+        match compared {
+            Ok(Some(mut compared)) => {
+                if way.last().is_some_and(|last| last.1 == compared.path) {
+                    compared.kept = way.pop().map(|(_, _, had)| had);
+                }
+                compared.way = way;
+                Ok(Some(compared))
+            }
+            other => {
+                self.close(way);
+                other
+            }
+        }
+    }
+
+    /// Gives folders back what they had before they were opened up.
+    fn close(&self, way: Vec<OpenedUp>) {
+        for (handle, path, had) in way.into_iter().rev() {
+            let set = had.mode.map_or(Ok(()), |mode| {
+                Ok(set_mode(&*self.handles.get(&handle)?, mode)?)
+            });
+            if let Err(cause) = set {
+                self.fail(&error("set the mode of", &path, cause));
+            } else if let Some(begun) = self.begun {
+                begun.had_settled(&path, handle.id(), had);
+            }
+        }
+    }
+
+    fn compare_by(
+        &mut self,
+        path: EntryPath,
+        way: &mut Vec<OpenedUp>,
+    ) -> io::Result<Option<Compared>> {
         let (mut handle, mut at) = self.compared.last().map_or_else(
             || (Arc::clone(self.top), EntryPath::root()),
             |last| (Arc::clone(&last.handle), last.path.clone()),
         );
         let (handles, known) = (self.handles, at.components().count());
         let mut names = path.components().skip(known).peekable();
+        let mut before = fstat(&*handles.get(&handle)?)?;
         if names.peek().is_none() {
             let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
             handle = handles.adopt(&handle, c".", false, fd)?;
@@ -239,15 +307,32 @@ impl Mirror<'_> {
         for name in names {
             at.push(name).map_err(io::Error::other)?;
             let name = CString::new(name).map_err(io::Error::other)?;
-            let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
-            if self.spared.passes(&fd, &at, self.findings)? {
+            let above = handles.get(&handle)?;
+            let (begun, mut had) = (self.begun, None);
+            let (fd, stat) = if self.hand.is_deleting() {
+                closed::open(&above, &name, |stat| {
+                    let mut kept = Had::of(stat);
+                    kept.mode = Some(stat.st_mode & 0o7777);
+                    had = Some(kept);
+                    if let Some(begun) = begun {
+                        begun.note_had_for_now(&at, (stat.st_dev, stat.st_ino), kept);
+                    }
+                })?
+            } else {
+                let fd = openat(&*above, &*name, FOLDER, Mode::empty())?;
+                let stat = fstat(&fd)?;
+                (fd, stat)
+            };
+            before = stat;
+            let passes = self.spared.passes(&fd, &at, self.findings);
+            handle = handles.adopt(&handle, &name, false, fd)?;
+            way.extend(had.map(|had| (Arc::clone(&handle), at.clone(), had)));
+            if passes? {
                 self.passed = Some(at);
                 return Ok(None);
             }
-            handle = handles.adopt(&handle, &name, false, fd)?;
         }
         let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
-        let before = fstat(&fd)?;
         let listing = Listing::read(&fd, &mut self.buffer)?;
         Ok(Some(Compared {
             handle,
@@ -256,7 +341,8 @@ impl Mirror<'_> {
             next: 0,
             before,
             changed: false,
-            closed: None,
+            kept: None,
+            way: Vec::new(),
         }))
     }
 
@@ -278,15 +364,16 @@ impl Mirror<'_> {
             if current.path.is_root() && other == begun::NAME {
                 continue;
             }
+            let other = other.to_owned();
             let path = current.path.join(other.to_bytes());
             let path = path.unwrap_or_else(|_| current.path.clone());
             let (spared, findings, hand) = (self.spared, self.findings, &mut self.hand);
-            let taken = hand.taken;
+            let (taken, begun) = (hand.taken, self.begun);
             let gone = self.handles.get(&current.handle).and_then(|fd| {
-                if hand.is_deleting() && current.closed.is_none() {
-                    current.closed = open_up(&fd, &current.before);
+                if hand.is_deleting() {
+                    current.make_ready(&fd, begun);
                 }
-                delete_entry((&fd, other, &path), hand, spared, findings)
+                delete_entry((&fd, &other, &path), hand, spared, findings)
             });
             current.changed |= hand.taken > taken;
             if let Err(cause) = gone {
@@ -303,11 +390,6 @@ impl Mirror<'_> {
         let Some(done) = self.compared.pop() else {
             return false;
         };
-        if let Some(mode) = done.closed
-            && let Err(cause) = close(self.handles, &done.handle, mode)
-        {
-            self.fail(&error("set the mode of", &done.path, cause));
-        }
         if done.changed && self.hand.is_deleting() {
             // Deleting in it counted as its last change; the snapshot's time comes back.
             let kept = Timestamps {
@@ -328,28 +410,10 @@ impl Mirror<'_> {
                 self.fail(&error("set the time of", &done.path, cause));
             }
         }
+        let itself = done.kept.map(|had| (done.handle, done.path, had));
+        self.close(done.way.into_iter().chain(itself).collect());
         true
     }
-}
-
-/// Lets its owner take names of a folder whose mode forbids that. Returns the mode that it is to get
-/// back.
-fn open_up(folder: &OwnedFd, stat: &Stat) -> Option<Mode> {
-    const NEEDED: u32 = 0o300;
-    let mode = stat.st_mode & 0o7777;
-    if mode & NEEDED == NEEDED || geteuid().is_root() {
-        return None;
-    }
-    // If it is somebody else's, the deleting itself will say so.
-    let folder = openat(folder, c".", FOLDER, Mode::empty()).ok()?;
-    fchmod(folder, Mode::from_raw_mode(mode | NEEDED)).ok()?;
-    Some(Mode::from_raw_mode(mode))
-}
-
-/// Gives a folder its mode back.
-fn close(handles: &HandleCache, folder: &Arc<DirHandle>, mode: Mode) -> io::Result<()> {
-    let folder = openat(&*handles.get(folder)?, c".", FOLDER, Mode::empty())?;
-    Ok(fchmod(folder, mode)?)
 }
 
 /// A name in a folder, and its path.
@@ -384,14 +448,16 @@ struct Doomed {
     /// Whether something in it stays, and so itself.
     stays: bool,
     /// The mode that it is to get back if it stays.
-    closed: Option<Mode>,
+    closed: Option<u32>,
 }
 
 impl Doomed {
     /// It stays.
     fn leave(&self, handles: &HandleCache) -> io::Result<()> {
-        let closed = self.closed.map(|mode| close(handles, &self.handle, mode));
-        closed.unwrap_or(Ok(()))
+        let Some(mode) = self.closed else {
+            return Ok(());
+        };
+        Ok(set_mode(&*handles.get(&self.handle)?, mode)?)
     }
 }
 
@@ -421,17 +487,30 @@ pub(super) fn delete_tree(
     let deletes = hand.is_deleting();
     let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
     let mut enter = |above: &Arc<DirHandle>, name: &CStr, way: &[Doomed]| {
-        let fd = openat(&*cache.get(above)?, name, FOLDER, Mode::empty())?;
-        // Of the open folder, for another one could have been mounted on it since it was listed.
-        let stat = fstat(&fd)?;
+        let above_fd = cache.get(above)?;
+        // What it is like is asked of the open folder, for another one could have been mounted on it since it
+        // was listed.
+        let (fd, stat) = if deletes {
+            closed::open(&above_fd, name, |_| {})?
+        } else {
+            let fd = openat(&*above_fd, name, FOLDER, Mode::empty())?;
+            let stat = fstat(&fd)?;
+            (fd, stat)
+        };
+        let mode = stat.st_mode & 0o7777;
+        let mut closed = (deletes && is_closed(&stat, LOOK)).then_some(mode);
+        let stays = |fd: &OwnedFd| closed.map_or(Ok(()), |mode| set_mode(fd, mode));
         let here = || path_below(path, way, name).unwrap_or_else(|_| path.clone());
         if spared.is_folder_kept(&fd, &stat) {
             spared.tell_kept(&stat, &here(), findings);
+            stays(&fd)?;
             return Ok(None);
         }
-        let listing = Listing::read(&fd, &mut buffer)?;
-        let closed = (deletes && listing.len() > 0).then(|| open_up(&fd, &stat));
-        let closed = closed.flatten();
+        let listing = Listing::read(&fd, &mut buffer).inspect_err(|_| _ = stays(&fd))?;
+        if deletes && closed.is_none() && listing.len() > 0 && is_closed(&stat, CHANGE) {
+            // If it cannot be opened up, the deleting itself will say so.
+            closed = set_mode(&fd, opened(mode)).ok().map(|()| mode);
+        }
         Ok::<_, io::Error>(Some(Doomed {
             handle: cache.adopt(above, name, false, fd)?,
             name: name.to_owned(),

@@ -17,6 +17,7 @@
 mod alike;
 mod begun;
 mod beside;
+mod closed;
 mod config;
 mod covered;
 mod doubt;
