@@ -21,7 +21,7 @@ use support::*;
 /// Where a process of this program is to restore to, what does so, and how.
 const TO: &str = "BACKSTAY_TEST_TO";
 const TEST: &str = "restores_where_it_is_told";
-const IF_NEWER: &str = "BACKSTAY_TEST_IF_NEWER";
+const OVERWRITE: &str = "BACKSTAY_TEST_OVERWRITE";
 
 /// The time of folders that are there: later than the saved one, so they stay also with `if-newer`.
 const KEPT: (i64, i64) = (2_000_000, 123_456_789);
@@ -182,7 +182,9 @@ fn closed_before(next: Overwrite, is_asked_for: bool, set: impl Fn(&Path) + Sync
     begin(&to);
     let mode = |mode| fs::set_permissions(&sub, fs::Permissions::from_mode(mode)).unwrap();
     mode(0o555);
-    for place in ["", "d", "d/older", "d/sub", "d/whole", "d/whole/as it is"].map(|name| to.join(name)) {
+    for place in
+        ["", "d", "d/older", "d/sub", "d/whole", "d/whole/as it is"].map(|name| to.join(name))
+    {
         if is_root() {
             std::os::unix::fs::chown(place, Some(65_534), Some(65_534)).unwrap();
         }
@@ -303,16 +305,18 @@ fn a_folder_that_was_older_before_a_kill_is_replaced_by_the_next_run() {
 #[test]
 fn restores_where_it_is_told() {
     if let Ok(to) = env::var(TO) {
-        let overwrite = match env::var(IF_NEWER) {
-            Ok(_) => Overwrite::IfNewer,
-            Err(_) => Overwrite::Never,
+        let overwrite = match env::var(OVERWRITE).as_deref() {
+            Ok("Always") => Overwrite::Always,
+            Ok("IfNewer") => Overwrite::IfNewer,
+            _ => Overwrite::Never,
         };
         restore(into(Path::new(&to), overwrite), &wanted());
     }
 }
 
-#[test]
-fn killed_at_any_change_the_next_run_gives_it_back() {
+/// Kills a run at each of its changes; what is there after the next one is given to `check`, with the folders of
+/// which that is sure.
+fn killed_at_each(overwrite: Overwrite, next: Overwrite, check: impl Fn(&Path, &[&str], &str)) {
     const CALLS: [&str; 8] = [
         "pwrite64",
         "openat",
@@ -323,46 +327,73 @@ fn killed_at_any_change_the_next_run_gives_it_back() {
         "utimensat",
         "fchmod",
     ];
-    if !can_trace() {
-        return;
-    }
     let temp = tempfile::tempdir().unwrap();
     let (to, log) = (temp.path().join("to"), temp.path().join("log"));
     let mut tried = 0;
-    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
-        let run = |options: &[&str]| {
-            let mut command = traced(TEST, options);
-            if overwrite == Overwrite::IfNewer {
-                command.env(IF_NEWER, "1");
-            }
-            command.env(TO, &to).status().unwrap().success()
-        };
-        for call in CALLS {
+    let run = |options: &[&str]| {
+        let mut command = traced(TEST, options);
+        command.env(OVERWRITE, format!("{overwrite:?}"));
+        command.env(TO, &to).status().unwrap().success()
+    };
+    for call in CALLS {
+        begin(&to);
+        let trace = format!("--trace={call}");
+        assert!(run(&[log.to_str().unwrap(), &trace]));
+        if overwrite == next {
+            check(&to, &FOLDERS, "not killed");
+        }
+        let lines = fs::read_to_string(&log).unwrap();
+        let begins = |line: &&str| line.contains(&format!("{call}("));
+        let of_restore = |line: &&str| call != "openat" || line.contains("O_RDWR");
+        let calls: Vec<_> = lines.lines().filter(begins).collect();
+        let first = calls.iter().position(of_restore).unwrap_or(calls.len());
+        for point in first + 1..=calls.len() {
             begin(&to);
-            let trace = format!("--trace={call}");
-            assert!(run(&[log.to_str().unwrap(), &trace]));
-            is_kept(&to, (overwrite, &FOLDERS), "not killed");
-            let lines = fs::read_to_string(&log).unwrap();
-            let begins = |line: &&str| line.contains(&format!("{call}("));
-            let of_restore = |line: &&str| call != "openat" || line.contains("O_RDWR");
-            let calls: Vec<_> = lines.lines().filter(begins).collect();
-            let first = calls.iter().position(of_restore).unwrap_or(calls.len());
-            for point in first + 1..=calls.len() {
-                begin(&to);
-                let inject = format!("--inject={call}:signal=KILL:when={point}");
-                tried += usize::from(!run(&["/dev/null", &trace, &inject]));
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                let again = restore(into(&to, overwrite), &wanted());
-                let what = format!("{overwrite:?}, killed at {call} {point} of {}", calls.len());
-                assert!(again.errors.is_empty(), "{what}: {:?}", again.errors);
-                // Where nothing is noted yet, or not any more, the target folder has the time of the kill.
-                let folders = match call {
-                    "openat" | "unlinkat" | "utimensat" | "fchmod" => &FOLDERS[1..],
-                    _ => &FOLDERS,
-                };
-                is_kept(&to, (overwrite, folders), &what);
-            }
+            let inject = format!("--inject={call}:signal=KILL:when={point}");
+            tried += usize::from(!run(&["/dev/null", &trace, &inject]));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            let again = restore(into(&to, next), &wanted());
+            let what = format!(
+                "{overwrite:?}, killed at {call} {point} of {}, then {next:?}",
+                calls.len()
+            );
+            assert!(again.errors.is_empty(), "{what}: {:?}", again.errors);
+            // Where nothing is noted yet, or not any more, the target folder has the time of the kill.
+            let folders = match call {
+                "openat" | "unlinkat" | "utimensat" | "fchmod" => &FOLDERS[1..],
+                _ => &FOLDERS,
+            };
+            check(&to, folders, &what);
         }
     }
     println!("{tried} points");
+}
+
+#[test]
+fn killed_at_any_change_the_next_run_gives_it_back() {
+    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
+        if can_trace() {
+            killed_at_each(overwrite, overwrite, |to, folders, what| {
+                is_kept(to, (overwrite, folders), what);
+            });
+        }
+    }
+}
+
+/// Each folder has its own time or the saved one, and no other.
+#[test]
+fn killed_while_it_overwrites_another_run_leaves_no_time_of_a_restore() {
+    if !can_trace() {
+        return;
+    }
+    killed_at_each(Overwrite::Always, Overwrite::Never, |to, folders, what| {
+        for folder in folders {
+            let time = state(&to.join(folder)).mtime;
+            assert!([KEPT, (1_000_000, 7)].contains(&time), "{what}: {folder}");
+        }
+        let all = tree(to);
+        assert_eq!(all.len(), wanted().len() + 1, "{what}: {:?}", all.keys());
+        let content = &all[Path::new("d/older")].content;
+        assert!([&b"older"[..], b"saved"].contains(&&**content), "{what}");
+    });
 }

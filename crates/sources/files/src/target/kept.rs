@@ -167,7 +167,12 @@ pub(super) fn open_there(
     let mut noted = None;
     let opened_up = |stat: &Stat| {
         let had = shared.begun.take_had(path, stat);
-        noted = Some(opens_up(shared, path, stat, (had.unwrap_or(Had::of(stat)), had)));
+        noted = Some(opens_up(
+            shared,
+            path,
+            stat,
+            (had.unwrap_or(Had::of(stat)), had),
+        ));
     };
     let opened = closed::open(above, name, opened_up);
     let (fd, stat) = opened.map_err(|cause| not_a_folder(path, cause))?;

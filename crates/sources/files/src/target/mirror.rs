@@ -225,6 +225,7 @@ pub(super) fn delete_others<'a>(
 impl Mirror<'_> {
     /// An entry of the snapshot.
     fn see(&mut self, path: EntryPath, whole: bool) {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         while self
             .compared
             .last()
@@ -242,10 +243,11 @@ impl Mirror<'_> {
             match self.compare(path.clone()) {
                 Ok(compared) => self.compared.extend(compared),
                 // It was left as it is: something else stands there.
-                Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => {}
-                // Before a restore it may still have to be made.
+                Err(cause) if cause.kind() == NotADirectory => {}
+                // Before a restore it may still have to be made; or it was told that it is not looked into.
                 Err(cause)
-                    if cause.kind() == io::ErrorKind::NotFound && self.hand.told.is_some() => {}
+                    if matches!(cause.kind(), NotFound | PermissionDenied)
+                        && self.hand.told.is_some() => {}
                 Err(cause) => self.fail(&error("delete in", &path, cause)),
             }
         }

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use backup_core::{
-    EntryKind, EntryPath, Finding, FindingKind, Outcome, Rehearsal, Rehearsed, RestoreEntry, TargetError,
+    EntryKind, EntryPath, Finding, FindingKind, Outcome, Rehearsal, Rehearsed, RestoreEntry,
+    Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 use rustix::io::Errno;
@@ -193,7 +194,10 @@ impl FilesRehearsal {
             Fate::Stays | Fate::Updated if entry.meta.kind == EntryKind::Directory => {
                 if is_closed(&stat, LOOK) {
                     let finding = Finding::entry(FindingKind::Skipped, path, UNSEEN);
-                    self.findings.add(finding);
+                    self.findings.add(Finding {
+                        severity: Severity::Warning,
+                        ..finding
+                    });
                     return Ok((rehearsed, None));
                 }
                 let fd = openat(&*above, &*name, FOLDER, Mode::empty());
