@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ impl LocalSink {
             root: root.into(),
             makes_root: false,
             create_by: CreateBy::default(),
+            is_known: AtomicBool::default(),
             synced: Mutex::default(),
         };
         Self {
@@ -82,6 +84,7 @@ impl LocalSink {
             root: old.root.clone(),
             makes_root: old.makes_root,
             create_by: old.create_by,
+            is_known: AtomicBool::default(),
             synced: Mutex::default(),
         };
         change(&mut place);
@@ -317,6 +320,8 @@ pub(crate) struct Place {
     root: PathBuf,
     makes_root: bool,
     create_by: CreateBy,
+    /// Whether the root was there once.
+    is_known: AtomicBool,
     /// Folders whose names are known to last.
     synced: Mutex<HashSet<String>>,
 }
@@ -324,13 +329,25 @@ pub(crate) struct Place {
 impl Place {
     /// Opens the root.
     pub(crate) fn open(&self) -> Outcome<OwnedFd> {
-        folder::open_root(&self.root)
+        match folder::open_root(&self.root) {
+            Ok(root) => {
+                self.is_known.store(true, Ordering::Relaxed);
+                Ok(root)
+            }
+            // Nobody is to make it anew because its disk went away.
+            Err(Fault::Ours(kind, Wrong::NoRoot(root)))
+                if self.is_known.load(Ordering::Relaxed) =>
+            {
+                Err(Fault::Ours(kind, Wrong::Gone(root)))
+            }
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Opens the root for a put, made if that is wanted.
     pub(crate) fn open_or_make(&self) -> Outcome<OwnedFd> {
         match self.open() {
-            Err(Fault::Ours(_, Wrong::NoRoot(_))) if self.makes_root => {
+            Err(Fault::Ours(_, Wrong::NoRoot(_) | Wrong::Gone(_))) if self.makes_root => {
                 folder::make_root(&self.root)?;
                 self.open()
             }
