@@ -113,7 +113,7 @@ fn layout_does_not_matter() {
 
 #[test]
 fn what_is_no_key_file_is_said_clearly() {
-    let sheet = recovery_sheet(RepoId::from_bytes([1; 16]), "/srv/backup", "0123-4567");
+    let sheet = recovery_sheet(RepoId([1; 16]), "/srv/backup", "0123-4567");
     let cases: [(&[u8], &str); 10] = [
         (
             sheet.as_bytes(),

@@ -20,6 +20,7 @@ mod beside;
 mod closed;
 mod config;
 mod covered;
+mod doomed;
 mod doubt;
 mod durable;
 mod fate;

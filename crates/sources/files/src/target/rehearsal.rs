@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::begun;
 use super::closed::{LOOK, is_closed, is_closed_at};
 use super::config::Overwrite;
+use super::doomed::delete_tree;
 use super::fate::{Fate, fate};
 use super::mirror::{self, Hand, Spool};
 use super::restore::{OWN_NAME, check_top};
@@ -182,7 +183,7 @@ impl FilesRehearsal {
                 let gone = |told: &mut dyn FnMut(&EntryPath)| {
                     let hand = &mut Hand::tells(told);
                     let (spared, findings) = (&self.spared, &self.findings);
-                    mirror::delete_tree((&above, &name, path), hand, spared, findings)
+                    delete_tree((&above, &name, path), hand, spared, findings)
                 };
                 // A folder that cannot go wholly stays wholly.
                 match gone(&mut |_| {}).and_then(|all| Ok(all && gone(&mut in_it)?)) {
