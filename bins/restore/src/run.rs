@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use backstay::core::{EntryPath, Finding, FindingKind, RestoreMode, Severity};
 use backstay::engine::restore::{self, Filter as EntryFilter};
-use backstay::engine::{RestoreJob, RestoreOutcome, SnapshotView};
+use backstay::engine::{EngineError, RestoreJob, RestoreOutcome, SnapshotView};
 use backstay::format::config::Operation;
 use backstay::source_files::{
     FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership,
@@ -76,7 +76,8 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         let tells = |report: &Report| report.of_folder(&folder, &console.cx.clock);
         job.salvage = report.as_ref().map(tells);
         let started = Instant::now();
-        let outcome = restore::restore(&view, &console.cx, target.clone(), &job).await?;
+        let outcome = restore::restore(&view, &console.cx, target.clone(), &job).await;
+        let outcome = outcome.map_err(|error| failure(error, args.in_place))?;
         let seconds = started.elapsed().as_secs_f64();
         chosen += outcome.entries;
         is_known &= outcome.lost_pages == 0;
@@ -97,6 +98,16 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         ));
     }
     Ok(ending)
+}
+
+/// Why a restore failed. Who writes in place already is not told to.
+fn failure(error: EngineError, in_place: bool) -> Failure {
+    let is_full = matches!(error, EngineError::TargetFull(_));
+    let mut failure = Failure::from(error);
+    if is_full && in_place {
+        failure.hint = "make room, or choose another place with --to; then restore again".into();
+    }
+    failure
 }
 
 /// Sees that there is a folder at a place, or that one can be made there.

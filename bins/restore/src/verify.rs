@@ -24,10 +24,13 @@ const MOST_FINDINGS: usize = 10_000;
 struct Differences {
     kept: Vec<Finding>,
     left_out: u64,
+    /// How many of all could only not be looked at.
+    unread: u64,
 }
 
 impl Differences {
     fn add(&mut self, finding: Finding) {
+        self.unread += u64::from(finding.kind == FindingKind::Unreadable);
         if self.kept.len() < MOST_FINDINGS {
             self.kept.push(finding);
         } else {
@@ -37,6 +40,32 @@ impl Differences {
 
     fn count(&self) -> u64 {
         self.kept.len() as u64 + self.left_out
+    }
+
+    /// Whether anything differs, or is lost in the snapshot.
+    fn are_there(&self) -> bool {
+        self.count() > self.unread
+    }
+}
+
+/// Why an entry counts as it does: something differs, or nobody knows.
+struct Why(FindingKind, String);
+
+impl Why {
+    fn differs(detail: impl Into<String>) -> Self {
+        Self(FindingKind::Mismatch, detail.into())
+    }
+
+    /// A permission that is missing says nothing of what is there; anything else may be a damaged disk.
+    fn unread(what: &str, error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            let detail = format!(
+                "{what} by this user ({error}), so it was not compared; that is no damage: run it again \
+                 with --verify as root, or as whoever may read it"
+            );
+            return Self(FindingKind::Unreadable, detail);
+        }
+        Self::differs(format!("{what}: {error}"))
     }
 }
 
@@ -76,17 +105,21 @@ pub(crate) async fn compare(
         entries += 1;
         bytes += entry.record.size;
         let wrong = tokio::task::block_in_place(|| differs(&mut descent, &below, &entry));
-        if let Some(why) = wrong {
+        if let Some(Why(kind, why)) = wrong {
             let subject = text::path(&folder.join(OsStr::from_bytes(&below)));
-            findings.add(Finding::new(
-                Severity::Error,
-                FindingKind::Mismatch,
-                subject,
-                why,
-            ));
+            let severity = match kind {
+                FindingKind::Unreadable => Severity::Warning,
+                _ => Severity::Error,
+            };
+            findings.add(Finding::new(severity, kind, subject, why));
         }
     }
-    let is_wrong = console.findings(&findings.kept, findings.left_out)?;
+    let has_findings = console.findings(&findings.kept, findings.left_out)?;
+    let ending = match (findings.are_there(), has_findings) {
+        (true, _) => Exit::Damage,
+        (false, true) => Exit::Findings,
+        (false, false) => Exit::Ok,
+    };
     console.record(
         "compared",
         json!({ "entries": entries, "bytes": bytes, "findings": findings.count() }),
@@ -96,14 +129,14 @@ pub(crate) async fn compare(
             text::plural(entries, "entry", "entries"),
             text::bytes(bytes),
         );
-        let word = if is_wrong {
-            "and found differences"
-        } else {
-            "kinds, links and content as saved"
+        let word = match ending {
+            Exit::Damage => "and found differences",
+            Exit::Findings => "as saved, but for what could not be read",
+            _ => "kinds, links and content as saved",
         };
         console.line(format!("  compared {entries}, {bytes}: {word}"))?;
     }
-    Ok(if is_wrong { Exit::Damage } else { Exit::Ok })
+    Ok(ending)
 }
 
 /// A path below the folder of the restore; nothing for what does not lie there.
@@ -117,7 +150,7 @@ fn below(path: &EntryPath, strip: &EntryPath) -> Option<Vec<u8>> {
 }
 
 /// In what way the file system differs from the snapshot, if it does.
-fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<String> {
+fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<Why> {
     let (folder, name) = match below.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => below.split_at(slash),
         None => (&[][..], below),
@@ -129,32 +162,31 @@ fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<Str
     });
     let (folder, stat) = match looked {
         Ok(looked) => looked,
-        Err(error) => return Some(format!("it cannot be looked at: {error}")),
+        Err(error) => return Some(Why::unread("it cannot be looked at", &error)),
     };
     let kind = FileType::from_raw_mode(stat.st_mode);
     let saved_kind = FileType::from_raw_mode(entry.record.meta.kind.type_bits());
     if kind != saved_kind {
-        return Some("it is of another kind than the saved one".into());
+        return Some(Why::differs("it is of another kind than the saved one"));
     }
     if let EntryKind::Symlink(target) = &entry.record.meta.kind {
         let found = readlinkat(folder, name, Vec::new());
         let same = found.is_ok_and(|found| found.as_bytes() == target.as_slice());
-        return (!same).then(|| "it links to something else than the saved one".into());
+        return (!same).then(|| Why::differs("it links to something else than the saved one"));
     }
     if kind != FileType::RegularFile {
         return None;
     }
     let (found, wanted) = (stat.st_size, entry.record.size);
     if u64::try_from(found) != Ok(wanted) {
-        return Some(format!(
-            "it has {found} bytes, and the saved one had {wanted}"
-        ));
+        let why = format!("it has {found} bytes, and the saved one had {wanted}");
+        return Some(Why::differs(why));
     }
     let wanted = entry.record.sha256?;
     match hash(folder, name) {
         Ok(found) if found == wanted => None,
-        Ok(_) => Some("its SHA-256 is not that of the saved one".into()),
-        Err(error) => Some(format!("it cannot be read: {error}")),
+        Ok(_) => Some(Why::differs("its SHA-256 is not that of the saved one")),
+        Err(error) => Some(Why::unread("it cannot be read", &error)),
     }
 }
 

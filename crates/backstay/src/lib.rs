@@ -8,15 +8,7 @@
 //! let mut registry = backstay::core::Registry::empty();
 //! backstay::register_enabled(&mut registry)?;
 //! let sink = registry.open_sink(&"/srv/backup".parse()?)?;
-//! let key = backstay::format::keys::KeyFile::parse(&std::fs::read("/root/backup.key")?)?;
-//! let repo = backstay::engine::Repository::open(
-//!     &cx,
-//!     sink,
-//!     &backstay::engine::Unlock::KeyFile(key),
-//!     None,
-//!     backstay::format::config::Operation::Write,
-//! )
-//! .await?;
+//! let repo = backstay::open_or_make(&cx, sink, "/root/backup.key".as_ref()).await?;
 //! let source = backstay::source_files::FilesSource::new(
 //!     backstay::source_files::FilesConfig::of_roots(["/etc"]),
 //! );
@@ -26,6 +18,8 @@
 //! # Ok(())
 //! # }
 //! ```
+
+mod keyed;
 
 use std::sync::Arc;
 
@@ -42,6 +36,8 @@ pub use backup_sink_local as sink_local;
 pub use backup_source_command as source_command;
 #[cfg(feature = "source-files")]
 pub use backup_source_files as source_files;
+
+pub use keyed::{KeyedError, open_or_make};
 
 use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
 

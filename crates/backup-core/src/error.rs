@@ -163,8 +163,8 @@ pub const fn place_remedy(os_error: i32) -> Option<&'static str> {
     // EBUSY and EPERM; every Unix has these numbers.
     match os_error {
         16 => Some(
-            "something is mounted there or holds it, so that it cannot be replaced: a file can be \
-             overwritten where it is (--in-place)",
+            "something is mounted there or holds it, so that it cannot be replaced: unmount it, or leave \
+             it out of the restore; only a file of one name can be overwritten where it is (--in-place)",
         ),
         1 => Some(
             "it or its folder may be immutable: `lsattr -d` shows an i then, and `chattr -i` takes \

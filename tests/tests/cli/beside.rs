@@ -84,6 +84,22 @@ fn a_full_disk_costs_no_file_that_is_there_and_in_place_needs_no_room_for_both()
 }
 
 #[test]
+fn who_overwrites_in_place_is_not_told_to_where_the_disk_is_too_small() {
+    let place = Place::new();
+    place.write("large", noise(1, 6 << 20));
+    let _ = place.save().ok();
+    let out = place.path("out");
+    let Some(_mounted) = Small::mount(&out, "4m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    fs::write(out.join("large"), "old").unwrap();
+    let full = Run::of(&mut over(&place, &out, &["--in-place"])).ends(1);
+    let full = full.says("No space left").says("make room");
+    assert!(!full.err.contains("--in-place"), "{}", full.err);
+}
+
+#[test]
 fn killed_at_any_time_it_leaves_the_old_file_or_the_new_one() {
     let place = Place::new();
     let new = noise(1, 40 << 20);

@@ -167,6 +167,57 @@ fn a_restore_into_a_folder_that_cannot_be_written_says_so() {
     let _ = Run::of(&mut as_nobody(&run)).ends(1);
 }
 
+#[test]
+fn what_this_user_may_not_read_is_not_called_damaged() {
+    if !is_root() {
+        return;
+    }
+    let place = Place::new();
+    for name in ["open", "closed", "folder/below"] {
+        place.write(name, name);
+    }
+    let closed = |name: &str| {
+        fs::set_permissions(place.data().join(name), fs::Permissions::from_mode(0o000)).unwrap();
+    };
+    closed("closed");
+    closed("folder");
+    let _ = place.save().ok();
+    give_to_nobody(&place.path(""));
+    if !nobody_can_run(&place) {
+        eprintln!("skipped: another user cannot reach the built programs");
+        return;
+    }
+    let wanted = format!("latest:{}", place.data().display());
+    let run = ["run", &wanted, "--to", "out", "--verify"];
+    for _ in 0..2 {
+        let mut json = place.restore(run);
+        let told = Run::of(&mut as_nobody(json.arg("--json")))
+            .ends(3)
+            .of_type("finding");
+        let mut unread: Vec<_> = (told.iter())
+            .filter(|one| one["severity"] != "note")
+            .map(|one| {
+                (
+                    one["kind"].as_str().unwrap(),
+                    one["subject"].as_str().unwrap(),
+                )
+            })
+            .collect();
+        unread.sort_unstable();
+        let out = place.path("out");
+        let subject = |name: &str| out.join(name).to_string_lossy().into_owned();
+        let (one, other) = (subject("closed"), subject("folder/below"));
+        assert_eq!(unread, [("unreadable", &*one), ("unreadable", &*other)]);
+    }
+    let said = Run::of(&mut as_nobody(&place.restore(run))).ends(3);
+    assert!(said.err.contains("that is no damage"), "{}", said.err);
+    // What differs is told from it.
+    fs::write(place.path("out/open"), "OPEN").unwrap();
+    let _ = Run::of(&mut as_nobody(&place.restore(run))).ends(13);
+    fs::write(place.path("out/open"), "open").unwrap();
+    let _ = Run::of(&mut place.restore(run)).ok();
+}
+
 pub(crate) fn start(command: &mut Command) -> Child {
     command
         .stdout(Stdio::piped())

@@ -100,6 +100,7 @@ pub async fn first_seen(
     copied.retain(|place, _| seen.get(*place) == Some(&false));
     // Where nothing tells that the clock of the host that asks is right, it bounds nobody.
     let is_right = in_order(&own).last().is_some_and(|last| last.time <= now);
+    let latest = if is_right { now } else { Timestamp::MAX };
     own.retain(|record| record.time <= now);
     let own = in_order(&own);
     let mut lines: HashMap<(String, HostId), Timestamp> = HashMap::new();
@@ -119,29 +120,23 @@ pub async fn first_seen(
         if let Some(before) = before.filter(|before| before.number < sight.number) {
             at = at.max(before.time);
         }
-        if let Some(next) = own.get(behind) {
-            at = at.min(next.time);
-        }
-        if is_right {
-            at = at.min(now);
-        }
-        head.meta.first_seen = Some(at);
+        head.meta.first_seen = Some(no_later(at, sight.number, &own, latest));
     }
     for (sight, claimed) in copied.into_values() {
         let Some(head) = heads.get_mut(sight.place) else {
             continue;
         };
-        let mut at = claimed.unwrap_or(head.meta.time).min(sight.recorded);
-        let behind = own.partition_point(|record| record.number <= sight.number);
-        if let Some(next) = own.get(behind) {
-            at = at.min(next.time);
-        }
-        if is_right {
-            at = at.min(now);
-        }
-        head.meta.first_seen = Some(at);
+        let at = claimed.unwrap_or(head.meta.time).min(sight.recorded);
+        head.meta.first_seen = Some(no_later(at, sight.number, &own, latest));
     }
     Ok(())
+}
+
+/// A time, moved to lie not behind what the host that asks recorded next behind a record, nor behind the latest that there is.
+fn no_later(at: Timestamp, number: u64, own: &[Own], latest: Timestamp) -> Timestamp {
+    let behind = own.partition_point(|record| record.number <= number);
+    let next = own.get(behind).map_or(Timestamp::MAX, |next| next.time);
+    at.min(next).min(latest)
 }
 
 /// The name under which the record of a copy says when the snapshot was made, in seconds since 1970.

@@ -42,6 +42,12 @@ pub enum KeyFileError {
     /// Something else altogether.
     #[error("this is not a Backstay key file")]
     NotAKeyFile,
+    /// The page that is printed for the safe.
+    #[error(
+        "this is the recovery sheet, not a key file: type the recovery code that it shows, and nothing else, into \
+         a file, and give that with --key-file"
+    )]
+    Sheet,
     /// The value does not have its checksum.
     #[error("the checksum does not match: a character was mistyped{}", in_group(.group))]
     Mistyped {
@@ -194,6 +200,9 @@ pub(super) fn parse(bytes: &[u8]) -> Result<KeyFile, KeyError> {
     }
     if starts_with(first, "AGE-SECRET-KEY-") {
         return identities(std::iter::once(first).chain(lines));
+    }
+    if starts_with(first, recovery::SHEET) {
+        return Err(KeyFileError::Sheet.into());
     }
     if starts_with(first, "BACKSTAY-") {
         let (word, start) = first.split_once(char::is_whitespace).unwrap_or((first, ""));

@@ -113,7 +113,13 @@ fn layout_does_not_matter() {
 
 #[test]
 fn what_is_no_key_file_is_said_clearly() {
-    let cases: [(&[u8], &str); 9] = [
+    let sheet = recovery_sheet(RepoId([1; 16]), "/srv/backup", "0123-4567");
+    let cases: [(&[u8], &str); 10] = [
+        (
+            sheet.as_bytes(),
+            "this is the recovery sheet, not a key file: type the recovery code that it shows, and nothing \
+             else, into a file, and give that with --key-file",
+        ),
         (b"", "the key file is empty"),
         (b"# only a comment\r\n \n", "the key file is empty"),
         (b"hunter2", "this is not a Backstay key file"),

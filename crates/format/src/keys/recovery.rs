@@ -15,6 +15,8 @@ use super::secret::{Secret, sha256};
 const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const DIGITS: usize = 56;
 const GROUP: usize = 4;
+/// What a sheet begins with.
+pub(super) const SHEET: &str = "BACKSTAY RECOVERY SHEET";
 /// Lengths at which a text of the right letters is taken for a code that was typed badly.
 const NEARLY: std::ops::RangeInclusive<usize> = 40..=72;
 
@@ -147,7 +149,7 @@ pub fn recovery_sheet(repo: RepoId, location: &str, code: &str) -> Zeroizing<Str
         lines.push('\n');
     }
     Zeroizing::new(format!(
-        "BACKSTAY RECOVERY SHEET\n\
+        "{SHEET}\n\
          =======================\n\
          \n\
          Repository:  {repo}\n\

@@ -25,6 +25,11 @@ pub(crate) enum Wrong {
          again and run the command again"
     )]
     OtherRoot(PathBuf),
+    #[error(
+        "the folder {0:?} was there a while ago and is gone: check that its disk is still mounted and that \
+         nobody moved it; what it holds is not lost by that"
+    )]
+    Gone(PathBuf),
     #[error("the folder {0:?} cannot be made: the file system has no room for folders there")]
     NoPlace(PathBuf),
     #[error("{0:?} is not a folder")]

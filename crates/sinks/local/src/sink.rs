@@ -369,7 +369,14 @@ pub(crate) struct Place {
 impl Place {
     /// Opens the root, if it is the one that is meant.
     pub(crate) fn open(&self) -> Outcome<OwnedFd> {
-        let root = folder::open_root(&self.root)?;
+        let root = match folder::open_root(&self.root) {
+            Ok(root) => root,
+            // Nobody is to make it anew because its disk went away.
+            Err(Fault::Ours(kind, Wrong::NoRoot(root))) if self.seen.get().is_some() => {
+                return Err(Fault::Ours(kind, Wrong::Gone(root)));
+            }
+            Err(fault) => return Err(fault),
+        };
         if let Some(marker) = &self.marker {
             match folder::stat(root.as_fd(), marker) {
                 Ok(_) => {}

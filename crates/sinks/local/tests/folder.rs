@@ -22,6 +22,34 @@ mod stage;
 const BODY: Bytes = Bytes::from_static(b"body");
 
 #[tokio::test]
+async fn a_root_that_went_away_is_not_to_be_made_anew() {
+    let folder = TempDir::new().unwrap();
+    let root = folder.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let sink = LocalSink::new(&root);
+    let cx = context();
+    let put = sink.put(&cx, &key("a"), BODY, PutMode::Create).await;
+    let _ = put.unwrap();
+    fs::rename(&root, folder.path().join("moved")).unwrap();
+    let error = sink.get(&cx, &key("a"), ByteRange::Full).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+    let text = error.to_string();
+    assert!(
+        text.contains("is gone") && text.contains("still mounted"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("mkdir") && !text.contains("create=yes"),
+        "{text}"
+    );
+    fs::rename(folder.path().join("moved"), &root).unwrap();
+    assert_eq!(
+        sink.get(&cx, &key("a"), ByteRange::Full).await.unwrap(),
+        BODY
+    );
+}
+
+#[tokio::test]
 async fn a_root_that_is_missing_is_an_error_that_says_what_to_do() {
     let folder = TempDir::new().unwrap();
     let sink = LocalSink::new(folder.path().join("not/there"));

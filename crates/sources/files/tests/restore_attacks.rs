@@ -7,8 +7,11 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use backup_core::{EntryKind, EntryOutcome, EntryWriter, Outcome, Target as _};
-use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
+use backup_core::{
+    EntryKind, EntryOutcome, EntryWriter, Finding, FindingKind, Outcome, Owner, Target as _,
+};
+use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
+use rustix::process::{getegid, geteuid};
 use support::given::*;
 use support::*;
 
@@ -356,4 +359,98 @@ fn a_file_system_that_is_read_only_is_named_before_anything_is_done() {
         let said = refused.unwrap_err().to_string();
         assert!(said.contains("Read-only file system"), "{said}");
     }
+}
+
+/// Entries that an ACL gives somebody access to: their mode shows what that is at most, and the owning group has
+/// `of_group` of it.
+fn shared_with_somebody(mode: u32, of_group: u16) -> Vec<Stored> {
+    let list = acl(&[
+        (1, 7, !0),
+        (2, 7, 1234),
+        (4, of_group, !0),
+        (0x10, (mode >> 3 & 7) as u16, !0),
+        (0x20, 0, !0),
+    ]);
+    let kinds = [EntryKind::Directory, EntryKind::File, EntryKind::Fifo];
+    let made = |(name, kind): (&str, EntryKind)| {
+        let mut stored = made_up(name.as_bytes(), kind, b"");
+        stored.entry.meta.mode = mode;
+        stored.entry.meta.xattrs = vec![(b"system.posix_acl_access".to_vec(), list.clone())];
+        stored
+    };
+    ["a folder", "file", "pipe"]
+        .into_iter()
+        .zip(kinds)
+        .map(made)
+        .collect()
+}
+
+/// What a mode becomes where the ACL is left out.
+fn without_acl(config: &FilesTargetConfig) {
+    let cases = [
+        (0o770, 0, 0o700),
+        (0o660, 0, 0o600),
+        (0o750, 7, 0o750),
+        (0o760, 4, 0o740),
+        (0o4770, 0, 0o4700),
+        // That of what is unfinished.
+        (0o1670, 0, 0o1600),
+        (0o1770, 0, 0o1700),
+    ];
+    for (saved, of_group, wanted) in cases {
+        let entries = shared_with_somebody(saved, of_group);
+        for next in [Overwrite::Never, Overwrite::Always] {
+            let config = FilesTargetConfig {
+                overwrite: next,
+                owner: Ownership::Number,
+                ..config.clone()
+            };
+            let mut entries = entries.clone();
+            for stored in &mut entries {
+                let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+                let (user, group) = (None, None);
+                stored.entry.meta.owner = Some(Owner {
+                    uid,
+                    gid,
+                    user,
+                    group,
+                });
+            }
+            let restored = restore(config.clone(), &entries);
+            assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+            let findings = restored.report.findings;
+            let is_told = |one: &Finding| one.kind == FindingKind::Metadata;
+            assert!(findings.iter().all(is_told), "{saved:o}: {findings:?}");
+            for stored in &entries {
+                let path = config.folder.join(os(&stored.entry.path.to_slashed()));
+                let mode = state(&path).mode & 0o7777;
+                assert_eq!(mode, wanted, "{saved:o}, {of_group:o}, {next:?}: {path:?}");
+            }
+        }
+        for stored in entries {
+            let path = config.folder.join(os(&stored.entry.path.to_slashed()));
+            fs::remove_file(&path)
+                .or_else(|_| fs::remove_dir(&path))
+                .unwrap();
+        }
+    }
+}
+
+#[test]
+fn without_its_acl_nothing_gives_the_owning_group_what_the_mask_lets_others_have() {
+    let temp = tempfile::tempdir().unwrap();
+    let config = FilesTargetConfig {
+        xattrs: false,
+        ..into(&temp.path().join("to"), Overwrite::Never)
+    };
+    without_acl(&config);
+}
+
+#[test]
+fn nor_where_a_file_system_has_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let Some(_mounted) = Mounted::ramfs(temp.path()) else {
+        return println!("skipped: nothing can be mounted here");
+    };
+    without_acl(&into(&temp.path().join("to"), Overwrite::Never));
 }

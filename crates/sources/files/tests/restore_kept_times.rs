@@ -21,7 +21,7 @@ use support::*;
 /// Where a process of this program is to restore to, what does so, and how.
 const TO: &str = "BACKSTAY_TEST_TO";
 const TEST: &str = "restores_where_it_is_told";
-const IF_NEWER: &str = "BACKSTAY_TEST_IF_NEWER";
+const OVERWRITE: &str = "BACKSTAY_TEST_OVERWRITE";
 
 /// The time of folders that are there: later than the saved one, so they stay also with `if-newer`.
 const KEPT: (i64, i64) = (2_000_000, 123_456_789);
@@ -139,9 +139,9 @@ fn a_folder_that_is_restored_gets_the_saved_time() {
 }
 
 /// Begins all of them, as one that is killed.
-fn killed(to: &Path, stored: &[Stored]) {
+fn killed(to: &Path, overwrite: Overwrite, stored: &[Stored]) {
     let cx = context();
-    let target = FilesTarget::new(into(to, Overwrite::Never));
+    let target = FilesTarget::new(into(to, overwrite));
     let plan = block_on(target.plan(&cx, &request(to))).unwrap();
     let restore = block_on(target.begin(&cx, plan)).unwrap();
     for stored in stored {
@@ -157,7 +157,7 @@ fn after_a_kill_the_next_run_gives_it_back_whatever_it_restores() {
         let temp = tempfile::tempdir().unwrap();
         let to = temp.path().join("to");
         begin(&to);
-        killed(&to, &wanted());
+        killed(&to, Overwrite::Never, &wanted());
         assert_ne!(state(&to.join("d/sub")).mtime, KEPT);
         // Its user gave this one another time since.
         set_mtime(&to.join("d"), 77, 0);
@@ -174,12 +174,70 @@ fn after_a_kill_the_next_run_gives_it_back_whatever_it_restores() {
     }
 }
 
+/// A folder as it is before, in the midst of a restore that overwrites it, and what the next run leaves of it.
+fn closed_before(next: Overwrite, is_asked_for: bool, set: impl Fn(&Path) + Sync) -> State {
+    let temp = tempfile::tempdir().unwrap();
+    let to = temp.path().join("to");
+    let sub = to.join("d/sub");
+    begin(&to);
+    let mode = |mode| fs::set_permissions(&sub, fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o555);
+    for place in
+        ["", "d", "d/older", "d/sub", "d/whole", "d/whole/as it is"].map(|name| to.join(name))
+    {
+        if is_root() {
+            std::os::unix::fs::chown(place, Some(65_534), Some(65_534)).unwrap();
+        }
+    }
+    fs::set_permissions(temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    as_nobody(|| {
+        killed(&to, Overwrite::Always, &wanted());
+        assert_eq!(state(&sub).mode & 0o7777, 0o755);
+        assert_ne!(state(&sub).mtime, KEPT);
+        set(&sub);
+        let mut again = wanted();
+        again.retain(|one| is_asked_for || one.entry.path.to_string().starts_with("new"));
+        let again = restore(into(&to, next), &again);
+        assert!(again.errors.is_empty(), "{:?}", again.errors);
+        assert!(!to.join(".backstay-unfinished").exists());
+    });
+    let found = state(&sub);
+    mode(0o755);
+    found
+}
+
+#[test]
+fn what_always_left_when_it_was_killed_any_other_run_gives_back() {
+    for next in [Overwrite::Never, Overwrite::IfNewer] {
+        for is_asked_for in [true, false] {
+            let found = closed_before(next, is_asked_for, |_| {});
+            let what = format!("{next:?}, asked for: {is_asked_for}");
+            assert_eq!((found.mtime, found.mode & 0o7777), (KEPT, 0o555), "{what}");
+        }
+    }
+    let found = closed_before(Overwrite::Always, true, |_| {});
+    assert_eq!((found.mtime, found.mode & 0o7777), ((1_000_000, 7), 0o755));
+}
+
+#[test]
+fn what_its_user_made_of_it_since_stays() {
+    let mode = |mode| fs::Permissions::from_mode(mode);
+    for is_asked_for in [true, false] {
+        let found = closed_before(Overwrite::Never, is_asked_for, |sub| {
+            fs::set_permissions(sub, mode(0o711)).unwrap();
+        });
+        assert_eq!((found.mtime, found.mode & 0o7777), (KEPT, 0o711));
+        let found = closed_before(Overwrite::Never, is_asked_for, |sub| set_mtime(sub, 77, 0));
+        assert_eq!((found.mtime, found.mode & 0o7777), ((77, 0), 0o555));
+    }
+}
+
 #[test]
 fn another_folder_in_its_place_keeps_its_own_time() {
     let temp = tempfile::tempdir().unwrap();
     let to = temp.path().join("to");
     begin(&to);
-    killed(&to, &wanted());
+    killed(&to, Overwrite::Never, &wanted());
     fs::rename(to.join("d/sub"), to.join("d/moved")).unwrap();
     fs::create_dir(to.join("d/sub")).unwrap();
     let time = state(&to.join("d/sub")).mtime;
@@ -206,7 +264,7 @@ fn thousands_of_folders_keep_their_times() {
         let file = format!("{folder}/new");
         stored.push(made_up(file.as_bytes(), EntryKind::File, b""));
     }
-    killed(&to, &stored[..4]);
+    killed(&to, Overwrite::Never, &stored[..4]);
     restore(into(&to, Overwrite::Never), &stored);
     for number in 0..2100 {
         let folder = to.join(format!("{number:04}"));
@@ -247,16 +305,18 @@ fn a_folder_that_was_older_before_a_kill_is_replaced_by_the_next_run() {
 #[test]
 fn restores_where_it_is_told() {
     if let Ok(to) = env::var(TO) {
-        let overwrite = match env::var(IF_NEWER) {
-            Ok(_) => Overwrite::IfNewer,
-            Err(_) => Overwrite::Never,
+        let overwrite = match env::var(OVERWRITE).as_deref() {
+            Ok("Always") => Overwrite::Always,
+            Ok("IfNewer") => Overwrite::IfNewer,
+            _ => Overwrite::Never,
         };
         restore(into(Path::new(&to), overwrite), &wanted());
     }
 }
 
-#[test]
-fn killed_at_any_change_the_next_run_gives_it_back() {
+/// Kills a run at each of its changes; what is there after the next one is given to `check`, with the folders of
+/// which that is sure.
+fn killed_at_each(overwrite: Overwrite, next: Overwrite, check: impl Fn(&Path, &[&str], &str)) {
     const CALLS: [&str; 8] = [
         "pwrite64",
         "openat",
@@ -267,46 +327,73 @@ fn killed_at_any_change_the_next_run_gives_it_back() {
         "utimensat",
         "fchmod",
     ];
-    if !can_trace() {
-        return;
-    }
     let temp = tempfile::tempdir().unwrap();
     let (to, log) = (temp.path().join("to"), temp.path().join("log"));
     let mut tried = 0;
-    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
-        let run = |options: &[&str]| {
-            let mut command = traced(TEST, options);
-            if overwrite == Overwrite::IfNewer {
-                command.env(IF_NEWER, "1");
-            }
-            command.env(TO, &to).status().unwrap().success()
-        };
-        for call in CALLS {
+    let run = |options: &[&str]| {
+        let mut command = traced(TEST, options);
+        command.env(OVERWRITE, format!("{overwrite:?}"));
+        command.env(TO, &to).status().unwrap().success()
+    };
+    for call in CALLS {
+        begin(&to);
+        let trace = format!("--trace={call}");
+        assert!(run(&[log.to_str().unwrap(), &trace]));
+        if overwrite == next {
+            check(&to, &FOLDERS, "not killed");
+        }
+        let lines = fs::read_to_string(&log).unwrap();
+        let begins = |line: &&str| line.contains(&format!("{call}("));
+        let of_restore = |line: &&str| call != "openat" || line.contains("O_RDWR");
+        let calls: Vec<_> = lines.lines().filter(begins).collect();
+        let first = calls.iter().position(of_restore).unwrap_or(calls.len());
+        for point in first + 1..=calls.len() {
             begin(&to);
-            let trace = format!("--trace={call}");
-            assert!(run(&[log.to_str().unwrap(), &trace]));
-            is_kept(&to, (overwrite, &FOLDERS), "not killed");
-            let lines = fs::read_to_string(&log).unwrap();
-            let begins = |line: &&str| line.contains(&format!("{call}("));
-            let of_restore = |line: &&str| call != "openat" || line.contains("O_RDWR");
-            let calls: Vec<_> = lines.lines().filter(begins).collect();
-            let first = calls.iter().position(of_restore).unwrap_or(calls.len());
-            for point in first + 1..=calls.len() {
-                begin(&to);
-                let inject = format!("--inject={call}:signal=KILL:when={point}");
-                tried += usize::from(!run(&["/dev/null", &trace, &inject]));
-                std::thread::sleep(std::time::Duration::from_millis(10));
-                let again = restore(into(&to, overwrite), &wanted());
-                let what = format!("{overwrite:?}, killed at {call} {point} of {}", calls.len());
-                assert!(again.errors.is_empty(), "{what}: {:?}", again.errors);
-                // Where nothing is noted yet, or not any more, the target folder has the time of the kill.
-                let folders = match call {
-                    "openat" | "unlinkat" | "utimensat" | "fchmod" => &FOLDERS[1..],
-                    _ => &FOLDERS,
-                };
-                is_kept(&to, (overwrite, folders), &what);
-            }
+            let inject = format!("--inject={call}:signal=KILL:when={point}");
+            tried += usize::from(!run(&["/dev/null", &trace, &inject]));
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            let again = restore(into(&to, next), &wanted());
+            let what = format!(
+                "{overwrite:?}, killed at {call} {point} of {}, then {next:?}",
+                calls.len()
+            );
+            assert!(again.errors.is_empty(), "{what}: {:?}", again.errors);
+            // Where nothing is noted yet, or not any more, the target folder has the time of the kill.
+            let folders = match call {
+                "openat" | "unlinkat" | "utimensat" | "fchmod" => &FOLDERS[1..],
+                _ => &FOLDERS,
+            };
+            check(&to, folders, &what);
         }
     }
-    println!("{tried} points");
+    assert!(tried > 20, "{tried} points");
+}
+
+#[test]
+fn killed_at_any_change_the_next_run_gives_it_back() {
+    for overwrite in [Overwrite::Never, Overwrite::IfNewer] {
+        if can_trace() {
+            killed_at_each(overwrite, overwrite, |to, folders, what| {
+                is_kept(to, (overwrite, folders), what);
+            });
+        }
+    }
+}
+
+/// Each folder has its own time or the saved one, and no other.
+#[test]
+fn killed_while_it_overwrites_another_run_leaves_no_time_of_a_restore() {
+    if !can_trace() {
+        return;
+    }
+    killed_at_each(Overwrite::Always, Overwrite::Never, |to, folders, what| {
+        for folder in folders {
+            let time = state(&to.join(folder)).mtime;
+            assert!([KEPT, (1_000_000, 7)].contains(&time), "{what}: {folder}");
+        }
+        let all = tree(to);
+        assert_eq!(all.len(), wanted().len() + 1, "{what}: {:?}", all.keys());
+        let content = &all[Path::new("d/older")].content;
+        assert!([&b"older"[..], b"saved"].contains(&&**content), "{what}");
+    });
 }

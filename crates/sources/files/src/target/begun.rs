@@ -29,11 +29,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{EntryMeta, EntryPath};
 use jiff::Timestamp;
+use nix::unistd::User;
 use rustix::fs::{
     AtFlags, FallocateFlags, FileType, Mode, OFlags, Stat, fallocate, fchmod, fstat, fsync, openat,
     statat, unlinkat,
 };
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::beside::{Names, prefix};
 use super::doubt::{Due, Finished, mount_of};
@@ -193,8 +195,14 @@ impl Begun {
                 return Ok(None);
             };
             let stat = fstat(&file)?;
-            let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-            if !is_file || !is_new && stat.st_nlink > 0 && !self.is_own(&stat) {
+            if !is_new && stat.st_nlink > 0 && !self.is_own(&stat) {
+                let is_ours = is_file(&stat) && is_of_a_restore(&file)?;
+                return Err(match self.is_owner(&stat) {
+                    false if is_ours => of_another_user(&stat),
+                    _ => something_else(),
+                });
+            }
+            if !is_file(&stat) {
                 return Err(something_else());
             }
             lock(&file)?;
@@ -453,8 +461,16 @@ fn open_or_make(top: &OwnedFd, made: bool) -> io::Result<Option<(OwnedFd, bool)>
             Err(cause) => Err(cause.into()),
         },
         Err(Errno::EXIST) => {
-            let there = openat(top, NAME, flags, Mode::empty());
-            Ok(Some((there.map_err(|_| something_else())?, false)))
+            let there = openat(top, NAME, flags, Mode::empty()).map_err(|cause| {
+                // Whoever may not read it cannot tell more of it.
+                let seen = statat(top, NAME, AtFlags::SYMLINK_NOFOLLOW);
+                let is_others = |seen: &Stat| is_file(seen) && seen.st_uid != geteuid().as_raw();
+                match seen.ok().filter(is_others) {
+                    Some(seen) if cause == Errno::ACCESS => of_another_user(&seen),
+                    _ => something_else(),
+                }
+            });
+            Ok(Some((there?, false)))
         }
         Err(Errno::ACCESS | Errno::PERM | Errno::ROFS | Errno::NOSPC | Errno::DQUOT) => Ok(None),
         Err(cause) => Err(cause.into()),
@@ -465,6 +481,34 @@ fn something_else() -> io::Error {
     io::Error::other(
         "something else stands there under the name .backstay-unfinished; move it away",
     )
+}
+
+fn is_file(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Whether a file of that name holds what a restore keeps in it.
+fn is_of_a_restore(file: &OwnedFd) -> io::Result<bool> {
+    let file = File::from(file.try_clone()?);
+    Ok(Header::read(&file).is_some() || may_be_torn(&file)?)
+}
+
+/// Who did not begin a restore does not take it up: notes of somebody else say which files to write to and to
+/// remove.
+fn of_another_user(stat: &Stat) -> io::Error {
+    let number = stat.st_uid;
+    let known = User::from_uid(number.into()).ok().flatten();
+    let who = known.map_or_else(|| format!("user {number}"), |user| user.name);
+    let then = if geteuid().is_root() {
+        "; then once more as root, with --overwrite always, if owners are to be set"
+    } else {
+        ""
+    };
+    let why = format!(
+        "a restore into it that {who} began did not come to its end, and .backstay-unfinished there, which is \
+         needed for that, belongs to {who}: run the restore again as {who}{then}"
+    );
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }
 
 /// When a file's content was last changed.

@@ -8,9 +8,10 @@
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use backup_core::{EntryMeta, EntryPath, FileTime};
+use backup_core::{EntryMeta, EntryPath};
 use tempfile::SpooledTempFile;
 
+use super::kept::Had;
 use super::meta::Before;
 use crate::handle::DirId;
 
@@ -20,23 +21,20 @@ const IN_MEMORY: usize = 4 << 20;
 /// What a folder gets at the end.
 #[derive(Debug)]
 pub(super) enum Last {
-    /// The metadata of its entry; and what is known of it before, and the time of before if that is noted
-    /// once something in it changes: it says whether the folder is older than the entry.
-    Becomes(EntryMeta, Before, Option<FileTime>),
-    /// It stays, with the time that it had.
-    Keeps(FileTime),
+    /// The metadata of its entry; and what is known of it before, and, if it was there, what it had, which is
+    /// noted once something in it changes: the next run may leave it as it was, and the time says whether it is
+    /// older than the entry.
+    Becomes(EntryMeta, Before, Option<Had>),
+    /// It stays, with what it had.
+    Keeps(Had),
 }
 
 /// A folder's path, what tells it from others, and what it gets.
 type Folder = (EntryPath, DirId, Last);
 
-/// What is stored of one: path, device and inode, and what is known of it before and its metadata, or the
-/// time that it keeps.
-type Stored<M> = (
-    Vec<u8>,
-    DirId,
-    Result<(Before, M, Option<FileTime>), FileTime>,
-);
+/// What is stored of one: path, device and inode, and what is known of it before and its metadata, or what it
+/// keeps.
+type Stored<M> = (Vec<u8>, DirId, Result<(Before, M, Option<Had>), Had>);
 
 /// Folders that wait for their metadata, in the order in which they were left.
 #[derive(Debug)]
@@ -61,8 +59,8 @@ impl Later {
     /// When there is no room for it; the others stay.
     pub(super) fn add(&mut self, path: &EntryPath, id: DirId, last: &Last) -> io::Result<()> {
         let last = match last {
-            Last::Becomes(meta, before, time) => Ok((*before, meta, *time)),
-            Last::Keeps(time) => Err(*time),
+            Last::Becomes(meta, before, had) => Ok((*before, meta, *had)),
+            Last::Keeps(had) => Err(*had),
         };
         let stored: Stored<&EntryMeta> = (path.as_stored().to_vec(), id, last);
         let bytes = postcard::to_stdvec(&stored).map_err(io::Error::other)?;
@@ -99,8 +97,8 @@ impl Later {
             let (path, id, last) = stored;
             let path = EntryPath::from_stored(&path).map_err(io::Error::other)?;
             let last = match last {
-                Ok((before, meta, time)) => Last::Becomes(meta, before, time),
-                Err(time) => Last::Keeps(time),
+                Ok((before, meta, had)) => Last::Becomes(meta, before, had),
+                Err(had) => Last::Keeps(had),
             };
             take((path, id, last));
         }

@@ -38,7 +38,7 @@ pub(super) const MARK_DIR: u32 = 0o1700;
 
 /// The mode that an entry which is no folder has until it is finished: not the one that it gets then, so
 /// that a finished one is told from it.
-pub(super) const fn mark_of(meta: &EntryMeta) -> u32 {
+pub(super) fn mark_of(meta: &EntryMeta) -> u32 {
     if is_final(meta, MARK_FILE) {
         OTHER_MARK_FILE
     } else {
@@ -47,8 +47,36 @@ pub(super) const fn mark_of(meta: &EntryMeta) -> u32 {
 }
 
 /// Whether a finished entry may have a mode. It loses bits that need its owner, if it does not get that.
-pub(super) const fn is_final(meta: &EntryMeta, mode: u32) -> bool {
-    mode == meta.mode & 0o7777 || mode == meta.mode & 0o1777
+pub(super) fn is_final(meta: &EntryMeta, mode: u32) -> bool {
+    let finals = [meta.mode & 0o7777, mode_without_acl(meta)];
+    finals
+        .iter()
+        .any(|full| mode == *full || mode == full & 0o1777)
+}
+
+/// The attribute that holds the ACL of an entry.
+const ACCESS_ACL: &str = "system.posix_acl_access";
+
+/// The mode of an entry without its ACL. With an ACL the mode shows the mask in the place of the group's rights:
+/// the owning group has those of an entry of its own, as far as the mask lets it.
+fn mode_without_acl(meta: &EntryMeta) -> u32 {
+    let mode = meta.mode & 0o7777;
+    let acl = (meta.xattrs.iter()).find(|(name, _)| name == ACCESS_ACL.as_bytes());
+    let Some((_, acl)) = acl else { return mode };
+    // Of what is no ACL the group gets nothing.
+    let of_group = rights_of_group(acl).unwrap_or(0) << 3;
+    mode & !0o070 | mode & of_group & 0o070
+}
+
+/// The rights of the owning group in an ACL: behind its version a tag, rights and an id for each entry.
+fn rights_of_group(acl: &[u8]) -> Option<u32> {
+    const OWNING_GROUP: u16 = 4;
+    let entries = acl.strip_prefix(&2_u32.to_le_bytes())?;
+    let (entries, _) = entries.as_chunks::<8>();
+    entries.iter().find_map(|&[tag, tag_high, rights, _, ..]| {
+        let is_it = u16::from_le_bytes([tag, tag_high]) == OWNING_GROUP;
+        is_it.then_some(rights.into())
+    })
 }
 
 /// What was quietly not done, counted.
@@ -172,8 +200,9 @@ impl Applier {
                 trouble("its owner", cause);
                 false
             });
+        let mut has_acl = false;
         if self.xattrs {
-            self.set_xattrs(object, meta, before.xattrs, &trouble);
+            has_acl = self.set_xattrs(object, meta, before.xattrs, &trouble);
         } else if before.inherits {
             // With the mode it would give others more than the snapshot does.
             remove_acls(object);
@@ -186,7 +215,7 @@ impl Applier {
         if is_marked {
             set_time();
         }
-        let mode = self.mode_to_set(meta, owned);
+        let mode = self.mode_to_set(meta, owned, has_acl);
         if !is_link {
             match set_mode(object, mode) {
                 Ok(()) => {}
@@ -220,9 +249,13 @@ impl Applier {
         };
     }
 
-    /// A setuid bit belongs to the owner it was given for and to nobody else.
-    fn mode_to_set(&self, meta: &EntryMeta, owned: bool) -> u32 {
-        let mode = meta.mode & 0o7777;
+    /// A setuid bit belongs to the owner it was given for and to nobody else, and a mask to its ACL.
+    fn mode_to_set(&self, meta: &EntryMeta, owned: bool, has_acl: bool) -> u32 {
+        let mode = if has_acl {
+            meta.mode & 0o7777
+        } else {
+            mode_without_acl(meta)
+        };
         if owned || meta.kind == EntryKind::Directory || mode & 0o6000 == 0 {
             return mode;
         }
@@ -303,13 +336,15 @@ impl Applier {
         (user.unwrap_or(saved.uid), group.unwrap_or(saved.gid))
     }
 
+    /// Returns whether it has its ACL.
     fn set_xattrs(
         &self,
         object: &Object<'_>,
         meta: &EntryMeta,
         clean: bool,
         trouble: &dyn Fn(&str, io::Error),
-    ) {
+    ) -> bool {
+        let mut has_acl = false;
         if clean {
             remove_other_xattrs(object, meta);
         }
@@ -334,18 +369,20 @@ impl Applier {
                     setxattr(through_proc(*node), &*name, value, XattrFlags::empty())
                 }
             };
+            let is_acl = name.to_bytes() == ACCESS_ACL.as_bytes();
             match set {
-                Ok(()) => {}
+                Ok(()) => has_acl |= is_acl,
                 Err(Errno::NOTSUP) => {
                     self.counts
                         .unsupported_xattrs
                         .fetch_add(1, Ordering::Relaxed);
                 }
                 // Who may not write into a file of theirs may not set what it has already, either.
-                Err(Errno::ACCESS) if has_xattr(object, &name, value) => {}
+                Err(Errno::ACCESS) if has_xattr(object, &name, value) => has_acl |= is_acl,
                 Err(cause) => trouble(&shown(), cause.into()),
             }
         }
+        has_acl
     }
 
     /// What was quietly not done, as one finding each.
@@ -421,7 +458,7 @@ fn is_privileged(name: &[u8]) -> bool {
 }
 
 /// The way to an object through a descriptor that is only a reference to it.
-fn through_proc(node: BorrowedFd<'_>) -> String {
+pub(super) fn through_proc(node: BorrowedFd<'_>) -> String {
     format!("/proc/self/fd/{}", node.as_raw_fd())
 }
 
@@ -463,7 +500,7 @@ fn has_xattr(object: &Object<'_>, name: &CStr, value: &[u8]) -> bool {
 
 /// Removes the ACLs that something got from its folder.
 fn remove_acls(object: &Object<'_>) {
-    for name in ["system.posix_acl_access", "system.posix_acl_default"] {
+    for name in [ACCESS_ACL, "system.posix_acl_default"] {
         let _ = match object {
             Object::Open(fd) => fremovexattr(fd, name),
             Object::Node { node, .. } => removexattr(through_proc(*node), name),

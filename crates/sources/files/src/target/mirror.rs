@@ -18,24 +18,23 @@ use std::sync::Arc;
 use backup_core::path::PathError;
 use backup_core::{EntryKind, EntryPath, RestoreEntry, TargetError};
 use rustix::fs::{
-    AtFlags, FileType, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fchmod, fstat, futimens,
-    openat, statat, unlinkat,
+    AtFlags, Mode, Stat, Timespec, Timestamps, UTIME_OMIT, fstat, futimens, openat, unlinkat,
 };
-use rustix::process::geteuid;
 
+use super::begun::{self, Begun};
+use super::closed::{self, CHANGE, is_closed, opened, set_mode};
+use super::doomed::delete_entry;
+use super::kept::Had;
 use super::spared::Spared;
 use super::way::FOLDER;
-use super::{begun, error, unreported};
+use super::{error, unreported};
 use crate::CONTENT_ATTR;
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 use crate::walk::listing::Listing;
 
 /// Room for what one call lists of a folder.
-const LIST_BUFFER: usize = 32 << 10;
-
-/// Descriptors that deleting a tree keeps open.
-const OPEN_FOLDERS: usize = 32;
+pub(super) const LIST_BUFFER: usize = 32 << 10;
 
 /// What takes the names that the snapshot does not have.
 pub(super) struct Hand<'a> {
@@ -63,7 +62,7 @@ impl<'a> Hand<'a> {
     }
 
     /// Whether what it takes is gone.
-    const fn is_deleting(&self) -> bool {
+    pub(super) const fn is_deleting(&self) -> bool {
         self.told.is_none()
     }
 
@@ -72,7 +71,7 @@ impl<'a> Hand<'a> {
         self.taken
     }
 
-    fn take(
+    pub(super) fn take(
         &mut self,
         folder: &OwnedFd,
         name: &CStr,
@@ -144,9 +143,34 @@ struct Compared {
     before: Stat,
     /// Whether names of it were taken.
     changed: bool,
-    /// The mode that it is to get back.
-    closed: Option<Mode>,
+    /// What it is to get back, once it is noted.
+    kept: Option<Had>,
+    /// The folders on the way to it that were opened up, from above.
+    way: Vec<OpenedUp>,
 }
+
+impl Compared {
+    /// Something in it is about to be taken: what it had is noted, and it is opened up if it forbids that.
+    fn make_ready(&mut self, folder: &OwnedFd, begun: Option<&Begun>) {
+        if self.kept.is_some() {
+            return;
+        }
+        let closed = is_closed(&self.before, CHANGE).then_some(self.before.st_mode & 0o7777);
+        let mut had = Had::of(&self.before);
+        had.mode = closed;
+        if let Some(begun) = begun {
+            begun.note_had_for_now(&self.path, self.handle.id(), had);
+        }
+        self.kept = Some(had);
+        if let Some(mode) = closed {
+            // If it cannot be, the deleting itself will say so.
+            let _ = set_mode(folder, opened(mode));
+        }
+    }
+}
+
+/// A folder that was opened up, its path, and what it is to get back.
+type OpenedUp = (Arc<DirHandle>, EntryPath, Had);
 
 struct Mirror<'a> {
     handles: &'a HandleCache,
@@ -154,6 +178,8 @@ struct Mirror<'a> {
     spared: &'a Spared,
     hand: Hand<'a>,
     top: &'a Arc<DirHandle>,
+    /// Where it is noted what is changed for a while.
+    begun: Option<&'a Begun>,
     compared: Vec<Compared>,
     /// The last folder that was passed over, with all below it.
     passed: Option<EntryPath>,
@@ -169,6 +195,7 @@ pub(super) fn delete_others<'a>(
     top: &'a Arc<DirHandle>,
     spool: Spool,
     hand: Hand<'a>,
+    begun: Option<&'a Begun>,
 ) -> Result<u64, TargetError> {
     let root = EntryPath::root();
     let fail = |cause| error("delete", &root, cause);
@@ -180,6 +207,7 @@ pub(super) fn delete_others<'a>(
         spared,
         hand,
         top,
+        begun,
         compared: Vec::new(),
         passed: None,
         buffer,
@@ -194,6 +222,7 @@ pub(super) fn delete_others<'a>(
 impl Mirror<'_> {
     /// An entry of the snapshot.
     fn see(&mut self, path: EntryPath, whole: bool) {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
         while self
             .compared
             .last()
@@ -211,10 +240,11 @@ impl Mirror<'_> {
             match self.compare(path.clone()) {
                 Ok(compared) => self.compared.extend(compared),
                 // It was left as it is: something else stands there.
-                Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => {}
-                // Before a restore it may still have to be made.
+                Err(cause) if cause.kind() == NotADirectory => {}
+                // Before a restore it may still have to be made; or it was told that it is not looked into.
                 Err(cause)
-                    if cause.kind() == io::ErrorKind::NotFound && self.hand.told.is_some() => {}
+                    if matches!(cause.kind(), NotFound | PermissionDenied)
+                        && self.hand.told.is_some() => {}
                 Err(cause) => self.fail(&error("delete in", &path, cause)),
             }
         }
@@ -226,12 +256,49 @@ impl Mirror<'_> {
 
     /// Reads the names in a folder. `None`: it is to be passed over.
     fn compare(&mut self, path: EntryPath) -> io::Result<Option<Compared>> {
+        let mut way = Vec::new();
+        let compared = self.compare_by(path, &mut way);
+        match compared {
+            Ok(Some(mut compared)) => {
+                if way.last().is_some_and(|last| last.1 == compared.path) {
+                    compared.kept = way.pop().map(|(_, _, had)| had);
+                }
+                compared.way = way;
+                Ok(Some(compared))
+            }
+            other => {
+                self.close(way);
+                other
+            }
+        }
+    }
+
+    /// Gives folders back what they had before they were opened up.
+    fn close(&self, way: Vec<OpenedUp>) {
+        for (handle, path, had) in way.into_iter().rev() {
+            let set = had.mode.map_or(Ok(()), |mode| {
+                Ok(set_mode(&*self.handles.get(&handle)?, mode)?)
+            });
+            if let Err(cause) = set {
+                self.fail(&error("set the mode of", &path, cause));
+            } else if let Some(begun) = self.begun {
+                begun.had_settled(&path, handle.id(), had);
+            }
+        }
+    }
+
+    fn compare_by(
+        &mut self,
+        path: EntryPath,
+        way: &mut Vec<OpenedUp>,
+    ) -> io::Result<Option<Compared>> {
         let (mut handle, mut at) = self.compared.last().map_or_else(
             || (Arc::clone(self.top), EntryPath::root()),
             |last| (Arc::clone(&last.handle), last.path.clone()),
         );
         let (handles, known) = (self.handles, at.components().count());
         let mut names = path.components().skip(known).peekable();
+        let mut before = fstat(&*handles.get(&handle)?)?;
         if names.peek().is_none() {
             let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
             handle = handles.adopt(&handle, c".", false, fd)?;
@@ -239,15 +306,32 @@ impl Mirror<'_> {
         for name in names {
             at.push(name).map_err(io::Error::other)?;
             let name = CString::new(name).map_err(io::Error::other)?;
-            let fd = openat(&*handles.get(&handle)?, &*name, FOLDER, Mode::empty())?;
-            if self.spared.passes(&fd, &at, self.findings)? {
+            let above = handles.get(&handle)?;
+            let (begun, mut had) = (self.begun, None);
+            let (fd, stat) = if self.hand.is_deleting() {
+                closed::open(&above, &name, |stat| {
+                    let mut kept = Had::of(stat);
+                    kept.mode = Some(stat.st_mode & 0o7777);
+                    had = Some(kept);
+                    if let Some(begun) = begun {
+                        begun.note_had_for_now(&at, (stat.st_dev, stat.st_ino), kept);
+                    }
+                })?
+            } else {
+                let fd = openat(&*above, &*name, FOLDER, Mode::empty())?;
+                let stat = fstat(&fd)?;
+                (fd, stat)
+            };
+            before = stat;
+            let passes = self.spared.passes(&fd, &at, self.findings);
+            handle = handles.adopt(&handle, &name, false, fd)?;
+            way.extend(had.map(|had| (Arc::clone(&handle), at.clone(), had)));
+            if passes? {
                 self.passed = Some(at);
                 return Ok(None);
             }
-            handle = handles.adopt(&handle, &name, false, fd)?;
         }
         let fd = openat(&*handles.get(&handle)?, c".", FOLDER, Mode::empty())?;
-        let before = fstat(&fd)?;
         let listing = Listing::read(&fd, &mut self.buffer)?;
         Ok(Some(Compared {
             handle,
@@ -256,7 +340,8 @@ impl Mirror<'_> {
             next: 0,
             before,
             changed: false,
-            closed: None,
+            kept: None,
+            way: Vec::new(),
         }))
     }
 
@@ -278,15 +363,16 @@ impl Mirror<'_> {
             if current.path.is_root() && other == begun::NAME {
                 continue;
             }
+            let other = other.to_owned();
             let path = current.path.join(other.to_bytes());
             let path = path.unwrap_or_else(|_| current.path.clone());
             let (spared, findings, hand) = (self.spared, self.findings, &mut self.hand);
-            let taken = hand.taken;
+            let (taken, begun) = (hand.taken, self.begun);
             let gone = self.handles.get(&current.handle).and_then(|fd| {
-                if hand.is_deleting() && current.closed.is_none() {
-                    current.closed = open_up(&fd, &current.before);
+                if hand.is_deleting() {
+                    current.make_ready(&fd, begun);
                 }
-                delete_entry((&fd, other, &path), hand, spared, findings)
+                delete_entry((&fd, &other, &path), hand, spared, findings)
             });
             current.changed |= hand.taken > taken;
             if let Err(cause) = gone {
@@ -303,11 +389,6 @@ impl Mirror<'_> {
         let Some(done) = self.compared.pop() else {
             return false;
         };
-        if let Some(mode) = done.closed
-            && let Err(cause) = close(self.handles, &done.handle, mode)
-        {
-            self.fail(&error("set the mode of", &done.path, cause));
-        }
         if done.changed && self.hand.is_deleting() {
             // Deleting in it counted as its last change; the snapshot's time comes back.
             let kept = Timestamps {
@@ -328,178 +409,8 @@ impl Mirror<'_> {
                 self.fail(&error("set the time of", &done.path, cause));
             }
         }
+        let itself = done.kept.map(|had| (done.handle, done.path, had));
+        self.close(done.way.into_iter().chain(itself).collect());
         true
     }
-}
-
-/// Lets its owner take names of a folder whose mode forbids that. Returns the mode that it is to get
-/// back.
-fn open_up(folder: &OwnedFd, stat: &Stat) -> Option<Mode> {
-    const NEEDED: u32 = 0o300;
-    let mode = stat.st_mode & 0o7777;
-    if mode & NEEDED == NEEDED || geteuid().is_root() {
-        return None;
-    }
-    // If it is somebody else's, the deleting itself will say so.
-    let folder = openat(folder, c".", FOLDER, Mode::empty()).ok()?;
-    fchmod(folder, Mode::from_raw_mode(mode | NEEDED)).ok()?;
-    Some(Mode::from_raw_mode(mode))
-}
-
-/// Gives a folder its mode back.
-fn close(handles: &HandleCache, folder: &Arc<DirHandle>, mode: Mode) -> io::Result<()> {
-    let folder = openat(&*handles.get(folder)?, c".", FOLDER, Mode::empty())?;
-    Ok(fchmod(folder, mode)?)
-}
-
-/// A name in a folder, and its path.
-type Place<'a> = (&'a OwnedFd, &'a CStr, &'a EntryPath);
-
-/// Lets a hand take a name and, if it is a folder, all below.
-fn delete_entry(
-    place: Place<'_>,
-    hand: &mut Hand<'_>,
-    spared: &Spared,
-    findings: &Findings,
-) -> io::Result<()> {
-    let (folder, name, path) = place;
-    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return delete_tree(place, hand, spared, findings).map(drop);
-    }
-    if spared.is_kept(folder, name, &stat) {
-        spared.tell_kept(&stat, path, findings);
-        return Ok(());
-    }
-    hand.take(folder, name, AtFlags::empty(), || Ok(path.clone()))
-}
-
-/// A folder on the way down a tree that goes.
-struct Doomed {
-    handle: Arc<DirHandle>,
-    name: CString,
-    listing: Listing,
-    /// The first name that was not looked at yet.
-    next: usize,
-    /// Whether something in it stays, and so itself.
-    stays: bool,
-    /// The mode that it is to get back if it stays.
-    closed: Option<Mode>,
-}
-
-impl Doomed {
-    /// It stays.
-    fn leave(&self, handles: &HandleCache) -> io::Result<()> {
-        let closed = self.closed.map(|mode| close(handles, &self.handle, mode));
-        closed.unwrap_or(Ok(()))
-    }
-}
-
-/// The path of a name in the last folder on the way down the tree at `top`; on no way, of the tree.
-fn path_below(top: &EntryPath, way: &[Doomed], name: &CStr) -> Result<EntryPath, PathError> {
-    let mut path = top.clone();
-    if let Some((_, below)) = way.split_first() {
-        for folder in below {
-            path.push(folder.name.to_bytes())?;
-        }
-        path.push(name.to_bytes())?;
-    }
-    Ok(path)
-}
-
-/// Lets a hand take a folder and all below it, without recursion, following no link, entering nothing
-/// that is mounted and nothing that is protected. `false`: something of it stays, and the folders
-/// above that.
-pub(super) fn delete_tree(
-    (folder, name, path): Place<'_>,
-    hand: &mut Hand<'_>,
-    spared: &Spared,
-    findings: &Findings,
-) -> io::Result<bool> {
-    let cache = HandleCache::with_capacity(OPEN_FOLDERS);
-    let top = DirHandle::top(folder.try_clone()?)?;
-    let deletes = hand.is_deleting();
-    let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER];
-    let mut enter = |above: &Arc<DirHandle>, name: &CStr, way: &[Doomed]| {
-        let fd = openat(&*cache.get(above)?, name, FOLDER, Mode::empty())?;
-        // Of the open folder, for another one could have been mounted on it since it was listed.
-        let stat = fstat(&fd)?;
-        let here = || path_below(path, way, name).unwrap_or_else(|_| path.clone());
-        if spared.is_folder_kept(&fd, &stat) {
-            spared.tell_kept(&stat, &here(), findings);
-            return Ok(None);
-        }
-        let listing = Listing::read(&fd, &mut buffer)?;
-        let closed = (deletes && listing.len() > 0).then(|| open_up(&fd, &stat));
-        let closed = closed.flatten();
-        Ok::<_, io::Error>(Some(Doomed {
-            handle: cache.adopt(above, name, false, fd)?,
-            name: name.to_owned(),
-            listing,
-            next: 0,
-            stays: false,
-            closed,
-        }))
-    };
-    let Some(first) = enter(&top, name, &[])? else {
-        return Ok(false);
-    };
-    let mut way = vec![first];
-    let mut go = || {
-        while let Some(current) = way.last_mut() {
-            if current.next < current.listing.len() {
-                let child = current.listing.name(current.next).to_owned();
-                current.next += 1;
-                let handle = Arc::clone(&current.handle);
-                let fd = cache.get(&handle)?;
-                let stat = statat(&*fd, &*child, AtFlags::SYMLINK_NOFOLLOW)?;
-                let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-                let entered = if is_folder {
-                    enter(&handle, &child, &way)?
-                } else if spared.is_kept(&fd, &child, &stat) {
-                    let here = path_below(path, &way, &child).map_err(io::Error::other)?;
-                    spared.tell_kept(&stat, &here, findings);
-                    None
-                } else {
-                    let flags = AtFlags::empty();
-                    hand.take(&fd, &child, flags, || path_below(path, &way, &child))?;
-                    continue;
-                };
-                match (entered, way.last_mut()) {
-                    (Some(child), _) => way.push(child),
-                    (None, Some(current)) => current.stays = true,
-                    (None, None) => {}
-                }
-                continue;
-            }
-            let Some(done) = way.pop() else {
-                break;
-            };
-            if done.stays {
-                done.leave(&cache)?;
-                match way.last_mut() {
-                    Some(above) => above.stays = true,
-                    None => return Ok(false),
-                }
-                continue;
-            }
-            let above = cache.get(way.last().map_or(&top, |above| &above.handle));
-            let taken = above.and_then(|above| {
-                hand.take(&above, &done.name, AtFlags::REMOVEDIR, || {
-                    path_below(path, &way, &done.name)
-                })
-            });
-            if taken.is_err() {
-                let _ = done.leave(&cache);
-            }
-            taken?;
-        }
-        Ok(true)
-    };
-    let gone = go();
-    // What is left of it when something failed.
-    for left in way.iter().rev() {
-        let _ = left.leave(&cache);
-    }
-    gone
 }

@@ -17,8 +17,10 @@
 mod alike;
 mod begun;
 mod beside;
+mod closed;
 mod config;
 mod covered;
+mod doomed;
 mod doubt;
 mod durable;
 mod fate;

@@ -11,13 +11,16 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use backup_core::{
-    EntryKind, EntryPath, Finding, Outcome, Rehearsal, Rehearsed, RestoreEntry, TargetError,
+    EntryKind, EntryPath, Finding, FindingKind, Outcome, Rehearsal, Rehearsed, RestoreEntry,
+    Severity, TargetError,
 };
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 use rustix::io::Errno;
 
 use super::begun;
+use super::closed::{LOOK, is_closed, is_closed_at};
 use super::config::Overwrite;
+use super::doomed::delete_tree;
 use super::fate::{Fate, fate};
 use super::mirror::{self, Hand, Spool};
 use super::restore::{OWN_NAME, check_top};
@@ -27,6 +30,11 @@ use super::{conflict, error, invalid, not_emptied, not_empty, nothing_deleted, r
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};
 use crate::walk::listing::Listing;
+
+/// What is said of a folder that a restore opens up, and a rehearsal does not.
+const UNSEEN: &str = "its mode forbids its owner to look into it: a restore changes that for a while, and a dry \
+                      run does not; what the snapshot has in it counts as new here, and what would be deleted \
+                      in it is not named";
 
 /// A folder of the snapshot on the way to the current entry.
 struct Step {
@@ -125,6 +133,7 @@ impl FilesRehearsal {
                 Ok(fd) => Some(self.adopt(&folder, &c_name, fd, &at)?)
                     .filter(|there| !self.spared.is_own(there.id())),
                 Err(Errno::NOENT) => None,
+                Err(Errno::ACCESS) if is_closed_at(&above, &c_name) => None,
                 Err(cause) => return Err(not_a_folder(&at, cause)),
             };
         }
@@ -174,7 +183,7 @@ impl FilesRehearsal {
                 let gone = |told: &mut dyn FnMut(&EntryPath)| {
                     let hand = &mut Hand::tells(told);
                     let (spared, findings) = (&self.spared, &self.findings);
-                    mirror::delete_tree((&above, &name, path), hand, spared, findings)
+                    delete_tree((&above, &name, path), hand, spared, findings)
                 };
                 // A folder that cannot go wholly stays wholly.
                 match gone(&mut |_| {}).and_then(|all| Ok(all && gone(&mut in_it)?)) {
@@ -184,6 +193,14 @@ impl FilesRehearsal {
                 }
             }
             Fate::Stays | Fate::Updated if entry.meta.kind == EntryKind::Directory => {
+                if is_closed(&stat, LOOK) {
+                    let finding = Finding::entry(FindingKind::Skipped, path, UNSEEN);
+                    self.findings.add(Finding {
+                        severity: Severity::Warning,
+                        ..finding
+                    });
+                    return Ok((rehearsed, None));
+                }
                 let fd = openat(&*above, &*name, FOLDER, Mode::empty());
                 let fd = fd.map_err(|cause| not_a_folder(path, cause))?;
                 let there = self.adopt(folder, &name, fd, path)?;
@@ -245,7 +262,7 @@ impl Rehearsal for FilesRehearsal {
             findings.add(nothing_deleted(detail));
         } else {
             let hand = Hand::tells(deletes);
-            mirror::delete_others(&handles, &findings, &spared, &top, spool, hand)?;
+            mirror::delete_others(&handles, &findings, &spared, &top, spool, hand, None)?;
         }
         Ok(findings.take())
     }

@@ -14,9 +14,10 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, openat, renameat, statat, unlink
 use rustix::io::Errno;
 
 use super::beside::make_beside;
+use super::doomed::delete_tree;
 use super::fate::Fate;
 use super::journal::Stage;
-use super::mirror::{self, Hand};
+use super::mirror::Hand;
 use super::way::{FOLDER, Spot};
 use super::writer::remove_left_in;
 use super::{Shared, error, not_emptied, not_empty, refused};
@@ -54,7 +55,7 @@ pub(super) fn may_clear_place(
     let mut nothing = |_: &EntryPath| {};
     let mut hand = Hand::tells(&mut nothing);
     let place = (&*spot.folder, &*spot.name, &entry.path);
-    match mirror::delete_tree(place, &mut hand, &shared.spared, &shared.findings) {
+    match delete_tree(place, &mut hand, &shared.spared, &shared.findings) {
         Ok(true) => Ok(()),
         Ok(false) => Err(not_emptied(&entry.path)),
         Err(cause) => Err(fail(cause)),
@@ -82,7 +83,7 @@ fn clear_place(
             let mut hand = Hand::deletes();
             let (spared, findings) = (&shared.spared, &shared.findings);
             let place = (&*spot.folder, &*spot.name, &entry.path);
-            let gone = mirror::delete_tree(place, &mut hand, spared, findings);
+            let gone = delete_tree(place, &mut hand, spared, findings);
             // The folder itself is replaced; what was in it has no successor.
             let in_it = hand.taken() - u64::from(matches!(gone, Ok(true)));
             shared.deleted.fetch_add(in_it, Ordering::Relaxed);

@@ -15,7 +15,6 @@ use rustix::fs::{AtFlags, FileType, Mode, Stat, fstat, openat, statat};
 
 use super::begun;
 use super::beside::is_named_so;
-use super::config::Overwrite;
 use super::fate::Fate;
 use super::header::birth;
 use super::journal::{Left, Stage};
@@ -25,7 +24,7 @@ use super::links::open_folder;
 use super::meta::{Before, Object};
 use super::mirror::{self, Hand, Spool};
 use super::replace::{may_clear_place, replace};
-use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder, open_up};
+use super::way::{FOLDER, Folder, Spot, Way, make_folder, make_marked, not_a_folder};
 use super::writer::{Completed, remove_left_in, start_file, warn_of_mark};
 use super::{Shared, conflict, error, node, nothing_deleted, partial, refused};
 use crate::walk::meta::times;
@@ -98,7 +97,7 @@ impl FilesRestore {
             }
         }
         if way.stays() && will_change(shared, &spot, entry) {
-            way.keep_time(shared);
+            way.keep(shared);
         }
         if entry.meta.kind == EntryKind::Directory {
             start_folder(shared, way, &spot, entry)?;
@@ -226,7 +225,7 @@ impl FilesRestore {
     fn remove_left(&self) {
         let shared = &self.shared;
         let left = shared.begun.take_all_left();
-        let times = kept::left_times(shared, &left);
+        let due = kept::left_had(shared, &left);
         for left in left {
             if matches!(left.stage, Stage::Kept(_)) {
                 continue;
@@ -243,7 +242,7 @@ impl FilesRestore {
                 shared.fail(&error("remove what was left unfinished", &path, cause));
             }
         }
-        kept::give_left_back(shared, &times);
+        kept::give_left_back(shared, &due);
     }
 
     /// Says that a file is not whole which an earlier restore changed where it is, and of which this one
@@ -287,6 +286,7 @@ impl FilesRestore {
             top.top(),
             spool,
             Hand::deletes(),
+            Some(&shared.begun),
         )
     }
 }
@@ -394,7 +394,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .get(way.top())
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
-    let there = way.top_time().map_or(there, |time| at_time(there, time));
+    let there = (way.top_had()).map_or(there, |had| at_time(there, had.time));
     if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
         way.finish_top_with(&shared.begun, entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
@@ -422,32 +422,28 @@ fn start_folder(
             (fd, None)
         }
         Folder::Ours(fd) => (fd, None),
-        Folder::There(fd, stat) => (fd, Some(stat)),
+        Folder::There(there) => (there.fd, Some((there.stat, there.had, there.is_noted))),
     };
     let (fd, last, changes) = match made {
         (fd, None) => {
             let before = shared.before_new(spot);
             (fd, Last::Becomes(entry.meta.clone(), before, None), false)
         }
-        (fd, Some(stat)) => {
-            // An earlier restore may have changed something in it, and with that its time.
-            let noted = shared.begun.take_time(&entry.path, &stat);
-            let time = noted.unwrap_or_else(|| times(&stat).0);
+        (fd, Some((stat, had, is_noted))) => {
             let is_half_finished = is_half_finished(shared, (&fd, &stat), entry);
-            if shared.gives_way(&at_time(stat, time), &entry.meta) || is_half_finished {
-                open_up(&fd, &stat);
+            // An earlier restore may have changed something in it, and with that its time.
+            if shared.gives_way(&at_time(stat, had.time), &entry.meta) || is_half_finished {
                 let before = Before {
                     owner: Some((stat.st_uid, stat.st_gid)),
                     xattrs: true,
                     inherits: false,
                     marked: is_half_finished,
                 };
-                let kept = (shared.config.overwrite == Overwrite::IfNewer).then_some(time);
-                let last = Last::Becomes(entry.meta.clone(), before, kept);
-                (fd, last, noted.is_some())
+                let last = Last::Becomes(entry.meta.clone(), before, Some(had));
+                (fd, last, is_noted)
             } else {
                 warn_of_mark(shared, &stat, entry);
-                (fd, Last::Keeps(time), noted.is_some())
+                (fd, Last::Keeps(had), is_noted)
             }
         }
     };

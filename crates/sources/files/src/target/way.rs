@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use backup_core::{EntryMeta, EntryPath, ErrorKind, FileTime, RestoreEntry, TargetError};
+use backup_core::{EntryMeta, EntryPath, ErrorKind, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fchmod, fgetxattr_query, fstat, mkdir, mkdirat, openat,
     statat, unlinkat,
@@ -22,15 +22,15 @@ use rustix::io::Errno;
 
 use super::begun::Begun;
 use super::beside::make_beside;
+use super::closed::{CHANGE, is_closed, opened, set_mode};
 use super::header::birth;
 use super::journal::Stage;
 use super::keeps::not_made;
-use super::kept;
+use super::kept::{self, Had, There, open_there};
 use super::later::{Last, Later};
 use super::meta::{Before, MARK_DIR, Object};
 use super::{Shared, conflict, error, invalid};
 use crate::handle::{DirHandle, DirId};
-use crate::walk::meta::times;
 
 /// How folders are opened.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY
@@ -45,7 +45,7 @@ struct Step {
     path: EntryPath,
     /// What it gets at the end.
     last: Option<Last>,
-    /// Whether something in it is or was changed, if its time is kept for that.
+    /// Whether something in it is or was changed, if what it had is kept for that.
     changes: bool,
     /// Whether what is created in it gets its group or a default ACL from it.
     hands_on: bool,
@@ -79,15 +79,34 @@ pub(super) fn c_name(path: &EntryPath, name: &[u8]) -> Result<CString, TargetErr
     CString::new(name).map_err(|_| invalid(path, "a name holds a NUL byte"))
 }
 
+impl Step {
+    /// Lets its owner change something in it if its mode forbids that. `false`: it does not, or the folder is
+    /// somebody else's, which the making of something in it will say.
+    fn opens_up(&mut self, shared: &Shared) -> bool {
+        let (Some(Last::Keeps(had) | Last::Becomes(_, _, Some(had))), Ok(folder)) =
+            (&mut self.last, shared.handles.get(&self.handle))
+        else {
+            return false;
+        };
+        let closed = fstat(&*folder).ok().filter(|stat| is_closed(stat, CHANGE));
+        let Some(stat) = closed else { return false };
+        let noted = self.changes.then_some(*had);
+        *had = kept::opens_up(shared, &self.path, &stat, (*had, noted));
+        // If it cannot be, the same is said.
+        let _ = set_mode(&folder, opened(stat.st_mode));
+        true
+    }
+}
+
 impl Way {
     /// At the target folder. If no restore made it, it stays until something else is said.
     pub(super) fn new(top: OwnedFd, later: Later, begun: &Begun) -> Result<Self, Errno> {
         let stat = fstat(&top)?;
         let hands_on = hands_on(&top, &stat);
         let is_there = !begun.has_made_folder();
-        let noted = is_there.then(|| begun.take_time(&EntryPath::root(), &stat));
+        let noted = is_there.then(|| begun.take_had(&EntryPath::root(), &stat));
         let noted = noted.flatten();
-        let last = is_there.then(|| Last::Keeps(noted.unwrap_or_else(|| times(&stat).0)));
+        let last = is_there.then(|| Last::Keeps(noted.unwrap_or(Had::of(&stat))));
         let handle = DirHandle::top(top).map_err(|_| Errno::IO)?;
         let top = Step {
             handle,
@@ -121,14 +140,14 @@ impl Way {
             inherits: begun.has_made_folder(),
             marked: begun.has_made_folder(),
         };
-        let time = self.top_time();
-        self.top.last = Some(Last::Becomes(meta, before, time));
+        let had = self.top_had();
+        self.top.last = Some(Last::Becomes(meta, before, had));
     }
 
-    /// The time of the target folder before anything in it was changed, if that stays so far.
-    pub(super) fn top_time(&self) -> Option<FileTime> {
+    /// What the target folder had before anything in it was changed, if that stays so far.
+    pub(super) fn top_had(&self) -> Option<Had> {
         match &self.top.last {
-            Some(Last::Keeps(time)) => Some(*time),
+            Some(Last::Keeps(had)) => Some(*had),
             _ => None,
         }
     }
@@ -185,15 +204,12 @@ impl Way {
         let systems = shared.begun.systems();
         let id = self.current().handle.id();
         systems.check_name((&above, id), &path, name)?;
-        let open = || openat(&*above, name, FOLDER, Mode::empty());
         if statat(&*above, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-            let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
-            let stat = fstat(&fd).map_err(|cause| error("open", &path, cause.into()))?;
-            let noted = shared.begun.take_time(&path, &stat);
-            let last = Last::Keeps(noted.unwrap_or_else(|| times(&stat).0));
-            return self.enter(shared, name, fd, path, Some((last, noted.is_some())));
+            let there = open_there(shared, (&above, name), &path)?;
+            let last = Some((Last::Keeps(there.had), there.is_noted));
+            return self.enter(shared, name, there.fd, path, last);
         }
-        self.keep_time(shared);
+        self.keep(shared);
         let made = mkdirat(&*above, name, Mode::from_raw_mode(0o777));
         match made {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -202,11 +218,12 @@ impl Way {
                 return Err(not_made(&keeps, "create folder", &path, cause.into()));
             }
         }
-        let fd = open().map_err(|cause| not_a_folder(&path, cause))?;
+        let fd = openat(&*above, name, FOLDER, Mode::empty());
+        let fd = fd.map_err(|cause| not_a_folder(&path, cause))?;
         self.enter(shared, name, fd, path, None)
     }
 
-    /// Whether the time of the current folder is kept, and nothing is known yet to change in it.
+    /// Whether the current folder was there, and nothing is known yet to change in it.
     pub(super) fn stays(&self) -> bool {
         let step = self.current();
         let is_kept = matches!(
@@ -216,19 +233,21 @@ impl Way {
         is_kept && !step.changes
     }
 
-    /// Something is about to be made or replaced in the current folder: its time is noted, if it is kept.
-    pub(super) fn keep_time(&mut self, shared: &Shared) {
+    /// Something is about to be made or replaced in the current folder: what it had is noted, if it was
+    /// there, and it is opened up if it forbids that.
+    pub(super) fn keep(&mut self, shared: &Shared) {
         if !self.stays() {
             return;
         }
         let step = self.steps.last_mut().unwrap_or(&mut self.top);
-        if let Some(Last::Keeps(time) | Last::Becomes(_, _, Some(time))) = &step.last {
-            step.changes = true;
+        if !step.opens_up(shared)
+            && let Some(Last::Keeps(had) | Last::Becomes(_, _, Some(had))) = &step.last
             // What is written in place is noted, too, and a full disk has room for little.
-            if !shared.config.in_place {
-                shared.begun.note_time(&step.path, step.handle.id(), *time);
-            }
+            && !shared.config.in_place
+        {
+            shared.begun.note_had(&step.path, step.handle.id(), *had);
         }
+        step.changes = true;
     }
 
     /// Goes down into a folder, which gets something at the end.
@@ -248,14 +267,20 @@ impl Way {
         let handle = handle.map_err(|cause| error("open", &path, cause))?;
         let (last, changes) = last.unzip();
         let is_spared = self.current().is_spared || shared.spared.is_own(handle.id());
-        self.steps.push(Step {
+        let changes = changes.unwrap_or(false);
+        let mut step = Step {
             handle,
             path,
             last,
-            changes: changes.unwrap_or(false),
+            changes,
             hands_on,
             is_spared,
-        });
+        };
+        // An earlier restore was to change something in it.
+        if changes {
+            step.opens_up(shared);
+        }
+        self.steps.push(step);
         Ok(())
     }
 
@@ -340,7 +365,7 @@ impl Way {
             shared.leave_unfinished();
             shared.fail(&error("finish folder", &self.top.path, cause));
         }
-        if self.top_time().is_some() && !self.top.changes {
+        if self.top_had().is_some() && !self.top.changes {
             return;
         }
         if let Some(last) = self.top.last.take() {
@@ -391,12 +416,12 @@ fn make_plain(begun: &Begun, top: &OwnedFd) -> io::Result<()> {
 /// Sets the metadata of a folder, which is reached from the target folder step by step.
 fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last: &Last) {
     let opened = kept::open(top, path);
-    let (meta, before, time) = match last {
-        Last::Becomes(meta, before, time) => (meta, *before, time),
-        Last::Keeps(time) => {
+    let (meta, before, had) = match last {
+        Last::Becomes(meta, before, had) => (meta, *before, had),
+        Last::Keeps(had) => {
             // Whoever took it away took its time with it.
             if let Ok(fd) = opened {
-                kept::give_back(shared, &fd, (path, id), *time);
+                kept::give_back(shared, &fd, (path, id), *had);
             }
             return;
         }
@@ -411,8 +436,8 @@ fn finish(shared: &Shared, top: &OwnedFd, (path, id): (&EntryPath, DirId), last:
             let object = Object::Open(fd.as_fd());
             let findings = &shared.findings;
             shared.applier.apply(&object, path, meta, before, findings);
-            if let Some(time) = time {
-                shared.begun.time_settled(path, id, *time);
+            if let Some(had) = had {
+                shared.begun.had_settled(path, id, *had);
             }
         }
         Err(cause) => {
@@ -436,7 +461,7 @@ pub(super) enum Folder {
     /// It was made, or left unfinished by an earlier restore.
     Ours(OwnedFd),
     /// It was there.
-    There(OwnedFd, Stat),
+    There(There),
     /// Something else is in its place.
     Else(Stat),
 }
@@ -466,16 +491,16 @@ pub(super) fn make_folder(
     if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
         return Ok(Folder::Else(stat));
     }
-    let fd = open().map_err(|cause| not_a_folder(path, cause))?;
-    let stat = fstat(&fd).map_err(|cause| error("open", path, cause.into()))?;
+    let there = open_there(shared, (folder, &spot.name), path)?;
+    let (fd, stat) = (&there.fd, &there.stat);
     if shared
         .begun
-        .is_unfinished((&stat, &entry.meta), || birth(&fd))
-        || shared.begun.is_folder_of_earlier(&fd, &stat)
+        .is_unfinished((stat, &entry.meta), || birth(fd))
+        || shared.begun.is_folder_of_earlier(fd, stat)
     {
-        return Ok(Folder::Ours(fd));
+        return Ok(Folder::Ours(there.fd));
     }
-    Ok(Folder::There(fd, stat))
+    Ok(Folder::There(there))
 }
 
 /// Makes a folder that is marked as unfinished, under a name that nothing has.
@@ -497,12 +522,4 @@ fn mark(fd: &OwnedFd) -> Result<(), Errno> {
         return Ok(());
     }
     fchmod(fd, Mode::from_raw_mode(mode & 0o2000 | MARK_DIR))
-}
-
-/// Lets the owner write into a folder of theirs that forbids it; its mode is set at the end.
-pub(super) fn open_up(fd: &OwnedFd, stat: &Stat) {
-    if stat.st_mode & 0o300 != 0o300 {
-        // If it is not ours, creating something in it will say so.
-        let _ = fchmod(fd, Mode::from_raw_mode(stat.st_mode & 0o7777 | 0o700));
-    }
 }

@@ -532,6 +532,13 @@ impl Mounted {
         Self::on(mount, folder)
     }
 
+    /// A file system that has neither ACLs nor other attributes.
+    pub fn ramfs(folder: &Path) -> Option<Self> {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "ramfs", "ramfs"]);
+        Self::on(mount, folder)
+    }
+
     /// Something that is there once more on something else of its kind.
     pub fn bind(what: &Path, on: &Path) -> Option<Self> {
         let mut mount = std::process::Command::new("mount");
