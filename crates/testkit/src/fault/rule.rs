@@ -213,6 +213,8 @@ pub struct Injected {
     pub fault: Fault,
 }
 
+const USUAL_SEED: u64 = 7;
+
 /// The seed of what a test leaves to chance: what `BACKSTAY_SEED` says, a number or `random`; otherwise always the
 /// same, so that whoever did not change the code sees the same tests pass. Below 2^44. Errors that are injected, and
 /// the sink's `Debug`, show it.
@@ -224,7 +226,7 @@ pub struct Injected {
 pub fn seed() -> u64 {
     match std::env::var("BACKSTAY_SEED").as_deref() {
         Ok("random") => RandomState::new().hash_one("seed") >> 20,
-        Ok(number) => number.parse().unwrap_or(1),
-        Err(_) => 1,
+        Ok(number) => number.parse().unwrap_or(USUAL_SEED),
+        Err(_) => USUAL_SEED,
     }
 }
