@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
@@ -33,6 +34,8 @@ pub(crate) struct Habits {
     pub(crate) forgets: bool,
     /// Fails at the end of the capture.
     pub(crate) fails: bool,
+    /// Takes so long to give its entries.
+    pub(crate) pause: Duration,
     pub(crate) mode: u32,
 }
 
@@ -46,6 +49,7 @@ impl Default for Habits {
             lies: false,
             forgets: false,
             fails: false,
+            pause: Duration::ZERO,
             mode: 0o600,
         }
     }
@@ -158,6 +162,9 @@ impl Capture for ModelCapture {
     }
 
     async fn next_entries(&mut self, _: &OpContext) -> Result<Vec<Entry>, SourceError> {
+        if !self.habits.pause.is_zero() {
+            tokio::time::sleep(self.habits.pause).await;
+        }
         let now = std::mem::take(&mut self.now);
         Ok(now
             .into_iter()
