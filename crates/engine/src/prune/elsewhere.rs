@@ -3,12 +3,15 @@
 //!
 //! Refs are not made to name the others instead: only a key that reads data could tell whether they really
 //! hold what the index says, and the lost pack may still be put back from another copy.
+//!
+//! Where no index run tells any more what a lost pack held, what is left of it may lie in any pack, also in a part of one that
+//! nobody names. Then all of them stay.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use backup_core::PackId;
 
-use super::survey::Marks;
+use super::survey::{Marks, Pack};
 use crate::index_set::IndexSet;
 use crate::presence::Absent;
 
@@ -19,12 +22,14 @@ pub(super) struct Elsewhere {
     pub(super) spared: BTreeSet<PackId>,
     /// The lost packs of which all that is used is found, whichever index run is right about them.
     pub(super) found: BTreeSet<PackId>,
+    /// The lost packs of which no index run tells what they held.
+    pub(super) untold: BTreeSet<PackId>,
 }
 
 /// Looks for what is used of lost packs; `dead`: packs that are about to go whatever they hold.
 pub(super) fn elsewhere(
     absent: &BTreeMap<PackId, Absent>,
-    marks: &Marks,
+    (marks, packs): (&Marks, &HashMap<PackId, Pack>),
     index: &IndexSet,
     dead: &BTreeSet<PackId>,
 ) -> Elsewhere {
@@ -33,6 +38,7 @@ pub(super) fn elsewhere(
     if !absent.keys().any(is_lost) {
         return out;
     }
+    out.untold = absent.keys().filter(|id| is_lost(id)).copied().collect();
     let left = index.avoiding(&absent.keys().chain(dead).copied().collect());
     let mut is_in_part = BTreeSet::new();
     for part in index.parts() {
@@ -42,6 +48,8 @@ pub(super) fn elsewhere(
         if lost.is_empty() {
             continue;
         }
+        out.untold
+            .retain(|id| !lost.values().any(|told| told == id));
         for (prefix, located) in part.iter() {
             // By its number: each run says of a pack what it says.
             if lost.contains_key(&located.pack) {
@@ -78,5 +86,8 @@ pub(super) fn elsewhere(
         }
     }
     out.found.retain(|pack| !is_in_part.contains(pack));
+    if !out.untold.is_empty() {
+        out.spared.extend(packs.keys());
+    }
     out
 }

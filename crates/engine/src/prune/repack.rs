@@ -518,7 +518,7 @@ pub(crate) async fn put_refs(
 }
 
 /// The same; says under which name.
-async fn place_refs(
+pub(crate) async fn place_refs(
     repo: &Repository,
     cx: &OpContext,
     known: &[ObjectKey],

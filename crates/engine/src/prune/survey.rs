@@ -94,7 +94,8 @@ impl Survey {
         let elsewhere = if absent.is_empty() {
             Elsewhere::default()
         } else {
-            elsewhere(&absent, &marks, &repo.index(), called_dead)
+            let of = (&marks, &packs);
+            elsewhere(&absent, of, &repo.index(), called_dead)
         };
         let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
@@ -333,6 +334,11 @@ pub(super) async fn of_absent(
         let detail = match hurt.get(id) {
             Some(hurt) if found.contains(id) => format!(
                 "{}; what {} use of it lies by the index in other packs, which stay for its sake: `snapshot verify --level full` tells whether it is whole; this is said until it is put back from another copy, or these snapshots are forgotten",
+                pack.state,
+                text_of(hurt)
+            ),
+            Some(hurt) if survey.elsewhere.untold.contains(id) => format!(
+                "{}, and is needed by {}, and no index run tells what it held: what is left of that may lie in any pack, so nothing is deleted until it is put back from another copy (`snapshot repair --from`), `snapshot repair` with a full key finds out that they are whole without it, or they are forgotten",
                 pack.state,
                 text_of(hurt)
             ),

@@ -13,8 +13,8 @@ use backup_format::refs::Refs;
 use bytes::Bytes;
 
 use super::objects::{BadObject, From, fetch};
-use super::packs::replace;
-use super::refs::{of_copy, take_away, used_by};
+use super::packs::{MadeOf, replace};
+use super::refs::{is_staying, of_copy, take_away, used_by};
 use crate::announced::Announced;
 use crate::beside::{self, Ended};
 use crate::collect::settle;
@@ -199,25 +199,17 @@ pub(super) async fn bring_back(
         let mut listed = refs::list(repo, cx).await?;
         let left = Left::of(repo, cx, &mut listed, id).await?;
         let refs = uses(repo, cx, id, (object, &bytes), &left, others).await?;
-        let going = repo.collection(cx).await?;
         let named = refs.as_ref().map_or_else(
             || left.sum.0.keys().copied().collect(),
             |refs| refs.packs.iter().map(|one| one.pack).collect::<Vec<_>>(),
         );
-        if named.iter().any(|id| going.dead.contains(id)) {
-            let why = "a prune has deleted what it needs";
-            return Err(EngineError::damaged(&object.key, why));
-        }
-        if named.iter().any(|id| going.condemned.contains(id)) {
-            let why =
-                "what it needs is about to be deleted by a prune; run this again when that is done";
-            return Err(EngineError::damaged(&object.key, why));
-        }
+        is_staying(repo, cx, named.into_iter(), object.key.as_str()).await?;
         if let Some(refs) = refs {
             // Refs go before their snapshot.
             put_refs(repo, cx, &left.refs, &refs).await?;
         }
-        replace(repo, cx, &object.key, Bytes::new(), bytes).await?;
+        let nothing = (Bytes::new(), MadeOf::Others);
+        replace(repo, cx, &object.key, nothing, bytes).await?;
         Ok(left.damaged)
     };
     let damaged = match put.await {

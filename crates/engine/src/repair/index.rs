@@ -38,6 +38,8 @@ pub(super) struct BadIndex {
     unreadable: Vec<ObjectKey>,
     /// Runs that say false data keys.
     doubtful: Vec<DoubtfulRun>,
+    /// Packs that snapshots need, that are not there, and of which no run that can be read tells what they held.
+    untold: Vec<PackId>,
 }
 
 pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut RepairPlan) {
@@ -105,6 +107,7 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
             doubtful,
             misnamed,
             whole: plan.whole.clone(),
+            untold: plan.untold(repo, tier, named).into_iter().collect(),
         }),
     });
 }
@@ -181,6 +184,14 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
         let why = format!(
             "of {count} packs it cannot be told what they hold, so runs that cannot be read stay for the sake of what they may say of them: {}",
             lost.join("; ")
+        );
+        return Err(EngineError::damaged("the index", why));
+    }
+    if let Some(first) = bad.untold.iter().find(|id| !known.contains_key(*id))
+        && !bad.unreadable.is_empty()
+    {
+        let why = format!(
+            "pack {first} is needed, not on the tier, and no run that can be read tells what it held, so runs that cannot be read stay for the sake of what a copy of them may say: `snapshot repair --from` another copy of the repository, or `snapshot forget` what needs it (`snapshot prune --dry-run` names that) and run this again"
         );
         return Err(EngineError::damaged("the index", why));
     }
@@ -296,6 +307,24 @@ async fn take_away(
 }
 
 impl RepairPlan {
+    /// Packs that snapshots name, that are not on the tier nor fetched, and that no index run knows.
+    pub(super) fn untold(&self, repo: &Repository, tier: &Tier, named: &Named) -> BTreeSet<PackId> {
+        let known = repo.index().packs();
+        let listed: BTreeSet<_> = tier.packs.values().map(|pack| pack.id).collect();
+        let fetched = self.tasks.iter().filter_map(|task| match &task.work {
+            Work::Pack(pack) => Some(pack.id),
+            _ => None,
+        });
+        let fetched: BTreeSet<_> = fetched.collect();
+        let is_away = |id: &&PackId| {
+            !listed.contains(*id)
+                && !fetched.contains(*id)
+                && !tier.dead.contains(*id)
+                && !known.contains_key(*id)
+        };
+        named.packs.iter().filter(is_away).copied().collect()
+    }
+
     /// What cannot be done without a reader's key.
     pub(super) fn needs_reader(&mut self, subject: &str, why: &str) {
         self.lose(

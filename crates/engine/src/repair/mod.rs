@@ -278,7 +278,7 @@ pub async fn plan(
     }
     if job.has(Step::Refs) {
         records::plan(repo, cx, others, &mut plan).await?;
-        refs::plan(repo, &named, &mut plan);
+        refs::plan(repo, cx, others, (&tier, &named), &mut plan).await?;
     }
     plan.tasks.sort_by_key(|task| task.work.rank());
     Ok(plan)
@@ -386,7 +386,7 @@ async fn run(
             },
             Work::Record(record) => records::put_back(repo, cx, &record).await,
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
-            Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs).await,
+            Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs, others).await,
             Work::Beside(keys) => objects::protect(repo, cx, &keys).await,
             Work::Sidecars(packs) => packs::protect(repo, cx, job, &packs).await,
         };

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::gone::{self, Lost};
-use super::packs::{read_or_nothing, replace};
+use super::packs::{MadeOf, read_or_nothing, replace};
 use super::survey::{Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work, is_in_the_way};
 use crate::beside::{self, Ended};
@@ -154,7 +154,7 @@ pub(super) async fn plan(
 }
 
 /// The packs that are on the tier, once what is to be fetched is there.
-fn packs_here(tier: &Tier, plan: &RepairPlan) -> BTreeSet<PackId> {
+pub(super) fn packs_here(tier: &Tier, plan: &RepairPlan) -> BTreeSet<PackId> {
     let listed = tier.packs.values().map(|pack| pack.id);
     let fetched = plan.tasks.iter().filter_map(|task| match &task.work {
         Work::Pack(pack) => Some(pack.id),
@@ -379,9 +379,23 @@ pub(super) async fn put_back(
         put(repo, cx, key, bytes).await?;
     } else {
         let torn = read_or_nothing(repo, cx, key).await?;
-        replace(repo, cx, key, torn, bytes).await?;
+        let made_of = made_of(repo, cx, object).await?;
+        replace(repo, cx, key, (torn, made_of), bytes).await?;
     }
     Ok(true)
+}
+
+/// What an object is made of that was found: where its sidecar is damaged too, what lies aside may have helped.
+async fn made_of(repo: &Repository, cx: &OpContext, object: &BadObject) -> Result<MadeOf> {
+    let aside = name(layout::aside(&object.key))?;
+    if object.from != From::Sidecar || read_or_nothing(repo, cx, &aside).await?.is_empty() {
+        return Ok(MadeOf::Others);
+    }
+    match beside::alone(cx, &**repo.sink(), &object.key).await {
+        Ok(_) => Ok(MadeOf::Others),
+        Err(error) if beside::is_loss(&error) => Ok(MadeOf::Aside),
+        Err(error) => Err(error),
+    }
 }
 
 /// Whether an object is still as it was when the plan was made: damaged, or gone though nobody took it away.

@@ -420,7 +420,7 @@ pub(super) async fn mend(
     let torn = read_or_nothing(repo, cx, &pack.key).await?;
     let aside = read_or_nothing(repo, cx, &name(layout::aside(&pack.key))?).await?;
     let damaged = |why: String| EngineError::damaged(&pack.key, why);
-    let whole: Bytes = match pack.copy {
+    let (whole, made_of): (Bytes, _) = match pack.copy {
         Some(number) => {
             let (mut found, mut why) = (None, "no copy has it any more".to_owned());
             // What it had when the plan was made may be damaged by now.
@@ -433,7 +433,7 @@ pub(super) async fn mend(
                     Err(no) => why = no.unwrap_or(why),
                 }
             }
-            found.ok_or_else(|| damaged(why))?
+            (found.ok_or_else(|| damaged(why))?, MadeOf::Others)
         }
         None => {
             let made = read_sidecar(cx, &**repo.sink(), &pack.key).await?;
@@ -445,43 +445,59 @@ pub(super) async fn mend(
                 if *parity.digest() != id {
                     return Err(ParityError::Mismatch);
                 }
-                parity.mend(&[&copies[0], &copies[1]])
+                let made_of = match parity.look(&[&copies[0]]).is_mendable() {
+                    true => MadeOf::Others,
+                    false => MadeOf::Aside,
+                };
+                Ok((parity.mend(&[&copies[0], &copies[1]])?, made_of))
             });
             let mended = mending
                 .await
                 .map_err(|_| EngineError::Panicked("a mending thread"))?;
-            mended.map_err(|error| damaged(error.to_string()))?.into()
+            let (whole, made_of) = mended.map_err(|error| damaged(error.to_string()))?;
+            (whole.into(), made_of)
         }
     };
-    replace(repo, cx, &pack.key, torn, whole).await
+    replace(repo, cx, &pack.key, (torn, made_of), whole).await
 }
 
-/// Puts whole bytes in the place of damaged ones, which are kept aside until the whole ones were read back.
+/// What makes an object whole that is about to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum MadeOf {
+    /// Nothing that lies aside.
+    Others,
+    /// What an earlier run set aside, with other things or alone.
+    Aside,
+}
+
+/// Puts whole bytes in the place of damaged ones. They are put aside before and read back from there, since what is overwritten may
+/// be all that there is to make them of, and a tier whose medium fails may spoil what is written.
 pub(super) async fn replace(
     repo: &Repository,
     cx: &OpContext,
     key: &ObjectKey,
-    torn: Bytes,
+    (torn, made_of): (Bytes, MadeOf),
     whole: Bytes,
 ) -> Result<()> {
     let sink = repo.sink();
     let aside = name(layout::aside(key))?;
-    // One that an earlier run set aside may hold what the object itself has lost since.
-    if !torn.is_empty() {
-        match sink.put(cx, &aside, torn, PutMode::Create).await {
-            Ok(_) => {}
-            Err(error) if error.kind == ErrorKind::Conflict => {}
-            Err(error) => return Err(error.into()),
-        }
+    if !torn.is_empty() && made_of == MadeOf::Others {
+        keep(repo, cx, &aside, &whole).await?;
     }
-    sink.put(cx, key, whole.clone(), PutMode::Replace).await?;
-    let there = read_all_there_is(cx, &**sink, key, MAX_PACK).await?;
-    if there != whole {
-        let why = "it was mended, and the tier does not give back what was written; its medium may be failing";
-        return Err(EngineError::damaged(key, why));
-    }
+    keep(repo, cx, key, &whole).await?;
     sink.delete(cx, &aside).await?;
     Ok(())
+}
+
+/// Writes an object and reads it back.
+async fn keep(repo: &Repository, cx: &OpContext, key: &ObjectKey, whole: &Bytes) -> Result<()> {
+    let sink = repo.sink();
+    sink.put(cx, key, whole.clone(), PutMode::Replace).await?;
+    if read_all_there_is(cx, &**sink, key, MAX_PACK).await? == *whole {
+        return Ok(());
+    }
+    let why = "it was mended, and the tier does not give back what was written; its medium may be failing";
+    Err(EngineError::damaged(key, why))
 }
 
 /// Makes parity for packs that have none, or one that is damaged. A pack that is not whole gets none.

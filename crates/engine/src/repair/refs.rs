@@ -4,19 +4,22 @@
 //! What is condemned is named only where nothing else has the chunk: as long as a snapshot has no refs, or some
 //! that cannot be read, no collection comes to a decision.
 
-use backup_core::{ChunkId, HostId, ObjectKey, OpContext, SnapshotId};
+use std::collections::BTreeSet;
+
+use backup_core::{ChunkId, HostId, ObjectKey, OpContext, PackId, SnapshotId};
 use backup_format::extent::{Content, Extent, Extents};
 use backup_format::lineage::LineageHead;
 use backup_format::refs::Refs;
 use backup_format::seal::BlobKind;
 
-use super::survey::{Named, Torn};
+use super::objects::packs_here;
+use super::survey::{Named, Tier, Torn};
 use super::{Remedy, RepairPlan, Task, Work};
 use crate::announced::Announced;
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
-use crate::prune::repack::put_refs;
+use crate::prune::repack::place_refs;
 use crate::refs;
 use crate::repository::{Repository, SnapshotHead};
 use crate::tree::{Met, TreeReader};
@@ -25,26 +28,127 @@ use crate::view::{Seen, SnapshotView};
 
 /// Refs to be made anew.
 #[derive(Debug)]
-pub(super) struct BadRefs(Torn);
+pub(super) struct BadRefs {
+    torn: Torn,
+    /// Those that name packs which are nowhere, and go when others say what the snapshot uses.
+    outdated: Vec<ObjectKey>,
+    /// The copy that tells what the snapshot uses; without one, its manifest does.
+    copy: Option<usize>,
+}
 
-pub(super) fn plan(repo: &Repository, named: &Named, plan: &mut RepairPlan) {
+pub(super) async fn plan(
+    repo: &Repository,
+    cx: &OpContext,
+    others: &[Repository],
+    (tier, named): (&Tier, &Named),
+    plan: &mut RepairPlan,
+) -> Result<()> {
+    let is_reader = repo.keys().identities().is_ok();
     for torn in &named.torn {
         let subject = format!("refs of snapshot {}", torn.head.meta.id);
         let why = match torn.damaged.first() {
             Some((key, why)) => format!("{key} cannot be read: {why}"),
             None => "it has none".to_owned(),
         };
-        if repo.keys().identities().is_err() {
-            plan.needs_reader(&subject, &why);
-            continue;
-        }
+        let copy = match is_reader {
+            true => None,
+            false => {
+                let id = torn.head.meta.id;
+                let Some(number) = of_copies(cx, id, others, &packs_here(tier, plan)).await? else {
+                    plan.needs_reader(&subject, &why);
+                    continue;
+                };
+                Some(number)
+            }
+        };
+        let (torn, outdated) = (torn.clone(), Vec::new());
         plan.tasks.push(Task {
             subject,
             why,
-            remedy: Remedy::Manifest,
-            work: Work::Refs(Box::new(BadRefs(torn.clone()))),
+            remedy: copy.map_or(Remedy::Manifest, |number| {
+                Remedy::Copy(others[number].location())
+            }),
+            work: Work::Refs(Box::new(BadRefs {
+                torn,
+                outdated,
+                copy,
+            })),
         });
     }
+    let untold = plan.untold(repo, tier, named);
+    if !untold.is_empty() && is_reader {
+        rename(repo, cx, &untold, plan).await?;
+    }
+    Ok(())
+}
+
+/// Makes refs anew that name packs which are nowhere, and of which nothing tells what they held: whatever snapshots use of them
+/// may lie in other packs by now, and a prune deletes nothing as long as nobody knows in which.
+async fn rename(
+    repo: &Repository,
+    cx: &OpContext,
+    untold: &BTreeSet<PackId>,
+    plan: &mut RepairPlan,
+) -> Result<()> {
+    let mut listed = refs::list(repo, cx).await?;
+    for head in repo.heads(cx).await?.0 {
+        let keys = listed.remove(&head.meta.id).unwrap_or_default();
+        let (mut named, mut outdated) = (None, Vec::new());
+        for key in &keys {
+            let refs = match refs::read(repo, cx, key).await {
+                Err(error) if error.is_damage() => None,
+                read => read?,
+            };
+            let packs = refs.map(|refs| refs.packs).unwrap_or_default();
+            let mut packs = packs.into_iter().map(|one| one.pack);
+            if let Some(pack) = packs.find(|id| untold.contains(id)) {
+                named.get_or_insert(pack);
+                outdated.push(key.clone());
+            }
+        }
+        let Some(pack) = named else { continue };
+        let subject = format!("refs of snapshot {}", head.meta.id);
+        if plan.tasks.iter().any(|task| task.subject == subject) {
+            continue;
+        }
+        let torn = Torn {
+            head,
+            refs: keys,
+            damaged: Vec::new(),
+        };
+        plan.tasks.push(Task {
+            subject,
+            why: format!(
+                "they name pack {pack}, which is not on the tier and in no index run that can be read"
+            ),
+            remedy: Remedy::Manifest,
+            work: Work::Refs(Box::new(BadRefs {
+                torn,
+                outdated,
+                copy: None,
+            })),
+        });
+    }
+    Ok(())
+}
+
+/// The first of the copies whose refs of a snapshot name only packs that are here.
+async fn of_copies(
+    cx: &OpContext,
+    snapshot: SnapshotId,
+    others: &[Repository],
+    here: &BTreeSet<PackId>,
+) -> Result<Option<usize>> {
+    for (number, other) in others.iter().enumerate() {
+        let sum = match of_copy(other, cx, snapshot).await {
+            Err(error) if error.is_damage() => continue,
+            sum => sum?,
+        };
+        if !sum.0.is_empty() && sum.0.keys().all(|id| here.contains(id)) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
 }
 
 /// Writes refs of what a snapshot uses, and takes away those that cannot be read.
@@ -57,30 +161,72 @@ pub(super) async fn rebuild(
     cx: &OpContext,
     host: &HostId,
     bad: &BadRefs,
+    others: &[Repository],
 ) -> Result<()> {
     let Torn {
         head,
         refs: known,
         damaged,
-    } = &bad.0;
+    } = &bad.torn;
     // There is no data key: nothing new is sealed.
     let session = Announced::begin(repo, cx, host, Vec::new()).await?;
     let made = async {
         settle(repo, cx).await;
-        let refs = used_by(repo, cx, head).await?;
-        put_refs(repo, cx, known, &refs).await
+        let refs = match bad.copy.and_then(|number| others.get(number)) {
+            None => used_by(repo, cx, head).await?,
+            Some(copy) => {
+                let refs = of_copy(copy, cx, head.meta.id)
+                    .await?
+                    .into_refs(head.meta.id);
+                let packs = refs.packs.iter().map(|one| one.pack);
+                is_staying(repo, cx, packs, &format!("refs of {}", head.meta.id)).await?;
+                refs
+            }
+        };
+        place_refs(repo, cx, known, &refs).await
     };
-    if let Err(error) = made.await {
-        session.end_of_failed(repo, cx).await;
-        return Err(error);
-    }
+    let placed = match made.await {
+        Ok(placed) => placed,
+        Err(error) => {
+            session.end_of_failed(repo, cx).await;
+            return Err(error);
+        }
+    };
     settle(repo, cx).await;
     if session.is_revoked(repo, cx).await? {
         let why = "it took this repair for dead; run it again, nothing is lost";
         return Err(EngineError::OtherPrune(why.into()));
     }
     take_away(repo, cx, damaged).await?;
+    if !bad.outdated.is_empty() && refs::read(repo, cx, &placed).await?.is_some() {
+        for key in &bad.outdated {
+            repo.sink().delete(cx, key).await?;
+        }
+    }
     session.end(repo, cx).await
+}
+
+/// Refuses to name packs that are dead or about to be. For a session that has waited for what was condemned before it.
+///
+/// # Errors
+/// Damage of `subject`; errors of the tier.
+pub(super) async fn is_staying(
+    repo: &Repository,
+    cx: &OpContext,
+    mut packs: impl Iterator<Item = PackId> + Clone,
+    subject: &str,
+) -> Result<()> {
+    let going = repo.collection(cx).await?;
+    if packs.clone().any(|id| going.dead.contains(&id)) {
+        let why = "a prune has deleted what it needs";
+        return Err(EngineError::damaged(subject, why));
+    }
+    if packs.any(|id| going.condemned.contains(&id)) {
+        let why =
+            "what it needs is about to be deleted by a prune; run this again when that is done";
+        return Err(EngineError::damaged(subject, why));
+    }
+    Ok(())
 }
 
 /// Takes away refs that cannot be read, once others say what they said.

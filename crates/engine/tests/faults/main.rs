@@ -32,5 +32,6 @@ mod stays;
 mod stops;
 mod unindexed;
 mod unmended;
+mod untold;
 mod weather;
 mod world;

@@ -379,6 +379,15 @@ pub(crate) struct Case {
 }
 
 impl Case {
+    /// This tier, of which nobody remembers anything.
+    pub(crate) fn of(mem: MemSink) -> Self {
+        Self {
+            mem,
+            cache: tempfile::tempdir().unwrap(),
+            memory: Memory::Lost,
+        }
+    }
+
     pub(crate) fn cache(&self) -> Option<PathBuf> {
         (self.memory == Memory::Kept).then(|| self.cache.path().to_owned())
     }
