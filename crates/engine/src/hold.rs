@@ -270,8 +270,11 @@ async fn not_too_late(
                     ("forget", by.clone(), by)
                 },
             );
-            let _ = record_operation(repo, cx, host, user, draft(op, snapshot, &note)).await;
-            let _ = repo.sink().delete(cx, &name(layout::hold(snapshot))?).await;
+            let ended = draft(op, snapshot, &note);
+            // One that went without a record of it could not be told from a theft.
+            if record_operation(repo, cx, host, user, ended).await.is_ok() {
+                let _ = repo.sink().delete(cx, &name(layout::hold(snapshot))?).await;
+            }
             return Err(EngineError::TooLate { snapshot, why: by });
         }
         if forgot.is_none() {
