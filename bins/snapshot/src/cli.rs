@@ -27,7 +27,7 @@ pub(crate) use keys::{
     KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
     KeySheetArgs, KeyWay,
 };
-pub(crate) use ledger::{LEDGER_EXAMPLES, LedgerCommand, LedgerListArgs, Since};
+pub(crate) use ledger::{LEDGER_EXAMPLES, LedgerAcceptArgs, LedgerCommand, LedgerListArgs, Since};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -51,7 +51,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Verify(args) => verify::verify(console, &args).await,
         Command::Key(command) => keys::run(console, command).await,
         Command::Ledger(LedgerCommand::List(args)) => ledger::list(console, &args).await,
-        Command::Ledger(LedgerCommand::Accept) => ledger::accept(console).await,
+        Command::Ledger(LedgerCommand::Accept(args)) => ledger::accept(console, &args).await,
         Command::Ledger(LedgerCommand::Verify) => verify::ledger(console).await,
         Command::CheckTier(args) => check_tier::check_tier(console, &args).await,
         Command::Stats => look::stats(console).await,

@@ -307,6 +307,9 @@ impl From<EngineError> for Failure {
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
+            EngineError::Repairable(_) => {
+                Self::new(Exit::Damage, what, "run `snapshot repair`, then look again")
+            }
             EngineError::TakenForDead(_) | EngineError::Undecided(_) => of_judged(&error, what),
             EngineError::Unprunable(_)
             | EngineError::PrunedInPart { .. }

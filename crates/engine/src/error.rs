@@ -32,6 +32,9 @@ pub enum EngineError {
         /// Why not more.
         why: String,
     },
+    /// Lost records are not accepted as lost that a repair puts back.
+    #[error("{0} can be put back from this host's copy of it, so nothing is accepted as lost")]
+    Repairable(String),
     /// Another prune is at work.
     #[error("another prune is at work: {0}")]
     OtherPrune(String),

@@ -36,7 +36,7 @@ use crate::places::folder_of;
 use crate::repository::{Repository, get_within, name};
 use crate::view::check_signatures;
 
-pub use accept::{accept_beginning, is_to_be_accepted};
+pub use accept::{AcceptPlan, Acceptance, LostRecord, OtherWay, accept, accept_plan};
 pub use audit::record_read;
 pub(crate) use begin::begin_if_new;
 pub(crate) use chain::Chain;
@@ -44,11 +44,11 @@ pub use check::{LedgerCheck, verify_ledger};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
 pub use held::{HoldRecord, Recorded, held};
-pub(crate) use holes::holes;
+pub(crate) use holes::{Holes, MOST_HOLES, OWN, was_begun_anew};
 pub use read::{SeenRecord, records};
 pub(crate) use sight::FIRST_SEEN;
 pub use sight::first_seen;
-pub(crate) use tier::lines_of_tier;
+pub(crate) use tier::{lines_of_tier, numbers};
 
 impl Repository {
     /// Keeps this host's copy of the ledger below a folder, which is made when it is first needed. It

@@ -20,6 +20,8 @@ pub enum Purpose {
     Snapshot,
     /// A line of a ledger: `backstay ledger v1`.
     Ledger,
+    /// That records of a ledger are lost, and that this is known: `backstay accept v1`.
+    Accept,
 }
 
 impl Purpose {
@@ -29,6 +31,7 @@ impl Purpose {
         match self {
             Self::Snapshot => "backstay snapshot v1",
             Self::Ledger => "backstay ledger v1",
+            Self::Accept => "backstay accept v1",
         }
     }
 

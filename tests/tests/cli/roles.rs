@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 38] = [
+const ROWS: [Row; 39] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -50,6 +50,12 @@ const ROWS: [Row; 38] = [
     ),
     ("snapshot ledger list", &["ledger", "list"], ALL, ""),
     ("snapshot ledger verify", &["ledger", "verify"], ALL, ""),
+    (
+        "snapshot ledger accept --dry-run",
+        &["ledger", "accept", "--dry-run"],
+        "FM",
+        "use a maintenance or full key",
+    ),
     (
         "snapshot ledger accept",
         &["ledger", "accept"],

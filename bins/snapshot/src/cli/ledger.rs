@@ -9,6 +9,7 @@ Examples:
   snapshot ledger list --since 7d
   snapshot ledger list --op restore --op cat --host web1 --json
   snapshot ledger verify
+  snapshot ledger accept --dry-run
   snapshot ledger accept
 
 `verify` ends with exit code 13 if the ledger does not match.";
@@ -21,9 +22,17 @@ pub(crate) enum LedgerCommand {
     /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
     #[command(after_help = LEDGER_EXAMPLES)]
     Verify,
-    /// Accept that its beginning was taken away, so that verify and prune go on
-    #[command(after_help = LEDGER_EXAMPLES)]
-    Accept,
+    /// Say that it is known which records are lost and come back from nowhere, so that verify and prune go on
+    Accept(LedgerAcceptArgs),
+}
+
+/// `snapshot ledger accept`.
+#[derive(Debug, Args)]
+#[command(after_help = LEDGER_EXAMPLES)]
+pub(crate) struct LedgerAcceptArgs {
+    /// Only show what would be accepted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `snapshot ledger list`.

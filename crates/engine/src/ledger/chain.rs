@@ -8,10 +8,13 @@ use backup_core::{
 };
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
-use backup_integrity::ledger::{LedgerHead, Line, LineHash, Op, RawLine, append};
+use backup_integrity::ledger::{
+    AcceptedRecords, LedgerHead, Line, LineHash, Op, RawLine, append, seal_note,
+};
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 
+use super::accept::{accept_key, accepts};
 use super::tier::{self, Found};
 use super::{LedgerDraft, evidence};
 use crate::error::{EngineError, Result};
@@ -22,7 +25,7 @@ use crate::repository::{Repository, name};
 const ATTEMPTS: usize = 100;
 /// A record that stands further behind the end than that continues nothing: whoever may write to the
 /// tier could otherwise use up the numbers.
-const MOST_GAP: u64 = 1000;
+const MOST_GAP: u64 = 100_000;
 /// Records that are added to the copy at once.
 const BATCH: usize = 256;
 
@@ -43,6 +46,12 @@ pub(crate) struct Chain<'a> {
     stays: HashMap<SnapshotId, bool>,
     /// What is wrong with the ledger, as far as it was read.
     findings: Vec<Finding>,
+    /// The same of records that are there and are none, by their numbers.
+    damaged: Vec<(u64, Finding)>,
+    /// The records that are accepted as lost.
+    accepted: AcceptedRecords,
+    /// Whether what is read and written goes to this host's copy.
+    copies: bool,
 }
 
 impl<'a> Chain<'a> {
@@ -54,7 +63,26 @@ impl<'a> Chain<'a> {
         // A copy that cannot be read is as if there were none; the ledger itself is on the tier.
         let copy = repo.ledger_copy();
         let known = copy.and_then(|copy| copy.last().ok().flatten());
-        let mut chain = Self {
+        let mut chain = Self::behind(repo, cx, known);
+        if let Some(known) = known {
+            chain.still_there(known).await?;
+        }
+        chain.catch_up().await?;
+        Ok(chain)
+    }
+
+    /// What the tier has, whatever this host's copy says, which is left as it is.
+    pub(super) async fn of_tier(repo: &'a Repository, cx: &OpContext) -> Result<Self> {
+        let mut cx = cx.clone();
+        cx.cancel = CancellationToken::new();
+        let mut chain = Self::behind(repo, cx, None);
+        chain.copies = false;
+        chain.catch_up().await?;
+        Ok(chain)
+    }
+
+    fn behind(repo: &'a Repository, cx: OpContext, known: Option<LedgerHead>) -> Self {
+        Self {
             repo,
             cx,
             last: known,
@@ -62,12 +90,15 @@ impl<'a> Chain<'a> {
             made: HashSet::new(),
             stays: HashMap::new(),
             findings: Vec::new(),
-        };
-        if let Some(known) = known {
-            chain.still_there(known).await?;
+            damaged: Vec::new(),
+            accepted: AcceptedRecords::default(),
+            copies: true,
         }
-        chain.catch_up().await?;
-        Ok(chain)
+    }
+
+    /// The number of the next record.
+    pub(super) const fn next(&self) -> u64 {
+        self.next
     }
 
     /// Whether there is no record, and this host knows of none.
@@ -77,7 +108,11 @@ impl<'a> Chain<'a> {
 
     /// What is wrong with the ledger, as far as it was read.
     pub(crate) fn into_findings(self) -> Vec<Finding> {
-        self.findings
+        let (mut findings, accepted) = (self.findings, self.accepted);
+        let damaged = self.damaged.into_iter();
+        let news = damaged.filter(|(number, _)| accepted.by(*number).is_none());
+        findings.extend(news.map(|(_, finding)| finding));
+        findings
     }
 
     /// Those of some snapshots that no record tells of.
@@ -177,8 +212,8 @@ impl<'a> Chain<'a> {
                 let subject = name(layout::ledger(number))?.to_string();
                 let (severity, kind) = (Severity::Warning, FindingKind::Damaged);
                 let detail = format!("{why}; {}", remedy(kind, &subject));
-                self.findings
-                    .push(Finding::new(severity, kind, subject, detail));
+                let finding = Finding::new(severity, kind, subject, detail);
+                self.damaged.push((number, finding));
                 // One far away takes nobody's place yet.
                 if number == self.next {
                     self.next = number.saturating_add(1);
@@ -206,10 +241,14 @@ impl<'a> Chain<'a> {
     fn learn(&mut self, line: &Line) {
         self.made.extend(made(line));
         self.stays.extend(line.record().stays());
+        if line.record().op == Op::ACCEPT {
+            let lost = accepts(line.record(), accept_key(self.repo).as_ref());
+            self.accepted.add(&lost, line.head().seq);
+        }
     }
 
     fn copy(&self, lines: &[Line]) {
-        if let Some(copy) = self.repo.ledger_copy() {
+        if let Some(copy) = self.repo.ledger_copy().filter(|_| self.copies) {
             // A copy that cannot be written is as if there were none; the programs say so.
             let _ = copy.extend(lines);
         }
@@ -226,6 +265,30 @@ impl<'a> Chain<'a> {
         user: &str,
         draft: LedgerDraft,
     ) -> Result<()> {
+        self.append_as(host, user, draft, None).await
+    }
+
+    /// Appends a record that only those can write who may forget.
+    ///
+    /// # Errors
+    /// As [`Chain::append`].
+    pub(super) async fn append_sealed(
+        &mut self,
+        host: &HostId,
+        user: &str,
+        draft: LedgerDraft,
+        seal: &HmacKey,
+    ) -> Result<()> {
+        self.append_as(host, user, draft, Some(seal)).await
+    }
+
+    async fn append_as(
+        &mut self,
+        host: &HostId,
+        user: &str,
+        draft: LedgerDraft,
+        seal: Option<&HmacKey>,
+    ) -> Result<()> {
         let repo = self.repo;
         let key = HmacKey::new(*repo.keys().ledger_key(host)?.expose());
         let draft = draft.signed_by(repo, &self.cx, host, user)?;
@@ -240,8 +303,11 @@ impl<'a> Chain<'a> {
                 return Ok(());
             }
             let place = self.next;
-            let line = append(self.before().as_ref(), draft.clone(), &key)
-                .map_err(|error| evidence(&error))?;
+            let (before, mut draft) = (self.before(), draft.clone());
+            if let Some(seal) = seal {
+                seal_note(&mut draft, before.as_ref(), seal);
+            }
+            let line = append(before.as_ref(), draft, &key).map_err(|error| evidence(&error))?;
             let sealed = repo.ring().seal(ObjectKind::Ledger, line.as_bytes());
             let body = sealed.map_err(EngineError::Seal)?.into();
             let key = name(layout::ledger(place))?;

@@ -14,6 +14,7 @@ use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
 use futures::{StreamExt as _, TryStreamExt as _};
 
+use super::accept::{accept_key, is_beginning};
 use super::chain::Chain;
 use super::holes::is_filled;
 use super::sight::Keys;
@@ -32,7 +33,7 @@ const MOST_DAMAGED: usize = 100;
 const FIRST_OF_NEW: u64 = 2;
 
 /// What is said of a record that differs from this host's copy.
-const NOT_THE_COPY: &str = "it is not what this host's copy says; put it back from another copy of the repository, and believe nothing that it says until then";
+const NOT_THE_COPY: &str = "it is not what this host's copy says; put it back from another copy of the repository, and believe nothing that it says until then; if the tier was set back on purpose and has gone its own way since, `snapshot ledger accept` shows what only this host's copy knows, and goes on with the tier";
 
 /// What a check of the ledger found.
 #[derive(Debug, Clone)]
@@ -70,7 +71,8 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         head: None,
         repo: Some(repo.id()),
     };
-    let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
+    let verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
+    let mut verifier = verifier.accept_by(accept_key(repo));
     let mut copy = LocalCopy::read(repo);
     let mut told = Told::new(repo);
     let mut differing = Vec::new();
@@ -86,14 +88,16 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
                 continue;
             }
         };
-        // What is left of the copy in the end is what the tier has lost.
-        let copied = copy.lines.remove(&seq);
-        if copied.is_some_and(|copied| copied != LineHash::of(&line)) {
-            let subject = name(layout::ledger(seq))?.to_string();
-            differing.push(mismatch(subject, NOT_THE_COPY));
+        verifier.push_at(seq, &line);
+        if Line::parse(&line).is_ok_and(|line| line.head().seq == seq) {
+            // What is left of the copy in the end is what the tier has lost.
+            let copied = copy.lines.remove(&seq);
+            if copied.is_some_and(|copied| copied != LineHash::of(&line)) {
+                let subject = name(layout::ledger(seq))?.to_string();
+                differing.push(mismatch(subject, NOT_THE_COPY));
+            }
+            told.take(&line);
         }
-        told.take(&line);
-        verifier.push(&line);
     }
     // What is gone from the tier or damaged there counts by the copy.
     copy.lost(|line| told.take(line));
@@ -118,6 +122,8 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away; copy `ledger/` here from another copy of the repository; if there is none, `snapshot ledger accept` begins a new one";
         findings.push(mismatch("ledger".into(), detail));
     }
+    told.is_accepted |= report.accepted.by(1).is_some();
+    told.has_holes = !report.accepted.is_empty();
     if told.is_begun_anew && !told.is_accepted {
         // Nothing fits there but what says that.
         findings.retain(|one| one.subject != "ledger record 1");
@@ -154,8 +160,11 @@ struct Told<'a> {
     forgotten: HashSet<SnapshotId>,
     /// Whether record 2 continues none.
     is_begun_anew: bool,
-    /// Whether there is a record 1.
+    /// Whether there is a record 1, or it is accepted as lost.
     is_accepted: bool,
+    /// Whether records are accepted as lost.
+    has_holes: bool,
+    accept_key: Option<HmacKey>,
 }
 
 impl<'a> Told<'a> {
@@ -167,6 +176,8 @@ impl<'a> Told<'a> {
             forgotten: HashSet::new(),
             is_begun_anew: false,
             is_accepted: false,
+            has_holes: false,
+            accept_key: accept_key(repo),
         }
     }
 
@@ -178,7 +189,7 @@ impl<'a> Told<'a> {
             return;
         }
         let record = line.record();
-        self.is_accepted |= record.seq == 1;
+        self.is_accepted |= is_beginning(record, self.accept_key.as_ref());
         self.is_begun_anew |= record.seq == FIRST_OF_NEW && record.prev == LineHash::NONE;
         self.slots.take(record);
         let Some(snapshot) = record.snapshot else {
@@ -277,7 +288,7 @@ impl<'a> LocalCopy<'a> {
             many => format!("records {first} to {end} ({many} of them)"),
         };
         let detail = format!(
-            "by this host's copy it had {what}: gone from the end; put the objects back from another copy of the repository, or read what this host keeps of them (ledger.jsonl in its state folder)"
+            "by this host's copy it had {what}: gone from the end; put the objects back from another copy of the repository, or let `snapshot repair` put back what this host keeps of them (ledger.jsonl in its state folder); if that does not fit, since the tier has gone another way, `snapshot ledger accept` shows it and goes on with the tier"
         );
         Some(mismatch("ledger".into(), detail))
     }
@@ -338,7 +349,9 @@ async fn snapshots(
                     .is_void(cx, &judged, &head)
                     .await
                     .is_ok_and(|void| void) => {}
-            (None, head) => findings.push(unknown(repo, &key, head, is_whole)),
+            (None, head) => {
+                findings.push(unknown(repo, &key, head, (is_whole, told.has_holes)));
+            }
         }
     }
     if told.made.keys().any(|id| !told.forgotten.contains(id)) {
@@ -392,7 +405,7 @@ fn unknown(
     repo: &Repository,
     key: &ObjectKey,
     head: Result<SnapshotHead>,
-    is_whole: bool,
+    (is_whole, has_holes): (bool, bool),
 ) -> Finding {
     let signed = head.and_then(|head| check_signatures(repo, &head).map(|()| head));
     let (detail, kind) = match signed {
@@ -406,6 +419,13 @@ fn unknown(
         ),
         Ok(head) if head.object.brought_by.is_some() => (
             "the ledger does not know this snapshot: the copy that brought it ended before it was recorded; the next `snapshot copy` to this place records it".into(),
+            FindingKind::Degraded,
+        ),
+        Ok(head) if has_holes => (
+            format!(
+                "the ledger does not know this snapshot: its record may be among those that are lost; the next `snapshot save` on {} records it anew",
+                head.meta.host
+            ),
             FindingKind::Degraded,
         ),
         // Nobody but its host can have made it; a run that is killed comes to this.

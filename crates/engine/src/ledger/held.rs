@@ -4,10 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use backup_core::{HostId, OpContext, SnapshotId};
-use backup_integrity::ledger::{Line, Op, RawLine};
+use backup_integrity::ledger::{AcceptedRecords, Line, Op, RawLine};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
+use super::accept::{accept_key, accepts};
 use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
@@ -75,7 +76,8 @@ impl HoldRecord {
 pub struct Recorded {
     /// The snapshots that are held.
     pub held: BTreeMap<SnapshotId, HoldRecord>,
-    /// Numbers of records that are missing or cannot be read, the first of them: any may be of a hold.
+    /// Numbers of records that are missing or cannot be read, the first of them: any may be of a hold. Those that are
+    /// accepted as lost are not among them.
     pub lost: Vec<u64>,
 }
 
@@ -119,8 +121,17 @@ pub(crate) async fn forgotten_before_hold(
 }
 
 /// Goes over the records of this host's copy, and over those that the tier has beside it; gives the first
-/// of the numbers that neither can tell of.
+/// of the numbers that neither can tell of, and that nobody has accepted as lost.
 async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) -> Result<Vec<u64>> {
+    let (mut keys, accept_key) = (Keys::new(repo), accept_key(repo));
+    let mut accepted = AcceptedRecords::default();
+    let mut take = |line: &Line| {
+        if line.record().op == Op::ACCEPT && keys.genuine(line) != Some(false) {
+            let lost = accepts(line.record(), accept_key.as_ref());
+            accepted.add(&lost, line.head().seq);
+        }
+        take(line);
+    };
     let mut copied = BTreeSet::new();
     // A copy that cannot be read is as if there were none.
     let copy = repo.ledger_copy().and_then(|copy| copy.lines().ok());
@@ -136,9 +147,9 @@ async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) ->
     }
     let mut numbers = tier::numbers(repo, cx, 0).await?;
     let known: BTreeSet<u64> = copied.iter().chain(&numbers).copied().collect();
-    let (mut lost, mut next) = (Vec::new(), 1);
+    let (mut rows, mut next) = (Vec::new(), 1);
     for number in known {
-        lost.extend((next..number).take(MOST_LOST.saturating_sub(lost.len())));
+        rows.extend((next < number).then_some(next..number));
         next = number.saturating_add(1);
     }
     numbers.retain(|number| !copied.contains(number));
@@ -146,10 +157,11 @@ async fn each(repo: &Repository, cx: &OpContext, mut take: impl FnMut(&Line)) ->
     while let Some((number, found)) = lines.try_next().await? {
         match tier::record(number, found) {
             Ok(line) => take(&line),
-            Err(_) if lost.len() < MOST_LOST => lost.push(number),
-            Err(_) => {}
+            Err(_) => rows.push(number..number.saturating_add(1)),
         }
     }
-    lost.sort_unstable();
-    Ok(lost)
+    rows.sort_unstable_by_key(|row| row.start);
+    let rows = rows.into_iter().flat_map(|row| accepted.split(row));
+    let lost = rows.filter(|(_, by)| by.is_none());
+    Ok(lost.flat_map(|(row, _)| row).take(MOST_LOST).collect())
 }

@@ -1,90 +1,220 @@
-//! Records that the tier has lost: what they must be, by this host's copy and by the records behind them.
+//! Records that the tier has lost: what they must be, and what this host's copy of the ledger has of them that fits there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::OpContext;
-use backup_core::{HostId, Severity};
-use backup_integrity::ledger::{Expect, LedgerKeys, LedgerVerifier, Line, LineHash, RawLine};
+use backup_core::{HostId, OpContext, Severity};
+use backup_integrity::ledger::{
+    Candidate, Expect, LedgerKeys, LedgerVerifier, Line, LineHash, RawLine, Row, fitting,
+};
 use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 
+use super::accept::accept_key;
 use super::tier;
 use crate::error::Result;
 use crate::repository::Repository;
 
-/// More holes than these are not mended at once.
-const MOST_HOLES: usize = 10_000;
+/// More than so many records, and rows of them, are not mended at once.
+pub(crate) const MOST_HOLES: usize = 10_000;
 
-/// A record that is missing or damaged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Hole {
-    /// What is wrong with it.
-    pub(crate) why: String,
-    /// What its line hashes to, if that is known.
-    pub(crate) hash: Option<LineHash>,
-    /// Its line, where this host has a copy of it.
-    pub(crate) line: Option<Vec<u8>>,
+/// Where a copy of a record is from that this host has kept.
+pub(crate) const OWN: usize = 0;
+
+/// What is lost on the tier, and what this host's copy has of it.
+///
+/// Memory: some 100 bytes for each record.
+#[derive(Debug, Default)]
+pub(crate) struct Holes {
+    /// The records that are lost, in rows, ascending; of very many the first ones. A row at the end is what only this
+    /// host's copy knows of.
+    pub(crate) rows: Vec<Row>,
+    /// What the others hash to.
+    pub(crate) known: BTreeMap<u64, LineHash>,
+    /// What is wrong with those that are there and are no records.
+    pub(crate) damaged: BTreeMap<u64, String>,
+    /// What copies there are of the lost ones.
+    pub(crate) copies: BTreeMap<u64, Vec<Candidate>>,
+    /// Records that are there, and are others in this host's copy.
+    pub(crate) differing: BTreeSet<u64>,
 }
 
-/// The records that are missing on the tier or damaged there, by their numbers; of very many the first ones.
-///
-/// # Errors
-/// Errors of the tier.
-pub(crate) async fn holes(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<u64, Hole>> {
-    let mut out: BTreeMap<u64, Hole> = BTreeMap::new();
-    let mut next = 1;
-    let add = |out: &mut BTreeMap<u64, Hole>, seq: u64, why: String| {
-        if out.len() < MOST_HOLES {
-            let (hash, line) = (None, None);
-            out.insert(seq, Hole { why, hash, line });
+impl Holes {
+    /// Reads the tier and this host's copy.
+    ///
+    /// # Errors
+    /// Errors of the tier.
+    pub(crate) async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        let mut out = Self::default();
+        let mut end = out.read_tier(repo, cx).await?;
+        let mut own: BTreeMap<u64, (LineHash, LineHash)> = BTreeMap::new();
+        each_own(repo, |line| {
+            let (head, prev) = (line.head(), line.record().prev);
+            own.insert(head.seq, (head.hash, prev));
+        });
+        let last = own.keys().next_back().copied().unwrap_or(0);
+        if last > end {
+            out.lose(end + 1, last);
+            end = last;
         }
-    };
-    const GONE: &str = "it is not on the tier";
-    let numbers = tier::numbers(repo, cx, 0).await?;
-    let mut lines = Box::pin(tier::lines(repo, cx, numbers));
-    while let Some((seq, found)) = lines.try_next().await? {
-        for gone in (next..seq).take(MOST_HOLES) {
-            add(&mut out, gone, GONE.into());
+        out.refute(&own);
+        for (number, (hash, _)) in &own {
+            if out.known.get(number).is_some_and(|known| known != hash) {
+                out.differing.insert(*number);
+            }
         }
-        next = seq.saturating_add(1);
-        match tier::record(seq, found) {
-            Ok(line) => {
-                if let Some(before) = out.get_mut(&seq.saturating_sub(1)) {
-                    before.hash = Some(line.record().prev);
+        let is_lost = |number: &u64| (1..=end).contains(number) && !out.known.contains_key(number);
+        let mut copies: BTreeMap<u64, Vec<Candidate>> = BTreeMap::new();
+        each_own(repo, |line| {
+            let number = line.head().seq;
+            if is_lost(&number) && (copies.len() < MOST_HOLES || copies.contains_key(&number)) {
+                let (is_own, from) = (true, OWN);
+                let copy = Candidate { line, is_own, from };
+                copies.insert(number, vec![copy]);
+            }
+        });
+        out.copies = copies;
+        Ok(out)
+    }
+
+    /// Takes up what is on the tier; gives the number of the last.
+    async fn read_tier(&mut self, repo: &Repository, cx: &OpContext) -> Result<u64> {
+        let mut next = 1;
+        let numbers = tier::numbers(repo, cx, 0).await?;
+        let mut lines = Box::pin(tier::lines(repo, cx, numbers));
+        while let Some((seq, found)) = lines.try_next().await? {
+            if next < seq {
+                self.lose(next, seq - 1);
+            }
+            next = seq.saturating_add(1);
+            match tier::record(seq, found) {
+                Ok(line) => {
+                    if let Some(row) = self.rows.last_mut()
+                        && row.last + 1 == seq
+                    {
+                        row.behind = Some(line.record().prev);
+                    }
+                    self.known.insert(seq, line.head().hash);
+                }
+                Err(why) => {
+                    self.lose(seq, seq);
+                    if self.damaged.len() < MOST_HOLES {
+                        self.damaged.insert(seq, why);
+                    }
                 }
             }
-            Err(why) => add(&mut out, seq, why),
+        }
+        Ok(next - 1)
+    }
+
+    /// Adds lost records behind those that are known to be lost.
+    fn lose(&mut self, first: u64, last: u64) {
+        let is_full = self.rows.len() >= MOST_HOLES;
+        match self.rows.last_mut() {
+            Some(row) if row.last + 1 == first => row.last = last,
+            _ if is_full => {}
+            _ => self.rows.push(Row {
+                first,
+                last,
+                behind: None,
+            }),
         }
     }
-    let copied = repo.ledger_copy().and_then(|copy| copy.lines().ok());
-    if let Some(mut copied) = copied.flatten() {
-        while let Ok(Some(raw)) = copied.next_line() {
-            let RawLine::Whole(bytes) = raw else { continue };
-            let Ok(line) = Line::parse(bytes) else {
-                continue;
+
+    /// A record that is there is none if the one behind it continues another, which this host has.
+    fn refute(&mut self, own: &BTreeMap<u64, (LineHash, LineHash)>) {
+        let mut wanted: Option<(u64, LineHash)> = None;
+        let mut refuted = Vec::new();
+        for (number, (hash, prev)) in own.iter().rev() {
+            let known = self.known.get(number);
+            let is_told = wanted == Some((*number, *hash));
+            match known {
+                Some(known) if known == hash => {}
+                Some(_) if is_told => refuted.push((*number, *hash)),
+                // What is lost on the tier vouches for what is before it, if it is vouched for itself.
+                None if is_told => {}
+                _ => {
+                    wanted = None;
+                    continue;
+                }
+            }
+            wanted = number.checked_sub(1).map(|before| (before, *prev));
+        }
+        for (number, hash) in refuted {
+            self.known.remove(&number);
+            let why = "it is not the record that the one behind it continues".to_owned();
+            self.damaged.insert(number, why);
+            let at = self.rows.partition_point(|row| row.last < number);
+            let row = Row {
+                first: number,
+                last: number,
+                behind: Some(hash),
             };
-            let head = line.head();
-            if head.seq >= next {
-                add(&mut out, head.seq, GONE.into());
-            }
-            if let Some(hole) = out.get_mut(&head.seq) {
-                hole.hash = Some(head.hash);
-                hole.line = Some(bytes.to_vec());
+            self.rows.insert(at, row);
+        }
+        // Rows that lie side by side are one.
+        let rows = std::mem::take(&mut self.rows);
+        for row in rows {
+            match self.rows.last_mut() {
+                Some(last) if last.last + 1 == row.first => {
+                    (last.last, last.behind) = (row.last, row.behind);
+                }
+                _ => self.rows.push(row),
             }
         }
     }
-    Ok(out)
+
+    /// What fits into the place of lost records, of the copies that there are.
+    pub(crate) fn fitting(&self) -> BTreeMap<u64, &Candidate> {
+        let mut out = BTreeMap::new();
+        for row in self.rows.iter().filter(|row| !was_begun_anew(row)) {
+            let is_of_one = self.differing.is_empty();
+            out.extend(fitting(row, &self.known, &self.copies, is_of_one));
+        }
+        out
+    }
+
+    /// Whether this host's copy has records that do not fit to what the tier has.
+    pub(crate) fn is_other_way(&self) -> bool {
+        let fits = self.fitting();
+        let mut own = self.copies.iter();
+        let is_unfit = own.any(|(number, copies)| {
+            copies.iter().any(|copy| copy.is_own) && !fits.contains_key(number)
+        });
+        is_unfit || !self.differing.is_empty()
+    }
 }
 
-/// Whether this host's copy has all that the tier has lost, and the chain is whole with it.
+/// Whether this is the place of a first record that somebody left empty who found none: no record fits there.
+pub(crate) fn was_begun_anew(row: &Row) -> bool {
+    (row.first, row.last) == (1, 1) && row.behind == Some(LineHash::NONE)
+}
+
+/// Goes over the records of this host's copy. One that cannot be read is as if there were none.
+pub(super) fn each_own(repo: &Repository, mut take: impl FnMut(Line)) {
+    let copied = repo.ledger_copy().and_then(|copy| copy.lines().ok());
+    let Some(mut copied) = copied.flatten() else {
+        return;
+    };
+    while let Ok(Some(raw)) = copied.next_line() {
+        if let RawLine::Whole(bytes) = raw
+            && let Ok(line) = Line::parse(bytes)
+        {
+            take(line);
+        }
+    }
+}
+
+/// Whether this host's copy has all that the tier has lost and nobody has accepted as lost, and the chain is whole with
+/// it.
 ///
 /// # Errors
 /// Errors of the tier.
 pub(super) async fn is_filled(repo: &Repository, cx: &OpContext) -> Result<bool> {
-    let mut holes = holes(repo, cx).await?;
-    if holes.len() >= MOST_HOLES || !holes.values().all(|hole| hole.line.is_some()) {
+    let holes = Holes::read(repo, cx).await?;
+    if holes.rows.len() >= MOST_HOLES || holes.is_other_way() {
         return Ok(false);
     }
+    let mut fits = holes.fitting();
     let key_of = |host: &HostId| {
         let key = repo.keys().ledger_key(host).ok()?;
         Some(HmacKey::new(*key.expose()))
@@ -93,24 +223,25 @@ pub(super) async fn is_filled(repo: &Repository, cx: &OpContext) -> Result<bool>
         head: None,
         repo: Some(repo.id()),
     };
-    let mut verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
+    let verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
+    let mut verifier = verifier.accept_by(accept_key(repo));
     let numbers = tier::numbers(repo, cx, 0).await?;
     let mut lines = Box::pin(tier::lines(repo, cx, numbers));
     while let Some((seq, found)) = lines.try_next().await? {
-        let rest = holes.split_off(&seq);
-        let before = std::mem::replace(&mut holes, rest);
-        for line in before.into_values().filter_map(|hole| hole.line) {
-            verifier.push(&line);
+        let rest = fits.split_off(&seq);
+        for (number, copy) in std::mem::replace(&mut fits, rest) {
+            verifier.push_at(number, copy.line.as_bytes());
         }
-        match (holes.remove(&seq).and_then(|hole| hole.line), found) {
-            (Some(line), _) | (None, Ok(line)) => verifier.push(&line),
+        match (fits.remove(&seq), found) {
+            (Some(copy), _) => verifier.push_at(seq, copy.line.as_bytes()),
+            (None, Ok(line)) => verifier.push_at(seq, &line),
             (None, Err(why)) => verifier.damaged(seq, why),
         }
     }
-    for line in holes.into_values().filter_map(|hole| hole.line) {
-        verifier.push(&line);
+    for (number, copy) in fits {
+        verifier.push_at(number, copy.line.as_bytes());
     }
-    let findings = verifier.finish().findings;
-    let mut findings = findings.iter().map(|one| one.to_finding());
-    Ok(findings.all(|finding| finding.severity == Severity::Note))
+    let report = verifier.finish();
+    let mut findings = report.findings.iter().map(|one| one.to_finding());
+    Ok(report.more_findings == 0 && findings.all(|finding| finding.severity == Severity::Note))
 }

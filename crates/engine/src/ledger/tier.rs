@@ -14,7 +14,7 @@ pub(super) type Found = std::result::Result<Vec<u8>, String>;
 
 /// The numbers of the records behind `after`, ascending. What is not named like a record is none: a
 /// stray file hinders nobody.
-pub(super) async fn numbers(repo: &Repository, cx: &OpContext, after: u64) -> Result<Vec<u64>> {
+pub(crate) async fn numbers(repo: &Repository, cx: &OpContext, after: u64) -> Result<Vec<u64>> {
     let behind = match after {
         0 => None,
         number => Some(name(layout::ledger(number))?),

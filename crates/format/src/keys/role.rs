@@ -104,6 +104,8 @@ pub enum Need {
     HostKeys,
     /// The key by which a host signs records of the ledger.
     LedgerKey,
+    /// The key that says that lost records of the ledger are known.
+    Accept,
     /// The identities that open session keys.
     Identities,
     /// The recipients that session keys are wrapped to.
@@ -123,6 +125,7 @@ impl Need {
             Self::State => "keep a cache of what was saved",
             Self::HostKeys => "sign snapshots",
             Self::LedgerKey => "sign records of the ledger",
+            Self::Accept => "say that lost records of the ledger are known",
             Self::Identities => "read data",
         }
     }
@@ -135,6 +138,7 @@ impl Need {
             Self::Id | Self::Lineage => "writer, reader or full key",
             Self::Cut | Self::Recipients | Self::State | Self::HostKeys => "writer or full key",
             Self::LedgerKey => "writer, maintenance or full key",
+            Self::Accept => "full key, or a maintenance key that is made anew",
             Self::Index => "key of any role",
             Self::Identities => "reader or full key",
         }
@@ -152,6 +156,7 @@ impl fmt::Display for Need {
             Self::State => "state key",
             Self::HostKeys => "signing keys of a host",
             Self::LedgerKey => "ledger key of a host",
+            Self::Accept => "key that accepts",
             Self::Identities => "identities",
             Self::Recipients => "recipients",
         })

@@ -56,6 +56,7 @@ pub(super) struct OwnEd25519 {
 /// | index | yes | yes | yes | yes | yes |
 /// | host keys | of any host | of its own host | | | |
 /// | ledger key of a host | of any host | of its own host | | of its own host | |
+/// | accept | yes | | | yes | |
 /// | identities | yes | | yes | | |
 /// | recipients | yes | yes | yes | | |
 /// | public key of the authority | yes | yes | yes | yes | yes |
@@ -70,6 +71,8 @@ pub struct KeySet {
     pub(super) lineage: Option<Secret>,
     pub(super) state: Option<Secret>,
     pub(super) sign: Option<Secret>,
+    /// Of a maintenance set; a full one derives it.
+    pub(super) accept: Option<Secret>,
     pub(super) authority: [u8; 32],
     pub(super) host: Option<OwnHost>,
     pub(super) identities: Vec<Identity>,
@@ -114,6 +117,7 @@ impl KeySet {
             lineage: sub(b"backstay v1 lineage")?,
             state: sub(b"backstay v1 state")?,
             sign: sub(b"backstay v1 sign")?,
+            accept: None,
             authority: authority::public_key(&authority::key_pair(repo, &root)?)?,
             repo,
             role: Role::Full,
@@ -173,6 +177,8 @@ impl KeySet {
                     hmac: self.ledger_key(host)?,
                     ed25519: None,
                 });
+                // A set that was made before there was such a key passes on what it has.
+                subset.accept = self.accept_key().ok();
             }
             Role::Verifier => {}
         }
@@ -190,6 +196,7 @@ impl KeySet {
             lineage: None,
             state: None,
             sign: None,
+            accept: None,
             authority,
             host: None,
             identities: Vec::new(),
@@ -333,6 +340,20 @@ impl KeySet {
         match self.own_host(host)? {
             Some(own) => Ok(own.hmac.clone()),
             None => self.host_key(host, b"backstay v1 host hmac", Need::LedgerKey),
+        }
+    }
+
+    /// The key that seals what only those may say who may forget: that records of the ledger are lost, and
+    /// that this is known. A writer signs records of its host with the same key as whoever looks after the
+    /// repository from there; this one it does not have.
+    ///
+    /// # Errors
+    /// [`KeyError::Missing`] for the roles writer, reader and verifier, and for maintenance sets that were made
+    /// before there was such a key.
+    pub fn accept_key(&self) -> Result<Secret, KeyError> {
+        match &self.sign {
+            Some(sign) => derive(self.repo.as_bytes(), sign, &[b"backstay v1 accept"]),
+            None => self.need(self.accept.as_ref(), Need::Accept).cloned(),
         }
     }
 

@@ -15,7 +15,7 @@
 //! | host | option of { name: text, HMAC key `[u8; 32]`, option of { Ed25519 seed `[u8; 32]`, certificate as two halves `[u8; 32]` } }; writer, and without the second option maintenance, only |
 //! | identities | sequence of { epoch `u32`, text `AGE-SECRET-KEY-1…` }, epochs rising |
 //! | recipients | sequence of { epoch `u32`, text `age1…` }, epochs not falling |
-//! | extra | see [`crate::extra`] |
+//! | extra | see [`crate::extra`]; `accept`, 32 bytes, in sets of maintenance |
 //!
 //! A set holds exactly the keys of its role (see [`KeySet`]); bytes that hold more or fewer are
 //! damaged. At most [`MAX_SET_BYTES`] bytes.
@@ -36,6 +36,8 @@ pub const MAX_SET_BYTES: usize = 16 << 10;
 
 const VERSION: u8 = 1;
 const WHAT: &str = "key set";
+/// The name of the key that accepts, among the additions.
+const ACCEPT: &str = "accept";
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
 struct WireSet {
@@ -51,8 +53,25 @@ struct WireSet {
     host: Option<WireHost>,
     identities: Vec<WireKey>,
     recipients: Vec<WireKey>,
-    #[zeroize(skip)]
-    extra: Extra,
+    extra: WireExtra,
+}
+
+/// Additions, which may be secret.
+#[derive(Serialize, Deserialize)]
+struct WireExtra(Extra);
+
+impl WireExtra {
+    /// Only maintenance has a key that accepts, and it may have been made before there was one.
+    fn has_shape_of(&self, role: Role) -> bool {
+        let accept = self.0.get(ACCEPT);
+        accept.is_none_or(|key| role == Role::Maintenance && key.len() == 32)
+    }
+}
+
+impl Zeroize for WireExtra {
+    fn zeroize(&mut self) {
+        self.0.values_mut().for_each(Zeroize::zeroize);
+    }
 }
 
 #[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
@@ -83,7 +102,7 @@ impl KeySet {
         let full = self.root.is_some();
         let bytes = |key: &Option<Secret>| key.as_ref().map(|key| *key.expose());
         let sub = |key: &Option<Secret>| if full { None } else { bytes(key) };
-        let wire = WireSet {
+        let mut wire = WireSet {
             repo: *self.repo.as_bytes(),
             role: self.role.code(),
             root: bytes(&self.root),
@@ -117,8 +136,12 @@ impl KeySet {
                     text: key.to_string(),
                 })
                 .collect(),
-            extra: self.extra.clone(),
+            extra: WireExtra(self.extra.clone()),
         };
+        if let Some(accept) = self.accept.as_ref().filter(|_| !full) {
+            let value = accept.expose().to_vec();
+            wire.extra.0.insert(ACCEPT.to_owned(), value);
+        }
         // A fixed buffer: one that grows would leave copies of the keys behind.
         let mut buffer = Zeroizing::new(vec![0; MAX_SET_BYTES]);
         let too_large = |_| KeyError::TooLarge {
@@ -160,7 +183,7 @@ impl KeySet {
             what: "role of the key",
             version: wire.role.into(),
         })?;
-        KeyError::check_extra(&wire.extra, WHAT)?;
+        KeyError::check_extra(&wire.extra.0, WHAT)?;
         if !wire.has_shape_of(role) {
             return Err(damaged("it does not hold the keys of its role"));
         }
@@ -189,6 +212,7 @@ impl WireSet {
                 .as_ref()
                 .is_some_and(|host| host.ed25519.is_some())
                 == writer
+            && self.extra.has_shape_of(role)
             && self.identities.is_empty() != (full || reader)
             && self.recipients.is_empty() != (full || reader || writer)
             && rising(&self.identities)
@@ -212,7 +236,7 @@ impl WireSet {
             .map_err(|_| damaged("a recipient in it cannot be read"))?;
         if let Some(root) = self.root {
             let mut set = KeySet::from_root(repo, Secret::new(root), identities, recipients)?;
-            set.extra.clone_from(&self.extra);
+            set.extra.clone_from(&self.extra.0);
             return Ok(set);
         }
         let authority = self
@@ -224,7 +248,12 @@ impl WireSet {
         set.index = self.index.map(Secret::new);
         set.lineage = self.lineage.map(Secret::new);
         set.state = self.state.map(Secret::new);
-        set.extra.clone_from(&self.extra);
+        set.extra.clone_from(&self.extra.0);
+        if let Some(mut accept) = set.extra.remove(ACCEPT) {
+            let key = accept.first_chunk().filter(|_| accept.len() == 32);
+            set.accept = key.copied().map(Secret::new);
+            accept.zeroize();
+        }
         set.identities = identities;
         set.recipients = recipients;
         if let Some(host) = &self.host {

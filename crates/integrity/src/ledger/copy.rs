@@ -155,17 +155,42 @@ impl FreshCopy {
     /// # Errors
     /// What the system says: then the old one is there.
     pub fn put(self) -> io::Result<()> {
-        let file = self
-            .file
-            .into_inner()
-            .map_err(io::IntoInnerError::into_error)?;
-        file.sync_all()?;
         let aside = self.target.with_extension("damaged");
         match std::fs::remove_file(&aside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         std::fs::hard_link(&self.target, &aside)?;
+        self.replace()
+    }
+
+    /// The same, but the one that was there is kept as `….old-<n>`, with the next number that is free: what it says is
+    /// to be had from nowhere else. Says where that is.
+    ///
+    /// # Errors
+    /// What the system says: then the old one is there.
+    pub fn put_beside(self) -> io::Result<PathBuf> {
+        let mut number = 1u32;
+        let aside = loop {
+            let mut name = self.target.clone().into_os_string();
+            name.push(format!(".old-{number}"));
+            let aside = PathBuf::from(name);
+            match std::fs::hard_link(&self.target, &aside) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(error),
+                Ok(()) => break aside,
+            }
+        };
+        self.replace()?;
+        Ok(aside)
+    }
+
+    fn replace(self) -> io::Result<()> {
+        let file = self
+            .file
+            .into_inner()
+            .map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
         std::fs::rename(&self.path, &self.target)?;
         let folder = self.target.parent().unwrap_or_else(|| Path::new("."));
         File::open(folder)?.sync_all()

@@ -31,14 +31,21 @@
 //! A line of a higher `v`, or with members that are not these, is not read by this release; it
 //! says so instead of guessing.
 
+mod accept;
 mod copy;
+mod fill;
 mod lines;
 mod record;
 mod report;
 mod verify;
 mod window;
 
+pub use accept::{
+    AcceptedRecords, LostRecords, MAX_ACCEPTED, NotLost, accept_note, accepted_by, is_sealed,
+    seal_note,
+};
 pub use copy::{FreshCopy, LedgerCopy};
+pub use fill::{Candidate, Row, fitting};
 pub use lines::{Lines, RawLine};
 pub use record::{
     Draft, LedgerHead, Line, LineError, LineHash, MAX_LINE_BYTES, Op, OpError, Record,

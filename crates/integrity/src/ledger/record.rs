@@ -70,6 +70,8 @@ impl Op {
     pub const REPAIR: Self = Self(Cow::Borrowed("repair"));
     /// Snapshots were copied to another tier.
     pub const COPY: Self = Self(Cow::Borrowed("copy"));
+    /// Lost records of the ledger are known.
+    pub const ACCEPT: Self = Self(Cow::Borrowed("accept"));
     /// A key was added, changed or removed.
     pub const KEY: Self = Self(Cow::Borrowed("key"));
 

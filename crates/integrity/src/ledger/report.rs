@@ -4,6 +4,7 @@ use std::fmt;
 
 use backup_core::{Finding, FindingKind, Severity};
 
+use super::accept::{AcceptedRecords, LostRecords};
 use super::record::LedgerHead;
 
 /// How many findings a report holds; further ones are only counted.
@@ -29,6 +30,8 @@ pub enum LedgerFault {
     Unreadable,
     /// The line was written by a newer release.
     Newer,
+    /// It is lost, and a later record says that this is known.
+    Accepted,
     /// It continues not the record before it but an earlier one: that could not be read when it was written.
     PassedOver,
 }
@@ -44,6 +47,7 @@ impl fmt::Display for LedgerFault {
             Self::Foreign => "foreign",
             Self::Unreadable => "unreadable",
             Self::Newer => "newer",
+            Self::Accepted => "accepted",
             Self::PassedOver => "passed over",
         })
     }
@@ -60,6 +64,9 @@ pub struct LedgerFinding {
     pub line: u64,
     /// What differs, in one sentence.
     pub detail: String,
+    /// The records that are lost by that, as a record would name them that accepts it; none where that cannot be
+    /// accepted.
+    pub lost: Option<LostRecords>,
 }
 
 impl LedgerFinding {
@@ -67,7 +74,9 @@ impl LedgerFinding {
     #[must_use]
     pub fn to_finding(&self) -> Finding {
         let (severity, kind) = match self.fault {
-            LedgerFault::PassedOver => (Severity::Note, FindingKind::Degraded),
+            LedgerFault::PassedOver | LedgerFault::Accepted => {
+                (Severity::Note, FindingKind::Degraded)
+            }
             LedgerFault::Unreadable => (Severity::Error, FindingKind::Damaged),
             LedgerFault::Newer => (Severity::Warning, FindingKind::Skipped),
             LedgerFault::Missing | LedgerFault::Truncated => {
@@ -91,12 +100,12 @@ impl LedgerFinding {
     fn remedy(&self) -> Option<String> {
         let object = format!("ledger/{:012}", self.seq);
         Some(match self.fault {
-            LedgerFault::PassedOver | LedgerFault::Newer => return None,
+            LedgerFault::PassedOver | LedgerFault::Accepted | LedgerFault::Newer => return None,
             LedgerFault::Missing | LedgerFault::Truncated => format!(
-                "put {object} back from another copy of the repository, or read what hosts keep of it (ledger.jsonl in their state folders)"
+                "put {object} back from another copy of the repository, or read what hosts keep of it (ledger.jsonl in their state folders); if nothing gives it back, `snapshot ledger accept` says that this is known"
             ),
             LedgerFault::Edited | LedgerFault::Unreadable => format!(
-                "put {object} back from another copy of the repository, and believe nothing that it says until then"
+                "put {object} back from another copy of the repository, and believe nothing that it says until then; if nothing gives it back, `snapshot ledger accept` says that this is known"
             ),
             LedgerFault::Reordered | LedgerFault::Duplicated => format!(
                 "objects below ledger/ were exchanged: put {object} back from another copy of the repository"
@@ -131,6 +140,8 @@ pub struct LedgerReport {
     pub findings: Vec<LedgerFinding>,
     /// How many more findings there were.
     pub more_findings: u64,
+    /// The records that are accepted as lost, by records that may say so.
+    pub accepted: AcceptedRecords,
 }
 
 impl LedgerReport {
@@ -157,7 +168,23 @@ impl LedgerReport {
             seq,
             line,
             detail,
+            lost: None,
         });
         Some(self.findings.len() - 1)
+    }
+
+    /// Adds a finding of records that are lost by what it tells.
+    pub(super) fn add_lost(
+        &mut self,
+        fault: LedgerFault,
+        (seq, line): (u64, u64),
+        lost: LostRecords,
+        detail: String,
+    ) -> Option<usize> {
+        let place = self.add(fault, seq, line, detail)?;
+        if let Some(finding) = self.findings.get_mut(place) {
+            finding.lost = Some(lost);
+        }
+        Some(place)
     }
 }

@@ -1,10 +1,12 @@
 //! Checking a chain: every fault is named, none ends the check.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
 use backup_core::{HostId, RepoId};
 
+use super::accept::{LostRecords, accepted_by, is_sealed};
 use super::record::{LedgerHead, Line, LineError, LineHash};
 use super::report::{LedgerFault, LedgerReport};
 use super::window::{Gaps, Recent, Seen};
@@ -53,7 +55,10 @@ pub struct Expect {
     pub repo: Option<RepoId>,
 }
 
-/// Checks lines as they come. Memory is bounded: links are checked among the 4,096 latest
+/// What is remembered of the records on both sides of those that are lost, at most.
+const MAX_EDGES: usize = 65_536;
+
+/// Checks lines as they come. What is lost and accepted by a later record is told at the end, when that was met. Memory is bounded: links are checked among the 4,096 latest
 /// records, and [`super::MAX_FINDINGS`] findings are kept.
 #[derive(Debug)]
 pub struct LedgerVerifier<'a> {
@@ -62,6 +67,12 @@ pub struct LedgerVerifier<'a> {
     report: LedgerReport,
     recent: Recent,
     gaps: Gaps,
+    /// What records before a gap hash to, which may be accepted as something else.
+    edges: BTreeMap<u64, LineHash>,
+    /// What records before a gap's end must hash to, by the record behind them.
+    behind: BTreeMap<u64, LineHash>,
+    /// The key that records are sealed with which accept others as lost.
+    accept_key: Option<HmacKey>,
     /// Number that the next record should have.
     next: u64,
     /// Lines read.
@@ -95,6 +106,9 @@ impl<'a> LedgerVerifier<'a> {
             report: LedgerReport::default(),
             recent: Recent::new(),
             gaps: Gaps::default(),
+            edges: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            accept_key: None,
             next: 1,
             line: 0,
             above: LedgerHead {
@@ -102,6 +116,30 @@ impl<'a> LedgerVerifier<'a> {
                 hash: LineHash::NONE,
             },
             unreadable: 0,
+        }
+    }
+
+    /// Lets only records accept others as lost that are sealed with this key. Without it whoever signs for a host may.
+    #[must_use]
+    pub fn accept_by(mut self, key: Option<HmacKey>) -> Self {
+        self.accept_key = key;
+        self
+    }
+
+    /// Takes the line that lies under the number of a record: where numbers are certain, and lines are not.
+    pub fn push_at(&mut self, seq: u64, bytes: &[u8]) {
+        match Line::parse(bytes) {
+            Ok(line) if line.record().seq == seq => {
+                self.line += 1;
+                self.above = line.head();
+                self.unreadable = 0;
+                self.report.records += 1;
+                if self.place(seq, &line) {
+                    self.judge(seq, &line);
+                }
+            }
+            Ok(line) => self.damaged(seq, format!("it is record {}", line.record().seq)),
+            Err(error) => self.lose(seq, fault_of(&error), error.to_string()),
         }
     }
 
@@ -122,6 +160,10 @@ impl<'a> LedgerVerifier<'a> {
 
     /// Takes the place of the record `seq`, which is there by its number, and whose line cannot be had.
     pub fn damaged(&mut self, seq: u64, detail: String) {
+        self.lose(seq, LedgerFault::Unreadable, detail);
+    }
+
+    fn lose(&mut self, seq: u64, fault: LedgerFault, detail: String) {
         self.line += 1;
         // Its line is nobody's predecessor.
         self.above = LedgerHead {
@@ -129,9 +171,9 @@ impl<'a> LedgerVerifier<'a> {
             hash: LineHash::of(b""),
         };
         self.unreadable = 0;
-        self.report
-            .add(LedgerFault::Unreadable, seq, self.line, detail);
+        self.report_damage(fault, seq, detail);
         if seq >= self.next && seq < u64::MAX {
+            self.note_edge(self.next);
             if let Some((range, line)) = self.gaps.add(self.next..seq, self.line) {
                 self.missing(&range, line);
             }
@@ -147,6 +189,7 @@ impl<'a> LedgerVerifier<'a> {
         for (range, line) in std::mem::take(&mut self.gaps).into_iter() {
             self.missing(&range, line);
         }
+        self.check_accepted();
         let last = self.next - 1;
         if let Some(head) = self.expect.head.filter(|head| head.seq > last) {
             let detail = match last + 1 {
@@ -168,14 +211,29 @@ impl<'a> LedgerVerifier<'a> {
     /// Names a line that cannot be read; returns the number that it should have.
     fn refuse(&mut self, error: &LineError) -> u64 {
         let place = self.next.saturating_add(self.unreadable);
-        let fault = match error {
-            LineError::Newer(_) => LedgerFault::Newer,
-            LineError::NotCanonical { .. } => LedgerFault::Edited,
-            _ => LedgerFault::Unreadable,
-        };
-        self.report.add(fault, place, self.line, error.to_string());
+        self.report_damage(fault_of(error), place, error.to_string());
         self.unreadable += 1;
         place
+    }
+
+    fn report_damage(&mut self, fault: LedgerFault, seq: u64, detail: String) {
+        let at = (seq, self.line);
+        match fault {
+            // It is there, for whoever has a newer release.
+            LedgerFault::Newer => drop(self.report.add(fault, seq, self.line, detail)),
+            _ => drop(
+                self.report
+                    .add_lost(fault, at, LostRecords::one(seq), detail),
+            ),
+        }
+    }
+
+    /// Remembers what the record before this number hashes to.
+    fn note_edge(&mut self, seq: u64) {
+        let before = seq.checked_sub(1).and_then(|seq| self.recent.get(seq));
+        if let Some(before) = before.filter(|_| self.edges.len() < MAX_EDGES) {
+            self.edges.insert(before.seq, before.hash);
+        }
     }
 
     /// Judges a record; returns the number that it was judged under.
@@ -203,11 +261,15 @@ impl<'a> LedgerVerifier<'a> {
         if genuine == Some(false) {
             let detail = "its HMAC does not match: it was changed, or written without the key of \
                           its host";
-            seen.finding = self
-                .report
-                .add(LedgerFault::Edited, seq, self.line, detail.to_owned());
+            seen.finding = self.report.add_lost(
+                LedgerFault::Edited,
+                (seq, self.line),
+                other_than(&seen, None),
+                detail.to_owned(),
+            );
         }
-        self.check_repo(seq, line);
+        self.hear(&seen, line);
+        self.check_repo(&seen, line);
         self.check_links(&seen);
         self.check_head(&seen);
         self.recent.put(seen);
@@ -218,6 +280,26 @@ impl<'a> LedgerVerifier<'a> {
         if self.report.last.is_none_or(|last| seq > last.seq) {
             self.report.last = Some(head);
         }
+    }
+
+    /// Takes up what a record accepts as lost, if it may.
+    fn hear(&mut self, seen: &Seen, line: &Line) {
+        let record = line.record();
+        let lost = accepted_by(record);
+        if lost.is_empty() || seen.genuine == Some(false) || record.seq != seen.seq {
+            return;
+        }
+        let key = self.accept_key.as_ref();
+        if key.is_none_or(|key| is_sealed(record, key)) {
+            self.report.accepted.add(&lost, seen.seq);
+            return;
+        }
+        let detail =
+            "it says that lost records are known, and was not written with a key that may \
+                      say so: it counts for nothing"
+                .to_owned();
+        let (at, own) = ((seen.seq, self.line), other_than(seen, None));
+        self.report.add_lost(LedgerFault::Foreign, at, own, detail);
     }
 
     /// The number under which a record is judged: what it says, unless it continues the very line
@@ -246,6 +328,9 @@ impl<'a> LedgerVerifier<'a> {
             .saturating_add(std::mem::take(&mut self.unreadable))
             .min(seq);
         if seq >= self.next && seq < u64::MAX {
+            if start < seq {
+                self.note_edge(start);
+            }
             if let Some((range, line)) = self.gaps.add(start..seq, self.line) {
                 self.missing(&range, line);
             }
@@ -269,22 +354,32 @@ impl<'a> LedgerVerifier<'a> {
         false
     }
 
-    fn check_repo(&mut self, seq: u64, line: &Line) {
+    fn check_repo(&mut self, seen: &Seen, line: &Line) {
         let repo = line.record().repo;
         if let Some(wanted) = self.expect.repo.filter(|wanted| *wanted != repo) {
             let detail = format!("it is about repository {repo}, the ledger about {wanted}");
-            self.report
-                .add(LedgerFault::Foreign, seq, self.line, detail);
+            let (at, own) = ((seen.seq, self.line), other_than(seen, None));
+            self.report.add_lost(LedgerFault::Foreign, at, own, detail);
         }
     }
 
     fn check_links(&mut self, seen: &Seen) {
         if seen.seq == 1 && seen.prev != LineHash::NONE && seen.genuine != Some(false) {
             let detail = "it is the first record and yet continues another".to_owned();
-            self.report.add(LedgerFault::Foreign, 1, self.line, detail);
+            let (at, own) = ((1, self.line), other_than(seen, None));
+            self.report.add_lost(LedgerFault::Foreign, at, own, detail);
         }
-        if let Some(before) = seen.seq.checked_sub(1).and_then(|seq| self.recent.get(seq)) {
-            self.check_link(&before, seen);
+        match seen.seq.checked_sub(1).filter(|seq| *seq > 0) {
+            Some(before) => match self.recent.get(before) {
+                Some(before) => self.check_link(&before, seen),
+                // It says what that must be, unless its writer could not read it either.
+                None if self.recent.before(before, seen.prev).is_some() => {}
+                None if self.behind.len() < MAX_EDGES => {
+                    self.behind.insert(before, seen.prev);
+                }
+                None => {}
+            },
+            None => {}
         }
         if let Some(after) = seen.seq.checked_add(1).and_then(|seq| self.recent.get(seq)) {
             self.check_link(seen, &after);
@@ -298,7 +393,7 @@ impl<'a> LedgerVerifier<'a> {
             self.rechained(a);
             return;
         }
-        let (fault, seq, detail) = match (a.genuine, b.genuine) {
+        let (fault, seq, lost, detail) = match (a.genuine, b.genuine) {
             (Some(false), _) | (_, Some(false)) => return,
             // Its writer saw the ledger end there, so nothing that it knew of is hidden by that.
             _ if let Some(seen) = self.recent.before(a.seq, b.prev) => {
@@ -307,25 +402,30 @@ impl<'a> LedgerVerifier<'a> {
                     seen => format!("record {seen}: what is between"),
                 };
                 let detail = format!("it continues {what} could not be read when it was written");
-                (LedgerFault::PassedOver, b.seq, detail)
+                self.report
+                    .add(LedgerFault::PassedOver, b.seq, self.line, detail);
+                return;
             }
             (Some(true), Some(true)) => {
                 let detail = format!("it is genuine, but continues another record {}", a.seq);
-                (LedgerFault::Foreign, b.seq, detail)
+                let lost = other_than(a, Some(b.prev));
+                (LedgerFault::Foreign, b.seq, lost, detail)
             }
             (Some(true), None) => {
                 let detail = format!("it does not continue record {}, which is genuine", a.seq);
-                (LedgerFault::Edited, b.seq, detail)
+                let lost = other_than(b, None);
+                (LedgerFault::Edited, b.seq, lost, detail)
             }
             (None, _) => {
                 let detail = format!(
                     "its SHA-256 is {}, but record {} continues {}",
                     a.hash, b.seq, b.prev
                 );
-                (LedgerFault::Edited, a.seq, detail)
+                let lost = other_than(a, Some(b.prev));
+                (LedgerFault::Edited, a.seq, lost, detail)
             }
         };
-        self.report.add(fault, seq, self.line, detail);
+        self.report.add_lost(fault, (seq, self.line), lost, detail);
     }
 
     /// A record with a wrong HMAC that the next one continues was not changed in place: whoever
@@ -352,20 +452,103 @@ impl<'a> LedgerVerifier<'a> {
                 "its SHA-256 is {}, but was known to be {}",
                 seen.hash, head.hash
             );
-            self.report
-                .add(LedgerFault::Edited, seen.seq, self.line, detail);
+            let (at, lost) = ((seen.seq, self.line), other_than(seen, Some(head.hash)));
+            self.report.add_lost(LedgerFault::Edited, at, lost, detail);
         }
     }
 
+    /// Tells of records that are not there, of those that are accepted as lost as such.
     fn missing(&mut self, range: &Range<u64>, line: u64) {
-        let (start, last) = (range.start, range.end - 1);
-        let detail = match last - start {
-            0 => format!("record {start} is not there"),
-            more => format!(
-                "records {start} to {last} are not there ({} of them)",
-                more + 1
-            ),
-        };
-        self.report.add(LedgerFault::Missing, start, line, detail);
+        for (row, by) in self.report.accepted.split(range.clone()) {
+            let lost = LostRecords {
+                first: row.start,
+                last: row.end - 1,
+                hash: self.behind.get(&(row.end - 1)).copied(),
+                instead: None,
+            };
+            let detail = match lost.last - lost.first {
+                0 => format!("record {} is not there", lost.first),
+                more => format!(
+                    "records {} to {} are not there ({} of them)",
+                    lost.first,
+                    lost.last,
+                    more + 1
+                ),
+            };
+            let (fault, detail) = match by {
+                None => (LedgerFault::Missing, detail),
+                Some(by) => (LedgerFault::Accepted, known(&detail, by)),
+            };
+            let at = (lost.first, line);
+            self.report.add_lost(fault, at, lost, detail);
+        }
     }
+
+    /// Makes notes of findings of records that are accepted as lost; and findings of records that turned up again and
+    /// are others than were lost.
+    fn check_accepted(&mut self) {
+        let mut report = std::mem::take(&mut self.report);
+        for finding in &mut report.findings {
+            let Some(lost) = &mut finding.lost else {
+                continue;
+            };
+            lost.hash = lost.hash.or(self.behind.get(&lost.last).copied());
+            let by = match lost.instead {
+                Some(instead) => report.accepted.instead(lost.first, instead),
+                None => report.accepted.by(lost.first),
+            };
+            if let Some(by) = by.filter(|_| finding.fault != LedgerFault::Accepted) {
+                finding.fault = LedgerFault::Accepted;
+                finding.detail = known(&finding.detail, by);
+            }
+        }
+        let told: Vec<(u64, LineHash)> = report.accepted.hashes().collect();
+        for (seq, wanted) in told {
+            let recent = self.recent.get(seq).map(|seen| seen.hash);
+            let hash = recent.or_else(|| self.edges.get(&seq).copied());
+            let Some(hash) = hash.filter(|hash| *hash != wanted) else {
+                continue;
+            };
+            let lost = LostRecords {
+                hash: Some(wanted),
+                instead: Some(hash),
+                ..LostRecords::one(seq)
+            };
+            let is_told = report
+                .findings
+                .iter()
+                .any(|one| one.lost.is_some_and(|one| one.instead == Some(hash)));
+            if !is_told && report.accepted.instead(seq, hash).is_none() {
+                let detail = format!(
+                    "its SHA-256 is {hash}, but that of the record that was lost was {wanted}"
+                );
+                report.add_lost(LedgerFault::Edited, (seq, self.line), lost, detail);
+            }
+        }
+        self.report = report;
+    }
+}
+
+/// What is lost where another record lies than should.
+const fn other_than(seen: &Seen, wanted: Option<LineHash>) -> LostRecords {
+    LostRecords {
+        first: seen.seq,
+        last: seen.seq,
+        hash: wanted,
+        instead: Some(seen.hash),
+    }
+}
+
+const fn fault_of(error: &LineError) -> LedgerFault {
+    match error {
+        LineError::Newer(_) => LedgerFault::Newer,
+        LineError::NotCanonical { .. } => LedgerFault::Edited,
+        _ => LedgerFault::Unreadable,
+    }
+}
+
+fn known(detail: &str, by: u64) -> String {
+    format!(
+        "{detail}; record {by} says that this is known: whether a snapshot, a hold or a key was told of there, nobody can say"
+    )
 }

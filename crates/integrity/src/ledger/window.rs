@@ -8,7 +8,7 @@ use super::record::LineHash;
 /// How many of the latest records are remembered one by one.
 const RECENT: usize = 4096;
 /// How many records in a row a writer may have passed over as damaged.
-const PASSED_OVER: u64 = 128;
+pub(super) const PASSED_OVER: u64 = 128;
 /// How many gaps in the numbers are remembered.
 const MAX_GAPS: usize = 65_536;
 
