@@ -426,7 +426,6 @@ pub(crate) fn spelled(location: &Location) -> String {
     folder.to_string_lossy().into_owned()
 }
 
-
 fn no_key() -> Failure {
     Failure::new(
         Exit::NoSecrets,

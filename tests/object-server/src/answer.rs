@@ -1,6 +1,10 @@
 //! Answers of our own, and answers that are spoilt.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::Response;
@@ -39,29 +43,15 @@ pub(crate) async fn cut(answer: Response<Body>, after: usize) -> Result<Response
     let (parts, body) = answer.into_parts();
     let whole = body.collect().await?.to_bytes();
     let begun = whole.slice(..after.min(whole.len()));
-    let frames = vec![
-        Ok(Frame::data(begun)),
-        Err(StdError::from("cut as a test asked for")),
-    ];
-    let mut answer = Response::from_parts(
-        parts,
-        StreamBody::new(Frames(frames.into_iter())).boxed_unsync(),
-    );
+    let frames = stream::once(std::future::ready(Ok(Frame::data(begun))));
+    // What was begun is to be on its way before it ends.
+    let end = stream::once(async {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Err(StdError::from("cut as a test asked for"))
+    });
+    let mut answer = Response::from_parts(parts, StreamBody::new(frames.chain(end)).boxed_unsync());
     answer
         .headers_mut()
         .insert("content-length", whole.len().into());
     Ok(answer)
-}
-
-struct Frames<I>(I);
-
-impl<I: Iterator + Unpin> futures::Stream for Frames<I> {
-    type Item = I::Item;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<I::Item>> {
-        std::task::Poll::Ready(self.0.next())
-    }
 }

@@ -152,7 +152,6 @@ impl Wire {
     }
 
     async fn refused(&self, ask: &Ask, answer: HttpResponse) -> HttpError {
-        count(&self.0.counters.failed, 1);
         let (parts, body) = answer.into_parts();
         let pause = pause_of(&parts.headers);
         let text = match Limited::new(body, MOST_REASON).collect().await {
@@ -169,6 +168,7 @@ impl Wire {
             self.0.gate.was_refused(pause);
         }
         let kind = if refused.can_pass() {
+            count(&self.0.counters.failed, 1);
             HttpErrorKind::Request
         } else {
             HttpErrorKind::Unknown

@@ -1,4 +1,5 @@
 //! A server and sinks on it.
+#![allow(dead_code, reason = "each test takes a part of it")]
 
 use backup_core::{ErrorKind, ObjectKey, SinkError};
 use backup_object_server::{ACCESS_KEY, SECRET_KEY};
