@@ -124,7 +124,7 @@ impl Rule {
             return false;
         }
         self.seen += 1;
-        if self.seen % self.every != 0 {
+        if !self.seen.is_multiple_of(self.every) {
             return false;
         }
         self.times = self.times.map(|left| left - 1);

@@ -2,8 +2,10 @@
 //! that can help, and says what to do where it cannot.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use backup_core::context::{Event, Observer};
 use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Retry, Sink, SinkError};
 use backup_object_server::{ACCESS_KEY, Conditions, Fault, Rule, SECRET_KEY, Server};
 use backup_sink_object::{ObjectSink, Surroundings};
@@ -454,6 +456,35 @@ async fn storage_class_and_lock_stand_in_the_puts_that_they_are_for() {
     );
     let signed = data.header("authorization").unwrap();
     assert!(signed.contains("x-amz-object-lock-mode"), "{signed}");
+}
+
+#[derive(Debug, Default)]
+struct Notes(std::sync::Mutex<Vec<String>>);
+
+impl Observer for Notes {
+    fn on(&self, event: Event<'_>) {
+        if let Event::Note(text) = event {
+            self.0.lock().unwrap().push(text.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bucket_that_keeps_versions_is_told_once() {
+    let server = Server::start();
+    let sink = ready(&server).await;
+    let notes = Arc::new(Notes::default());
+    let mut cx = context();
+    cx.observer = notes.clone();
+    sink.delete(&cx, &key("a")).await.unwrap();
+    assert!(notes.0.lock().unwrap().is_empty());
+    server.fail(Rule::of(Fault::Add("x-amz-delete-marker", "true")).on("DELETE"));
+    for name in ["b", "c"] {
+        sink.delete(&cx, &key(name)).await.unwrap();
+    }
+    let notes = notes.0.lock().unwrap();
+    assert_eq!(notes.len(), 1);
+    assert!(notes[0].contains("lifecycle rule"), "{notes:?}");
 }
 
 #[tokio::test]
