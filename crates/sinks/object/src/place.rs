@@ -273,6 +273,13 @@ impl Place {
                 return not_here(option);
             }
         }
+        if self.lock.is_some() && !self.checksum {
+            return Err(wrong(
+                "checksum",
+                "none",
+                "`sha256`: no server locks without it",
+            ));
+        }
         if self.account.is_some() && self.provider != Provider::Azure {
             return not_here("account");
         }
@@ -388,6 +395,7 @@ mod tests {
         assert!(told("s3://b/.hidden").contains("led by a dot"));
         assert!(told("s3://b?reigon=x").contains("`region`"));
         assert!(told("s3://b?object_lock=30").contains("`30d`"));
+        assert!(told("s3://b?object_lock=1d&checksum=none").contains("`sha256`"));
         assert!(told("s3://b?object_lock=0d").contains("`30d`"));
         assert!(told("s3://b?storage_class=a%20b").contains("letters"));
         assert!(told("s3://b?credentials=x").contains("`instance`"));

@@ -89,7 +89,7 @@ impl Refused {
 
     /// The object is locked, or kept by a rule of the bucket.
     pub(crate) fn is_locked(&self) -> bool {
-        matches!(self.status, 400 | 403 | 405 | 409 | 412)
+        matches!(self.status, 403 | 405 | 409 | 412)
             && self.says(&[
                 "object lock",
                 "objectlock",

@@ -320,6 +320,11 @@ impl Locking {
         let date = HeaderValue::from_str(&date)
             .map_err(|_| Trouble::Other(format!("no date of a lock can be told: {until}")))?;
         let mut headers = HeaderMap::new();
+        // Without a word on the sum servers refuse to lock.
+        headers.insert(
+            "x-amz-sdk-checksum-algorithm",
+            HeaderValue::from_static("SHA256"),
+        );
         headers.insert(
             "x-amz-object-lock-mode",
             HeaderValue::from_static("GOVERNANCE"),

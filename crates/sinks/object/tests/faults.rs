@@ -447,6 +447,7 @@ async fn storage_class_and_lock_stand_in_the_puts_that_they_are_for() {
     let days = until.duration_since(context().clock.now()).as_hours();
     assert!((30 * 24..=30 * 24 + 1).contains(&days), "{days} hours");
     assert!(data.header("x-amz-checksum-sha256").is_some());
+    assert_eq!(data.header("x-amz-sdk-checksum-algorithm"), Some("SHA256"));
     let snap = of("/p/snap/1", "PUT");
     assert_eq!(snap.header("x-amz-storage-class"), None);
     assert!(snap.header("x-amz-object-lock-mode").is_some());
