@@ -69,7 +69,7 @@ pub(crate) fn choose(
         }
         return stream(args);
     }
-    let registry = registry()?;
+    let registry = registry(None)?;
     let url = |path: &OsString| {
         let text = path.to_str()?;
         let (scheme, rest) = text.split_once(':')?;

@@ -22,9 +22,10 @@ use crate::{secrets, surroundings, text};
 ///
 /// # Errors
 /// Never: their names differ.
-pub fn registry() -> Outcome<Registry> {
+pub fn registry(cache: Option<PathBuf>) -> Outcome<Registry> {
     let mut registry = Registry::empty();
-    backstay::register_enabled(&mut registry)?;
+    let around = surroundings::of_object_stores(cache);
+    backstay::register_enabled_in(&mut registry, &around)?;
     Ok(registry)
 }
 
@@ -100,7 +101,22 @@ impl Console {
     /// # Errors
     /// [`Exit::Usage`].
     pub fn sink(&self, making: bool) -> Outcome<Arc<dyn Sink>> {
-        sink_at(&self.location()?, making)
+        self.sink_at(&self.location()?, making)
+    }
+
+    /// The tier at a place; with `making` its folder is made where it is missing. One whose requests are counted is the same each time, so
+    /// that its connections are used again.
+    pub(crate) fn sink_at(&self, location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
+        if making && matches!(location.scheme(), "file" | "local") {
+            let sink = backstay::sink_local::LocalSink::try_from(location)
+                .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
+            return Ok(Arc::new(sink.making_root(true)));
+        }
+        let sink = registry(self.cache_folder())?.open_sink(location)?;
+        Ok(match sink.traffic() {
+            Some(_) => self.counted(location, sink),
+            None => sink,
+        })
     }
 
     /// How much parity a new repository at this place has unless something else is asked for: object stores
@@ -118,7 +134,7 @@ impl Console {
     /// # Errors
     /// Those of [`Console::open`].
     pub async fn open_copy(&self, place: &str) -> Outcome<Repository> {
-        let sink = registry()?.open_sink(&parse_location(place)?)?;
+        let sink = self.sink_at(&parse_location(place)?, false)?;
         let unlock = self.unlock().await?.ok_or_else(no_key)?;
         Ok(Repository::open(&self.cx, sink, &unlock, None, Operation::Read).await?)
     }
@@ -173,11 +189,12 @@ impl Console {
     /// # Errors
     /// [`Exit::Usage`] when none is named.
     pub fn shown_place(&self) -> Outcome<String> {
-        let location = self.location()?.to_string();
-        if location.contains("://") {
-            return Ok(location);
+        let location = self.location()?;
+        let text = location.to_string();
+        if text.contains("://") {
+            return Ok(spelled(&location));
         }
-        Ok(text::path(&surroundings::absolute(Path::new(&location))))
+        Ok(text::path(&surroundings::absolute(Path::new(&text))))
     }
 
     /// The passphrase in a file; warns of one that others may read.
@@ -401,20 +418,12 @@ impl Console {
 /// One spelling of a place, however it is reached.
 pub(crate) fn spelled(location: &Location) -> String {
     if !matches!(location.scheme(), "file" | "local") {
-        return location.to_string();
+        // One bucket's name is another bucket with another server, which the sink knows.
+        let sink = registry(None).and_then(|known| Ok(known.open_sink(location)?));
+        return sink.map_or_else(|_| location.to_string(), |sink| sink.info().location);
     }
     let folder = surroundings::real_path(Path::new(location.path()));
     folder.to_string_lossy().into_owned()
-}
-
-/// The tier at a place; with `making` its folder is made where it is missing.
-pub(crate) fn sink_at(location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
-    if making && matches!(location.scheme(), "file" | "local") {
-        let sink = backstay::sink_local::LocalSink::try_from(location)
-            .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
-        return Ok(Arc::new(sink.making_root(true)));
-    }
-    Ok(registry()?.open_sink(location)?)
 }
 
 fn no_key() -> Failure {

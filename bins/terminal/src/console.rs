@@ -7,7 +7,7 @@ use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backstay::SystemClock;
-use backstay::core::{Finding, Limits, OpContext, Severity};
+use backstay::core::{Finding, Limits, Location, OpContext, Severity, Sink};
 use backstay::engine::{Notices, Repository};
 use serde_json::{Value, json};
 
@@ -36,6 +36,8 @@ pub struct Console {
     progress: Option<Arc<Progress>>,
     /// What is noticed beside what a command does, by each repository that it opened.
     noticed: Mutex<Vec<Notices>>,
+    /// The tiers whose requests are counted.
+    pub(crate) counted: Mutex<Vec<(Location, Arc<dyn Sink>)>>,
     /// Subjects of findings that were said.
     said: BTreeSet<String>,
 }
@@ -83,6 +85,7 @@ impl Console {
             reader: Reader::default(),
             progress,
             noticed: Mutex::default(),
+            counted: Mutex::default(),
             said: BTreeSet::new(),
         }
     }
@@ -260,7 +263,8 @@ impl Console {
     pub fn end(mut self, outcome: Outcome) -> Exit {
         self.end_progress();
         let noticed = self.say_noticed();
-        let outcome = match (outcome, noticed) {
+        let told = self.say_traffic();
+        let outcome = match (outcome, noticed.and_then(|found| told.map(|()| found))) {
             (Ok(Exit::Ok), Ok(true)) => Ok(Exit::Findings),
             (Ok(_), Err(failure)) => Err(failure),
             (outcome, _) => outcome,
@@ -289,7 +293,7 @@ impl Console {
         }
     }
 
-    fn now(&self) -> String {
+    pub(crate) fn now(&self) -> String {
         self.cx.clock.now().to_string()
     }
 }

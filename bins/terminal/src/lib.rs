@@ -20,6 +20,7 @@ pub mod start;
 pub mod surroundings;
 pub mod table;
 pub mod text;
+mod traffic;
 pub mod unfinished;
 
 pub use audit::{Look, signer};

@@ -4,7 +4,7 @@ use backstay::core::Location;
 use backstay::engine::Repository;
 use backstay::engine::copy::{Found, found, make};
 
-use crate::access::{parse_location, sink_at, spelled};
+use crate::access::{parse_location, spelled};
 use crate::console::Console;
 use crate::failure::{Failure, Outcome};
 
@@ -18,7 +18,7 @@ impl OtherPlace {
     /// The place, without secrets.
     #[must_use]
     pub fn shown(&self) -> String {
-        self.location.to_string()
+        spelled(&self.location)
     }
 }
 
@@ -47,7 +47,7 @@ impl Console {
         from: &Repository,
         place: &OtherPlace,
     ) -> Outcome<Option<Repository>> {
-        let sink = sink_at(&place.location, false)?;
+        let sink = self.sink_at(&place.location, false)?;
         match found(from, &self.cx, sink, self.cache_folder()).await? {
             Found::Nothing => Ok(None),
             Found::Same(repo) => Ok(Some(self.take_up(*repo, place)?)),
@@ -59,7 +59,7 @@ impl Console {
     /// # Errors
     /// [`crate::Exit::Conflict`] when somebody else made another meanwhile; errors of the tiers.
     pub async fn make_other(&self, from: &Repository, place: &OtherPlace) -> Outcome<Repository> {
-        let sink = sink_at(&place.location, true)?;
+        let sink = self.sink_at(&place.location, true)?;
         let made = make(from, &self.cx, sink, self.cache_folder()).await?;
         self.take_up(made, place)
     }

@@ -125,6 +125,7 @@ impl Observer for Progress {
                     self.bar.set_message(counted(stage, done));
                 }
             }
+            Event::Note(text) => self.bar.println(text),
             Event::Expect { bytes, .. } => self.enter(Stage::Write, Some(bytes)),
             _ => {}
         }

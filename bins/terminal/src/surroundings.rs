@@ -4,6 +4,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use backstay::core::HostId;
+use backstay::sink_object::Surroundings;
 
 /// The value of a variable of the environment; empty is as if it were not set.
 #[allow(
@@ -35,6 +36,14 @@ fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
         .filter(|folder| folder.is_absolute());
     let folder = named.or_else(|| Some(home()?.join(below_home)))?;
     Some(folder.join("backstay"))
+}
+
+/// What object stores may know of this process: its variables, the home folder, and a folder in which it is remembered what
+/// servers can do.
+pub(crate) fn of_object_stores(cache: Option<PathBuf>) -> Surroundings {
+    Surroundings::of(|name| variable(name)?.into_string().ok())
+        .at_home(home())
+        .remembering(cache)
 }
 
 /// The folder of the local cache.

@@ -32,6 +32,8 @@ pub use backup_parity as parity;
 pub use backup_retention as retention;
 #[cfg(feature = "sink-local")]
 pub use backup_sink_local as sink_local;
+#[cfg(feature = "sink-object")]
+pub use backup_sink_object as sink_object;
 #[cfg(feature = "source-command")]
 pub use backup_source_command as source_command;
 #[cfg(feature = "source-files")]
@@ -41,11 +43,33 @@ pub use keyed::{KeyedError, open_or_make};
 
 use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
 
-/// Registers every plug-in whose feature is on: one line for each.
+/// Registers every plug-in whose feature is on: one line for each. Object stores (feature `sink-object`) see nothing of
+/// the process's environment; `register_enabled_in` is for those who want them to.
 ///
 /// # Errors
 /// [`RegistryError::Twice`] when a name is taken already.
 pub fn register_enabled(registry: &mut Registry) -> Result<(), RegistryError> {
+    register_local(registry)?;
+    #[cfg(feature = "sink-object")]
+    backup_sink_object::register(registry, &backup_sink_object::Surroundings::none())?;
+    Ok(())
+}
+
+/// The same, with object stores that find their credentials in these surroundings.
+///
+/// # Errors
+/// [`RegistryError::Twice`] when a name is taken already.
+#[cfg(feature = "sink-object")]
+pub fn register_enabled_in(
+    registry: &mut Registry,
+    around: &backup_sink_object::Surroundings,
+) -> Result<(), RegistryError> {
+    register_local(registry)?;
+    backup_sink_object::register(registry, around)
+}
+
+/// What needs to know nothing of the process.
+fn register_local(registry: &mut Registry) -> Result<(), RegistryError> {
     #[cfg(feature = "sink-local")]
     backup_sink_local::register(registry)?;
     #[cfg(feature = "source-files")]

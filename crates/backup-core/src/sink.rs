@@ -167,6 +167,37 @@ impl Room {
     }
 }
 
+/// What was asked of a tier since its sink was made, by kind, each try counted: what a provider charges for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Pages of listings.
+    pub lists: u64,
+    /// Questions for what is known of one object.
+    pub heads: u64,
+    /// Reads of objects or parts of them.
+    pub gets: u64,
+    /// Writes of objects.
+    pub puts: u64,
+    /// Deletions.
+    pub deletes: u64,
+    /// Anything else: tokens, what a server can do.
+    pub others: u64,
+    /// How many of these the tier did not answer as asked: too busy, broken off, late.
+    pub failed: u64,
+    /// Bytes of the objects sent.
+    pub sent_bytes: u64,
+    /// Bytes of objects and listings received.
+    pub received_bytes: u64,
+}
+
+impl Traffic {
+    /// All requests together.
+    #[must_use]
+    pub const fn requests(&self) -> u64 {
+        self.lists + self.heads + self.gets + self.puts + self.deletes + self.others
+    }
+}
+
 /// A place where objects are kept. Making a sink does no I/O.
 ///
 /// Promises: a put that returns `Ok` is durable and whole; a put that fails or is killed leaves
@@ -181,6 +212,11 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// something that a copy of all objects does not have. `None` where nothing is known that lasts. It is local and quick,
     /// and may change for no reason: then what was remembered of the medium is forgotten.
     fn medium(&self) -> Option<String> {
+        None
+    }
+
+    /// What was asked of the tier so far: `None` where requests are not counted, as on a local disk.
+    fn traffic(&self) -> Option<Traffic> {
         None
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Warmth,
+    SinkInfo, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -65,6 +65,10 @@ impl Sink for Below {
 
     fn medium(&self) -> Option<String> {
         self.inner.medium()
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.inner.traffic()
     }
 
     async fn put(

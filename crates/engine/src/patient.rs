@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Room, Sink, SinkError,
-    SinkInfo, Warmth,
+    SinkInfo, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -90,6 +90,10 @@ impl Sink for PatientSink {
 
     fn medium(&self) -> Option<String> {
         self.0.medium()
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.0.traffic()
     }
 
     async fn put(

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A plug-in sees neither the engine nor another plug-in. The test kit and this crate are for tests
-//! only: what a package may see, its tests may see as well, and the test kit; and those of the engine
-//! may use plug-ins. A package that no line here names is a mistake as well: whoever adds one says where it
+//! only: what a package may see, its tests may see as well, and the test kit; those of the engine
+//! may use plug-ins, and those of plug-ins the servers that are made for them. A package that no line here names is a mistake as well: whoever adds one says where it
 //! stands.
 
 use crate::workspace::{Package, Workspace};
@@ -25,8 +25,10 @@ const TERMINAL: &str = "backup-terminal";
 const CONFORMANCE: &str = "backup-conformance";
 const TESTKIT: &str = "backup-testkit";
 const HOUSE: &str = "backup-house";
+/// Servers that tests of plug-ins start.
+const SERVERS: [&str; 1] = ["backup-object-server"];
 /// Packages that only tests may depend on.
-const TESTS_ONLY: [&str; 2] = [TESTKIT, HOUSE];
+const TESTS_ONLY: [&str; 3] = [TESTKIT, HOUSE, SERVERS[0]];
 
 /// What a package may depend on, or `None` where the rules do not know the package.
 fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
@@ -65,6 +67,7 @@ fn allowed_in_tests(package: &Package, workspace: &Workspace) -> Vec<String> {
     let kit = std::iter::once(TESTKIT.to_owned());
     match package.name.as_str() {
         ENGINE => kit.chain(plug_ins(workspace)).collect(),
+        _ if package.is_plug_in() => kit.chain(SERVERS.map(str::to_owned)).collect(),
         _ => kit.collect(),
     }
 }

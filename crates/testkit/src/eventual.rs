@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use backup_conformance::dice;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Warmth,
+    SinkInfo, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -174,6 +174,10 @@ impl Sink for EventualSink {
 
     fn medium(&self) -> Option<String> {
         self.inner.medium()
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.inner.traffic()
     }
 
     async fn put(

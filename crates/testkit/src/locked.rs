@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Warmth,
+    SinkInfo, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -60,6 +60,10 @@ impl Sink for LockedSink {
 
     fn medium(&self) -> Option<String> {
         self.inner.medium()
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.inner.traffic()
     }
 
     async fn put(

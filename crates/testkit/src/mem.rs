@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
-    SinkError, SinkInfo, Version, Warmth,
+    SinkError, SinkInfo, Traffic, Version, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -190,6 +190,10 @@ impl Sink for MemSink {
     }
 
     fn medium(&self) -> Option<String> {
+        None
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
         None
     }
 

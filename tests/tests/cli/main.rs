@@ -31,6 +31,7 @@ mod look;
 mod lost;
 mod lost_pages;
 mod names;
+mod object;
 mod overwrite;
 mod prune;
 mod repair;

@@ -1,0 +1,271 @@
+//! A repository in a bucket: every command against a real server that checks signatures, and what is said when the
+//! server does not do as it is asked.
+
+use std::process::Command;
+
+use backup_object_server::{ACCESS_KEY, Conditions, Fault, Rule, SECRET_KEY, Server};
+use backup_tests::{Place, Run};
+use serde_json::Value;
+
+/// How many requests a save makes that finds nothing new, two of them puts of a page and its index that not each such
+/// save has.
+const MOST_UNCHANGED: usize = 28;
+
+/// A place whose repository is in a bucket.
+struct Bucket {
+    server: Server,
+    place: Place,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        let bucket = Self {
+            server: Server::start(),
+            place: Place::empty(),
+        };
+        let _ = bucket.snapshot(&["init", "--recovery-sheet", "sheet"]).ok();
+        bucket
+    }
+
+    fn with(&self, mut command: Command) -> Command {
+        command
+            .env("BACKSTAY_REPO", self.server.location("backups/web1"))
+            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY)
+            .env("AWS_SECRET_ACCESS_KEY", SECRET_KEY);
+        command
+    }
+
+    fn snapshot(&self, args: &[&str]) -> Run {
+        Run::of(&mut self.with(self.place.snapshot(args)))
+    }
+
+    fn restore(&self, args: &[&str]) -> Run {
+        Run::of(&mut self.with(self.place.restore(args)))
+    }
+
+    fn save(&self) -> Run {
+        let data = self.place.data();
+        self.snapshot(&["save", "--json", data.to_str().unwrap()])
+    }
+}
+
+fn requests(run: &Run) -> Value {
+    let lines = run.of_type("traffic");
+    assert_eq!(lines.len(), 1, "{}", run.text());
+    lines[0].clone()
+}
+
+#[test]
+fn a_repository_in_a_bucket_does_all_that_one_in_a_folder_does() {
+    let bucket = Bucket::new();
+    bucket.place.write("a/one", "1");
+    bucket.place.write("two", vec![7; 300_000]);
+    let _ = bucket.save().ok();
+    bucket.place.write("three", "3");
+    let _ = bucket.save().ok();
+    let list = bucket.snapshot(&["list", "--json"]).ok();
+    assert_eq!(list.of_type("snapshot").len(), 2);
+    let _ = bucket.snapshot(&["verify", "--level", "full"]).ok();
+    let data = bucket.place.data();
+    let wanted = format!("latest:{}", data.display());
+    let _ = bucket.restore(&["run", "--to", "back", &wanted]).ok();
+    for (name, content) in [
+        ("a/one", &b"1"[..]),
+        ("two", &[7; 300_000]),
+        ("three", b"3"),
+    ] {
+        let back = std::fs::read(bucket.place.path("back").join(name)).unwrap();
+        assert!(back == content, "{name}");
+    }
+    let _ = bucket.snapshot(&["copy", "--to", "copied"]).ok();
+    let _ = bucket.snapshot(&["forget", "--keep-last", "1"]).ok();
+    let _ = bucket.snapshot(&["prune"]).ok();
+    let _ = bucket.snapshot(&["verify", "--level", "full"]).ok();
+    let list = bucket.snapshot(&["list", "--json"]).ok();
+    assert_eq!(list.of_type("snapshot").len(), 1);
+    let outside = |key: &&String| !key.starts_with("backups/web1/");
+    let objects = bucket.server.objects();
+    assert_eq!(objects.keys().filter(outside).count(), 0);
+}
+
+#[test]
+fn an_unchanged_save_asks_little_of_a_bucket() {
+    let bucket = Bucket::new();
+    for number in 0..50 {
+        bucket
+            .place
+            .write(format!("d/{number}"), vec![number; 5000]);
+    }
+    bucket.place.wait_for_a_tick();
+    let first = requests(&bucket.save().ok());
+    let _ = bucket.server.take_asked();
+    let again = bucket.save().ok();
+    let told = requests(&again);
+    let asked = bucket.server.take_asked();
+    println!("first {first}\nunchanged {told}");
+    for one in &asked {
+        println!("{} {} {} {}", one.status, one.method, one.path, one.query);
+    }
+    assert_eq!(
+        told["requests"],
+        asked.len(),
+        "the program counts as the server does"
+    );
+    // All of them are the engine's; fewer are better.
+    assert!(asked.len() <= MOST_UNCHANGED, "{} requests", asked.len());
+    let of = |kind: &str| told[kind].as_u64().unwrap();
+    assert_eq!((of("failed"), of("deletes")), (0, 0));
+    // A server that overwrites is asked before each put whether there is something, and no more.
+    bucket.server.keep_conditions(Conditions::Ignored);
+    std::fs::remove_dir_all(bucket.place.path("cache/tiers")).unwrap();
+    let _ = bucket.save().ok();
+    let plain = requests(&bucket.save().ok());
+    let plain_of = |kind: &str| plain[kind].as_u64().unwrap();
+    assert_eq!(plain_of("heads"), of("heads") + plain_of("puts"), "{plain}");
+    assert_eq!(
+        plain_of("gets") + plain_of("lists"),
+        of("gets") + of("lists")
+    );
+    let _ = bucket.snapshot(&["verify"]).ok();
+}
+
+/// How a command is told that something is wrong, and nowhere a secret.
+fn refused(run: Run, words: &[&str]) {
+    assert!(run.code != 0, "{}", run.text());
+    let all = format!("{}{}", run.text(), run.err);
+    for word in words {
+        assert!(all.contains(word), "no {word:?} in {all}");
+    }
+    assert!(
+        !all.contains(SECRET_KEY) && !all.contains("wrong-secret"),
+        "{all}"
+    );
+}
+
+#[test]
+fn keys_and_buckets_that_are_wrong_are_told_with_their_remedy() {
+    let bucket = Bucket::new();
+    let list = || bucket.with(bucket.place.snapshot(["list"]));
+    let wrong = Run::of(list().env("AWS_SECRET_ACCESS_KEY", "wrong-secret"));
+    refused(wrong, &["the secret is not that of the access key"]);
+    let unknown = Run::of(list().env("AWS_ACCESS_KEY_ID", "AKIANOBODY"));
+    refused(unknown, &["does not know the access key"]);
+    let none = Run::of(
+        list()
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY"),
+    );
+    refused(none, &["there are no credentials", "AWS_ACCESS_KEY_ID"]);
+    let elsewhere = format!("s3://nowhere/x?endpoint={}", bucket.server.endpoint());
+    let missing = Run::of(list().env("BACKSTAY_REPO", &elsewhere));
+    refused(
+        missing,
+        &["there is no bucket `nowhere`", "s3 mb s3://nowhere"],
+    );
+    let mut init = bucket.with(bucket.place.snapshot(["init", "--recovery-sheet", "other"]));
+    let init = Run::of(
+        init.env("BACKSTAY_REPO", &elsewhere)
+            .env("BACKSTAY_KEY_FILE", "other-key"),
+    );
+    refused(init, &["there is no bucket `nowhere`"]);
+    assert!(
+        !bucket.place.path("other-key").exists(),
+        "a key of nothing was left"
+    );
+    let shown = format!(
+        "{}&secret_access_key=wrong-secret",
+        bucket.server.location("x")
+    );
+    refused(
+        Run::of(list().env("BACKSTAY_REPO", shown)),
+        &["credentials", "never stand in a location"],
+    );
+}
+
+#[test]
+fn a_profile_in_the_home_folder_is_enough() {
+    let bucket = Bucket::new();
+    let aws = bucket.place.path(".aws");
+    std::fs::create_dir(&aws).unwrap();
+    let text = format!(
+        "[backup]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n"
+    );
+    std::fs::write(aws.join("credentials"), text).unwrap();
+    let mut list = bucket.with(bucket.place.snapshot(["list"]));
+    list.env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY");
+    let location = format!("{}&profile=backup", bucket.server.location("backups/web1"));
+    let _ = Run::of(list.env("BACKSTAY_REPO", location)).ok();
+}
+
+#[test]
+fn a_save_sits_out_a_server_that_is_busy_and_cuts_connections() {
+    let bucket = Bucket::new();
+    bucket.place.write("one", vec![1; 3_000_000]);
+    bucket
+        .server
+        .fail(Rule::of(Fault::busy()).every(4).times(8));
+    bucket.server.fail(Rule::of(Fault::Cut).every(5).times(4));
+    bucket
+        .server
+        .fail(Rule::of(Fault::LoseAnswer).on("PUT").every(2).times(2));
+    let told = requests(&bucket.save().ok());
+    assert!(told["failed"].as_u64().unwrap() >= 8, "{told}");
+    bucket.server.heal();
+    let _ = bucket.snapshot(&["verify", "--level", "full"]).ok();
+}
+
+#[test]
+fn a_prune_of_locked_objects_ends_with_an_error_and_can_be_run_again() {
+    let bucket = Bucket::new();
+    bucket.place.write("one", vec![1; 100_000]);
+    let _ = bucket.save().ok();
+    bucket.place.write("one", vec![2; 100_000]);
+    let _ = bucket.save().ok();
+    let _ = bucket.snapshot(&["verify"]).ok();
+    let message = "Access Denied because object protected by object lock.";
+    bucket
+        .server
+        .fail(Rule::of(Fault::answer(403, "AccessDenied", message)).on("DELETE"));
+    let forget = bucket.snapshot(&["forget", "--keep-last", "1"]);
+    assert!(
+        forget.code != 0 && forget.err.contains("locked against deletion"),
+        "{}",
+        forget.err
+    );
+    let _ = bucket.snapshot(&["verify", "--level", "full"]).ok();
+    bucket.server.heal();
+    let _ = bucket.snapshot(&["forget", "--keep-last", "1"]).ok();
+    let _ = bucket.snapshot(&["prune"]).ok();
+    let _ = bucket.snapshot(&["verify", "--level", "full"]).ok();
+}
+
+#[test]
+fn buckets_of_one_name_on_two_servers_are_two_places() {
+    let bucket = Bucket::new();
+    bucket.place.write("one", "1");
+    let _ = bucket.save().ok();
+    let other = Server::start();
+    let to = other.location("backups/web1");
+    let _ = bucket.snapshot(&["copy", "--to", &to]).ok();
+    let mut list = bucket.with(bucket.place.snapshot(["list", "--json"]));
+    let list = Run::of(list.env("BACKSTAY_REPO", &to)).ok();
+    assert_eq!(list.of_type("snapshot").len(), 1);
+    let itself = bucket.server.location("backups/web1");
+    let same = bucket.snapshot(&["copy", "--to", &itself]);
+    refused(same, &["that of the repository itself"]);
+    let sheet = std::fs::read_to_string(bucket.place.path("sheet")).unwrap();
+    assert!(sheet.contains(&bucket.server.endpoint()), "{sheet}");
+}
+
+#[test]
+fn a_tier_is_checked_in_a_bucket() {
+    let bucket = Bucket::new();
+    let checked = bucket.snapshot(&["check-tier", "--json"]).ok();
+    let tier = checked.of_type("tier").remove(0);
+    assert_eq!(
+        (&tier["failed"], &tier["atomic_create"]),
+        (&0.into(), &true.into()),
+        "{tier}"
+    );
+}
