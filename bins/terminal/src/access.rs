@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use backstay::core::registry::RegistryError;
 use backstay::core::{Location, Registry, Sink};
 use backstay::engine::known::Known;
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
@@ -24,7 +25,7 @@ use crate::{secrets, surroundings, text};
 /// Never: their names differ.
 pub fn registry() -> Outcome<Registry> {
     let mut registry = Registry::empty();
-    backstay::register_enabled(&mut registry)?;
+    backstay::register_enabled_in(&mut registry, &surroundings::for_plug_ins())?;
     Ok(registry)
 }
 
@@ -412,6 +413,12 @@ pub(crate) fn sink_at(location: &Location, making: bool) -> Outcome<Arc<dyn Sink
     if making && matches!(location.scheme(), "file" | "local") {
         let sink = backstay::sink_local::LocalSink::try_from(location)
             .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
+        return Ok(Arc::new(sink.making_root(true)));
+    }
+    if making && location.scheme() == "sftp" {
+        let around = surroundings::for_plug_ins().for_sftp();
+        let sink = backstay::sink_sftp::SftpSink::new(location, &around)
+            .map_err(|error| RegistryError::config(location, error.to_string()))?;
         return Ok(Arc::new(sink.making_root(true)));
     }
     Ok(registry()?.open_sink(location)?)

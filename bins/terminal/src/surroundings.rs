@@ -28,6 +28,17 @@ fn home() -> Option<PathBuf> {
     })
 }
 
+/// What plug-ins are told of this process.
+#[must_use]
+pub fn for_plug_ins() -> backstay::Surroundings {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    backstay::Surroundings {
+        variable: std::sync::Arc::new(|name| variable(name)?.into_string().ok()),
+        home: home(),
+        user: user.ok().flatten().map(|user| user.name),
+    }
+}
+
 /// A folder of the XDG base directory specification, with `backstay` at its end.
 fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
     let named = variable(name)

@@ -20,6 +20,7 @@
 //! ```
 
 mod keyed;
+mod surroundings;
 
 use std::sync::Arc;
 
@@ -32,22 +33,43 @@ pub use backup_parity as parity;
 pub use backup_retention as retention;
 #[cfg(feature = "sink-local")]
 pub use backup_sink_local as sink_local;
+#[cfg(feature = "sink-sftp")]
+pub use backup_sink_sftp as sink_sftp;
 #[cfg(feature = "source-command")]
 pub use backup_source_command as source_command;
 #[cfg(feature = "source-files")]
 pub use backup_source_files as source_files;
 
 pub use keyed::{KeyedError, open_or_make};
+pub use surroundings::Surroundings;
 
 use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
 
-/// Registers every plug-in whose feature is on: one line for each.
+/// Registers every plug-in whose feature is on, and tells none of them anything of the process: the location of an SSH
+/// server has to name the user, the key and the file of known hosts. See [`register_enabled_in`].
 ///
 /// # Errors
 /// [`RegistryError::Twice`] when a name is taken already.
 pub fn register_enabled(registry: &mut Registry) -> Result<(), RegistryError> {
+    register_enabled_in(registry, &Surroundings::none())
+}
+
+/// Registers every plug-in whose feature is on, one line for each, with what they are told of the process.
+///
+/// # Errors
+/// [`RegistryError::Twice`] when a name is taken already.
+#[cfg_attr(
+    not(feature = "sink-sftp"),
+    allow(unused_variables, reason = "only some plug-ins are told something")
+)]
+pub fn register_enabled_in(
+    registry: &mut Registry,
+    around: &Surroundings,
+) -> Result<(), RegistryError> {
     #[cfg(feature = "sink-local")]
     backup_sink_local::register(registry)?;
+    #[cfg(feature = "sink-sftp")]
+    backup_sink_sftp::register(registry, &around.for_sftp())?;
     #[cfg(feature = "source-files")]
     backup_source_files::register(registry)?;
     #[cfg(feature = "source-command")]
