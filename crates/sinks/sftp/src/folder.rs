@@ -75,11 +75,15 @@ impl Place {
         }
     }
 
-    /// Whether the root is there and a folder.
     async fn look_for_root(&self, session: &Session) -> Outcome<()> {
+        let asked = session.ask(&Request::Stat(self.root())).await?;
+        self.root_is_there(asked).await
+    }
+
+    /// Whether the root, of which the server was asked, is there and a folder.
+    pub(crate) async fn root_is_there(&self, asked: Ticket<'_>) -> Outcome<()> {
         let root = self.root();
-        let found = async { session.ask(&Request::Stat(root)).await?.attributes().await };
-        match found.await {
+        match asked.attributes().await {
             Ok(found) if !matches!(found.kind(), Some(FileKind::Folder) | None) => Err(
                 Fault::Ours(ErrorKind::Invalid, Wrong::RootNotFolder(root.to_owned())),
             ),

@@ -36,10 +36,21 @@ struct Slot {
     is_open: AtomicBool,
 }
 
+impl Slot {
+    fn load(&self) -> u64 {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::Relaxed)
+    }
+}
+
 /// The connections to one server.
 pub(crate) struct Pool {
     config: Config,
-    slots: Vec<Slot>,
+    first: Slot,
+    others: Vec<Slot>,
     /// Until when no more than what is there is asked for.
     resting: Mutex<Option<Instant>>,
     /// Whether the last session that was made could keep creates apart.
@@ -49,13 +60,26 @@ pub(crate) struct Pool {
 /// A session for one call.
 pub(crate) struct Lease<'a> {
     pub(crate) session: Arc<Session>,
-    load: &'a AtomicU64,
+    _load: Load<'a>,
+}
+
+/// What a call counts for while it is under way, the making of its connection included.
+struct Load<'a> {
+    slot: &'a Slot,
     bytes: u64,
 }
 
-impl Drop for Lease<'_> {
+impl<'a> Load<'a> {
+    fn on(slot: &'a Slot, bytes: u64) -> Self {
+        let bytes = bytes.max(1);
+        slot.load.fetch_add(bytes, Ordering::Relaxed);
+        Self { slot, bytes }
+    }
+}
+
+impl Drop for Load<'_> {
     fn drop(&mut self) {
-        self.load.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.slot.load.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -69,10 +93,11 @@ impl std::ops::Deref for Lease<'_> {
 
 impl Pool {
     pub(crate) fn new(config: Config) -> Self {
-        let slots = (0..config.connections).map(|_| Slot::default()).collect();
+        let others = (1..config.connections).map(|_| Slot::default()).collect();
         Self {
             config,
-            slots,
+            first: Slot::default(),
+            others,
             resting: Mutex::new(None),
             links: AtomicBool::new(true),
         }
@@ -89,9 +114,9 @@ impl Pool {
 
     /// A session for a call that moves about so many bytes.
     pub(crate) async fn lease(&self, bytes: u64) -> Outcome<Lease<'_>> {
-        let (first, one_more) = self.choose();
+        let (slot, one_more) = self.choose(bytes);
         if one_more {
-            match self.take(first, bytes, &[]).await {
+            match self.take(slot, bytes, &[]).await {
                 Ok(lease) => return Ok(lease),
                 // It has enough of us. What is open goes on.
                 Err(_) => {
@@ -100,37 +125,42 @@ impl Pool {
                 }
             }
         }
-        let (least, _) = self.choose();
-        self.take(least, bytes, &PAUSES).await
+        let (slot, _) = self.choose(0);
+        self.take(slot, bytes, &PAUSES).await
     }
 
-    /// Which slot is to be used, and whether that is one more than are open.
-    fn choose(&self) -> (usize, bool) {
-        let load = |slot: &Slot| slot.load.load(Ordering::Relaxed);
-        let is_open = |slot: &Slot| slot.is_open.load(Ordering::Relaxed);
-        let open = |(_, slot): &(usize, &Slot)| is_open(slot);
-        let least = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter(open)
-            .min_by_key(|(_, slot)| load(slot));
-        let Some((least, slot)) = least else {
-            return (0, false);
+    /// Which slot is to be used, and whether that is one more than are in use. Small calls do not wait for a connection
+    /// that is being made.
+    fn choose(&self, bytes: u64) -> (&Slot, bool) {
+        let is_large = bytes >= BUSY;
+        let in_use = self
+            .slots()
+            .filter(|slot| slot.is_open() || (is_large && slot.load() > 0));
+        let Some(least) = in_use.min_by_key(|slot| slot.load()) else {
+            return (&self.first, false);
         };
         let resting = *self.resting.lock().unwrap_or_else(PoisonError::into_inner);
         let may = resting.is_none_or(|until| until <= Instant::now());
-        let closed = self.slots.iter().position(|slot| !is_open(slot));
-        match closed {
-            Some(closed) if load(slot) >= BUSY && may => (closed, true),
+        let unused = self
+            .slots()
+            .find(|slot| !slot.is_open() && slot.load() == 0);
+        match unused {
+            Some(unused) if least.load() >= BUSY && may => (unused, true),
             _ => (least, false),
         }
     }
 
-    async fn take(&self, number: usize, bytes: u64, pauses: &[Duration]) -> Outcome<Lease<'_>> {
-        let Some(slot) = self.slots.get(number) else {
-            return Err(Fault::absent());
-        };
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        std::iter::once(&self.first).chain(&self.others)
+    }
+
+    async fn take<'a>(
+        &self,
+        slot: &'a Slot,
+        bytes: u64,
+        pauses: &[Duration],
+    ) -> Outcome<Lease<'a>> {
+        let load = Load::on(slot, bytes);
         let mut place = slot.session.lock().await;
         let there = place.take().filter(|session| !session.is_over());
         let session = match there {
@@ -142,11 +172,9 @@ impl Pool {
         };
         *place = Some(session.clone());
         slot.is_open.store(true, Ordering::Relaxed);
-        slot.load.fetch_add(bytes, Ordering::Relaxed);
         Ok(Lease {
             session,
-            load: &slot.load,
-            bytes,
+            _load: load,
         })
     }
 

@@ -71,9 +71,9 @@ impl Shared {
     fn end(&self, wrong: Wrong) {
         let mut waiting = self.waiting();
         waiting.over.get_or_insert(wrong);
-        waiting.tickets.clear();
-        drop(waiting);
+        // First: whoever is woken below must not take this session for one that can be used.
         self.over.cancel();
+        waiting.tickets.clear();
     }
 
     fn lost(&self, why: impl Into<String>) -> Wrong {

@@ -127,14 +127,15 @@ impl Walk {
         handed_on: &mut bool,
     ) -> Outcome<Vec<String>> {
         let there = self.place.path_of(path);
-        let folder = session
-            .ask(&Request::OpenFolder(&there))
-            .await?
-            .handle()
-            .await;
-        let folder = match folder {
+        let folder = session.ask(&Request::OpenFolder(&there)).await?;
+        // Most prefixes under which nothing is are none's mistake; to know it costs no wait.
+        let root = match path == self.prefix {
+            true => Some(session.ask(&Request::Stat(self.place.root())).await?),
+            false => None,
+        };
+        let folder = match folder.handle().await {
             Ok(folder) => folder,
-            Err(fault) => return self.unopened(session, path, &there, fault).await,
+            Err(fault) => return self.unopened(session, root, &there, fault).await,
         };
         self.place.saw_root();
         let mut below = Vec::new();
@@ -164,18 +165,15 @@ impl Walk {
     async fn unopened(
         &self,
         session: &Session,
-        path: &str,
+        root: Option<Ticket<'_>>,
         there: &str,
         fault: Fault,
     ) -> Outcome<Vec<String>> {
         if fault.is_absent() {
-            if path != self.prefix {
-                return Ok(Vec::new());
+            if let Some(root) = root {
+                self.place.root_is_there(root).await?;
             }
-            return match self.place.or_no_root(session, fault).await {
-                fault if fault.is_absent() => Ok(Vec::new()),
-                fault => Err(fault),
-            };
+            return Ok(Vec::new());
         }
         let Fault::Status(Code::Failure) = fault else {
             return Err(fault);

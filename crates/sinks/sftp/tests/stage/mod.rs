@@ -50,7 +50,12 @@ impl Sshd {
 
     /// A server with more lines in its configuration.
     pub(crate) fn configured(options: &str, lines: &str) -> Self {
-        let folder = TempDir::new().unwrap();
+        // How long a disk takes to sync is not asked here.
+        let memory = Path::new("/dev/shm");
+        let folder = match memory.is_dir() {
+            true => TempDir::new_in(memory).unwrap(),
+            false => TempDir::new().unwrap(),
+        };
         let at = |name: &str| folder.path().join(name);
         make_key(&at("host"), "", "ed25519");
         make_key(&at("user"), "", "ed25519");
@@ -122,7 +127,10 @@ impl Sshd {
             return;
         };
         for session in below(child.id()) {
-            let _ = Command::new("kill").arg(session.to_string()).status();
+            let _ = Command::new("kill")
+                .arg(session.to_string())
+                .stderr(Stdio::null())
+                .status();
         }
         let _ = child.kill();
         let _ = child.wait();
