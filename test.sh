@@ -10,6 +10,7 @@ cd "$(dirname "$0")"
 
 # strace: the tests that read the order of system calls, and kill at one. xfsprogs: those of power losses.
 # dosfstools, exfatprogs, exfat-fuse, bindfs: file systems without modes and owners. diff, git: comparing trees. age: what opens without these programs. faketime: hosts whose clocks are wrong.
+# openssh-server, openssh-client: a server for tiers reached by SFTP, and keys for it.
 packages=()
 command -v strace >/dev/null || packages+=(strace)
 command -v mkfs.xfs >/dev/null || packages+=(xfsprogs)
@@ -21,6 +22,8 @@ command -v diff >/dev/null || packages+=(diffutils)
 command -v git >/dev/null || packages+=(git)
 command -v age >/dev/null || packages+=(age)
 command -v faketime >/dev/null || packages+=(faketime)
+[ -x /usr/sbin/sshd ] || packages+=(openssh-server)
+command -v ssh-keygen >/dev/null || packages+=(openssh-client)
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq </dev/null || true

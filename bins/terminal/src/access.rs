@@ -4,6 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use backstay::core::registry::RegistryError;
 use backstay::core::{Location, Registry, Sink};
 use backstay::engine::known::Known;
 use backstay::engine::{InitRequest, Prepared, Repository, Unlock, prepare};
@@ -24,8 +25,7 @@ use crate::{secrets, surroundings, text};
 /// Never: their names differ.
 pub fn registry(cache: Option<PathBuf>) -> Outcome<Registry> {
     let mut registry = Registry::empty();
-    let around = surroundings::of_object_stores(cache);
-    backstay::register_enabled_in(&mut registry, &around)?;
+    backstay::register_enabled_in(&mut registry, &surroundings::for_plug_ins(cache))?;
     Ok(registry)
 }
 
@@ -110,6 +110,12 @@ impl Console {
         if making && matches!(location.scheme(), "file" | "local") {
             let sink = backstay::sink_local::LocalSink::try_from(location)
                 .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
+            return Ok(Arc::new(sink.making_root(true)));
+        }
+        if making && location.scheme() == "sftp" {
+            let around = surroundings::for_plug_ins(None).for_sftp();
+            let sink = backstay::sink_sftp::SftpSink::new(location, &around)
+                .map_err(|error| RegistryError::config(location, error.to_string()))?;
             return Ok(Arc::new(sink.making_root(true)));
         }
         let sink = registry(self.cache_folder())?.open_sink(location)?;

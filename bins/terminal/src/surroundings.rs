@@ -4,7 +4,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use backstay::core::HostId;
-use backstay::sink_object::Surroundings;
 
 /// The value of a variable of the environment; empty is as if it were not set.
 #[allow(
@@ -29,6 +28,18 @@ fn home() -> Option<PathBuf> {
     })
 }
 
+/// What plug-ins are told of this process: its variables, the home folder, who runs it, and a folder in which it is
+/// remembered what servers can do.
+pub(crate) fn for_plug_ins(cache: Option<PathBuf>) -> backstay::Surroundings {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    backstay::Surroundings {
+        variable: std::sync::Arc::new(|name| variable(name)?.into_string().ok()),
+        home: home(),
+        user: user.ok().flatten().map(|user| user.name),
+        cache,
+    }
+}
+
 /// A folder of the XDG base directory specification, with `backstay` at its end.
 fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
     let named = variable(name)
@@ -36,14 +47,6 @@ fn xdg(name: &str, below_home: &str) -> Option<PathBuf> {
         .filter(|folder| folder.is_absolute());
     let folder = named.or_else(|| Some(home()?.join(below_home)))?;
     Some(folder.join("backstay"))
-}
-
-/// What object stores may know of this process: its variables, the home folder, and a folder in which it is remembered what
-/// servers can do.
-pub(crate) fn of_object_stores(cache: Option<PathBuf>) -> Surroundings {
-    Surroundings::of(|name| variable(name)?.into_string().ok())
-        .at_home(home())
-        .remembering(cache)
 }
 
 /// The folder of the local cache.

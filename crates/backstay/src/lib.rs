@@ -20,6 +20,7 @@
 //! ```
 
 mod keyed;
+mod surroundings;
 
 use std::sync::Arc;
 
@@ -34,44 +35,46 @@ pub use backup_retention as retention;
 pub use backup_sink_local as sink_local;
 #[cfg(feature = "sink-object")]
 pub use backup_sink_object as sink_object;
+#[cfg(feature = "sink-sftp")]
+pub use backup_sink_sftp as sink_sftp;
 #[cfg(feature = "source-command")]
 pub use backup_source_command as source_command;
 #[cfg(feature = "source-files")]
 pub use backup_source_files as source_files;
 
 pub use keyed::{KeyedError, open_or_make};
+pub use surroundings::Surroundings;
 
 use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
 
-/// Registers every plug-in whose feature is on: one line for each. Object stores (feature `sink-object`) see nothing of
-/// the process's environment; `register_enabled_in` is for those who want them to.
+/// Registers every plug-in whose feature is on, and tells none of them anything of the process: the location of an SSH
+/// server has to name the user, the key and the file of known hosts, and object stores find no credentials. See
+/// [`register_enabled_in`].
 ///
 /// # Errors
 /// [`RegistryError::Twice`] when a name is taken already.
 pub fn register_enabled(registry: &mut Registry) -> Result<(), RegistryError> {
-    register_local(registry)?;
-    #[cfg(feature = "sink-object")]
-    backup_sink_object::register(registry, &backup_sink_object::Surroundings::none())?;
-    Ok(())
+    register_enabled_in(registry, &Surroundings::none())
 }
 
-/// The same, with object stores that find their credentials in these surroundings.
+/// Registers every plug-in whose feature is on, one line for each, with what they are told of the process.
 ///
 /// # Errors
 /// [`RegistryError::Twice`] when a name is taken already.
-#[cfg(feature = "sink-object")]
+#[cfg_attr(
+    not(any(feature = "sink-sftp", feature = "sink-object")),
+    allow(unused_variables, reason = "only some plug-ins are told something")
+)]
 pub fn register_enabled_in(
     registry: &mut Registry,
-    around: &backup_sink_object::Surroundings,
+    around: &Surroundings,
 ) -> Result<(), RegistryError> {
-    register_local(registry)?;
-    backup_sink_object::register(registry, around)
-}
-
-/// What needs to know nothing of the process.
-fn register_local(registry: &mut Registry) -> Result<(), RegistryError> {
     #[cfg(feature = "sink-local")]
     backup_sink_local::register(registry)?;
+    #[cfg(feature = "sink-sftp")]
+    backup_sink_sftp::register(registry, &around.for_sftp())?;
+    #[cfg(feature = "sink-object")]
+    backup_sink_object::register(registry, &around.for_object_stores())?;
     #[cfg(feature = "source-files")]
     backup_source_files::register(registry)?;
     #[cfg(feature = "source-command")]
