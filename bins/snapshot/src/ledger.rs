@@ -59,6 +59,7 @@ pub(crate) async fn list(console: &mut Console, args: &LedgerListArgs) -> Outcom
 pub(crate) async fn accept(console: &mut Console, args: &LedgerAcceptArgs) -> Outcome {
     let repo = console.open_uncached(Operation::Prune).await?;
     let (host, user) = (signer(&repo), surroundings::actor());
+    repo.keys().may_forget()?;
     repo.keys().ledger_key(&host)?;
     let plan = accept_plan(&repo, &console.cx).await?;
     show_plan(console, &plan)?;

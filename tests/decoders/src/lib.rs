@@ -20,7 +20,7 @@ use backup_format::snapshot::{Inner, Next, Outer, SnapshotObject, decode_part};
 use backup_format::wire::Take;
 use backup_integrity::canonical::ProvenEntry;
 use backup_integrity::digest::{parse_sum_line, write_sum_line};
-use backup_integrity::ledger::{Expect, LedgerKeys, Line, MAX_FINDINGS, verify};
+use backup_integrity::ledger::{Expect, LedgerKeys, Line, LostRecords, MAX_FINDINGS, verify};
 use backup_integrity::proof::check_proof;
 use backup_integrity::sign::HmacKey;
 use backup_integrity::statement::SignedStatement;
@@ -30,7 +30,7 @@ use backup_parity::Sidecar;
 pub type Decoder = fn(&[u8]);
 
 /// Every one of them by the name of its fuzz target.
-pub const ALL: [(&str, Decoder); 27] = [
+pub const ALL: [(&str, Decoder); 28] = [
     ("age_key", age_key),
     ("canonical", canonical),
     ("collect", collect),
@@ -44,6 +44,7 @@ pub const ALL: [(&str, Decoder); 27] = [
     ("ledger_line", ledger_line),
     ("lineage_head", lineage_head),
     ("lineage_layer", lineage_layer),
+    ("lost_records", lost_records),
     ("pack_tail", pack_tail),
     ("page", page),
     ("parity", parity),
@@ -386,6 +387,17 @@ pub fn proof(data: &[u8]) {
 pub fn ledger_line(data: &[u8]) {
     if let Ok(line) = Line::parse(data) {
         assert_eq!(line.as_bytes(), data);
+    }
+}
+
+/// What a record accepts as lost.
+pub fn lost_records(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(lost) = text.parse::<LostRecords>() {
+        assert_eq!(lost.to_string(), text);
+        assert!(lost.first > 0 && lost.first <= lost.last);
     }
 }
 

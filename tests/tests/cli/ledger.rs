@@ -471,3 +471,105 @@ fn a_copy_with_lines_that_are_no_records_is_written_anew_from_the_tier() {
         let _ = Run::of(&mut place.snapshot(args)).ok();
     }
 }
+
+/// Records that nothing gives back are shown and accepted; what is lost behind that is told again.
+#[test]
+fn records_that_are_lost_for_good_are_accepted_by_who_may_forget() {
+    let place = with_records(6);
+    let _ = Run::of(&mut place.snapshot(["hold", "latest"])).ok();
+    key(&place, "writer");
+    let _ = place.pipe("x", b"more").ok();
+    let hold = place.objects("ledger").remove(6);
+    fs::remove_file(&hold).unwrap();
+    for object in place.objects("holds") {
+        fs::remove_file(object).unwrap();
+    }
+    let accept = ["ledger", "accept", "--json"];
+    // This host has a copy of it.
+    let _ = Run::of(&mut place.snapshot(accept)).ends(13);
+    fs::remove_dir_all(place.path("state")).unwrap();
+    let rules = ["forget", "--keep-last", "9"];
+    let all = [
+        &["ledger", "verify"][..],
+        &["verify"],
+        &["prune", "--force"],
+    ];
+    let dry = [&accept[..], &["--dry-run"]].concat();
+    for _ in 0..2 {
+        for args in all {
+            let _ = Run::of(&mut place.snapshot(args)).ends(13);
+        }
+        let _ = Run::of(&mut place.snapshot(rules))
+            .ends(3)
+            .says("may say that");
+        let run = Run::of(&mut place.snapshot(&dry)).ok();
+        let lost = run.of_type("lost");
+        assert_eq!(lost.len(), 1, "{lost:?}");
+        assert_eq!(
+            (&lost[0]["first"], &lost[0]["last"]),
+            (&7.into(), &7.into())
+        );
+        assert_eq!(lost[0]["hash"].as_str().unwrap().len(), 64);
+        assert_eq!(run.of_type("accepted")[0]["changed"], false);
+        let mut by_writer = place.snapshot(accept);
+        let by_writer = Run::of(by_writer.args(["--key-file", "writer"])).ends(12);
+        let _ = by_writer.says("use a maintenance or full key");
+    }
+    let shown = Run::of(&mut place.snapshot(["ledger", "accept"])).ok();
+    assert!(
+        shown.text().contains("record 7 is not there"),
+        "{}",
+        shown.text()
+    );
+    for args in all {
+        let _ = Run::of(&mut place.snapshot(args)).ok();
+    }
+    let _ = Run::of(&mut place.snapshot(rules)).ok();
+    let noted = found(&place, 0);
+    assert!(
+        noted
+            .iter()
+            .any(|one| one.1 == "ledger record 7" && one.0 == "note"),
+        "{noted:?}"
+    );
+    let _ = Run::of(&mut place.snapshot(["ledger", "list"])).ok();
+    let again = Run::of(&mut place.snapshot(accept)).ok();
+    assert_eq!(again.of_type("accepted")[0]["changed"], false);
+    fs::remove_file(place.objects("ledger").remove(2)).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
+    for args in all {
+        let _ = Run::of(&mut place.snapshot(args)).ends(13);
+    }
+}
+
+/// The tier was set back to what it was earlier, and others have gone on from there.
+#[test]
+fn a_host_whose_copy_went_another_way_goes_on_with_the_tier() {
+    let place = with_records(4);
+    let saved = place.objects("ledger");
+    let _ = place.pipe("x", b"before").ok();
+    let lost = place.objects("ledger").pop().unwrap();
+    assert!(!saved.contains(&lost));
+    fs::remove_file(lost).unwrap();
+    for kind in ["snap", "parity/snap", "refs"] {
+        if let Some(newest) = place.objects(kind).into_iter().max() {
+            fs::remove_file(newest).unwrap();
+        }
+    }
+    let mut elsewhere = place.snapshot(["hold", "latest", "--state-dir", "other"]);
+    let _ = Run::of(&mut elsewhere);
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"]))
+        .ends(13)
+        .says("ledger accept");
+    let dry = Run::of(&mut place.snapshot(["ledger", "accept", "--dry-run", "--json"])).ok();
+    let only = dry.of_type("only-in-copy");
+    assert_eq!(only[0]["op"], "snapshot", "{only:?}");
+    let run = Run::of(&mut place.snapshot(["ledger", "accept", "--json"])).ok();
+    let aside = run.of_type("accepted")[0]["aside"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mode = fs::metadata(&aside).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let _ = Run::of(&mut place.snapshot(["ledger", "verify"])).ok();
+}

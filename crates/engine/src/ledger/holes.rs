@@ -46,18 +46,17 @@ impl Holes {
     pub(crate) async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
         let mut out = Self::default();
         let mut end = out.read_tier(repo, cx).await?;
-        let mut own: BTreeMap<u64, (LineHash, LineHash)> = BTreeMap::new();
+        let mut own: BTreeMap<u64, LineHash> = BTreeMap::new();
         each_own(repo, |line| {
-            let (head, prev) = (line.head(), line.record().prev);
-            own.insert(head.seq, (head.hash, prev));
+            let head = line.head();
+            own.insert(head.seq, head.hash);
         });
         let last = own.keys().next_back().copied().unwrap_or(0);
         if last > end {
             out.lose(end + 1, last);
             end = last;
         }
-        out.refute(&own);
-        for (number, (hash, _)) in &own {
+        for (number, hash) in &own {
             if out.known.get(number).is_some_and(|known| known != hash) {
                 out.differing.insert(*number);
             }
@@ -117,49 +116,6 @@ impl Holes {
                 last,
                 behind: None,
             }),
-        }
-    }
-
-    /// A record that is there is none if the one behind it continues another, which this host has.
-    fn refute(&mut self, own: &BTreeMap<u64, (LineHash, LineHash)>) {
-        let mut wanted: Option<(u64, LineHash)> = None;
-        let mut refuted = Vec::new();
-        for (number, (hash, prev)) in own.iter().rev() {
-            let known = self.known.get(number);
-            let is_told = wanted == Some((*number, *hash));
-            match known {
-                Some(known) if known == hash => {}
-                Some(_) if is_told => refuted.push((*number, *hash)),
-                // What is lost on the tier vouches for what is before it, if it is vouched for itself.
-                None if is_told => {}
-                _ => {
-                    wanted = None;
-                    continue;
-                }
-            }
-            wanted = number.checked_sub(1).map(|before| (before, *prev));
-        }
-        for (number, hash) in refuted {
-            self.known.remove(&number);
-            let why = "it is not the record that the one behind it continues".to_owned();
-            self.damaged.insert(number, why);
-            let at = self.rows.partition_point(|row| row.last < number);
-            let row = Row {
-                first: number,
-                last: number,
-                behind: Some(hash),
-            };
-            self.rows.insert(at, row);
-        }
-        // Rows that lie side by side are one.
-        let rows = std::mem::take(&mut self.rows);
-        for row in rows {
-            match self.rows.last_mut() {
-                Some(last) if last.last + 1 == row.first => {
-                    (last.last, last.behind) = (row.last, row.behind);
-                }
-                _ => self.rows.push(row),
-            }
         }
     }
 

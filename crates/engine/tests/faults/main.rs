@@ -17,6 +17,7 @@ mod given;
 mod kinds;
 mod ledger;
 mod local;
+mod lost_records;
 mod lost_snapshots;
 mod midway;
 mod moved;

@@ -163,6 +163,31 @@ fn maintenance_signs_records_for_its_host_and_nothing_else() {
 }
 
 #[test]
+fn only_full_and_maintenance_accept_what_is_lost() {
+    let full = fixed_set();
+    let web = host("web-1");
+    let wanted = full.accept_key().unwrap();
+    for role in Role::ALL {
+        let set = full.subset(role, Some(&web)).unwrap();
+        let set = KeySet::decode(&set.encode().unwrap()).unwrap();
+        let may = matches!(role, Role::Full | Role::Maintenance);
+        let key = set.accept_key().ok().map(|key| *key.expose());
+        assert_eq!(key, may.then_some(*wanted.expose()), "{role}");
+    }
+    // One that was made before there was such a key opens, and passes on what it has.
+    let mut old = full.subset(Role::Maintenance, Some(&web)).unwrap();
+    old.accept = None;
+    let old = KeySet::decode(&old.encode().unwrap()).unwrap();
+    assert!(missing(old.accept_key()).contains("a maintenance key that is made anew"));
+    let next = old.subset(Role::Maintenance, Some(&web)).unwrap();
+    assert!(next.accept_key().is_err());
+    // No other role may have it.
+    let mut writer = full.subset(Role::Writer, Some(&web)).unwrap();
+    writer.accept = Some(wanted);
+    assert!(KeySet::decode(&writer.encode().unwrap()).is_err());
+}
+
+#[test]
 fn only_full_and_maintenance_may_forget() {
     let full = fixed_set();
     for role in Role::ALL {
@@ -393,5 +418,5 @@ const FULL_SET: &str = "01424242424242424242424242424242420101070707070707070707
     386e75683063766a376535793978737a723630633368767170796b77716d63727179797a76396d6138393477686d7734\
     65736a6a677a673400";
 const MAINTENANCE_SET_SHA256: &str =
-    "ff14e5365c0ea190e99b091a9c26b3a349c3152cfcf1a0f399357241ab1af280";
+    "f487afb4040e6ae3a86a721ea14ca93ab4d5d9188703e4d1bc3fcee32e6ff35f";
 const WRITER_SET_SHA256: &str = "f23d56bab910276fe8d2e9be0f60cfbce35fb30b1c4d878950c54b8cc513bc5c";

@@ -63,7 +63,38 @@ pub fn fitting<'a>(
             fits.extend(piece.iter().copied());
         }
     }
+    by_what_fits(row, copies, &front, &mut fits);
     fits
+}
+
+/// The copies that those vouch for which fit themselves.
+fn by_what_fits<'a>(
+    row: &Row,
+    copies: &'a BTreeMap<u64, Vec<Candidate>>,
+    front: &BTreeSet<LineHash>,
+    fits: &mut BTreeMap<u64, &'a Candidate>,
+) {
+    for (number, copies) in copies.range(row.first..=row.last).rev() {
+        let next = number.checked_add(1).and_then(|next| fits.get(&next));
+        let Some(wanted) = next.map(|next| next.line.record().prev) else {
+            continue;
+        };
+        let Some(copy) = copies.iter().find(|copy| copy.line.head().hash == wanted) else {
+            continue;
+        };
+        let prev = copy.line.record().prev;
+        let before = number
+            .checked_sub(1)
+            .and_then(|before| fits.get(&before))
+            .map(|before| before.line.head().hash);
+        let is_contradicted = match before {
+            Some(before) => before != prev && !front.contains(&prev),
+            None => *number == row.first && !continues(row.first, prev, front),
+        };
+        if !is_contradicted && !fits.contains_key(number) {
+            fits.insert(*number, copy);
+        }
+    }
 }
 
 /// The copies that the record behind the row vouches for: it says what the last of them hashes to, and each says that of

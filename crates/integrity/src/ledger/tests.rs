@@ -7,6 +7,7 @@ use super::*;
 use crate::merkle::MerkleRoot;
 use crate::sign::HmacKey;
 
+mod accept;
 mod copy;
 
 fn key() -> HmacKey {
