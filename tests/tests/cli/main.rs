@@ -37,6 +37,7 @@ mod repair;
 mod roles;
 mod round_trip;
 mod salvage;
+mod sftp;
 mod streams;
 mod terminal;
 mod together;
