@@ -122,7 +122,7 @@ fn a_host_that_is_not_known_is_not_spoken_to() {
     let place = with_files();
     fs::write(server.at("known"), "").unwrap();
     let run = init(&place, &server.location()).ends(1);
-    let text = run.text();
+    let text = &run.err;
     assert!(
         text.contains("SHA256:") && text.contains("ssh-keyscan"),
         "{text}"
@@ -141,7 +141,7 @@ fn a_password_in_a_location_is_refused_and_not_repeated() {
         "sftp://me@nowhere.invalid/srv?password=hunter2",
     ] {
         let run = Run::of(&mut at(location, place.snapshot(["list"]))).ends(2);
-        let text = run.text();
+        let text = &run.err;
         assert!(text.contains("password_file"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
