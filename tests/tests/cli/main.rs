@@ -38,6 +38,7 @@ mod repair;
 mod roles;
 mod round_trip;
 mod salvage;
+mod sftp;
 mod streams;
 mod terminal;
 mod together;

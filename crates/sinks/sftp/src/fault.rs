@@ -71,7 +71,7 @@ pub(crate) enum Wrong {
     )]
     Encrypted(PathBuf),
     #[error("the key {0:?} does not open with the passphrase that was given")]
-    WrongPassphrase(PathBuf),
+    BadPassphrase(PathBuf),
     #[error("the key file {0:?} cannot be used: {1}")]
     KeyFile(PathBuf, String),
     #[error("the variable {0}, which the location names for a secret, is not set")]

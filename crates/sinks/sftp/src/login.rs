@@ -286,7 +286,7 @@ async fn load(path: PathBuf, passphrase: Option<Zeroizing<String>>) -> Result<Pr
         let passphrase = passphrase.as_ref().map(|text| text.as_str());
         decode_secret_key(&text, passphrase).map_err(|error| match error {
             russh::keys::Error::KeyIsEncrypted => Wrong::Encrypted(path),
-            _ if passphrase.is_some() => Wrong::WrongPassphrase(path),
+            _ if passphrase.is_some() => Wrong::BadPassphrase(path),
             error => Wrong::KeyFile(path, error.to_string()),
         })
     });

@@ -111,7 +111,7 @@ impl SftpSink {
         }
         // Whether the file may have got its name before an answer was lost.
         let mut named = false;
-        let outcome = on_a_session!(self.place, size, |session| {
+        on_a_session!(self.place, size, |session| {
             let put = Put {
                 place: &self.place,
                 session: &session,
@@ -133,8 +133,7 @@ impl SftpSink {
                     outcome => outcome,
                 }
             }
-        });
-        outcome
+        })
     }
 
     /// Removes temporary files last written to before `before`, in seconds since 1970.

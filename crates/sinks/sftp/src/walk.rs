@@ -212,19 +212,19 @@ impl Walk {
         };
         match (known.kind(), &self.wanted, key) {
             (Some(FileKind::Folder), Wanted::Temporaries, Ok(_)) => below.push(whole + "/"),
-            (Some(FileKind::Folder), Wanted::Objects(after), Ok(_)) => {
-                if reaches(&whole, after.as_ref()) {
-                    below.push(whole + "/");
-                }
+            (Some(FileKind::Folder), Wanted::Objects(after), Ok(_))
+                if reaches(&whole, after.as_ref()) =>
+            {
+                below.push(whole + "/");
             }
-            (Some(FileKind::File), Wanted::Objects(after), Ok(key)) => {
-                if after.as_ref().is_none_or(|after| key > *after) {
-                    found.push(Found::Object(ObjectMeta {
-                        key,
-                        size: known.size.unwrap_or(0),
-                        version: None,
-                    }));
-                }
+            (Some(FileKind::File), Wanted::Objects(after), Ok(key))
+                if after.as_ref().is_none_or(|after| key > *after) =>
+            {
+                found.push(Found::Object(ObjectMeta {
+                    key,
+                    size: known.size.unwrap_or(0),
+                    version: None,
+                }));
             }
             (Some(FileKind::File), Wanted::Temporaries, Err(_)) => found.push(Found::Temporary {
                 path: self.place.path_of(&whole),

@@ -1,0 +1,148 @@
+//! A repository on an SSH server: OpenSSH's own, started here.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+
+use backup_tests::{Place, Run, read_tree};
+
+#[path = "../../../crates/sinks/sftp/tests/stage/mod.rs"]
+mod stage;
+
+use stage::Sshd;
+
+/// A command that works with a repository at some location.
+fn at(location: &str, mut command: Command) -> Command {
+    command
+        .env("BACKSTAY_REPO", location)
+        .env_remove("SSH_AUTH_SOCK");
+    command
+}
+
+fn with_files() -> Place {
+    let place = Place::empty();
+    place.write("a/one", b"the first file");
+    place.write("a/two", vec![b'2'; 3 << 20]);
+    place.write(
+        "three",
+        (0..200_000u32)
+            .flat_map(u32::to_le_bytes)
+            .collect::<Vec<u8>>(),
+    );
+    place.wait_for_a_tick();
+    place
+}
+
+fn save(place: &Place, location: &str) -> String {
+    let mut save = place.snapshot(["save", "--json"]);
+    save.arg(place.data());
+    let saved = Run::of(&mut at(location, save))
+        .ok()
+        .of_type("saved")
+        .remove(0);
+    saved["id"].as_str().unwrap().to_owned()
+}
+
+fn init(place: &Place, location: &str) -> Run {
+    let mut init = place.snapshot(["init"]);
+    init.arg("--recovery-sheet").arg(place.path("sheet"));
+    Run::of(&mut at(location, init))
+}
+
+fn restored(place: &Place, location: &str, id: &str) {
+    let out = place.path("back");
+    let _ = fs::remove_dir_all(&out);
+    let wanted = format!("{id}:{}", place.data().display());
+    let run = place.restore(["run", &wanted, "--to", "back"]);
+    let _ = Run::of(&mut at(location, run)).ok();
+    let names = |root| {
+        read_tree(root)
+            .unwrap()
+            .into_keys()
+            .collect::<BTreeSet<_>>()
+    };
+    assert_eq!(names(&out), names(&place.data()));
+    for name in ["a/one", "a/two", "three"] {
+        let there = fs::read(place.data().join(name)).unwrap();
+        assert!(fs::read(out.join(name)).unwrap() == there, "{name}");
+    }
+}
+
+#[test]
+fn a_repository_lives_on_a_server() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    // The folder is made, as on a local disk.
+    let folder = server.root().join("backups/mine");
+    let location = server.location_by(server.port, &folder);
+    let place = with_files();
+    let run = |args: &[&str]| Run::of(&mut at(&location, place.snapshot(args))).ok();
+    let _ = init(&place, &location).ok();
+    let first = save(&place, &location);
+    place.write("a/two", b"changed");
+    place.wait_for_a_tick();
+    let second = save(&place, &location);
+    let listed = run(&["list", "--json"]).of_type("snapshot");
+    assert_eq!(listed.len(), 2);
+    let _ = run(&["verify", "--level", "full"]);
+    restored(&place, &location, &second);
+    let _ = run(&["forget", &first]);
+    let _ = run(&["prune"]);
+    let _ = run(&["verify", "--level", "full"]);
+    restored(&place, &location, &second);
+    // Servers have disks that go bad.
+    assert!(folder.join("parity").is_dir());
+}
+
+#[test]
+fn a_repository_is_copied_to_a_server_and_used_there_as_a_folder() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let location = server.location();
+    let place = with_files();
+    let local = place.repo().display().to_string();
+    let _ = init(&place, &local).ok();
+    let id = save(&place, &local);
+    let copy = place.snapshot(["copy", "--to", &location]);
+    let _ = Run::of(&mut at(&local, copy)).ok();
+    restored(&place, &location, &id);
+    restored(&place, &server.root().display().to_string(), &id);
+}
+
+#[test]
+fn a_host_that_is_not_known_is_not_spoken_to() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let place = with_files();
+    fs::write(server.at("known"), "").unwrap();
+    let run = init(&place, &server.location()).ends(1);
+    let text = &run.err;
+    assert!(
+        text.contains("SHA256:") && text.contains("ssh-keyscan"),
+        "{text}"
+    );
+    let list = place.snapshot(["list"]);
+    let _ = Run::of(&mut at(&server.location(), list))
+        .ends(1)
+        .says("is not known");
+}
+
+#[test]
+fn a_password_in_a_location_is_refused_and_not_repeated() {
+    let place = Place::empty();
+    for location in [
+        "sftp://me:hunter2@nowhere.invalid/srv",
+        "sftp://me@nowhere.invalid/srv?password=hunter2",
+    ] {
+        let run = Run::of(&mut at(location, place.snapshot(["list"]))).ends(2);
+        let text = &run.err;
+        assert!(text.contains("password_file"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+}
