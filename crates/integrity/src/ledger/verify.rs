@@ -369,8 +369,8 @@ impl<'a> LedgerVerifier<'a> {
             let (at, own) = ((1, self.line), other_than(seen, None));
             self.report.add_lost(LedgerFault::Foreign, at, own, detail);
         }
-        match seen.seq.checked_sub(1).filter(|seq| *seq > 0) {
-            Some(before) => match self.recent.get(before) {
+        if let Some(before) = seen.seq.checked_sub(1).filter(|seq| *seq > 0) {
+            match self.recent.get(before) {
                 Some(before) => self.check_link(&before, seen),
                 // It says what that must be, unless its writer could not read it either.
                 None if self.recent.before(before, seen.prev).is_some() => {}
@@ -378,8 +378,7 @@ impl<'a> LedgerVerifier<'a> {
                     self.behind.insert(before, seen.prev);
                 }
                 None => {}
-            },
-            None => {}
+            }
         }
         if let Some(after) = seen.seq.checked_add(1).and_then(|seq| self.recent.get(seq)) {
             self.check_link(seen, &after);
