@@ -29,13 +29,16 @@ impl Console {
     /// [`crate::Exit::Usage`].
     pub fn other_place(&self, text: &str) -> Outcome<OtherPlace> {
         let location = parse_location(text)?;
-        if spelled(&location) == self.place()? {
-            return Err(Failure::usage(
-                "the place that is copied to is that of the repository itself",
-                "name another with --to",
-            ));
-        }
-        Ok(OtherPlace { location })
+        let (other, own) = (spelled(&location), self.place()?);
+        let is_inside = |below: &str| below.starts_with('/') || own.ends_with('/');
+        let what = match other.strip_prefix(&own) {
+            Some("") => "the place that is copied to is that of the repository itself",
+            Some(below) if is_inside(below) => {
+                "the place that is copied to lies inside the repository, and would be lost with it"
+            }
+            _ => return Ok(OtherPlace { location }),
+        };
+        Err(Failure::usage(what, "name another with --to"))
     }
 
     /// Opens the repository of the same family at another place; nothing where there is none yet.

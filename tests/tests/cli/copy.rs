@@ -181,6 +181,10 @@ fn a_dry_run_changes_nothing_and_filters_choose() {
     assert_eq!(ids(&mut other(&place, &list)).len(), 2);
     let itself = ["copy", "--to", "repo"];
     let _ = Run::of(&mut place.snapshot(itself)).ends(2);
+    let inside = ["copy", "--to", "repo/second"];
+    let refused = Run::of(&mut place.snapshot(inside)).ends(2);
+    assert!(refused.err.contains("inside"), "{}", refused.err);
+    assert!(!place.repo().join("second").exists());
 }
 
 #[test]

@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 39] = [
+const ROWS: [Row; 42] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -35,6 +35,12 @@ const ROWS: [Row; 39] = [
     ("snapshot list", &["list"], ALL, ""),
     ("snapshot show", &["show", "latest"], ALL, ""),
     ("snapshot stats", &["stats"], ALL, ""),
+    (
+        "snapshot analyze",
+        &["analyze", "latest"],
+        "FR",
+        "use a reader or full key",
+    ),
     ("snapshot verify", &["verify"], ALL, ""),
     (
         "snapshot verify --level checksum",
@@ -107,6 +113,18 @@ const ROWS: [Row; 39] = [
     (
         "snapshot prune",
         &["prune"],
+        "FM",
+        "use a maintenance or full key",
+    ),
+    (
+        "snapshot repair --dry-run",
+        &["repair", "--dry-run"],
+        "FM",
+        "use a maintenance or full key",
+    ),
+    (
+        "snapshot repair",
+        &["repair"],
         "FM",
         "use a maintenance or full key",
     ),
