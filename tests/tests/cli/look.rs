@@ -322,7 +322,28 @@ fn every_json_line_is_documented() {
             .map(|line| serde_json::from_str::<Value>(line).unwrap()),
     );
     lines.extend(damaged(&place));
+    lines.extend(lost_records());
+    lines.extend(crate::object::lines_of_a_list());
     assert_documented(&lines, page);
+}
+
+/// What would be accepted of a ledger that lost a record, and before that of one whose end this host alone knows.
+fn lost_records() -> Vec<Value> {
+    let place = Place::new();
+    for content in ["one", "two", "three"] {
+        place.write("a", content);
+        let _ = place.save().ok();
+    }
+    let dry = ["ledger", "accept", "--dry-run", "--json"];
+    fs::remove_file(place.objects("ledger").pop().unwrap()).unwrap();
+    // Somebody who has not seen that record goes on in its place.
+    let mut other = place.snapshot(["hold", "latest"]);
+    let _ = Run::of(other.args(["--state-dir", "other"]));
+    let mut lines = Run::of(&mut place.snapshot(dry)).ok().lines();
+    fs::remove_dir_all(place.path("state")).unwrap();
+    fs::remove_file(place.objects("ledger").remove(1)).unwrap();
+    lines.extend(Run::of(&mut place.snapshot(dry)).ok().lines());
+    lines
 }
 
 /// The lines of a verification when all content is lost.

@@ -55,6 +55,11 @@ fn requests(run: &Run) -> Value {
     lines[0].clone()
 }
 
+/// The lines of a command on a bucket.
+pub(crate) fn lines_of_a_list() -> Vec<Value> {
+    Bucket::new().snapshot(&["list", "--json"]).ok().lines()
+}
+
 #[test]
 fn a_repository_in_a_bucket_does_all_that_one_in_a_folder_does() {
     let bucket = Bucket::new();

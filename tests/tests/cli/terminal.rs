@@ -128,9 +128,9 @@ fn a_scheme_without_a_source_is_named_with_those_there_are() {
     let _ = Run::of(&mut place.snapshot(["save", "postgres://db/shop"]))
         .ends(2)
         .says("no source of kind `postgres`");
-    let _ = Run::of(&mut place.snapshot(["list", "--repo", "sftp://host/x"]))
+    let _ = Run::of(&mut place.snapshot(["list", "--repo", "ftp://host/x"]))
         .ends(2)
-        .says("no sink of kind `sftp`");
+        .says("no sink of kind `ftp`");
 }
 
 /// `verify | head`: that nobody reads on is no reason to say that all is well.

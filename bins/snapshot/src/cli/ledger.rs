@@ -22,7 +22,7 @@ pub(crate) enum LedgerCommand {
     /// Check its chain, its signatures, this host's copy, and whether it knows every snapshot
     #[command(after_help = LEDGER_EXAMPLES)]
     Verify,
-    /// Say that it is known which records are lost and come back from nowhere, so that verify and prune go on
+    /// Accept that records are lost for good, so that verify and prune go on
     Accept(LedgerAcceptArgs),
 }
 
