@@ -1,17 +1,15 @@
 //! What there is of files of which a part is lost.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, EntryPath, EntryWriter, Outcome, Target as _};
 use backup_source_files::{FilesTarget, Overwrite};
-use support::given::*;
-use support::*;
 
 fn names(folder: &Path) -> BTreeSet<String> {
     let listed = fs::read_dir(folder).unwrap();

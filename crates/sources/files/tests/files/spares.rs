@@ -2,16 +2,14 @@
 //! systems.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, ErrorKind, Finding, Outcome, Severity};
 use backup_source_files::{FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 /// Restores everything over what is there, and deletes what the snapshot does not have.
 fn mirror(to: &Path, protected: impl IntoIterator<Item = PathBuf>) -> FilesTargetConfig {

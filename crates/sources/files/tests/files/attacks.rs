@@ -1,19 +1,17 @@
 //! What stands in the target folder, or is put there meanwhile, does not change what is restored.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{
     EntryKind, EntryOutcome, EntryWriter, Finding, FindingKind, Outcome, Owner, Target as _,
 };
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
 use rustix::process::{getegid, geteuid};
-use support::given::*;
-use support::*;
 
 /// A default ACL that gives the user 1234 all, and the owner what is said.
 fn handed_on(owner: u16) -> Vec<u8> {

@@ -1,18 +1,16 @@
 //! What becomes of the further names of a file.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{
     EntryKind, EntryOutcome, EntryWriter, FindingKind, Outcome, Restore, Target as _,
 };
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 fn names(count: usize) -> Vec<Stored> {
     let name = |number: usize| {
@@ -57,7 +55,7 @@ fn further_names_of_a_file_that_fails_are_named_and_do_not_count_as_written() {
                 assert_eq!(report.written, 0);
             }
             // The next run has all of it, under all names.
-            let restored = support::restore(config.clone(), &stored);
+            let restored = crate::support::restore(config.clone(), &stored);
             assert!(restored.errors.is_empty() && restored.report.findings.is_empty());
             for number in 0..4 {
                 let name = config.folder.join(format!("name {number}"));

@@ -1,16 +1,14 @@
 //! What a restore must never do, and what it does when it is not let do more.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, EntryPath, ErrorKind, FindingKind, Outcome, Severity};
 use backup_source_files::{FilesConfig, FilesTargetConfig, Overwrite, Ownership};
-use support::given::*;
-use support::*;
 
 /// What stands in the target folder until nothing is left unfinished.
 const MARKER: &str = ".backstay-unfinished";

@@ -1,16 +1,14 @@
 //! What a restore that was killed leaves behind, and what the next one makes of it.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, EntryPath, EntryWriter, ErrorKind, Outcome, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 /// The mode of an unfinished folder.
 const UNFINISHED: u32 = 0o1700;

@@ -1,18 +1,16 @@
 //! The way back: what is captured comes back the same, and nothing else is touched.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, ErrorKind, RestoreMode, Target as _};
 use backup_source_files::{FilesConfig, FilesTarget, FilesTargetConfig, Overwrite};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use support::given::*;
-use support::*;
 
 /// What only root may make.
 fn lay_out_as_root(folder: &Path) {

@@ -6,6 +6,7 @@
     reason = "a test that runs itself and tells itself where"
 )]
 
+#[path = "files/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeSet;
@@ -13,12 +14,12 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::disks::{Disk, KINDS, Kind, NO_DISKS};
+use crate::support::given::*;
+use crate::support::traced::{can_trace, traced};
+use crate::support::*;
 use backup_core::{EntryKind, EntryWriter, Severity, Target as _};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
-use support::disks::{Disk, KINDS, Kind, NO_DISKS};
-use support::given::*;
-use support::traced::{can_trace, traced};
-use support::*;
 
 /// Where a process of this program is to restore to, and what does so.
 const TO: &str = "BACKSTAY_TEST_TO";
@@ -401,7 +402,7 @@ fn links_and_names_that_a_disk_does_not_have_are_told_of_each() {
             }
             let degraded = |one: &&backup_core::Finding| one.subject == "/of two 2";
             let degraded = restored.report.findings.iter().filter(degraded).count();
-            let is_linked = support::state(&to.join("of two 1")).links == 2;
+            let is_linked = crate::support::state(&to.join("of two 1")).links == 2;
             assert_eq!(
                 degraded,
                 usize::from(round == 0 && !is_linked),

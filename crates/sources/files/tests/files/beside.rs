@@ -1,18 +1,16 @@
 //! What stands in the place of a file is there until the new one is whole.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read as _, Seek as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, ErrorKind, Outcome, Target as _};
 use backup_source_files::{FilesConfig, FilesTarget, FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 const MARKER: &str = ".backstay-unfinished";
 /// The bytes of its lines, before any note.

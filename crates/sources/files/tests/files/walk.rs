@@ -1,20 +1,18 @@
 //! What a capture hands over.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use crate::support::*;
 use backup_core::{
     Body, CaptureMode, CaptureRequest, EntryKind, ErrorKind, FindingKind, Severity, Source as _,
 };
 use backup_source_files::{CONTENT_ANCESTOR, CONTENT_ATTR, FilesConfig, FilesSource};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
-use support::*;
 
 fn of(root: &Path) -> FilesConfig {
     FilesConfig::of_roots([root])

@@ -6,6 +6,7 @@
     reason = "a test that runs itself and tells itself where"
 )]
 
+#[path = "files/support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
@@ -14,12 +15,12 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::support::disks::{Disk, Kind, NO_DISKS};
+use crate::support::given::*;
+use crate::support::traced::{can_trace, traced};
+use crate::support::*;
 use backup_core::{EntryKind, Owner};
 use backup_source_files::{Overwrite, Ownership};
-use support::disks::{Disk, Kind, NO_DISKS};
-use support::given::*;
-use support::traced::{can_trace, traced};
-use support::*;
 
 /// Where a process of this program is to restore to, what does so, and whether it overwrites.
 const TO: &str = "BACKSTAY_TEST_TO";

@@ -2,16 +2,14 @@
 //! something.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-mod support;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, Outcome, Target as _, TargetError};
 use backup_source_files::{FilesTarget, FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 const NOBODY: u32 = 65_534;
 const ALL: [Overwrite; 3] = [Overwrite::Never, Overwrite::IfNewer, Overwrite::Always];

@@ -1,17 +1,15 @@
 //! What stands in the place of an entry of another kind is there until that is whole.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, ErrorKind, Outcome};
 use backup_source_files::{FilesTargetConfig, Overwrite};
-use support::given::*;
-use support::*;
 
 type Stand = fn(&Path);
 

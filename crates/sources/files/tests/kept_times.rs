@@ -5,6 +5,7 @@
     reason = "a test that runs itself and tells itself where"
 )]
 
+#[path = "files/support/mod.rs"]
 mod support;
 
 use std::env;
@@ -12,11 +13,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::traced::{can_trace, traced};
+use crate::support::*;
 use backup_core::{EntryKind, EntryPath, Outcome, Target as _};
 use backup_source_files::{FilesTarget, Overwrite};
-use support::given::*;
-use support::traced::{can_trace, traced};
-use support::*;
 
 /// Where a process of this program is to restore to, what does so, and how.
 const TO: &str = "BACKSTAY_TEST_TO";

@@ -1,15 +1,13 @@
 //! The walk of many threads through large, deep and vanishing trees.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::*;
 use backup_core::{Body, CaptureRequest, ErrorKind, FindingKind, Severity, Source as _};
 use backup_source_files::{FilesConfig, FilesSource};
 use rustix::fs::{FileType, Mode, mknodat};
-use support::*;
 
 fn of(root: &Path) -> FilesConfig {
     FilesConfig::of_roots([root])

@@ -1,15 +1,13 @@
 //! What is left out, and what is not.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::*;
 use backup_core::{ErrorKind, FindingKind, Severity};
 use backup_source_files::{CONTENT_ATTR, CONTENT_LEFT_OUT, FilesConfig};
-use support::*;
 
 fn of(root: &Path) -> FilesConfig {
     FilesConfig::of_roots([root])

@@ -2,17 +2,15 @@
 //! its user's.
 #![allow(clippy::unwrap_used)]
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
+use crate::support::given::*;
+use crate::support::*;
 use backup_core::{EntryKind, Outcome};
 use backup_source_files::Overwrite;
-use support::given::*;
-use support::*;
 
 /// What stands in the target folder until nothing is left unfinished.
 const MARKER: &str = ".backstay-unfinished";
