@@ -161,6 +161,17 @@ impl Place {
         out
     }
 
+    /// The pack with content that is the largest: which of several is the first by name is chance.
+    ///
+    /// # Panics
+    /// If there is none, or its size cannot be read.
+    #[must_use]
+    pub fn largest_pack(&self) -> PathBuf {
+        let size = |path: &PathBuf| fs::metadata(path).expect("the size of a pack").len();
+        let packs = self.objects("data").into_iter();
+        packs.max_by_key(size).expect("a pack")
+    }
+
     /// Takes the sidecars of what lies below a folder of the repository away: nothing brings it back then.
     ///
     /// # Panics

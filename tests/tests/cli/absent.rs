@@ -78,7 +78,7 @@ fn the_next_save_stores_anew_what_a_lost_pack_held_and_names_it() {
 #[test]
 fn a_prune_names_lost_packs_and_drops_those_that_nothing_needs() {
     let (place, old) = saved_twice();
-    let lost = place.objects("data").remove(0);
+    let lost = place.largest_pack();
     fs::remove_file(&lost).unwrap();
     for args in [
         ["prune", "--json", "--dry-run"].as_slice(),

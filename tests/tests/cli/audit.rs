@@ -133,7 +133,7 @@ fn what_ends_badly_is_recorded_as_that() {
     let _ = place.save().ok();
     let gone = format!("latest:{}", place.data().join("nothing").display());
     let _ = Run::of(&mut place.restore(["ls", &gone])).ends(1);
-    let pack = place.objects("data").remove(0);
+    let pack = place.largest_pack();
     fs::remove_file(pack).unwrap();
     let _ = Run::of(&mut place.snapshot(["verify"])).ends(13);
     let outcomes: Vec<_> = listed(&place, &[])[2..]

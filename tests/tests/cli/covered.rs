@@ -168,7 +168,7 @@ fn damage_is_told_object_by_object_and_by_a_verifier_without_paths() {
         "verifier",
     ]);
     let _ = Run::of(&mut add).ok();
-    let victim = place.objects("data").remove(0);
+    let victim = place.largest_pack();
     let mut bytes = fs::read(&victim).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use backup_tests::{Place, Run, read_tree};
+use serde_json::Value;
 
 use crate::trouble::noise;
 
@@ -48,9 +49,14 @@ fn destroy_a_twentieth(path: &Path) {
 }
 
 fn flip(path: &Path) {
+    flip_at(path, 2);
+}
+
+/// Flips a bit where the `part`th part of an object ends; twice is as before.
+fn flip_at(path: &Path, part: usize) {
     overwrite(path, |bytes| {
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
+        let at = bytes.len() / part;
+        bytes[at] ^= 1;
     });
 }
 
@@ -169,7 +175,7 @@ const HARMS: [Harm; 14] = [
     (
         "the end of a pack",
         |place| {
-            overwrite(&place.objects("data")[0], |bytes| {
+            overwrite(&place.largest_pack(), |bytes| {
                 let left = bytes.len() - bytes.len() / 25;
                 bytes.truncate(left);
             });
@@ -353,7 +359,7 @@ fn what_it_does_not_open_without_comes_from_a_copy() {
 fn without_parity_it_says_what_is_hurt_and_parity_can_be_added() {
     let place = saved(&["--parity", "off"]);
     assert!(place.objects("parity").is_empty());
-    let pack = place.objects("data").remove(0);
+    let pack = place.largest_pack();
     let whole = fs::read(&pack).unwrap();
     destroy_a_twentieth(&pack);
     let damaged = fs::read(&pack).unwrap();
@@ -499,10 +505,21 @@ fn what_cannot_be_mended_is_stored_anew_by_the_next_save() {
         place.wait_for_a_tick();
         let old = place.save().ok().of_type("saved").remove(0);
         let old = old["id"].as_str().unwrap().to_owned();
-        let victim = place.objects("data").remove(0);
+        let victim = place.largest_pack();
         let name = victim.file_name().unwrap().to_str().unwrap().to_owned();
-        flip(&victim);
-        let _ = place.verify().ends(13);
+        // Where in it the small files are is chance; the large one is to be hit.
+        let hurts_one_file = [2, 4].into_iter().any(|part| {
+            flip_at(&victim, part);
+            let full = ["verify", "--json", "--level", "full"];
+            let told = Run::of(&mut place.snapshot(full)).ends(13).of_type("damage");
+            let is_chunk = |one: &&Value| one["object"].as_str().unwrap().starts_with("chunk");
+            let is_one = told.iter().find(is_chunk).unwrap()["path_count"] == 1;
+            if !is_one {
+                flip_at(&victim, part);
+            }
+            is_one
+        });
+        assert!(hurts_one_file);
         let told = repair(&place, &["--dry-run"]).ends(3);
         assert!(victim.exists() && told.of_type("finding").len() == 1);
         let told = repair(&place, &[]).ends(3);
@@ -559,7 +576,7 @@ fn what_cannot_be_mended_is_stored_anew_by_the_next_save() {
 fn one_copy_after_the_other_is_asked() {
     let whole = saved(&["--parity", "off"]);
     let good = copy_of(&whole, "good");
-    let victim = whole.objects("data").remove(0);
+    let victim = whole.largest_pack();
     flip(&victim);
     let rotten = copy_of(&whole, "rotten");
     let from = [

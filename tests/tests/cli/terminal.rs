@@ -162,7 +162,7 @@ fn whoever_stops_reading_does_not_change_how_it_ends() {
         assert_eq!(unread(place.restore(restored)), Some(0));
     }
     assert!(place.path("out").exists());
-    let pack = place.objects("data").remove(0);
+    let pack = place.largest_pack();
     let bytes = fs::read(&pack).unwrap();
     fs::remove_file(&pack).unwrap();
     fs::write(&pack, &bytes[..bytes.len() / 2]).unwrap();
