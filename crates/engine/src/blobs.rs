@@ -64,7 +64,11 @@ impl Repository {
         }
     }
 
-    async fn read_place(
+    /// Reads a blob from one place.
+    ///
+    /// # Errors
+    /// As [`Repository::read_blob`].
+    pub(crate) async fn read_place(
         &self,
         cx: &OpContext,
         kind: BlobKind,

@@ -18,6 +18,7 @@
 mod commit;
 mod family;
 mod packs;
+mod scattered;
 mod session;
 
 use std::collections::{BTreeSet, HashSet};

@@ -28,10 +28,10 @@ use crate::repository::{get_within, name, put_new};
 use crate::usage::Usage;
 
 /// What a snapshot needs of one pack, on the other tier.
-struct Placed {
+pub(super) struct Placed {
     uses: Vec<PackUse>,
-    /// Chunks that lie in other packs there.
-    elsewhere: Vec<ChunkId>,
+    /// Chunks that lie in other packs there, by the halves of their ids that the index has.
+    elsewhere: Vec<[u8; 16]>,
 }
 
 impl Shipment<'_> {
@@ -105,13 +105,14 @@ impl Shipment<'_> {
         }
         if !elsewhere.is_empty() {
             let mut usage = Usage::new(&self.index);
-            for id in &elsewhere {
-                if !usage.mark(&self.index, id) {
+            for prefix in &elsewhere {
+                let Some(place) = self.index.places(prefix).next() else {
                     return Err(EngineError::Missing {
-                        object: format!("chunk {id}"),
+                        object: format!("chunk {}", layout::hex(prefix)),
                         why: format!("the index of {} knew it a moment ago", self.to.location()),
                     });
-                }
+                };
+                usage.mark_place(&place);
             }
             out.add(usage.refs(snapshot, &self.index, &[])?);
             self.index.check()?;
@@ -143,7 +144,7 @@ impl Shipment<'_> {
             if let Ok(Some((end, _))) = read_end(self.from, self.cx, &key).await {
                 let used = used(&usage, &end);
                 if self.lacking(&used).is_empty() {
-                    let elsewhere = used.iter().map(|(_, blob)| blob.id).collect();
+                    let elsewhere = used.iter().map(|(_, blob)| blob.id.prefix()).collect();
                     self.cx.tell(Event::Advanced {
                         stage: Stage::Copy,
                         entries: 1,
@@ -160,7 +161,12 @@ impl Shipment<'_> {
                 }
             }
         }
-        let bytes = self.fetch(&key, id).await?;
+        let bytes = match self.fetch(&key, id).await {
+            Ok(bytes) => bytes,
+            // What is used of it may be whole in other places.
+            Err(error) if error.is_damage() => return self.scattered(&usage, &key, error).await,
+            Err(error) => return Err(error),
+        };
         let end = end_of(self.from, &key, &bytes)?;
         let used = used(&usage, &end);
         let lacking = self.lacking(&used);
@@ -241,7 +247,7 @@ impl Shipment<'_> {
     }
 
     /// A pack of the tier that is copied from, once it was seen to hash to its name.
-    async fn fetch(&self, key: &ObjectKey, id: PackId) -> Result<Bytes> {
+    pub(super) async fn fetch(&self, key: &ObjectKey, id: PackId) -> Result<Bytes> {
         // It may have been damaged on the way only.
         for _ in 0..2 {
             match get_within(self.cx, &**self.from.sink(), key, MAX_PACK).await {
@@ -302,7 +308,21 @@ impl Shipment<'_> {
         }
         let there: BTreeSet<ChunkId> = lacking.iter().map(|blob| blob.id).collect();
         let elsewhere = used.iter().map(|(_, blob)| blob.id);
-        let elsewhere: Vec<_> = elsewhere.filter(|id| !there.contains(id)).collect();
+        let elsewhere = elsewhere.filter(|id| !there.contains(id));
+        let elsewhere = elsewhere.map(|id| id.prefix()).collect();
+        let is_meta = key.as_str().starts_with("meta/");
+        self.put_new(builder, own.to_vec(), is_meta, elsewhere)
+            .await
+    }
+
+    /// Puts a new pack there, if there is anything in it; `elsewhere` lies in others there.
+    pub(super) async fn put_new(
+        &self,
+        builder: PackBuilder,
+        sessions: Vec<SessionWrap>,
+        is_meta: bool,
+        elsewhere: Vec<[u8; 16]>,
+    ) -> Result<(Placed, u64, u64)> {
         if builder.is_empty() {
             return Ok((
                 Placed {
@@ -313,10 +333,8 @@ impl Shipment<'_> {
                 0,
             ));
         }
-        let sessions = own.to_vec();
         let pack = builder.finish(self.to.ring(), &sessions);
         let pack = pack.map_err(EngineError::Seal)?;
-        let is_meta = key.as_str().starts_with("meta/");
         let at = name(layout::pack(pack.id, is_meta))?;
         let header = PackHeader {
             sessions,

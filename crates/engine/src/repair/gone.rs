@@ -14,13 +14,13 @@ use bytes::Bytes;
 
 use super::objects::{BadObject, From, fetch};
 use super::packs::{MadeOf, replace};
-use super::refs::{is_staying, of_copy, take_away, used_by};
+use super::refs::{is_kept, is_staying, of_copy, take_away, used_by};
 use crate::announced::Announced;
 use crate::beside::{self, Ended};
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::given_up::missed;
-use crate::prune::repack::put_refs;
+use crate::prune::repack::place_refs;
 use crate::refs::{self, Sum};
 use crate::repository::Repository;
 
@@ -204,16 +204,17 @@ pub(super) async fn bring_back(
             |refs| refs.packs.iter().map(|one| one.pack).collect::<Vec<_>>(),
         );
         is_staying(repo, cx, named.into_iter(), object.key.as_str()).await?;
-        if let Some(refs) = refs {
-            // Refs go before their snapshot.
-            put_refs(repo, cx, &left.refs, &refs).await?;
-        }
+        // Refs go before their snapshot.
+        let placed = match refs {
+            Some(refs) => Some(place_refs(repo, cx, &left.refs, &refs).await?),
+            None => None,
+        };
         let nothing = (Bytes::new(), MadeOf::Others);
         replace(repo, cx, &object.key, nothing, bytes).await?;
-        Ok(left.damaged)
+        Ok((left.damaged, placed))
     };
-    let damaged = match put.await {
-        Ok(damaged) => damaged,
+    let (damaged, placed) = match put.await {
+        Ok(done) => done,
         Err(error) => {
             session.end_of_failed(repo, cx).await;
             return Err(error);
@@ -225,6 +226,12 @@ pub(super) async fn bring_back(
         repo.sink().delete(cx, &object.key).await?;
         let why = "it took this repair for dead; run it again, nothing is lost";
         return Err(EngineError::OtherPrune(why.into()));
+    }
+    if let Some(placed) = placed
+        && let Err(error) = is_kept(repo, cx, id, &placed).await
+    {
+        session.end_of_failed(repo, cx).await;
+        return Err(error);
     }
     take_away(repo, cx, &damaged).await?;
     session.end(repo, cx).await

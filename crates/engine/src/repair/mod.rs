@@ -3,9 +3,9 @@
 //!
 //! [`plan`] only reads: it looks at every pack, the index and all refs, and says what is damaged and what it can be
 //! mended from; showing it is the dry run. [`repair`] carries that out in an order in which each step builds on what the
-//! steps before have mended: packs, single objects, index, snapshots that are gone, refs, parity; and then looks what is
-//! left, as a verification of metadata does. A damaged pack that nothing mends is moved to `aside/`, where what is whole
-//! of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
+//! steps before have mended: packs, single objects, index, snapshots that are gone, refs, chunks of packs that are lost,
+//! parity; and then looks what is left, as a verification of metadata does. A damaged pack that nothing mends is moved to
+//! `aside/`, where what is whole of it is still read, so that nobody builds on it. Nothing is made worse: what replaces something is whole and
 //! checked before, is read back behind that, and until then what was there is kept aside; what is deleted
 //! has its successor on the tier. Whatever is cut short is begun again by the next run.
 //!
@@ -16,6 +16,7 @@
 //! Memory: some packs at a time, 32 bytes for each entry of the index, and for each pack its name.
 
 mod aside;
+mod chunks;
 mod gone;
 mod index;
 mod marks;
@@ -43,6 +44,7 @@ use gone::Lost;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
+pub(crate) use chunks::{Chunk, used_chunks};
 pub(crate) use packs::{at_once, digest};
 pub(crate) use refs::used_by;
 pub use roots::{Root, put_roots, roots};
@@ -152,6 +154,7 @@ pub struct Task {
 #[derive(Debug)]
 enum Work {
     Pack(packs::BadPack),
+    Chunks(Vec<chunks::LostPack>),
     Object(objects::BadObject),
     Record(records::BadRecord),
     Index(index::BadIndex),
@@ -174,7 +177,9 @@ impl Work {
             Self::Record(_) | Self::LedgerCopy => 4,
             Self::Object(_) => 5,
             Self::Refs(_) => 6,
-            Self::Sidecars(_) | Self::Beside(_) => 7,
+            // They make refs anew that can be read.
+            Self::Chunks(_) => 7,
+            Self::Sidecars(_) | Self::Beside(_) => 8,
         }
     }
 }
@@ -385,6 +390,14 @@ async fn run(
                 done => done.map(drop),
             },
             Work::Record(record) => records::put_back(repo, cx, &record).await,
+            Work::Chunks(lost) => {
+                let done = chunks::bring_back(repo, cx, &job.host, &lost, others).await;
+                done.map(|done| {
+                    report.findings.extend(done.left);
+                    // Nobody is hurt by them any more.
+                    bad.retain(|id, _| !done.unnamed.contains(id));
+                })
+            }
             Work::Index(index) => index::rebuild(repo, cx, &index).await,
             Work::Refs(refs) => refs::rebuild(repo, cx, &job.host, &refs, others).await,
             Work::Beside(keys) => objects::protect(repo, cx, &keys).await,

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use backup_core::{ErrorKind, Event, FindingKind, ObjectKey, OpContext, PackId, PutMode, Stage};
+use backup_core::{
+    ErrorKind, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, PutMode, Severity, Stage,
+};
 use backup_format::layout;
 use backup_format::pack::MAX_PACK;
 use backup_integrity::digest::ContentDigest;
@@ -11,8 +13,9 @@ use backup_parity::{ParityError, Sidecar};
 use bytes::Bytes;
 use futures::StreamExt;
 
+use super::chunks::LostPack;
 use super::survey::{Listed, Named, Tier};
-use super::{Remedy, RepairJob, RepairPlan, Task, Work, is_in_the_way};
+use super::{Remedy, RepairJob, RepairPlan, Task, Work, chunks, is_in_the_way};
 use crate::claims::Claims;
 use crate::error::{EngineError, Result};
 use crate::pack_end::end_of;
@@ -105,7 +108,7 @@ pub(super) async fn plan(
         }
     }
     let there = tier.packs.values().map(|pack| pack.id).collect();
-    find_remedies(cx, others, bad, &there, plan).await?;
+    find_remedies(repo, cx, others, bad, (&there, named), plan).await?;
     for task in &plan.tasks {
         // It comes back, and its parity is gone or damaged as well.
         if let Work::Pack(pack) = &task.work
@@ -173,16 +176,20 @@ pub(crate) fn at_once(repo: &Repository, cx: &OpContext) -> usize {
 /// A damaged pack, what is wrong with it, and whether its parity mends that; why not.
 type Bad = (ObjectKey, PackId, String, Result<(), String>);
 
-/// Says of each damaged pack what mends it, or that nothing does.
+/// Says of each damaged pack what mends it, or that nothing does; and of those that nothing mends which of their chunks
+/// copies have in other packs.
 async fn find_remedies(
+    repo: &Repository,
     cx: &OpContext,
     others: &[Repository],
     mut bad: Vec<Bad>,
-    there: &BTreeSet<PackId>,
+    (there, named): (&BTreeSet<PackId>, &Named),
     plan: &mut RepairPlan,
 ) -> Result<()> {
     bad.sort_by(|a, b| a.0.cmp(&b.0));
-    for (mut key, id, mut why, by_parity) in bad {
+    let is_unneeded = |id: &PackId| !named.is_unsure() && !named.packs.contains(id);
+    let mut lost = Vec::new();
+    for (mut key, id, why, by_parity) in bad {
         let remedy = match by_parity {
             Ok(()) => Ok((Remedy::Parity, None)),
             Err(no_parity) => match in_others(cx, &mut key, id, others).await? {
@@ -190,6 +197,18 @@ async fn find_remedies(
                 Err(no_copy) => Err(format!("{no_parity}; {no_copy}")),
             },
         };
+        if remedy.is_err() && is_unneeded(&id) {
+            if there.contains(&id) {
+                plan.hopeless.push((id, key.clone()));
+                let why =
+                    format!("{why}; no snapshot needs it, so it is only taken out of the way");
+                let (severity, kind) = (Severity::Note, FindingKind::Damaged);
+                plan.lost
+                    .push(Finding::new(severity, kind, key.as_str(), why));
+            }
+            // Else a prune takes it out of the index.
+            continue;
+        }
         plan.bad.insert(id, (key.clone(), why.clone()));
         match remedy {
             Ok((remedy, copy)) => plan.tasks.push(Task {
@@ -198,18 +217,43 @@ async fn find_remedies(
                 remedy,
                 work: Work::Pack(BadPack { id, key, copy }),
             }),
-            Err(nothing) => {
-                if there.contains(&id) {
-                    plan.hopeless.push((id, key.clone()));
-                    why.push_str("; a repair moves it to aside/: what is whole of it is read there, and a save stores anew what its source still has");
-                }
-                plan.lose(
-                    FindingKind::Damaged,
-                    key.as_str(),
-                    format!("{why}; {nothing}"),
+            Err(nothing) => lost.push((key, id, why, nothing)),
+        }
+    }
+    let names = lost.iter().map(|(key, id, ..)| (*id, key.clone()));
+    let mut parts = chunks::find(repo, cx, others, &names.collect()).await?;
+    let mut found = Vec::new();
+    for (key, id, mut why, nothing) in lost {
+        if there.contains(&id) {
+            plan.hopeless.push((id, key.clone()));
+        }
+        let part = parts.remove(&id);
+        if !part.as_ref().is_some_and(LostPack::is_covered) {
+            if there.contains(&id) {
+                why.push_str("; a repair moves it to aside/: what is whole of it is read there, and a save stores anew what its source still has");
+            }
+            why = format!("{why}; {nothing}");
+            if let Some((had, all)) = part.as_ref().map(LostPack::count) {
+                why = format!(
+                    "{why}; of {all} chunks of it that snapshots use, copies have {had} in other packs, which are fetched"
                 );
             }
+            plan.lose(FindingKind::Damaged, key.as_str(), why);
         }
+        found.extend(part);
+    }
+    if let Some(first) = found.first() {
+        let copies: Vec<_> = others.iter().map(Repository::location).collect();
+        let why = format!(
+            "no copy has {} by its name; what snapshots use of it lies there in other packs",
+            first.key
+        );
+        plan.tasks.push(Task {
+            subject: chunks::subject_of(&found),
+            why,
+            remedy: Remedy::Copy(copies.join(", ")),
+            work: Work::Chunks(found),
+        });
     }
     Ok(())
 }
@@ -266,7 +310,7 @@ async fn in_others(
 }
 
 /// A pack as a copy of the repository has it, if that hashes to its name; why not, if it is there.
-async fn whole_of(
+pub(super) async fn whole_of(
     cx: &OpContext,
     other: &Repository,
     key: &ObjectKey,

@@ -36,6 +36,25 @@ pub(super) struct BadRefs {
     copy: Option<usize>,
 }
 
+impl BadRefs {
+    /// All refs of a snapshot, and those of them that name packs which are nowhere.
+    pub(super) const fn outdated(
+        head: SnapshotHead,
+        refs: Vec<ObjectKey>,
+        outdated: Vec<ObjectKey>,
+    ) -> Self {
+        Self {
+            torn: Torn {
+                head,
+                refs,
+                damaged: Vec::new(),
+            },
+            outdated,
+            copy: None,
+        }
+    }
+}
+
 pub(super) async fn plan(
     repo: &Repository,
     cx: &OpContext,
@@ -77,14 +96,14 @@ pub(super) async fn plan(
     }
     let untold = plan.untold(repo, tier, named);
     if !untold.is_empty() && is_reader {
-        rename(repo, cx, &untold, plan).await?;
+        plan_outdated(repo, cx, &untold, plan).await?;
     }
     Ok(())
 }
 
-/// Makes refs anew that name packs which are nowhere, and of which nothing tells what they held: whatever snapshots use of them
-/// may lie in other packs by now, and a prune deletes nothing as long as nobody knows in which.
-async fn rename(
+/// Plans to make refs anew that name packs which are nowhere, and of which nothing tells what they held: whatever snapshots
+/// use of them may lie in other packs by now, and a prune deletes nothing as long as nobody knows in which.
+async fn plan_outdated(
     repo: &Repository,
     cx: &OpContext,
     untold: &BTreeSet<PackId>,
@@ -111,22 +130,14 @@ async fn rename(
         if plan.tasks.iter().any(|task| task.subject == subject) {
             continue;
         }
-        let torn = Torn {
-            head,
-            refs: keys,
-            damaged: Vec::new(),
-        };
+        let refs = BadRefs::outdated(head, keys, outdated);
         plan.tasks.push(Task {
             subject,
             why: format!(
                 "they name pack {pack}, which is not on the tier and in no index run that can be read"
             ),
             remedy: Remedy::Manifest,
-            work: Work::Refs(Box::new(BadRefs {
-                torn,
-                outdated,
-                copy: None,
-            })),
+            work: Work::Refs(Box::new(refs)),
         });
     }
     Ok(())
@@ -197,13 +208,30 @@ pub(super) async fn rebuild(
         let why = "it took this repair for dead; run it again, nothing is lost";
         return Err(EngineError::OtherPrune(why.into()));
     }
+    if let Err(error) = is_kept(repo, cx, head.meta.id, &placed).await {
+        session.end_of_failed(repo, cx).await;
+        return Err(error);
+    }
     take_away(repo, cx, damaged).await?;
-    if !bad.outdated.is_empty() && refs::read(repo, cx, &placed).await?.is_some() {
-        for key in &bad.outdated {
-            repo.sink().delete(cx, key).await?;
-        }
+    for key in &bad.outdated {
+        repo.sink().delete(cx, key).await?;
     }
     session.end(repo, cx).await
+}
+
+/// Whether refs that were written are there: others go for their sake, and tiers have said that they have what they have not.
+/// Those of a snapshot that was forgotten meanwhile need not be.
+pub(super) async fn is_kept(
+    repo: &Repository,
+    cx: &OpContext,
+    snapshot: SnapshotId,
+    placed: &ObjectKey,
+) -> Result<()> {
+    if refs::read(repo, cx, placed).await?.is_some() || !repo.has_snapshot(cx, snapshot).await? {
+        return Ok(());
+    }
+    let why = "it was written, and the tier does not give it back; its medium may be failing";
+    Err(EngineError::damaged(placed, why))
 }
 
 /// Refuses to name packs that are dead or about to be. For a session that has waited for what was condemned before it.

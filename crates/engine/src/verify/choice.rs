@@ -102,7 +102,10 @@ impl Run<'_> {
         // What a repair could not mend it has not lost as a whole: each chunk that is asked for is tried, at any level.
         let opens_chunks = self.repo.keys().can_read();
         if facts.is_meta {
-            self.bad_pack(id, FindingKind::Damaged, key.as_str(), SET_ASIDE);
+            let (kind, may_hold) = (FindingKind::Damaged, self.opens_chunks());
+            self.bad.pack(id, key.as_str(), SET_ASIDE, may_hold);
+            self.gone
+                .push((id, kind, key.to_string(), SET_ASIDE.into()));
         } else {
             self.bad.pack(id, key.as_str(), SET_ASIDE, opens_chunks);
             self.aside.push((id, key.clone()));
@@ -208,6 +211,23 @@ impl Run<'_> {
         });
     }
 
+    /// Those of some packs that no refs name: a repair has brought what was used of them back in others, or what used them was
+    /// forgotten. None where refs cannot be read.
+    async fn unneeded(&self, mut packs: HashSet<PackId>) -> Result<HashSet<PackId>> {
+        for key in self.listed_refs.values().flatten() {
+            match crate::refs::read(self.repo, self.cx, key).await {
+                Ok(refs) => {
+                    for one in refs.iter().flat_map(|refs| &refs.packs) {
+                        packs.remove(&one.pack);
+                    }
+                }
+                Err(error) if error.is_damage() => return Ok(HashSet::new()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(packs)
+    }
+
     /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
     pub(super) async fn tell_gone(&mut self) -> Result<()> {
         if self.gone.is_empty() {
@@ -216,11 +236,20 @@ impl Run<'_> {
         // That what is being collected cannot be read is told already.
         let mut dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
         dead.retain(|id| !self.contested.contains(id));
-        for (id, subject, why) in std::mem::take(&mut self.gone) {
+        let gone = std::mem::take(&mut self.gone);
+        let unneeded = self
+            .unneeded(gone.iter().map(|one| one.0).collect())
+            .await?;
+        for (id, kind, subject, why) in gone {
             if dead.contains(&id) {
                 self.bad.is_well(&id);
+            } else if unneeded.contains(&id) {
+                let why = format!(
+                    "{why}, and no snapshot names it: the next `snapshot prune` takes it out of the index"
+                );
+                self.tell(Finding::new(Severity::Note, kind, subject, why));
             } else {
-                self.found_object(FindingKind::Missing, &subject, &why);
+                self.found_object(kind, &subject, &why);
             }
         }
         // What lay there is in other packs by now.

@@ -284,8 +284,8 @@ struct Run<'a> {
     memory: &'a Mutex<Memory>,
     report: VerifyReport,
     bad: Bad,
-    /// Packs that are not on the tier, with what is to be said of them.
-    gone: Vec<(PackId, String, String)>,
+    /// Packs that are not on the tier, or set aside, with what is to be said of them.
+    gone: Vec<(PackId, FindingKind, String, String)>,
     /// Packs of content that a repair has set aside.
     aside: Vec<(PackId, ObjectKey)>,
     listed_refs: Listed,
@@ -474,16 +474,21 @@ impl<'a> Run<'a> {
     }
 
     fn bad_pack(&mut self, id: PackId, kind: FindingKind, subject: &str, why: &str) {
-        let reads = self.job.level >= VerifyLevel::FullRead || self.is_behind_repair;
-        let opens_chunks = reads && self.repo.keys().can_read();
         // Of one that is there, which chunks can be had is found out by reading them.
-        let may_hold = kind != FindingKind::Missing && opens_chunks;
+        let may_hold = kind != FindingKind::Missing && self.opens_chunks();
         self.bad.pack(id, subject, why, may_hold);
         if kind == FindingKind::Missing {
-            self.gone.push((id, subject.to_owned(), why.to_owned()));
+            self.gone
+                .push((id, kind, subject.to_owned(), why.to_owned()));
         } else {
             self.found_object(kind, subject, why);
         }
+    }
+
+    /// Whether chunks of a damaged pack are tried one by one.
+    fn opens_chunks(&self) -> bool {
+        let reads = self.job.level >= VerifyLevel::FullRead || self.is_behind_repair;
+        reads && self.repo.keys().can_read()
     }
 }
 

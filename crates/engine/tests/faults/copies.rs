@@ -23,7 +23,7 @@ use crate::operations::{Claim, Done, Run, looked, thorough};
 use crate::world::{Files, World, host, noise, serious};
 
 /// Copies all snapshots; makes the repository where there is none.
-async fn copy_all(
+pub(crate) async fn copy_all(
     from: &Repository,
     cx: &OpContext,
     sink: Arc<dyn Sink>,

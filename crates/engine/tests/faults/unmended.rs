@@ -9,6 +9,7 @@ use backup_engine::{Repository, forget_unread, verify};
 use backup_format::index::RunBuilder;
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
+use backup_testkit::{Fault, FaultSink, Op, Rule};
 
 use crate::repair::{flip, mend, of_kind, packs, world};
 use crate::world::{Memory, World, host};
@@ -221,6 +222,29 @@ async fn each_copy_is_asked_until_one_gives_the_pack_whole() {
         .unwrap();
     assert_eq!(report.findings, []);
     world.check(&case, "mended").await;
+}
+
+/// Damaged refs go for the sake of those that were made anew: not on the word of a tier that says that it has them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refs_go_only_for_those_that_the_tier_gives_back() {
+    let world = world().await;
+    for fault in [Fault::Drop, Fault::Shorten] {
+        let case = world.case(Memory::Lost);
+        let refs = of_kind(&case, |key| layout::refs_id(key).is_some()).remove(0);
+        flip(&case, &refs);
+        let sink = FaultSink::new(Arc::new(case.mem.clone()), 7);
+        let sink = sink.with(Rule::new(fault.clone()).on(&[Op::Put]).under("refs/"));
+        let repo = world.open(Arc::new(sink), None).await.unwrap();
+        let job = RepairJob::new(&repo, host());
+        let planned = plan(&repo, &world.cx, &job, &[]).await.unwrap();
+        let report = repair(&repo, &world.cx, planned, &job, &[]).await.unwrap();
+        assert!(report.mended.is_empty(), "{fault:?}: {report:?}");
+        assert!(!report.findings.is_empty(), "{fault:?}");
+        assert!(case.mem.objects().contains_key(&refs), "{fault:?}");
+        let report = mend(&world, &case, &[]).await;
+        assert_eq!(report.findings, [], "{fault:?}");
+        world.check(&case, "mended").await;
+    }
 }
 
 /// What is forgotten or removed between the plan and the repair stays so.
