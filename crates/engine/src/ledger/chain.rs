@@ -185,11 +185,7 @@ impl<'a> Chain<'a> {
         let numbers = tier::numbers(repo, &cx, self.next.saturating_sub(1)).await?;
         let mut lines = Box::pin(tier::lines(repo, &cx, numbers));
         let mut fresh = Vec::new();
-        while let Some((number, mut found)) = lines.try_next().await? {
-            if tier::record(number, found.clone()).is_err() {
-                // It may have been damaged on the way only.
-                found = tier::read(repo, &cx, number).await?;
-            }
+        while let Some((number, found)) = lines.try_next().await? {
             fresh.extend(self.take(number, found)?);
             if fresh.len() == BATCH {
                 self.copy(&std::mem::take(&mut fresh));

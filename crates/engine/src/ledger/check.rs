@@ -329,7 +329,10 @@ async fn snapshots(
         .buffered(repo.connections(cx));
     while let Some((id, key, head)) = heads.next().await {
         match (told.made.remove(&id), head) {
-            (Some(root), Ok(head)) => findings.extend(other_root(&key, root, &head)),
+            (Some(root), Ok(head)) => {
+                findings.extend(told.forgotten.contains(&id).then(|| still_there(&key, id)));
+                findings.extend(other_root(&key, root, &head));
+            }
             (Some(_), Err(error)) if error.is_damage() => {
                 let (severity, kind) = (Severity::Error, FindingKind::Damaged);
                 let hint = remedy(kind, key.as_str());
@@ -381,6 +384,14 @@ async fn snapshots(
         Finding::new(severity, kind, format!("snapshot {id}"), detail)
     }));
     Ok(findings)
+}
+
+/// What is to be said of a snapshot that is there, and the last record that says whether it stays says that it was forgotten.
+fn still_there(key: &ObjectKey, id: SnapshotId) -> Finding {
+    let detail = format!(
+        "by the ledger it was forgotten, and it is there: a `snapshot forget` is under way or was cut short, or somebody has put its object back, and a prune may have taken what it uses; `snapshot verify {id}` tells whether it is whole; `snapshot forget {id}` ends it, `snapshot hold {id}` records that it stays"
+    );
+    Finding::new(Severity::Note, FindingKind::Degraded, key.as_str(), detail)
 }
 
 /// A snapshot that was put in the place of another has another root: each has a salt of its own.

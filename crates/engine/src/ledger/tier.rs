@@ -28,13 +28,21 @@ pub(crate) async fn numbers(repo: &Repository, cx: &OpContext, after: u64) -> Re
     Ok(out)
 }
 
-/// The records with these numbers. In memory are as many as the tier has connections.
+/// The records with these numbers; one that does not open is read once more. In memory are as many as the tier has connections.
 pub(super) fn lines<'a>(
     repo: &'a Repository,
     cx: &'a OpContext,
     numbers: Vec<u64>,
 ) -> impl Stream<Item = Result<(u64, Found)>> + 'a {
-    let fetch = move |number| async move { Ok((number, read(repo, cx, number).await?)) };
+    let fetch = move |number| async move {
+        let found = read(repo, cx, number).await?;
+        // It may have been damaged on the way only.
+        let found = match found {
+            Err(_) => read(repo, cx, number).await?,
+            found => found,
+        };
+        Ok((number, found))
+    };
     futures::stream::iter(numbers)
         .map(fetch)
         .buffered(repo.connections(cx))

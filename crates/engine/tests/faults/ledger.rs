@@ -8,7 +8,7 @@ use backup_core::{
     Finding, HostId, ObjectKey, OpContext, PutMode, Sample, Sink, SnapshotId, VerifyLevel,
 };
 use backup_engine::hold::{hold, release};
-use backup_engine::ledger::{LedgerDraft, first_seen, record_operation, verify_ledger};
+use backup_engine::ledger::{LedgerDraft, first_seen, held, record_operation, verify_ledger};
 use backup_engine::repository::SnapshotHead;
 use backup_engine::{EngineError, ForgetPlan, Repository, SnapshotView, forget, verify};
 use backup_format::layout;
@@ -17,7 +17,7 @@ use backup_format::snapshot::{SnapshotObject, encode};
 use backup_integrity::ledger::RecordOutcome;
 use backup_integrity::sign::{HmacKey, HostSigner};
 use backup_retention::{Count, KeepPolicy};
-use backup_testkit::{Fault, FaultSink, Op, Rule, TestClock};
+use backup_testkit::{Crash, Fault, FaultSink, Op, Rule, TestClock, When};
 use jiff::tz::TimeZone;
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
@@ -92,6 +92,69 @@ async fn an_end_that_was_written_anew_is_seen_by_the_next_save() {
         told[0].contains("not what this host's copy says"),
         "{told:?}"
     );
+}
+
+/// A tier that answers wrongly once has lost nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_was_damaged_on_the_way_is_not_said_to_be_lost() {
+    let (world, case) = with_snapshots(3).await;
+    for fault in [Fault::FlipBit, Fault::CutShort] {
+        for nth in 1..=4 {
+            let sink = FaultSink::new(Arc::new(case.mem.fork()), nth);
+            let repo = world.open(Arc::new(sink.clone()), None).await.unwrap();
+            let rule = Rule::new(fault.clone()).on(&[Op::Get]).under("ledger/");
+            sink.add(rule.when(When::Nth(nth)));
+            let found = held(&repo, &world.cx).await.unwrap();
+            assert_eq!(found.lost, [0; 0], "{fault:?} {nth}");
+            assert_eq!(sink.injected().len(), 1, "{fault:?} {nth}");
+            sink.calm();
+            let rule = Rule::new(fault.clone()).on(&[Op::Get]).under("ledger/");
+            sink.add(rule.when(When::Nth(nth)));
+            let check = verify_ledger(&repo, &world.cx).await.unwrap();
+            assert_eq!(serious(&check), [""; 0], "{fault:?} {nth}");
+        }
+    }
+}
+
+/// It is a note: a forget that was cut short comes to this, and somebody who puts the object of a forgotten snapshot back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_there_and_was_forgotten_is_noted_until_that_is_settled() {
+    let (world, case) = with_snapshots(2).await;
+    let repo = without_cache(&world, &case).await;
+    let head = heads(&world, &repo).await.remove(0);
+    let id = head.meta.id;
+    let key = layout::snapshot(id).unwrap();
+    let before = case.mem.objects();
+    let noted = async || {
+        let repo = without_cache(&world, &case).await;
+        let check = verify_ledger(&repo, &world.cx).await.unwrap();
+        assert_eq!(serious(&check), [""; 0]);
+        let told = details(&check.findings).into_iter();
+        let told = told.filter(|one| one.starts_with(key.as_str()));
+        told.filter(|one| one.contains("it was forgotten, and it is there"))
+            .count()
+    };
+    assert_eq!(noted().await, 0);
+    let sink = case.faulty();
+    let dying = world.open(Arc::new(sink.clone()), None).await.unwrap();
+    sink.crash_at(2, Crash::Before);
+    let going = ForgetPlan::by_id(vec![head.meta.clone()]);
+    let cut_short = forget(&dying, &world.cx, &going, &host(), "me").await;
+    assert!(cut_short.is_err());
+    assert_eq!(noted().await, 1, "cut short");
+    let done = forget(&repo, &world.cx, &going, &host(), "me").await;
+    assert_eq!(done.unwrap().removed, 1);
+    assert_eq!(noted().await, 0, "forgotten");
+    for (key, body) in before {
+        let is_refs = layout::refs_id(&key).is_some_and(|(of, _)| of == id);
+        if is_refs || layout::snapshot_id(&key) == Some(id) {
+            case.mem.plant(key, body);
+        }
+    }
+    assert_eq!(noted().await, 1, "put back");
+    let kept = hold(&repo, &world.cx, id, (&host(), "me"), "").await;
+    assert!(kept.unwrap().changed);
+    assert_eq!(noted().await, 0, "it stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

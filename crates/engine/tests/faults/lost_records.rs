@@ -358,3 +358,25 @@ async fn a_writer_key_accepts_nothing() {
         assert_eq!(told(&world, who).await, [""; 0]);
     }
 }
+
+/// Whoever found snapshots and not a single record left the place of the first one empty: no record belongs there, and it is
+/// not said that a copy may have one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_was_begun_anew_has_no_first_record_to_be_put_back() {
+    let world = World::with_snapshot().await;
+    let (whole, mem) = (world.mem.fork(), world.mem.fork());
+    for number in [1, 2] {
+        assert!(mem.lose(&record(number)));
+    }
+    let stranger = open(&world, &mem, None).await;
+    add(&world, &stranger, note("verify", "")).await;
+    let there = mem.objects();
+    assert!(!there.contains_key(&record(1)) && there.contains_key(&record(2)));
+    let others = [open(&world, &whole, None).await];
+    let job = RepairJob::new(&stranger, host());
+    let planned = plan(&stranger, &world.cx, &job, &others).await.unwrap();
+    assert!(planned.tasks.is_empty(), "{:?}", planned.tasks);
+    let told: Vec<_> = planned.lost.iter().map(|one| one.to_string()).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("it was begun anew"), "{told:?}");
+}
