@@ -25,7 +25,7 @@ use backup_format::page::{PageSizes, TreeBuilder, TreeError};
 use backup_format::record::Record;
 use backup_format::refs::{PackUse, Refs};
 use backup_format::seal::{BlobCodec, BlobKey, BlobKind, ObjectKeyring, ObjectKind, blob_id};
-use backup_format::snapshot::source_name;
+use backup_format::snapshot::{NextPart, SnapshotObject, source_name};
 use backup_format::wire::Put as _;
 use backup_integrity::canonical::CanonicalEntry;
 use backup_integrity::digest::ContentDigest;
@@ -289,6 +289,36 @@ fn of_packs(out: &mut Vec<(&'static str, String)>) {
     ]);
 }
 
+/// The layout alone: what lies in it would not open.
+fn of_snapshots(out: &mut Vec<(&'static str, String)>) {
+    let own = SnapshotObject {
+        outer: vec![0x0a, 0x0b],
+        inner: vec![0x0c],
+        inner_id: ChunkId([0x21; 32]),
+        inner_raw: 7,
+        next: NextPart {
+            sealed: vec![0x0d],
+            id: ChunkId([0x22; 32]),
+            raw: 8,
+        },
+        statement: vec![0x0e],
+        hmac: [0x23; 32],
+        public_key: [0x24; 32],
+        signature: ([0x25; 32], [0x26; 32]),
+        certificate: ([0x27; 32], [0x28; 32]),
+        brought_by: None,
+    };
+    let brought = SnapshotObject {
+        brought_by: Some(session()),
+        ..own.clone()
+    };
+    for (name, object) in [("snapshot-1", own), ("snapshot-2", brought)] {
+        let bytes = object.encode().unwrap();
+        assert_eq!(SnapshotObject::decode(&bytes).unwrap(), object);
+        out.push((name, hex(&bytes)));
+    }
+}
+
 fn of_evidence(out: &mut Vec<(&'static str, String)>) {
     let (mut canonical, path) = (Vec::new(), EntryPath::from_slashed(b"etc/fstab").unwrap());
     let entry = CanonicalEntry {
@@ -378,6 +408,7 @@ fn the_page_and_the_code_have_the_same_vectors() {
         of_manifests,
         of_lineage,
         of_packs,
+        of_snapshots,
         of_evidence,
         of_parity,
     ] {
