@@ -19,6 +19,7 @@ mod commit;
 mod family;
 mod packs;
 mod session;
+mod vanished;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -38,6 +39,7 @@ use commit::Done;
 use session::{Here, Shipment};
 
 pub use family::{Found, found, make};
+pub use vanished::{Vanished, vanished};
 
 /// After so many bytes of packs an index run is written: what none knows is read once more by the run behind one that
 /// was killed.
