@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use backstay::integrity::sign::PublicKey;
 use backup_terminal::{Common, Filter};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -15,6 +16,7 @@ Examples:
   restore run latest:/etc/nginx --to /tmp/nginx --verify
   restore ls latest:home/me:/home/me -l
   restore cat latest:/etc/fstab
+  restore run latest --to /tmp/restored --also-from sftp://backup@nas/srv/backup
   restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
 
 SNAPSHOT is an id, its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a
@@ -28,6 +30,10 @@ pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Another copy of the repository, opened by the same key: what the repository lacks or has damaged is read there; may be
+    /// given several times, the nearest first
+    #[arg(long, global = true, value_name = "PATH|URL", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) also_from: Vec<String>,
     /// Options of every command.
     #[command(flatten)]
     pub(crate) common: Common,

@@ -21,6 +21,7 @@ fn main() -> std::process::ExitCode {
 }
 
 async fn run(cli: Cli, console: &mut Console) -> Outcome {
+    console.read_also_from(cli.also_from);
     // A restore goes on, whoever reads what it says of it.
     if !matches!(
         cli.command,

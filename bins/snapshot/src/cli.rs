@@ -22,12 +22,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::check_tier::CheckTierArgs;
-pub(crate) use copy::CopyArgs;
+pub(crate) use copy::{ChoiceArgs, CopyArgs, SendArgs, SyncArgs};
 pub(crate) use keys::{
     KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
     KeySheetArgs, KeyWay,
 };
-pub(crate) use ledger::{LEDGER_EXAMPLES, LedgerAcceptArgs, LedgerCommand, LedgerListArgs, Since};
+pub(crate) use ledger::{
+    LEDGER_EXAMPLES, LedgerAcceptArgs, LedgerCommand, LedgerListArgs, Since, parse_since,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,7 +71,9 @@ pub(crate) enum Command {
     /// Explain what a snapshot takes, shares and changed
     Analyze(AnalyzeArgs),
     /// Copy snapshots to another place, where the same keys open them
-    Copy(CopyArgs),
+    Copy(Box<CopyArgs>),
+    /// Copy all that another place lacks, and say what it has beyond that
+    Sync(Box<SyncArgs>),
     /// Forget snapshots by rules or by name
     Forget(Box<ForgetArgs>),
     /// Give back the space of what no snapshot names any more

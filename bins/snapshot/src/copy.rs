@@ -1,108 +1,128 @@
-//! `snapshot copy`.
+//! `snapshot copy`, and what `snapshot sync` has of it.
 
-use std::collections::HashMap;
-use std::num::NonZeroUsize;
-
-use backstay::core::{HostId, SnapshotMeta};
+use backstay::core::{Finding, HostId};
 use backstay::engine::copy::{CopyJob, CopyPlan, CopyReport, Fate, copy as carry_out, plan};
 use backstay::engine::repository::{Repository, SnapshotHead};
 use backstay::format::config::Operation;
-use backup_terminal::snapshots::meta_members;
+use backup_terminal::snapshots::{marks, meta_members};
 use backup_terminal::{
-    Console, Exit, Failure, OtherPlace, Outcome, Snapshots, signer, surroundings, text,
+    Align, Console, Exit, Failure, OtherPlace, Outcome, Snapshots, Table, signer, surroundings,
+    text,
 };
 use serde_json::{Value, json};
 
-use crate::cli::CopyArgs;
+use crate::cli::{CopyArgs, SendArgs};
+use crate::room;
+
+/// The repository that is copied from, and who copies.
+pub(crate) struct Sender {
+    pub(crate) from: Repository,
+    pub(crate) host: HostId,
+    pub(crate) place: OtherPlace,
+    pub(crate) all: Snapshots,
+}
+
+impl Sender {
+    /// Opens the repository that is copied from.
+    ///
+    /// # Errors
+    /// Those of [`Console::open`]; [`Exit::WrongKey`] for a key that signs no records.
+    pub(crate) async fn open(console: &Console, args: &SendArgs) -> Outcome<Self> {
+        let from = console.open(Operation::Read).await?;
+        let host = signer(&from);
+        // Whoever cannot sign the record of what came there must not bring it.
+        from.keys().ledger_key(&host)?;
+        let place = console.other_place(&args.to)?;
+        let all = console.all(&from).await?;
+        Ok(Self {
+            from,
+            host,
+            place,
+            all,
+        })
+    }
+
+    /// What there is to say of snapshots that cannot be copied since they cannot be read, or are gone.
+    pub(crate) async fn damage(
+        &self,
+        console: &Console,
+        host: Option<&String>,
+    ) -> Outcome<Vec<Finding>> {
+        let mut damage = self.all.damage();
+        let host = host.cloned().map(HostId);
+        damage.extend(console.missing(&self.from, &self.all, host).await?);
+        Ok(damage)
+    }
+
+    /// Copies snapshots, or shows what would be copied; says how that ended, and gives the other place as it is then:
+    /// nothing where none was made.
+    pub(crate) async fn send(
+        &self,
+        console: &mut Console,
+        args: &SendArgs,
+        heads: Vec<SnapshotHead>,
+        damage: &[Finding],
+    ) -> Outcome<(Exit, Option<Repository>)> {
+        let Self {
+            from, host, place, ..
+        } = self;
+        let mut job = CopyJob::new(host.clone());
+        job.user = surroundings::actor();
+        job.again = args.again;
+        let to = console.open_other(from, place).await?;
+        let plan = plan(from, to.as_ref(), &console.cx, &job, heads).await?;
+        show(console, &plan, to.is_none(), args)?;
+        let has_damage = console.findings(damage, 0)?;
+        if args.dry_run {
+            let has_findings = console.findings(&plan.findings, 0)?;
+            if let Some(to) = &to {
+                room::must_hold(console, to, plan.bytes, args).await?;
+            }
+            return Ok((Exit::done(has_damage || has_findings), to));
+        }
+        let mut to = match to {
+            Some(to) => to,
+            None => {
+                let made = console.make_other(from, place).await?;
+                note_made(console, &made, place);
+                made
+            }
+        };
+        room::must_hold(console, &to, plan.bytes, args).await?;
+        let forgotten = plan.count(Fate::Forgotten);
+        let there = plan.count(Fate::There);
+        let report = carry_out(from, &mut to, &console.cx, plan, &job).await?;
+        let has_findings = console.findings(&report.findings, 0)? || has_damage;
+        say(console, &report, (there, forgotten), host, place)?;
+        Ok((Exit::done(has_findings), Some(to)))
+    }
+}
 
 /// Copies snapshots to another place.
 pub(crate) async fn copy(console: &mut Console, args: &CopyArgs) -> Outcome {
-    let from = console.open(Operation::Read).await?;
-    let host = signer(&from);
-    // Whoever cannot sign the record of what came there must not bring it.
-    from.keys().ledger_key(&host)?;
-    let place = console.other_place(&args.to)?;
-    let all = console.all(&from).await?;
-    let damage = match args.snapshots.is_empty() {
-        true => {
-            let mut damage = all.damage();
-            let host = args.filter.host.clone().map(HostId);
-            damage.extend(console.missing(&from, &all, host).await?);
-            damage
-        }
-        false => Vec::new(),
-    };
-    let heads = chosen(console, &from, &all, args).await?;
-    let mut job = CopyJob::new(host);
-    job.user = surroundings::actor();
-    job.again = args.again;
-    let to = console.open_other(&from, &place).await?;
-    let plan = plan(&from, to.as_ref(), &console.cx, &job, heads).await?;
-    show(console, &plan, to.is_none(), args)?;
-    let has_damage = console.findings(&damage, 0)?;
-    if args.dry_run {
-        let has_findings = console.findings(&plan.findings, 0)?;
-        return Ok(Exit::done(has_damage || has_findings));
-    }
-    let mut to = match to {
-        Some(to) => to,
-        None => {
-            let made = console.make_other(&from, &place).await?;
-            note_made(console, &made, &place);
-            made
-        }
-    };
-    let forgotten = plan.count(Fate::Forgotten);
-    let there = plan.count(Fate::There);
-    let report = carry_out(&from, &mut to, &console.cx, plan, &job).await?;
-    let has_findings = console.findings(&report.findings, 0)? || has_damage;
-    say(console, &report, (there, forgotten), &job.host, &place)?;
-    Ok(Exit::done(has_findings))
-}
-
-/// The snapshots that are asked for, oldest first.
-async fn chosen(
-    console: &Console,
-    from: &Repository,
-    all: &Snapshots,
-    args: &CopyArgs,
-) -> Outcome<Vec<SnapshotHead>> {
-    let is_filtered =
-        args.filter.name.is_some() || args.filter.host.is_some() || !args.filter.tags.is_empty();
-    if !args.snapshots.is_empty() && is_filtered {
+    if !args.snapshots.is_empty() && args.choice.is_given() {
         return Err(Failure::usage(
             "snapshots are named and a filter is given",
             "give one or the other",
         ));
     }
-    let mut heads: Vec<SnapshotHead> = if args.snapshots.is_empty() {
-        let heads = all
-            .heads
-            .iter()
-            .filter(|head| args.filter.takes(&head.meta));
-        heads.cloned().collect()
+    let sender = Sender::open(console, &args.send).await?;
+    let (from, all) = (&sender.from, &sender.all);
+    let (heads, damage) = if args.snapshots.is_empty() {
+        let choice = &args.choice;
+        let heads = choice
+            .choose(console, from, &sender.host, &all.heads)
+            .await?;
+        let host = choice.filter.host.as_ref();
+        (heads, sender.damage(console, host).await?)
     } else {
         let named = console.chosen(from, all, &args.snapshots).await?;
-        named.into_iter().cloned().collect()
+        let mut heads: Vec<SnapshotHead> = named.into_iter().cloned().collect();
+        heads.sort_by_key(|head| (head.meta.time, head.meta.id));
+        (heads, Vec::new())
     };
-    heads.sort_by_key(|head| (head.meta.time, head.meta.id));
-    if let Some(most) = args.newest {
-        keep_newest(&mut heads, most);
-    }
-    Ok(heads)
-}
-
-/// Keeps the newest of each name and host.
-fn keep_newest(heads: &mut Vec<SnapshotHead>, most: NonZeroUsize) {
-    let line = |meta: &SnapshotMeta| (meta.host.clone(), meta.name.clone());
-    let mut seen: HashMap<(HostId, String), usize> = HashMap::new();
-    heads.reverse();
-    heads.retain(|head| {
-        let count = seen.entry(line(&head.meta)).or_default();
-        *count += 1;
-        *count <= most.get()
-    });
-    heads.reverse();
+    let (exit, _) = sender.send(console, &args.send, heads, &damage).await?;
+    Ok(exit)
 }
 
 fn note_made(console: &Console, made: &Repository, place: &OtherPlace) {
@@ -121,7 +141,7 @@ const fn fate(fate: Fate) -> &'static str {
     }
 }
 
-fn show(console: &mut Console, plan: &CopyPlan, is_new: bool, args: &CopyArgs) -> Outcome<()> {
+fn show(console: &mut Console, plan: &CopyPlan, is_new: bool, args: &SendArgs) -> Outcome<()> {
     console.end_progress();
     for (head, what) in &plan.snapshots {
         let mut members = meta_members(&head.meta);
@@ -157,19 +177,8 @@ fn show(console: &mut Console, plan: &CopyPlan, is_new: bool, args: &CopyArgs) -
         text::count(there)
     ))?;
     if args.dry_run {
-        let lacking = plan
-            .snapshots
-            .iter()
-            .filter(|(_, what)| *what == Fate::Copy);
-        for (head, _) in lacking {
-            let meta = &head.meta;
-            console.line(format!(
-                "would copy {} of {} on {}, {}",
-                meta.id.short(),
-                text::escape(meta.name.as_bytes()),
-                text::escape(meta.host.0.as_bytes()),
-                text::time(meta.time)
-            ))?;
+        if lacking > 0 {
+            console.line(lacking_table(plan).render())?;
         }
         if is_new {
             console.line("would make a repository of the same family there")?;
@@ -182,6 +191,31 @@ fn show(console: &mut Console, plan: &CopyPlan, is_new: bool, args: &CopyArgs) -
         ));
     }
     Ok(())
+}
+
+/// What is to be copied.
+fn lacking_table(plan: &CopyPlan) -> Table {
+    let mut table = Table::new(&[
+        ("ID", Align::Left),
+        ("TIME", Align::Left),
+        ("HOST", Align::Left),
+        ("NAME", Align::Left),
+        ("SIZE", Align::Right),
+        ("TAGS", Align::Left),
+    ]);
+    let lacking = plan.snapshots.iter();
+    for (head, _) in lacking.filter(|(_, what)| *what == Fate::Copy) {
+        let meta = &head.meta;
+        table.row([
+            meta.id.short(),
+            text::time(meta.time),
+            text::escape(meta.host.0.as_bytes()),
+            text::escape(meta.name.as_bytes()),
+            text::bytes(meta.stats.bytes),
+            marks(meta),
+        ]);
+    }
+    table
 }
 
 fn say(

@@ -8,19 +8,15 @@ use backstay::integrity::ledger::{AcceptedRecords, Record, RecordOutcome};
 use backup_terminal::{Console, Exit, Outcome, signer, surroundings, text};
 use futures::TryStreamExt as _;
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::cli::{LedgerAcceptArgs, LedgerListArgs, Since};
+use crate::cli::{LedgerAcceptArgs, LedgerListArgs};
 
 /// Shows records, oldest first, each as soon as it was read.
 pub(crate) async fn list(console: &mut Console, args: &LedgerListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
     let cx = console.cx.clone();
-    let since = args.since.map(|since| match since {
-        Since::Moment(moment) => moment,
-        Since::Ago(span) => span.before(cx.clock.now(), &TimeZone::system()),
-    });
+    let since = args.since.map(|since| since.moment(cx.clock.now()));
     let mut ending = Exit::Ok;
     // What is accepted as lost is said by a later record.
     let (mut accepted, mut unread) = (AcceptedRecords::default(), Vec::new());

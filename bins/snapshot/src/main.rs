@@ -2,6 +2,7 @@
 
 mod analyze;
 mod check_tier;
+mod choice;
 mod cli;
 mod copy;
 mod coverage;
@@ -13,8 +14,10 @@ mod ledger;
 mod look;
 mod prune;
 mod repair;
+mod room;
 mod save;
 mod source;
+mod sync;
 mod verify;
 mod versions;
 
@@ -43,6 +46,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Show(args) => look::show(console, &args).await,
         Command::Analyze(args) => analyze::analyze(console, &args).await,
         Command::Copy(args) => copy::copy(console, &args).await,
+        Command::Sync(args) => sync::sync(console, &args).await,
         Command::Forget(args) => forget::forget(console, &args).await,
         Command::Prune(args) => prune::prune(console, &args).await,
         Command::Repair(args) => repair::repair(console, &args).await,

@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::cli::SaveArgs;
 use crate::init::make_for_save;
+use crate::room;
 use crate::source::{Chosen, choose};
 
 /// Makes a snapshot, or shows what it would be.
@@ -33,7 +34,7 @@ pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
     let started = Instant::now();
     let repo = open_or_make(console).await?;
     may_save(&repo)?;
-    look_for_room(console, &repo, args.warn_full).await;
+    room::warn_when_full(console, &repo, args.warn_full).await;
     leave_out_caches(console, &repo, &mut chosen);
     keep_freed_memory();
     let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
@@ -66,22 +67,6 @@ fn may_save(repo: &Repository) -> Outcome<()> {
         format!("this key is a {role} key: it may not save"),
         "use a writer or full key",
     ))
-}
-
-/// Warns while there is room, for a run that meets a full disk has saved nothing.
-async fn look_for_room(console: &Console, repo: &Repository, warn_full: u8) {
-    // A tier that cannot tell it may still have it.
-    let Ok(Some(room)) = repo.sink().room(&console.cx).await else {
-        return;
-    };
-    let used = room.percent_used();
-    if warn_full < 100 && used >= warn_full {
-        console.warn(&format!(
-            "{used} % of the room at {} is used, {} are free: `snapshot forget --prune` makes room",
-            repo.location(),
-            text::bytes(room.free)
-        ));
-    }
 }
 
 /// Opens the repository; makes it if there is none.

@@ -107,6 +107,10 @@ impl Console {
     /// The tier at a place; with `making` its folder is made where it is missing. One whose requests are counted is the same each time, so
     /// that its connections are used again.
     pub(crate) fn sink_at(&self, location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
+        Ok(self.rates.around(self.fast_sink_at(location, making)?))
+    }
+
+    fn fast_sink_at(&self, location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
         if making && matches!(location.scheme(), "file" | "local") {
             let sink = backstay::sink_local::LocalSink::try_from(location)
                 .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
@@ -255,7 +259,11 @@ impl Console {
     /// # Errors
     /// Every one of [`Repository::open`]; [`Exit::NoSecrets`].
     pub async fn open(&self, operation: Operation) -> Outcome<Repository> {
-        self.open_with(operation, self.cache_folder()).await
+        let cache = self.cache_folder();
+        match self.also_from.is_empty() {
+            true => self.open_with(operation, cache).await,
+            false => self.open_nearest(operation, cache).await,
+        }
     }
 
     /// Opens the repository without the local cache: what is verified must be what is stored. This host's
@@ -267,7 +275,11 @@ impl Console {
         self.open_with(operation, None).await
     }
 
-    async fn open_with(&self, operation: Operation, cache: Option<PathBuf>) -> Outcome<Repository> {
+    pub(crate) async fn open_with(
+        &self,
+        operation: Operation,
+        cache: Option<PathBuf>,
+    ) -> Outcome<Repository> {
         let sink = self.sink(false)?;
         let unlock = match self.unlock().await {
             Ok(Some(unlock)) => unlock,
@@ -432,7 +444,7 @@ pub(crate) fn spelled(location: &Location) -> String {
     folder.to_string_lossy().into_owned()
 }
 
-fn no_key() -> Failure {
+pub(crate) fn no_key() -> Failure {
     Failure::new(
         Exit::NoSecrets,
         "there is no key to open the repository with",

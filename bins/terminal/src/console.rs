@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use backstay::SystemClock;
 use backstay::core::{Finding, Limits, Location, OpContext, Severity, Sink};
-use backstay::engine::{Notices, Repository};
+use backstay::engine::{Fallbacks, Notices, Repository};
+use backstay::throttle::{Limits as Rates, Rate};
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -38,6 +39,12 @@ pub struct Console {
     noticed: Mutex<Vec<Notices>>,
     /// The tiers whose requests are counted.
     pub(crate) counted: Mutex<Vec<(Location, Arc<dyn Sink>)>>,
+    /// How fast tiers are written to and read from, all of them together.
+    pub(crate) rates: Rates,
+    /// Copies of the repository from which is read what it lacks.
+    pub(crate) also_from: Vec<String>,
+    /// What was read from them, by the place that did not give it.
+    pub(crate) fallbacks: Mutex<Vec<(String, Fallbacks)>>,
     /// Subjects of findings that were said.
     said: BTreeSet<String>,
 }
@@ -77,6 +84,11 @@ impl Console {
         if let Some(progress) = &progress {
             cx.observer = progress.clone();
         }
+        let rate = |limit: Option<NonZero<u64>>| limit.map(|limit| Arc::new(Rate::new(limit)));
+        let rates = Rates {
+            up: rate(common.limit_up),
+            down: rate(common.limit_down),
+        };
         Self {
             common,
             cx,
@@ -86,6 +98,9 @@ impl Console {
             progress,
             noticed: Mutex::default(),
             counted: Mutex::default(),
+            rates,
+            also_from: Vec::new(),
+            fallbacks: Mutex::default(),
             said: BTreeSet::new(),
         }
     }
@@ -263,7 +278,7 @@ impl Console {
     pub fn end(mut self, outcome: Outcome) -> Exit {
         self.end_progress();
         let noticed = self.say_noticed();
-        let told = self.say_traffic();
+        let told = self.say_fallbacks().and_then(|()| self.say_traffic());
         let outcome = match (outcome, noticed.and_then(|found| told.map(|()| found))) {
             (Ok(Exit::Ok), Ok(true)) => Ok(Exit::Findings),
             (Ok(_), Err(failure)) => Err(failure),

@@ -11,6 +11,7 @@ pub mod failure;
 mod known;
 mod limits;
 pub mod memory;
+mod nearest;
 pub mod options;
 mod other_place;
 pub mod progress;

@@ -1,10 +1,11 @@
 //! Options that every command knows.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::text::parse_bytes;
+use crate::text::{parse_bytes, parse_rate};
 
 /// Options that every command of both programs knows.
 #[derive(Debug, Clone, Default, Args)]
@@ -42,6 +43,12 @@ pub struct Common {
     /// Bytes in flight between reading and writing, such as 96M [default: 48M a processor, 96M to 512M]
     #[arg(long, global = true, value_name = "SIZE", value_parser = parse_bytes)]
     pub memory_limit: Option<u64>,
+    /// Send at most so many bytes a second to tiers, such as 20M
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_up: Option<NonZeroU64>,
+    /// Receive at most so many bytes a second from tiers, such as 20M
+    #[arg(long, global = true, value_name = "RATE", value_parser = parse_rate)]
+    pub limit_down: Option<NonZeroU64>,
     /// Threads for hashing, compressing and sealing; 0: one for each processor
     #[arg(long, global = true, value_name = "N")]
     pub threads: Option<usize>,

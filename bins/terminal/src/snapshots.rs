@@ -122,7 +122,7 @@ impl Console {
     /// # Errors
     /// Those of the tier.
     pub async fn all(&self, repo: &Repository) -> Outcome<Snapshots> {
-        let (heads, unread) = repo.heads(&self.cx).await?;
+        let (heads, unread) = repo.nearest_heads(&self.cx).await?;
         Ok(Snapshots { heads, unread })
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::num::NonZeroU64;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -148,6 +149,12 @@ pub fn beginning(text: &str) -> Option<Timestamp> {
     text.parse::<Timestamp>().ok().or_else(civil)
 }
 
+/// The last moment of a day, or of what is written of a time, of this host's zone if none is written.
+#[must_use]
+pub fn end(text: &str) -> Option<Timestamp> {
+    moment(text, &TimeZone::system())
+}
+
 fn moment(text: &str, tz: &TimeZone) -> Option<Timestamp> {
     if text.len() == "2026-11-21".len() {
         let end = text.parse::<Date>().ok()?.at(23, 59, 59, 999_999_999);
@@ -214,6 +221,18 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(out)
 }
 
+/// Reads a number of bytes a second: a size such as `20M`, also `20M/s`. There is no rate of nothing.
+///
+/// # Errors
+/// A sentence that says how it is written.
+pub fn parse_rate(text: &str) -> Result<NonZeroU64, String> {
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    let rate = parse_bytes(size).ok().and_then(NonZeroU64::new);
+    rate.ok_or_else(|| {
+        format!("`{text}` is not a rate: write bytes a second with K, M or G, such as 20M")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,6 +267,16 @@ mod tests {
         }
         for text in ["", "K", "-1", "1X", "99999999999T"] {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rates_are_sizes_a_second() {
+        for (text, value) in [("20M", 20 << 20), ("20 MiB/s", 20 << 20), ("500", 500)] {
+            assert_eq!(parse_rate(text).map(NonZeroU64::get), Ok(value));
+        }
+        for text in ["", "0", "0.1", "M/s", "20M/min", "-1"] {
+            assert!(parse_rate(text).is_err(), "{text}");
         }
     }
 

@@ -42,6 +42,8 @@ pub use backup_source_command as source_command;
 #[cfg(feature = "source-files")]
 pub use backup_source_files as source_files;
 
+pub use backup_throttle as throttle;
+
 pub use keyed::{KeyedError, open_or_make};
 pub use surroundings::Surroundings;
 

@@ -23,6 +23,7 @@ use futures::TryStreamExt;
 
 use crate::configs::config_error;
 use crate::error::{EngineError, Result};
+use crate::forget::{NOTE_OF_GONE, NOTE_OF_UNREAD};
 use crate::ledger::{Chain, records};
 use crate::parity::read_all_there_is;
 use crate::repository::{Repository, get_within, name};
@@ -337,6 +338,8 @@ pub(crate) async fn gone(
 #[derive(Debug, Default)]
 pub(crate) struct Ended {
     snapshots: HashSet<SnapshotId>,
+    /// Those of them that were lost before.
+    lost: HashSet<SnapshotId>,
     slots: KnownSlots,
 }
 
@@ -379,8 +382,17 @@ impl Ended {
 
     fn take(&mut self, record: &Record) {
         match record.stays() {
-            Some((id, false)) => drop(self.snapshots.insert(id)),
-            Some((id, true)) => drop(self.snapshots.remove(&id)),
+            Some((id, false)) => {
+                self.snapshots.insert(id);
+                let note = record.note.as_deref();
+                if note == Some(NOTE_OF_GONE) || note == Some(NOTE_OF_UNREAD) {
+                    self.lost.insert(id);
+                }
+            }
+            Some((id, true)) => {
+                self.snapshots.remove(&id);
+                self.lost.remove(&id);
+            }
             None => {}
         }
         self.slots.take(record);
@@ -389,6 +401,11 @@ impl Ended {
     /// Whether somebody has forgotten a snapshot.
     pub(crate) fn has_snapshot(&self, id: SnapshotId) -> bool {
         self.snapshots.contains(&id)
+    }
+
+    /// Whether somebody has forgotten a snapshot that was whole: one that was gone or could not be read was given up.
+    pub(crate) fn has_let_go(&self, id: SnapshotId) -> bool {
+        self.snapshots.contains(&id) && !self.lost.contains(&id)
     }
 
     /// Whether somebody has taken a key slot away.

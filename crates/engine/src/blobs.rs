@@ -34,11 +34,24 @@ impl Repository {
     }
 
     /// Reads one blob, wherever it lies: its pack may have been deleted since the index was read, and
-    /// the blob be in another.
+    /// the blob be in another; and there may be copies to be asked ([`Repository::also_from`]).
     ///
     /// # Errors
     /// [`EngineError::Missing`], [`EngineError::Damaged`], errors of the tier.
     pub async fn read_blob(&self, cx: &OpContext, kind: BlobKind, id: &ChunkId) -> Result<Vec<u8>> {
+        match self.has_others() {
+            true => self.read_nearest(cx, kind, id).await,
+            false => self.read_own_blob(cx, kind, id).await,
+        }
+    }
+
+    /// The same on this tier alone.
+    pub(crate) async fn read_own_blob(
+        &self,
+        cx: &OpContext,
+        kind: BlobKind,
+        id: &ChunkId,
+    ) -> Result<Vec<u8>> {
         loop {
             let index = self.index();
             let mut ended = EngineError::Missing {

@@ -229,9 +229,14 @@ pub async fn forget_unread(
         let why = format!("snapshot {} is held, so it is not forgotten", unread.id);
         return Err(EngineError::Invalid(why));
     }
-    let named = (unread.id, &unread.key, "it could not be read");
+    let named = (unread.id, &unread.key, NOTE_OF_UNREAD);
     forget_named(repo, cx, named, host, user).await
 }
+
+/// What the ledger says of snapshots that were forgotten since they were lost.
+pub(crate) const NOTE_OF_UNREAD: &str = "it could not be read";
+/// The same of those that were gone.
+pub(crate) const NOTE_OF_GONE: &str = "it was gone from the tier, and is given up";
 
 /// Records that a snapshot is forgotten, and takes away what is left of it.
 pub(crate) async fn forget_named(

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::beside::{self, Ended};
 use crate::error::{EngineError, Result};
-use crate::forget::forget_named;
+use crate::forget::{NOTE_OF_GONE, forget_named};
 use crate::hold::Holds;
 use crate::ledger::verify_ledger;
 use crate::refs;
@@ -169,6 +169,6 @@ pub async fn give_up(
         return Err(EngineError::Invalid(format!("snapshot {id} {no}")));
     }
     let key = name(layout::snapshot(id))?;
-    let named = (id, &key, "it was gone from the tier, and is given up");
+    let named = (id, &key, NOTE_OF_GONE);
     forget_named(repo, cx, named, host, user).await
 }

@@ -27,6 +27,7 @@ use crate::configs::{self, First, config_error, newest_of};
 use crate::data_keys::DataKeys;
 use crate::error::{EngineError, Result};
 use crate::index_set::{Loaded, Place};
+use crate::nearest::Others;
 use crate::patient::PatientSink;
 use crate::places::folder_of;
 use crate::remains::must_be_none;
@@ -92,6 +93,7 @@ pub struct Repository {
     // The key slot that opened it.
     slot: Option<ObjectKey>,
     notices: Notices,
+    pub(crate) others: Others,
 }
 
 impl std::fmt::Debug for Repository {
@@ -270,6 +272,7 @@ impl Repository {
             looked: tokio::sync::Mutex::default(),
             slot,
             notices: Notices::default(),
+            others: Others::default(),
         };
         out.reload_index(cx).await?;
         Ok(out)

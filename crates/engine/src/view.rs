@@ -82,6 +82,7 @@ impl<'a> SnapshotView<'a> {
         repo.open_knowing(&mut codec, &blob, &[own], &mut plain)?;
         let inner = backup_format::snapshot::decode_part(&plain)
             .map_err(|error| EngineError::wire(format!("snapshot {}", head.meta.id), &error))?;
+        repo.others.opened(head.meta.id);
         Ok(Self { repo, head, inner })
     }
 

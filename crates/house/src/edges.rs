@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bins → terminal → backstay → engine → { format, retention, integrity, parity } → backup-core
-//! backstay → { sources/*, sinks/*, conformance } → backup-core
+//! backstay → { sources/*, sinks/*, conformance, throttle } → backup-core
 //! testkit → conformance
 //! ```
 //!
@@ -23,6 +23,7 @@ const ENGINE: &str = "backup-engine";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
 const CONFORMANCE: &str = "backup-conformance";
+const THROTTLE: &str = "backup-throttle";
 const TESTKIT: &str = "backup-testkit";
 const HOUSE: &str = "backup-house";
 /// Servers that tests of plug-ins start.
@@ -35,7 +36,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
         CORE | PARITY | HOUSE => own(&[]),
-        FORMAT | RETENTION | CONFORMANCE => own(&[CORE]),
+        FORMAT | RETENTION | CONFORMANCE | THROTTLE => own(&[CORE]),
         TESTKIT => own(&[CORE, CONFORMANCE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, PARITY, RETENTION]),
@@ -48,6 +49,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
                 RETENTION,
                 ENGINE,
                 CONFORMANCE,
+                THROTTLE,
             ];
             Some(plug_ins(workspace).chain(own.map(str::to_owned)).collect())
         }

@@ -6,6 +6,7 @@
 //! - [`decide_lines`]: a policy over all snapshots of a repository, line by line;
 //! - [`guard`]: what is never forgotten, whatever a policy says;
 //! - [`decide_named`]: snapshots that a person names;
+//! - [`newest_per`]: of each day, week, month … the newest, for whoever copies only some;
 //! - [`VersionPolicy`]: the versions of one file.
 //!
 //! # The time of a snapshot
@@ -19,6 +20,7 @@ mod count;
 mod guard;
 mod line;
 mod lines;
+mod newest;
 mod policy;
 mod rules;
 mod slot;
@@ -28,6 +30,7 @@ mod versions;
 pub use count::{Count, ParseCountError};
 pub use guard::guard;
 pub use lines::{Line, decide_lines, decide_named, group_lines, last_good};
+pub use newest::{NewestPer, ParseNewestPerError, newest_per};
 pub use policy::{EmptyPolicy, KeepPolicy, PolicySet};
 pub use slot::{Period, WeekStart};
 pub use span::{ParseSpanError, Span};

@@ -10,37 +10,37 @@ use backup_tests::{Node, Place, Run, read_tree};
 
 use crate::trouble::noise;
 
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 
-fn saved(place: &Place) -> String {
+pub(crate) fn saved(place: &Place) -> String {
     place.wait_for_a_tick();
     let saved = place.save().ok().of_type("saved").remove(0);
     saved["id"].as_str().unwrap().to_owned()
 }
 
-fn copy(place: &Place, more: &[&str]) -> Command {
+pub(crate) fn copy(place: &Place, more: &[&str]) -> Command {
     let mut command = place.snapshot(["copy", "--to", OTHER, "--json"]);
     command.args(more);
     command
 }
 
 /// A command that works with the copy.
-fn at_other(place: &Place, mut command: Command) -> Command {
+pub(crate) fn at_other(place: &Place, mut command: Command) -> Command {
     command.env("BACKSTAY_REPO", place.path(OTHER));
     command
 }
 
-fn other(place: &Place, args: &[&str]) -> Command {
+pub(crate) fn other(place: &Place, args: &[&str]) -> Command {
     at_other(place, place.snapshot(args))
 }
 
-fn ids(run: &mut Command) -> Vec<String> {
+pub(crate) fn ids(run: &mut Command) -> Vec<String> {
     let lines = Run::of(run).ok().of_type("snapshot");
     let id = |line: &serde_json::Value| line["id"].as_str().unwrap().to_owned();
     lines.iter().map(id).collect()
 }
 
-fn restored(place: &Place, id: &str) -> BTreeMap<PathBuf, Node> {
+pub(crate) fn restored(place: &Place, id: &str) -> BTreeMap<PathBuf, Node> {
     let out = place.path("back");
     let _ = fs::remove_dir_all(&out);
     let wanted = format!("{id}:{}", place.data().display());
@@ -67,7 +67,7 @@ fn a_copy_tells_of_a_snapshot_that_is_gone_where_it_copies_from() {
 }
 
 /// The files below a folder, with what tells whether they were written anew.
-fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+pub(crate) fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     let mut out = BTreeMap::new();
     let mut left = vec![folder.to_owned()];
     while let Some(at) = left.pop() {
@@ -83,14 +83,14 @@ fn files(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     out
 }
 
-fn packs(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+pub(crate) fn packs(folder: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
     let mut out = files(&folder.join("data"));
     out.extend(files(&folder.join("meta")));
     out
 }
 
 /// A place with three snapshots, and what each holds.
-fn three() -> (Place, BTreeMap<String, BTreeMap<PathBuf, Node>>) {
+pub(crate) fn three() -> (Place, BTreeMap<String, BTreeMap<PathBuf, Node>>) {
     let place = Place::new();
     let mut known = BTreeMap::new();
     for round in 0..3u64 {

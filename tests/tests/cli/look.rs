@@ -260,6 +260,7 @@ fn every_json_line_is_documented() {
         &["hold", "latest"],
         &["release", "latest"],
         &["forget", "--keep-last", "1"],
+        &["sync", "--to", "second"],
     ] {
         lines.extend(Run::of(place.snapshot(args).arg("--json")).ok().lines());
     }
@@ -324,6 +325,7 @@ fn every_json_line_is_documented() {
     lines.extend(damaged(&place));
     lines.extend(lost_records());
     lines.extend(crate::object::lines_of_a_list());
+    lines.extend(crate::nearest::lines_of_a_fallback());
     assert_documented(&lines, page);
 }
 

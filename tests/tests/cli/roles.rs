@@ -93,6 +93,18 @@ const ROWS: [Row; 42] = [
         "use a writer, maintenance or full key",
     ),
     (
+        "snapshot sync",
+        &["sync", "--to", "OUT"],
+        "FWM",
+        "use a writer, maintenance or full key",
+    ),
+    (
+        "snapshot sync --remove-vanished",
+        &["sync", "--to", "OUT", "--remove-vanished"],
+        "FM",
+        "use a maintenance or full key",
+    ),
+    (
         "snapshot forget --dry-run",
         &["forget", "--keep-last", "1", "--dry-run"],
         "FM",

@@ -3,6 +3,7 @@
 use backup_terminal::text;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 pub(crate) const LEDGER_EXAMPLES: &str = "\
 Examples:
@@ -62,7 +63,17 @@ pub(crate) enum Since {
     Ago(backstay::retention::Span),
 }
 
-fn parse_since(text: &str) -> Result<Since, String> {
+impl Since {
+    /// The moment that it means now.
+    pub(crate) fn moment(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::Moment(moment) => moment,
+            Self::Ago(span) => span.before(now, &TimeZone::system()),
+        }
+    }
+}
+
+pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(span) = text.parse() {
         return Ok(Since::Ago(span));
     }

@@ -20,6 +20,7 @@ mod family;
 mod packs;
 mod scattered;
 mod session;
+mod vanished;
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -39,6 +40,7 @@ use commit::Done;
 use session::{Here, Shipment};
 
 pub use family::{Found, found, make};
+pub use vanished::{Vanished, vanished};
 
 /// After so many bytes of packs an index run is written: what none knows is read once more by the run behind one that
 /// was killed.

@@ -313,6 +313,7 @@ impl<'a> Workers<'a> {
             Err(EngineError::Sink(error)) if error.kind != ErrorKind::NotFound => {
                 let why = error.to_string();
                 return chunks.iter().for_each(|(chunk, _)| match error.kind {
+                    _ if self.repo.has_others() => self.elsewhere(chunk),
                     ErrorKind::Damaged if self.is_elsewhere_too(chunk) => self.elsewhere(chunk),
                     _ => self.lose(chunk, FindingKind::Damaged, &why),
                 });
@@ -378,6 +379,11 @@ impl<'a> Workers<'a> {
 
     fn get(&self, span: &Span) -> Result<Bytes> {
         let key = Repository::pack_key(&span.place)?;
+        if self.repo.is_down() {
+            let why = "its tier did not answer".into();
+            let object = key.to_string();
+            return Err(EngineError::Missing { object, why });
+        }
         let range = ByteRange::Span {
             offset: span.start,
             length: span.length,

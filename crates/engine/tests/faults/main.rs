@@ -21,6 +21,7 @@ mod lost_records;
 mod lost_snapshots;
 mod midway;
 mod moved;
+mod nearest;
 mod operations;
 mod repacked;
 mod repair;
