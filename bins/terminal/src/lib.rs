@@ -13,6 +13,7 @@ mod limits;
 pub mod memory;
 pub mod options;
 mod other_place;
+mod plain;
 pub mod progress;
 pub mod secrets;
 pub mod snapshots;
