@@ -9,6 +9,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::export::ExportArgs;
+
 const EXAMPLES: &str = "\
 Examples:
   restore list --repo /mnt/nas/backup --key-file ~/backup.key
@@ -18,6 +20,7 @@ Examples:
   restore cat latest:/etc/fstab
   restore run latest --to /tmp/restored --also-from sftp://backup@nas/srv/backup
   restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
+  restore export latest --to /mnt/exports --layout tar.zst
 
 SNAPSHOT is an id, its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a
 time or a day (the newest not after it).
@@ -52,6 +55,8 @@ pub(crate) enum Command {
     Cat(CatArgs),
     /// Restore a snapshot or a part of it into a folder
     Run(Box<RunArgs>),
+    /// Export a snapshot as files or archives that need no Backstay to be read
+    Export(Box<ExportArgs>),
     /// Show what differs between two snapshots
     Diff(DiffArgs),
     /// Write SHA-256 sums of files, for `sha256sum -c`

@@ -4,6 +4,7 @@ mod cli;
 mod content;
 mod descent;
 mod diff;
+mod export;
 mod look;
 mod losses;
 mod place;
@@ -25,7 +26,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
     // A restore goes on, whoever reads what it says of it.
     if !matches!(
         cli.command,
-        Command::Run(_) | Command::Prove(_) | Command::CheckProof(_)
+        Command::Run(_) | Command::Export(_) | Command::Prove(_) | Command::CheckProof(_)
     ) {
         console.end_with_reader();
     }
@@ -35,6 +36,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Find(args) => look::find(console, &args).await,
         Command::Cat(args) => content::cat(console, &args).await,
         Command::Run(args) => run::run(console, &args).await,
+        Command::Export(args) => export::export(console, &args).await,
         Command::Diff(args) => diff::diff(console, &args).await,
         Command::Sums(args) => content::sums(console, &args).await,
         Command::Prove(args) => proof::prove(console, &args).await,

@@ -22,6 +22,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::check_tier::CheckTierArgs;
+use crate::import::ImportArgs;
 pub(crate) use copy::{ChoiceArgs, CopyArgs, SendArgs, SyncArgs};
 pub(crate) use keys::{
     KEY_EXAMPLES, KeyAddArgs, KeyCommand, KeyPassphraseArgs, KeyRemoveArgs, KeyRotateArgs,
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Init(InitArgs),
     /// Make a snapshot of files, of a command's output, of standard input, or of a URL
     Save(Box<SaveArgs>),
+    /// Import exports, archives and dumps of other tools, each with its own time
+    Import(Box<ImportArgs>),
     /// List snapshots
     #[command(visible_alias = "ls")]
     List(ListArgs),
@@ -177,7 +180,7 @@ A repository that does not exist yet is made, with a key file in the folder of t
 configuration.";
 
 /// A name that a snapshot can be signed and shown with.
-fn parse_name(text: &str) -> Result<String, String> {
+pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Err("a name is not empty".into());
     }

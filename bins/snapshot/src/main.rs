@@ -8,6 +8,7 @@ mod copy;
 mod coverage;
 mod forget;
 mod hold;
+mod import;
 mod init;
 mod keys;
 mod ledger;
@@ -42,6 +43,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
     match cli.command {
         Command::Init(args) => init::init(console, &args).await,
         Command::Save(args) => save::save(console, &args).await,
+        Command::Import(args) => import::import(console, &args).await,
         Command::List(args) => look::list(console, &args).await,
         Command::Show(args) => look::show(console, &args).await,
         Command::Analyze(args) => analyze::analyze(console, &args).await,

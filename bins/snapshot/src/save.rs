@@ -57,7 +57,7 @@ fn job(args: &SaveArgs, chosen: &Chosen) -> SnapshotJob {
 }
 
 /// Sees that the key may save, before anything is read.
-fn may_save(repo: &Repository) -> Outcome<()> {
+pub(crate) fn may_save(repo: &Repository) -> Outcome<()> {
     let role = repo.keys().role();
     if matches!(role, Role::Full | Role::Writer) {
         return Ok(());

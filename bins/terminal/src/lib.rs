@@ -14,6 +14,7 @@ pub mod memory;
 mod nearest;
 pub mod options;
 mod other_place;
+mod plain;
 pub mod progress;
 pub mod secrets;
 pub mod snapshots;

@@ -27,6 +27,7 @@ use std::sync::Arc;
 pub use backup_conformance as conformance;
 pub use backup_core as core;
 pub use backup_engine as engine;
+pub use backup_export as export;
 pub use backup_format as format;
 pub use backup_integrity as integrity;
 pub use backup_parity as parity;

@@ -177,6 +177,13 @@ impl LedgerDraft {
         }
     }
 
+    /// Says of the record of a snapshot that it was imported, and when it was made.
+    pub(crate) fn of_import(&mut self, made: jiff::Timestamp) {
+        let seconds = u64::try_from(made.as_second()).unwrap_or(0);
+        self.counts.push((FIRST_SEEN, seconds));
+        self.note = format!("imported; it was made {made}");
+    }
+
     fn signed_by(
         self,
         repo: &Repository,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use backup_core::{ErrorKind, Finding, HostId, OpContext, SnapshotMeta, Source};
 use backup_integrity::merkle::MerkleRoot;
+use jiff::Timestamp;
 
 use crate::error::{EngineError, Result};
 use crate::ledger::begin_if_new;
@@ -44,6 +45,8 @@ pub struct SnapshotJob {
     pub checkpoint: CheckpointRule,
     /// How many pieces of a stream are told apart.
     pub pieces: PieceLimit,
+    /// When what is imported was made; `None`: now. The ledger says both, when it was made and when it came.
+    pub imported_from: Option<Timestamp>,
 }
 
 impl SnapshotJob {
@@ -63,6 +66,7 @@ impl SnapshotJob {
             compression: backup_format::seal::DEFAULT_LEVEL,
             checkpoint: CheckpointRule::default(),
             pieces: PieceLimit::default(),
+            imported_from: None,
         }
     }
 }

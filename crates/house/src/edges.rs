@@ -1,7 +1,7 @@
 //! Which package may depend on which.
 //!
 //! ```text
-//! bins → terminal → backstay → engine → { format, retention, integrity, parity } → backup-core
+//! bins → terminal → backstay → export → engine → { format, retention, integrity, parity } → backup-core
 //! backstay → { sources/*, sinks/*, conformance, throttle } → backup-core
 //! testkit → conformance
 //! ```
@@ -20,6 +20,7 @@ const INTEGRITY: &str = "backup-integrity";
 const PARITY: &str = "backup-parity";
 const RETENTION: &str = "backup-retention";
 const ENGINE: &str = "backup-engine";
+const EXPORT: &str = "backup-export";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
 const CONFORMANCE: &str = "backup-conformance";
@@ -40,6 +41,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
         TESTKIT => own(&[CORE, CONFORMANCE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, PARITY, RETENTION]),
+        EXPORT => own(&[CORE, FORMAT, INTEGRITY, ENGINE]),
         FACADE => {
             let own = [
                 CORE,
@@ -48,6 +50,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
                 PARITY,
                 RETENTION,
                 ENGINE,
+                EXPORT,
                 CONFORMANCE,
                 THROTTLE,
             ];

@@ -299,6 +299,20 @@ fn every_json_line_is_documented() {
     let mut remove = place.snapshot(["key", "remove", &id, "--json"]);
     lines.extend(Run::of(&mut remove).ok().lines());
     for args in [
+        &["export", "latest", "--to", "exports", "--dry-run"][..],
+        &["export", "latest", "--to", "exports"],
+    ] {
+        lines.extend(Run::of(place.restore(args).arg("--json")).ok().lines());
+    }
+    fs::write(place.path("old.sql"), "a dump").unwrap();
+    for args in [
+        &["import", "old.sql", "--dry-run"][..],
+        &["import", "old.sql"],
+        &["import", "old.sql"],
+    ] {
+        lines.extend(Run::of(place.snapshot(args).arg("--json")).ok().lines());
+    }
+    for args in [
         &["prune", "--json", "--dry-run"][..],
         &["prune", "--json"],
         &["check-tier", "--speed", "1M", "--json"],

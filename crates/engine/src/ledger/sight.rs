@@ -10,6 +10,9 @@
 //!   behind its own, and not behind now by the clock of that host, unless its own records say that
 //!   it is slow.
 //!
+//! What the host that asks has imported counts from when its record says that it was made: the operator's own word, on the host
+//! that is trusted. What others say that they imported is bounded like all that they claim.
+//!
 //! What a copy has brought stands where it was copied, which tells nothing of when it was made: it counts from what its
 //! writer claims, which is signed; or from what the ledger of the tier bore out that it came from, which the record of the copy
 //! says: if another host than the one that asks has copied it, only as far as that is later. It lies before that record in
@@ -77,6 +80,7 @@ pub async fn first_seen(
                 place,
                 number,
                 recorded: record.time,
+                imported: claimed(record).filter(|_| genuine == Some(true) && record.host == *host),
             };
             if record.op == Op::COPY {
                 let claimed = claimed(record).filter(|_| genuine == Some(true));
@@ -115,6 +119,10 @@ pub async fn first_seen(
         let after = lines.entry(line).or_insert(Timestamp::MIN);
         let mut at = head.meta.time.max(*after).min(sight.recorded);
         *after = sight.recorded.max(*after);
+        if let Some(made) = sight.imported {
+            head.meta.first_seen = Some(made.min(sight.recorded).min(latest));
+            continue;
+        }
         let behind = own.partition_point(|record| record.number <= sight.number);
         let before = behind.checked_sub(1).and_then(|last| own.get(last));
         if let Some(before) = before.filter(|before| before.number < sight.number) {
@@ -153,6 +161,8 @@ struct Sight {
     place: usize,
     number: u64,
     recorded: Timestamp,
+    /// When it was made, by the word of the host that asks, which has imported it.
+    imported: Option<Timestamp>,
 }
 
 /// A record of the host that asks.

@@ -151,7 +151,9 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
 
 fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
     let counts = &stored.assembled.counts;
-    let millis = u64::try_from(stored.planned.started.as_millisecond()).unwrap_or(0);
+    let time = job.imported_from.unwrap_or(stored.planned.started);
+    // Its id tells the same time.
+    let millis = u64::try_from(time.as_millisecond()).unwrap_or(0);
     let mut tags = job.tags.clone();
     tags.sort();
     tags.dedup();
@@ -159,7 +161,7 @@ fn describe(stored: &Stored, job: &SnapshotJob) -> Result<SnapshotMeta> {
         id: SnapshotId::from_parts(millis, random()?),
         name: job.name.clone(),
         host: job.host.clone(),
-        time: stored.planned.started,
+        time,
         first_seen: None,
         tags,
         label: job.label.clone(),

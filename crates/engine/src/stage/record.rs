@@ -47,7 +47,10 @@ pub async fn record(
     if let Some(finding) = beside::put_if_wanted(repo, cx, &key, &object).await {
         counts.found(cx, finding);
     }
-    let draft = LedgerDraft::of_snapshot(&meta, root);
+    let mut draft = LedgerDraft::of_snapshot(&meta, root);
+    if let Some(made) = job.imported_from {
+        draft.of_import(made);
+    }
     let earlier = stored.planned.earlier;
     match record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
         Ok(findings) => findings
