@@ -34,6 +34,7 @@ mod names;
 mod object;
 mod overwrite;
 mod prune;
+mod rclone;
 mod repair;
 mod roles;
 mod round_trip;
