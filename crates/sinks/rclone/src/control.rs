@@ -103,6 +103,8 @@ impl Control<'_> {
             return Err(Fault::Absent);
         }
         Err(match serde_json::from_slice::<Refusal>(&text) {
+            // A folder is no object, so there is none of that name.
+            Ok(refusal) if refusal.error.contains("is a directory not a file") => Fault::Absent,
             Ok(refusal) => Fault::Said(refusal.error),
             Err(_) => Fault::Said(format!("{status} {}", String::from_utf8_lossy(&text))),
         })

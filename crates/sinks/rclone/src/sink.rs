@@ -128,7 +128,19 @@ impl RcloneSink {
             };
         }
         add(&self.tier.counts.gets, 1);
-        control.read(key.as_str(), Some((offset, length))).await
+        match control.read(key.as_str(), Some((offset, length))).await {
+            // Some remotes say that of a range behind the end as well.
+            Err(Fault::Absent) => {
+                let size = self.size_of(control, key).await?;
+                let wrong = Wrong::Short {
+                    size,
+                    offset,
+                    length,
+                };
+                ours(ErrorKind::Damaged, wrong)
+            }
+            done => done,
+        }
     }
 
     /// Begins a listing; what is not there is empty.
@@ -149,6 +161,8 @@ impl RcloneSink {
                 listing,
             })),
             Err(Fault::Absent) => Ok(None),
+            // Nothing is below an object.
+            Err(Fault::Said(text)) if text.contains("not a directory") => Ok(None),
             Err(fault) => Err(fault),
         }
     }
@@ -370,8 +384,6 @@ impl Sink for RcloneSink {
             add(&self.tier.counts.deletes, 1);
             match control.delete(key.as_str()).await {
                 Err(Fault::Absent) => Ok(()),
-                // A folder is no object, so there is none of that name.
-                Err(Fault::Said(text)) if text.contains("is a directory not a file") => Ok(()),
                 done => done,
             }
         };

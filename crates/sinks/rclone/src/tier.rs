@@ -74,6 +74,16 @@ impl Counts {
     }
 }
 
+/// A login that was renewed and not kept is lost with the child.
+fn tell_unsaved(cx: &OpContext, running: &Running) {
+    if let Some(words) = running.log.unsaved() {
+        cx.tell(Event::Note(&format!(
+            "rclone could not write its configuration ({words}): the next login may fail; make the file and its folder \
+             writable for this user"
+        )));
+    }
+}
+
 impl Tier {
     pub(crate) fn new(place: Place) -> Self {
         Self {
@@ -86,7 +96,7 @@ impl Tier {
     }
 
     /// The child, started and asked if there is none.
-    async fn ready(&self) -> Outcome<Ready> {
+    async fn ready(&self, cx: &OpContext) -> Outcome<Ready> {
         let mut ready = self.ready.lock().await;
         if let Some(ready) = ready.as_ref().filter(|ready| ready.running.is_alive()) {
             return Ok(ready.clone());
@@ -110,7 +120,9 @@ impl Tier {
             }
             Ok(abilities)
         };
-        let abilities = match asked.await {
+        let asked = asked.await;
+        tell_unsaved(cx, &running);
+        let abilities = match asked {
             Ok(abilities) => abilities,
             // It fell over because of the remote, and said why.
             Err(Fault::Lost(Wrong::Ended(words))) if words != KILLED => {
@@ -143,15 +155,10 @@ impl Tier {
             let mut tries = 0;
             loop {
                 tries += 1;
-                let ready = self.ready().await?;
+                let ready = self.ready(cx).await?;
                 let running = ready.running.clone();
                 let done = work(ready).await;
-                if let Some(words) = running.log.unsaved() {
-                    cx.tell(Event::Note(&format!(
-                        "rclone could not write its configuration ({words}): the next login may fail; make the file and its \
-                         folder writable for this user"
-                    )));
-                }
+                tell_unsaved(cx, &running);
                 match done {
                     Err(Fault::Lost(_)) if tries < TRIES => {
                         add(&self.counts.failed, 1);

