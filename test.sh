@@ -10,6 +10,7 @@ cd "$(dirname "$0")"
 
 # strace: the tests that read the order of system calls, and kill at one. xfsprogs: those of power losses.
 # dosfstools, exfatprogs, exfat-fuse, bindfs: file systems without modes and owners. diff, git: comparing trees. age: what opens without these programs. faketime: hosts whose clocks are wrong.
+# rclone: remotes of it for tiers, and a WebDAV server.
 # openssh-server, openssh-client: a server for tiers reached by SFTP, and keys for it.
 packages=()
 command -v strace >/dev/null || packages+=(strace)
@@ -26,6 +27,7 @@ command -v zstd >/dev/null || packages+=(zstd)
 command -v setfattr >/dev/null || packages+=(attr)
 command -v faketime >/dev/null || packages+=(faketime)
 [ -x /usr/sbin/sshd ] || packages+=(openssh-server)
+command -v rclone >/dev/null || packages+=(rclone)
 command -v ssh-keygen >/dev/null || packages+=(openssh-client)
 if [ "${#packages[@]}" -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive

@@ -122,7 +122,13 @@ impl Console {
                 .map_err(|error| RegistryError::config(location, error.to_string()))?;
             return Ok(Arc::new(sink.making_root(true)));
         }
-        let sink = registry(self.cache_folder())?.open_sink(location)?;
+        let sink: Arc<dyn Sink> = match making && location.scheme() == "rclone" {
+            true => {
+                let sink = backstay::sink_rclone::RcloneSink::open(location)?;
+                Arc::new(sink.making_root(true))
+            }
+            false => registry(self.cache_folder())?.open_sink(location)?,
+        };
         Ok(match sink.traffic() {
             Some(_) => self.counted(location, sink),
             None => sink,

@@ -36,6 +36,8 @@ pub use backup_retention as retention;
 pub use backup_sink_local as sink_local;
 #[cfg(feature = "sink-object")]
 pub use backup_sink_object as sink_object;
+#[cfg(feature = "sink-rclone")]
+pub use backup_sink_rclone as sink_rclone;
 #[cfg(feature = "sink-sftp")]
 pub use backup_sink_sftp as sink_sftp;
 #[cfg(feature = "source-command")]
@@ -78,6 +80,8 @@ pub fn register_enabled_in(
     backup_sink_sftp::register(registry, &around.for_sftp())?;
     #[cfg(feature = "sink-object")]
     backup_sink_object::register(registry, &around.for_object_stores())?;
+    #[cfg(feature = "sink-rclone")]
+    backup_sink_rclone::register(registry)?;
     #[cfg(feature = "source-files")]
     backup_source_files::register(registry)?;
     #[cfg(feature = "source-command")]

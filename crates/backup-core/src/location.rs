@@ -153,6 +153,10 @@ impl fmt::Display for Location {
         if self.scheme == "file" && self.authority.is_empty() && self.options.is_empty() {
             return f.write_str(&self.path);
         }
+        // Without a host, and with a path that begins nowhere in particular, no slashes were written.
+        if self.authority.is_empty() && !self.path.starts_with('/') {
+            return write!(f, "{}:{}", self.scheme, self.path);
+        }
         let full = format!("{}://{}{}", self.scheme, self.authority, self.path);
         f.write_str(&without_password(&full))
     }
@@ -184,6 +188,26 @@ mod tests {
         assert_eq!(location.authority(), "me:secret@db:5432");
         assert_eq!(location.path(), "/app,billing");
         assert_eq!(location.option("host"), Some("/tmp"));
+    }
+
+    #[test]
+    fn a_location_is_shown_as_it_was_written() {
+        for text in [
+            "rclone:cloud:backups/web 1",
+            "rclone:cloud:/srv",
+            "sftp://me@host:22/srv",
+            "s3://bucket",
+            "local:folder",
+            "local:///srv",
+        ] {
+            let location: Location = text.parse().unwrap();
+            assert_eq!(location.to_string(), text);
+            let again: Location = format!("{text}?a=b").parse().unwrap();
+            assert_eq!(
+                (again.path(), again.to_string()),
+                (location.path(), text.to_owned())
+            );
+        }
     }
 
     #[test]

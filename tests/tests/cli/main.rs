@@ -37,6 +37,7 @@ mod nearest;
 mod object;
 mod overwrite;
 mod prune;
+mod rclone;
 mod repair;
 mod roles;
 mod room;
