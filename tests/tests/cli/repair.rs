@@ -511,7 +511,9 @@ fn what_cannot_be_mended_is_stored_anew_by_the_next_save() {
         let hurts_one_file = [2, 4].into_iter().any(|part| {
             flip_at(&victim, part);
             let full = ["verify", "--json", "--level", "full"];
-            let told = Run::of(&mut place.snapshot(full)).ends(13).of_type("damage");
+            let told = Run::of(&mut place.snapshot(full))
+                .ends(13)
+                .of_type("damage");
             let is_chunk = |one: &&Value| one["object"].as_str().unwrap().starts_with("chunk");
             let is_one = told.iter().find(is_chunk).unwrap()["path_count"] == 1;
             if !is_one {
