@@ -69,6 +69,14 @@ fn strange(error: impl std::fmt::Display) -> Fault {
     Fault::Ours(ErrorKind::Other, Wrong::Strange(error.to_string()))
 }
 
+/// Nothing is below an object; a disk says that in its own way.
+fn below(fault: Fault) -> Fault {
+    match fault {
+        Fault::Said(text) if text.contains("not a directory") => Fault::Absent,
+        fault => fault,
+    }
+}
+
 impl Control<'_> {
     async fn send(&self, request: Request<Full<Bytes>>) -> Outcome<Response<Incoming>> {
         let running = self.running;
@@ -187,7 +195,7 @@ impl Control<'_> {
             opt["hashTypes"] = json!([hash]);
         }
         let question = json!({"fs": self.fs, "remote": name, "opt": opt});
-        let answer = match self.ask("operations/stat", &question).await {
+        let answer = match self.ask("operations/stat", &question).await.map_err(below) {
             Err(Fault::Absent) => return Ok(None),
             answer => answer?,
         };
@@ -206,7 +214,8 @@ impl Control<'_> {
     /// Deletes a file.
     pub(crate) async fn delete(&self, name: &str) -> Outcome<()> {
         let question = json!({"fs": self.fs, "remote": name});
-        self.ask("operations/deletefile", &question).await?;
+        let deleted = self.ask("operations/deletefile", &question).await;
+        deleted.map_err(below)?;
         Ok(())
     }
 
@@ -257,7 +266,7 @@ impl Control<'_> {
             request = request.header(RANGE, format!("bytes={offset}-{last}"));
         }
         let request = request.body(Full::default()).map_err(strange)?;
-        let answer = self.granted(request).await?;
+        let answer = self.granted(request).await.map_err(below)?;
         let told = total(&answer);
         let wanted = match (span, told) {
             (Some((_, length)), _) => length,
