@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 42] = [
+const ROWS: [Row; 44] = [
     (
         "snapshot save",
         &["save", "DATA"],
