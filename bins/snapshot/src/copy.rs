@@ -27,8 +27,12 @@ impl Sender {
     ///
     /// # Errors
     /// Those of [`Console::open`]; [`Exit::WrongKey`] for a key that signs no records.
-    pub(crate) async fn open(console: &Console, args: &SendArgs) -> Outcome<Self> {
+    pub(crate) async fn open(console: &Console, args: &SendArgs, forgets: bool) -> Outcome<Self> {
         let from = console.open(Operation::Read).await?;
+        if forgets {
+            // Also of a dry run: it must not promise what the run itself could not do.
+            from.keys().may_forget()?;
+        }
         let host = signer(&from);
         // Whoever cannot sign the record of what came there must not bring it.
         from.keys().ledger_key(&host)?;
@@ -106,7 +110,7 @@ pub(crate) async fn copy(console: &mut Console, args: &CopyArgs) -> Outcome {
             "give one or the other",
         ));
     }
-    let sender = Sender::open(console, &args.send).await?;
+    let sender = Sender::open(console, &args.send, false).await?;
     let (from, all) = (&sender.from, &sender.all);
     let (heads, damage) = if args.snapshots.is_empty() {
         let choice = &args.choice;

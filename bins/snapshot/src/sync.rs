@@ -25,11 +25,7 @@ struct Extra {
 
 /// Copies what the other place lacks, and says what it has beyond that.
 pub(crate) async fn sync(console: &mut Console, args: &SyncArgs) -> Outcome {
-    let sender = Sender::open(console, &args.send).await?;
-    if args.remove_vanished {
-        // Also of a dry run: it must not promise what the run itself could not do.
-        sender.from.keys().may_forget()?;
-    }
+    let sender = Sender::open(console, &args.send, args.remove_vanished).await?;
     let choice = &args.choice;
     let heads = choice
         .choose(console, &sender.from, &sender.host, &sender.all.heads)

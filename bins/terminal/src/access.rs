@@ -130,7 +130,7 @@ impl Console {
             false => registry(self.cache_folder())?.open_sink(location)?,
         };
         Ok(match sink.traffic() {
-            Some(_) => self.counted(location, sink),
+            Some(_) => self.counted(location, sink, making),
             None => sink,
         })
     }

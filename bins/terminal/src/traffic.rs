@@ -10,10 +10,17 @@ use crate::failure::Outcome;
 use crate::text;
 
 impl Console {
-    /// The tier that was opened at this location before, or this one.
-    pub(crate) fn counted(&self, location: &Location, sink: Arc<dyn Sink>) -> Arc<dyn Sink> {
+    /// The tier that was opened at this location before, or this one; one that makes its folder only if it is `making`,
+    /// and that is the tier from then on.
+    pub(crate) fn counted(
+        &self,
+        location: &Location,
+        sink: Arc<dyn Sink>,
+        making: bool,
+    ) -> Arc<dyn Sink> {
         let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, known)) = counted.iter().find(|(known, _)| known == location) {
+        let known = counted.iter().rev().find(|(known, _)| known == location);
+        if let Some((_, known)) = known.filter(|_| !making) {
             return known.clone();
         }
         counted.push((location.clone(), sink.clone()));

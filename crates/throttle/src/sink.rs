@@ -92,13 +92,9 @@ impl Sink for Throttled {
         key: &ObjectKey,
         range: ByteRange,
     ) -> Result<Bytes, SinkError> {
-        let down = self.limits.down.as_ref();
-        if let ByteRange::Span { length, .. } = range {
-            wait(cx, down, length, ("get", key)).await?;
-            return self.inner.get(cx, key, range).await;
-        }
         let bytes = self.inner.get(cx, key, range).await?;
-        // Nobody knew before how much it would be; the next that is read waits for it.
+        // How much it is nobody knows before: a range may ask for more than there is.
+        let down = self.limits.down.as_ref();
         wait(cx, down, bytes.len() as u64, ("get", key)).await?;
         Ok(bytes)
     }

@@ -163,8 +163,8 @@ fn old_dumps_are_unpacked_each_with_its_date_and_share_what_they_have_in_common(
     let size = |at: usize, member: &str| found[at][member].as_u64().unwrap();
     assert_eq!(size(1, "bytes"), dump(7).len() as u64);
     assert!(size(1, "bytes_new") > 1_000_000);
-    // The second is the first, packed by another program.
-    assert_eq!(size(2, "bytes_new"), 0, "{:?}", found[2]);
+    // The second is the first, packed by another program: only where its pieces lie is new.
+    assert!(size(2, "bytes_new") < 1000, "{:?}", found[2]);
     let third = found[3]["id"].as_str().unwrap();
     let cat = Run::of(&mut place.restore(["cat", &format!("{third}:/shop.sql")])).ok();
     assert!(cat.out == dump(8));

@@ -90,7 +90,7 @@ fn what_is_damaged_or_gone_comes_from_the_copy() {
             assert!(hurt.contains(&subject), "{subject} and not {hurt:?}");
         }
         for line in run.of_type("fallback") {
-            assert_eq!(line["from"], place.path(OTHER).display().to_string());
+            assert_eq!(line["from"], OTHER);
             assert_eq!(line["place"], place.repo().display().to_string());
         }
     }

@@ -146,13 +146,13 @@ fn what_is_wrong_with_a_remote_is_said() {
     }
     let mut without = at("rclone:disk:/x", place.snapshot(["list"]));
     let _ = Run::of(without.env("PATH", "/nowhere"))
-        .ends(1)
+        .ends(2)
         .says("apt-get install rclone");
     if stage::has_rclone() {
         let remotes = Remotes::new();
         let list = place.snapshot(["list"]);
         let _ = Run::of(&mut at(&remotes.location("other:x"), list))
-            .ends(1)
+            .ends(2)
             .says("listremotes");
     }
 }

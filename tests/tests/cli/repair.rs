@@ -588,7 +588,7 @@ fn one_copy_after_the_other_is_asked() {
         good.to_str().unwrap(),
     ];
     let dry = repair(&whole, &["--dry-run", "--from", rotten.to_str().unwrap()]).ends(3);
-    assert_eq!(dry.of_type("task").len(), 0);
+    assert_eq!(dry.of_type("task"), [] as [Value; 0]);
     let detail = dry.of_type("finding")[0]["detail"].to_string();
     assert!(detail.contains("damaged as well"), "{detail}");
     let mended = repair(&whole, &from).ok();

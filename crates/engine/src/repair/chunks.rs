@@ -106,7 +106,9 @@ pub(super) async fn find(
     let here = here(repo, cx, &index, lost.keys().copied().collect()).await?;
     let mut there = Vec::new();
     for other in others {
-        there.push(other.proven_index(cx).await?);
+        // A pack of the same name is not whole there: else it were fetched as it is.
+        let same = lost.keys().copied().collect();
+        there.push(other.proven_index(cx).await?.avoiding(&same));
     }
     let uses = uses(repo, cx, lost).await?;
     for (id, used) in used_chunks(&index, &uses) {
