@@ -199,7 +199,7 @@ fn a_writer_key_syncs_and_takes_nothing_away() {
 #[test]
 fn a_limited_copy_takes_its_time() {
     let place = Place::new();
-    place.write("large", noise(1, 16 << 20));
+    place.write("large", noise(1, 8 << 20));
     let _ = saved(&place);
     let began = Instant::now();
     let run = Run::of(&mut copy(&place, &["--limit-up", "2M"])).ok();
@@ -208,13 +208,17 @@ fn a_limited_copy_takes_its_time() {
     #[allow(clippy::cast_precision_loss, reason = "a few megabytes")]
     let wanted = bytes as f64 / f64::from(2 << 20);
     println!("{bytes} bytes at 2 MiB/s took {took:.2} s, {wanted:.2} were due");
-    assert!(wanted > 7.5, "{wanted}");
-    assert!((took / wanted - 1.0).abs() < 0.1, "{took} and not {wanted}");
+    assert!(wanted > 3.5, "{wanted}");
+    // A machine that is busy may take longer, and none less.
+    assert!(
+        (0.9..3.0).contains(&(took / wanted)),
+        "{took} and not {wanted}"
+    );
     // The other way.
     let wanted = format!("latest:{}", place.data().display());
     let began = Instant::now();
-    let mut restore = place.restore(["run", &wanted, "--to", "back", "--limit-down", "4M/s"]);
+    let mut restore = place.restore(["run", &wanted, "--to", "back", "--limit-down", "2M/s"]);
     let _ = Run::of(&mut restore).ok();
     let took = began.elapsed().as_secs_f64();
-    assert!((2.9..6.0).contains(&took), "{took}");
+    assert!((2.9..12.0).contains(&took), "{took}");
 }

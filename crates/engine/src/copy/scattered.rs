@@ -61,8 +61,8 @@ impl Shipment<'_> {
             wraps: WrapSet::default(),
             plain: Vec::new(),
         };
-        gathered.from_packs(usage.pack).await?;
-        gathered.from_remains(key).await?;
+        gathered.take_of_packs(usage.pack).await?;
+        gathered.take_of_remains(key).await?;
         if !gathered.left.is_empty() {
             let (lacking, all) = (gathered.left.len(), used.len());
             let more = format!(
@@ -89,7 +89,7 @@ impl Shipment<'_> {
 
 impl Gathered<'_> {
     /// Takes what other packs have.
-    async fn from_packs(&mut self, lost: PackId) -> Result<()> {
+    async fn take_of_packs(&mut self, lost: PackId) -> Result<()> {
         let from = self.shipment.from;
         let index = from.index();
         let mut packs: BTreeMap<(PackId, bool), BTreeSet<Chunk>> = BTreeMap::new();
@@ -121,7 +121,7 @@ impl Gathered<'_> {
     }
 
     /// Takes what is whole of the pack itself, where it should be or set aside.
-    async fn from_remains(&mut self, key: &ObjectKey) -> Result<()> {
+    async fn take_of_remains(&mut self, key: &ObjectKey) -> Result<()> {
         let (from, cx) = (self.shipment.from, self.shipment.cx);
         for at in [key.clone(), name(layout::aside(key))?] {
             if self.left.is_empty() {

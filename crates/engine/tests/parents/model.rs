@@ -123,7 +123,7 @@ impl Model {
             _ => World::with_tables().await,
         };
         // Some have sidecars, by which a snapshot comes back without another tier.
-        if seed / 2 % 2 == 0 {
+        if (seed / 2).is_multiple_of(2) {
             let mut repo = world.open(&world.keys, None).await;
             let set = repair::set_share(&mut repo, &world.cx, Some(Share::USUAL));
             set.await.unwrap();

@@ -254,7 +254,7 @@ mod tests {
         log.follow(&flood[..]).await;
         let state = log.state();
         let kept: usize = state.lines.iter().map(|line| line.msg.len()).sum();
-        assert!(kept <= KEPT * 16 << 10, "{kept}");
+        assert!(kept <= (KEPT * 16) << 10, "{kept}");
     }
 
     #[test]
