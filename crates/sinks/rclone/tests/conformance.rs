@@ -72,6 +72,7 @@ async fn an_encrypted_folder_passes_the_suite() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "takes two and a half minutes"]
 async fn a_webdav_server_passes_the_suite() {
     if !stage::has_rclone() {
         return;
