@@ -167,7 +167,14 @@ fn wrap(console: &Console, args: &ExportArgs) -> Outcome<Option<Wrap>> {
     let recipients = args.age_recipients_file.as_deref();
     let words = args.encrypt_passphrase_file.as_deref();
     Ok(match (args.encrypt, recipients, words) {
-        (None, ..) => None,
+        (None, None, None) => None,
+        // Never in the clear what somebody meant to encrypt.
+        (None, ..) => {
+            return Err(Failure::usage(
+                "a passphrase is named to encrypt with, and not what with",
+                "add `--encrypt age` or `--encrypt gpg`, or leave out --encrypt-passphrase-file (unset BACKSTAY_EXPORT_PASSPHRASE_FILE)",
+            ));
+        }
         (Some(Encrypt::Age), Some(recipients), _) => {
             Some(Wrap::AgeRecipients(read_text(recipients)?))
         }

@@ -88,7 +88,7 @@ async fn extras(
     to: &Repository,
     args: &SyncArgs,
 ) -> Outcome<Vec<Extra>> {
-    let found = vanished(&sender.from, to, &console.cx).await?;
+    let found = vanished(&sender.from, to, &console.cx, &sender.host).await?;
     let forgotten = found.forgotten.into_iter().map(|head| (head, true));
     let all = forgotten.chain(found.others.into_iter().map(|head| (head, false)));
     let passing = all.filter(|(head, _)| args.choice.passes(console, &head.meta));
@@ -97,7 +97,7 @@ async fn extras(
             head,
             was_forgotten,
             stays: match was_forgotten {
-                false => Some("nobody forgot it here"),
+                false => Some("this host did not forget it here"),
                 true if !args.remove_vanished => Some("this place has a retention of its own"),
                 true => None,
             },
@@ -143,13 +143,13 @@ async fn guard(console: &Console, to: &Repository, extras: &mut [Extra]) -> Outc
     Ok(())
 }
 
-/// What is to be said of snapshots that are only there, and that nobody forgot here.
+/// What is to be said of snapshots that are only there, and that this host did not forget here.
 fn lost(extras: &[Extra]) -> Vec<Finding> {
     let lost = extras.iter().filter(|extra| !extra.was_forgotten);
     let finding = |extra: &Extra| {
         let id = extra.head.meta.id;
         let detail = format!(
-            "it is at the place that is copied to and not here, and nobody forgot it here: it was saved there, or lost here; `snapshot copy {id}` the other way brings it here"
+            "it is at the place that is copied to and not here, and this host did not forget it here: it was saved there, or lost here, or another host forgot it, or the ledger here is not whole; `snapshot copy {id}` the other way brings it here"
         );
         let (severity, kind) = (Severity::Note, FindingKind::Missing);
         Finding::new(severity, kind, format!("snapshot {id}"), detail)

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use backup_core::{
-    ErrorKind, Finding, FindingKind, ObjectKey, OpContext, Retry, Severity, Sink, SnapshotId,
+    ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, Retry, Severity, Sink,
+    SnapshotId,
 };
 use backup_format::config::{Config, MAX_CONFIG_BYTES};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
@@ -375,6 +376,34 @@ impl Ended {
                 && let Ok(line) = Line::parse(line)
             {
                 out.take(line.record());
+            }
+        }
+        Ok(out)
+    }
+
+    /// What a host itself has taken away, by records that it signed; nothing if one is lost or cannot be read, since that may
+    /// be the one which brought something back. What others say that stays counts as well.
+    ///
+    /// Whoever may write to the tier can put anything there in the name of hosts whose keys are not at hand, and a host that
+    /// was broken into signs what it likes.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub(crate) async fn of_host(repo: &Repository, cx: &OpContext, host: &HostId) -> Result<Self> {
+        let mut out = Self::default();
+        let mut all = Box::pin(records(repo, cx).await?);
+        let mut wanted = 1;
+        while let Some(seen) = all.try_next().await? {
+            let Ok(record) = &seen.record else {
+                return Ok(Self::default());
+            };
+            if seen.number != wanted {
+                return Ok(Self::default());
+            }
+            wanted += 1;
+            let stays = matches!(record.stays(), Some((_, true)));
+            if stays || (record.host == *host && seen.genuine == Some(true)) {
+                out.take(record);
             }
         }
         Ok(out)

@@ -440,3 +440,16 @@ fn of_a_damaged_snapshot_there_is_no_export() {
         assert_eq!(fs::read_dir(place.path("exports")).unwrap().count(), 0);
     }
 }
+
+#[test]
+fn what_was_meant_to_be_encrypted_is_never_written_in_the_clear() {
+    let place = Place::new();
+    place.write("a", "a");
+    let _ = place.save().ok();
+    fs::write(place.path("words"), "a passphrase of some length\n").unwrap();
+    let to = ["latest", "--layout", "tar", "--to", "exports"];
+    let mut run = place.restore([&["export"][..], &to].concat());
+    let run = Run::of(run.args(["--encrypt-passphrase-file", "words"])).ends(2);
+    let _ = run.says("--encrypt");
+    assert!(!place.path("exports").exists());
+}

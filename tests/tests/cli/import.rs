@@ -319,3 +319,57 @@ fn what_is_encrypted_is_named_and_left() {
     assert_eq!(run.of_type("imported").len(), 1);
     let _ = import(&place, &["nothing-here"]).ends(1);
 }
+
+/// What `git archive` writes begins with a header of all members, and overlapping arguments name files twice.
+#[test]
+fn archives_with_headers_of_all_members_and_with_files_twice_are_whole() {
+    let place = Place::new();
+    let top = place.path("");
+    place.write("a/one", "first");
+    place.write("a/below/two", "second");
+    let _ = sh(
+        "cp -r data repo-1; cd repo-1; git init -q; git add .; \
+         git -c user.name=a -c user.email=a@b commit -q -m a; git archive -o ../git.tar HEAD; \
+         cd ..; tar -cf twice.tar -C data a a/below; head -c 1024 git.tar | grep -aq comment",
+        &top,
+    )
+    .ok();
+    for file in ["git.tar", "twice.tar"] {
+        let _ = import(&place, &[file, "--name", file]).ok();
+        let out = format!("out-{file}");
+        let spec = format!("latest:{file}");
+        let _ = Run::of(&mut place.restore(["run", &spec, "--to", &out])).ok();
+        for (path, text) in [("a/one", "first"), ("a/below/two", "second")] {
+            let found = fs::read_to_string(place.path(&out).join(path));
+            assert_eq!(found.unwrap(), text, "{file}");
+        }
+    }
+}
+
+/// A database in which nothing happened has a dump for each day all the same.
+#[test]
+fn equal_dumps_of_several_days_are_a_snapshot_each_and_what_is_no_dump_is_named() {
+    let place = Place::new();
+    fs::create_dir(place.path("old")).unwrap();
+    for day in 1..=3 {
+        fs::write(place.path(format!("old/shop-2025-11-0{day}.sql")), "same").unwrap();
+    }
+    // The disk was full that night.
+    fs::write(place.path("old/shop-2025-11-04.sql.gz"), "").unwrap();
+    let run = import(&place, &["old"]).ends(3);
+    let finding = run.of_type("finding").remove(0);
+    assert!(
+        finding["subject"]
+            .to_string()
+            .contains("shop-2025-11-04.sql.gz")
+    );
+    assert_eq!(snapshots(&place).len(), 3);
+    let again = import(&place, &["old"])
+        .ends(3)
+        .of_type("imports")
+        .remove(0);
+    assert_eq!(
+        (again["imported"].as_u64(), again["there"].as_u64()),
+        (Some(0), Some(3))
+    );
+}

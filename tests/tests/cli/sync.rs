@@ -162,7 +162,11 @@ fn what_is_held_lost_or_the_last_of_its_name_stays_there() {
     let _ = Run::of(&mut place.snapshot(["forget", all[1], "--force"])).ok();
     let run = sync(&place, &["--remove-vanished"]).ok();
     let found = extra(&run);
-    let lost = (all[1].to_owned(), false, "nobody forgot it here".to_owned());
+    let lost = (
+        all[1].to_owned(),
+        false,
+        "this host did not forget it here".to_owned(),
+    );
     assert!(found.contains(&lost), "{found:?}");
     assert_eq!(run.of_type("synced")[0]["removed"], 1);
     let left = ids(&mut other(&place, &LIST));

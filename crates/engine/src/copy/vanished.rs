@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use backup_core::OpContext;
+use backup_core::{HostId, OpContext};
 
 use crate::beside::Ended;
 use crate::error::Result;
@@ -11,10 +11,10 @@ use crate::repository::{Repository, SnapshotHead};
 /// Snapshots of the other tier that are not on the one which is copied from, oldest first.
 #[derive(Debug, Default)]
 pub struct Vanished {
-    /// Those that somebody forgot there, as its ledger says.
+    /// Those that the host which asks forgot there, as it has signed in the ledger of the tier.
     pub forgotten: Vec<SnapshotHead>,
     /// Those of which its ledger says nothing like that: they were lost there, also if somebody has given them up since,
-    /// or never there.
+    /// or never there; or that another host forgot them, or that something is amiss with the ledger.
     pub others: Vec<SnapshotHead>,
 }
 
@@ -37,7 +37,12 @@ impl Vanished {
 ///
 /// # Errors
 /// Errors of the tiers.
-pub async fn vanished(from: &Repository, to: &Repository, cx: &OpContext) -> Result<Vanished> {
+pub async fn vanished(
+    from: &Repository,
+    to: &Repository,
+    cx: &OpContext,
+    host: &HostId,
+) -> Result<Vanished> {
     let mut out = Vanished::default();
     let (heads, _) = to.heads(cx).await?;
     // Listed behind the other tier: what was copied meanwhile is on both.
@@ -48,7 +53,7 @@ pub async fn vanished(from: &Repository, to: &Repository, cx: &OpContext) -> Res
     if gone.is_empty() {
         return Ok(out);
     }
-    let ended = Ended::read_copy(from, cx).await?;
+    let ended = Ended::of_host(from, cx, host).await?;
     for head in gone {
         match ended.has_let_go(head.meta.id) {
             true => out.forgotten.push(head),

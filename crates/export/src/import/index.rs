@@ -70,6 +70,10 @@ impl Index {
             Some(Ok(to)) => Some(Box::new(to)),
             Some(Err(why)) => return self.left_out(&member.name, why),
         };
+        // Arguments that overlap put a file in twice: the second time as another name of itself.
+        if link_to.as_deref() == Some(&path) {
+            return;
+        }
         self.places.push(Place {
             path,
             start,
@@ -182,7 +186,16 @@ impl Headers<'_> {
                 if kind == EntryType::XHeader {
                     size_before = self.size(size)?;
                 }
+                let is_of_all = kind == EntryType::XGlobalHeader;
+                let is_first = self.next == start + BLOCK;
+                if is_of_all && !is_first {
+                    return Err(damaged("a header of all members is amid those of one"));
+                }
                 self.pass(size)?;
+                if is_of_all {
+                    // It belongs to no member: the next one begins behind it.
+                    start = self.next;
+                }
                 continue;
             }
             if kind == EntryType::GNUSparse

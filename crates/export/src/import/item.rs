@@ -80,7 +80,8 @@ pub struct Item {
 
 impl Item {
     /// The tag that tells what was imported: of an export by the id of its snapshot, of others by their
-    /// content. Reads a file; blocks.
+    /// content and the name of their file: a dump of another day is another one, also if nothing has changed. Reads a
+    /// file; blocks.
     ///
     /// # Errors
     /// [`ExportError::File`].
@@ -94,6 +95,9 @@ impl Item {
         }
         let file = File::open(&self.path).map_err(at("read", &self.path))?;
         let (digest, _) = digest_of(file).map_err(at("read", &self.path))?;
+        let name = self.path.file_name().unwrap_or_default().as_encoded_bytes();
+        let named = [digest.to_string().as_bytes(), name].concat();
+        let (digest, _) = digest_of(named.as_slice()).map_err(at("read", &self.path))?;
         let digits: String = digest.to_string().chars().take(32).collect();
         Ok(format!("{MARK}{digits}"))
     }

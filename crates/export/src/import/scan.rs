@@ -198,6 +198,11 @@ impl Scanner<'_> {
             return Ok(());
         }
         let packing = Packing::of(&begin);
+        if packing == Packing::None && PACKED.iter().any(|end| name.ends_with(end)) {
+            let why = "its name says that it is compressed, and its content is not: it was cut off, or is something else".to_owned();
+            self.found(FindingKind::Damaged, path, why);
+            return Ok(());
+        }
         let is_archive = match is_archive(path, packing) {
             Ok(is_archive) => is_archive,
             Err(error) => {

@@ -160,7 +160,11 @@ impl RcloneSink {
                 running: ready.running,
                 listing,
             })),
-            Err(Fault::Absent) => Ok(None),
+            // A remote that is gone altogether has no empty folders.
+            Err(Fault::Absent) => match control.has_root().await? {
+                true => Ok(None),
+                false => ours(ErrorKind::NotFound, Wrong::NoRoot(self.tier.place.shown())),
+            },
             // Nothing is below an object.
             Err(Fault::Said(text)) if text.contains("not a directory") => Ok(None),
             Err(fault) => Err(fault),
