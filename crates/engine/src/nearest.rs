@@ -177,7 +177,8 @@ impl Repository {
         kind: BlobKind,
         id: &ChunkId,
     ) -> Result<Vec<u8>> {
-        let read = match self.others.is_down() {
+        let was_down = self.others.is_down();
+        let read = match was_down {
             true => Err(down(self)),
             false => {
                 let read = self.read_own_blob(cx, kind, id).await;
@@ -201,6 +202,14 @@ impl Repository {
                 // What the nearest said is what is to be mended.
                 Err(_) => {}
             }
+        }
+        if was_down {
+            // Nobody else has it, and it may answer again by now.
+            let read = self.read_own_blob(cx, kind, id).await;
+            if read.is_ok() {
+                self.others.silent.store(0, Ordering::Relaxed);
+            }
+            return read;
         }
         Err(why)
     }
