@@ -667,13 +667,17 @@ async fn what_a_tier_only_says_that_it_has_replaces_nothing() {
             for (report, disks) in &saved[3..] {
                 there.check(disks, report).await;
             }
-            // Nobody is waited for, and nothing of it is left behind.
-            for is_first in [true, false] {
+            // Nobody is waited for, and nothing of it is left behind. How many packs a save makes depends on threads, so
+            // that what the first writes may make up enough small ones for the next to lay together.
+            let mut deleted = Vec::new();
+            while deleted.last() != Some(&0) {
                 let report = prune(&there, &job()).await;
                 assert_eq!(report.waits_for, [], "{what}");
-                assert_eq!(report.deleted_packs > 0, is_first, "{what}: {report:?}");
                 all_is_whole(&there, &saved[3..]).await;
+                deleted.push(report.deleted_packs);
+                assert!(deleted.len() <= 4, "{what}: {report:?}");
             }
+            assert!(deleted[0] > 0, "{what}: {deleted:?}");
         }
     }
 }

@@ -159,7 +159,7 @@ struct Headers<'f> {
 impl Headers<'_> {
     /// Where the next member begins, with what stands in front of its header; nothing at the end.
     fn next(&mut self) -> io::Result<Option<u64>> {
-        let start = self.next;
+        let mut start = self.next;
         let mut size_before = None;
         loop {
             let mut block = [0; BLOCK as usize];
