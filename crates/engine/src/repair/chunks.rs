@@ -96,6 +96,7 @@ pub(super) async fn find(
     cx: &OpContext,
     others: &[Repository],
     lost: &BTreeMap<PackId, ObjectKey>,
+    spoiled: &BTreeSet<PackId>,
 ) -> Result<BTreeMap<PackId, LostPack>> {
     let mut out = BTreeMap::new();
     // Without a copy a lost pack may still come back from one.
@@ -103,7 +104,7 @@ pub(super) async fn find(
         return Ok(out);
     }
     let index = repo.proven_index(cx).await?;
-    let here = here(repo, cx, &index, lost.keys().copied().collect()).await?;
+    let here = here(repo, cx, &index, spoiled.clone()).await?;
     let mut there = Vec::new();
     for other in others {
         // A pack of the same name is not whole there: else it were fetched as it is.
@@ -221,13 +222,13 @@ pub(super) async fn bring_back(
     repo: &Repository,
     cx: &OpContext,
     host: &HostId,
-    lost: &[LostPack],
+    (lost, spoiled): (&[LostPack], &BTreeSet<PackId>),
     others: &[Repository],
 ) -> Result<Done> {
     // There is no data key: nothing new is sealed.
     let session = Announced::begin(repo, cx, host, Vec::new()).await?;
     let _alive = session.keep_alive(repo, cx, Vec::new(), SIGN_OF_LIFE);
-    let done = match run(repo, cx, host, lost, others).await {
+    let done = match run(repo, cx, host, (lost, spoiled), others).await {
         Ok(done) => done,
         Err(error) => {
             session.end_of_failed(repo, cx).await;
@@ -250,13 +251,12 @@ async fn run(
     repo: &Repository,
     cx: &OpContext,
     host: &HostId,
-    lost: &[LostPack],
+    (lost, spoiled): (&[LostPack], &BTreeSet<PackId>),
     others: &[Repository],
 ) -> Result<BTreeSet<PackId>> {
     settle(repo, cx).await;
     repo.refresh_index(cx).await?;
-    let ids: BTreeSet<PackId> = lost.iter().map(|one| one.id).collect();
-    let here = here(repo, cx, &repo.index(), ids.clone()).await?;
+    let here = here(repo, cx, &repo.index(), spoiled.clone()).await?;
     let used: BTreeSet<Chunk> = lost.iter().flat_map(|one| &one.used).copied().collect();
     let (present, mut left): (BTreeSet<Chunk>, _) = used.iter().partition(|one| has(&here, one));
     let mut filling = Filling::new(repo, cx);
@@ -273,7 +273,7 @@ async fn run(
     let mut done = BTreeSet::new();
     if can_read && !whole.is_empty() {
         // What they held is looked for in others first.
-        repo.shun(ids);
+        repo.shun(spoiled.clone());
         done = name_others(repo, cx, host, whole.clone(), others).await?;
     }
     let planned = lost.iter().filter(|one| one.is_covered());

@@ -154,7 +154,7 @@ pub struct Task {
 #[derive(Debug)]
 enum Work {
     Pack(packs::BadPack),
-    Chunks(Vec<chunks::LostPack>),
+    Chunks(Vec<chunks::LostPack>, BTreeSet<PackId>),
     Object(objects::BadObject),
     Record(records::BadRecord),
     Index(index::BadIndex),
@@ -178,7 +178,7 @@ impl Work {
             Self::Object(_) => 5,
             Self::Refs(_) => 6,
             // They make refs anew that can be read.
-            Self::Chunks(_) => 7,
+            Self::Chunks(..) => 7,
             Self::Sidecars(_) | Self::Beside(_) => 8,
         }
     }
@@ -390,8 +390,9 @@ async fn run(
                 done => done.map(drop),
             },
             Work::Record(record) => records::put_back(repo, cx, &record).await,
-            Work::Chunks(lost) => {
-                let done = chunks::bring_back(repo, cx, &job.host, &lost, others).await;
+            Work::Chunks(lost, spoiled) => {
+                let lost = (lost.as_slice(), &spoiled);
+                let done = chunks::bring_back(repo, cx, &job.host, lost, others).await;
                 done.map(|done| {
                     report.findings.extend(done.left);
                     // Nobody is hurt by them any more.

@@ -189,6 +189,8 @@ async fn find_remedies(
     bad.sort_by(|a, b| a.0.cmp(&b.0));
     let is_unneeded = |id: &PackId| !named.is_unsure() && !named.packs.contains(id);
     let mut lost = Vec::new();
+    // Nothing is to be looked for in these, needed or not, nor to be named by refs.
+    let mut spoiled = BTreeSet::new();
     for (mut key, id, why, by_parity) in bad {
         let remedy = match by_parity {
             Ok(()) => Ok((Remedy::Parity, None)),
@@ -197,6 +199,9 @@ async fn find_remedies(
                 Err(no_copy) => Err(format!("{no_parity}; {no_copy}")),
             },
         };
+        if remedy.is_err() {
+            spoiled.insert(id);
+        }
         if remedy.is_err() && is_unneeded(&id) {
             if there.contains(&id) {
                 plan.hopeless.push((id, key.clone()));
@@ -221,7 +226,7 @@ async fn find_remedies(
         }
     }
     let names = lost.iter().map(|(key, id, ..)| (*id, key.clone()));
-    let mut parts = chunks::find(repo, cx, others, &names.collect()).await?;
+    let mut parts = chunks::find(repo, cx, others, &names.collect(), &spoiled).await?;
     let mut found = Vec::new();
     for (key, id, mut why, nothing) in lost {
         if there.contains(&id) {
@@ -252,7 +257,7 @@ async fn find_remedies(
             subject: chunks::subject_of(&found),
             why,
             remedy: Remedy::Copy(copies.join(", ")),
-            work: Work::Chunks(found),
+            work: Work::Chunks(found, spoiled),
         });
     }
     Ok(())
