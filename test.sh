@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Checks and tests everything: formatting, lints, that the fuzz targets compile, what dependencies may be, and
-# every test of the workspace.
+# Checks and tests everything: formatting, lints, what dependencies may be, and every test of the workspace.
 #
-# Needs Rust (the `rust-version` of Cargo.toml or newer) and a C compiler; with a C++ compiler it does more. On a Debian
+# Needs Rust (the `rust-version` of Cargo.toml or newer) and a C compiler. On a Debian
 # machine, as root, the few programs that some tests trace or compare with are installed if they are
 # missing; elsewhere those tests say that they were skipped.
 set -euo pipefail
@@ -46,14 +45,6 @@ if cargo clippy --version >/dev/null 2>&1; then
     cargo clippy --workspace --all-targets --locked -- -D warnings
 else
     echo "note: cargo clippy is not installed; lints are not checked"
-fi
-
-# The fuzz targets are a workspace of their own; cargo-fuzz builds them with a nightly compiler, and this one can
-# tell whether they still fit. What the workspace's own checks compiled is used again.
-if command -v c++ >/dev/null; then
-    cargo check --manifest-path fuzz/Cargo.toml --bins --locked --target-dir "${CARGO_TARGET_DIR:-target}"
-else
-    echo "note: there is no C++ compiler; the fuzz targets are not checked"
 fi
 
 # Advisories need the network, so they are for whoever releases: `cargo deny check`.

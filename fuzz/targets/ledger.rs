@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| backup_fuzz::ledger(data));
+//! The decoder `ledger` under a fuzzer.
+#![cfg_attr(fuzzing, no_main)]
+
+backup_fuzz::target!(ledger);

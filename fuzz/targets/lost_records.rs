@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| backup_fuzz::lost_records(data));
+//! The decoder `lost_records` under a fuzzer.
+#![cfg_attr(fuzzing, no_main)]
+
+backup_fuzz::target!(lost_records);

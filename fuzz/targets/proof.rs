@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| backup_fuzz::proof(data));
+//! The decoder `proof` under a fuzzer.
+#![cfg_attr(fuzzing, no_main)]
+
+backup_fuzz::target!(proof);

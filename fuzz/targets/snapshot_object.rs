@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| backup_fuzz::snapshot_object(data));
+//! The decoder `snapshot_object` under a fuzzer.
+#![cfg_attr(fuzzing, no_main)]
+
+backup_fuzz::target!(snapshot_object);

@@ -1,2 +1,4 @@
-#![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| backup_fuzz::state_entry(data));
+//! The decoder `state_entry` under a fuzzer.
+#![cfg_attr(fuzzing, no_main)]
+
+backup_fuzz::target!(state_entry);

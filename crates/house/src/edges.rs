@@ -60,7 +60,10 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
         _ if package.is_plug_in() => own(&[CORE]),
         _ if package.is_below("bins") => own(&[FACADE, TERMINAL]),
         _ if package.is_below("examples") => own(&[FACADE]),
-        _ if package.is_below("tests") || package.is_below("bench") => {
+        _ if ["tests", "bench", "fuzz"]
+            .iter()
+            .any(|folder| package.is_below(folder)) =>
+        {
             Some(workspace.packages.keys().cloned().collect())
         }
         _ => None,

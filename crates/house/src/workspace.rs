@@ -59,15 +59,6 @@ impl Package {
     }
 }
 
-/// A package that the workspace excludes.
-#[derive(Debug, Clone)]
-pub struct Excluded {
-    /// Its manifest.
-    pub manifest: Table,
-    /// Its `Cargo.lock`; empty if it has none.
-    pub lock: String,
-}
-
 /// A workspace.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -77,8 +68,6 @@ pub struct Workspace {
     pub manifest: Table,
     /// Its packages by name.
     pub packages: BTreeMap<String, Package>,
-    /// Packages in its folder that are workspaces of their own, by their folders from its root.
-    pub excluded: BTreeMap<PathBuf, Excluded>,
     /// Its Markdown pages, from the root of the workspace, with their text.
     pub pages: BTreeMap<PathBuf, String>,
 }
@@ -105,19 +94,6 @@ impl Workspace {
             package.dependencies.retain(|name| known.contains(name));
             package.dev_dependencies.retain(|name| known.contains(name));
         }
-        let mut excluded = BTreeMap::new();
-        let folders = manifest
-            .get("workspace")
-            .and_then(|workspace| workspace.get("exclude"))
-            .and_then(Value::as_array);
-        for folder in folders.into_iter().flatten().filter_map(Value::as_str) {
-            let at = root.join(folder);
-            let package = Excluded {
-                manifest: read_manifest(&at.join("Cargo.toml"))?,
-                lock: fs::read_to_string(at.join("Cargo.lock")).unwrap_or_default(),
-            };
-            excluded.insert(folder.into(), package);
-        }
         let mut pages = BTreeMap::new();
         read_texts(root, Path::new("docs"), "md", &mut pages)?;
         for name in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
@@ -129,7 +105,6 @@ impl Workspace {
             root: root.into(),
             manifest,
             packages,
-            excluded,
             pages,
         })
     }

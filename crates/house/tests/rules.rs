@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use backup_house::{Workspace, edges, pages, profiles, sources};
+use backup_house::{Workspace, edges, pages, sources};
 
 type Rule = fn(&Workspace) -> Vec<String>;
 
@@ -38,11 +38,6 @@ fn every_sink_passes_the_suite() {
 #[test]
 fn every_package_takes_the_lints() {
     assert_kept(sources::missing_lints);
-}
-
-#[test]
-fn packages_beside_the_workspace_are_built_like_it() {
-    assert_kept(profiles::unlike_profiles);
 }
 
 #[test]
@@ -93,17 +88,6 @@ todo = \"deny\"
 unimplemented = \"deny\"
 ";
 
-const PROFILE: &str = "
-[profile.dev.package.quick]
-opt-level = 3
-";
-
-/// Of a package that is not used beside the workspace.
-const SLOW: &str = "
-[profile.dev.package.slow]
-opt-level = 1
-";
-
 impl Small {
     fn new(name: &str) -> Self {
         let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
@@ -117,15 +101,8 @@ impl Small {
         ];
         small.write(
             "Cargo.toml",
-            &format!(
-                "[workspace]\nexclude = [\"fuzz\"]\nmembers = {members:?}\n{LINTS}{PROFILE}{SLOW}"
-            ),
+            &format!("[workspace]\nmembers = {members:?}\n{LINTS}"),
         );
-        small.write(
-            "fuzz/Cargo.toml",
-            &format!("[package]\nname = \"fuzz\"\n{PROFILE}"),
-        );
-        small.write("fuzz/Cargo.lock", "name = \"quick\"\n");
         small.package("crates/backup-core", "backup-core", "");
         small.package("crates/testkit", "backup-testkit", "backup-core = \"1\"");
         small.package("crates/sinks/s", "sink", "backup-core = \"1\"");
@@ -196,15 +173,6 @@ fn every_rule_can_be_broken() {
             "crates/sources/f/Cargo.toml",
             "[package]\nname = \"source\"\n",
         );
-    });
-    assert_speaks("profile", profiles::unlike_profiles, |small| {
-        small.write(
-            "fuzz/Cargo.toml",
-            &format!("[package]\nname = \"fuzz\"\n[profile.dev]\nopt-level = 1\n{PROFILE}"),
-        );
-    });
-    assert_speaks("override", profiles::unlike_profiles, |small| {
-        small.write("fuzz/Cargo.lock", "name = \"quick\"\nname = \"slow\"\n");
     });
     assert_speaks("long", sources::long_files, |small| {
         small.write(
