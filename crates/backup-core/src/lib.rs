@@ -54,4 +54,4 @@ pub use target::{
     EntryOutcome, EntryWriter, PositionalWriter, Rehearsal, Rehearsed, Restore, RestoreEntry,
     RestoreMode, RestorePlan, RestoreReport, RestoreRequest, StreamWriter, Target,
 };
-pub use verify::{Sample, SnapshotReader, Verifier, VerifyLevel, VerifyReport};
+pub use verify::{NamedChunk, Sample, SnapshotReader, Verifier, VerifyLevel, VerifyReport};

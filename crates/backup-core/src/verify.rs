@@ -3,6 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::context::OpContext;
@@ -103,17 +104,19 @@ impl VerifyReport {
     }
 }
 
+/// A chunk that a snapshot names, and the pack that the index knows it in.
+pub type NamedChunk = (ChunkId, Option<PackId>);
+
 /// Reads the parts of a snapshot for a verifier.
 #[async_trait]
 pub trait SnapshotReader: fmt::Debug + Send + Sync {
     /// What is known of the snapshot.
     fn meta(&self) -> &SnapshotMeta;
 
-    /// Every chunk that the snapshot names, each once, and the pack that the index knows it in.
-    ///
-    /// # Errors
-    /// [`VerifyError`] when the manifest cannot be read.
-    async fn chunks(&self, cx: &OpContext) -> Result<Vec<(ChunkId, Option<PackId>)>, VerifyError>;
+    /// Every chunk that the contents of the snapshot name, in the order of its entries, and the pack that the
+    /// index knows it in: each once, but those that no index knows, which come as often as they are named.
+    /// [`VerifyError`] when the manifest cannot be read, behind which nothing comes.
+    fn chunks<'s>(&'s self, cx: &'s OpContext) -> BoxStream<'s, Result<NamedChunk, VerifyError>>;
 
     /// The plain content of a chunk, opened and checked against its id.
     ///

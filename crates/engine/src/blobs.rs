@@ -1,5 +1,7 @@
 //! Reading single blobs: found by the index, opened, and checked against their ids.
 
+use std::cell::RefCell;
+
 use backup_core::{ByteRange, ChunkId, ErrorKind, OpContext};
 use backup_format::keys::KeyError;
 use backup_format::layout;
@@ -9,6 +11,23 @@ use crate::data_keys::SealedBlob;
 use crate::error::{EngineError, Result};
 use crate::index_set::Place;
 use crate::repository::{Repository, name};
+
+thread_local! {
+    /// Making one costs as much as opening a page.
+    static OPENER: RefCell<Option<BlobCodec>> = const { RefCell::new(None) };
+}
+
+/// Works with this thread's opener.
+fn with_opener<T>(work: impl FnOnce(&mut BlobCodec) -> Result<T>) -> Result<T> {
+    let kept = OPENER.take();
+    let mut codec = match kept {
+        Some(codec) => codec,
+        None => BlobCodec::opener().map_err(EngineError::Seal)?,
+    };
+    let done = work(&mut codec);
+    OPENER.set(Some(codec));
+    done
+}
 
 impl Repository {
     /// Opens a sealed blob and checks it against its id.
@@ -115,10 +134,7 @@ impl Repository {
             sealed: &sealed,
         };
         let mut out = Vec::new();
-        let opened = {
-            let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
-            self.open_knowing(&mut codec, &blob, &[], &mut out)
-        };
+        let opened = with_opener(|codec| self.open_knowing(codec, &blob, &[], &mut out));
         match opened {
             Err(EngineError::Damaged { .. } | EngineError::Key(KeyError::Outdated { .. })) => {
                 self.open_by_end(cx, &at, &blob, &mut out).await?;

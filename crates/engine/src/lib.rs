@@ -69,5 +69,5 @@ pub use nearest::{Fallback, Fallbacks};
 pub use repository::{Repository, Unlock};
 pub use restore::{RestoreJob, RestoreOutcome, restore};
 pub use snapshot::{SnapshotJob, SnapshotReport, snapshot};
-pub use verify::{VerifyJob, VerifyOutcome, verify, verify_job};
+pub use verify::{EveryChunk, VerifyJob, VerifyOutcome, verify, verify_job};
 pub use view::SnapshotView;

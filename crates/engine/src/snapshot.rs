@@ -23,7 +23,7 @@ pub use crate::stage::{CheckpointRule, PieceLimit};
 pub struct SnapshotJob {
     /// The name of its line: snapshots of one name and host follow each other.
     pub name: String,
-    /// The host (or agent) that writes and signs.
+    /// The host that writes and signs.
     pub host: HostId,
     /// The user who asked for it, for the record.
     pub user: String,

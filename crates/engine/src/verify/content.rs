@@ -4,11 +4,13 @@
 //! hand as the limits allow. Fetch threads bring whole packs, in the order in which they are needed;
 //! workers, one for each processor, hash what is ready of any file, sweep packs that are left behind
 //! (their hash, and the chunks that no file asked for), and open chunks, in this order of preference:
-//! what frees memory comes first. SHA-256 of one file is serial, so while one worker hashes a large
+//! what frees memory comes first; with nothing of these to do they read packs that are spare ([`spare`]).
+//! SHA-256 of one file is serial, so while one worker hashes a large
 //! file the others open the chunks behind. Small files go together, so that none of them costs a
 //! turn of its own.
 
 mod feeder;
+mod spare;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +26,8 @@ use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentDigest;
 use tokio::runtime::Handle;
 
-use super::budget::Budget;
+use self::spare::Spare;
+use super::budget::{Budget, LOOK_UP};
 use super::limit::Limit;
 use super::memory::Memory;
 use super::packs::{open_blobs, wrong_name};
@@ -89,6 +92,7 @@ pub(super) struct Contents<'a> {
     index: Arc<IndexSet>,
     /// Packs to be fetched whole on their first chunk.
     wanted: HashMap<PackId, PackFacts>,
+    spare: Spare,
     /// Opened chunks, packs, and files have budgets of their own: a file is held while it waits for
     /// room for its chunks, and a chunk while it waits for its pack.
     plain: Arc<Budget>,
@@ -130,6 +134,7 @@ impl<'a> Contents<'a> {
             limit,
             memory,
             index: repo.index(),
+            spare: Spare::new(&packs, limit.is_set()),
             wanted: packs,
             plain: Budget::new(bytes / 4),
             raw: Budget::new(bytes / 2),
@@ -237,11 +242,34 @@ impl<'a> Contents<'a> {
             if queue.is_ended {
                 return None;
             }
-            queue = self
-                .more
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(pack) = self.spare_pack() {
+                return Some(Job::Sweep(pack));
+            }
+            // Whether a pack is spare changes while the walk goes on.
+            let waited = self.more.wait_timeout(queue, LOOK_UP);
+            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+
+    /// A pack that nobody reads yet, if there is one that may be read now, and room for it.
+    fn spare_pack(&self) -> Option<Arc<Pack>> {
+        while !self.has_failed()
+            && let Some(id) = self.spare.next()
+        {
+            let Some(facts) = self.wanted.get(&id).copied() else {
+                continue;
+            };
+            let bytes = usize::try_from(facts.size).unwrap_or(usize::MAX);
+            let Some(held) = self.raw.try_take(bytes) else {
+                self.spare.give_back(id, facts.is_meta);
+                return None;
+            };
+            if self.spare.take(id) {
+                self.limit.add(facts.size);
+                return Some(Arc::new(Pack::new(id, facts, held)));
+            }
+        }
+        None
     }
 
     fn work(&self) {

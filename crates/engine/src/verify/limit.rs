@@ -43,6 +43,11 @@ impl Limit {
         }
     }
 
+    /// Whether there is one.
+    pub(super) const fn is_set(&self) -> bool {
+        self.budget.is_some()
+    }
+
     fn read(&self) -> u64 {
         self.read.load(Ordering::Relaxed)
     }

@@ -41,6 +41,7 @@ use crate::unlock::is_of_another;
 mod beside;
 mod budget;
 mod choice;
+mod chunks;
 mod content;
 mod coverage;
 mod hurt;
@@ -54,6 +55,7 @@ mod refs;
 mod sessions;
 mod walk;
 
+pub use chunks::EveryChunk;
 pub use coverage::{Amount, Coverage, LevelCoverage, coverage};
 pub use hurt::Damage;
 pub use known::known_damaged;

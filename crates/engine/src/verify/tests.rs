@@ -9,6 +9,8 @@ use backup_format::seal::ObjectKind;
 use backup_source_files::{FilesConfig, FilesSource};
 use backup_testkit::{MemSink, Op, RecordingSink, context};
 
+use backup_core::Verifier as _;
+
 use super::content::fingerprint;
 use super::*;
 use crate::index_set::Place;
@@ -448,3 +450,77 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
 }
 
 mod covered;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_sees_of_a_snapshot_what_a_restore_would() {
+    let world = World::new().await;
+    let head = world.heads().await.pop().unwrap();
+    let view = SnapshotView::open(&world.repo, head).unwrap();
+    let metadata = EveryChunk::new(VerifyLevel::Metadata);
+    let full = EveryChunk::new(VerifyLevel::FullRead);
+    let report = full.verify(&world.cx, &view, Sample::All).await.unwrap();
+    assert_eq!(report.findings, []);
+    assert_eq!(
+        report.bytes,
+        (12 << 20) + 20 * 3000,
+        "each chunk is read once"
+    );
+    let half = Sample::Slice { n: 1, of: 2 };
+    let part = full.verify(&world.cx, &view, half).await.unwrap();
+    assert!(part.chunks > 0 && part.chunks < report.chunks);
+    let (chunk, place) = world.last_chunk("b").await;
+    world.flip(&place);
+    let told = metadata
+        .verify(&world.cx, &view, Sample::All)
+        .await
+        .unwrap();
+    assert_eq!(
+        (told.findings, told.bytes),
+        (Vec::new(), 0),
+        "nothing is read for it"
+    );
+    let told = full.verify(&world.cx, &view, Sample::All).await.unwrap();
+    assert_eq!(told.findings.len(), 1);
+    assert_eq!(told.findings[0].kind, FindingKind::Damaged);
+    assert_eq!(told.findings[0].subject, format!("chunk {chunk}"));
+    world.tier.lose(&Repository::pack_key(&place).unwrap());
+    let told = full.verify(&world.cx, &view, Sample::All).await.unwrap();
+    assert!(
+        told.findings
+            .iter()
+            .all(|one| one.kind == FindingKind::Missing)
+    );
+    assert!(!told.findings.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packs_that_no_content_needs_are_read_beside_the_walk() {
+    let mut world = World::new().await;
+    let folder = world.dir.path().join("cache");
+    let job = || VerifyJob {
+        memory: Some(folder.clone()),
+        ..VerifyJob::new(VerifyLevel::FullRead)
+    };
+    let first = verify_job(&world.repo, &world.cx, job()).await.unwrap();
+    assert_eq!((first.report.findings, first.hashed.left), (Vec::new(), 0));
+    world.calls.forget();
+    let later = verify_job(&world.repo, &world.cx, job()).await.unwrap();
+    assert_eq!(
+        (later.report.findings, later.hashed.contents),
+        (Vec::new(), 0)
+    );
+    assert_eq!(later.report.chunks, first.report.chunks);
+    let packs = world.repo.index().packs();
+    let data = packs.values().filter(|pack| !pack.is_meta).count();
+    assert_eq!(world.calls.count_under(Op::Get, "data/"), data, "each once");
+    // What is damaged is told of whoever reads it.
+    let (_, place) = world.last_chunk("a").await;
+    world.flip(&place);
+    world.cx.limits.cpu_threads = 1;
+    let told = verify_job(&world.repo, &world.cx, job()).await.unwrap();
+    assert!(
+        text(&told.report).contains("/a ("),
+        "{:?}",
+        told.report.findings
+    );
+}

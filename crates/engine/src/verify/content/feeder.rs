@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, Weak};
 
-use backup_core::{ChunkId, PackId};
+use backup_core::ChunkId;
 use backup_format::extent::{Extent, Extents};
 
 use super::super::budget::{Held, LOOK_UP};
@@ -38,7 +38,6 @@ pub(in crate::verify) struct Feeder<'c, 'a> {
     leaving: Vec<Weak<Pack>>,
     /// Chunks that were let go and that files still need.
     chunks_leaving: Vec<Weak<ChunkCheck>>,
-    fetched: HashSet<PackId>,
     /// Small files that wait for others, their number and bytes.
     batch: (VecDeque<Step>, usize, u64),
     /// Contents that were added, so that none is hashed twice.
@@ -57,7 +56,6 @@ impl<'c, 'a> Feeder<'c, 'a> {
             packs: VecDeque::new(),
             leaving: Vec::new(),
             chunks_leaving: Vec::new(),
-            fetched: HashSet::new(),
             batch: (VecDeque::new(), 0, 0),
             added: HashSet::new(),
         }
@@ -71,6 +69,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
         wanted: [u8; 32],
     ) -> Result<Option<[u8; 16]>> {
         let content = fingerprint(extents, &wanted);
+        self.contents.spare.meet(extents.length());
         if self.added.contains(&content) {
             return Ok(None);
         }
@@ -90,6 +89,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
             return Ok(Some(content));
         }
         drop(memory);
+        self.contents.spare.hash(size);
         if self.added.len() >= MOST_ADDED {
             self.added.clear();
         }
@@ -190,7 +190,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
             let waited = contents.drained.wait_timeout(known, LOOK_UP);
             known = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        known.read = std::mem::take(&mut self.fetched);
+        known.read = contents.spare.taken();
         drop(known);
         contents.check()
     }
@@ -235,7 +235,7 @@ impl<'c, 'a> Feeder<'c, 'a> {
         let Some(facts) = self.contents.wanted.get(&place.pack).copied() else {
             return Ok(None);
         };
-        if !self.fetched.insert(place.pack) {
+        if !self.contents.spare.take(place.pack) {
             return Ok(None);
         }
         let bytes = usize::try_from(facts.size).unwrap_or(usize::MAX);
