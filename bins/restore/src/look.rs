@@ -75,7 +75,7 @@ async fn list_entries(
 
 /// Finds entries by name.
 pub(crate) async fn find(console: &mut Console, args: &FindArgs) -> Outcome {
-    let glob = GlobBuilder::new(args.pattern.trim_start_matches('/'))
+    let glob = GlobBuilder::new(args.pattern.trim_matches('/'))
         .literal_separator(true)
         .build()
         .map_err(|error| Failure::usage(error.to_string(), "write a glob such as '*.conf'"))?
@@ -180,7 +180,7 @@ impl<'a> Search<'a> {
         let mut walk = view.all();
         let mut is_first = true;
         while let Some(entry) = self.losses.next(console, &view, &mut walk).await? {
-            let subject = if self.args.pattern.contains('/') {
+            let subject = if self.args.pattern.trim_end_matches('/').contains('/') {
                 entry.path.to_slashed()
             } else {
                 entry.path.name().unwrap_or_default().to_vec()
@@ -191,7 +191,7 @@ impl<'a> Search<'a> {
             self.found += 1;
             if is_first {
                 let meta = view.meta();
-                let (name, time) = (text::escape(meta.name.as_bytes()), text::time(meta.time));
+                let (name, time) = (text::name(&meta.name), text::time(meta.time));
                 console.line(format!("{}  {time}  {name}", meta.id.short()))?;
                 is_first = false;
             }

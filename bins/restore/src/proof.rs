@@ -1,7 +1,8 @@
 //! `restore prove` and `check-proof`.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use backstay::core::EntryPath;
@@ -14,7 +15,7 @@ use backstay::integrity::proof::{
     CheckedProof, ContentCheck, MAX_PROOF_BYTES, ProofError, ProofParts, check_proof, write_proof,
 };
 use backup_terminal::{
-    Console, Exit, Failure, Look, Outcome, SnapshotPath, parse_snapshot_path, text,
+    Console, Exit, Failure, Look, Outcome, SnapshotPath, parse_snapshot_path, surroundings, text,
 };
 use serde_json::{Value, json};
 
@@ -69,8 +70,7 @@ async fn prove_entry(
         console.raw(&proof)?;
         return Ok(Exit::Ok);
     };
-    let written = File::create_new(path).and_then(|mut file| file.write_all(&proof));
-    written.map_err(|error| Failure::file("write", path, &error))?;
+    write_new(path, &proof).map_err(|error| Failure::file("write", path, &error))?;
     let mut members = json!({ "file": text::path(path), "bytes": proof.len() });
     if let Value::Object(members) = &mut members {
         members.insert(
@@ -89,6 +89,20 @@ async fn prove_entry(
         signatures.public_key,
     ))?;
     Ok(Exit::Ok)
+}
+
+/// Writes a file that is not there yet, whole or not at all.
+fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let path = surroundings::absolute(path);
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::Builder::new()
+        .prefix(".backstay-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(&path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
 }
 
 /// An entry's place in the tree, with its page.

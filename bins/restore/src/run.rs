@@ -81,7 +81,10 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         let seconds = started.elapsed().as_secs_f64();
         chosen += outcome.entries;
         is_known &= outcome.lost_pages == 0;
-        ending = ending.max(report_on(console, &view, &outcome, seconds)?);
+        let is_nothing = outcome.entries == 0 && outcome.lost_pages == 0;
+        if !(is_nothing && !args.includes.is_empty()) {
+            ending = ending.max(report_on(console, &view, &outcome, seconds)?);
+        }
         if args.verify {
             ending = ending.max(compare(console, &view, &job).await?);
         }
@@ -201,7 +204,7 @@ fn report_on(
         console.line(format!(
             "restored {} of {}",
             view.meta().id,
-            text::escape(view.meta().name.as_bytes())
+            text::name(&view.meta().name)
         ))?;
         console.line(format!(
             "  {}, {}; {} written, {} left as they were, {} deleted",

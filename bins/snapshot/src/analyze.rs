@@ -173,7 +173,7 @@ fn show(console: &mut Console, view: &SnapshotView<'_>, found: &Analysis) -> Out
     console.line(format!(
         "{} of {}",
         view.meta().id,
-        text::escape(view.meta().name.as_bytes())
+        text::name(&view.meta().name)
     ))?;
     let holes = match holes {
         0 => String::new(),
@@ -240,7 +240,7 @@ fn show_components(console: &mut Console, found: &Analysis) -> Outcome<()> {
     let mut table = table(&["COMPONENT", "SIZE", "STORED", "UNIQUE"]);
     for one in &found.components {
         let [size, stored, unique] = [one.bytes, one.stored, one.unique].map(text::bytes);
-        table.row([text::escape(one.name.as_bytes()), size, stored, unique]);
+        table.row([text::name(&one.name), size, stored, unique]);
     }
     console.line(table.render())
 }
@@ -273,7 +273,7 @@ fn show_sharing(console: &mut Console, found: &Analysis) -> Outcome<()> {
         let meta = &one.snapshot;
         table.row([
             meta.id.short(),
-            text::escape(meta.name.as_bytes()),
+            text::name(&meta.name),
             text::time(meta.time),
             text::bytes(one.stored),
         ]);

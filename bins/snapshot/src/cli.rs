@@ -190,6 +190,21 @@ pub(crate) fn parse_name(text: &str) -> Result<String, String> {
     if text.chars().any(char::is_control) {
         return Err("a name has no control characters".into());
     }
+    if text.starts_with('/') || text.contains(":/") {
+        let why =
+            "a name does not begin with / and has no :/, which divides a snapshot from a path";
+        return Err(why.into());
+    }
+    Ok(text.to_owned())
+}
+
+/// A tag or a label.
+pub(crate) fn parse_tag(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
+        return Err(format!(
+            "it has 1 to {MAX_NAME_BYTES} bytes and no control characters"
+        ));
+    }
     Ok(text.to_owned())
 }
 
@@ -210,10 +225,10 @@ pub(crate) struct SaveArgs {
     #[arg(long, short = 'n', value_name = "NAME", value_parser = parse_name)]
     pub(crate) name: Option<String>,
     /// Mark the snapshot; may be given several times
-    #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = parse_tag)]
     pub(crate) tags: Vec<String>,
     /// The schedule that it is made under, such as daily
-    #[arg(long, value_name = "LABEL")]
+    #[arg(long, value_name = "LABEL", value_parser = parse_tag)]
     pub(crate) label: Option<String>,
     /// The host to sign for; the name of this one if not given
     #[arg(long, value_name = "HOST")]

@@ -214,7 +214,7 @@ fn lacking_table(plan: &CopyPlan) -> Table {
             meta.id.short(),
             text::time(meta.time),
             text::escape(meta.host.0.as_bytes()),
-            text::escape(meta.name.as_bytes()),
+            text::name(&meta.name),
             text::bytes(meta.stats.bytes),
             marks(meta),
         ]);

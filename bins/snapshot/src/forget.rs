@@ -302,7 +302,7 @@ fn must_not_be_the_last(
         format!(
             "snapshot {} is the last good one of {} on {}, as far as is known here, so nothing is forgotten",
             last.id,
-            text::escape(last.name.as_bytes()),
+            text::name(&last.name),
             text::escape(last.host.0.as_bytes())
         ),
         "save again first; or, if it is to go all the same, add --force",
@@ -395,7 +395,7 @@ fn show(
             meta.id.short(),
             text::time(judged(meta)),
             text::escape(meta.host.0.as_bytes()),
-            text::escape(meta.name.as_bytes()),
+            text::name(&meta.name),
             verdict.to_owned(),
             text::escape(reasons.join(", ").as_bytes()),
         ]);

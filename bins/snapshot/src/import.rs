@@ -14,13 +14,12 @@ use backstay::integrity::statement::MAX_NAME_BYTES;
 use backstay::source_files::{FilesConfig, FilesSource};
 use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde_json::json;
 
-use crate::cli::parse_name;
+use crate::cli::{parse_name, parse_tag};
 use crate::save::may_save;
 
 const EXAMPLES: &str = "\
@@ -46,7 +45,7 @@ pub(crate) struct ImportArgs {
     #[arg(long, value_name = "HOST")]
     pub(crate) host: Option<String>,
     /// Mark the snapshots; may be given several times
-    #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long = "tag", short = 't', value_name = "TAG", value_parser = parse_tag)]
     pub(crate) tags: Vec<String>,
     /// Where the time of an archive or a dump comes from
     #[arg(long, value_enum, default_value_t = DateArg::Name)]
@@ -292,7 +291,7 @@ fn report_on(console: &mut Console, item: &Item, report: &SnapshotReport) -> Out
             "imported {} as {} of {}, {}: {}, added {}",
             text::path(&item.path),
             meta.id.short(),
-            text::escape(meta.name.as_bytes()),
+            text::name(&meta.name),
             text::time(meta.time),
             text::bytes(meta.stats.bytes),
             text::bytes(meta.stats.bytes_added),

@@ -45,7 +45,7 @@ pub(crate) async fn show(console: &mut Console, args: &ShowArgs) -> Outcome {
     let mut members = meta_members(&meta);
     let mut lines = vec![
         ("snapshot", meta.id.to_string()),
-        ("name", text::escape(meta.name.as_bytes())),
+        ("name", text::name(&meta.name)),
         ("host", text::escape(meta.host.0.as_bytes())),
         ("time", text::time(meta.time)),
         (

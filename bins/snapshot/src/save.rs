@@ -32,7 +32,7 @@ pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
         return dry_run(console, chosen, &job).await;
     }
     let started = Instant::now();
-    let repo = open_or_make(console).await?;
+    let repo = open_or_make(console, &chosen).await?;
     may_save(&repo)?;
     room::warn_when_full(console, &repo, args.warn_full).await;
     leave_out_caches(console, &repo, &mut chosen);
@@ -69,13 +69,13 @@ pub(crate) fn may_save(repo: &Repository) -> Outcome<()> {
     ))
 }
 
-/// Opens the repository; makes it if there is none.
-async fn open_or_make(console: &mut Console) -> Outcome<Repository> {
+/// Opens the repository; makes it if there is none, and if there is what is to be saved.
+async fn open_or_make(console: &mut Console, chosen: &Chosen) -> Outcome<Repository> {
     match console.open(Operation::Write).await {
         Err(Failure {
             exit: Exit::NoRepository,
             ..
-        }) => make_for_save(console).await,
+        }) => make(console, chosen).await,
         // Another process made it while this one looked for the key.
         Err(Failure {
             exit: Exit::NoSecrets,
@@ -88,10 +88,16 @@ async fn open_or_make(console: &mut Console) -> Outcome<Repository> {
             exit: Exit::NoSecrets,
             ..
         }) if !console.exists().await? && !console.key_file()?.exists() => {
-            make_for_save(console).await
+            make(console, chosen).await
         }
         other => other,
     }
+}
+
+async fn make(console: &mut Console, chosen: &Chosen) -> Outcome<Repository> {
+    let request = CaptureRequest::default();
+    chosen.source.plan(&console.cx, &request).await?;
+    make_for_save(console).await
 }
 
 fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Outcome {
@@ -109,7 +115,7 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
         console.line(format!(
             "snapshot {} of {}",
             meta.id,
-            text::escape(meta.name.as_bytes())
+            text::name(&meta.name)
         ))?;
         console.line(format!(
             "  {}, {}; {} unchanged",
@@ -162,10 +168,7 @@ async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -
         CaptureMode::Full { why } => format!("full: {why}"),
         CaptureMode::Incremental { parent } => format!("on top of {}", parent.short()),
     };
-    console.line(format!(
-        "would save {} ({mode})",
-        text::escape(job.name.as_bytes())
-    ))?;
+    console.line(format!("would save {} ({mode})", text::name(&job.name)))?;
     for entry in &plan.entries {
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }

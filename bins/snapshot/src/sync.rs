@@ -188,7 +188,7 @@ fn show(console: &mut Console, extras: &[Extra], args: &SyncArgs) -> Outcome<()>
             meta.id.short(),
             text::time(meta.time),
             text::escape(meta.host.0.as_bytes()),
-            text::escape(meta.name.as_bytes()),
+            text::name(&meta.name),
             here.to_owned(),
             extra
                 .stays

@@ -80,6 +80,12 @@ impl Console {
     /// [`Exit::Usage`] when none is named.
     pub fn location(&self) -> Outcome<Location> {
         let repo = self.common.repo.as_deref().ok_or_else(|| {
+            if surroundings::variable("BACKSTAY_REPO").is_some() {
+                return Failure::usage(
+                    "BACKSTAY_REPO is not UTF-8",
+                    "name the place by a path that is, such as that of a symbolic link to it",
+                );
+            }
             Failure::usage(
                 "no repository is named",
                 "give --repo PATH, or set BACKSTAY_REPO",

@@ -129,6 +129,7 @@ impl From<KeyError> for Failure {
                 what,
                 "free memory, or open it with a key file",
             ),
+            KeyError::BadHost => Self::usage(what, "name the host with --host"),
             KeyError::Crypto(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::usage(what, "see `snapshot key add --help`"),
         }

@@ -278,7 +278,7 @@ impl Console {
                 meta.id.short(),
                 text::time(meta.time),
                 text::escape(meta.host.0.as_bytes()),
-                text::escape(meta.name.as_bytes()),
+                text::name(&meta.name),
                 text::count(meta.stats.entries),
                 text::bytes(meta.stats.bytes),
                 text::bytes(meta.stats.bytes_added),

@@ -37,6 +37,13 @@ pub fn escape(name: &[u8]) -> String {
     out
 }
 
+/// The name of a snapshot or of one of its parts on one line, as it can be typed: names have been spelled without
+/// control characters when they were given, so backslashes stay as they are.
+#[must_use]
+pub fn name(name: &str) -> String {
+    escape(name.as_bytes()).replace("\\\\", "\\")
+}
+
 const fn is_direction(letter: char) -> bool {
     matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

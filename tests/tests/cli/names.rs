@@ -51,6 +51,73 @@ fn empty_names_and_tags_are_refused() {
 }
 
 #[test]
+fn names_that_no_command_could_tell_from_a_path_are_refused() {
+    let place = Place::new();
+    place.write("file", "content");
+    for name in ["/srv", "vm:/srv"] {
+        let _ = Run::of(&mut place.snapshot(["save", "data", "--name", name]))
+            .ends(2)
+            .says(":/");
+    }
+    let long = "x".repeat(100_000);
+    for mark in ["two\nlines", "", long.as_str()] {
+        for option in ["--tag", "--label"] {
+            let save = ["save", "data", option, mark];
+            let _ = Run::of(&mut place.snapshot(save)).ends(2).says(option);
+        }
+    }
+    let _ = Run::of(&mut place.snapshot(["save", "data", "--host", ""]))
+        .ends(2)
+        .says("--host");
+}
+
+#[test]
+fn a_name_can_be_typed_as_it_is_shown() {
+    let place = Place::new();
+    place.write("back\\slash/file", "content");
+    let folder = place.data().join("back\\slash");
+    let _ = Run::of(place.snapshot(["save"]).arg(&folder)).ok();
+    let listed = Run::of(&mut place.snapshot(["list"])).ok().text();
+    let shown = listed
+        .split_whitespace()
+        .find(|word| word.ends_with("slash"))
+        .unwrap();
+    let _ = Run::of(&mut place.restore(["ls", &format!("latest:{shown}")])).ok();
+}
+
+#[test]
+fn a_place_that_is_not_utf_8_is_said_to_be_that() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut list = backup_tests::snapshot();
+    let _ = list.arg("list").env_remove("BACKSTAY_REPO");
+    let name = std::ffi::OsStr::from_bytes(b"/tmp/\xff");
+    let _ = Run::of(list.env("BACKSTAY_REPO", name))
+        .ends(2)
+        .says("not UTF-8");
+}
+
+#[test]
+fn what_matches_nothing_is_not_said_to_be_restored() {
+    let place = Place::new();
+    place.write("sub/file", "content");
+    let _ = place.save().ok();
+    let run = ["run", "latest", "--to", "out", "--include", "zzz"];
+    let run = Run::of(&mut place.restore(run)).ends(1);
+    assert_eq!(run.text(), "");
+    let found = Run::of(&mut place.restore(["find", "sub/"])).ok().text();
+    assert!(found.contains("/sub"), "{found}");
+}
+
+#[test]
+fn a_source_that_is_not_there_makes_no_repository() {
+    let place = Place::empty();
+    let _ = Run::of(&mut place.snapshot(["save", "mistyped"])).ends(1);
+    assert!(!place.repo().exists());
+    place.write("file", "content");
+    let _ = Run::of(&mut place.snapshot(["save", "data"])).ok();
+}
+
+#[test]
 fn the_newest_of_a_name_that_two_hosts_have_is_asked_for_with_the_host() {
     let place = Place::new();
     for host in ["web1", "web2"] {

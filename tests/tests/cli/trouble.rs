@@ -72,6 +72,7 @@ fn nobody_can_run(place: &Place) -> bool {
 #[test]
 fn an_unreadable_file_is_a_finding_and_everything_else_is_stored() {
     if !is_root() {
+        eprintln!("skipped: only root can become another user");
         return;
     }
     let place = Place::new();
@@ -407,9 +408,33 @@ fn a_restore_into_a_place_that_is_full_is_a_failure_and_goes_on_when_there_is_ro
 }
 
 #[test]
+fn a_proof_that_has_no_room_leaves_nothing_in_its_own_way() {
+    let place = Place::new();
+    place.write("file", "content");
+    let _ = place.save().ok();
+    let Some(small) = Small::mount(&place.path("full"), "64k") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let filled = fs::write(place.path("full/more"), noise(1, 1 << 20));
+    assert!(filled.is_err(), "it is not full");
+    let file = format!("latest:{}/file", place.data().display());
+    let prove = || Run::of(&mut place.restore(["prove", "-o", "full/proof", &file]));
+    let _ = prove().ends(1).says("make room");
+    small.enlarge("8m");
+    let _ = prove().ok();
+    let _ = Run::of(&mut place.restore(["check-proof", "full/proof"])).ok();
+    let _ = prove().ends(11);
+    let left = fs::read_dir(place.path("full")).unwrap().count();
+    assert_eq!(left, 2, "what was written in between");
+    drop(small);
+}
+
+#[test]
 fn a_repository_that_is_read_only_can_be_restored_from() {
     let place = Place::empty();
     let Some(small) = Small::mount(&place.repo(), "32m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
         return;
     };
     let _ = Run::of(&mut place.snapshot(["init"])).ok();
