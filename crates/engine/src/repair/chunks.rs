@@ -212,6 +212,24 @@ pub(crate) fn used_chunks(
     out
 }
 
+/// Whether the index tells all that a pack held: a run has as many slots of it as refs do.
+pub(crate) fn is_told(index: &IndexSet, usage: &PackUse) -> bool {
+    index.parts().iter().any(|part| {
+        let mut known = part
+            .packs()
+            .filter(|(_, pack)| pack.id == usage.pack)
+            .peekable();
+        if known.peek().is_none() {
+            return false;
+        }
+        let counts = part.counts();
+        known.any(|(at, _)| {
+            let counted = counts.get(at as usize).copied().flatten();
+            counted.is_some_and(|(_, count)| count == u64::from(usage.slots))
+        })
+    })
+}
+
 /// Brings chunks back, and lets refs name the packs no more in which they were. Gives the packs that nothing names behind
 /// that. They stay in the index, and what is left of them aside, until a prune has settled whoever may be about to name them.
 ///
