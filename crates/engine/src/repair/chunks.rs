@@ -26,11 +26,12 @@ use crate::announced::Announced;
 use crate::collect::settle;
 use crate::data_keys::{SealedBlob, WrapSet};
 use crate::error::{EngineError, Result};
+use crate::heirs::uses;
 use crate::index_set::{IndexSet, Place};
 use crate::pack_end::{end_of, read_end};
 use crate::parity::put_pack;
 use crate::prune::merge::put_run;
-use crate::refs::{self, Sum};
+use crate::refs;
 use crate::repository::{Repository, get_within, name};
 use crate::stage::SIGN_OF_LIFE;
 
@@ -111,7 +112,7 @@ pub(super) async fn find(
         let same = lost.keys().copied().collect();
         there.push(other.proven_index(cx).await?.avoiding(&same));
     }
-    let uses = uses(repo, cx, lost).await?;
+    let uses = uses(repo, cx, |id| lost.contains_key(id)).await?;
     for (id, used) in used_chunks(&index, &uses) {
         let Some(key) = lost.get(&id) else { continue };
         let wanted: Vec<&Chunk> = used.iter().filter(|one| !has(&here, one)).collect();
@@ -155,27 +156,6 @@ async fn here(
     avoided.extend(going.condemned);
     avoided.extend(going.dead);
     Ok(index.avoiding(&avoided))
-}
-
-/// What refs name of lost packs. Those that cannot be read are made anew otherwise.
-async fn uses(
-    repo: &Repository,
-    cx: &OpContext,
-    lost: &BTreeMap<PackId, ObjectKey>,
-) -> Result<BTreeMap<PackId, PackUse>> {
-    let mut sum = Sum::default();
-    for key in refs::list(repo, cx).await?.into_values().flatten() {
-        match refs::read(repo, cx, &key).await {
-            Ok(Some(mut refs)) => {
-                refs.packs.retain(|one| lost.contains_key(&one.pack));
-                sum.add(refs);
-            }
-            Ok(None) => {}
-            Err(error) if error.is_damage() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sum.0)
 }
 
 /// The chunks that are used of packs, as far as the index tells. Where it counts otherwise than refs do, all are.

@@ -20,6 +20,7 @@ mod chunks;
 mod gone;
 mod index;
 mod marks;
+mod needs;
 mod objects;
 mod packs;
 mod records;
