@@ -155,13 +155,17 @@ async fn a_damaged_pack_that_holds_what_a_lost_one_held_is_kept_where_it_was_set
         if is_dead {
             call_dead(&world, &case, &heir).await;
         }
-        for _ in 0..2 {
+        let generations = of_kind(&case, |key| layout::condemned_number(key).is_some());
+        for round in 0..2 {
             let (told, _) = prune_it(&world, &case).await;
             assert!(is_dead || told.contains("all that is left"), "{told}");
             assert!(case.mem.objects().contains_key(&aside), "{what}");
             first_is_whole(&world, &case, &what).await;
             mend(&world, &case, &[]).await;
             assert!(case.mem.objects().contains_key(&aside), "{what}");
+            // It is not condemned over and over.
+            let now = of_kind(&case, |key| layout::condemned_number(key).is_some());
+            assert!(now.len() <= generations.len() + 1, "{what}: round {round}");
         }
         // Once nobody needs the lost pack, it goes.
         forget_one(&world, &case, 0).await;
@@ -226,6 +230,38 @@ async fn pages_of_a_lost_pack_that_were_set_aside_are_kept_and_missed() {
     let done = verify(&repo, &world.cx, None, level, Sample::All).await;
     let findings = done.unwrap().report.findings;
     assert_eq!(severity_of(&findings, &heir), Some(Severity::Error));
+}
+
+/// A prune of this host has decided that a pack is garbage, and was killed before it could delete it; since then the pack is
+/// lost for whose sake it was garbage.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_this_host_has_decided_is_not_carried_out_where_it_is_all_that_is_left_by_now() {
+    let world = World::with_snapshot().await;
+    let mut tried = 0;
+    for k in 1.. {
+        let case = world.case(Memory::Kept);
+        let lost = below(&case, "data/").pop_first().unwrap();
+        let heir = lay_anew(&case, &open(&world, &case).await, &lost);
+        let sink = case.faulty();
+        sink.crash_at(k, Crash::After);
+        let repo = world.open(Arc::new(sink.clone()), case.cache()).await;
+        let repo = repo.unwrap();
+        let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
+        let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
+        let there = case.mem.objects();
+        if !there.contains_key(&heir) {
+            break;
+        }
+        tried += u64::from(there.contains_key(&layout::dead(0).unwrap()));
+        assert!(case.mem.lose(&lost));
+        let mem = Arc::new(case.mem.clone());
+        let repo = world.open(mem, case.cache()).await.unwrap();
+        let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
+        let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
+        assert!(case.mem.objects().contains_key(&heir), "{k}");
+        world.check_restores(&case, "pruned").await;
+    }
+    assert!(tried > 0);
 }
 
 /// That a pack was to be deleted was decided before another was lost, or is a lie.

@@ -175,34 +175,38 @@ async fn what_another_pack_only_seems_to_have_is_fetched_in_the_same_run() {
             bytes[..end].iter_mut().for_each(|byte| *byte ^= 1);
         }));
     }
-    let repo = open(&world, &case.mem).await;
-    let job = RepairJob {
-        packs: [layout::pack_id(lost).unwrap()].into(),
-        ..RepairJob::new(&repo, host())
-    };
-    let copies = [open(&world, &copy).await];
-    let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
-    let report = repair(&repo, &world.cx, planned, &job, &copies).await;
-    let report = report.unwrap();
-    assert_eq!(report.mended.len(), 1, "{report:?}");
-    assert_eq!(report.findings, []);
-    // Refs name what was fetched, so a prune keeps it.
-    let names = |case: &Case| {
-        let repo = named(case, &repo).into_values().flatten();
-        repo.map(|(id, _)| id).collect::<BTreeSet<_>>()
-    };
-    assert!(!names(&case).contains(&layout::pack_id(lost).unwrap()));
-    // The save itself needs more of what is damaged than the lost pack held.
-    let newest = repo.heads(&world.cx).await.unwrap().0.pop().unwrap();
-    let going = ForgetPlan::by_id(vec![newest.meta]);
-    let done = forget(&repo, &world.cx, &going, &host(), "me").await;
-    assert_eq!(done.unwrap().removed, 1);
-    for key in &anew {
-        assert!(case.mem.lose(key));
+    // Runs are looked into in the order of their names, and those are drawn anew each time.
+    for _ in 0..6 {
+        let case = Case::of(case.mem.fork());
+        let repo = open(&world, &case.mem).await;
+        let job = RepairJob {
+            packs: [layout::pack_id(lost).unwrap()].into(),
+            ..RepairJob::new(&repo, host())
+        };
+        let copies = [open(&world, &copy).await];
+        let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
+        let report = repair(&repo, &world.cx, planned, &job, &copies).await;
+        let report = report.unwrap();
+        assert_eq!(report.mended.len(), 1, "{report:?}");
+        assert_eq!(report.findings, []);
+        // Refs name what was fetched, so a prune keeps it.
+        let names = |case: &Case| {
+            let repo = named(case, &repo).into_values().flatten();
+            repo.map(|(id, _)| id).collect::<BTreeSet<_>>()
+        };
+        assert!(!names(&case).contains(&layout::pack_id(lost).unwrap()));
+        // The save itself needs more of what is damaged than the lost pack held.
+        let newest = repo.heads(&world.cx).await.unwrap().0.pop().unwrap();
+        let going = ForgetPlan::by_id(vec![newest.meta]);
+        let done = forget(&repo, &world.cx, &going, &host(), "me").await;
+        assert_eq!(done.unwrap().removed, 1);
+        for key in &anew {
+            assert!(case.mem.lose(key));
+        }
+        world.check_restores(&case, "fetched").await;
+        let _ = prune_it(&world, &case.mem).await;
+        world.check_restores(&case, "pruned").await;
     }
-    world.check_restores(&case, "fetched").await;
-    let _ = prune_it(&world, &case.mem).await;
-    world.check_restores(&case, "pruned").await;
 }
 
 /// What the copy has damaged does not come back, and is told; the rest does.
