@@ -21,6 +21,8 @@ pub struct Failure {
     pub hint: String,
     /// Whether whoever reads the output has gone away: then nothing is said at all.
     pub is_silent: bool,
+    /// Whether somebody may have put another repository in the place of one: then no other place is taken instead without a word.
+    pub is_of_stranger: bool,
 }
 
 /// The result of a command.
@@ -34,6 +36,7 @@ impl Failure {
             what: what.into(),
             hint: hint.into(),
             is_silent: false,
+            is_of_stranger: false,
         }
     }
 
@@ -51,6 +54,7 @@ impl Failure {
             what: format!("write the output: {error}"),
             hint: "check where standard output leads to".into(),
             is_silent: gone,
+            is_of_stranger: false,
         }
     }
 
@@ -284,9 +288,10 @@ impl From<EngineError> for Failure {
                 Self::new(Exit::Damage, what, error.remedy().unwrap_or(hurts))
             }
             EngineError::Newer(_) => newer(what),
-            EngineError::Swapped { .. } => {
-                Self::new(Exit::Damage, what, "ask who looks after the repository")
-            }
+            EngineError::Swapped { .. } => Self {
+                is_of_stranger: true,
+                ..Self::new(Exit::Damage, what, "ask who looks after the repository")
+            },
             EngineError::NoSnapshot(spec) => no_snapshot(&spec),
             EngineError::Ambiguous { spec, count } => Self::new(
                 Exit::Failed,

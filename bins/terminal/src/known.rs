@@ -29,25 +29,35 @@ impl Console {
         let (known, Some(file)) = (Known::of(repo)?, self.known_file(place)) else {
             return Ok(());
         };
-        let lines = fs::read_to_string(&file).unwrap_or_default();
-        let remembered: Vec<Known> = lines.lines().filter_map(|line| line.parse().ok()).collect();
+        let remembered = self.remembered_at(place);
         match known.check(&remembered, &repo.location()) {
             Ok(()) if remembered.is_empty() => {
                 self.remember_at(&known, place);
                 Ok(())
             }
-            Err(EngineError::Swapped { place, found }) => Err(Failure::new(
-                Exit::Damage,
-                format!(
-                    "the repository at {place} is not the one that was there before: somebody may have put it in its place"
-                ),
-                format!(
-                    "ask who looks after it; if it is meant to be there, add the line `{found}` to {}",
-                    text::path(&file)
-                ),
-            )),
+            Err(EngineError::Swapped { place, found }) => Err(Failure {
+                is_of_stranger: true,
+                ..Failure::new(
+                    Exit::Damage,
+                    format!(
+                        "the repository at {place} is not the one that was there before: somebody may have put it in its place"
+                    ),
+                    format!(
+                        "ask who looks after it; if it is meant to be there, add the line `{found}` to {}",
+                        text::path(&file)
+                    ),
+                )
+            }),
             other => Ok(other?),
         }
+    }
+
+    /// The repositories that this host remembers of a place; none where it was never opened.
+    pub(crate) fn remembered_at(&self, place: &str) -> Vec<Known> {
+        let file = self.known_file(place);
+        let lines = file.and_then(|file| fs::read_to_string(file).ok());
+        let lines = lines.unwrap_or_default();
+        lines.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Remembers the repository of this place, and no other.

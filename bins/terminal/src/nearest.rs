@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::PoisonError;
 
-use backstay::engine::{Fallback, Repository};
+use backstay::engine::{EngineError, Fallback, Repository};
 use backstay::format::config::Operation;
 use serde_json::{Value, json};
 
@@ -52,9 +52,16 @@ impl Console {
             return Err(failed.swap_remove(0).1);
         };
         nearest.also_from(copies)?;
+        let first = self.place()?;
         for (place, failure) in failed {
-            let why = failure.what;
+            let mut why = failure.what;
+            let is_unknown = place == first && !self.is_copy_of(&nearest, &first)?;
             let place = text::escape(place.as_bytes());
+            if is_unknown {
+                why = format!(
+                    "{why}; this host has never opened it, so that what is read instead is a copy of it nobody could see: the copies were compared among themselves alone"
+                );
+            }
             let nearest = nearest.location();
             self.warn(&format!(
                 "nothing is read from {place}: {why}; {nearest} is the nearest that is"
@@ -67,6 +74,28 @@ impl Console {
         known.push((nearest.location(), nearest.fallbacks().clone()));
         drop(known);
         Ok(nearest)
+    }
+
+    /// Whether a repository is a copy of the one that this host has found at a place before; `false`: it remembers none.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] when it is of another one.
+    fn is_copy_of(&self, repo: &Repository, place: &str) -> Outcome<bool> {
+        let remembered = self.remembered_at(place);
+        let Some(first) = remembered.first() else {
+            return Ok(false);
+        };
+        if remembered.iter().any(|one| one.repo == repo.id()) {
+            return Ok(true);
+        }
+        let why = format!(
+            "{} is repository {}, and no copy of repository {}, which was at {}: it has nothing of it",
+            repo.location(),
+            repo.id(),
+            first.repo,
+            text::escape(place.as_bytes())
+        );
+        Err(EngineError::Invalid(why).into())
     }
 
     /// Opens a copy at a place of the command line, by the same key.
@@ -132,10 +161,12 @@ fn members(place: &str, one: &Fallback) -> Value {
     })
 }
 
-/// Whether another place may be better: not where the key is wrong, or what is asked for.
+/// Whether another place may be better: not where the key is wrong, or what is asked for, nor where somebody may have put another
+/// repository in the place of one.
 const fn is_of_tier(failure: &Failure) -> bool {
-    matches!(
+    let may_be = matches!(
         failure.exit,
         Exit::Failed | Exit::NoRepository | Exit::Damage
-    )
+    );
+    may_be && !failure.is_of_stranger
 }

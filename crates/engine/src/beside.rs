@@ -50,7 +50,7 @@ impl Notices {
         noted.clear();
     }
 
-    fn note(&self, finding: Finding) {
+    pub(crate) fn note(&self, finding: Finding) {
         let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         noted.insert(finding.subject.clone(), finding);
     }

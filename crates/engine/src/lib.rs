@@ -48,6 +48,7 @@ mod collect;
 mod configs;
 mod contested;
 mod data_keys;
+mod heirs;
 mod pack_end;
 mod parity;
 mod past;

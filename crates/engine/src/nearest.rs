@@ -6,17 +6,22 @@
 //! checked like any other: a blob by its id, a snapshot by its signatures. Snapshots that the nearest lacks are taken
 //! from the copies as well. What came from where is noted ([`Fallbacks`]): the data is whole, and the nearest is not.
 //!
+//! A copy that has another snapshot under an id than those before it is none: one of the two was made by somebody who was not
+//! meant to. Nothing is read from it, and that is said ([`Repository::notices`]).
+//!
 //! Memory: for each object that a copy had to give its name, up to a bound.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use backup_core::{ChunkId, ErrorKind, OpContext, SnapshotId};
+use backup_core::{ChunkId, ErrorKind, Finding, FindingKind, OpContext, Severity, SnapshotId};
 use backup_format::seal::BlobKind;
+use backup_format::snapshot::SnapshotObject;
 
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, SnapshotHead, UnreadSnapshot};
+use crate::view::check_signatures;
 
 /// Objects that are noted one by one.
 const MOST_NOTED: usize = 10_000;
@@ -87,6 +92,8 @@ pub(crate) struct Others {
     borrowed: Mutex<BTreeMap<SnapshotId, (String, String)>>,
     /// How often in a row the nearest did not answer.
     silent: AtomicU32,
+    /// The numbers of copies that are none.
+    strangers: Mutex<BTreeSet<usize>>,
 }
 
 impl Others {
@@ -97,6 +104,20 @@ impl Others {
             let subject = format!("snapshot {id}");
             self.fallbacks.note(subject, why, from.clone());
         }
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        let strangers = self.strangers.lock();
+        strangers.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The copies that may be asked, with their numbers.
+    fn asked(&self) -> Vec<(usize, &Repository)> {
+        let strangers = self.strangers();
+        let copies = self.copies.iter().enumerate();
+        copies
+            .filter(|(number, _)| !strangers.contains(number))
+            .collect()
     }
 
     fn is_down(&self) -> bool {
@@ -123,6 +144,12 @@ fn may_be_elsewhere(error: &EngineError) -> bool {
         EngineError::Sink(error) => error.kind != ErrorKind::Cancelled,
         other => other.is_damage(),
     }
+}
+
+/// What of a snapshot is the same on each tier that has it.
+fn digest(head: &SnapshotHead) -> [u8; 32] {
+    let object = &head.object;
+    SnapshotObject::digest(&object.outer, &object.inner, &object.next.sealed)
 }
 
 fn down(repo: &Repository) -> EngineError {
@@ -190,7 +217,7 @@ impl Repository {
             Err(error) if may_be_elsewhere(&error) && !cx.cancel.is_cancelled() => error,
             read => return read,
         };
-        for copy in &self.others.copies {
+        for (_, copy) in self.others.asked() {
             match copy.read_own_blob(cx, kind, id).await {
                 Ok(plain) => {
                     let subject = self.subject_of(id)?;
@@ -223,7 +250,7 @@ impl Repository {
     }
 
     /// The heads of all snapshots, oldest first, and those that cannot be read; those of the copies too, where there are
-    /// some.
+    /// some. A copy that has another snapshot under the id of one of these is told of, and not asked again.
     ///
     /// # Errors
     /// Those of the tier's lists, where no copy can be listed either.
@@ -237,18 +264,29 @@ impl Repository {
             Err(error) if may_be_elsewhere(&error) => (Vec::new(), Vec::new(), Some(error)),
             Err(error) => return Err(error),
         };
-        let mut known: HashSet<_> = heads.iter().map(|head| head.meta.id).collect();
+        let of_one = |head: &SnapshotHead, place: String| (head.meta.id, (digest(head), place));
+        let own = heads.iter().map(|head| of_one(head, self.location()));
+        let mut known: HashMap<SnapshotId, ([u8; 32], String)> = own.collect();
         let mut has_listed = failure.is_none();
-        for copy in &self.others.copies {
+        for (number, copy) in self.others.asked() {
             let Ok((more, _)) = copy.heads(cx).await else {
                 continue;
             };
+            let other = more.iter().find_map(|head| {
+                let (wanted, from) = known.get(&head.meta.id)?;
+                (digest(head) != *wanted).then_some((head, from))
+            });
+            if let Some((head, from)) = other {
+                self.note_stranger((number, copy), head, from);
+                continue;
+            }
             has_listed = true;
             for head in more {
                 let id = head.meta.id;
-                if !known.insert(id) {
+                if known.contains_key(&id) {
                     continue;
                 }
+                known.extend([of_one(&head, copy.location())]);
                 let own = unread.iter().find(|one| one.id == id);
                 let why = match (own, &failure) {
                     (Some(one), _) => one.error.to_string(),
@@ -264,8 +302,25 @@ impl Repository {
         if let Some(failure) = failure.filter(|_| !has_listed) {
             return Err(failure);
         }
-        unread.retain(|one| !known.contains(&one.id));
+        unread.retain(|one| !known.contains_key(&one.id));
         heads.sort_by_key(|head| (head.meta.time, head.meta.id));
         Ok((heads, unread))
+    }
+
+    /// Says that a copy is none, and why, and asks it for nothing more.
+    fn note_stranger(&self, (number, copy): (usize, &Self), head: &SnapshotHead, from: &str) {
+        self.others.strangers().insert(number);
+        let place = copy.location();
+        let signed = match check_signatures(copy, head) {
+            Ok(()) => "its host has signed",
+            Err(_) => "its host has not signed",
+        };
+        let detail = format!(
+            "{place} has another one under this id than {from}, which {signed}; somebody who holds a key of the repository has made one of the two: nothing is read from {place}; find out whose key it was (docs/keys.md), and `snapshot verify` both places before you believe either"
+        );
+        let (severity, kind) = (Severity::Error, FindingKind::Mismatch);
+        let subject = format!("snapshot {}", head.meta.id);
+        self.notices()
+            .note(Finding::new(severity, kind, subject, detail));
     }
 }

@@ -199,3 +199,62 @@ fn another_repository_is_none_to_read_from() {
     let _ = Run::of(&mut place.restore(args)).ends(12);
     assert!(!place.path("out").exists());
 }
+
+/// What this host remembers of places, with the places that are not among these.
+fn known_files(place: &Place, before: &[PathBuf]) -> Vec<PathBuf> {
+    let files = fs::read_dir(place.path("state/known")).unwrap();
+    let files = files.map(|file| file.unwrap().path());
+    files.filter(|file| !before.contains(file)).collect()
+}
+
+/// As if another repository had been there.
+fn remember_another(file: &Path) {
+    let known = fs::read_to_string(file).unwrap();
+    let digit = if known.starts_with('0') { "1" } else { "0" };
+    fs::write(file, format!("{digit}{}", &known[1..])).unwrap();
+}
+
+#[test]
+fn what_stands_in_for_a_place_that_is_gone_must_be_a_copy_of_what_was_there() {
+    let (place, known) = three();
+    let first = known_files(&place, &[]);
+    assert_eq!(first.len(), 1);
+    let _ = Run::of(&mut copy(&place, &[])).ok();
+    let (_, tree) = known.iter().last().unwrap();
+    fs::rename(place.repo(), place.path("away")).unwrap();
+    let run = brings_back(&place, "latest", tree);
+    assert!(!run.err.contains("among themselves"), "{}", run.err);
+    // Nobody knows what was there.
+    fs::rename(&first[0], place.path("remembered")).unwrap();
+    let _ = brings_back(&place, "latest", tree).says("among themselves alone");
+    fs::rename(place.path("remembered"), &first[0]).unwrap();
+    remember_another(&first[0]);
+    let wanted = format!("latest:{}", place.data().display());
+    let args = ["run", &wanted, "--to", "out", "--also-from", OTHER];
+    let _ = Run::of(&mut place.restore(args))
+        .ends(2)
+        .says("no copy of repository");
+    assert!(!place.path("out").exists());
+}
+
+#[test]
+fn another_repository_in_the_place_of_a_copy_is_an_error() {
+    let (place, _) = three();
+    let first = known_files(&place, &[]);
+    let _ = Run::of(&mut copy(&place, &[])).ok();
+    let wanted = format!("latest:{}", place.data().display());
+    let args = ["run", &wanted, "--to", "out", "--also-from", OTHER];
+    let _ = Run::of(&mut place.restore(args)).ok();
+    let copies = known_files(&place, &first);
+    assert_eq!(copies.len(), 1);
+    for file in [&copies[0], &first[0]] {
+        let kept = fs::read(file).unwrap();
+        remember_another(file);
+        let args = ["run", &wanted, "--to", "none", "--also-from", OTHER];
+        let _ = Run::of(&mut place.restore(args))
+            .ends(13)
+            .says("not the one that was there");
+        assert!(!place.path("none").exists());
+        fs::write(file, kept).unwrap();
+    }
+}

@@ -17,9 +17,10 @@ use super::packs::Placed;
 use super::session::Shipment;
 use crate::data_keys::{SealedBlob, WrapSet};
 use crate::error::{EngineError, Result};
+use crate::index_set::IndexSet;
 use crate::pack_end::{end_of, header_of};
 use crate::parity::read_all_there_is;
-use crate::repair::{Chunk, used_chunks};
+use crate::repair::{Chunk, is_told, used_chunks};
 use crate::repository::name;
 
 /// What is gathered of a pack, to be laid into a new one.
@@ -35,18 +36,33 @@ impl Shipment<'_> {
     /// Sees to it that the other tier has what is used of a pack that cannot be had; `failed` says why that is so.
     ///
     /// # Errors
-    /// `failed`, with what is lacking, if not all of it is anywhere; errors of the tiers.
+    /// `failed`, with what is lacking, if not all of it is anywhere, or no index run tells what it held;
+    /// [`EngineError::IndexCache`]; errors of the tiers.
     pub(super) async fn scattered(
         &self,
         usage: &PackUse,
         key: &ObjectKey,
         failed: EngineError,
     ) -> Result<(Placed, u64, u64)> {
-        let index = self.from.index();
+        if !self.from.keys().can_read() {
+            return Err(failed);
+        }
+        // Here it is concluded from what it does not say that nothing more is needed.
+        let index = self.from.proven_index(self.cx).await?;
         let uses = BTreeMap::from([(usage.pack, usage.clone())]);
         let used = used_chunks(&index, &uses).remove(&usage.pack);
-        let used = used.unwrap_or_default();
-        if used.is_empty() || !self.from.keys().can_read() {
+        let (used, is_told) = (used.unwrap_or_default(), is_told(&index, usage));
+        index.check()?;
+        if !is_told {
+            let slots = usage.slots;
+            return Err(and_more(
+                failed,
+                &format!(
+                    "refs say that it held {slots} chunks, and no index run tells so many of it, so nobody knows what is to be looked for in other packs; `snapshot repair` with a full key finds out which snapshots are whole without it"
+                ),
+            ));
+        }
+        if used.is_empty() {
             return Err(failed);
         }
         let is_there = |(prefix, kind): &&Chunk| {
@@ -61,24 +77,14 @@ impl Shipment<'_> {
             wraps: WrapSet::default(),
             plain: Vec::new(),
         };
-        gathered.take_of_packs(usage.pack).await?;
+        gathered.take_of_packs(&index, usage.pack).await?;
         gathered.take_of_remains(key).await?;
         if !gathered.left.is_empty() {
             let (lacking, all) = (gathered.left.len(), used.len());
             let more = format!(
                 "of {all} chunks of it that are used, {lacking} are whole in no other pack, nor in aside/"
             );
-            return Err(match failed {
-                EngineError::Missing { object, why } => EngineError::Missing {
-                    object,
-                    why: format!("{why}; {more}"),
-                },
-                EngineError::Damaged { object, why } => EngineError::Damaged {
-                    object,
-                    why: format!("{why}; {more}"),
-                },
-                other => other,
-            });
+            return Err(and_more(failed, &more));
         }
         let is_meta = key.as_str().starts_with("meta/");
         let (builder, sessions) = (gathered.builder, gathered.wraps.to_vec());
@@ -87,11 +93,25 @@ impl Shipment<'_> {
     }
 }
 
+/// Adds to an error of loss or damage what else there is to say.
+fn and_more(failed: EngineError, more: &str) -> EngineError {
+    match failed {
+        EngineError::Missing { object, why } => EngineError::Missing {
+            object,
+            why: format!("{why}; {more}"),
+        },
+        EngineError::Damaged { object, why } => EngineError::Damaged {
+            object,
+            why: format!("{why}; {more}"),
+        },
+        other => other,
+    }
+}
+
 impl Gathered<'_> {
     /// Takes what other packs have.
-    async fn take_of_packs(&mut self, lost: PackId) -> Result<()> {
+    async fn take_of_packs(&mut self, index: &IndexSet, lost: PackId) -> Result<()> {
         let from = self.shipment.from;
-        let index = from.index();
         let mut packs: BTreeMap<(PackId, bool), BTreeSet<Chunk>> = BTreeMap::new();
         for chunk in &self.left {
             let (prefix, kind) = chunk;

@@ -150,7 +150,7 @@ impl Part {
     }
 
     /// Of each pack how many entries it has, and whether these are pages and lineage. Nothing for packs without any.
-    pub(super) fn counts(&self) -> Vec<Option<(bool, u64)>> {
+    pub(crate) fn counts(&self) -> Vec<Option<(bool, u64)>> {
         match &self.0 {
             Kind::Run(run) => {
                 let mut out = vec![None; run.packs.len()];

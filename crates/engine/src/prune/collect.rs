@@ -12,7 +12,6 @@ use backup_format::collect::{PackList, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use bytes::Bytes;
-use futures::TryStreamExt;
 
 use super::open::{Seen, sessions, settle_sessions};
 use super::own::Own;
@@ -75,7 +74,9 @@ async fn settle_all(
                 Err(error) => return Err(error),
             };
             if own.is_own(number, &sealed) {
-                own.found_dead(repo.open_generation(&key, &sealed)?.packs);
+                let dead = repo.open_generation(&key, &sealed)?.packs;
+                // A pack that was lost since may have held all that makes others garbage.
+                own.found_dead(dead.difference(&survey.elsewhere.spared).copied());
             }
         }
     }
@@ -361,26 +362,22 @@ async fn delete(
 }
 
 /// Takes away damaged packs that a repair set aside and that are dead by now: by a decision of this host, or by that of
-/// another where no snapshot names them.
+/// another where no snapshot names them. Not those that hold what is left of a lost pack.
 pub(super) async fn sweep_aside(
     repo: &Repository,
     cx: &OpContext,
     survey: &Survey,
     own: &Own,
 ) -> Result<()> {
-    let mut aside = Vec::new();
-    let mut listed = repo.sink().list(cx, "aside/", None);
-    while let Some(meta) = listed.try_next().await? {
-        let pack = layout::aside_of(&meta.key).and_then(|key| layout::pack_id(&key));
-        aside.extend(pack.map(|pack| (pack, meta.key)));
-    }
+    let aside = survey::aside(repo, cx).await?;
     if aside.is_empty() {
         return Ok(());
     }
     let called_dead = repo.known_collection(cx).await?.dead;
     let is_dead = |pack: &PackId| {
         let is_used = survey.marks.contains_key(pack);
-        own.dead.contains(pack) || (called_dead.contains(pack) && !is_used)
+        let is_needed = survey.elsewhere.spared.contains(pack);
+        !is_needed && (own.dead.contains(pack) || (called_dead.contains(pack) && !is_used))
     };
     for (_, key) in aside.iter().filter(|(pack, _)| is_dead(pack)) {
         repo.sink().delete(cx, key).await?;
@@ -388,14 +385,15 @@ pub(super) async fn sweep_aside(
     Ok(())
 }
 
-/// Takes away parity whose pack is gone: its deletion was cut short. Not where a snapshot names that pack: it
-/// may only be mislaid.
+/// Takes away parity whose pack is gone: its deletion was cut short. Not where a snapshot names that pack, or it holds what is
+/// left of a lost one: it may only be mislaid.
 pub(super) async fn sweep_parity(repo: &Repository, cx: &OpContext, survey: &Survey) -> Result<()> {
     for key in &survey.parity {
         let Some(id) = layout::pack_id(key) else {
             continue;
         };
-        if !survey.packs.contains_key(&id) && !survey.marks.contains_key(&id) {
+        let is_needed = survey.marks.contains_key(&id) || survey.elsewhere.spared.contains(&id);
+        if !survey.packs.contains_key(&id) && !is_needed {
             repo.sink().delete(cx, &name(layout::parity(key))?).await?;
         }
     }

@@ -6,6 +6,9 @@
 //!
 //! Where no index run tells any more what a lost pack held, what is left of it may lie in any pack, also in a part of one that
 //! nobody names. Then all of them stay.
+//!
+//! A damaged pack counts too, in its place or where a repair has set it aside: what is whole of it is read there. So does one
+//! that somebody called dead, as long as it is there: that was decided before the other was lost, or is a lie.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -18,7 +21,7 @@ use crate::presence::Absent;
 /// What is used of lost packs and lies in others.
 #[derive(Debug, Default)]
 pub(super) struct Elsewhere {
-    /// The packs in which anything is found. They may hold all that is left of it.
+    /// The packs in which anything is found, there or set aside. They may hold all that is left of it.
     pub(super) spared: BTreeSet<PackId>,
     /// The lost packs of which all that is used is found, whichever index run is right about them.
     pub(super) found: BTreeSet<PackId>,
@@ -26,10 +29,12 @@ pub(super) struct Elsewhere {
     pub(super) untold: BTreeSet<PackId>,
 }
 
-/// Looks for what is used of lost packs; `dead`: packs that are about to go whatever they hold.
+/// Looks for what is used of lost packs. `aside`: packs that a repair has set aside; `dead`: those that somebody has decided
+/// to delete, so that nothing is built on them.
 pub(super) fn elsewhere(
     absent: &BTreeMap<PackId, Absent>,
     (marks, packs): (&Marks, &HashMap<PackId, Pack>),
+    aside: &BTreeSet<PackId>,
     index: &IndexSet,
     dead: &BTreeSet<PackId>,
 ) -> Elsewhere {
@@ -39,7 +44,12 @@ pub(super) fn elsewhere(
         return out;
     }
     out.untold = absent.keys().filter(|id| is_lost(id)).copied().collect();
-    let left = index.avoiding(&absent.keys().chain(dead).copied().collect());
+    // What refs name stays anyway. Of the others each counts of which anything is left, in its place or aside.
+    let is_left =
+        |id: &PackId| !marks.contains_key(id) && (packs.contains_key(id) || aside.contains(id));
+    let known = absent.keys().chain(dead);
+    let left = index.avoiding(&known.filter(|id| !is_left(id)).copied().collect());
+    let is_sound = |id: &PackId| !absent.contains_key(id) && !dead.contains(id);
     let mut is_in_part = BTreeSet::new();
     for part in index.parts() {
         let mut of_lost: BTreeMap<u32, Vec<_>> = BTreeMap::new();
@@ -73,12 +83,12 @@ pub(super) fn elsewhere(
                 }
                 // Any of them may be the one that really holds it.
                 let places = left.places(prefix).filter(|at| at.located.kind == *kind);
-                let mut is_there = false;
+                let mut is_found = false;
                 for place in places {
-                    is_there = true;
+                    is_found |= is_sound(&place.pack);
                     out.spared.insert(place.pack);
                 }
-                if !is_there {
+                if !is_found {
                     is_in_part.insert(pack);
                 }
             }
@@ -87,7 +97,7 @@ pub(super) fn elsewhere(
     }
     out.found.retain(|pack| !is_in_part.contains(pack));
     if !out.untold.is_empty() {
-        out.spared.extend(packs.keys());
+        out.spared.extend(packs.keys().chain(aside));
     }
     out
 }

@@ -42,6 +42,7 @@ use crate::{beside, claims};
 use own::Own;
 use survey::Survey;
 
+pub(crate) use open::open_sessions;
 pub use reseal::may_reseal;
 
 /// How much unused space may stay in packs that are in use.

@@ -54,6 +54,26 @@ pub(super) async fn sessions(
     Ok(out)
 }
 
+/// The sessions that may be about to name packs: they are announced, have no end, and nobody has judged them.
+///
+/// # Errors
+/// Errors of the tier.
+pub(crate) async fn open_sessions(
+    repo: &Repository,
+    cx: &OpContext,
+) -> Result<BTreeSet<SessionId>> {
+    let seen = sessions(repo, cx).await?;
+    let open = seen
+        .into_iter()
+        .filter(|(_, seen)| seen.is_announced && !seen.is_done);
+    let mut open: BTreeSet<SessionId> = open.map(|(id, _)| id).collect();
+    if !open.is_empty() {
+        let judged = repo.judged(cx).await?;
+        open.retain(|id| !judged.contains(id));
+    }
+    Ok(open)
+}
+
 /// Whether a session that was open is over: it says so, or somebody has tidied it away behind that.
 async fn is_over(repo: &Repository, cx: &OpContext, id: SessionId) -> Result<bool> {
     if repo.is_done(cx, id).await? {

@@ -63,12 +63,13 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     for id in survey.absent.keys() {
         if survey.marks.contains_key(id) {
             numbers.missing_packs += 1;
-        } else {
+        } else if !survey.elsewhere.spared.contains(id) {
             // Its name goes from the index by the same steps as if there were something to delete.
             out.condemned.insert(*id);
         }
     }
-    out.condemned.extend(&survey.dead);
+    let dead = survey.dead.difference(&survey.elsewhere.spared);
+    out.condemned.extend(dead);
     let allowed = match job.max_unused {
         Unused::Bytes(bytes) => bytes,
         Unused::Percent(percent) => share(in_use, percent),

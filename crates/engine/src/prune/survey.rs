@@ -94,8 +94,10 @@ impl Survey {
         let elsewhere = if absent.is_empty() {
             Elsewhere::default()
         } else {
+            let aside = aside(repo, cx).await?;
+            let aside = aside.into_iter().map(|(id, _)| id).collect();
             let of = (&marks, &packs);
-            elsewhere(&absent, of, &repo.index(), called_dead)
+            elsewhere(&absent, of, &aside, &repo.index(), called_dead)
         };
         let disputed = claims::disputed(&repo.index())?;
         use_of_packs(repo, &marks, &disputed, &mut packs);
@@ -133,6 +135,17 @@ async fn parity(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<ObjectKey>
         .iter()
         .filter_map(|meta| layout::parity_of(&meta.key));
     Ok(packs.collect())
+}
+
+/// The damaged packs that repairs have set aside, and where they are.
+pub(super) async fn aside(repo: &Repository, cx: &OpContext) -> Result<Vec<(PackId, ObjectKey)>> {
+    let mut out = Vec::new();
+    let mut listed = repo.sink().list(cx, "aside/", None);
+    while let Some(meta) = listed.try_next().await? {
+        let pack = layout::aside_of(&meta.key).and_then(|key| layout::pack_id(&key));
+        out.extend(pack.map(|pack| (pack, meta.key)));
+    }
+    Ok(out)
 }
 
 /// The snapshots that count. One that cannot be read is an error: nobody could tell whether it does.
@@ -350,6 +363,10 @@ pub(super) async fn of_absent(
                     remedy(pack.state.kind(), pack.key.as_str())
                 )
             }
+            None if survey.elsewhere.spared.contains(id) => format!(
+                "{}; no snapshot names it, but what is whole of it, there or in aside/, may be all that is left of lost packs that snapshots need, so it stays as long as these are lost",
+                pack.state
+            ),
             None => format!(
                 "{}, and no snapshot needs it: it is taken out of the index",
                 pack.state

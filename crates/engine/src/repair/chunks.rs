@@ -26,11 +26,12 @@ use crate::announced::Announced;
 use crate::collect::settle;
 use crate::data_keys::{SealedBlob, WrapSet};
 use crate::error::{EngineError, Result};
+use crate::heirs::uses;
 use crate::index_set::{IndexSet, Place};
 use crate::pack_end::{end_of, read_end};
 use crate::parity::put_pack;
 use crate::prune::merge::put_run;
-use crate::refs::{self, Sum};
+use crate::refs;
 use crate::repository::{Repository, get_within, name};
 use crate::stage::SIGN_OF_LIFE;
 
@@ -111,7 +112,7 @@ pub(super) async fn find(
         let same = lost.keys().copied().collect();
         there.push(other.proven_index(cx).await?.avoiding(&same));
     }
-    let uses = uses(repo, cx, lost).await?;
+    let uses = uses(repo, cx, |id| lost.contains_key(id)).await?;
     for (id, used) in used_chunks(&index, &uses) {
         let Some(key) = lost.get(&id) else { continue };
         let wanted: Vec<&Chunk> = used.iter().filter(|one| !has(&here, one)).collect();
@@ -157,27 +158,6 @@ async fn here(
     Ok(index.avoiding(&avoided))
 }
 
-/// What refs name of lost packs. Those that cannot be read are made anew otherwise.
-async fn uses(
-    repo: &Repository,
-    cx: &OpContext,
-    lost: &BTreeMap<PackId, ObjectKey>,
-) -> Result<BTreeMap<PackId, PackUse>> {
-    let mut sum = Sum::default();
-    for key in refs::list(repo, cx).await?.into_values().flatten() {
-        match refs::read(repo, cx, &key).await {
-            Ok(Some(mut refs)) => {
-                refs.packs.retain(|one| lost.contains_key(&one.pack));
-                sum.add(refs);
-            }
-            Ok(None) => {}
-            Err(error) if error.is_damage() => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(sum.0)
-}
-
 /// The chunks that are used of packs, as far as the index tells. Where it counts otherwise than refs do, all are.
 pub(crate) fn used_chunks(
     index: &IndexSet,
@@ -210,6 +190,24 @@ pub(crate) fn used_chunks(
         }
     }
     out
+}
+
+/// Whether the index tells all that a pack held: a run has as many slots of it as refs do.
+pub(crate) fn is_told(index: &IndexSet, usage: &PackUse) -> bool {
+    index.parts().iter().any(|part| {
+        let mut known = part
+            .packs()
+            .filter(|(_, pack)| pack.id == usage.pack)
+            .peekable();
+        if known.peek().is_none() {
+            return false;
+        }
+        let counts = part.counts();
+        known.any(|(at, _)| {
+            let counted = counts.get(at as usize).copied().flatten();
+            counted.is_some_and(|(_, count)| count == u64::from(usage.slots))
+        })
+    })
 }
 
 /// Brings chunks back, and lets refs name the packs no more in which they were. Gives the packs that nothing names behind
@@ -259,21 +257,23 @@ async fn run(
     let here = here(repo, cx, &repo.index(), spoiled.clone()).await?;
     let used: BTreeSet<Chunk> = lost.iter().flat_map(|one| &one.used).copied().collect();
     let (present, mut left): (BTreeSet<Chunk>, _) = used.iter().partition(|one| has(&here, one));
+    let can_read = repo.keys().can_read();
+    let mut shunned = spoiled.clone();
+    if can_read {
+        // Before anything is fetched: what is not here after all is had from the copies as well.
+        left.extend(unproven(repo, cx, &here, &present, &mut shunned).await?);
+    }
     let mut filling = Filling::new(repo, cx);
     for other in others {
         fetch(repo, cx, other, &mut left, &mut filling).await?;
     }
     filling.end().await?;
-    let can_read = repo.keys().can_read();
-    if can_read {
-        left.extend(unproven(repo, cx, &here, &present).await?);
-    }
     let is_had = |one: &&LostPack| one.is_covered() && one.used.is_disjoint(&left);
     let whole: BTreeSet<PackId> = lost.iter().filter(is_had).map(|one| one.id).collect();
     let mut done = BTreeSet::new();
     if can_read && !whole.is_empty() {
-        // What they held is looked for in others first.
-        repo.shun(spoiled.clone());
+        // What they hold, or are said to, is looked for in others first: refs are to name what is whole.
+        repo.shun(shunned);
         done = name_others(repo, cx, host, whole.clone(), others).await?;
     }
     let planned = lost.iter().filter(|one| one.is_covered());
@@ -285,14 +285,33 @@ async fn run(
     Ok(done)
 }
 
-/// Which of some chunks that other packs here have, as the index says, are not what they should be: whoever may write to the
-/// index can say anything of them.
+/// Which of some chunks that other packs here have, as the index says, are not what they should be: these packs may be damaged,
+/// and whoever may write to the index can say anything of them. Refs name the first place of a chunk, so that is looked at. A
+/// pack in which one is not what it should be is shunned, and then what comes first is looked at again.
 async fn unproven(
     repo: &Repository,
     cx: &OpContext,
     here: &IndexSet,
     chunks: &BTreeSet<Chunk>,
+    shunned: &mut BTreeSet<PackId>,
 ) -> Result<BTreeSet<Chunk>> {
+    loop {
+        let (found, in_packs) = unproven_in(repo, cx, &here.shunning(shunned), chunks).await?;
+        let known = shunned.len();
+        shunned.extend(in_packs);
+        if shunned.len() == known {
+            return Ok(found);
+        }
+    }
+}
+
+/// Which of some chunks are not what they should be at the first place of each, and the packs of these places.
+async fn unproven_in(
+    repo: &Repository,
+    cx: &OpContext,
+    here: &IndexSet,
+    chunks: &BTreeSet<Chunk>,
+) -> Result<(BTreeSet<Chunk>, BTreeSet<PackId>)> {
     let mut packs: BTreeMap<PackId, Vec<(Chunk, Place)>> = BTreeMap::new();
     for chunk in chunks {
         let (prefix, kind) = chunk;
@@ -301,31 +320,47 @@ async fn unproven(
             packs.entry(place.pack).or_default().push((*chunk, place));
         }
     }
-    let mut out = chunks.clone();
-    for places in packs.into_values() {
+    let (mut out, mut in_packs) = (chunks.clone(), BTreeSet::new());
+    for (id, places) in packs {
         if cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
-        let Some((_, first)) = places.first() else {
-            continue;
-        };
-        let end = match read_end(repo, cx, &Repository::pack_key(first)?).await {
-            Ok(Some((end, _))) => end,
-            Ok(None) => continue,
-            Err(error) if error.is_damage() => continue,
+        for chunk in right_of(repo, cx, &places).await? {
+            out.remove(&chunk);
+        }
+        if places.iter().any(|(chunk, _)| out.contains(chunk)) {
+            in_packs.insert(id);
+        }
+    }
+    Ok((out, in_packs))
+}
+
+/// Those of some chunks of one pack that are what they should be.
+async fn right_of(
+    repo: &Repository,
+    cx: &OpContext,
+    places: &[(Chunk, Place)],
+) -> Result<Vec<Chunk>> {
+    let mut out = Vec::new();
+    let Some((_, first)) = places.first() else {
+        return Ok(out);
+    };
+    let end = match read_end(repo, cx, &Repository::pack_key(first)?).await {
+        Ok(Some((end, _))) => end,
+        Ok(None) => return Ok(out),
+        Err(error) if error.is_damage() => return Ok(out),
+        Err(error) => return Err(error),
+    };
+    let blobs = end.blobs.iter();
+    let ids: BTreeMap<Chunk, ChunkId> = blobs
+        .map(|blob| ((blob.id.prefix(), blob.kind), blob.id))
+        .collect();
+    for (chunk, place) in places {
+        let Some(id) = ids.get(chunk) else { continue };
+        match repo.read_place(cx, chunk.1, id, place).await {
+            Ok(_) => out.push(*chunk),
+            Err(error) if error.is_damage() => {}
             Err(error) => return Err(error),
-        };
-        let blobs = end.blobs.iter();
-        let ids: BTreeMap<Chunk, ChunkId> = blobs
-            .map(|blob| ((blob.id.prefix(), blob.kind), blob.id))
-            .collect();
-        for (chunk, place) in places {
-            let Some(id) = ids.get(&chunk) else { continue };
-            match repo.read_place(cx, chunk.1, id, &place).await {
-                Ok(_) => drop(out.remove(&chunk)),
-                Err(error) if error.is_damage() => {}
-                Err(error) => return Err(error),
-            }
         }
     }
     Ok(out)

@@ -20,6 +20,7 @@ mod chunks;
 mod gone;
 mod index;
 mod marks;
+mod needs;
 mod objects;
 mod packs;
 mod records;
@@ -44,7 +45,7 @@ use gone::Lost;
 use survey::{Named, Tier};
 
 pub use crate::parity::set_share;
-pub(crate) use chunks::{Chunk, used_chunks};
+pub(crate) use chunks::{Chunk, is_told, used_chunks};
 pub(crate) use packs::{at_once, digest};
 pub(crate) use refs::used_by;
 pub use roots::{Root, put_roots, roots};

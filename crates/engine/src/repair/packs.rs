@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::chunks::LostPack;
+use super::needs::{Need, Needs};
 use super::survey::{Listed, Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Task, Work, chunks, is_in_the_way};
 use crate::claims::Claims;
@@ -101,14 +102,8 @@ pub(super) async fn plan(
     }
     drop(looking);
     let covered = add_missing(repo, cx, missing(repo, job, tier, named)?, tier, &mut bad).await?;
-    // Of packs that were collected nothing is needed.
-    for key in &tier.aside {
-        if layout::pack_id(key).is_some_and(|id| tier.dead.contains(&id)) {
-            plan.settled.push(name(layout::aside(key))?);
-        }
-    }
-    let there = tier.packs.values().map(|pack| pack.id).collect();
-    find_remedies(repo, cx, others, bad, (&there, named), plan).await?;
+    find_remedies(repo, cx, others, bad, (tier, named), plan).await?;
+    let there: BTreeSet<PackId> = tier.packs.values().map(|pack| pack.id).collect();
     for task in &plan.tasks {
         // It comes back, and its parity is gone or damaged as well.
         if let Work::Pack(pack) = &task.work
@@ -176,38 +171,44 @@ pub(crate) fn at_once(repo: &Repository, cx: &OpContext) -> usize {
 /// A damaged pack, what is wrong with it, and whether its parity mends that; why not.
 type Bad = (ObjectKey, PackId, String, Result<(), String>);
 
+/// A damaged pack, what is wrong with it, and what it is had from; why from nothing.
+type Found = (
+    ObjectKey,
+    PackId,
+    String,
+    Result<(Remedy, Option<usize>), String>,
+);
+
 /// Says of each damaged pack what mends it, or that nothing does; and of those that nothing mends which of their chunks
 /// copies have in other packs.
 async fn find_remedies(
     repo: &Repository,
     cx: &OpContext,
     others: &[Repository],
-    mut bad: Vec<Bad>,
-    (there, named): (&BTreeSet<PackId>, &Named),
+    bad: Vec<Bad>,
+    (tier, named): (&Tier, &Named),
     plan: &mut RepairPlan,
 ) -> Result<()> {
-    bad.sort_by(|a, b| a.0.cmp(&b.0));
-    let is_unneeded = |id: &PackId| !named.is_unsure() && !named.packs.contains(id);
-    let mut lost = Vec::new();
+    let there: BTreeSet<PackId> = tier.packs.values().map(|pack| pack.id).collect();
+    let found = remedies(cx, others, bad).await?;
+    let (mended, without): (Vec<_>, Vec<_>) = found.iter().partition(|one| one.3.is_ok());
+    let ids = |packs: Vec<&Found>| packs.iter().map(|one| one.1).collect::<BTreeSet<_>>();
     // Nothing is to be looked for in these, needed or not, nor to be named by refs.
-    let mut spoiled = BTreeSet::new();
-    for (mut key, id, why, by_parity) in bad {
-        let remedy = match by_parity {
-            Ok(()) => Ok((Remedy::Parity, None)),
-            Err(no_parity) => match in_others(cx, &mut key, id, others).await? {
-                Ok(number) => Ok((Remedy::Copy(others[number].location()), Some(number))),
-                Err(no_copy) => Err(format!("{no_parity}; {no_copy}")),
-            },
-        };
-        if remedy.is_err() {
-            spoiled.insert(id);
+    let spoiled = ids(without);
+    let needs = Needs::of(repo, cx, (tier, named), (&ids(mended), &spoiled)).await?;
+    let mut lost = Vec::new();
+    for (key, id, mut why, remedy) in found {
+        let need = needs.need(&id).filter(|_| remedy.is_err());
+        if let Some(need) = need {
+            why = format!("{why}; {need}");
         }
-        if remedy.is_err() && is_unneeded(&id) {
+        if need.is_some_and(|need| need != Need::OfLost) {
             if there.contains(&id) {
                 plan.hopeless.push((id, key.clone()));
-                let why =
-                    format!("{why}; no snapshot needs it, so it is only taken out of the way");
-                let (severity, kind) = (Severity::Note, FindingKind::Damaged);
+                let (severity, kind) = (
+                    need.map_or(Severity::Error, Need::severity),
+                    FindingKind::Damaged,
+                );
                 plan.lost
                     .push(Finding::new(severity, kind, key.as_str(), why));
             }
@@ -260,7 +261,30 @@ async fn find_remedies(
             work: Work::Chunks(found, spoiled),
         });
     }
+    // Of packs that were collected nothing is needed, unless one that is lost was stored in them too.
+    for key in &tier.aside {
+        if layout::pack_id(key).is_some_and(|id| tier.dead.contains(&id) && !needs.is_heir(&id)) {
+            plan.settled.push(name(layout::aside(key))?);
+        }
+    }
     Ok(())
+}
+
+/// What mends each damaged pack, in the order of their names.
+async fn remedies(cx: &OpContext, others: &[Repository], mut bad: Vec<Bad>) -> Result<Vec<Found>> {
+    bad.sort_by(|a, b| a.0.cmp(&b.0));
+    let mut out = Vec::new();
+    for (mut key, id, why, by_parity) in bad {
+        let remedy = match by_parity {
+            Ok(()) => Ok((Remedy::Parity, None)),
+            Err(no_parity) => match in_others(cx, &mut key, id, others).await? {
+                Ok(number) => Ok((Remedy::Copy(others[number].location()), Some(number))),
+                Err(no_copy) => Err(format!("{no_parity}; {no_copy}")),
+            },
+        };
+        out.push((key, id, why, remedy));
+    }
+    Ok(out)
 }
 
 /// Packs that the index or refs know and that were not listed.

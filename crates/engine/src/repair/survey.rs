@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use backup_core::{ObjectKey, OpContext, PackId};
+use backup_core::{ObjectKey, OpContext, PackId, SessionId};
 use backup_format::layout;
 use futures::TryStreamExt;
 
 use super::gone::Lost;
 use crate::collect::settle;
 use crate::error::Result;
+use crate::prune::open_sessions;
 use crate::refs;
 use crate::repository::{Repository, SnapshotHead, UnreadSnapshot};
 
@@ -101,10 +102,14 @@ pub(super) struct Named {
     pub(super) mended: BTreeMap<ObjectKey, String>,
     /// Whether it may be that snapshots that are gone need more packs than are named here.
     is_more_gone: bool,
+    /// The sessions that were open before refs were listed: what they are about to name nobody knows.
+    pub(super) open: BTreeSet<SessionId>,
 }
 
 impl Named {
     pub(super) async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
+        let open = open_sessions(repo, cx).await?;
+        settle(repo, cx).await;
         repo.notices().clear();
         let (heads, unread) = repo.heads(cx).await?;
         let noted = repo.notices().findings().into_iter();
@@ -112,6 +117,7 @@ impl Named {
         let mut out = Self {
             unread,
             mended: mended.collect(),
+            open,
             ..Self::default()
         };
         // Refs are there before their snapshot, and are replaced by others before they go.

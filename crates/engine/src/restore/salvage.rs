@@ -172,5 +172,11 @@ mod tests {
         assert_eq!(ranges, [0..30, 40..60, 70..80, 90..100]);
         assert_eq!((kind, why.as_str()), (FindingKind::Damaged, "first"));
         assert_eq!(length(&ranges), 70);
+        // One in another takes nothing off it.
+        for range in [0..50, 10..20, 50..60] {
+            lost.add(range, FindingKind::Missing, "third");
+        }
+        let (ranges, ..) = lost.take().unwrap();
+        assert_eq!(ranges.as_slice(), std::slice::from_ref(&(0..60)));
     }
 }

@@ -2,7 +2,7 @@
 //! about, of them those that are on the tier, of them the sample; what was damaged, never checked, or
 //! checked longest ago comes first.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use backup_core::{Event, Finding, FindingKind, ObjectKey, PackId, Severity, Stage, VerifyLevel};
 use backup_format::layout;
@@ -11,12 +11,28 @@ use futures::TryStreamExt;
 use super::limit::ReadBudget;
 use super::parts::lock;
 use super::{Run, packs, walk};
+use crate::collect::settle;
 use crate::error::Result;
+use crate::heirs::heirs;
 use crate::index_set::PackFacts;
+use crate::refs;
 use crate::repository::{SnapshotHead, name};
+
+/// How often refs are read anew that change while they are read.
+const TRIES: usize = 3;
 
 const SET_ASIDE: &str =
     "it is damaged, and a repair set it aside: what is whole of it is read there";
+
+/// Whether refs tell all that snapshots name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    All,
+    /// Some cannot be read.
+    NotAll,
+    /// They changed while they were read.
+    Moved,
+}
 
 impl Run<'_> {
     /// The packs that snapshots use, by their refs; `None` where these cannot be read.
@@ -30,7 +46,7 @@ impl Run<'_> {
                 return Ok(None);
             };
             for key in keys {
-                match crate::refs::read(self.repo, self.cx, key).await {
+                match refs::read(self.repo, self.cx, key).await {
                     Ok(Some(refs)) => out.extend(refs.packs.iter().map(|pack| pack.pack)),
                     // What is wrong with them is told where they are compared.
                     Ok(None) => return Ok(None),
@@ -212,20 +228,60 @@ impl Run<'_> {
     }
 
     /// Those of some packs that no refs name: a repair has brought what was used of them back in others, or what used them was
-    /// forgotten. None where refs cannot be read.
-    async fn unneeded(&self, mut packs: HashSet<PackId>) -> Result<HashSet<PackId>> {
-        for key in self.listed_refs.values().flatten() {
-            match crate::refs::read(self.repo, self.cx, key).await {
-                Ok(refs) => {
-                    for one in refs.iter().flat_map(|refs| &refs.packs) {
+    /// forgotten; and `aside` of them hold nothing of a lost pack. None where it cannot be told: refs cannot be read or are
+    /// lacking, or a prune that is under way replaces them faster than they are read.
+    async fn unneeded(
+        &self,
+        packs: HashSet<PackId>,
+        aside: &BTreeSet<PackId>,
+    ) -> Result<HashSet<PackId>> {
+        for _ in 0..TRIES {
+            let mut left = packs.clone();
+            match self.strike_out_named(&mut left).await? {
+                Told::All => {
+                    let aside = aside.iter().filter(|id| left.contains(*id));
+                    let aside: BTreeSet<PackId> = aside.copied().collect();
+                    if !aside.is_empty() {
+                        let (index, lost) = (self.repo.index(), self.bad.packs());
+                        let heirs = heirs(self.repo, self.cx, &index, &lost, &aside).await?;
+                        left.retain(|id| !heirs.contains(id));
+                    }
+                    return Ok(left);
+                }
+                Told::NotAll => break,
+                Told::Moved => settle(self.repo, self.cx).await,
+            }
+        }
+        Ok(HashSet::new())
+    }
+
+    /// Takes those off that refs name now: not as they were listed when the run began, since prunes move them.
+    async fn strike_out_named(&self, packs: &mut HashSet<PackId>) -> Result<Told> {
+        let (repo, cx) = (self.repo, self.cx);
+        // Refs are there before their snapshot.
+        let snapshots = repo.snapshot_keys(cx).await?;
+        let listed = refs::list(repo, cx).await?;
+        if snapshots.iter().any(|(id, _)| !listed.contains_key(id)) {
+            return Ok(Told::Moved);
+        }
+        for key in listed.values().flatten() {
+            match refs::read(repo, cx, key).await {
+                Ok(Some(refs)) => {
+                    for one in refs.packs {
                         packs.remove(&one.pack);
                     }
                 }
-                Err(error) if error.is_damage() => return Ok(HashSet::new()),
+                // What it named, others name by now, unless its snapshot was forgotten.
+                Ok(None) => return Ok(Told::Moved),
+                Err(error) if error.is_damage() => return Ok(Told::NotAll),
                 Err(error) => return Err(error),
             }
         }
-        Ok(packs)
+        // Some may have come while they were read, and others gone before.
+        Ok(match refs::list(repo, cx).await? == listed {
+            true => Told::All,
+            false => Told::Moved,
+        })
     }
 
     /// Tells of the packs that are not on the tier, but for those that were collected meanwhile.
@@ -237,8 +293,10 @@ impl Run<'_> {
         let mut dead = self.repo.collection(self.cx).await.unwrap_or_default().dead;
         dead.retain(|id| !self.contested.contains(id));
         let gone = std::mem::take(&mut self.gone);
+        let aside = gone.iter().filter(|one| one.1 == FindingKind::Damaged);
+        let aside = aside.map(|one| one.0).collect();
         let unneeded = self
-            .unneeded(gone.iter().map(|one| one.0).collect())
+            .unneeded(gone.iter().map(|one| one.0).collect(), &aside)
             .await?;
         for (id, kind, subject, why) in gone {
             if dead.contains(&id) {

@@ -380,3 +380,61 @@ async fn a_ledger_that_was_begun_anew_has_no_first_record_to_be_put_back() {
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].contains("it was begun anew"), "{told:?}");
 }
+
+/// This host's copy went another way than the tier, and has a record behind the tier's end whose neighbours nobody has: that it
+/// is its own does not make it fit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_copy_that_went_another_way_has_alone_does_not_come_back() {
+    let (world, whole, lines) = ground().await;
+    let there: BTreeSet<u64> = (1..=COUNT).collect();
+    let state = tempfile::tempdir().unwrap();
+    let other = open(&world, &whole.fork(), Some(state.path())).await;
+    remember(&other, &lines, &there);
+    for _ in 0..3 {
+        add(&world, &other, note("verify", "")).await;
+    }
+    let copy = fs::read_to_string(other.ledger_copy().unwrap().path()).unwrap();
+    let lines: Vec<String> = copy.lines().map(str::to_owned).collect();
+    assert_eq!(lines.len() as u64, COUNT + 3);
+    for goes_other_way in [false, true] {
+        let mem = whole.fork();
+        if goes_other_way {
+            add(&world, &open(&world, &mem, None).await, note("prune", "")).await;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let repo = open(&world, &mem, Some(state.path())).await;
+        let own = there.iter().copied().chain([COUNT + 1, COUNT + 3]);
+        remember(&repo, &lines, &own.collect());
+        let job = RepairJob::new(&repo, host());
+        let planned = plan(&repo, &world.cx, &job, &[]).await.unwrap();
+        let tasks = planned.tasks.iter().map(|task| task.subject.clone());
+        let back: Vec<_> = tasks.filter(|one| one.starts_with("ledger/")).collect();
+        let wanted = match goes_other_way {
+            false => vec![record(COUNT + 1).to_string(), record(COUNT + 3).to_string()],
+            true => Vec::new(),
+        };
+        assert_eq!(back, wanted);
+    }
+}
+
+/// A copy of the repository has a record under the number of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_under_another_number_is_not_taken_from_a_copy() {
+    let (world, whole, _) = ground().await;
+    let (mem, other) = (whole.fork(), whole.fork());
+    let last = other.objects()[&record(4)].clone();
+    for number in 2..=4 {
+        assert!(mem.lose(&record(number)) && other.lose(&record(number)));
+    }
+    let repo = open(&world, &mem, None).await;
+    for (number, wanted) in [(4, 1), (3, 0)] {
+        let other = other.fork();
+        other.plant(record(number), last.clone());
+        let others = [open(&world, &other, None).await];
+        let job = RepairJob::new(&repo, host());
+        let planned = plan(&repo, &world.cx, &job, &others).await.unwrap();
+        let tasks = planned.tasks.iter();
+        let back = tasks.filter(|task| task.subject.starts_with("ledger/"));
+        assert_eq!(back.count(), wanted, "{number}: {:?}", planned.tasks);
+    }
+}

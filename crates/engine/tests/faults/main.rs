@@ -14,6 +14,7 @@ mod crash;
 mod damage;
 mod entries;
 mod given;
+mod heirs;
 mod kinds;
 mod ledger;
 mod local;

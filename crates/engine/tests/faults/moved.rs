@@ -12,8 +12,9 @@ use backup_format::index::RunBuilder;
 use backup_format::layout;
 use backup_format::pack::{FOOTER, PackBuilder, header_length, read_tail};
 use backup_format::seal::ObjectKind;
-use backup_testkit::{Fault, Op, RecordingSink, Rule};
+use backup_testkit::{Fault, Op, RecordingSink, Rule, When};
 
+use crate::repair::named;
 use crate::world::{Case, Memory, World};
 
 /// What of the old pack is still to be seen.
@@ -227,4 +228,38 @@ async fn a_tier_that_does_not_answer_is_no_loss() {
     let view = SnapshotView::open(&repo, head).unwrap();
     let ended = view.all().next(&world.cx).await.unwrap_err();
     assert!(!ended.is_damage(), "{ended}");
+}
+
+/// A prune replaces refs while a verification reads them: that some are gone says nothing of what they named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_is_needed_and_gone_is_no_note_while_refs_are_replaced() {
+    let world = world().await;
+    let case = world.case(Memory::Lost);
+    let repo = world.open(Arc::new(case.mem.clone()), None).await.unwrap();
+    let named = named(&case, &repo);
+    // One that the newest snapshot alone names.
+    let [first, second] = named.values().collect::<Vec<_>>()[..] else {
+        panic!("{named:?}");
+    };
+    let mut own = second.keys().filter(|id| !first.contains_key(*id));
+    let data = |id: &&PackId| !repo.index().packs()[*id].is_meta;
+    let key = layout::pack(*own.find(data).unwrap(), false).unwrap();
+    assert!(case.mem.lose(&key));
+    let (mut nth, mut is_over) = (1, false);
+    while !is_over {
+        let sink = case.faulty();
+        let repo = world.open(Arc::new(sink.clone()), None).await.unwrap();
+        let gone = Fault::Fail(ErrorKind::NotFound, Retry::Never);
+        let rule = Rule::new(gone).on(&[Op::Get]).under("refs/");
+        sink.add(rule.when(When::Nth(nth)));
+        let level = VerifyLevel::Metadata;
+        let done = verify(&repo, &world.cx, None, level, Sample::All).await;
+        let findings = done.unwrap().report.findings;
+        let told = findings.iter().find(|one| one.subject == key.as_str());
+        let severity = told.map(|one| one.severity);
+        assert_eq!(severity, Some(Severity::Error), "{nth}: {findings:?}");
+        is_over = sink.injected().is_empty();
+        nth += 1;
+    }
+    assert!(nth > 4, "{nth}");
 }

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Retry, Severity, Sink};
 use backup_engine::{Repository, Result};
+use backup_format::layout;
+use backup_format::seal::ObjectKind;
+use backup_format::snapshot::encode;
 use backup_testkit::{Fault, FaultSink, MemSink, Op, Rule, When};
 use futures::TryStreamExt;
 
@@ -129,4 +132,58 @@ async fn another_repository_is_no_copy() {
     let other = other.open(Arc::new(other.mem.clone()), None).await.unwrap();
     let refused = near.also_from(vec![other]).unwrap_err().to_string();
     assert!(refused.contains("no copy of repository"), "{refused}");
+}
+
+/// A snapshot that somebody who has a key has put in the place of another.
+async fn forged(world: &World) -> MemSink {
+    let mem = world.mem.fork();
+    let repo = world.open(Arc::new(mem.clone()), None).await.unwrap();
+    let mut head = repo.heads(&world.cx).await.unwrap().0.remove(0);
+    head.outer.name = "another".into();
+    head.object.outer = encode(&head.outer).unwrap();
+    let plain = head.object.encode().unwrap();
+    let sealed = repo.ring().seal(ObjectKind::Snapshot, &plain).unwrap();
+    mem.plant(layout::snapshot(head.meta.id).unwrap(), sealed);
+    mem
+}
+
+/// Of two copies that have something else under one id at least one is none. What is read is what the nearest says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_with_another_snapshot_under_an_id_is_told_and_not_read_from() {
+    let world = world().await;
+    let open = async |mem: MemSink| world.open(Arc::new(mem), None).await.unwrap();
+    let lost = keys(&world, &world.mem, "data/").await;
+    for has_other in [false, true] {
+        let mem = world.mem.fork();
+        assert!(lost.iter().all(|key| mem.lose(key)));
+        let mut near = open(mem).await;
+        let mut copies = vec![open(forged(&world).await).await];
+        if has_other {
+            copies.push(open(world.mem.fork()).await);
+        }
+        near.also_from(copies).unwrap();
+        let (heads, unread) = near.nearest_heads(&world.cx).await.unwrap();
+        assert!(unread.is_empty() && heads.len() == world.saved.len());
+        let told = near.notices().findings();
+        let [one] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!(one.subject, format!("snapshot {}", heads[0].meta.id));
+        assert!(
+            one.detail.contains("which its host has not signed"),
+            "{one}"
+        );
+        assert_eq!(one.severity, Severity::Error);
+        if has_other {
+            let told = restores_all(&world, &near, "from the other").await;
+            assert!(!told.is_empty());
+            continue;
+        }
+        let out = tempfile::tempdir().unwrap();
+        let head = heads.into_iter().next().unwrap();
+        let done = world.try_to_restore(&near, &world.cx, head, out.path());
+        let findings = done.await.unwrap().report.findings;
+        assert!(findings.iter().any(|one| one.severity == Severity::Error));
+        assert_eq!(near.fallbacks().all().0, []);
+    }
 }

@@ -153,6 +153,62 @@ async fn chunks_come_back_without_a_key_that_reads_them() {
     is_quiet(&world, &case, "by a full key").await;
 }
 
+/// A pack here holds by the index what a lost one held, and is damaged as well, which a repair of the lost one alone does not look
+/// for: what is not what it should be is fetched in the same run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_another_pack_only_seems_to_have_is_fetched_in_the_same_run() {
+    let (world, copy, lost) = ground().await;
+    let case = world.case(Memory::Lost);
+    let is_content = |key: &&ObjectKey| key.as_str().starts_with("data/");
+    let lost = lost.iter().find(is_content).unwrap();
+    assert!(case.mem.lose(lost));
+    let before = packs(&case);
+    world.save(&open(&world, &case.mem).await).await.unwrap();
+    let anew = packs(&case).into_iter();
+    let anew = anew.filter(|key| is_content(&key) && !before.contains(key));
+    let anew: Vec<_> = anew.collect();
+    assert!(!anew.is_empty());
+    for key in &anew {
+        // Not one chunk of it is whole.
+        assert!(case.mem.damage(key, |bytes| {
+            let end = bytes.len() - bytes.len() / 8;
+            bytes[..end].iter_mut().for_each(|byte| *byte ^= 1);
+        }));
+    }
+    // Runs are looked into in the order of their names, and those are drawn anew each time.
+    for _ in 0..6 {
+        let case = Case::of(case.mem.fork());
+        let repo = open(&world, &case.mem).await;
+        let job = RepairJob {
+            packs: [layout::pack_id(lost).unwrap()].into(),
+            ..RepairJob::new(&repo, host())
+        };
+        let copies = [open(&world, &copy).await];
+        let planned = plan(&repo, &world.cx, &job, &copies).await.unwrap();
+        let report = repair(&repo, &world.cx, planned, &job, &copies).await;
+        let report = report.unwrap();
+        assert_eq!(report.mended.len(), 1, "{report:?}");
+        assert_eq!(report.findings, []);
+        // Refs name what was fetched, so a prune keeps it.
+        let names = |case: &Case| {
+            let repo = named(case, &repo).into_values().flatten();
+            repo.map(|(id, _)| id).collect::<BTreeSet<_>>()
+        };
+        assert!(!names(&case).contains(&layout::pack_id(lost).unwrap()));
+        // The save itself needs more of what is damaged than the lost pack held.
+        let newest = repo.heads(&world.cx).await.unwrap().0.pop().unwrap();
+        let going = ForgetPlan::by_id(vec![newest.meta]);
+        let done = forget(&repo, &world.cx, &going, &host(), "me").await;
+        assert_eq!(done.unwrap().removed, 1);
+        for key in &anew {
+            assert!(case.mem.lose(key));
+        }
+        world.check_restores(&case, "fetched").await;
+        let _ = prune_it(&world, &case.mem).await;
+        world.check_restores(&case, "pruned").await;
+    }
+}
+
 /// What the copy has damaged does not come back, and is told; the rest does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_copy_does_not_have_whole_is_told() {

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use backup_core::ObjectKey;
 use backup_engine::Repository;
+use backup_format::index::RunBuilder;
 use backup_format::layout;
+use backup_format::seal::ObjectKind;
 use backup_testkit::MemSink;
 
 use crate::copies::copy_all;
-use crate::repair::mend;
+use crate::repair::{mend, of_kind};
 use crate::world::{Case, Memory, World, noise};
 
 /// Files that are a chunk each.
@@ -130,4 +132,72 @@ async fn what_was_stored_anew_travels_for_the_snapshots_that_name_the_lost_pack(
         world.check(&Case::of(to), "the copy").await;
         world.saved.truncate(kept);
     }
+}
+
+/// Of the lost pack the index says that it held less than refs say: then nobody knows what is lacking.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_travels_for_a_lost_pack_of_which_the_index_tells_too_little() {
+    let mut world = ground().await;
+    let (key, _) = pack_of(&world).await;
+    let case = world.case(Memory::Lost);
+    assert!(case.mem.lose(&key));
+    let repo = open(&world, &case.mem).await;
+    world.save(&repo).await.unwrap();
+    world.saved.push(world.files());
+    let repo = open(&world, &case.mem).await;
+    let index = repo.index();
+    for run in of_kind(&case, layout::is_index) {
+        assert!(case.mem.lose(&run));
+    }
+    let lost = layout::pack_id(&key).unwrap();
+    for part in index.parts() {
+        let mut run = RunBuilder::default();
+        for (number, pack) in part.packs() {
+            let blobs = part.iter().filter(|(_, at)| at.pack == number);
+            let blobs = blobs.filter(|(_, at)| pack.id != lost || at.raw as usize == SIZES[1]);
+            run.add_known(pack, blobs.collect::<Vec<_>>());
+        }
+        let sessions: Vec<_> = part.sessions().cloned().collect();
+        let run = run.finish(&sessions);
+        let sealed = repo.ring().seal(ObjectKind::IndexRun, &run).unwrap();
+        case.mem.plant(layout::index(&sealed).unwrap(), sealed);
+    }
+    let (there, told) = copied(&world, &case, &MemSink::new()).await;
+    assert_eq!(there, [2], "{told}");
+    assert_eq!(told.matches("no index run tells so many").count(), 3);
+}
+
+/// A table of the index in the cache that is damaged denies what it has: it is read anew before anything is concluded from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_stored_anew_travels_also_where_the_index_in_the_cache_is_damaged() {
+    let mut world = ground().await;
+    let (key, _) = pack_of(&world).await;
+    world.write("first", &noise(1, SIZES[0]));
+    let case = world.case(Memory::Lost);
+    assert!(case.mem.lose(&key));
+    world.save(&open(&world, &case.mem).await).await.unwrap();
+    world.saved.push(world.files());
+    let cache = tempfile::tempdir().unwrap();
+    let in_tables = async || {
+        let sink = Arc::new(case.mem.clone());
+        let repo = world.open(sink, Some(cache.path().to_owned())).await;
+        let repo = repo.unwrap();
+        repo.keep_in_memory(0);
+        repo.reload_index(&world.cx).await.unwrap();
+        repo
+    };
+    drop(in_tables().await);
+    let files = crate::world::read(cache.path()).into_iter();
+    let tables = files.filter(|(name, _)| name.extension().is_some_and(|end| end == "table"));
+    let tables: Vec<_> = tables.collect();
+    assert!(!tables.is_empty());
+    for (name, mut bytes) in tables {
+        bytes[40] ^= 1;
+        std::fs::write(cache.path().join(name), bytes).unwrap();
+    }
+    let from = in_tables().await;
+    let to = MemSink::new();
+    let done = copy_all(&from, &world.cx, Arc::new(to.clone()), |_| {}).await;
+    assert_eq!(done.unwrap().1.findings, []);
+    world.check(&Case::of(to), "the copy").await;
 }

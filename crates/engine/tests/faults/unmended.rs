@@ -12,7 +12,7 @@ use backup_format::seal::ObjectKind;
 use backup_testkit::{Fault, FaultSink, Op, Rule};
 
 use crate::repair::{flip, mend, of_kind, packs, world};
-use crate::world::{Memory, World, host};
+use crate::world::{Case, Memory, World, host};
 
 /// Without parity and without another copy, a damaged pack is taken out of the way: what is whole of it is still read, and the
 /// next save stores anew what its source still has.
@@ -222,6 +222,30 @@ async fn each_copy_is_asked_until_one_gives_the_pack_whole() {
         .unwrap();
     assert_eq!(report.findings, []);
     world.check(&case, "mended").await;
+}
+
+/// The same of a single object: the number of the copy that has it is that of the one it is fetched from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_copy_is_asked_until_one_gives_an_object_as_it_should_be() {
+    let world = world().await;
+    let ground = world.case(Memory::Lost);
+    let whole = ground.mem.fork();
+    let key = of_kind(&ground, |key| layout::snapshot_id(key).is_some()).remove(0);
+    flip(&ground, &key);
+    for key in of_kind(&ground, |key| key.as_str().starts_with("parity/snap/")) {
+        assert!(ground.mem.lose(&key));
+    }
+    let rotten = ground.mem.fork();
+    for order in [[&rotten, &whole], [&whole, &rotten]] {
+        let case = Case::of(ground.mem.fork());
+        let mut copies = Vec::new();
+        for one in order {
+            copies.push(world.open(Arc::new(one.clone()), None).await.unwrap());
+        }
+        let report = mend(&world, &case, &copies).await;
+        assert_eq!(report.findings, []);
+        world.check(&case, "fetched").await;
+    }
 }
 
 /// Damaged refs go for the sake of those that were made anew: not on the word of a tier that says that it has them.

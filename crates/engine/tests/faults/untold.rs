@@ -178,18 +178,24 @@ async fn a_repair_on_a_tier_that_stores_too_little_loses_no_pack() {
                 bytes[length / 3..length / 3 + length.div_ceil(20)].fill(0xa5);
             });
             assert!(did, "{what}");
-            let sink = FaultSink::new(Arc::new(case.mem.clone()), 7);
-            let rule = Rule::new(Fault::Shorten).on(&[Op::Put]);
-            let sink = sink.with(rule.when(match spoilt {
-                1 => When::First(1),
-                2 => When::Nth(2),
-                _ => When::From(1),
-            }));
-            let repo = world.open(Arc::new(sink), None).await.unwrap();
-            let job = RepairJob::new(&repo, host());
-            let plan = repair::plan(&repo, &world.cx, &job, &[]).await.unwrap();
-            // It says so, or all went well.
-            let _ = repair::repair(&repo, &world.cx, plan, &job, &[]).await;
+            // And a second one on the same tier, which makes it of what the first has left: that stays as it is.
+            for when in [
+                match spoilt {
+                    1 => When::First(1),
+                    2 => When::Nth(2),
+                    _ => When::From(1),
+                },
+                When::From(1),
+            ] {
+                let sink = FaultSink::new(Arc::new(case.mem.clone()), 7);
+                let rule = Rule::new(Fault::Shorten).on(&[Op::Put]);
+                let sink = sink.with(rule.when(when));
+                let repo = world.open(Arc::new(sink), None).await.unwrap();
+                let job = RepairJob::new(&repo, host());
+                let plan = repair::plan(&repo, &world.cx, &job, &[]).await.unwrap();
+                // It says so, or all went well.
+                let _ = repair::repair(&repo, &world.cx, plan, &job, &[]).await;
+            }
             let report = mend(&world, &case, &[]).await;
             // What became of the records of this is another matter.
             let of_pack = |one: &&Finding| one.subject.contains(key.as_str());

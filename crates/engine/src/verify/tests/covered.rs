@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use backup_core::{CancellationToken, Event, Observer, Stage};
+use backup_core::{CancellationToken, Clock as _, Event, Observer, Stage};
 use backup_testkit::TestClock;
 use jiff::SignedDuration;
 
@@ -396,6 +396,43 @@ async fn of_packs_that_files_needed_parity_is_looked_at_as_long_as_there_is_time
     world.calls.forget();
     run.parity_of(&read).await.unwrap();
     assert_eq!(parity_of_packs(&world), 0, "there is no time left");
+}
+
+/// What was hashed is not what was opened, and the oldest of several looks counts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_level_counts_what_was_covered_at_it_and_when() {
+    let mut world = World::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let clock = TestClock::at_text("2031-01-01T00:00:00Z");
+    world.cx.clock = Arc::new(clock.clone());
+    let hashed = VerifyJob {
+        level: VerifyLevel::Checksum,
+        ..full(folder.path())
+    };
+    world.run(hashed.clone()).await;
+    let covered = async |world: &World| {
+        let now = coverage(&world.repo, &world.cx, folder.path()).await;
+        now.unwrap()
+    };
+    let now = covered(&world).await;
+    assert_eq!((now.checksum.ever, now.full.ever.packs), (now.all, 0));
+    assert_eq!(now.full.oldest, None);
+    assert_eq!((now.walked, now.snapshots), (1, 1));
+    let first = clock.now();
+    clock.set("2031-01-03T00:00:00Z".parse().unwrap());
+    // What was saved since is looked at, and of the rest a part.
+    world.save_more(7).await;
+    let now = covered(&world).await;
+    assert!(now.checksum.ever.packs < now.all.packs);
+    assert_eq!((now.walked, now.snapshots), (1, 2));
+    world.run(within(folder.path(), 1)).await;
+    let now = covered(&world).await;
+    assert!((1..now.all.packs).contains(&now.full.ever.packs), "{now:?}");
+    assert_eq!(now.full.oldest, Some(clock.now()));
+    assert_eq!(now.checksum.oldest, Some(first));
+    world.run(full(folder.path())).await;
+    let now = covered(&world).await;
+    assert_eq!((now.full.ever, now.checksum.ever), (now.all, now.all));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
