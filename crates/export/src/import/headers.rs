@@ -365,7 +365,7 @@ mod tests {
         let read = |text: &[u8]| read_records(text);
         let pair = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
         assert_eq!(
-            read(b"9 path=a\n16 x=12 path=b\n\n\n\0\0").unwrap(),
+            read(b"9 path=a\n17 x=12 path=b\n\n\n\0\0").unwrap(),
             [pair(b"path", b"a"), pair(b"x", b"12 path=b\n\n")]
         );
         assert_eq!(read(b"").unwrap(), []);

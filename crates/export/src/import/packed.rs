@@ -123,11 +123,11 @@ impl Looked {
                 ));
             }
             self.said.insert(folder, said);
-        } else if let Some(top) = top_of(&path) {
-            self.tops.insert(top);
         } else if name == place::LATEST.as_bytes() && raw.header.entry_type() == EntryType::Symlink
         {
             self.has_link = true;
+        } else if let Some(top) = top_of(&path) {
+            self.tops.insert(top);
         } else {
             self.beside.push(path);
         }
