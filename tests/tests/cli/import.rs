@@ -403,7 +403,7 @@ fn exports_that_were_packed_into_an_archive_come_back_as_they_are() {
     let from = with_two_snapshots();
     let wanted = read_tree(&from.data()).unwrap();
     for (layout, how) in [
-        ("tree", "tar -cf all.tar -C exports-tree ."),
+        ("tree", "tar --format=posix -cf all.tar -C exports-tree ."),
         (
             "tree",
             "tar --format=posix --xattrs -S -czf all.tar -C exports-tree/latest .",
@@ -534,9 +534,10 @@ fn files_with_holes_are_taken_in_every_form_that_gnu_tar_has() {
     ] {
         let line = format!("tar {how} --hole-detection=raw -S -cf sparse.tar -C data .");
         let _ = sh(&line, &place.path("")).ok();
-        let _ = import(&place, &["sparse.tar", "--name", how]).ok();
+        let line = how.replace("--", "").replace(' ', "-");
+        let _ = import(&place, &["sparse.tar", "--name", &line]).ok();
         for name in ["holes", "few", "one", "all", "many", "small"] {
-            let spec = format!("latest:{how}:/{name}");
+            let spec = format!("latest:{line}:/{name}");
             let cat = Run::of(&mut place.restore(["cat", &spec])).ok().out;
             assert!(
                 cat == fs::read(place.data().join(name)).unwrap(),

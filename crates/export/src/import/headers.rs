@@ -371,7 +371,7 @@ mod tests {
         assert_eq!(read(b"").unwrap(), []);
         for wrong in [
             &b"path=a\n"[..],
-            b"10 path=a\n",
+            b"11 path=a\n",
             b"8 path=a\n",
             b"9 path:a\n",
             b"99999999999999999999999 path=a\n",

@@ -140,8 +140,8 @@ impl Looked {
         for (folder, said) in &self.said {
             let is_content = exports.iter().any(|above| folder.starts_with(above));
             // Other programs have files of these names too, though hardly with such a folder beside them.
-            let is_export = said.is_ok() || self.tops.contains(folder);
-            if is_export && self.sums.contains(folder) && !is_content {
+            let has_data = || self.tops.iter().any(|top| top.starts_with(folder));
+            if !is_content && self.sums.contains(folder) && (said.is_ok() || has_data()) {
                 exports.push(folder.clone());
             }
         }
