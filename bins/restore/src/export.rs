@@ -7,7 +7,7 @@ use std::time::Instant;
 use backstay::core::Target;
 use backstay::engine::SnapshotView;
 use backstay::export::{
-    ExportJob, ExportOutcome, ExportPlan, Layout, Wrap, export as run_export, plan,
+    ExportJob, ExportOutcome, ExportPlan, Latest, Layout, Wrap, export as run_export, plan,
 };
 use backstay::format::config::Operation;
 use backstay::source_files::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
@@ -264,7 +264,7 @@ fn report_on(
             "compression_ratio": said.compression_ratio,
             "linked": outcome.linked,
             "linked_bytes": outcome.linked_bytes,
-            "is_latest": outcome.is_latest,
+            "is_latest": outcome.latest == Latest::Leads,
             "findings": outcome.findings.len(),
             "seconds": (seconds * 1e3).round() / 1e3,
         }),
@@ -293,8 +293,15 @@ fn report_on(
             said.layout
         ))?;
     }
-    if !outcome.is_latest {
-        console.line("  latest stays: it leads to an export of a later snapshot")?;
+    match outcome.latest {
+        // Why it was not switched stands in a finding.
+        Latest::Leads | Latest::NotSwitched => {}
+        Latest::Stays => {
+            console.line("  latest stays: it leads to an export of a later snapshot")?;
+        }
+        Latest::NoLinks => {
+            console.line("  there is no latest: this file system has no links")?;
+        }
     }
     Ok(Exit::done(has_findings))
 }

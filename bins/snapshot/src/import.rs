@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backstay::core::{Finding, FindingKind, HostId, Severity, Source};
+use backstay::core::{ErrorKind, Finding, FindingKind, HostId, Severity, Source};
 use backstay::engine::{EngineError, Repository, SnapshotJob, SnapshotReport, snapshot};
 use backstay::export::ExportError;
 use backstay::export::import::item::{MARK, TAG};
-use backstay::export::import::{DateFrom, Item, KIND, scan};
+use backstay::export::import::{Archives, DateFrom, Item, KIND, scan};
 use backstay::format::config::Operation;
+use backstay::format::keys::KeyError;
 use backstay::integrity::statement::MAX_NAME_BYTES;
 use backstay::source_files::{FilesConfig, FilesSource};
 use backup_terminal::snapshots::meta_members;
@@ -26,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   snapshot import /mnt/exports/shop-20260131T020000Z-7Q2M0XVA      (an export, with its time and name)
   snapshot import /mnt/exports                                     (every export in it)
+  snapshot import exports.tar.zst                                  (all exports that were packed into it)
   snapshot import /var/backups/postgres --dry-run                  (old dumps, each by its date)
   snapshot import site.tar.gz --name site
 
@@ -35,8 +37,8 @@ What was imported before is passed over. Imported snapshots have the tag `import
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ImportArgs {
-    /// Exports, archives (tar, tar.gz, tar.zst), dumps, and folders of these
-    #[arg(value_name = "PATH", required = true)]
+    /// Exports, archives (tar, tar.gz, tar.zst) of exports or of anything else, dumps, and folders of these
+    #[arg(value_name = "DIR|TAR|FILE", required = true)]
     pub(crate) paths: Vec<PathBuf>,
     /// Name of the snapshots; else the one that an export tells, or the name of the file without its date
     #[arg(long, short = 'n', value_name = "NAME", value_parser = parse_name)]
@@ -83,11 +85,8 @@ pub(crate) async fn import(console: &mut Console, args: &ImportArgs) -> Outcome 
     };
     let (mut items, mut findings) = (Vec::new(), Vec::new());
     for path in &args.paths {
-        let found = scan(
-            &surroundings::absolute(path),
-            date_from,
-            &TimeZone::system(),
-        )?;
+        let (path, zone) = (surroundings::absolute(path), TimeZone::system());
+        let found = tokio::task::block_in_place(|| scan(&console.cx, &path, date_from, &zone))?;
         items.extend(found.items);
         findings.extend(found.findings);
     }
@@ -106,8 +105,9 @@ pub(crate) async fn import(console: &mut Console, args: &ImportArgs) -> Outcome 
     let repo = console.open(Operation::Write).await?;
     may_save(&repo)?;
     let mut known = known(console, &repo).await?;
+    let mut archives = Archives::new(scratch(console, args));
     for item in &items {
-        match one(console, &repo, args, item, &mut known).await {
+        match one(console, &repo, args, item, (&mut known, &mut archives)).await {
             Ok(Done::There(mark)) => {
                 tally.there += 1;
                 show_there(console, item, &mark)?;
@@ -120,7 +120,7 @@ pub(crate) async fn import(console: &mut Console, args: &ImportArgs) -> Outcome 
                 tally.imported += 1;
                 has_findings |= report_on(console, item, &report)?;
             }
-            Err(error) if is_of_item(&error) => {
+            Err(error) if is_of_item(args, item, &error) => {
                 tally.failed += 1;
                 has_findings |= console.findings(&[refused(item, &error)], 0)?;
             }
@@ -158,39 +158,44 @@ async fn one(
     repo: &Repository,
     args: &ImportArgs,
     item: &Item,
-    known: &mut BTreeSet<String>,
+    (known, archives): (&mut BTreeSet<String>, &mut Archives),
 ) -> Result<Done, ExportError> {
-    let mark = tokio::task::block_in_place(|| item.mark())?;
+    let cx = &console.cx;
+    let mark = tokio::task::block_in_place(|| item.mark(cx))?;
     if known.contains(&mark) {
         return Ok(Done::There(mark));
     }
-    let cancel = console.cx.cancel.clone();
-    tokio::task::block_in_place(|| item.check(&|| cancel.is_cancelled()))?;
+    if item.is_in_archive() || !args.dry_run {
+        make_scratch(archives.scratch())?;
+    }
+    tokio::task::block_in_place(|| item.check(cx, archives))?;
     if args.dry_run {
         return Ok(Done::Would(mark));
     }
-    let scratch = scratch(console, args)?;
     let files = |folder: &Path| -> Arc<dyn Source> {
         Arc::new(FilesSource::new(FilesConfig::of_roots([folder])))
     };
-    let source = item.source(&scratch, &files)?;
+    let source = tokio::task::block_in_place(|| item.source(cx, archives, &files))?;
     // Nothing was made in the future, where it would be the latest for long.
-    let time = item.time.min(console.cx.clock.now());
+    let time = item.time.min(cx.clock.now());
     let job = job(args, item, time, &mark);
-    let report = snapshot(repo, &console.cx, source, &job).await?;
+    let report = snapshot(repo, cx, source, &job).await?;
     known.insert(mark);
     Ok(Done::Imported(Box::new(report)))
 }
 
-fn scratch(console: &Console, args: &ImportArgs) -> Result<PathBuf, ExportError> {
+/// The folder for what is compressed.
+fn scratch(console: &Console, args: &ImportArgs) -> PathBuf {
     let chosen = args.scratch.clone().or_else(|| console.cache_folder());
-    let folder = chosen.unwrap_or_else(|| "/var/tmp".into());
-    surroundings::try_folder(&folder).map_err(|source| ExportError::File {
+    chosen.unwrap_or_else(|| "/var/tmp".into())
+}
+
+fn make_scratch(folder: &Path) -> Result<(), ExportError> {
+    surroundings::try_folder(folder).map_err(|source| ExportError::File {
         op: "unpack into",
-        path: folder.clone(),
+        path: folder.to_path_buf(),
         source,
-    })?;
-    Ok(folder)
+    })
 }
 
 fn job(args: &ImportArgs, item: &Item, time: Timestamp, mark: &str) -> SnapshotJob {
@@ -226,20 +231,33 @@ fn name_of(args: &ImportArgs, item: &Item) -> String {
 }
 
 /// Whether an error is about the thing alone, and others can be imported all the same.
-fn is_of_item(error: &ExportError) -> bool {
+fn is_of_item(args: &ImportArgs, item: &Item, error: &ExportError) -> bool {
+    let ExportError::Engine(error) = error else {
+        return true;
+    };
     match error {
-        ExportError::Engine(EngineError::Source(error)) => {
-            error.kind != backstay::core::ErrorKind::Cancelled
+        EngineError::Source(error) => error.kind != ErrorKind::Cancelled,
+        // A host that only this export names; any other the key cannot sign for whatever is imported.
+        EngineError::Key(KeyError::OtherHost { .. } | KeyError::BadHost) => {
+            args.host.is_none() && item.original.is_some()
         }
-        ExportError::Engine(_) => false,
-        _ => true,
+        EngineError::Key(KeyError::TooLarge { .. })
+        | EngineError::Invalid(_)
+        | EngineError::Evidence(_)
+        | EngineError::Tree(_)
+        | EngineError::Parent { .. } => true,
+        _ => false,
     }
 }
 
 fn refused(item: &Item, error: &ExportError) -> Finding {
+    let kind = match error {
+        ExportError::Engine(EngineError::Key(_)) => FindingKind::Skipped,
+        _ => FindingKind::Damaged,
+    };
     let subject = item.path.display().to_string();
     let why = format!("it was not imported: {error}");
-    Finding::new(Severity::Error, FindingKind::Damaged, subject, why)
+    Finding::new(Severity::Error, kind, subject, why)
 }
 
 fn show_there(console: &mut Console, item: &Item, mark: &str) -> Outcome<()> {

@@ -72,14 +72,17 @@ pub enum ExportError {
 /// What a function of this crate gives.
 pub type Result<T, E = ExportError> = std::result::Result<T, E>;
 
-/// Names the file that an error of the system is about.
+/// Names the file that an error of the system is about; that work was stopped is no such error.
 pub(crate) fn at<'p>(
     op: &'static str,
     path: &'p Path,
 ) -> impl FnOnce(io::Error) -> ExportError + 'p {
-    move |source| ExportError::File {
-        op,
-        path: path.to_path_buf(),
-        source,
+    move |source| match crate::stop::is_stopped(&source) {
+        true => EngineError::Cancelled.into(),
+        false => ExportError::File {
+            op,
+            path: path.to_path_buf(),
+            source,
+        },
     }
 }

@@ -1,9 +1,12 @@
-//! Exporting a snapshot: `plan → build beside → sums → rename → latest`.
+//! Exporting a snapshot: `plan → build beside → sums → rename → latest`. Once it has its name there is an export, and
+//! what goes wrong behind that is a finding.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use backup_core::{ComponentMeta, Finding, HostId, OpContext, Severity, Target};
+use backup_core::{
+    ComponentMeta, Event, Finding, FindingKind, HostId, OpContext, Severity, Target,
+};
 use backup_engine::SnapshotView;
 use backup_engine::restore::{Reading, record_reading};
 use backup_integrity::digest::ContentDigest;
@@ -14,7 +17,7 @@ use crate::error::{ExportError, Result};
 use crate::metadata::{self, Component, Metadata, VERSION, ratio};
 use crate::name::{folder_name, of_components, quarter};
 use crate::pipe::{Compression, Pipe};
-use crate::place::{self, Building, check_way, make_way, new_folder};
+use crate::place::{self, Building, LATEST, Latest, check_way, make_way, new_folder};
 use crate::previous;
 use crate::sums::{SumsWriter, name_of};
 use crate::tree::Tree;
@@ -88,7 +91,7 @@ pub struct ExportPlan {
     pub bytes: u64,
     /// The export that files may be linked with.
     pub previous: Option<PathBuf>,
-    /// Whether `latest` will lead to it.
+    /// Whether `latest` would lead to it now.
     pub becomes_latest: bool,
 }
 
@@ -105,9 +108,9 @@ pub struct ExportOutcome {
     pub linked: u64,
     /// Bytes of their content.
     pub linked_bytes: u64,
-    /// Whether `latest` leads to it now.
-    pub is_latest: bool,
-    /// What is not in it as it was saved, and what is to be said of the ledger.
+    /// Where `latest` leads now.
+    pub latest: Latest,
+    /// What is not in it as it was saved, and what is to be said of the ledger and of `latest`.
     pub findings: Vec<Finding>,
 }
 
@@ -212,10 +215,24 @@ pub async fn export(
     }
     let (metadata, mut written) = built?;
     let name = folder_name(view.meta());
-    let folder = building.finish(&name)?;
-    if plan.becomes_latest {
-        place::point_latest(&job.to, &below)?;
+    let (folder, doubt) = building.finish(&name)?;
+    // It is in place: what goes wrong from here on does not take it away.
+    let mut doubtful = |folder: &Path, why: String| {
+        let (severity, kind) = (Severity::Warning, FindingKind::Degraded);
+        let finding = Finding::new(severity, kind, folder.display().to_string(), why);
+        cx.tell(Event::Found(&finding));
+        written.findings.push(finding);
+    };
+    if let Some(doubt) = doubt {
+        let why = format!("the export is in place, and may not outlast a power loss yet: {doubt}");
+        doubtful(&folder, why);
     }
+    let latest = place::point_latest(&job.to, &below, view.meta().time);
+    let latest = latest.unwrap_or_else(|error| {
+        let why = format!("the export is in place, and {LATEST} does not lead to it: {error}");
+        doubtful(&job.to.join(LATEST), why);
+        Latest::NotSwitched
+    });
     written.findings.extend(of_ledger);
     Ok(ExportOutcome {
         folder,
@@ -223,7 +240,7 @@ pub async fn export(
         entries: written.entries,
         linked: written.linked,
         linked_bytes: written.linked_bytes,
-        is_latest: plan.becomes_latest,
+        latest,
         findings: written.findings,
     })
 }

@@ -16,16 +16,18 @@ pub mod sums;
 pub mod wrap;
 
 mod archive;
+mod folded;
 mod header;
 mod name;
 mod pipe;
 mod place;
 mod previous;
+mod stop;
 mod tree;
 
 pub use error::{ExportError, Result};
 pub use export::{ExportJob, ExportOutcome, ExportPlan, Layout, export, plan};
 pub use metadata::Metadata;
 pub use name::{folder_name, quarter};
-pub use place::LATEST;
+pub use place::{LATEST, Latest};
 pub use wrap::Wrap;

@@ -1,7 +1,6 @@
 //! `metadata.json`: what an export says of itself, for people, for scripts, and for the way back.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 
@@ -9,13 +8,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ExportError, Result, at};
+use crate::sums;
 
 /// The name of the file.
 pub const NAME: &str = "metadata.json";
 /// The version of the form of exports that this crate writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
 /// Nothing that wrote an export makes a longer one; what is longer is not read.
-const MOST_BYTES: u64 = 4 << 20;
+pub(crate) const MOST_BYTES: u64 = 4 << 20;
 
 /// What an export says of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,25 +118,47 @@ impl Metadata {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         let mut text = Vec::new();
-        let file = File::open(&path).map_err(at("read", &path))?;
+        let top = sums::open_folder(folder).map_err(at("open", folder))?;
+        let file = sums::open_below(&top, NAME.as_bytes()).map_err(at("read", &path))?;
         file.take(MOST_BYTES + 1)
             .read_to_end(&mut text)
             .map_err(at("read", &path))?;
-        let wrong = |why: String| ExportError::NotWhole {
-            path: path.clone(),
-            why,
-        };
+        Self::parse(&text).map_err(|why| ExportError::NotWhole { path, why })
+    }
+
+    /// What a text says; or why it is not what an export says of itself.
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, String> {
         if text.len() as u64 > MOST_BYTES {
-            return Err(wrong("it is too long".into()));
+            return Err("it is too long".into());
         }
-        let read: Self = serde_json::from_slice(&text)
-            .map_err(|error| wrong(format!("it does not say what an export says: {error}")))?;
+        let read: Self = serde_json::from_slice(text)
+            .map_err(|error| format!("{NAME} does not say what an export says: {error}"))?;
         if read.version != VERSION {
-            return Err(wrong(format!(
-                "it is of version {}, and this release reads version {VERSION}",
+            return Err(format!(
+                "{NAME} is of version {}, and this release reads version {VERSION}",
                 read.version
-            )));
+            ));
         }
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// What an export may say.
+    pub(crate) const EXAMPLE: &str = r#"{"version":1,"program":"p","id":"i","repository":"r","name":"n","host":"h",
+        "time":"2026-01-31T00:00:00Z","exported":"2026-02-01T00:00:00Z","type":"files","label":null,"tags":[],
+        "layout":"tree","encryption":null,"size_bytes":0,"stored_bytes":0,"compression_ratio":1.0,"findings":0,
+        "components":[],"added-later":true}"#;
+
+    #[test]
+    fn only_what_an_export_says_in_this_version_is_taken() {
+        assert_eq!(Metadata::parse(EXAMPLE.as_bytes()).unwrap().name, "n");
+        let newer = EXAMPLE.replace("\"version\":1", "\"version\":2");
+        let why = Metadata::parse(newer.as_bytes()).unwrap_err();
+        assert!(why.contains("version 2"), "{why}");
+        assert!(Metadata::parse(b"{}").is_err());
     }
 }

@@ -37,14 +37,15 @@ pub fn quarter(time: Timestamp) -> String {
     format!("archives/{}/Q{}", date.year(), (date.month() + 2) / 3)
 }
 
-/// Names of the components below `data`, each of its own.
+/// Names of the components below `data`, each of its own, also where the file system takes names that differ only in
+/// case for one.
 pub(crate) fn of_components<'n>(names: impl Iterator<Item = &'n str>) -> Vec<String> {
     let mut taken = BTreeSet::new();
     let distinct = |name: &str| {
         let name = plain(name);
         let mut own = name.clone();
         let mut number = 1;
-        while !taken.insert(own.clone()) {
+        while !taken.insert(own.to_ascii_lowercase()) {
             number += 1;
             own = format!("{name}-{number}");
         }
@@ -67,6 +68,7 @@ mod tests {
             of_components(["a", "a", "a-2"].into_iter()),
             ["a", "a-2", "a-2-2"]
         );
+        assert_eq!(of_components(["a", "A"].into_iter()), ["a", "A-2"]);
     }
 
     #[test]

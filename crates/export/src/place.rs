@@ -4,17 +4,24 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use jiff::Timestamp;
+use rustix::fs::{
+    CWD, FlockOperation, Mode, OFlags, RenameFlags, flock, fstat, lstat, open, renameat_with,
+    symlinkat,
+};
+use rustix::io::Errno;
 
 use crate::error::{ExportError, Result, at};
+use crate::metadata::Metadata;
 
 /// How folders begin in which an export is built.
-const BUILDING: &str = ".backstay-export-";
+pub(crate) const BUILDING: &str = ".backstay-export-";
 /// How folders begin in which the link to the newest export is made.
-const SWITCHING: &str = ".backstay-latest-";
+pub(crate) const SWITCHING: &str = ".backstay-latest-";
 /// The link to the newest export.
 pub const LATEST: &str = "latest";
 /// The mode of an export.
@@ -58,7 +65,13 @@ pub(crate) fn make_way(top: &Path, below: &Path) -> Result<PathBuf> {
         match fs::symlink_metadata(&way) {
             Ok(found) if found.is_dir() => {}
             Ok(_) => return Err(no_folder(way)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => new_folder(&way)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let made = new_folder(&way);
+                // Another export may have made it just now.
+                if !fs::symlink_metadata(&way).is_ok_and(|found| found.is_dir()) {
+                    made?;
+                }
+            }
             Err(error) => return Err(at("look at", &way)(error)),
         }
     }
@@ -105,7 +118,7 @@ impl Building {
         // nothing is taken away either.
         let can_lock = flock(&gate, FlockOperation::LockExclusive).is_ok();
         if can_lock {
-            sweep(parent)?;
+            sweep(parent, BUILDING);
         }
         let made = tempfile::Builder::new()
             .prefix(BUILDING)
@@ -131,8 +144,8 @@ impl Building {
         &self.path
     }
 
-    /// Gives it its name. Whatever is there already stays.
-    pub(crate) fn finish(mut self, name: &str) -> Result<PathBuf> {
+    /// Gives it its name. Whatever is there already stays. What goes wrong once it has its name comes beside.
+    pub(crate) fn finish(mut self, name: &str) -> Result<(PathBuf, Option<ExportError>)> {
         let place = self.parent.join(name);
         let data = self.path.join("data");
         fs::set_permissions(&self.path, Permissions::from_mode(MODE_FOLDER))
@@ -144,21 +157,25 @@ impl Building {
         }
         match renameat_with(CWD, &self.path, CWD, &place, RenameFlags::NOREPLACE) {
             Ok(()) => {}
-            Err(rustix::io::Errno::EXIST) => return Err(ExportError::Exists(place)),
-            // A file system without that call. A rename takes the place of an empty folder at most.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                if fs::symlink_metadata(&place).is_ok() {
-                    return Err(ExportError::Exists(place));
-                }
-                fs::rename(&self.path, &place).map_err(at("rename to", &place))?;
-            }
+            Err(Errno::EXIST) => return Err(ExportError::Exists(place)),
+            Err(Errno::INVAL | Errno::NOSYS) => self.rename(&place)?,
             Err(error) => return Err(at("rename to", &place)(error.into())),
         }
         self.is_done = true;
-        File::open(&self.parent)
-            .and_then(|folder| folder.sync_all())
-            .map_err(at("write", &self.parent))?;
-        Ok(place)
+        let synced = File::open(&self.parent).and_then(|folder| folder.sync_all());
+        let doubt = synced.map_err(at("write", &self.parent)).err();
+        Ok((place, doubt))
+    }
+
+    /// Renames where the file system has no call for it that replaces nothing: one export at a time looks
+    /// whether the name is taken, where it can lock.
+    fn rename(&self, place: &Path) -> Result<()> {
+        let gate = File::open(&self.parent).map_err(at("open", &self.parent))?;
+        let _ = flock(&gate, FlockOperation::LockExclusive);
+        if fs::symlink_metadata(place).is_ok() {
+            return Err(ExportError::Exists(place.to_path_buf()));
+        }
+        fs::rename(&self.path, place).map_err(at("rename to", place))
     }
 }
 
@@ -171,22 +188,35 @@ impl Drop for Building {
     }
 }
 
-/// Takes away what killed runs left.
-fn sweep(parent: &Path) -> Result<()> {
-    for entry in fs::read_dir(parent).map_err(at("list", parent))? {
-        let entry = entry.map_err(at("list", parent))?;
-        let is_ours = entry.file_name().to_string_lossy().starts_with(BUILDING);
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+/// Takes away what killed runs left, by the beginning of its name. Others may be at work: what one of them holds
+/// or takes away itself is left, and so is what this user may not remove. No export fails for that.
+fn sweep(parent: &Path, begin: &str) {
+    let Ok(entries) = fs::read_dir(parent) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(begin);
         let path = entry.path();
-        if !is_ours || !is_folder {
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             continue;
         }
-        let lock = File::open(&path).map_err(at("open", &path))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
-            remove(&path).map_err(at("remove", &path))?;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let Ok(lock) = open(&path, flags, Mode::empty()) else {
+            continue;
+        };
+        let is_free = flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+        if is_free && is_still(&lock, &path) {
+            let _ = remove(&path);
         }
     }
-    Ok(())
+}
+
+/// Whether a folder that is open still has its name: an export that was under way may have got another.
+fn is_still(folder: &OwnedFd, path: &Path) -> bool {
+    match (fstat(folder), lstat(path)) {
+        (Ok(opened), Ok(named)) => (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino),
+        _ => false,
+    }
 }
 
 /// Removes a folder with all that is in it; folders that were restored without the right to write in
@@ -232,27 +262,106 @@ pub(crate) fn latest(top: &Path) -> Result<Option<PathBuf>> {
     Ok(stays.then_some(leads))
 }
 
-/// Lets `latest` lead to an export; at every instant it leads to the old one or to the new one.
-pub(crate) fn point_latest(top: &Path, leads: &Path) -> Result<()> {
+/// Where `latest` leads once an export is in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Latest {
+    /// To it.
+    Leads,
+    /// To an export of a later snapshot still.
+    Stays,
+    /// Nowhere: the file system has no links.
+    NoLinks,
+    /// To where it led before, because it could not be switched.
+    NotSwitched,
+}
+
+/// Lets `latest` lead to an export of a snapshot of that time, unless it leads to one of a later snapshot by now. At
+/// every instant it leads to the old one or to the new one.
+pub(crate) fn point_latest(top: &Path, leads: &Path, time: Timestamp) -> Result<Latest> {
     let link = top.join(LATEST);
     let gate = File::open(top).map_err(at("open", top))?;
-    // One at a time, so that what is found here was left by a killed run.
+    // One at a time, so that what is found here was left by a killed run, and nobody switches in between.
     if flock(&gate, FlockOperation::LockExclusive).is_ok() {
-        for entry in fs::read_dir(top).map_err(at("list", top))? {
-            let entry = entry.map_err(at("list", top))?;
-            if entry.file_name().to_string_lossy().starts_with(SWITCHING) {
-                remove(&entry.path()).map_err(at("remove", &entry.path()))?;
-            }
-        }
+        sweep(top, SWITCHING);
+    }
+    let now = latest(top)?.map(|leads| top.join(leads));
+    let said = now.and_then(|it| Metadata::read(&it).ok());
+    if said.is_some_and(|said| said.time > time) {
+        return Ok(Latest::Stays);
     }
     let beside = tempfile::Builder::new()
         .prefix(SWITCHING)
         .tempdir_in(top)
         .map_err(at("make a folder in", top))?;
     let new = beside.path().join(LATEST);
-    std::os::unix::fs::symlink(leads, &new).map_err(at("make", &new))?;
+    match symlinkat(leads, CWD, &new) {
+        Ok(()) => {}
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS) => return Ok(Latest::NoLinks),
+        Err(error) => return Err(at("make", &new)(error.into())),
+    }
     fs::rename(&new, &link).map_err(at("make", &link))?;
     File::open(top)
         .and_then(|folder| folder.sync_all())
-        .map_err(at("write", top))
+        .map_err(at("write", top))?;
+    Ok(Latest::Leads)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn exports_at_the_same_time_do_not_disturb_each_other() {
+        let top = tempfile::tempdir().unwrap();
+        let number = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let own = number.fetch_add(1, Ordering::Relaxed);
+                        let way = make_way(top.path(), Path::new(&format!("{}", own / 8)));
+                        way.unwrap();
+                        let building = Building::begin(top.path()).unwrap();
+                        fs::create_dir(building.path().join("data")).unwrap();
+                        // Every third one fails, and takes itself away.
+                        if own % 3 > 0 {
+                            let (_, doubt) = building.finish(&format!("export-{own}")).unwrap();
+                            assert!(doubt.is_none(), "{doubt:?}");
+                        }
+                    }
+                });
+            }
+        });
+        let names = fs::read_dir(top.path()).unwrap().flatten();
+        let names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+        let is_export = |name: &&std::ffi::OsString| name.to_string_lossy().starts_with("export-");
+        assert_eq!(names.iter().filter(is_export).count(), 533);
+        assert!(
+            !names
+                .iter()
+                .any(|name| name.to_string_lossy().starts_with('.'))
+        );
+    }
+
+    #[test]
+    fn what_others_left_is_taken_away_and_what_they_hold_is_not() {
+        let top = tempfile::tempdir().unwrap();
+        let held = Building::begin(top.path()).unwrap();
+        let left = top.path().join(format!("{BUILDING}left"));
+        fs::create_dir_all(left.join("data")).unwrap();
+        // What we never make is nothing of ours.
+        let file = top.path().join(format!("{SWITCHING}file"));
+        fs::write(&file, "").unwrap();
+        let switching = top.path().join(format!("{SWITCHING}left"));
+        fs::create_dir(&switching).unwrap();
+        drop(Building::begin(top.path()).unwrap());
+        assert!(held.path().is_dir() && !left.exists());
+        let time = Timestamp::UNIX_EPOCH;
+        let leads = point_latest(top.path(), Path::new("one"), time).unwrap();
+        assert_eq!(leads, Latest::Leads);
+        assert!(!switching.exists() && file.exists());
+        assert_eq!(latest(top.path()).unwrap().unwrap(), Path::new("one"));
+    }
 }

@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, linkat, open};
 
 use crate::error::{Result, at};
 use crate::metadata::Metadata;
-use crate::sums::{digest_of, open_below};
+use crate::stop::{Stop, digest_of, is_stopped};
+use crate::sums::open_below;
 
 /// A component of the export before.
 #[derive(Debug)]
@@ -64,7 +65,13 @@ fn can_be_shared(record: &Record) -> bool {
 impl Previous {
     /// Gives a file of the former export a second name, if it is the file of a record in all that
     /// counts. Says whether it did.
-    pub(crate) fn link(&self, slashed: &[u8], record: &Record, into: &Path) -> Result<bool> {
+    pub(crate) fn link(
+        &self,
+        slashed: &[u8],
+        record: &Record,
+        into: &Path,
+        stop: Stop<'_>,
+    ) -> Result<bool> {
         if !can_be_shared(record) {
             return Ok(false);
         }
@@ -75,10 +82,12 @@ impl Previous {
         if !self.is_alike(&file, record) {
             return Ok(false);
         }
-        if !digest_of(&file).is_ok_and(|(found, _)| Some(found.0) == record.sha256) {
-            return Ok(false);
-        }
         let place = into.join(std::ffi::OsStr::from_bytes(slashed));
+        match digest_of(&file, stop) {
+            Ok((found, _)) if Some(found.0) == record.sha256 => {}
+            Err(error) if is_stopped(&error) => return Err(at("read", &place)(error)),
+            Ok(_) | Err(_) => return Ok(false),
+        }
         if let Some(folder) = place.parent() {
             fs::create_dir_all(folder).map_err(at("make", folder))?;
         }

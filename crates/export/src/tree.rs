@@ -16,8 +16,10 @@ use backup_integrity::digest::{ContentDigest, ContentHasher};
 
 use crate::error::{ExportError, Result, at};
 use crate::export::{ExportJob, Written};
+use crate::folded;
 use crate::previous::Previous;
-use crate::sums::{SumsWriter, digest_of};
+use crate::stop::digest_of;
+use crate::sums::SumsWriter;
 
 /// One component, and where it goes.
 #[derive(Debug)]
@@ -41,6 +43,9 @@ impl Tree<'_> {
         sums: &mut SumsWriter,
     ) -> Result<(Written, ContentDigest)> {
         let mut written = Written::default();
+        if folded::is_folded(self.folder)? {
+            folded::check(view, cx, self.component).await?;
+        }
         if self.previous.is_some() {
             self.link(view, cx, &mut written).await?;
         }
@@ -84,8 +89,10 @@ impl Tree<'_> {
             }
             let (slashed, record) = (entry.path.to_slashed(), &entry.record);
             // It reads the former file, which may take as long as writing it.
-            let linked =
-                tokio::task::block_in_place(|| previous.link(&slashed, record, self.folder))?;
+            let stop = || cx.cancel.is_cancelled();
+            let linked = tokio::task::block_in_place(|| {
+                previous.link(&slashed, record, self.folder, &stop)
+            })?;
             if linked {
                 written.linked += 1;
                 written.linked_bytes += record.size;
@@ -125,7 +132,8 @@ impl Tree<'_> {
                 // It was never read as a whole; now it is there as one.
                 None => {
                     let place = self.folder.join(std::ffi::OsStr::from_bytes(&slashed));
-                    let read = || digest_of(File::open(&place)?);
+                    let stop = || cx.cancel.is_cancelled();
+                    let read = || digest_of(File::open(&place)?, &stop);
                     tokio::task::block_in_place(read)
                         .map_err(at("read", &place))?
                         .0

@@ -102,6 +102,41 @@ fn is_tidy(place: &Place) {
     }
 }
 
+/// A folder with so much in it that an export takes a while.
+fn large(place: &Place) {
+    let noise: Vec<u8> = (0..6_000_000u32)
+        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
+    for number in 0..8 {
+        place.write(format!("large-{number}"), [&noise[..], &[number]].concat());
+    }
+}
+
+/// Starts an export, and waits until it is under way.
+fn begun(place: &Place, snapshot: &str) -> std::process::Child {
+    let mut run = place.restore(["export", snapshot, "--to", "exports", "--layout", "tar.gz"]);
+    run.arg("--json");
+    let mut child = run
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let is_begun = || {
+        let names = fs::read_dir(place.path("exports"));
+        let mut names = names.into_iter().flatten().flatten();
+        names.any(|name| {
+            name.file_name()
+                .as_bytes()
+                .starts_with(b".backstay-export-")
+        })
+    };
+    while !is_begun() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended too early");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child
+}
+
 #[test]
 fn archives_give_back_the_tree_with_the_programs_of_the_system() {
     let place = Place::new();
@@ -375,34 +410,9 @@ fn nothing_is_written_outside_and_what_stands_in_the_way_is_named() {
 #[test]
 fn a_killed_export_leaves_nothing_that_looks_finished_and_the_next_one_tidies_up() {
     let place = Place::new();
-    let noise: Vec<u8> = (0..6_000_000u32)
-        .map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8)
-        .collect();
-    for number in 0..8 {
-        place.write(format!("large-{number}"), [&noise[..], &[number]].concat());
-    }
+    large(&place);
     let _ = place.save().ok();
-    let mut run = place.restore(["export", "latest", "--to", "exports", "--layout", "tar.gz"]);
-    let mut child = run
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = || {
-        let names = fs::read_dir(place.path("exports"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let mut names = names.map(|entry| entry.file_name());
-        names.any(|name| name.as_bytes().starts_with(b".backstay-export-"))
-    };
-    while !begun() {
-        assert!(
-            child.try_wait().unwrap().is_none(),
-            "it ended before it was killed"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    let mut child = begun(&place, "latest");
     child.kill().unwrap();
     child.wait().unwrap();
     let names: Vec<_> = fs::read_dir(place.path("exports"))
@@ -452,4 +462,138 @@ fn what_was_meant_to_be_encrypted_is_never_written_in_the_clear() {
     let run = Run::of(run.args(["--encrypt-passphrase-file", "words"])).ends(2);
     let _ = run.says("--encrypt");
     assert!(!place.path("exports").exists());
+}
+
+#[test]
+fn where_latest_leads_is_decided_when_the_export_is_in_place() {
+    let place = Place::new();
+    large(&place);
+    let old = place.save().ok().of_type("saved").remove(0);
+    fs::remove_dir_all(place.data()).unwrap();
+    place.write("small", "content");
+    let _ = place.save().ok();
+    // The export of the older snapshot begins before that of the newer one, and ends behind it.
+    let child = begun(&place, old["id"].as_str().unwrap());
+    let newer = folder(&export(&place, &[]).ok());
+    let run = Run::from(child.wait_with_output().unwrap()).ok();
+    assert_eq!(run.of_type("exported")[0]["is_latest"], false);
+    let latest = place.path("exports/latest");
+    assert_eq!(fs::read_link(&latest).unwrap(), newer.file_name().unwrap());
+    is_tidy(&place);
+}
+
+#[test]
+fn an_export_that_is_in_place_counts_also_if_latest_cannot_be_switched() {
+    let place = Place::new();
+    large(&place);
+    let _ = place.save().ok();
+    let child = begun(&place, "latest");
+    fs::create_dir(place.path("exports/latest")).unwrap();
+    let run = Run::from(child.wait_with_output().unwrap()).ends(3);
+    let made = folder(&run);
+    check_sums(&made);
+    let finding = run.of_type("finding").remove(0);
+    assert!(
+        finding["subject"]
+            .as_str()
+            .unwrap()
+            .ends_with("exports/latest")
+    );
+    assert!(
+        finding["detail"].as_str().unwrap().contains("is in place"),
+        "{finding}"
+    );
+    is_tidy(&place);
+}
+
+/// A disk whose names are one that differ only in case; it is unmounted at the end.
+struct Folded {
+    disk: PathBuf,
+    /// What it is mounted from.
+    device: String,
+}
+
+impl Folded {
+    /// exFAT by a program, FAT by the kernel; nothing where neither can be made and mounted here.
+    fn new(place: &Place) -> Option<Self> {
+        let (disk, image) = (place.path("folded"), place.path("image"));
+        fs::create_dir(&disk).unwrap();
+        let file = fs::File::create(&image).unwrap();
+        file.set_len(64 << 20).unwrap();
+        let (at, image) = (disk.to_str().unwrap(), image.to_str().unwrap());
+        let run = |program: &str, args: &[&str]| {
+            let mut command = Command::new(program);
+            let done = command.args(args).stdin(Stdio::null()).output().ok()?;
+            let is_done = done.status.success();
+            is_done.then(|| String::from_utf8_lossy(&done.stdout).trim().to_owned())
+        };
+        let is_mounted = || {
+            let device = |path: &Path| fs::metadata(path).unwrap().dev();
+            (0..100).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                device(&disk) != device(disk.parent().unwrap())
+            })
+        };
+        let device = run("losetup", &["-f", "--show", image]);
+        let Some(device) = device else {
+            println!("skipped: no disk can be made here");
+            return None;
+        };
+        let folded = Self {
+            disk: disk.clone(),
+            device,
+        };
+        let device = folded.device.as_str();
+        let is_exfat = run("mkfs.exfat", &[device]).is_some()
+            && run("mount.exfat-fuse", &[device, at]).is_some()
+            && is_mounted();
+        let is_fat = || {
+            run("mkfs.vfat", &["-I", device]).is_some()
+                && run("mount", &["-t", "vfat", device, at]).is_some()
+                && is_mounted()
+        };
+        if is_exfat || is_fat() {
+            return Some(folded);
+        }
+        println!("skipped: no disk can be mounted here that folds case");
+        None
+    }
+}
+
+impl Drop for Folded {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.disk).output();
+        let _ = Command::new("losetup").arg("-d").arg(&self.device).output();
+    }
+}
+
+#[test]
+fn no_file_takes_the_place_of_another_whose_name_differs_in_case() {
+    let place = Place::new();
+    let Some(disk) = Folded::new(&place) else {
+        return;
+    };
+    place.write("folder/Name", "one");
+    place.write("folder/name", "another");
+    let _ = place.save().ok();
+    let to = disk.disk.to_str().unwrap();
+    let export = |layout| {
+        let args = ["export", "latest", "--json", "--to", to, "--layout", layout];
+        Run::of(&mut place.restore(args))
+    };
+    let run = export("tree").ends(1).says("folder/name").says("Name");
+    let _ = run.says("--layout tar.zst");
+    let names = || fs::read_dir(to).unwrap().flatten().map(|it| it.file_name());
+    assert!(
+        names().next().is_none(),
+        "{:?}",
+        names().collect::<Vec<_>>()
+    );
+    // It has no links either, so there is no `latest`.
+    let run = export("tar").ok();
+    assert_eq!(run.of_type("exported")[0]["is_latest"], false);
+    let made = folder(&run);
+    check_sums(&made);
+    let listed = tool("tar", &["-tf", "data/files.tar"], &made).ok().text();
+    assert!(listed.contains("folder/Name\n") && listed.contains("folder/name\n"));
 }

@@ -119,6 +119,38 @@ fn a_repository_is_copied_to_an_encrypted_remote_and_one_used_as_a_folder() {
     restored(&place, &folder.display().to_string(), &id);
 }
 
+/// Where a remote can neither move nor copy by itself rclone sends what it moves once more, straight to the new name.
+#[test]
+fn a_remote_that_cannot_rename_is_read_and_not_written_to() {
+    if !stage::has_rclone() {
+        return;
+    }
+    let remotes = Remotes::new();
+    let location = remotes.on_disk(&remotes.root());
+    let place = with_files();
+    let bare = |command: Command| {
+        let mut command = at(&location, command);
+        command.env("RCLONE_DISABLE", "move,copy");
+        Run::of(&mut command)
+    };
+    let other = Place::empty();
+    let make = other.snapshot(["init", "--recovery-sheet", "sheet"]);
+    let _ = bare(make).ends(2).says("neither moves nor copies");
+    assert!(!remotes.root().join("config").exists());
+    let _ = init(&place, &location).ok();
+    let id = save(&place, &location);
+    let packs = || fs::read_dir(remotes.root().join("data")).unwrap().count();
+    let before = packs();
+    place.write("a/two", b"changed");
+    let mut again = place.snapshot(["save"]);
+    again.arg(place.data());
+    let _ = bare(again).ends(2).says("neither moves nor copies");
+    assert_eq!(packs(), before);
+    let cat = format!("{id}:{}", place.data().join("a/one").display());
+    let cat = bare(place.restore(["cat", &cat]));
+    assert_eq!(cat.text(), "the first file", "{}", cat.err);
+}
+
 #[test]
 fn a_remote_is_checked_as_a_tier() {
     if !stage::has_rclone() {

@@ -100,12 +100,16 @@ impl Capture for BelowCapture {
 
 impl BelowCapture {
     fn below(&self, mut entry: Entry) -> Option<Entry> {
-        let stored = entry
-            .path
-            .as_stored()
-            .strip_prefix(self.folder.as_stored())?;
-        let path = EntryPath::from_stored(stored.strip_prefix(&[0])?).ok()?;
-        entry.path = path;
+        entry.path = strip(&entry.path, &self.folder)?;
         Some(entry)
     }
+}
+
+/// A path without the folder in front; nothing for what is not below it.
+pub(crate) fn strip(path: &EntryPath, folder: &EntryPath) -> Option<EntryPath> {
+    if folder.is_root() {
+        return Some(path.clone());
+    }
+    let stored = path.as_stored().strip_prefix(folder.as_stored())?;
+    EntryPath::from_stored(stored.strip_prefix(&[0])?).ok()
 }

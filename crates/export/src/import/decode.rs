@@ -1,14 +1,14 @@
 //! One member of an archive: its header, and what stands in front of it, as an entry.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::io;
 
 use backup_core::{EntryKind, EntryMeta, FileTime, Owner};
-use tar::{Archive, Entry, EntryType};
+use tar::EntryType;
+
+use super::headers::{Blocks, Headers, Raw};
+use super::span::Span;
+use super::sparse::{self, Content};
 
 /// A member of an archive.
 #[derive(Debug)]
@@ -18,160 +18,126 @@ pub(crate) struct Member {
     /// The name of the file that it is another name of.
     pub(crate) link_to: Option<Vec<u8>>,
     pub(crate) meta: EntryMeta,
-    /// Bytes of its content.
-    pub(crate) size: u64,
+    /// Where its content is, if it is a file.
+    pub(crate) content: Option<Content>,
 }
 
-/// Reads a file from a position on.
-#[derive(Debug)]
-pub(crate) struct At {
-    pub(crate) file: Arc<File>,
-    pub(crate) position: u64,
-}
+/// What cannot be an entry: its name, and why.
+pub(crate) type LeftOut = (Vec<u8>, String);
 
-impl Read for At {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(buffer, self.position)?;
-        self.position += read as u64;
-        Ok(read)
-    }
-}
-
-/// The member whose first header stands at a position. What cannot be an entry says why.
-pub(crate) fn member(
-    file: &Arc<File>,
-    start: u64,
-) -> io::Result<Result<Member, (Vec<u8>, String)>> {
-    with_entry(file, start, |mut entry| read(&mut entry))
-}
-
-/// Reads the content of the member at a position.
-pub(crate) fn content<T>(
-    file: &Arc<File>,
-    start: u64,
-    read: impl FnOnce(&mut dyn Read) -> io::Result<T>,
-) -> io::Result<T> {
-    with_entry(file, start, |mut entry| read(&mut entry))
-}
-
-fn with_entry<T>(
-    file: &Arc<File>,
-    start: u64,
-    then: impl FnOnce(Entry<'_, io::BufReader<At>>) -> io::Result<T>,
-) -> io::Result<T> {
-    let at = At {
-        file: Arc::clone(file),
-        position: start,
-    };
-    let mut archive = Archive::new(io::BufReader::with_capacity(64 << 10, at));
-    match archive.entries()?.next() {
-        Some(entry) => then(entry?),
+/// The member whose first header stands at a position.
+pub(crate) fn member(archive: &Span, start: u64) -> io::Result<Result<Member, LeftOut>> {
+    let mut headers = Headers::new(archive.reader(start), start);
+    match headers.next()? {
+        Some(raw) => decode(&mut headers, raw),
         None => Err(io::ErrorKind::UnexpectedEof.into()),
     }
 }
 
-/// What stands in front of a header.
-#[derive(Default)]
-struct Extended {
-    mtime: Option<FileTime>,
-    user: Option<String>,
-    group: Option<String>,
-    xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
-    is_sparse: bool,
-}
-
-fn read(entry: &mut Entry<'_, io::BufReader<At>>) -> io::Result<Result<Member, (Vec<u8>, String)>> {
-    let extended = extended(entry)?;
-    let name = entry.path_bytes().into_owned();
-    if extended.is_sparse {
-        let why =
-            "it is packed with holes in a form that is not understood: unpack it with GNU tar";
-        return Ok(Err((name, why.into())));
-    }
-    let link = entry.link_name_bytes().map(Cow::into_owned);
-    let header = entry.header();
-    let device = |number: io::Result<Option<u32>>| number.ok().flatten().unwrap_or(0);
-    let (major, minor) = (device(header.device_major()), device(header.device_minor()));
+/// The member of a header that was just read.
+pub(crate) fn decode<B: Blocks>(
+    headers: &mut Headers<B>,
+    mut raw: Raw,
+) -> io::Result<Result<Member, LeftOut>> {
+    let name = raw.name();
     let mut link_to = None;
-    let kind = match header.entry_type() {
-        EntryType::Regular | EntryType::Continuous if name.ends_with(b"/") => EntryKind::Directory,
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
-        EntryType::Directory => EntryKind::Directory,
-        EntryType::Symlink => EntryKind::Symlink(link.unwrap_or_default()),
-        EntryType::Link => {
-            link_to = Some(link.unwrap_or_default());
+    let kind = match kind(&raw) {
+        Ok(Some(kind)) => kind,
+        Ok(None) => {
+            link_to = Some(link(&raw));
             EntryKind::File
         }
+        Err(why) => return Ok(Err((name, why))),
+    };
+    let mut content = None;
+    if kind == EntryKind::File && link_to.is_none() {
+        match sparse::content(headers, &mut raw)? {
+            Ok(found) => content = Some(found),
+            Err(why) => {
+                let why = format!("{why}: unpack it with GNU tar");
+                return Ok(Err((name, why)));
+            }
+        }
+    }
+    Ok(Ok(Member {
+        name,
+        link_to,
+        meta: meta(&raw, kind),
+        content,
+    }))
+}
+
+/// What kind of entry it is; nothing for another name of a file.
+fn kind(raw: &Raw) -> Result<Option<EntryKind>, String> {
+    let header = &raw.header;
+    let device = |number: io::Result<Option<u32>>| number.ok().flatten().unwrap_or(0);
+    let (major, minor) = (device(header.device_major()), device(header.device_minor()));
+    Ok(Some(match header.entry_type() {
+        EntryType::Regular | EntryType::Continuous if raw.is_folder() => EntryKind::Directory,
+        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => EntryKind::File,
+        EntryType::Directory => EntryKind::Directory,
+        EntryType::Symlink => EntryKind::Symlink(link(raw)),
+        EntryType::Link => return Ok(None),
         EntryType::Fifo => EntryKind::Fifo,
         EntryType::Char => EntryKind::CharDevice { major, minor },
         EntryType::Block => EntryKind::BlockDevice { major, minor },
         other => {
-            let why = format!(
+            return Err(format!(
                 "it is of a type ({:?}) that is not understood",
                 char::from(other.as_byte())
-            );
-            return Ok(Err((name, why)));
+            ));
         }
-    };
-    let number = |id: io::Result<u64>| id.ok().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
-    let text = |bytes: Option<&[u8]>| {
-        let bytes = bytes.filter(|bytes| !bytes.is_empty())?;
-        Some(String::from_utf8_lossy(bytes).into_owned())
-    };
-    let owner = Owner {
-        uid: number(header.uid()),
-        gid: number(header.gid()),
-        user: extended
-            .user
-            .or_else(|| text(header.username_bytes()))
-            .map(Into::into),
-        group: extended
-            .group
-            .or_else(|| text(header.groupname_bytes()))
-            .map(Into::into),
-    };
-    let seconds = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
-    let meta = EntryMeta {
-        mode: header.mode().unwrap_or(0o600) & 0o7777,
-        owner: Some(owner),
-        mtime: extended.mtime.unwrap_or(FileTime { seconds, nanos: 0 }),
-        xattrs: extended.xattrs.into_iter().collect(),
-        link_group: None,
-        attrs: BTreeMap::new(),
-        kind,
-    };
-    let has_content = meta.kind == EntryKind::File && link_to.is_none();
-    let size = if has_content { entry.size() } else { 0 };
-    Ok(Ok(Member {
-        name,
-        link_to,
-        meta,
-        size,
     }))
 }
 
-fn extended(entry: &mut Entry<'_, io::BufReader<At>>) -> io::Result<Extended> {
-    let mut out = Extended::default();
-    let Some(records) = entry.pax_extensions()? else {
-        return Ok(out);
-    };
-    for record in records {
-        let record = record?;
-        let (key, value) = (record.key_bytes(), record.value_bytes());
-        let text = || Some(String::from_utf8_lossy(value).into_owned()).filter(|it| !it.is_empty());
-        match key {
-            b"mtime" => out.mtime = time(value),
-            b"uname" => out.user = text(),
-            b"gname" => out.group = text(),
-            _ if key.starts_with(b"GNU.sparse.") => out.is_sparse = true,
-            _ => {
-                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                    out.xattrs.insert(attribute(name), value.to_vec());
-                }
-            }
+/// What a link leads to.
+fn link(raw: &Raw) -> Vec<u8> {
+    match (&raw.long_link, raw.record(b"linkpath")) {
+        (Some(link), _) => link.clone(),
+        (None, Some(link)) => link.to_vec(),
+        (None, None) => {
+            let link = raw.header.link_name_bytes();
+            link.map_or_else(Vec::new, |link| link.into_owned())
         }
     }
-    Ok(out)
+}
+
+fn meta(raw: &Raw, kind: EntryKind) -> EntryMeta {
+    let header = &raw.header;
+    let number = |key: &[u8], id: io::Result<u64>| {
+        let id = raw.number(key).or_else(|| id.ok());
+        id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0)
+    };
+    let text = |key: &[u8], bytes: Option<&[u8]>| {
+        let bytes = raw.record(key).filter(|bytes| !bytes.is_empty()).or(bytes);
+        let bytes = bytes.filter(|bytes| !bytes.is_empty())?;
+        Some(String::from_utf8_lossy(bytes).into())
+    };
+    let owner = Owner {
+        uid: number(b"uid", header.uid()),
+        gid: number(b"gid", header.gid()),
+        user: text(b"uname", header.username_bytes()),
+        group: text(b"gname", header.groupname_bytes()),
+    };
+    let seconds = i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0);
+    let mtime = raw.record(b"mtime").and_then(time);
+    let xattrs: BTreeMap<_, _> = raw
+        .records
+        .iter()
+        .filter_map(|(key, value)| {
+            let name = key.strip_prefix(b"SCHILY.xattr.")?;
+            Some((attribute(name), value.clone()))
+        })
+        .collect();
+    EntryMeta {
+        mode: header.mode().unwrap_or(0o600) & 0o7777,
+        owner: Some(owner),
+        mtime: mtime.unwrap_or(FileTime { seconds, nanos: 0 }),
+        xattrs: xattrs.into_iter().collect(),
+        link_group: None,
+        attrs: BTreeMap::new(),
+        kind,
+    }
 }
 
 /// The name of an extended attribute, as GNU tar spells it.

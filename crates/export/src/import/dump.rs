@@ -60,7 +60,9 @@ impl Source for DumpSource {
         let failed = |cause| SourceError::io("read", self.subject(), cause);
         let file = File::open(&self.file).map_err(failed)?;
         let packing = self.packing;
-        let with = move |pass: pump::Pass<'_>| pass(&mut *packing.open(file)?);
+        let with = move |pass: pump::Pass<'_>| {
+            pass(pump::Piece::Data(&mut *packing.open(Box::new(file))?)).map(drop)
+        };
         let segments = pump::segments(with, self.subject(), cx.cancel.clone()).map_err(failed)?;
         let mut meta = EntryMeta::stream(file_time(self.time));
         let name = self.file.file_name().unwrap_or_default();

@@ -3,21 +3,16 @@
 //! are kept for each member.
 
 use std::collections::HashSet;
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::sync::Arc;
+use std::ops::Range;
 
 use backup_core::{EntryPath, Finding, FindingKind, Severity};
-use tar::{EntryType, GnuExtSparseHeader, Header, PaxExtensions};
 
-use super::decode::{Member, member};
+use super::decode::{Member, decode};
+use super::headers::Headers;
+use super::span::Span;
+use crate::stop::{Stop, stopped};
 
-/// Bytes of a block.
-const BLOCK: u64 = 512;
-/// Longest extension in front of a header: names, attributes. What is longer is no archive that a
-/// program made.
-const MOST_EXTENSION: u64 = 4 << 20;
 /// Findings that are kept word by word.
 const MOST_FINDINGS: usize = 1000;
 
@@ -26,8 +21,9 @@ const MOST_FINDINGS: usize = 1000;
 pub(crate) struct Place {
     pub(crate) path: EntryPath,
     pub(crate) start: u64,
-    /// Of another name of a file: the path of that file, then where it stands.
+    /// Of another name of a file: the path of that file.
     link_to: Option<Box<EntryPath>>,
+    /// Where the member stands whose content it has.
     pub(crate) content: u64,
 }
 
@@ -42,20 +38,36 @@ pub(crate) struct Index {
 
 impl Index {
     /// Goes through an archive that is not packed.
-    pub(crate) fn read(file: &Arc<File>, stop: &dyn Fn() -> bool) -> io::Result<Self> {
+    pub(crate) fn read(archive: &Span, stop: Stop<'_>) -> io::Result<Self> {
         let mut index = Self::default();
-        let mut headers = Headers { file, next: 0 };
-        while let Some(start) = headers.next()? {
+        let mut headers = Headers::new(archive.reader(0), 0);
+        while let Some(raw) = headers.next()? {
             if stop() {
-                return Err(io::ErrorKind::Interrupted.into());
+                return Err(stopped());
             }
-            match member(file, start)? {
+            let start = raw.start;
+            match decode(&mut headers, raw)? {
                 Ok(member) => index.add(start, &member),
                 Err((name, why)) => index.left_out(&name, why),
             }
         }
         index.order();
         Ok(index)
+    }
+
+    /// Where the members stand that lie below a folder.
+    pub(crate) fn below(&self, folder: &EntryPath) -> Range<usize> {
+        let from = self.places.partition_point(|place| place.path < *folder);
+        let behind = self.places.get(from..).unwrap_or_default();
+        let count = behind.partition_point(|place| place.path.starts_with(folder));
+        let itself = behind.first().is_some_and(|place| place.path == *folder);
+        from + usize::from(itself)..from + count
+    }
+
+    /// The number of the member of a path.
+    pub(crate) fn find(&self, path: &EntryPath) -> Option<usize> {
+        let found = self.places.binary_search_by(|place| place.path.cmp(path));
+        found.ok()
     }
 
     fn add(&mut self, start: u64, member: &Member) {
@@ -85,46 +97,72 @@ impl Index {
     /// Puts members into the order of their paths. Of several of one path the last counts, as it does for
     /// whoever unpacks them.
     fn order(&mut self) {
-        let key = |place: &Place| (place.path.clone(), std::cmp::Reverse(place.start));
-        self.places.sort_by_cached_key(key);
         self.places
-            .dedup_by(|later, first| later.path == first.path);
-        let mut lost = Vec::new();
-        let targets: Vec<Option<u64>> =
-            self.places.iter().map(|place| self.target(place)).collect();
-        for (place, target) in self.places.iter_mut().zip(targets) {
-            match target {
-                Some(target) => {
-                    place.content = target;
-                    if place.link_to.is_some() {
-                        self.linked.insert(target);
-                    }
-                }
-                None => lost.push(place.path.clone()),
+            .sort_by(|a, b| (&a.path, a.start).cmp(&(&b.path, b.start)));
+        let lost = self.resolve();
+        // Now the last of each path is the first.
+        self.places.reverse();
+        self.places
+            .dedup_by(|earlier, last| earlier.path == last.path);
+        self.places.reverse();
+        let (places, linked) = (&mut self.places, &mut self.linked);
+        let mut left = Vec::new();
+        places.retain(|place| {
+            let is_lost = lost.contains(&place.start);
+            if is_lost {
+                left.push(place.path.clone());
+            } else if place.link_to.is_some() {
+                linked.insert(place.content);
             }
-        }
-        if lost.is_empty() {
-            return;
-        }
-        let is_lost: HashSet<EntryPath> = lost.iter().cloned().collect();
-        self.places.retain(|place| !is_lost.contains(&place.path));
-        for path in lost {
+            !is_lost
+        });
+        for path in left {
             let why = "it is another name of a file that is not in the archive".to_owned();
             self.left_out(&path.to_slashed(), why);
         }
     }
 
-    /// Where the content of a member stands; nothing where it is that of a file that is not there.
-    fn target(&self, place: &Place) -> Option<u64> {
-        let Some(to) = &place.link_to else {
-            return Some(place.start);
-        };
-        let at = self
+    /// Finds what other names are names of: of what stood at that path when whoever unpacks comes to them, which may
+    /// be replaced later on. Gives those that are names of nothing.
+    fn resolve(&mut self) -> HashSet<u64> {
+        let mut links: Vec<usize> = (0..self.places.len())
+            .filter(|&at| self.places.get(at).is_some_and(|it| it.link_to.is_some()))
+            .collect();
+        // One that leads to another comes behind it, so that has been resolved.
+        links.sort_by_key(|&at| self.places.get(at).map(|place| place.start));
+        let mut lost = HashSet::new();
+        for at in links {
+            let target = self.places.get(at).and_then(|place| self.target(place));
+            let content = target.filter(|target| !lost.contains(&target.start));
+            let content = content.map(|target| target.content);
+            let Some(place) = self.places.get_mut(at) else {
+                continue;
+            };
+            match content {
+                Some(content) => place.content = content,
+                None => {
+                    lost.insert(place.start);
+                }
+            }
+        }
+        lost
+    }
+
+    /// The member that a place is another name of.
+    fn target(&self, place: &Place) -> Option<&Place> {
+        let to = place.link_to.as_deref()?;
+        let key = (to, place.start);
+        let behind = self
             .places
-            .binary_search_by(|other| other.path.cmp(to))
-            .ok()?;
-        let target = self.places.get(at)?;
-        target.link_to.is_none().then_some(target.start)
+            .partition_point(|other| (&other.path, other.start) < key);
+        let before = behind.checked_sub(1).and_then(|at| self.places.get(at));
+        let is_file = |other: &&Place| other.path == *to;
+        if let Some(found) = before.filter(is_file) {
+            return Some(found);
+        }
+        // Nothing could be unpacked there; what is not lost is taken all the same.
+        let later = self.places.get(behind).filter(is_file);
+        later.filter(|other| other.link_to.is_none())
     }
 
     fn left_out(&mut self, name: &[u8], why: String) {
@@ -138,7 +176,7 @@ impl Index {
 }
 
 /// The path of a name: `./` and slashes in front do not count, and none may lead out.
-fn inside(name: &[u8]) -> Result<EntryPath, String> {
+pub(crate) fn inside(name: &[u8]) -> Result<EntryPath, String> {
     let mut path = EntryPath::root();
     for part in name.split(|byte| *byte == b'/') {
         if part.is_empty() || part == b"." {
@@ -148,148 +186,6 @@ fn inside(name: &[u8]) -> Result<EntryPath, String> {
         pushed.map_err(|error| format!("it would leave its folder, or is no path: {error}"))?;
     }
     Ok(path)
-}
-
-/// Goes from header to header.
-struct Headers<'f> {
-    file: &'f Arc<File>,
-    next: u64,
-}
-
-impl Headers<'_> {
-    /// Where the next member begins, with what stands in front of its header; nothing at the end.
-    fn next(&mut self) -> io::Result<Option<u64>> {
-        let mut start = self.next;
-        let mut size_before = None;
-        loop {
-            let mut block = [0; BLOCK as usize];
-            let read = self.read(&mut block, self.next)?;
-            // Some programs write no blocks of zeros behind the last member.
-            if read == 0 || block.iter().all(|byte| *byte == 0) {
-                if self.next == start {
-                    return Ok(None);
-                }
-                return Err(damaged("it ends behind an extension of a header"));
-            }
-            if read < block.len() {
-                return Err(damaged("it ends within a header"));
-            }
-            let header = Header::from_byte_slice(&block);
-            check(header)?;
-            self.next += BLOCK;
-            let kind = header.entry_type();
-            let size = header.entry_size()?;
-            if is_extension(kind) {
-                if size > MOST_EXTENSION {
-                    return Err(damaged("an extension of a header is too long"));
-                }
-                if kind == EntryType::XHeader {
-                    size_before = self.size(size)?;
-                }
-                let is_of_all = kind == EntryType::XGlobalHeader;
-                let is_first = self.next == start + BLOCK;
-                if is_of_all && !is_first {
-                    return Err(damaged("a header of all members is amid those of one"));
-                }
-                self.pass(size)?;
-                if is_of_all {
-                    // It belongs to no member: the next one begins behind it.
-                    start = self.next;
-                }
-                continue;
-            }
-            if kind == EntryType::GNUSparse
-                && header.as_gnu().is_some_and(tar::GnuHeader::is_extended)
-            {
-                self.pass_maps()?;
-            }
-            self.pass(size_before.unwrap_or(size))?;
-            return Ok(Some(start));
-        }
-    }
-
-    fn read(&self, buffer: &mut [u8], position: u64) -> io::Result<usize> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, position + filled as u64)? {
-                0 => break,
-                read => filled += read,
-            }
-        }
-        Ok(filled)
-    }
-
-    /// Passes over content. All of it must be there.
-    fn pass(&mut self, size: u64) -> io::Result<()> {
-        let blocks = size.div_ceil(BLOCK).checked_mul(BLOCK);
-        let next = blocks.and_then(|bytes| self.next.checked_add(bytes));
-        let end = self.next.checked_add(size);
-        let (Some(next), Some(end)) = (next, end) else {
-            return Err(damaged("a size is too large"));
-        };
-        if end > self.file.metadata()?.len() {
-            return Err(damaged("it ends within the content of a member"));
-        }
-        self.next = next;
-        Ok(())
-    }
-
-    /// The size that an extended header says, if it says one.
-    fn size(&self, length: u64) -> io::Result<Option<u64>> {
-        let mut records = vec![0; usize::try_from(length).unwrap_or(0)];
-        let read = self.read(&mut records, self.next)?;
-        records.truncate(read);
-        for record in PaxExtensions::new(&records) {
-            let record = record?;
-            if record.key_bytes() == b"size" {
-                let text = std::str::from_utf8(record.value_bytes()).unwrap_or_default();
-                let size = text.parse().map_err(|_| damaged("a size is no number"))?;
-                return Ok(Some(size));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Passes over the blocks that say where a file has holes.
-    fn pass_maps(&mut self) -> io::Result<()> {
-        loop {
-            let mut map = GnuExtSparseHeader::new();
-            if self.read(map.as_mut_bytes(), self.next)? < 512 {
-                return Err(damaged("it ends within a header"));
-            }
-            self.next += BLOCK;
-            if !map.is_extended() {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn is_extension(kind: EntryType) -> bool {
-    matches!(
-        kind,
-        EntryType::XHeader
-            | EntryType::XGlobalHeader
-            | EntryType::GNULongName
-            | EntryType::GNULongLink
-    )
-}
-
-/// Sees that a block is a header.
-fn check(header: &Header) -> io::Result<()> {
-    let bytes = header.as_bytes();
-    let (before, after) = (bytes.get(..148), bytes.get(156..));
-    let all = before.into_iter().chain(after).flatten();
-    let sum = all.map(|byte| u32::from(*byte)).sum::<u32>() + 8 * 32;
-    if header.cksum()? == sum {
-        Ok(())
-    } else {
-        Err(damaged("a header does not have its checksum"))
-    }
-}
-
-fn damaged(why: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, why)
 }
 
 #[cfg(test)]
@@ -304,5 +200,76 @@ mod tests {
         assert!(of("../a").is_err());
         assert!(of("a/../../b").is_err());
         assert_eq!(of("./"), Ok(String::new()));
+    }
+
+    fn place(start: u64, path: &str, link_to: Option<&str>) -> Place {
+        let of = |path: &str| EntryPath::from_slashed(path.as_bytes()).unwrap();
+        Place {
+            path: of(path),
+            start,
+            link_to: link_to.map(|to| Box::new(of(to))),
+            content: start,
+        }
+    }
+
+    #[test]
+    fn a_further_name_is_one_of_what_stood_there_when_it_was_made() {
+        let mut index = Index {
+            places: vec![
+                place(1, "a", None),
+                place(2, "b", Some("a")),
+                place(3, "c", Some("b")),
+                place(4, "a", None),
+                place(5, "d", Some("a")),
+                place(6, "b", None),
+                place(7, "early", Some("late")),
+                place(8, "late", None),
+                place(9, "lost", Some("nothing")),
+                place(10, "lost-too", Some("lost")),
+            ],
+            ..Index::default()
+        };
+        index.order();
+        let found: Vec<_> = index
+            .places
+            .iter()
+            .map(|place| (place.path.to_string(), place.content))
+            .collect();
+        let wanted = [
+            ("a", 4),
+            ("b", 6),
+            ("c", 1),
+            ("d", 4),
+            ("early", 8),
+            ("late", 8),
+        ];
+        assert_eq!(found, wanted.map(|(path, at)| (path.to_owned(), at)));
+        assert_eq!(index.findings.len(), 2, "{:?}", index.findings);
+        assert_eq!(index.linked, HashSet::from([1, 4, 8]));
+    }
+
+    #[test]
+    fn what_lies_below_a_folder_is_a_range() {
+        let paths = ["a", "a/b", "a/b/c", "a/b.c", "a/c", "b"];
+        let mut index = Index {
+            places: (0..)
+                .zip(paths)
+                .map(|(at, path)| place(at, path, None))
+                .collect(),
+            ..Index::default()
+        };
+        index.order();
+        let of = |path: &str| {
+            let range = index.below(&EntryPath::from_slashed(path.as_bytes()).unwrap());
+            let places = &index.places[range];
+            places
+                .iter()
+                .map(|it| it.path.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("a/b"), ["a/b/c"]);
+        assert_eq!(of("a"), ["a/b", "a/b/c", "a/b.c", "a/c"]);
+        assert_eq!(of(""), ["a", "a/b", "a/b/c", "a/b.c", "a/c", "b"]);
+        assert_eq!(of("x"), [""; 0]);
     }
 }

@@ -3,7 +3,8 @@
 //! [`scan::scan`] finds what there is at a path; [`item::Item`] says what a snapshot of it would be called, when it was
 //! made, and by which mark one tells that it was imported before. [`dump::DumpSource`] reads one dump,
 //! unpacked, so that it shares what it has in common with its neighbours; [`archive::ArchiveSource`] reads
-//! an archive without unpacking it; [`below::Below`] takes the folder that a tree lies in off its paths.
+//! an archive without unpacking it, also one that holds whole exports; [`below::Below`] takes the folder that a tree
+//! lies in off its paths.
 
 pub mod archive;
 pub mod below;
@@ -13,15 +14,21 @@ pub mod item;
 pub mod scan;
 
 mod decode;
+mod headers;
 mod index;
+mod opened;
+mod packed;
 mod packing;
 mod pump;
+mod span;
+mod sparse;
 
-pub use archive::ArchiveSource;
+pub use archive::{ArchiveSource, Lies};
 pub use below::Below;
 pub use date::DateFrom;
 pub use dump::DumpSource;
-pub use item::{Item, What};
+pub use item::{Archives, Item, What};
+pub use opened::Opened;
 pub use packing::Packing;
 pub use scan::scan;
 

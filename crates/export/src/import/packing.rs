@@ -1,6 +1,5 @@
 //! How a file is packed, told from its first bytes, and what unpacks it.
 
-use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 /// How a file is packed.
@@ -29,12 +28,12 @@ impl Packing {
         }
     }
 
-    /// What reads the content of a file that is packed like that.
+    /// What reads the content of what is packed like that.
     ///
     /// # Errors
     /// What the library says.
-    pub fn open(self, file: File) -> io::Result<Box<dyn Read + Send>> {
-        let file = BufReader::with_capacity(1 << 18, file);
+    pub fn open(self, packed: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+        let file = BufReader::with_capacity(1 << 18, packed);
         Ok(match self {
             Self::None => Box::new(file),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),

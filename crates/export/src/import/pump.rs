@@ -15,11 +15,26 @@ const PIECE: usize = 1 << 20;
 /// Segments that are read ahead.
 const AHEAD: usize = 2;
 
-/// Passes on what a reader yields.
-pub(crate) type Pass<'p> = &'p mut dyn FnMut(&mut dyn Read) -> io::Result<()>;
+/// What a content is passed on in.
+pub(crate) enum Piece<'p> {
+    /// All that a reader yields.
+    Data(&'p mut dyn Read),
+    /// So many bytes that are zeros and take no space.
+    Hole(u64),
+}
 
-/// The content of the reader that `with` opens and passes on. An error while it is read is an error of the
-/// stream: then there is no snapshot.
+/// Passes a piece on; says whether more is wanted.
+pub(crate) type Pass<'p> = &'p mut dyn FnMut(Piece<'_>) -> io::Result<bool>;
+
+/// What goes through the queue.
+enum Part {
+    Bytes(Bytes),
+    Hole(u64),
+    End,
+}
+
+/// The content that `with` passes on. An error while it is read is an error of the stream: then there is no
+/// snapshot.
 pub(crate) fn segments(
     with: impl FnOnce(Pass<'_>) -> io::Result<()> + Send + 'static,
     subject: String,
@@ -29,9 +44,12 @@ pub(crate) fn segments(
     std::thread::Builder::new()
         .name("import".into())
         .spawn(move || {
-            let ended = with(&mut |reader| read_all(reader, &sender));
+            let ended = with(&mut |piece| match piece {
+                Piece::Data(reader) => read_all(reader, &sender),
+                Piece::Hole(bytes) => Ok(sender.blocking_send(Ok(Part::Hole(bytes))).is_ok()),
+            });
             // Nobody may wait for it any more.
-            let _ = sender.blocking_send(ended.map(|()| Bytes::new()));
+            let _ = sender.blocking_send(ended.map(|()| Part::End));
         })?;
     let state = State {
         receiver,
@@ -46,19 +64,23 @@ pub(crate) fn segments(
     })))
 }
 
-fn read_all(reader: &mut dyn Read, sender: &mpsc::Sender<io::Result<Bytes>>) -> io::Result<()> {
+/// Reads everything; says whether it was taken.
+fn read_all(reader: &mut dyn Read, sender: &mpsc::Sender<io::Result<Part>>) -> io::Result<bool> {
     loop {
         let mut piece = vec![0; PIECE];
         let filled = read_full(reader, &mut piece)?;
         piece.truncate(filled);
-        if filled == 0 || sender.blocking_send(Ok(piece.into())).is_err() {
-            return Ok(());
+        if filled == 0 {
+            return Ok(true);
+        }
+        if sender.blocking_send(Ok(Part::Bytes(piece.into()))).is_err() {
+            return Ok(false);
         }
     }
 }
 
 struct State {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    receiver: mpsc::Receiver<io::Result<Part>>,
     offset: u64,
     subject: String,
     cancel: CancellationToken,
@@ -79,11 +101,16 @@ impl State {
             piece = self.receiver.recv() => piece,
         };
         match piece {
-            Some(Ok(bytes)) if bytes.is_empty() => {
+            Some(Ok(Part::End)) => {
                 self.is_over = true;
                 None
             }
-            Some(Ok(bytes)) => {
+            Some(Ok(Part::Hole(bytes))) => {
+                let from = self.offset;
+                self.offset = from.saturating_add(bytes);
+                Some(Ok(Segment::Zero(from..self.offset)))
+            }
+            Some(Ok(Part::Bytes(bytes))) => {
                 let offset = self.offset;
                 self.offset += bytes.len() as u64;
                 Some(Ok(Segment::Data { offset, bytes }))

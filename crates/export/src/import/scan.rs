@@ -6,15 +6,18 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use backup_core::{EntryPath, Finding, FindingKind, Severity};
+use backup_core::{EntryPath, Finding, FindingKind, OpContext, Severity};
+use backup_engine::EngineError;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::date::{DateFrom, of_name};
-use super::item::{Item, Original, What, component_path};
+use super::item::{Item, Original, Place, What, component_path, name_below_data};
+use super::packed::{Held, look_into, shown};
 use super::packing::{Packing, encrypted_with, read_full};
 use crate::error::{ExportError, Result, at};
 use crate::metadata::{self, Metadata};
+use crate::stop::is_stopped;
 use crate::{place, sums};
 
 /// How deep folders are gone down into.
@@ -43,10 +46,14 @@ pub struct Scan {
 
 /// Finds what there is to import at a path; only reads. `zone` is that of dates in names.
 ///
+/// Archives are gone through as far as it takes to see whether they hold exports; blocks.
+///
 /// # Errors
-/// [`ExportError::File`] when the path cannot be read at all.
-pub fn scan(path: &Path, date_from: DateFrom, zone: &TimeZone) -> Result<Scan> {
+/// [`ExportError::File`] when the path cannot be read at all; [`ExportError::Invalid`] for what nothing can be read
+/// from twice, such as a pipe.
+pub fn scan(cx: &OpContext, path: &Path, date_from: DateFrom, zone: &TimeZone) -> Result<Scan> {
     let mut scanner = Scanner {
+        cx,
         date_from,
         zone,
         out: Scan::default(),
@@ -54,8 +61,13 @@ pub fn scan(path: &Path, date_from: DateFrom, zone: &TimeZone) -> Result<Scan> {
     let found = fs::metadata(path).map_err(at("read", path))?;
     if found.is_dir() {
         scanner.folder(path, 0)?;
-    } else {
+    } else if found.is_file() {
         scanner.file(path)?;
+    } else {
+        let shown = path.display();
+        return Err(ExportError::Invalid(format!(
+            "{shown} is neither a file nor a folder; for what a program yields there is `snapshot save --stdin`"
+        )));
     }
     let mut out = scanner.out;
     out.items
@@ -64,6 +76,7 @@ pub fn scan(path: &Path, date_from: DateFrom, zone: &TimeZone) -> Result<Scan> {
 }
 
 struct Scanner<'s> {
+    cx: &'s OpContext,
     date_from: DateFrom,
     zone: &'s TimeZone,
     out: Scan,
@@ -82,16 +95,10 @@ impl Scanner<'_> {
     }
 
     fn folder(&mut self, folder: &Path, depth: usize) -> Result<()> {
-        let has = |name: &str| {
-            folder
-                .join(name)
-                .symlink_metadata()
-                .is_ok_and(|it| it.is_file())
-        };
-        if has(metadata::NAME) && has(sums::NAME) {
-            if let Err(error) = self.export(folder) {
-                self.found(FindingKind::Damaged, folder, error.to_string());
-            }
+        if self.cx.cancel.is_cancelled() {
+            return Err(EngineError::Cancelled.into());
+        }
+        if self.whole_folder(folder) {
             return Ok(());
         }
         if depth > MOST_DEEP {
@@ -120,54 +127,102 @@ impl Scanner<'_> {
                 );
                 Ok(())
             };
-            if let Err(error) = ended {
-                self.found(FindingKind::Unreadable, &path, error.to_string());
+            match ended {
+                Err(error @ ExportError::Engine(_)) => return Err(error),
+                Err(error) => self.found(FindingKind::Unreadable, &path, error.to_string()),
+                Ok(()) => {}
             }
         }
         Ok(())
     }
 
+    /// Takes a folder that is an export, or a part of one; says whether it is.
+    fn whole_folder(&mut self, folder: &Path) -> bool {
+        let kind = |name: &str| {
+            let found = folder.join(name).symlink_metadata();
+            found.ok().map(|found| found.is_file())
+        };
+        let said = Metadata::read(folder);
+        match (kind(metadata::NAME), kind(sums::NAME)) {
+            (Some(true), Some(true)) => {}
+            // Its files are no dumps.
+            (Some(_), Some(_)) => {
+                let (one, other) = (metadata::NAME, sums::NAME);
+                let why = format!("{one} or {other} is no file: take another copy of this export");
+                self.found(FindingKind::Damaged, folder, why);
+                return true;
+            }
+            (Some(_), None) if said.is_ok() => {
+                self.part(folder);
+                return true;
+            }
+            _ => return false,
+        }
+        let place = Place::Folder(folder.to_path_buf());
+        let items = said.and_then(|said| self.export(&place, &said));
+        if let Err(error) = items {
+            self.found(FindingKind::Damaged, folder, error.to_string());
+        }
+        true
+    }
+
+    fn part(&mut self, path: &Path) {
+        let why = format!(
+            "it is a part of an export: {} is missing. Take another copy of it, or give a folder in `data` of it for \
+             what it is",
+            sums::NAME
+        );
+        self.found(FindingKind::Damaged, path, why);
+    }
+
     /// An export: each of its components.
-    fn export(&mut self, folder: &Path) -> Result<()> {
-        let said = Metadata::read(folder)?;
+    fn export(&mut self, place: &Place, said: &Metadata) -> Result<()> {
+        let shown = place.shown();
+        let wrong = |why: String| ExportError::NotWhole {
+            path: shown.clone(),
+            why,
+        };
         let safe = |text: &str| !text.is_empty() && !text.chars().any(char::is_control);
         if ![&said.id, &said.name, &said.host]
             .into_iter()
             .all(|text| safe(text))
         {
-            return Err(ExportError::NotWhole {
-                path: folder.to_path_buf(),
-                why: "its metadata have an empty name, or control characters in one".into(),
-            });
+            let why = "its metadata have an empty name, or control characters in one";
+            return Err(wrong(why.into()));
         }
         if let Some(program) = &said.encryption {
             let why = format!(
                 "it is encrypted: decrypt the file in data with {program}, and import that"
             );
-            self.found(FindingKind::Skipped, folder, why);
+            self.found(FindingKind::Skipped, &shown, why);
             return Ok(());
         }
+        let mut items = Vec::new();
         for component in &said.components {
-            let path = component_path(folder, &component.path)?;
+            let Some(name) = name_below_data(&component.path) else {
+                let path = &component.path;
+                let why = format!("its metadata name a component outside of data: {path:?}");
+                return Err(wrong(why));
+            };
+            let path = match place {
+                Place::Folder(folder) => component_path(folder, name)?,
+                Place::InArchive { .. } => shown.join(&component.path),
+            };
             let what = match said.layout.as_str() {
                 "tree" => What::Tree,
                 "tar" => What::Archive(Packing::None),
                 "tar.gz" => What::Archive(Packing::Gzip),
                 "tar.zst" => What::Archive(Packing::Zstd),
-                other => {
-                    return Err(ExportError::NotWhole {
-                        path: folder.to_path_buf(),
-                        why: format!("its layout {other:?} is not known"),
-                    });
-                }
+                other => return Err(wrong(format!("its layout {other:?} is not known"))),
             };
-            self.out.items.push(Item {
+            items.push(Item {
                 path,
                 what,
                 name: said.name.clone(),
                 time: said.time,
                 original: Some(Original {
-                    export: folder.to_path_buf(),
+                    export: place.clone(),
+                    below_data: name.to_owned(),
                     id: said.id.clone(),
                     component: component.name.clone(),
                     host: said.host.clone(),
@@ -178,7 +233,48 @@ impl Scanner<'_> {
                 }),
             });
         }
+        self.out.items.append(&mut items);
         Ok(())
+    }
+
+    /// Takes an archive that holds exports, or a part of one; says whether it did.
+    fn exports_in(&mut self, path: &Path, packing: Packing) -> Result<bool> {
+        let cancel = &self.cx.cancel;
+        match look_into(path, packing, &|| cancel.is_cancelled()) {
+            Ok(Held::Other) => return Ok(false),
+            Ok(Held::Part(below)) => self.part(&shown(path, &below)),
+            Ok(Held::OnlyLink) => {
+                let why = "it holds the link to an export and not the export: pack the folder that it leads to";
+                self.found(FindingKind::Damaged, path, why);
+            }
+            Ok(Held::Exports { exports, beside }) => {
+                for (below, said) in exports {
+                    let place = Place::InArchive {
+                        file: path.to_path_buf(),
+                        packing,
+                        below,
+                    };
+                    let path = place.shown();
+                    let said = said.map_err(|why| ExportError::NotWhole {
+                        path: path.clone(),
+                        why,
+                    });
+                    if let Err(error) = said.and_then(|said| self.export(&place, &said)) {
+                        self.found(FindingKind::Damaged, &path, error.to_string());
+                    }
+                }
+                for name in beside {
+                    let why = "it lies beside exports and is no part of one";
+                    self.found(FindingKind::Skipped, &shown(path, &name), why);
+                }
+            }
+            Err(error) if is_stopped(&error) => return Err(EngineError::Cancelled.into()),
+            Err(error) => {
+                let why = format!("the archive cannot be read: {error}");
+                self.found(FindingKind::Damaged, path, why);
+            }
+        }
+        Ok(true)
     }
 
     fn file(&mut self, path: &Path) -> Result<()> {
@@ -211,6 +307,9 @@ impl Scanner<'_> {
                 return Ok(());
             }
         };
+        if is_archive && self.exports_in(path, packing)? {
+            return Ok(());
+        }
         let Named { line, inner, at } = named(&name, packing, self.zone);
         let time = match self.date_from {
             DateFrom::Name => at.unwrap_or(changed),
@@ -254,7 +353,7 @@ fn begin_of(path: &Path) -> io::Result<(Vec<u8>, Timestamp)> {
 /// Whether what a file holds, unpacked, begins as an archive does.
 fn is_archive(path: &Path, packing: Packing) -> io::Result<bool> {
     let mut block = [0; 512];
-    let mut reader = packing.open(File::open(path)?)?;
+    let mut reader = packing.open(Box::new(File::open(path)?))?;
     let filled = read_full(&mut *reader, &mut block)?;
     Ok(filled == block.len() && block.get(257..262) == Some(b"ustar"))
 }

@@ -48,6 +48,20 @@ pub(crate) struct Abilities {
 pub(crate) struct Features {
     #[serde(rename = "About", default)]
     pub(crate) about: bool,
+    /// Whether it moves files by itself.
+    #[serde(rename = "Move", default)]
+    pub(crate) moves: bool,
+    /// Whether it copies them by itself; rclone moves by that and by deleting the old one.
+    #[serde(rename = "Copy", default)]
+    pub(crate) copies: bool,
+}
+
+impl Features {
+    /// Whether a file gets another name without being sent once more. Otherwise rclone's move is an upload straight to
+    /// the new name, and who looks there meanwhile, or after it was broken off, finds a torn object.
+    pub(crate) const fn renames(&self) -> bool {
+        self.moves || self.copies
+    }
 }
 
 /// The room of a remote.
@@ -203,7 +217,7 @@ impl Control<'_> {
         Ok(found.item.filter(|item| !item.is_folder))
     }
 
-    /// Gives a file another name, whatever had that name before.
+    /// Gives a file another name, whatever had that name before. Only where [`Features::renames`].
     pub(crate) async fn rename(&self, from: &str, to: &str) -> Outcome<()> {
         let fs = self.fs;
         let question = json!({"srcFs": fs, "srcRemote": from, "dstFs": fs, "dstRemote": to});
@@ -367,6 +381,21 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         assert_eq!(escaped("my cloud:a/ü"), "my%20cloud%3Aa/%C3%BC");
+    }
+
+    #[test]
+    fn what_a_remote_can_do_is_read_and_what_is_not_told_it_cannot() {
+        let of = |text: &str| serde_json::from_str::<Abilities>(text).unwrap();
+        let renames = |text: &str| of(text).features.renames();
+        assert!(renames(
+            r#"{"Features":{"Move":true,"Copy":false},"Hashes":[]}"#
+        ));
+        assert!(renames(r#"{"Features":{"Move":false,"Copy":true}}"#));
+        assert!(!renames(
+            r#"{"Features":{"Move":false,"Copy":false,"About":true}}"#
+        ));
+        assert!(!renames(r#"{"Features":{"DirMove":true}}"#));
+        assert!(!renames("{}"));
     }
 
     #[test]

@@ -81,6 +81,11 @@ pub(crate) enum Wrong {
     OtherHash(&'static str),
     #[error("what comes back is not what was sent")]
     OtherBytes,
+    #[error(
+        "this remote neither moves nor copies files by itself (`rclone backend features {0}`), so that an upload that \
+         breaks off would leave a torn object: repositories on it can be read, and not written; choose another remote"
+    )]
+    NoRename(String),
     #[error("rclone's remotes have no versions, so no version can be replaced")]
     NoVersions,
     #[error("objects may have up to {limit} bytes, this one has {size}")]

@@ -275,6 +275,10 @@ impl Sink for RcloneSink {
             if matches!(mode, PutMode::ReplaceIf(_)) {
                 return ours(ErrorKind::Unsupported, Wrong::NoVersions);
             }
+            if !ready.renames {
+                let remote = format!("{}:", tier.place.remote);
+                return ours(ErrorKind::Unsupported, Wrong::NoRename(remote));
+            }
             let _alone = self.tier.lock_of(key).lock().await;
             let put = Put {
                 running: &ready.running,

@@ -36,6 +36,8 @@ pub(crate) struct Ready {
     pub(crate) running: Shared,
     pub(crate) hash: Option<Hash>,
     pub(crate) tells_room: bool,
+    /// Whether a file can be given its name once it has arrived.
+    pub(crate) renames: bool,
 }
 
 /// What was asked so far.
@@ -134,6 +136,7 @@ impl Tier {
             running: Arc::new(running),
             hash: Hash::best_of(&abilities.hashes),
             tells_room: abilities.features.about,
+            renames: abilities.features.renames(),
         };
         *ready = Some(made.clone());
         Ok(made)
