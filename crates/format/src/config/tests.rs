@@ -143,6 +143,36 @@ fn an_unknown_feature_stops_only_the_operations_that_need_it() {
 }
 
 #[test]
+fn where_packs_lie_apart_is_said_with_the_number_of_the_place() {
+    let keys = fixed_set();
+    let mut config = sample();
+    assert_eq!(config.cold_place(), None);
+    config.features.read.push("zzz".into());
+    config.set_cold_place(Some([7; 16]));
+    assert_eq!(config.features.read, ["cold-data", "zzz"]);
+    config.features.read.pop();
+    let bytes = config.seal(&keys).unwrap();
+    let read = Config::parse(&bytes).unwrap().verify_mac(0, &keys).unwrap();
+    assert_eq!(read.cold_place(), Some([7; 16]));
+    for operation in [
+        Operation::Read,
+        Operation::Write,
+        Operation::Verify,
+        Operation::Prune,
+    ] {
+        read.check_features(operation).unwrap();
+        assert_eq!(read.features.of(operation), ["cold-data"]);
+    }
+    // Another place's copy of it differs in this, and in nothing else.
+    let mut back = read;
+    back.set_cold_place(None);
+    assert_eq!(back, sample());
+    // Without the number nobody could tell the right place from another.
+    config.extra.clear();
+    assert!(matches!(config.seal(&keys), Err(ConfigError::Invalid(_))));
+}
+
+#[test]
 fn later_configurations_follow_by_number() {
     let keys = fixed_set().with_next_epoch().unwrap();
     let mut next = sample().next().unwrap();
