@@ -378,7 +378,7 @@ fn of_cold_place(error: &ColdPlaceError, what: String) -> Failure {
         _ => Failure::new(
             Exit::Conflict,
             what,
-            "choose another place; if a run that was killed before its repository was made has left that object, and nothing else is there, delete it",
+            "to open that repository, name its first place, and this one behind `cold=` (the recovery sheet has both); for a new one choose another place. Only where nothing else lies here has a run that was killed left that object, and it may be deleted",
         ),
     }
 }

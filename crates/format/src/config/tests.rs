@@ -303,6 +303,14 @@ fn the_bytes_of_a_configuration_are_frozen() {
     assert_eq!(config, sample());
 }
 
+#[test]
+fn the_bytes_of_a_configuration_with_a_place_of_packs_are_frozen() {
+    let keys = fixed_set();
+    let mut config = sample();
+    config.set_cold_place(Some([0xab; 16]));
+    assert_eq!(hex(&config.seal(&keys).unwrap()), COLD_CONFIG);
+}
+
 proptest! {
     #[test]
     fn reading_random_bytes_is_an_error_not_a_panic(
@@ -339,3 +347,5 @@ const CONFIG: &str = "424b5359434f4e46010000424242424242424242424242424242424242
     804080808002000000804080800401003e61676531746b386e75683063766a376535793978737a723630633368767170\
     796b77716d63727179797a76396d6138393477686d773465736a6a677a673400c0825bc237d2046154c75f78cf6d7366\
     8d120ae0fb972a1e4e0aead4b3e55a09";
+
+const COLD_CONFIG: &str = "";
