@@ -9,9 +9,9 @@ use crate::cold::ColdPlaceError;
 use crate::error::{EngineError, Result};
 
 /// Where objects lie that only a finished repository has. Key slots are written before `config/0`,
-/// so slots alone are those of an `init` that was killed; they open nothing.
+/// so slots alone are those of an `init` that was killed; they open nothing. Packs come last: where all that there
+/// is is packs, and the mark of their place, they are those of a repository elsewhere.
 const PLACES: [&str; 14] = [
-    COLD,
     "snap/",
     "sessions/",
     "refs/",
@@ -21,8 +21,9 @@ const PLACES: [&str; 14] = [
     "holds/",
     "verdicts/",
     "gc/",
-    "data/",
     "meta/",
+    COLD,
+    "data/",
     "parity/",
     "aside/",
 ];
