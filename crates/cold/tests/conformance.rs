@@ -25,8 +25,10 @@ fn joined(hot: &MemSink, cold: &MemSink) -> ColdSink {
 
 async fn put(sink: &dyn Sink, name: &str) {
     let body = Bytes::copy_from_slice(name.as_bytes());
-    let put = sink.put(&context(), &key(name), body, PutMode::Create);
-    let _ = put.await.unwrap();
+    let put = sink
+        .put(&context(), &key(name), body, PutMode::Create)
+        .await;
+    put.unwrap();
 }
 
 async fn listed(sink: &dyn Sink, prefix: &str, after: Option<&str>) -> Vec<String> {
@@ -85,8 +87,10 @@ async fn each_object_lies_on_its_side_and_a_list_has_both() {
     hot.plant(key("data/aa/aa00"), "x");
     cold.plant(key("config/1"), "x");
     assert_eq!(listed(&both, "", None).await, ALL);
-    let lost = both.get(&context(), &key("config/1"), ByteRange::Full);
-    assert_eq!(lost.await.unwrap_err().kind, ErrorKind::NotFound);
+    let lost = both
+        .get(&context(), &key("config/1"), ByteRange::Full)
+        .await;
+    assert_eq!(lost.unwrap_err().kind, ErrorKind::NotFound);
     both.delete(&context(), &key("data/3f/3f0a")).await.unwrap();
     assert_eq!(listed(&both, "data/", None).await, [""; 0]);
 }
