@@ -88,6 +88,15 @@ pub(crate) async fn claim(cx: &OpContext, sink: &dyn Sink) -> Result<Option<[u8;
     if !sink.info().is_split {
         return Ok(None);
     }
+    // Who looks whether there is a repository looks at the other place first.
+    let mut there = sink.list(cx, "cold/", None);
+    while let Some(meta) = there.try_next().await? {
+        if layout::cold_place(&meta.key).is_some() {
+            let (place, found) = (sink.info().location, meta.key);
+            return Err(ColdPlaceError::Taken { place, found }.into());
+        }
+    }
+    drop(there);
     let place: [u8; 16] = random()?;
     let key = name(layout::cold(place))?;
     let words = Bytes::from_static(WORDS);

@@ -15,7 +15,8 @@ use backup_engine::{
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
 use backup_source_files::{FilesConfig, FilesSource, FilesTarget, FilesTargetConfig};
-use backup_testkit::{Fault, FaultSink, MemSink, Op, Rule, When, context};
+use backup_testkit::{Fault, FaultSink, MemSink, Op, Rule, TestClock, When};
+use jiff::SignedDuration;
 use tempfile::TempDir;
 
 struct World {
@@ -28,6 +29,12 @@ struct World {
 
 fn host() -> HostId {
     HostId("host".into())
+}
+
+fn context() -> OpContext {
+    // Behind all changes of the files: none was made in the tick in which it is read, so each save has its own pack.
+    let clock = TestClock::at_text("2100-01-01T00:00:00Z").ticking(SignedDuration::from_millis(10));
+    OpContext::new(Arc::new(clock))
 }
 
 fn mems() -> (MemSink, MemSink) {
