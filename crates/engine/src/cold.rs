@@ -90,7 +90,14 @@ pub(crate) async fn claim(cx: &OpContext, sink: &dyn Sink) -> Result<Option<[u8;
     }
     // Who looks whether there is a repository looks at the other place first.
     let mut there = sink.list(cx, "cold/", None);
-    while let Some(meta) = there.try_next().await? {
+    loop {
+        let meta = match there.try_next().await {
+            Ok(Some(meta)) => meta,
+            Ok(None) => break,
+            // The place itself is not there.
+            Err(error) if error.kind == ErrorKind::NotFound => break,
+            Err(error) => return Err(error.into()),
+        };
         if layout::cold_place(&meta.key).is_some() {
             let (place, found) = (sink.info().location, meta.key);
             return Err(ColdPlaceError::Taken { place, found }.into());
