@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::export::ExportArgs;
+use crate::warm::WarmArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,6 +22,7 @@ Examples:
   restore run latest --to /tmp/restored --also-from sftp://backup@nas/srv/backup
   restore sums latest | (cd /tmp/restored && sha256sum -c --quiet)
   restore export latest --to /mnt/exports --layout tar.zst
+  restore warm latest --dry-run
 
 SNAPSHOT is an id, its beginning or end, latest, latest:NAME, latest:HOST:NAME, or a
 time or a day (the newest not after it).
@@ -55,6 +57,8 @@ pub(crate) enum Command {
     Cat(CatArgs),
     /// Restore a snapshot or a part of it into a folder
     Run(Box<RunArgs>),
+    /// Ask an archive for what a restore needs, and say what that comes to
+    Warm(WarmArgs),
     /// Export a snapshot as files or archives that need no Backstay to be read
     Export(Box<ExportArgs>),
     /// Show what differs between two snapshots

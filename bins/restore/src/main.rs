@@ -12,6 +12,7 @@ mod proof;
 mod run;
 mod salvage;
 mod verify;
+mod warm;
 
 use backup_terminal::{Console, Outcome, extras, start};
 use clap::CommandFactory as _;
@@ -26,7 +27,11 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
     // A restore goes on, whoever reads what it says of it.
     if !matches!(
         cli.command,
-        Command::Run(_) | Command::Export(_) | Command::Prove(_) | Command::CheckProof(_)
+        Command::Run(_)
+            | Command::Warm(_)
+            | Command::Export(_)
+            | Command::Prove(_)
+            | Command::CheckProof(_)
     ) {
         console.end_with_reader();
     }
@@ -36,6 +41,7 @@ async fn run(cli: Cli, console: &mut Console) -> Outcome {
         Command::Find(args) => look::find(console, &args).await,
         Command::Cat(args) => content::cat(console, &args).await,
         Command::Run(args) => run::run(console, &args).await,
+        Command::Warm(args) => warm::warm(console, &args).await,
         Command::Export(args) => export::export(console, &args).await,
         Command::Diff(args) => diff::diff(console, &args).await,
         Command::Sums(args) => content::sums(console, &args).await,

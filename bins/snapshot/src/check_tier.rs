@@ -43,6 +43,12 @@ pub(crate) async fn check_tier(console: &mut Console, args: &CheckTierArgs) -> O
         console.common.repo = Some(place.clone());
     }
     let sink = console.sink(false)?;
+    if sink.info().is_split {
+        return Err(Failure::usage(
+            "two places are named, and one is tried at a time",
+            "name the first without its `cold=`, then the one behind that",
+        ));
+    }
     let folder = folder(console)?;
     if console.talks() {
         console.note(&format!("trying {} in {folder}", sink.info().location));

@@ -409,6 +409,10 @@ pub(crate) struct PruneArgs {
     /// As --max-drop 100%; it turns off nothing else
     #[arg(long, conflicts_with = "max_drop")]
     pub(crate) force: bool,
+    /// Write packs of content anew also where they are kept cold: all of them that are used in part must be warm
+    /// [default: they stay until nothing uses them]
+    #[arg(long)]
+    pub(crate) repack_cold: bool,
     /// Go on although a snapshot is gone from the tier that nobody forgot: what it used is deleted, unless its sidecar
     /// gives it back whole
     #[arg(long)]
@@ -563,6 +567,9 @@ pub(crate) struct RepairArgs {
     /// those that have none; off: store none any more
     #[arg(long, value_name = "PERCENT|off", value_parser = crate::repair::parse_parity)]
     pub(crate) parity: Option<Parity>,
+    /// Read packs of content also where they are kept cold; they must be warm
+    #[arg(long)]
+    pub(crate) read_cold: bool,
     /// Show what is damaged and what it would be mended from, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -613,6 +620,9 @@ pub(crate) struct VerifyArgs {
     /// Hash every file's content anew, also those that were hashed before, and as many as there are
     #[arg(long, conflicts_with = "budget")]
     pub(crate) rehash: bool,
+    /// Read packs of content also where they are kept cold; they must be warm
+    #[arg(long)]
+    pub(crate) read_cold: bool,
     /// Read nothing, and show what was covered up to now
     #[arg(long, conflicts_with_all = ["snapshots", "level", "sample", "slice", "budget", "rehash"])]
     pub(crate) coverage: bool,

@@ -68,6 +68,7 @@ fn job(host: &HostId, args: &PruneArgs) -> PruneJob {
             Some(MaxDrop(share)) => share,
             None => usual.max_drop,
         },
+        repack_cold: args.repack_cold,
         despite_gone: args.despite_gone,
         despite_ledger: args.despite_ledger,
         ..usual
@@ -106,6 +107,8 @@ fn show(console: &mut Console, numbers: &PruneNumbers, args: &PruneArgs) -> Outc
             "small_packs": numbers.small_packs,
             "copied_bytes": numbers.copied_bytes,
             "repack_gain": numbers.repack_gain,
+            "cold_packs": numbers.cold_packs,
+            "cold_bytes": numbers.cold_bytes,
             "missing_packs": numbers.missing_packs,
             "older_packs": asked(numbers.older_packs),
             "older_bytes": asked(numbers.older_bytes),
@@ -146,6 +149,13 @@ fn show(console: &mut Console, numbers: &PruneNumbers, args: &PruneArgs) -> Outc
         text::bytes(numbers.copied_bytes),
         text::bytes(numbers.repack_gain)
     ))?;
+    if numbers.cold_packs > 0 {
+        console.line(format!(
+            "kept cold: {} unused in {}, which are not read to be written anew and go when nothing uses them any more; --repack-cold writes them anew, once they are warm",
+            text::bytes(numbers.cold_bytes),
+            packs(numbers.cold_packs)
+        ))?;
+    }
     if args.reseal {
         console.line(format!(
             "of older generations of keys: {} in {}; {} in {} to be sealed anew by this run",

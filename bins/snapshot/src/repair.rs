@@ -53,6 +53,7 @@ pub(crate) async fn repair(console: &mut Console, args: &RepairArgs) -> Outcome 
         }
         opened => opened?,
     };
+    console.may_read_cold(&repo, "`repair`", args.read_cold)?;
     repo.check_features(&console.cx, Operation::Write).await?;
     repo.keys().may_forget()?;
     let host = signer(&repo);

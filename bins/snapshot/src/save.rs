@@ -138,12 +138,14 @@ fn report_on(console: &mut Console, report: &SnapshotReport, seconds: f64) -> Ou
 }
 
 /// Leaves the local caches out, that of this repository and those of others: nobody needs them back,
-/// and each run would save them again, since each changes them.
+/// and each run would save them again, since each changes them. So does the folder of packs of content, where they lie
+/// apart.
 fn leave_out_caches(console: &Console, repo: &Repository, chosen: &mut Chosen) {
     // The first run of a host makes it here.
     let own = repo.cache().folder();
     let all = console.cache_folder().map(|all| Cache::folders_in(&all));
-    chosen.leave_out(own.into_iter().chain(all.unwrap_or_default()).collect());
+    let own = own.into_iter().chain(console.cold_folder());
+    chosen.leave_out(own.chain(all.unwrap_or_default()).collect());
 }
 
 async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -> Outcome {

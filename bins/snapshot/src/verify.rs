@@ -36,6 +36,9 @@ pub(crate) async fn verify(console: &mut Console, args: &VerifyArgs) -> Outcome 
         ));
     }
     let repo = console.open_uncached(Operation::Verify).await?;
+    if args.level > Level::Metadata {
+        console.may_read_cold(&repo, "this level of `verify`", args.read_cold)?;
+    }
     let heads = if args.snapshots.is_empty() {
         None
     } else {

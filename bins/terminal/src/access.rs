@@ -13,6 +13,7 @@ use backstay::parity::Share;
 
 use zeroize::Zeroizing;
 
+use crate::cold::{OPTION, cold_place, join};
 use crate::console::Console;
 use crate::exit::Exit;
 use crate::failure::{Failure, Outcome, no_repository};
@@ -117,6 +118,10 @@ impl Console {
     }
 
     fn fast_sink_at(&self, location: &Location, making: bool) -> Outcome<Arc<dyn Sink>> {
+        if let Some(cold) = cold_place(location)? {
+            let hot = self.fast_sink_at(&location.without(OPTION), making)?;
+            return join(location, hot, self.fast_sink_at(&cold, making)?);
+        }
         if making && matches!(location.scheme(), "file" | "local") {
             let sink = backstay::sink_local::LocalSink::try_from(location)
                 .map_err(|error| Failure::usage(error.to_string(), "write a path"))?;
@@ -147,7 +152,10 @@ impl Console {
     /// # Errors
     /// [`Exit::Usage`] when no repository is named.
     pub fn usual_parity(&self) -> Outcome<Option<Share>> {
-        let looks_after = !matches!(self.location()?.scheme(), "file" | "local" | "sftp");
+        let location = self.location()?;
+        // Nearly all of it lies beside packs of content.
+        let of_packs = cold_place(&location)?.unwrap_or(location);
+        let looks_after = !matches!(of_packs.scheme(), "file" | "local" | "sftp");
         Ok((!looks_after).then_some(Share::USUAL))
     }
 
@@ -183,9 +191,12 @@ impl Console {
         let key_files = key_file
             .into_iter()
             .flat_map(|path| [unfinished(&path), path]);
-        let folders = [self.folder(), self.state_folder(), self.cache_folder()];
+        let own = [self.folder(), self.cold_folder()];
+        let folders = own
+            .into_iter()
+            .chain([self.state_folder(), self.cache_folder()]);
         let passphrase = self.common.passphrase_file.clone();
-        let others = folders.into_iter().flatten().chain(passphrase);
+        let others = folders.flatten().chain(passphrase);
         key_files.chain(others).collect()
     }
 
@@ -213,8 +224,9 @@ impl Console {
     pub fn shown_place(&self) -> Outcome<String> {
         let location = self.location()?;
         let text = location.to_string();
-        if text.contains("://") {
-            return Ok(spelled(&location));
+        // A folder has one spelling as a place of keys, and as a path another.
+        if text.contains("://") || location.option(OPTION).is_some() {
+            return Ok(shown(&location));
         }
         Ok(text::path(&surroundings::absolute(Path::new(&text))))
     }
@@ -445,8 +457,21 @@ impl Console {
     }
 }
 
-/// One spelling of a place, however it is reached.
+/// A place as people are to write it, that of packs of content with it.
+fn shown(location: &Location) -> String {
+    if location.option(OPTION).is_some() {
+        let sink = registry(None).and_then(|known| Ok(known.open_sink(location)?));
+        if let Ok(sink) = sink {
+            return sink.info().location;
+        }
+    }
+    spelled(location)
+}
+
+/// One spelling of a place, however it is reached. Where packs of content lie is not part of it: keys are named after
+/// the place of all the rest.
 pub(crate) fn spelled(location: &Location) -> String {
+    let location = &location.without(OPTION);
     if !matches!(location.scheme(), "file" | "local") {
         // One bucket's name is another bucket with another server, which the sink knows.
         let sink = registry(None).and_then(|known| Ok(known.open_sink(location)?));

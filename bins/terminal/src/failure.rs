@@ -3,6 +3,7 @@
 use backstay::core::registry::RegistryError;
 use backstay::core::{ErrorKind, SinkError, SourceError, TargetError, at_limit};
 use backstay::engine::EngineError;
+use backstay::engine::cold::ColdPlaceError;
 use backstay::engine::ledger::GoneSnapshot;
 use backstay::engine::select::LEAST_OF_ID;
 use backstay::format::keys::KeyError;
@@ -216,6 +217,10 @@ macro_rules! from_contract {
                         Exit::Damage,
                         "`snapshot verify` tells what it hurts, `snapshot repair` what mends it",
                     ),
+                    ErrorKind::Cold => (
+                        Exit::Failed,
+                        "ask for what is needed with `restore warm SNAPSHOT`, and run this again when it can be read; docs/tiers-cold.md says how long that takes",
+                    ),
                     ErrorKind::Invalid | ErrorKind::Unsupported => {
                         (Exit::Usage, "see --help for what can be asked for")
                     }
@@ -312,6 +317,7 @@ impl From<EngineError> for Failure {
                 format!("`restore ls {snapshot} -R` and `restore find` show what is"),
             ),
             EngineError::Local { path, source } => Self::file("use", &path, &source),
+            EngineError::ColdPlace(error) => of_cold_place(&error, what),
             EngineError::Invalid(_) => Self::usage(what, "see --help for what can be asked for"),
             EngineError::Repairable(_) => {
                 Self::new(Exit::Damage, what, "run `snapshot repair`, then look again")
@@ -354,6 +360,27 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
     );
     let hint = "let `snapshot repair` put its object back from its sidecar, or fetch it from another copy (--from), or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
     Failure::new(Exit::Damage, what, hint)
+}
+
+/// Packs of content are not where they are looked for.
+fn of_cold_place(error: &ColdPlaceError, what: String) -> Failure {
+    match error {
+        ColdPlaceError::NotNamed(_) => Failure::usage(
+            what,
+            "name it: write ?cold=URL behind the place (&cold=URL where a ? stands there already); the recovery sheet has both places",
+        ),
+        ColdPlaceError::NotApart(_) => Failure::usage(what, "leave `cold=` out"),
+        ColdPlaceError::Other { .. } => Failure::new(
+            Exit::NoRepository,
+            what,
+            "check what stands behind `cold=`, and that its disk is mounted; the recovery sheet has both places",
+        ),
+        _ => Failure::new(
+            Exit::Conflict,
+            what,
+            "to open that repository, name its first place, and this one behind `cold=` (the recovery sheet has both); for a new one choose another place. Only where nothing else lies here has a run that was killed left that object, and it may be deleted",
+        ),
+    }
 }
 
 /// A save that was taken for dead while it was under way.

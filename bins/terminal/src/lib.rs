@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod audit;
+mod cold;
 pub mod console;
 pub mod exit;
 pub mod extras;

@@ -24,6 +24,7 @@ mod surroundings;
 
 use std::sync::Arc;
 
+pub use backup_cold as cold;
 pub use backup_conformance as conformance;
 pub use backup_core as core;
 pub use backup_engine as engine;
@@ -52,6 +53,9 @@ pub use surroundings::Surroundings;
 
 use backup_core::{Clock, OpContext, Registry, registry::RegistryError};
 
+/// The option of a location that names a second place, for packs of content: `/srv/hot?cold=s3://bucket/packs`.
+pub const COLD_OPTION: &str = "cold";
+
 /// Registers every plug-in whose feature is on, and tells none of them anything of the process: the location of an SSH
 /// server has to name the user, the key and the file of known hosts, and object stores find no credentials. See
 /// [`register_enabled_in`].
@@ -74,6 +78,12 @@ pub fn register_enabled_in(
     registry: &mut Registry,
     around: &Surroundings,
 ) -> Result<(), RegistryError> {
+    registry.add_join(COLD_OPTION, |hot, cold| {
+        match backup_cold::ColdSink::new(hot, cold) {
+            Ok(both) => Ok(Arc::new(both)),
+            Err(error) => Err(error.to_string()),
+        }
+    })?;
     #[cfg(feature = "sink-local")]
     backup_sink_local::register(registry)?;
     #[cfg(feature = "sink-sftp")]

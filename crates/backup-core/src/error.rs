@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Damaged,
     /// The request or configuration cannot be carried out as it stands.
     Invalid,
+    /// The object lies where it cannot be read before it was warmed; see [`crate::Sink::warm`].
+    Cold,
     /// This plug-in or server cannot do that.
     Unsupported,
     /// Cancelled on request.
@@ -205,6 +207,7 @@ const fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::Unavailable => "no answer",
         ErrorKind::Damaged => "damaged",
         ErrorKind::Invalid => "cannot be carried out as it stands",
+        ErrorKind::Cold => "archived, and has to be warmed before it can be read",
         ErrorKind::Unsupported => "not supported here",
         ErrorKind::Cancelled => "cancelled",
         ErrorKind::Other => "failed",

@@ -14,8 +14,11 @@ pub struct ParseLocationError {
     pub why: &'static str,
 }
 
+/// The option that names a second place, for packs of content. It alone may stand behind a plain path.
+const COLD: &str = "cold";
+
 /// A location: `scheme://authority/path?option=value` or a plain path, which is of the scheme
-/// `file`. `scheme:rest` without slashes keeps `rest` as its path.
+/// `file`. `scheme:rest` without slashes keeps `rest` as its path. A plain path has no options but `?cold=URL`.
 ///
 /// Displayed and debugged without the password of its authority.
 #[derive(Clone, PartialEq, Eq)]
@@ -62,6 +65,14 @@ impl Location {
         self.options.get(name).map(String::as_str)
     }
 
+    /// The same location without an option.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let mut out = self.clone();
+        out.options.remove(name);
+        out
+    }
+
     /// All options, sorted by name.
     pub fn options(&self) -> impl Iterator<Item = (&str, &str)> {
         self.options
@@ -83,6 +94,47 @@ fn unescape(text: &str) -> Option<String> {
         }
     }
     String::from_utf8(out).ok()
+}
+
+/// What is wrong where options of the second place look like those of the first.
+const CUT: &str = "the place behind `cold=` has options of its own, and others follow it: write %26 for each `&` that belongs to it, or put `cold=` last";
+
+/// Whether something follows the options of a second place, so that nobody can tell whose it is.
+fn is_cut(query: &str) -> bool {
+    let mut pairs = query.split('&');
+    let has_options = |pair: &str| {
+        let value = pair
+            .strip_prefix(COLD)
+            .and_then(|rest| rest.strip_prefix('='));
+        value.is_some_and(|value| value.contains('?'))
+    };
+    pairs.any(has_options) && pairs.next().is_some()
+}
+
+/// A path, as it is written, and perhaps a second place behind it.
+fn plain(text: &str) -> Result<Location, &'static str> {
+    let Some((path, cold)) = text.split_once("?cold=") else {
+        return Ok(Location::of_path(text));
+    };
+    if path.is_empty() {
+        return Err("it names a second place and no first one");
+    }
+    if cold.contains('&') {
+        return Err(CUT);
+    }
+    let cold = unescape(cold).ok_or("a % escape is malformed")?;
+    let mut out = Location::of_path(path);
+    out.options.insert(COLD.to_owned(), cold);
+    Ok(out)
+}
+
+/// A text that is no location as it may be shown: a second place in it may be spelled in many ways, and hold a password
+/// in any of them.
+fn shown(text: &str) -> String {
+    match text.split_once("cold=") {
+        Some((first, _)) => format!("{}cold=…", without_password(first)),
+        None => without_password(text),
+    }
 }
 
 fn without_password(text: &str) -> String {
@@ -114,7 +166,7 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let wrong = |why| ParseLocationError {
-            text: without_password(text),
+            text: shown(text),
             why,
         };
         if text.is_empty() {
@@ -122,13 +174,16 @@ impl FromStr for Location {
         }
         let Some((scheme, rest)) = text.split_once(':').filter(|(scheme, _)| is_scheme(scheme))
         else {
-            return Ok(Self::of_path(text));
+            return plain(text).map_err(wrong);
         };
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, path) = match rest.strip_prefix("//") {
             Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
             None => ("", rest),
         };
+        if is_cut(query) {
+            return Err(wrong(CUT));
+        }
         let mut options = BTreeMap::new();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -150,7 +205,8 @@ impl FromStr for Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.scheme == "file" && self.authority.is_empty() && self.options.is_empty() {
+        let has_more = self.options.keys().any(|name| name != COLD);
+        if self.scheme == "file" && self.authority.is_empty() && !has_more {
             return f.write_str(&self.path);
         }
         // Without a host, and with a path that begins nowhere in particular, no slashes were written.
@@ -211,14 +267,60 @@ mod tests {
     }
 
     #[test]
+    fn a_second_place_stands_behind_any_location() {
+        let cold = |text: &str| {
+            let location: Location = text.parse().unwrap();
+            let first = location.without("cold");
+            assert_eq!(first.option("cold"), None);
+            let cold = location.option("cold").map(str::to_owned);
+            (first.scheme().to_owned(), first.path().to_owned(), cold)
+        };
+        let is = |scheme: &str, path: &str, cold: &str| {
+            (scheme.to_owned(), path.to_owned(), Some(cold.to_owned()))
+        };
+        assert_eq!(
+            cold("/srv/hot?cold=/srv/cold"),
+            is("file", "/srv/hot", "/srv/cold")
+        );
+        assert_eq!(
+            cold("s3://b/p?region=x&cold=s3://c/p?storage_class=GLACIER%26region=y"),
+            is("s3", "/p", "s3://c/p?storage_class=GLACIER&region=y")
+        );
+        // A question mark alone belongs to a path.
+        assert_eq!(cold("/srv/what?").2, None);
+    }
+
+    #[test]
+    fn it_is_not_guessed_whose_an_option_is() {
+        for text in [
+            "s3://b?cold=s3://c?region=x&storage_class=GLACIER",
+            "/srv/hot?cold=s3://c?region=x&storage_class=GLACIER",
+            "?cold=/srv/cold",
+            "/srv/hot?cold=%2",
+        ] {
+            assert!(text.parse::<Location>().is_err(), "{text}");
+        }
+        let last = "s3://b?region=y&cold=s3://c?region=x".parse::<Location>();
+        assert_eq!(last.unwrap().option("cold"), Some("s3://c?region=x"));
+    }
+
+    #[test]
     fn a_password_is_never_shown() {
         let location: Location = "s3://key:secret@host/bucket".parse().unwrap();
         assert_eq!(
             format!("{location} {location:?}").matches("secret").count(),
             0
         );
-        let error = "s3://key:secret@host/%zz".parse::<Location>().unwrap_err();
-        assert!(!error.to_string().contains("secret"));
+        for text in [
+            "s3://key:secret@host/%zz",
+            "s3://b?cold=s3://key:secret@host?a=b&c=d",
+            "/srv/hot?cold=s3://key%3Asecret@host/%zz",
+        ] {
+            let error = text.parse::<Location>().unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+        let cold: Location = "s3://b?cold=s3://key:secret@host/p".parse().unwrap();
+        assert!(!format!("{cold} {cold:?}").contains("secret"));
     }
 
     #[test]

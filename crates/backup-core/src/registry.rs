@@ -53,12 +53,17 @@ impl RegistryError {
 
 type Open<T> = Box<dyn Fn(&Location) -> Result<Arc<T>, RegistryError> + Send + Sync>;
 
+/// Makes one sink of two, or says why not.
+type Join =
+    Box<dyn Fn(Arc<dyn Sink>, Arc<dyn Sink>) -> Result<Arc<dyn Sink>, String> + Send + Sync>;
+
 /// Opens sources, targets and sinks by the scheme of their location. Opening does no I/O.
 #[derive(Default)]
 pub struct Registry {
     sources: BTreeMap<String, Open<dyn Source>>,
     targets: BTreeMap<String, Open<dyn Target>>,
     sinks: BTreeMap<String, Open<dyn Sink>>,
+    joins: BTreeMap<&'static str, Join>,
 }
 
 fn add<T: ?Sized>(
@@ -137,6 +142,28 @@ impl Registry {
         add(&mut self.sinks, "sink", scheme, Box::new(open))
     }
 
+    /// Adds an option that the location of any sink may have, and whose value is the location of a second sink: both are
+    /// opened, and made one.
+    ///
+    /// # Errors
+    /// [`RegistryError::Twice`] when the name is taken.
+    pub fn add_join(
+        &mut self,
+        option: &'static str,
+        join: impl Fn(Arc<dyn Sink>, Arc<dyn Sink>) -> Result<Arc<dyn Sink>, String>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<(), RegistryError> {
+        if self.joins.insert(option, Box::new(join)).is_some() {
+            return Err(RegistryError::Twice {
+                role: "option",
+                kind: option.to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Whether a source of that scheme is built in.
     #[must_use]
     pub fn has_source(&self, scheme: &str) -> bool {
@@ -164,7 +191,20 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`] when the scheme is unknown or the location wrong.
     pub fn open_sink(&self, location: &Location) -> Result<Arc<dyn Sink>, RegistryError> {
-        open(&self.sinks, "sink", location)
+        let mut joins = self.joins.iter();
+        let joined = joins.find_map(|(name, join)| Some((name, join, location.option(name)?)));
+        let Some((name, join, second)) = joined else {
+            return open(&self.sinks, "sink", location);
+        };
+        let wrong = |why: String| RegistryError::config(location, why);
+        let second: Location = second.parse().map_err(|error| wrong(format!("{error}")))?;
+        if second.option(name).is_some() {
+            return Err(wrong(format!(
+                "the place behind `{name}=` has a `{name}=` of its own"
+            )));
+        }
+        let first = self.open_sink(&location.without(name))?;
+        join(first, self.open_sink(&second)?).map_err(wrong)
     }
 }
 

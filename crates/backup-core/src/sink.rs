@@ -138,6 +138,8 @@ pub struct SinkInfo {
     pub location: String,
     /// What it can do.
     pub caps: SinkCaps,
+    /// Packs of content lie at a place of their own, and all the rest at another.
+    pub is_split: bool,
 }
 
 /// Whether objects can be read now.
@@ -147,6 +149,17 @@ pub enum Warmth {
     Ready,
     /// After about so long.
     ReadyIn(Duration),
+}
+
+/// How far an object is from being read, as the tier says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Temperature {
+    /// It can be read.
+    Warm,
+    /// It was asked for, and cannot be read yet.
+    Warming,
+    /// It cannot be read, and nobody has asked for it.
+    Cold,
 }
 
 /// The room on a tier, in bytes.
@@ -265,7 +278,20 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// [`SinkError`].
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError>;
 
-    /// Asks for objects to be made readable.
+    /// Whether an object can be read now; asks for nothing to be warmed. Where that is never a question, it is not asked
+    /// whether there is such an object either.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `NotFound` and others.
+    async fn temperature(
+        &self,
+        _cx: &OpContext,
+        _key: &ObjectKey,
+    ) -> Result<Temperature, SinkError> {
+        Ok(Temperature::Warm)
+    }
+
+    /// Asks for objects to be made readable. Asking again for what was asked for costs nothing but the request.
     ///
     /// # Errors
     /// [`SinkError`].

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Traffic, Warmth,
+    SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -117,6 +117,11 @@ impl Sink for Below {
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
         let inside = self.inside("delete", key)?;
         self.inner.delete(cx, &inside).await
+    }
+
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        let inside = self.inside("head", key)?;
+        self.inner.temperature(cx, &inside).await
     }
 
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {

@@ -13,6 +13,7 @@ use backup_format::seal::SealError;
 use backup_format::wire::WireError;
 use backup_parity::ParityError;
 
+use crate::cold::ColdPlaceError;
 use crate::known::Known;
 use crate::ledger::GoneSnapshot;
 use crate::remedy::remedy;
@@ -224,6 +225,9 @@ pub enum EngineError {
         /// Why not.
         why: ParityError,
     },
+    /// Packs of content lie at another place than the one that is named, or at none of their own.
+    #[error(transparent)]
+    ColdPlace(#[from] ColdPlaceError),
     /// A request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -292,6 +296,12 @@ impl EngineError {
             _ => return None,
         };
         Some(remedy(kind, object))
+    }
+
+    /// Whether something has to be warmed before it can be read.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        matches!(self, Self::Sink(error) if error.kind == ErrorKind::Cold)
     }
 
     /// Whether the error says that stored data is damaged or missing.

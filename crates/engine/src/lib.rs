@@ -12,6 +12,7 @@
 pub mod analyze;
 mod blobs;
 pub mod cache;
+pub mod cold;
 pub mod copy;
 pub mod error;
 pub mod forget;
@@ -40,6 +41,7 @@ pub mod tree;
 pub mod usage;
 pub mod verify;
 pub mod view;
+pub mod warm;
 
 mod announced;
 mod beside;

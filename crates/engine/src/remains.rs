@@ -5,11 +5,13 @@ use backup_core::{ErrorKind, OpContext, Sink};
 use backup_format::layout;
 use futures::{StreamExt, TryStreamExt};
 
+use crate::cold::ColdPlaceError;
 use crate::error::{EngineError, Result};
 
 /// Where objects lie that only a finished repository has. Key slots are written before `config/0`,
-/// so slots alone are those of an `init` that was killed; they open nothing.
-const PLACES: [&str; 13] = [
+/// so slots alone are those of an `init` that was killed; they open nothing. Packs come last: where all that there
+/// is is packs, and the mark of their place, they are those of a repository elsewhere.
+const PLACES: [&str; 14] = [
     "snap/",
     "sessions/",
     "refs/",
@@ -19,11 +21,15 @@ const PLACES: [&str; 13] = [
     "holds/",
     "verdicts/",
     "gc/",
-    "data/",
     "meta/",
+    COLD,
+    "data/",
     "parity/",
     "aside/",
 ];
+
+/// What lies at a place of packs that belong to a repository elsewhere.
+const COLD: &str = "cold/";
 
 /// Objects of one place that are looked at before it is taken for somebody else's.
 const MOST_OTHERS: usize = 10_000;
@@ -31,7 +37,8 @@ const MOST_OTHERS: usize = 10_000;
 /// Sees that a place without `config/0` holds nothing of a repository.
 ///
 /// # Errors
-/// [`EngineError::Missing`] when it does; errors of the tier.
+/// [`EngineError::Missing`] when it does, [`EngineError::ColdPlace`] when it is where another keeps its packs; errors of the
+/// tier.
 pub(crate) async fn must_be_none(cx: &OpContext, sink: &dyn Sink) -> Result<()> {
     for place in PLACES {
         // Somebody may have folders of these names for something else.
@@ -47,6 +54,10 @@ pub(crate) async fn must_be_none(cx: &OpContext, sink: &dyn Sink) -> Result<()> 
             }
         };
         if let Some(found) = first {
+            if place == COLD {
+                let (place, found) = (sink.info().location, found.key);
+                return Err(ColdPlaceError::Taken { place, found }.into());
+            }
             return Err(EngineError::Missing {
                 object: "config/0".into(),
                 why: format!(

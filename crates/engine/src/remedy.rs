@@ -32,6 +32,9 @@ pub(crate) fn remedy(kind: FindingKind, object: &str) -> &'static str {
         "config" => {
             "`snapshot repair --from` fetches it from another copy of the repository; docs/operations.md, \"It does not open\", says more"
         }
+        "cold" => {
+            "check what stands behind `cold=`, and that its disk is mounted; docs/tiers-cold.md says more"
+        }
         "ledger" => "`snapshot ledger verify` tells what to do",
         "holds" => "`snapshot hold` writes it anew",
         "gc" if object.ends_with(".done") => "`snapshot prune` decides it anew",
@@ -70,6 +73,7 @@ mod tests {
             "aside/data/3f/3f",
             "keys/3f",
             "config/0",
+            "cold/00",
             "ledger/1",
             "holds/ID",
             "gc/0",

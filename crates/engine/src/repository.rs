@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use crate::beside::{self, Ended, Notices};
 use crate::cache::Cache;
+use crate::cold;
 use crate::collect::Looked;
 use crate::configs::{self, First, config_error, newest_of};
 use crate::data_keys::DataKeys;
@@ -131,6 +132,8 @@ impl Repository {
             Err(error) => return Err(error.into()),
         }
         must_be_none(cx, &*sink).await?;
+        let mut config = config;
+        config.set_cold_place(cold::claim(cx, &*sink).await?);
         let bytes = config
             .seal(&keys)
             .map_err(|error| EngineError::Invalid(error.to_string()))?;
@@ -145,6 +148,7 @@ impl Repository {
                 }
                 _ => {
                     take_back(cx, &*sink, slots).await;
+                    cold::let_go(cx, &*sink, config.cold_place()).await;
                     let exists = || EngineError::RepositoryExists(place);
                     return Err(if is_conflict { exists() } else { error });
                 }
@@ -178,7 +182,7 @@ impl Repository {
     /// Opens the repository at a tier.
     ///
     /// # Errors
-    /// [`EngineError::NoRepository`], [`EngineError::WrongKey`], [`EngineError::Newer`],
+    /// [`EngineError::NoRepository`], [`EngineError::WrongKey`], [`EngineError::Newer`], [`EngineError::ColdPlace`],
     /// [`EngineError::Damaged`], errors of the tier.
     pub async fn open(
         cx: &OpContext,
@@ -196,6 +200,7 @@ impl Repository {
         config
             .check_features(operation)
             .map_err(|error| config_error(config.number, error))?;
+        cold::must_be(cx, &*sink, &config).await?;
         let mut out = Self::assemble(cx, sink, config, keys, slot, cache_dir).await?;
         out.notices = notices;
         out.was_not_removed(cx, unlock).await?;

@@ -383,6 +383,7 @@ fn of_parity(out: &mut Vec<(&'static str, String)>) {
                 .unwrap()
                 .to_string(),
         ),
+        ("name-cold", layout::cold([0xab; 16]).unwrap().to_string()),
         ("parity-head", hex(head)),
         ("parity-sha256", digest.to_string()),
         ("name-parity", layout::parity(&pack).unwrap().to_string()),

@@ -43,6 +43,7 @@ use crate::extra::{self, Extra};
 use crate::keys::{KeyError, KeySet, Recipient, Secret, derive, mac, mac_matches};
 
 mod chunking;
+mod cold;
 mod features;
 mod rotation;
 
@@ -319,6 +320,7 @@ impl Config {
     /// What must hold of a configuration whether it is written or read.
     fn check(&self) -> Result<(), &'static str> {
         self.features.check()?;
+        self.check_cold()?;
         if self.chunking.len() > MAX_NAMES {
             return Err("it has too many chunk profiles");
         }

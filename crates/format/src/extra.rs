@@ -3,7 +3,7 @@
 //! A name is 1 to 64 of `a-z`, `0-9`, `-`. Who does not know one passes over it; but one that is led
 //! by `!` is mandatory: who does not know it must refuse all that it stands in. At most
 //! [`MAX_ENTRIES`] names and [`MAX_BYTES`] bytes of values. This release knows
-//! `parity` in a config, and no mandatory one.
+//! `parity` and `cold` in a config, and no mandatory one.
 
 use std::collections::BTreeMap;
 

@@ -19,6 +19,7 @@
 //! ledger/<n>                records of the ledger, n of 12 digits
 //! parity/<name>             what makes a pack whole again if a part of it was destroyed, and a config, key slot or
 //!                           snapshot even if all of it was
+//! cold/<id>                 at the place of packs of content, where that is another: whose place it is
 //! aside/<name>              a damaged one of these while it is being replaced, or a pack that nothing mends
 //! ```
 //!
@@ -189,6 +190,14 @@ pub fn ledger(number: u64) -> Result<ObjectKey, KeyError> {
     key(format!("ledger/{number:012}"))
 }
 
+/// `cold/<id>`, 32 hexadecimal digits: what tells the place of packs of content from others.
+///
+/// # Errors
+/// As [`config`].
+pub fn cold(place: [u8; 16]) -> Result<ObjectKey, KeyError> {
+    key(format!("cold/{}", hex(&place)))
+}
+
 /// The number of the record that a name says; nothing for names that [`ledger`] does not give. So
 /// with the functions below: what is not named as the format says is not an object of the
 /// repository.
@@ -204,6 +213,15 @@ pub fn ledger_number(name: &ObjectKey) -> Option<u64> {
 pub fn config_number(name: &ObjectKey) -> Option<u32> {
     let number = name.as_str().strip_prefix("config/")?.parse().ok()?;
     (config(number).ok().as_ref() == Some(name)).then_some(number)
+}
+
+/// The number of a place of packs that a [`cold`] is of.
+#[must_use]
+pub fn cold_place(name: &ObjectKey) -> Option<[u8; 16]> {
+    let digits = name.as_str().strip_prefix("cold/")?;
+    let number = u128::from_str_radix(digits, 16).ok()?;
+    let place = number.to_be_bytes();
+    (cold(place).ok().as_ref() == Some(name)).then_some(place)
 }
 
 /// The id of a [`session`].
@@ -369,6 +387,7 @@ pub fn is_object(name: &ObjectKey) -> bool {
         || condemned_number(name).is_some()
         || dead_number(name).is_some()
         || config_number(name).is_some()
+        || cold_place(name).is_some()
         || ledger_number(name).is_some()
         || hold_id(name).is_some()
         || parity_of(name).is_some()
@@ -425,6 +444,7 @@ mod tests {
             condemned(0),
             dead(17),
             config(1),
+            cold([0xab; 16]),
             ledger(7),
         ] {
             let object = object.unwrap();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bins → terminal → backstay → export → engine → { format, retention, integrity, parity } → backup-core
-//! backstay → { sources/*, sinks/*, conformance, throttle } → backup-core
+//! backstay → { sources/*, sinks/*, cold, conformance, throttle } → backup-core
 //! testkit → conformance
 //! ```
 //!
@@ -23,6 +23,7 @@ const ENGINE: &str = "backup-engine";
 const EXPORT: &str = "backup-export";
 const FACADE: &str = "backstay";
 const TERMINAL: &str = "backup-terminal";
+const COLD: &str = "backup-cold";
 const CONFORMANCE: &str = "backup-conformance";
 const THROTTLE: &str = "backup-throttle";
 const TESTKIT: &str = "backup-testkit";
@@ -37,7 +38,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
     let own = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     match package.name.as_str() {
         CORE | PARITY | HOUSE => own(&[]),
-        FORMAT | RETENTION | CONFORMANCE | THROTTLE => own(&[CORE]),
+        FORMAT | RETENTION | COLD | CONFORMANCE | THROTTLE => own(&[CORE]),
         TESTKIT => own(&[CORE, CONFORMANCE]),
         INTEGRITY => own(&[CORE, FORMAT]),
         ENGINE => own(&[CORE, FORMAT, INTEGRITY, PARITY, RETENTION]),
@@ -51,6 +52,7 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
                 RETENTION,
                 ENGINE,
                 EXPORT,
+                COLD,
                 CONFORMANCE,
                 THROTTLE,
             ];
@@ -74,7 +76,10 @@ fn allowed(package: &Package, workspace: &Workspace) -> Option<Vec<String>> {
 fn allowed_in_tests(package: &Package, workspace: &Workspace) -> Vec<String> {
     let kit = std::iter::once(TESTKIT.to_owned());
     match package.name.as_str() {
-        ENGINE => kit.chain(plug_ins(workspace)).collect(),
+        ENGINE => {
+            let stand_before = [COLD.to_owned()];
+            kit.chain(plug_ins(workspace)).chain(stand_before).collect()
+        }
         _ if package.is_plug_in() => kit.chain(SERVERS.map(str::to_owned)).collect(),
         _ => kit.collect(),
     }

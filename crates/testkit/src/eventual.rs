@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use backup_conformance::dice;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Traffic, Warmth,
+    SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -240,6 +240,10 @@ impl Sink for EventualSink {
         self.inner.delete(cx, key).await?;
         self.note(key, before);
         Ok(())
+    }
+
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        self.inner.temperature(cx, key).await
     }
 
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
-    SinkError, SinkInfo, Traffic, Version, Warmth,
+    SinkError, SinkInfo, Temperature, Traffic, Version, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -50,6 +50,7 @@ impl Shelf {
 pub struct MemSink {
     shelf: Arc<Mutex<Shelf>>,
     caps: SinkCaps,
+    location: &'static str,
 }
 
 impl MemSink {
@@ -72,6 +73,7 @@ impl MemSink {
         Self {
             shelf: Arc::default(),
             caps,
+            location: "mem:",
         }
     }
 
@@ -81,7 +83,15 @@ impl MemSink {
         Self {
             shelf: Arc::new(Mutex::new(self.shelf().clone())),
             caps: self.caps,
+            location: self.location,
         }
+    }
+
+    /// The same sink under another location, where two are to be told apart.
+    #[must_use]
+    pub const fn at(mut self, location: &'static str) -> Self {
+        self.location = location;
+        self
     }
 
     /// All objects as they stand.
@@ -184,8 +194,9 @@ impl Sink for MemSink {
     fn info(&self) -> SinkInfo {
         SinkInfo {
             scheme: "mem",
-            location: "mem:".into(),
+            location: self.location.into(),
             caps: self.caps,
+            is_split: false,
         }
     }
 
@@ -248,8 +259,7 @@ impl Sink for MemSink {
             .get(key)
             .ok_or_else(|| SinkError::new(ErrorKind::NotFound, "get", key.as_str()))?;
         if self.caps.cold && !shelf.warm.contains(key) {
-            return Err(SinkError::new(ErrorKind::Unavailable, "get", key.as_str())
-                .because("the object is cold; it has to be warmed first"));
+            return Err(SinkError::new(ErrorKind::Cold, "get", key.as_str()));
         }
         part(key, &object.body, range)
     }
@@ -289,6 +299,19 @@ impl Sink for MemSink {
         shelf.objects.remove(key);
         shelf.warm.remove(key);
         Ok(())
+    }
+
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        proceed(cx, "head", key.as_str())?;
+        let shelf = self.shelf();
+        if !shelf.objects.contains_key(key) {
+            return Err(SinkError::new(ErrorKind::NotFound, "head", key.as_str()));
+        }
+        Ok(if self.caps.cold && !shelf.warm.contains(key) {
+            Temperature::Cold
+        } else {
+            Temperature::Warm
+        })
     }
 
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Traffic, Warmth,
+    SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -255,6 +255,11 @@ impl Sink for RecordingSink {
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
         let entry = self.begin(Op::Delete, key.as_str());
         entry.end(self.inner.delete(cx, key).await)
+    }
+
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        let entry = self.begin(Op::Head, key.as_str());
+        entry.end(self.inner.temperature(cx, key).await)
     }
 
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {

@@ -66,7 +66,7 @@ async fn a_cold_object_has_to_be_warmed() {
     let range = backup_core::ByteRange::Full;
     assert_eq!(
         sink.get(&cx, &key, range).await.unwrap_err().kind,
-        ErrorKind::Unavailable
+        ErrorKind::Cold
     );
     sink.warm(&cx, std::slice::from_ref(&key)).await.unwrap();
     assert_eq!(sink.get(&cx, &key, range).await.unwrap(), "x");

@@ -124,6 +124,7 @@ impl Sink for FileSink {
                 connections: 1,
                 settle: Duration::ZERO,
             },
+            is_split: false,
         }
     }
 

@@ -6,6 +6,7 @@
 //! connection.
 
 mod answer;
+mod archive;
 mod fault;
 mod serve;
 mod shelf;
@@ -130,6 +131,22 @@ impl Server {
     /// Puts an object into the bucket, as anybody may who can write there.
     pub fn store(&self, key: &str, body: impl Into<Bytes>) {
         self.shelf.objects().insert(key.to_owned(), body.into());
+    }
+
+    /// Objects of an archive that are asked for from now on can be read after so many questions how far they are; before
+    /// this is said, when [`Server::thaw`] lets them.
+    pub fn thaw_after(&self, questions: usize) {
+        self.shelf.archive().come_after(questions);
+    }
+
+    /// Objects of an archive that were asked for can be read now.
+    pub fn thaw(&self) {
+        self.shelf.archive().come();
+    }
+
+    /// No object of an archive can be read any more before it is asked for again.
+    pub fn freeze(&self) {
+        self.shelf.archive().expire();
     }
 
     /// From now on it fails by this rule too; the first rule that fits decides.

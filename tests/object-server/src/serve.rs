@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use s3s::StdError;
@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::answer::{self, Body};
 use crate::fault::{Conditions, Fault};
-use crate::shelf::Shelf;
+use crate::shelf::{ACCEPTED, Shelf};
 use crate::{ACCESS_KEY, Asked, BUCKET, SECRET_KEY, State};
 
 /// What the requests share.
@@ -169,6 +169,10 @@ impl Shared {
     async fn pass_on(&self, request: Request<Incoming>) -> Result<Response<Body>, StdError> {
         let answer = self.service.call(request.map(s3s::Body::from)).await;
         let answer = answer.map_err(|error| StdError::from(format!("{error:?}")))?;
-        Ok(answer.map(|body| body.boxed_unsync()))
+        let mut answer = answer.map(|body| body.boxed_unsync());
+        if answer.headers_mut().remove(ACCEPTED).is_some() {
+            *answer.status_mut() = StatusCode::ACCEPTED;
+        }
+        Ok(answer)
     }
 }

@@ -8,24 +8,38 @@ use std::time::SystemTime;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use hyper::header::{HeaderMap, HeaderValue};
 use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::{
     DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput, HeadObjectInput,
     HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Object, PutObjectInput,
-    PutObjectOutput, Range, StreamingBlob, Timestamp,
+    PutObjectOutput, Range, RestoreObjectInput, RestoreObjectOutput, StorageClass, StreamingBlob,
+    Timestamp,
 };
 use s3s::{Body, S3, S3Request, S3Response, S3Result, s3_error};
 
 use crate::BUCKET;
+use crate::archive::Archive;
+
+/// A word to the [server](crate::serve): the protocol's implementation knows one status for this answer, and there are two.
+pub(crate) const ACCEPTED: &str = "x-stand-in-accepted";
 
 /// The objects of the one bucket; clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Shelf(Arc<Mutex<BTreeMap<String, Bytes>>>);
+pub(crate) struct Shelf {
+    objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
+    archive: Arc<Mutex<Archive>>,
+}
 
 impl Shelf {
     pub(crate) fn objects(&self) -> MutexGuard<'_, BTreeMap<String, Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of them are in the archive.
+    pub(crate) fn archive(&self) -> MutexGuard<'_, Archive> {
+        self.archive.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, bucket: &str, key: &str) -> S3Result<Bytes> {
@@ -95,6 +109,8 @@ impl S3 for Shelf {
         if is_new && objects.contains_key(&input.key) {
             return Err(s3_error!(PreconditionFailed));
         }
+        let class = input.storage_class.as_ref().map(|class| class.as_str());
+        self.archive().put(&input.key, class);
         objects.insert(input.key, body);
         Ok(S3Response::new(PutObjectOutput {
             e_tag,
@@ -108,6 +124,7 @@ impl S3 for Shelf {
     ) -> S3Result<S3Response<GetObjectOutput>> {
         let input = request.input;
         let whole = self.find(&input.bucket, &input.key)?;
+        self.archive().read(&input.key)?;
         let e_tag = Some(tag(&whole));
         let length = whole.len() as u64;
         let (body, content_range) = match input.range {
@@ -135,8 +152,11 @@ impl S3 for Shelf {
         request: S3Request<HeadObjectInput>,
     ) -> S3Result<S3Response<HeadObjectOutput>> {
         let whole = self.find(&request.input.bucket, &request.input.key)?;
+        let (class, restore) = self.archive().head(&request.input.key);
         Ok(S3Response::new(HeadObjectOutput {
             content_length: size(&whole),
+            storage_class: class.map(StorageClass::from),
+            restore,
             e_tag: Some(tag(&whole)),
             last_modified: some_time(),
             ..HeadObjectOutput::default()
@@ -179,6 +199,23 @@ impl S3 for Shelf {
             contents: Some(contents),
             ..ListObjectsV2Output::default()
         }))
+    }
+
+    async fn restore_object(
+        &self,
+        request: S3Request<RestoreObjectInput>,
+    ) -> S3Result<S3Response<RestoreObjectOutput>> {
+        let input = request.input;
+        self.find(&input.bucket, &input.key)?;
+        let is_there = self.archive().ask(&input.key, input.restore_request)?;
+        let mut headers = HeaderMap::new();
+        if !is_there {
+            headers.insert(ACCEPTED, HeaderValue::from_static("yes"));
+        }
+        Ok(S3Response::with_headers(
+            RestoreObjectOutput::default(),
+            headers,
+        ))
     }
 
     async fn delete_object(

@@ -340,6 +340,7 @@ fn every_json_line_is_documented() {
     lines.extend(lost_records());
     lines.extend(crate::object::lines_of_a_list());
     lines.extend(crate::nearest::lines_of_a_fallback());
+    lines.extend(crate::cold::lines_of_warming());
     assert_documented(&lines, page);
 }
 

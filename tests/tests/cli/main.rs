@@ -13,6 +13,7 @@ mod audit;
 mod beside;
 mod check_tier;
 mod codes;
+mod cold;
 mod copy;
 mod covered;
 mod damage;

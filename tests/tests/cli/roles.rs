@@ -19,7 +19,7 @@ type Row = (
     &'static str,
 );
 
-const ROWS: [Row; 44] = [
+const ROWS: [Row; 45] = [
     (
         "snapshot save",
         &["save", "DATA"],
@@ -239,6 +239,12 @@ const ROWS: [Row; 44] = [
     (
         "restore run --verify",
         &["run", "latest", "--to", "OUT", "--verify"],
+        "FR",
+        "use a reader or full key",
+    ),
+    (
+        "restore warm",
+        &["warm", "latest"],
         "FR",
         "use a reader or full key",
     ),

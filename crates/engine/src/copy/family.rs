@@ -13,6 +13,7 @@ use futures::TryStreamExt as _;
 
 use super::{CopyJob, CopyReport};
 use crate::beside::{self, Ended};
+use crate::cold;
 use crate::configs::First;
 use crate::error::{EngineError, Result};
 use crate::ledger::{Chain, LedgerDraft, record_operation};
@@ -113,12 +114,12 @@ pub async fn make(
     cache_dir: Option<PathBuf>,
 ) -> Result<Repository> {
     let patient = PatientSink::new(sink.clone());
-    for (key, bytes) in slots(from, cx).await? {
-        put_new(cx, &patient, &key, bytes).await?;
-    }
-    for number in 0..=from.config().number {
-        let key = name(layout::config(number))?;
-        put_new(cx, &patient, &key, small(from, cx, &key).await?).await?;
+    let place = cold::claim(cx, &patient).await?;
+    if let Err(error) = put_roots(from, cx, &patient, place).await {
+        if !Repository::exists(cx, &patient).await.unwrap_or(true) {
+            cold::let_go(cx, &patient, place).await;
+        }
+        return Err(error);
     }
     match found(from, cx, sink, cache_dir).await? {
         Found::Same(made) => Ok(*made),
@@ -127,6 +128,39 @@ pub async fn make(
             why: "it was just written: the tier does not keep what it takes".into(),
         }),
     }
+}
+
+/// Writes key slots, then configs.
+async fn put_roots(
+    from: &Repository,
+    cx: &OpContext,
+    sink: &PatientSink,
+    place: Option<[u8; 16]>,
+) -> Result<()> {
+    for (key, bytes) in slots(from, cx).await? {
+        put_new(cx, sink, &key, bytes).await?;
+    }
+    for number in 0..=from.config().number {
+        put_new(
+            cx,
+            sink,
+            &name(layout::config(number))?,
+            config(from, cx, number, place).await?,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// A config as it is to be at the other place, where packs may lie otherwise.
+async fn config(
+    from: &Repository,
+    cx: &OpContext,
+    number: u32,
+    place: Option<[u8; 16]>,
+) -> Result<Bytes> {
+    let bytes = small(from, cx, &name(layout::config(number))?).await?;
+    cold::config_for(bytes, number, from.keys(), place)
 }
 
 /// Brings configs and key slots that the other tier lacks, and says what of them differs.
@@ -187,12 +221,13 @@ async fn configs(
     report: &mut CopyReport,
 ) -> Result<()> {
     let (ours, theirs) = (from.config().number, to.config().number);
+    let place = to.config().cold_place();
     let parity = name(layout::parity(&name(layout::config(0))?))?;
     let has_sidecar = to.parity().is_none() || to.sink().head(cx, &parity).await.is_ok();
     for number in 0..=ours {
         let key = name(layout::config(number))?;
         if number > theirs {
-            let bytes = small(from, cx, &key).await?;
+            let bytes = config(from, cx, number, place).await?;
             match to
                 .sink()
                 .put(cx, &key, bytes.clone(), PutMode::Create)
@@ -206,7 +241,7 @@ async fn configs(
             continue;
         }
         if number > 0 || !has_sidecar {
-            let bytes = small(from, cx, &key).await?;
+            let bytes = config(from, cx, number, place).await?;
             let same = small(to, cx, &key).await? == bytes;
             if !same {
                 differ(from, to, report);

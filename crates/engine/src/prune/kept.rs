@@ -5,6 +5,7 @@ use backup_core::{ByteRange, ErrorKind, ObjectKey, OpContext};
 use backup_integrity::digest::ContentHasher;
 use futures::StreamExt as _;
 
+use crate::cold::not_read_back;
 use crate::collect::settle;
 use crate::error::{EngineError, Result};
 use crate::repository::Repository;
@@ -102,7 +103,8 @@ async fn sha256_of(
         }
         let length = STRETCH.min(size - offset);
         let range = ByteRange::Span { offset, length };
-        let bytes = repo.sink().get(cx, key, range).await?;
+        let bytes = repo.sink().get(cx, key, range).await;
+        let bytes = bytes.map_err(|error| not_read_back(key, error.into()))?;
         let hashing = tokio::task::spawn_blocking(move || {
             hasher.update(&bytes);
             hasher

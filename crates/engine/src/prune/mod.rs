@@ -82,6 +82,9 @@ pub struct PruneJob {
     /// Packs that older generations of keys can read are repacked, and their blobs sealed anew for the newest
     /// generation; takes a full key of it ([`may_reseal`]).
     pub reseal: bool,
+    /// Packs of content are written anew also where reading them means to warm them first
+    /// ([`backup_core::SinkCaps::cold`]); otherwise they stay until nothing uses them any more.
+    pub repack_cold: bool,
     /// Goes on although a snapshot is gone from the tier that nobody forgot: what it used is deleted,
     /// and its object is of no use any more if it turns up again. Not while its sidecar gives it back whole.
     pub despite_gone: bool,
@@ -105,6 +108,7 @@ impl PruneJob {
             wait: Duration::from_secs(10),
             max_drop: 0.8,
             reseal: false,
+            repack_cold: false,
             despite_gone: false,
             despite_ledger: false,
         }
@@ -149,6 +153,11 @@ pub struct PruneNumbers {
     pub copied_bytes: u64,
     /// Bytes that this gives back.
     pub repack_gain: u64,
+    /// Packs that would be written anew and stay as they are because they are kept cold
+    /// ([`PruneJob::repack_cold`]).
+    pub cold_packs: u64,
+    /// Bytes in them that nothing uses.
+    pub cold_bytes: u64,
     /// Packs that snapshots use and that are not there, or have another size than the index says.
     pub missing_packs: u64,
     /// Packs that snapshots use and that older generations of keys can read; looked for where they are to be sealed
@@ -202,8 +211,14 @@ pub struct PruneReport {
 /// [`EngineError::Key`] for a key whose holder may not prune; [`EngineError::Unprunable`] when it
 /// cannot be told what snapshots use; errors of the tier.
 pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PrunePlan> {
+    let rests = repo.sink().info().caps.cold && !job.repack_cold;
     if job.reseal {
         may_reseal(repo)?;
+        if rests {
+            return Err(EngineError::Invalid(
+                "what is sealed anew is read, and packs of content are kept cold here: warm them, and say that they may be read (--repack-cold)".into(),
+            ));
+        }
     }
     repo.keys().may_forget()?;
     repo.refresh_index(cx).await?;
@@ -222,7 +237,7 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
     if job.reseal {
         survey.older = reseal::old_packs(repo, cx, &survey, &mut findings).await?;
     }
-    let chosen = plan::choose(&survey, job, &repo.sizes());
+    let chosen = plan::choose(&survey, job, &repo.sizes(), rests);
     Ok(PrunePlan {
         numbers: chosen.numbers,
         findings,

@@ -25,8 +25,8 @@ pub(super) struct Chosen {
     pub(super) victims: Vec<PackId>,
 }
 
-/// Chooses; the same for the same survey.
-pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
+/// Chooses; the same for the same survey. With `rests` packs of content are not read, so none is written anew.
+pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes, rests: bool) -> Chosen {
     let mut out = Chosen::default();
     let numbers = &mut out.numbers;
     numbers.snapshots = survey.snapshots.len() as u64;
@@ -56,7 +56,12 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
                 && !survey.disputed.contains_key(id)
                 && pack.used.saturating_mul(100) <= pack.size.saturating_mul(WELL_USED)
             {
-                partly.push((pack.used, pack.size, *id));
+                if rests && !pack.is_meta {
+                    numbers.cold_packs += 1;
+                    numbers.cold_bytes += waste;
+                } else {
+                    partly.push((pack.used, pack.size, *id));
+                }
             }
         }
     }
@@ -83,7 +88,7 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
         );
         one.cmp(&two).then(a.2.cmp(&b.2))
     });
-    let mut left = numbers.wasted_bytes;
+    let mut left = numbers.wasted_bytes - numbers.cold_bytes;
     let mut read = 0;
     choose_older(survey, job, (&mut read, &mut left), &mut out);
     let numbers = &mut out.numbers;
@@ -106,6 +111,9 @@ pub(super) fn choose(survey: &Survey, job: &PruneJob, sizes: &Sizes) -> Chosen {
     }
     if job.max_unused != Unused::Unlimited {
         for (is_meta, target) in [(false, sizes.data_pack), (true, sizes.meta_pack)] {
+            if rests && !is_meta {
+                continue;
+            }
             let limit = (target / SMALL) as u64;
             choose_small(survey, job, is_meta, limit, &mut read, &mut out);
         }

@@ -19,6 +19,7 @@ use super::packs::{MadeOf, read_or_nothing, replace};
 use super::survey::{Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Step, Task, Work, is_in_the_way};
 use crate::beside::{self, Ended};
+use crate::cold;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, UnreadSnapshot, get_within, name};
 use crate::unlock::is_of_another;
@@ -350,7 +351,14 @@ pub(super) async fn fetch(
             format!("so it is at {place}: {error}"),
         ));
     }
-    Ok(bytes)
+    match layout::config_number(key) {
+        // A copy may keep its packs elsewhere.
+        Some(number) => {
+            let place = repo.config().cold_place();
+            cold::config_for(bytes, number, repo.keys(), place)
+        }
+        None => Ok(bytes),
+    }
 }
 
 /// Puts an object in its place; says whether that was still needed. Plans read packs for hours: what was mended,

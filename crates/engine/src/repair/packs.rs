@@ -18,6 +18,7 @@ use super::needs::{Need, Needs};
 use super::survey::{Listed, Named, Tier};
 use super::{Remedy, RepairJob, RepairPlan, Task, Work, chunks, is_in_the_way};
 use crate::claims::Claims;
+use crate::cold::not_read_back;
 use crate::error::{EngineError, Result};
 use crate::pack_end::end_of;
 use crate::parity::{read_all_there_is, read_sidecar, sidecar};
@@ -389,6 +390,8 @@ async fn look(
                 is_named_truly: true,
             });
         }
+        // That says nothing of whether it is whole.
+        Err(error) if error.is_cold() => return Err(error),
         // Not a byte of it can be read.
         Err(EngineError::Sink(error)) => (Bytes::new(), error.to_string()),
         Err(error) => return Err(error),
@@ -475,6 +478,7 @@ pub(super) async fn read_or_nothing(
 ) -> Result<Bytes> {
     match read_all_there_is(cx, &**repo.sink(), key, MAX_PACK).await {
         Ok(bytes) => Ok(bytes),
+        Err(error) if error.is_cold() => Err(error),
         Err(EngineError::Sink(_)) if !cx.cancel.is_cancelled() => Ok(Bytes::new()),
         Err(error) => Err(error),
     }
@@ -566,7 +570,8 @@ pub(super) async fn replace(
 async fn keep(repo: &Repository, cx: &OpContext, key: &ObjectKey, whole: &Bytes) -> Result<()> {
     let sink = repo.sink();
     sink.put(cx, key, whole.clone(), PutMode::Replace).await?;
-    if read_all_there_is(cx, &**sink, key, MAX_PACK).await? == *whole {
+    let read = read_all_there_is(cx, &**sink, key, MAX_PACK).await;
+    if read.map_err(|error| not_read_back(key, error))? == *whole {
         return Ok(());
     }
     let why = "it was mended, and the tier does not give back what was written; its medium may be failing";

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
 use super::Remedy;
+use crate::cold;
 use crate::error::{EngineError, Result};
 use crate::repository::{Repository, get_within, name};
 
@@ -64,6 +65,8 @@ pub async fn roots(cx: &OpContext, sink: &Arc<dyn Sink>, copy: &Repository) -> R
         Config::parse(&bytes)
             .and_then(|config| config.verify_mac(number, copy.keys()))
             .map_err(|error| EngineError::damaged(&key, error))?;
+        let place = cold::number_at(cx, &**sink).await?;
+        let bytes = cold::config_for(bytes, number, copy.keys(), place)?;
         out.push(Root {
             key,
             why,

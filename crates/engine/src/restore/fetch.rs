@@ -6,7 +6,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use backup_core::{
     ByteRange, EntryOutcome, EntryWriter, ErrorKind, Event, Finding, FindingKind, OpContext,
-    PositionalWriter, Restore, RestoreEntry, Stage, TargetError,
+    PositionalWriter, Restore, RestoreEntry, SinkError, Stage, TargetError,
 };
 use backup_format::seal::{BlobCodec, BlobKind};
 use backup_integrity::digest::ContentHasher;
@@ -304,6 +304,10 @@ impl<'a> Workers<'a> {
             Ok(bytes) => bytes,
             // A chunk that was not waited for is not damaged.
             Err(_) if self.cx.cancel.is_cancelled() => return self.fail(EngineError::Cancelled),
+            // Every further file would be told to be damaged, and is only not warm yet.
+            Err(EngineError::Sink(error)) if self.ends(&error) => {
+                return self.fail(EngineError::Sink(error));
+            }
             // Perhaps only some of the range is gone: try chunk by chunk.
             Err(_) if chunks.len() > 1 => {
                 return chunks
@@ -347,6 +351,11 @@ impl<'a> Workers<'a> {
         }
     }
 
+    /// Whether nothing can be restored before packs are warmed: no other copy gives what lies in them.
+    fn ends(&self, error: &SinkError) -> bool {
+        error.kind == ErrorKind::Cold && !self.repo.has_others()
+    }
+
     /// Whether the index knows several places of a chunk: one may be whole where another is not.
     fn is_elsewhere_too(&self, chunk: &ChunkJob) -> bool {
         let index = self.repo.index();
@@ -363,6 +372,9 @@ impl<'a> Workers<'a> {
                 self.parts(chunk, &plain);
             }
             Err(_) if self.cx.cancel.is_cancelled() => self.fail(EngineError::Cancelled),
+            Err(EngineError::Sink(error)) if error.kind == ErrorKind::Cold => {
+                self.fail(EngineError::Sink(error));
+            }
             Err(error) => {
                 let kind = match &error {
                     EngineError::Missing { .. } => FindingKind::Missing,

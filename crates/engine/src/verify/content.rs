@@ -333,7 +333,11 @@ impl<'a> Contents<'a> {
                     ErrorKind::NotFound => FindingKind::Missing,
                     _ => FindingKind::Unreadable,
                 };
-                (kind, error.to_string())
+                let why = error.to_string();
+                if error.kind == ErrorKind::Cold {
+                    self.fail(error.into());
+                }
+                (kind, why)
             })
         })
     }
@@ -493,7 +497,13 @@ impl<'a> Contents<'a> {
                 bytes,
                 home: self.buffers.clone(),
             }),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                let why = error.to_string();
+                if error.is_cold() {
+                    self.fail(error);
+                }
+                Err(why)
+            }
         }
     }
 

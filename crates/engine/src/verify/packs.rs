@@ -148,6 +148,7 @@ impl PackPass<'_> {
                     check.faults = opened.faults;
                 }
             }
+            Err(error) if error.kind == ErrorKind::Cold => return Err(error.into()),
             Err(error) => {
                 let kind = match error.kind {
                     ErrorKind::NotFound => FindingKind::Missing,

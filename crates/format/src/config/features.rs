@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{MAX_NAMES, is_name};
 
-/// Features that this version knows beyond those of format version 1, all operations together;
-/// there are none yet.
-const KNOWN: &[&str] = &[];
+/// Features that this version knows beyond those of format version 1, all operations together.
+const KNOWN: &[&str] = &[super::cold::FEATURE];
 
 /// What is to be done with a repository; each asks for features of its own, so that an older
 /// program can still do what a new feature does not touch.

@@ -143,6 +143,36 @@ fn an_unknown_feature_stops_only_the_operations_that_need_it() {
 }
 
 #[test]
+fn where_packs_lie_apart_is_said_with_the_number_of_the_place() {
+    let keys = fixed_set();
+    let mut config = sample();
+    assert_eq!(config.cold_place(), None);
+    config.features.read.push("zzz".into());
+    config.set_cold_place(Some([7; 16]));
+    assert_eq!(config.features.read, ["cold-data", "zzz"]);
+    config.features.read.pop();
+    let bytes = config.seal(&keys).unwrap();
+    let read = Config::parse(&bytes).unwrap().verify_mac(0, &keys).unwrap();
+    assert_eq!(read.cold_place(), Some([7; 16]));
+    for operation in [
+        Operation::Read,
+        Operation::Write,
+        Operation::Verify,
+        Operation::Prune,
+    ] {
+        read.check_features(operation).unwrap();
+        assert_eq!(read.features.of(operation), ["cold-data"]);
+    }
+    // Another place's copy of it differs in this, and in nothing else.
+    let mut back = read;
+    back.set_cold_place(None);
+    assert_eq!(back, sample());
+    // Without the number nobody could tell the right place from another.
+    config.extra.clear();
+    assert!(matches!(config.seal(&keys), Err(ConfigError::Invalid(_))));
+}
+
+#[test]
 fn later_configurations_follow_by_number() {
     let keys = fixed_set().with_next_epoch().unwrap();
     let mut next = sample().next().unwrap();
@@ -273,6 +303,14 @@ fn the_bytes_of_a_configuration_are_frozen() {
     assert_eq!(config, sample());
 }
 
+#[test]
+fn the_bytes_of_a_configuration_with_a_place_of_packs_are_frozen() {
+    let keys = fixed_set();
+    let mut config = sample();
+    config.set_cold_place(Some([0xab; 16]));
+    assert_eq!(hex(&config.seal(&keys).unwrap()), COLD_CONFIG);
+}
+
 proptest! {
     #[test]
     fn reading_random_bytes_is_an_error_not_a_panic(
@@ -309,3 +347,10 @@ const CONFIG: &str = "424b5359434f4e46010000424242424242424242424242424242424242
     804080808002000000804080800401003e61676531746b386e75683063766a376535793978737a723630633368767170\
     796b77716d63727179797a76396d6138393477686d773465736a6a677a673400c0825bc237d2046154c75f78cf6d7366\
     8d120ae0fb972a1e4e0aead4b3e55a09";
+
+const COLD_CONFIG: &str = "424b5359434f4e46010000424242424242424242424242424242424242424242424242424242424242424280f7c4d5\
+    060109636f6c642d646174610109636f6c642d646174610109636f6c642d646174610109636f6c642d646174610101\
+    01010207636f6e74656e74808020808040808080028010804080800400808004057061676573808020808040808080\
+    02000000804080800401003e61676531746b386e75683063766a376535793978737a723630633368767170796b7771\
+    6d63727179797a76396d6138393477686d773465736a6a677a67340104636f6c6410ababababababababababababab\
+    abababf7d7c96e63ba826ee2dff9ab944d206bb49dfbb6120761027a415be118f3f3d2";

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
-    SinkError, SinkInfo, Traffic, Warmth,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -189,6 +189,7 @@ impl Sink for LocalSink {
                 connections: 4,
                 settle: self.place.settle(),
             },
+            is_split: false,
         }
     }
 
@@ -301,6 +302,14 @@ impl Sink for LocalSink {
             write::delete(place, &work_key)
         })
         .await
+    }
+
+    async fn temperature(
+        &self,
+        _cx: &OpContext,
+        _key: &ObjectKey,
+    ) -> Result<Temperature, SinkError> {
+        Ok(Temperature::Warm)
     }
 
     async fn warm(&self, _cx: &OpContext, _keys: &[ObjectKey]) -> Result<Warmth, SinkError> {

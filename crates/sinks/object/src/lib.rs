@@ -11,6 +11,7 @@
 //! | `ca` | a file with certificates that are trusted beside those of the system |
 //! | `region`, `profile`, `style=virtual`, `checksum=none` | S3 only |
 //! | `storage_class` | S3 only; that of objects below `data/` |
+//! | `warm-days`, `warm-tier` | S3 only; for how many days objects of an archive are asked for (7), and how soon: `Bulk` (the cheapest), `Standard` or `Expedited` |
 //! | `object_lock=30d` | S3 only; so long nobody may delete a version |
 //! | `credentials` | a file, or `instance` for the role of the machine |
 //! | `account` | Azure only |
@@ -44,6 +45,7 @@ mod sink;
 mod store;
 mod surroundings;
 mod trouble;
+mod warm;
 mod wire;
 
 use std::sync::Arc;

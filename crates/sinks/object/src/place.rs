@@ -7,6 +7,7 @@ use std::time::Duration;
 use backup_core::{Location, ObjectKey};
 
 use crate::endpoint::{Endpoint, EndpointError};
+use crate::warm::{Tier, Warming};
 
 /// Nobody waits longer for a listing, in seconds.
 const MOST_SETTLE: u64 = 600;
@@ -15,7 +16,7 @@ const MOST_SETTLE: u64 = 600;
 const MOST_PREFIX: usize = 400;
 
 /// The options that each provider takes, for the message on one that there is not.
-const OPTIONS: &str = "`endpoint`, `region`, `profile`, `credentials`, `account`, `storage_class`, `object_lock`, `style`, `checksum`, `ca`, \
+const OPTIONS: &str = "`endpoint`, `region`, `profile`, `credentials`, `account`, `storage_class`, `warm-days`, `warm-tier`, `object_lock`, `style`, `checksum`, `ca`, \
      `http`, `connections`, `timeout` and `settle`";
 
 /// Names under which people write secrets into a location.
@@ -135,6 +136,8 @@ pub(crate) struct Place {
     pub(crate) credentials: Option<Source>,
     pub(crate) account: Option<String>,
     pub(crate) storage_class: Option<String>,
+    /// How objects of an archive are asked for.
+    pub(crate) warming: Warming,
     /// How long objects are locked.
     pub(crate) lock: Option<Duration>,
     /// Whether the bucket stands before the host's name and not in the path.
@@ -190,6 +193,7 @@ impl Place {
             credentials: None,
             account: None,
             storage_class: None,
+            warming: Warming::default(),
             lock: None,
             virtual_host: false,
             checksum: true,
@@ -231,6 +235,16 @@ impl Place {
             }
             "account" => self.account = Some(word("account", value)?),
             "storage_class" => self.storage_class = Some(word("storage_class", value)?),
+            "warm-days" => {
+                self.warming.days = warm_days(value)?;
+                self.warming.is_named = true;
+            }
+            "warm-tier" => {
+                let tier = Tier::read(value);
+                let wanted = "`Bulk`, `Standard` or `Expedited`";
+                self.warming.tier = tier.ok_or_else(|| wrong("warm-tier", value, wanted))?;
+                self.warming.is_named = true;
+            }
             "object_lock" => self.lock = Some(days(value)?),
             "style" => {
                 self.virtual_host = match value {
@@ -262,6 +276,7 @@ impl Place {
             ("region", self.region.is_some()),
             ("profile", self.profile.is_some()),
             ("storage_class", self.storage_class.is_some()),
+            ("warm-days", self.warming.is_named),
             ("object_lock", self.lock.is_some()),
             ("style", self.virtual_host),
             ("checksum", !self.checksum),
@@ -332,6 +347,13 @@ fn days(value: &str) -> Result<Duration, FromLocationError> {
     }
 }
 
+fn warm_days(value: &str) -> Result<u32, FromLocationError> {
+    match value.parse() {
+        Ok(days @ 1..=3650) => Ok(days),
+        _ => Err(wrong("warm-days", value, "a number of days, as `7`")),
+    }
+}
+
 fn seconds(option: &'static str, value: &str, least: u64) -> Result<Duration, FromLocationError> {
     match value.parse() {
         Ok(seconds) if (least..=MOST_SETTLE).contains(&seconds) => Ok(Duration::from_secs(seconds)),
@@ -398,6 +420,9 @@ mod tests {
         assert!(told("s3://b?object_lock=1d&checksum=none").contains("`sha256`"));
         assert!(told("s3://b?object_lock=0d").contains("`30d`"));
         assert!(told("s3://b?storage_class=a%20b").contains("letters"));
+        assert!(told("s3://b?warm-days=0").contains("number of days"));
+        assert!(told("s3://b?warm-tier=fast").contains("`Bulk`"));
+        assert!(told("gs://b?warm-days=3").contains("leave it out"));
         assert!(told("s3://b?credentials=x").contains("`instance`"));
         assert!(told("s3://b?connections=0").contains("1 to 64"));
         assert!(told("gs://b?region=x").contains("leave it out"));

@@ -7,6 +7,9 @@ use http::header::HeaderMap;
 /// So much of what a server says is shown.
 const MOST_SHOWN: usize = 300;
 
+/// There is no capacity for what is to come within minutes.
+pub(crate) const NO_EXPEDITED: &str = "GlacierExpeditedRetrievalNotAvailable";
+
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the server answers {status}{}{code}{}{message}", if code.is_empty() { "" } else { " " }, if message.is_empty() { "" } else { ": " })]
@@ -53,6 +56,10 @@ impl Refused {
 
     /// Too many requests.
     pub(crate) fn is_busy(&self) -> bool {
+        // It will not have capacity in a moment either.
+        if self.has_code(&[NO_EXPEDITED]) {
+            return false;
+        }
         matches!(self.status, 429 | 503)
             || self.has_code(&[
                 "SlowDown",
@@ -174,6 +181,7 @@ mod tests {
             (412, "PreconditionFailed"),
             (507, "XMinioStorageFull"),
             (503, "QuotaExceeded"),
+            (503, NO_EXPEDITED),
         ] {
             assert!(!refused(status, &code(name)).can_pass(), "{status} {name}");
         }

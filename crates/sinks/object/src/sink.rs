@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use backup_core::context::Event;
 use backup_core::{
     ByteRange, ErrorKind, Location, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkCaps,
-    SinkError, SinkInfo, Traffic, Warmth,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, StreamExt as _};
+use object_store::client::HttpError;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStoreExt as _, PutOptions};
 
@@ -119,7 +120,11 @@ impl ObjectSink {
         }
     }
 
-    fn path(&self, key: &str) -> Path {
+    pub(crate) fn place(&self) -> &Place {
+        &self.inner.place
+    }
+
+    pub(crate) fn path(&self, key: &str) -> Path {
         match self.inner.place.prefix.as_str() {
             "" => Path::from(key),
             prefix => Path::from(format!("{prefix}/{key}")),
@@ -142,7 +147,7 @@ impl ObjectSink {
     }
 
     /// Does something with the client until it is done or cancelled.
-    async fn with<T, F, E>(
+    pub(crate) async fn with<T, F, E>(
         &self,
         cx: &OpContext,
         op: &'static str,
@@ -164,6 +169,7 @@ impl ObjectSink {
             () = cx.cancel.cancelled() => Err(cancelled()),
             answer = work(store) => answer.map_err(|failed| match failed.into() {
                 Failed::Below(error) => names.explain(op, subject, &error),
+                Failed::Wire(error) => names.explain(op, subject, &error),
                 Failed::Ours(kind, trouble) => ours(kind, op, subject, trouble),
             }),
         }
@@ -385,8 +391,9 @@ impl Inner {
 }
 
 /// What went wrong, below or here.
-enum Failed {
+pub(crate) enum Failed {
     Below(object_store::Error),
+    Wire(HttpError),
     Ours(ErrorKind, Trouble),
 }
 
@@ -416,10 +423,11 @@ impl Sink for ObjectSink {
                 atomic_create: known == Some(Creates::Exclusive),
                 replace_if: false,
                 max_put_bytes: MAX_PUT_BYTES,
-                cold: false,
+                cold: inner.place.is_cold(),
                 connections: inner.place.connections,
                 settle: inner.place.settle,
             },
+            is_split: false,
         }
     }
 
@@ -558,8 +566,12 @@ impl Sink for ObjectSink {
         }
     }
 
-    async fn warm(&self, _cx: &OpContext, _keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
-        Ok(Warmth::Ready)
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        self.temperature_of(cx, key).await
+    }
+
+    async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
+        self.ask_for(cx, keys).await
     }
 }
 

@@ -20,19 +20,22 @@ use crate::place::{Place, Provider, Source};
 use crate::sink::MAX_PUT_BYTES;
 use crate::surroundings::Surroundings;
 use crate::trouble::{Names, Trouble};
+use crate::warm::Signer;
 use crate::wire::Wire;
 
 /// So long one date of a lock is used, and so much longer than asked for objects are locked at most.
 const LOCK_STEP: Duration = Duration::from_hours(1);
 
 /// How long a request is tried again altogether.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A client that is ready.
 pub(crate) struct Store {
     pub(crate) client: Arc<dyn ObjectStore>,
     pub(crate) names: Names,
     pub(crate) wire: Wire,
+    /// For what the client does not know; S3 only.
+    pub(crate) signer: Option<Signer>,
     locking: Option<Locking>,
 }
 
@@ -105,6 +108,10 @@ fn authority_of(address: &str) -> String {
     rest.split('/').next().unwrap_or_default().to_owned()
 }
 
+fn scheme_of(address: &str) -> &str {
+    address.split("://").next().unwrap_or("https")
+}
+
 fn unbuilt(error: &object_store::Error) -> Trouble {
     Trouble::Other(format!("the client cannot be made: {error}"))
 }
@@ -141,7 +148,7 @@ impl Store {
             (None, true) => format!("{}.{}", place.bucket, amazon()),
             (None, false) => amazon(),
         };
-        let wire = wire(place, authority);
+        let wire = wire(place, authority.clone());
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&place.bucket)
             .with_region(&region)
@@ -165,6 +172,16 @@ impl Store {
             builder = builder.with_config(key, value);
         }
         let client = builder.clone().build().map_err(|error| unbuilt(&error))?;
+        let signer = Signer {
+            http: wire.connect(&options).map_err(|error| unbuilt(&error))?,
+            credentials: client.credentials().clone(),
+            bucket: match place.virtual_host {
+                true => format!("{}://{authority}", scheme_of(&server)),
+                false => format!("{server}/{}", place.bucket),
+            },
+            region,
+            tries,
+        };
         let locking = match place.lock {
             Some(lock) => {
                 let provider: AwsCredentialProvider = client.credentials().clone();
@@ -185,6 +202,7 @@ impl Store {
             client: Arc::new(client),
             names: Names::of(place, &server, &found.origin),
             wire,
+            signer: Some(signer),
             locking,
         })
     }
@@ -237,6 +255,7 @@ impl Store {
             client: Arc::new(client),
             names: Names::of(place, &server, &origin),
             wire,
+            signer: None,
             locking: None,
         })
     }
@@ -289,6 +308,7 @@ impl Store {
             client: Arc::new(client),
             names: Names::of(place, &server, &origin),
             wire,
+            signer: None,
             locking: None,
         })
     }

@@ -7,7 +7,7 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::credentials::NoCredentials;
 use crate::place::{Place, Provider};
-use crate::refused::{Refused, shown};
+use crate::refused::{NO_EXPEDITED, Refused, shown};
 use crate::wire::{Late, TooMuch};
 
 /// What is wrong, and what to do about it.
@@ -46,6 +46,18 @@ pub(crate) enum Trouble {
         "this machine's clock and the server's are too far apart: look at the clock (`timedatectl`), then run the command again"
     )]
     Skewed,
+    #[error(
+        "it lies in an archive: `restore warm SNAPSHOT` asks for what a restore needs, and says when it can be read"
+    )]
+    Archived,
+    #[error(
+        "it lies in Azure's archive tier, from which Backstay does not fetch: give it the tier Hot or Cool (`az storage blob set-tier`, or a batch of them), and go on when that is done"
+    )]
+    AzureArchive,
+    #[error(
+        "the provider has no capacity for what is to be read within minutes; write `warm-tier=Standard` behind the location, or run the command again later"
+    )]
+    NoExpedited,
     #[error(
         "the server has no room left, or a quota is full ({0}); make room with `snapshot forget` and `snapshot prune`, or raise the quota"
     )]
@@ -215,6 +227,12 @@ impl Names {
             "InvalidBucketObjectLockConfiguration",
         ]) {
             return (ErrorKind::Invalid, Trouble::NoLock(told()));
+        }
+        if refused.has_code(&["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"]) {
+            return (ErrorKind::Cold, Trouble::Archived);
+        }
+        if refused.has_code(&[NO_EXPEDITED]) {
+            return (ErrorKind::Unavailable, Trouble::NoExpedited);
         }
         if refused.is_full() {
             return (ErrorKind::NoSpace, Trouble::Full(told()));

@@ -247,6 +247,7 @@ impl Sink for RcloneSink {
                 connections: place.connections,
                 settle: place.settle,
             },
+            is_split: false,
         }
     }
 

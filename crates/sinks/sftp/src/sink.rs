@@ -198,6 +198,7 @@ impl Sink for SftpSink {
                 connections: config.connections * REQUESTS,
                 settle: Duration::ZERO,
             },
+            is_split: false,
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Traffic, Warmth,
+    SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -357,6 +357,16 @@ impl Sink for FaultSink {
                 first
             }
             _ => turn.unless_lost(first),
+        }
+    }
+
+    async fn temperature(&self, cx: &OpContext, key: &ObjectKey) -> Result<Temperature, SinkError> {
+        let turn = self.enter(cx, Op::Head, key.as_str()).await?;
+        let answer = self.inner.temperature(cx, key).await?;
+        if turn.fault == Some(Fault::LoseAnswer) {
+            Err(turn.error())
+        } else {
+            Ok(answer)
         }
     }
 
