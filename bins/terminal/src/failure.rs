@@ -183,6 +183,11 @@ fn newer(what: String) -> Failure {
     Failure::new(Exit::Failed, what, hint)
 }
 
+fn no_thread(what: String) -> Failure {
+    let hint = "raise the limit on processes (`ulimit -u`, TasksMax= of a systemd unit, pids of a container), or wait until less is running";
+    Failure::new(Exit::Failed, what, hint)
+}
+
 /// What the error itself says to raise is not always a shell's.
 const HIGHER: &str =
     "run the command again with a higher limit (LimitNOFILE= or LimitFSIZE= of a systemd unit)";
@@ -337,11 +342,7 @@ impl From<EngineError> for Failure {
                 what,
                 "run it again: what was in the file is read from the repository",
             ),
-            EngineError::NoThread(_) => Self::new(
-                Exit::Failed,
-                what,
-                "raise the limit on processes (`ulimit -u`, TasksMax= of a systemd unit, pids of a container), or wait until less is running",
-            ),
+            EngineError::NoThread(_) => no_thread(what),
             EngineError::Seal(error) => of_sealing(&error, what),
             EngineError::Panicked(_) => Self::new(Exit::Failed, what, "please report it"),
             _ => Self::new(Exit::Failed, what, "run `snapshot verify`, then try again"),
