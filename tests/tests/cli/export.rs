@@ -536,7 +536,7 @@ impl Folded {
         };
         let device = run("losetup", &["-f", "--show", image]);
         let Some(device) = device else {
-            println!("skipped: no disk can be made here");
+            eprintln!("skipped: no disk can be made here");
             return None;
         };
         let folded = Self {
@@ -555,7 +555,7 @@ impl Folded {
         if is_exfat || is_fat() {
             return Some(folded);
         }
-        println!("skipped: no disk can be mounted here that folds case");
+        eprintln!("skipped: no disk can be mounted here that folds case");
         None
     }
 }
