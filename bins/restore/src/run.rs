@@ -82,7 +82,7 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         chosen += outcome.entries;
         is_known &= outcome.lost_pages == 0;
         let is_nothing = outcome.entries == 0 && outcome.lost_pages == 0;
-        if !(is_nothing && !args.includes.is_empty()) {
+        if !is_nothing || args.includes.is_empty() {
             ending = ending.max(report_on(console, &view, &outcome, seconds)?);
         }
         if args.verify {

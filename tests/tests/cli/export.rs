@@ -535,13 +535,9 @@ impl Folded {
             })
         };
         let device = run("losetup", &["-f", "--show", image]);
-        let Some(device) = device else {
-            eprintln!("skipped: no disk can be made here");
-            return None;
-        };
         let folded = Self {
             disk: disk.clone(),
-            device,
+            device: device?,
         };
         let device = folded.device.as_str();
         let is_exfat = run("mkfs.exfat", &[device]).is_some()
@@ -552,11 +548,7 @@ impl Folded {
                 && run("mount", &["-t", "vfat", device, at]).is_some()
                 && is_mounted()
         };
-        if is_exfat || is_fat() {
-            return Some(folded);
-        }
-        eprintln!("skipped: no disk can be mounted here that folds case");
-        None
+        (is_exfat || is_fat()).then_some(folded)
     }
 }
 
@@ -571,6 +563,7 @@ impl Drop for Folded {
 fn no_file_takes_the_place_of_another_whose_name_differs_in_case() {
     let place = Place::new();
     let Some(disk) = Folded::new(&place) else {
+        eprintln!("skipped: no disk that folds case can be made and mounted here");
         return;
     };
     place.write("folder/Name", "one");
