@@ -23,6 +23,8 @@ use crate::wire::{self, Attributes, Code, FileSystem, Name, Reply, Request};
 
 /// How many requests wait to be written; each has at most one piece of an object.
 const QUEUE: usize = 16;
+/// How long what is left over may take to be written once nobody has the session any more.
+const PARTING: Duration = Duration::from_secs(5);
 
 /// Up to so many bytes small requests go out in one packet.
 const COALESCE: usize = 32 << 10;
@@ -53,6 +55,8 @@ struct Shared {
     /// When the server was last heard of, in milliseconds since `begun`.
     heard: AtomicU64,
     begun: Instant,
+    /// Nobody has the session any more.
+    left: CancellationToken,
     over: CancellationToken,
 }
 
@@ -123,7 +127,8 @@ impl std::fmt::Debug for Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.over.cancel();
+        // What was posted is still written ([`write`]).
+        self.shared.left.cancel();
     }
 }
 
@@ -140,6 +145,7 @@ impl Session {
             waiting: Mutex::default(),
             heard: AtomicU64::new(0),
             begun: Instant::now(),
+            left: CancellationToken::new(),
             over: CancellationToken::new(),
         });
         let begun = channel.request_subsystem(true, "sftp").await;
@@ -461,11 +467,17 @@ async fn write(
             }
         }
         // Nobody has the session any more.
-        shared.over.cancel();
         let _ = channel.close().await;
+        shared.over.cancel();
+    };
+    let parting = async {
+        shared.left.cancelled().await;
+        tokio::time::sleep(PARTING).await;
+        shared.over.cancel();
     };
     tokio::select! {
         () = over.cancelled() => {}
+        () = parting => {}
         () = work => {}
     }
 }
