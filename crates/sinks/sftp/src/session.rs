@@ -6,7 +6,7 @@
 //! When either ends, the session is over, and every ticket says why.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use crate::wire::{self, Attributes, Code, FileSystem, Name, Reply, Request};
 
 /// How many requests wait to be written; each has at most one piece of an object.
 const QUEUE: usize = 16;
+/// The number of the last request of all.
+const LAST: u32 = u32::MAX;
 /// How long what is left over may take to be written once nobody has the session any more.
 const PARTING: Duration = Duration::from_secs(5);
 
@@ -55,6 +57,8 @@ struct Shared {
     /// When the server was last heard of, in milliseconds since `begun`.
     heard: AtomicU64,
     begun: Instant,
+    /// Whether anything was sent whose answer nobody waits for.
+    has_posted: AtomicBool,
     /// Nobody has the session any more.
     left: CancellationToken,
     over: CancellationToken,
@@ -145,6 +149,7 @@ impl Session {
             waiting: Mutex::default(),
             heard: AtomicU64::new(0),
             begun: Instant::now(),
+            has_posted: AtomicBool::new(false),
             left: CancellationToken::new(),
             over: CancellationToken::new(),
         });
@@ -213,6 +218,7 @@ impl Session {
 
     /// Sends a request whose answer nobody waits for: what is left over is tidied up, also by who is being dropped.
     pub(crate) fn post(&self, request: &Request<'_>) {
+        self.shared.has_posted.store(true, Ordering::Relaxed);
         let packet = request.packet(self.number());
         if let Err(mpsc::error::TrySendError::Full(packet)) = self.requests.try_send(packet)
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -444,7 +450,7 @@ fn hand_out(
         };
         if let (Some(Reply::Handle(handle)), Some(requests)) = (unwanted, requests.upgrade()) {
             // Numbers from above are not met by those that count from below.
-            let close = Request::Close(&handle).packet(u32::MAX - (number & 0xffff));
+            let close = Request::Close(&handle).packet(u32::MAX - 1 - (number & 0xffff));
             let _ = requests.try_send(close);
         }
     }
@@ -466,7 +472,16 @@ async fn write(
                 break;
             }
         }
-        // Nobody has the session any more.
+        // Nobody has the session any more. A server that is left may pass over what it has not read yet, so the last
+        // request has an answer that is waited for.
+        if shared.has_posted.load(Ordering::Relaxed) {
+            let (ticket, answer) = oneshot::channel();
+            shared.waiting().tickets.insert(LAST, ticket);
+            let last = Request::LinkStat(".").packet(LAST);
+            if channel.data_bytes(last).await.is_ok() {
+                let _ = answer.await;
+            }
+        }
         let _ = channel.close().await;
         shared.over.cancel();
     };
