@@ -84,12 +84,12 @@ impl Observer for Notes {
     }
 }
 
-async fn looked_for(location: &str, notes: &Arc<Notes>) -> SinkError {
+async fn looked_for(location: &str, notes: &Arc<Notes>) -> (SinkError, RcloneSink) {
     let sink = RcloneSink::new(&format!("{location}&retries=1").parse().unwrap()).unwrap();
     let mut cx = context();
     cx.observer = notes.clone();
     let listed: Result<Vec<_>, _> = sink.list(&cx, "", None).try_collect().await;
-    listed.unwrap_err()
+    (listed.unwrap_err(), sink)
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn a_login_that_was_renewed_is_kept() {
     }
     let remotes = remotes(server(true));
     let notes = Arc::default();
-    let error = looked_for(&remotes.location("hi:x"), &notes).await;
+    let (error, _) = looked_for(&remotes.location("hi:x"), &notes).await;
     assert_ne!(error.kind, ErrorKind::Denied, "{error}");
     let config = fs::read_to_string(remotes.config()).unwrap();
     assert!(
@@ -115,7 +115,7 @@ async fn a_login_that_is_not_renewed_names_the_remedy() {
         return;
     }
     let remotes = remotes(server(false));
-    let error = looked_for(&remotes.location("hi:x"), &Arc::default()).await;
+    let (error, _) = looked_for(&remotes.location("hi:x"), &Arc::default()).await;
     assert_eq!(error.kind, ErrorKind::Denied, "{error}");
     let text = error.to_string();
     assert!(text.contains("rclone config reconnect hi:"), "{text}");
@@ -166,10 +166,19 @@ async fn a_login_that_cannot_be_kept_is_told() {
     let config = folder.join("rclone.conf");
     fs::write(&config, format!("[hi]\n{}", login(server(true)))).unwrap();
     mounted.freeze();
-    let notes = Arc::default();
+    let told: Arc<Notes> = Arc::default();
     let location = format!("rclone:hi:x?config={}", config.display());
-    let _ = looked_for(&location, &notes).await;
-    let notes = notes.0.lock().unwrap().join("\n");
+    let (_, sink) = looked_for(&location, &told).await;
+    // What rclone says may come behind its answer.
+    let mut notes = String::new();
+    for _ in 0..100 {
+        notes = told.0.lock().unwrap().join("\n");
+        if !notes.is_empty() {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    drop(sink);
     assert!(
         notes.contains("could not write its configuration"),
         "{notes}"
