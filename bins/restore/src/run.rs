@@ -81,7 +81,8 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
         let seconds = started.elapsed().as_secs_f64();
         chosen += outcome.entries;
         is_known &= outcome.lost_pages == 0;
-        let is_nothing = outcome.entries == 0 && outcome.lost_pages == 0;
+        let has_findings = !outcome.report.findings.is_empty();
+        let is_nothing = outcome.entries == 0 && outcome.lost_pages == 0 && !has_findings;
         if !is_nothing || args.includes.is_empty() {
             ending = ending.max(report_on(console, &view, &outcome, seconds)?);
         }
