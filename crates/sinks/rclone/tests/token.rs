@@ -169,7 +169,9 @@ async fn a_login_that_cannot_be_kept_is_told() {
     let told: Arc<Notes> = Arc::default();
     let location = format!("rclone:hi:x?config={}", config.display());
     let (_, sink) = looked_for(&location, &told).await;
-    // What rclone says may come behind its answer.
+    let mut cx = context();
+    cx.observer = told.clone();
+    // What rclone says may come behind its answer; it is then told with the next one.
     let mut notes = String::new();
     for _ in 0..100 {
         notes = told.0.lock().unwrap().join("\n");
@@ -177,8 +179,8 @@ async fn a_login_that_cannot_be_kept_is_told() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let _: Result<Vec<_>, _> = sink.list(&cx, "", None).try_collect().await;
     }
-    drop(sink);
     assert!(
         notes.contains("could not write its configuration"),
         "{notes}"
