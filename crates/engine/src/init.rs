@@ -33,6 +33,8 @@ pub struct InitRequest {
     pub argon2: Option<Argon2Params>,
     /// How much parity is put beside packs; `None`: none.
     pub parity: Option<Share>,
+    /// How content is cut and gathered. What contradicts itself is refused when the repository is made.
+    pub sizes: Sizes,
 }
 
 /// Keys of a repository that does not exist yet.
@@ -88,7 +90,7 @@ pub fn prepare(cx: &OpContext, request: &InitRequest) -> Result<Prepared> {
     )?);
     let code = recovery_code(&recovery);
     let recovery_sheet = recovery_sheet(repo, &request.location, &code);
-    let mut config = Config::new(&keys, created, vec![profile()]);
+    let mut config = Config::new(&keys, created, vec![profile(&request.sizes)]);
     config.set_parity(request.parity.map(Share::percent));
     Ok(Prepared {
         keys,
@@ -99,9 +101,8 @@ pub fn prepare(cx: &OpContext, request: &InitRequest) -> Result<Prepared> {
     })
 }
 
-/// The sizes of this release, as the config records them.
-fn profile() -> ChunkProfile {
-    let sizes = Sizes::default();
+/// Sizes as the config records them.
+fn profile(sizes: &Sizes) -> ChunkProfile {
     let narrow = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
     ChunkProfile {
         name: PROFILE.into(),

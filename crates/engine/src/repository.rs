@@ -40,7 +40,8 @@ pub use crate::unlock::Unlock;
 /// The chunk profile of a config that this engine uses.
 pub const PROFILE: &str = "default";
 
-/// Sizes and limits that a repository's config records.
+/// How content is cut, gathered and packed. A repository's config records how it cuts and gathers; the others can be
+/// chosen anew by each who writes, as readers need none of them.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     /// Chunks of streams and bundles.
@@ -95,6 +96,8 @@ pub struct Repository {
     slot: Option<ObjectKey>,
     notices: Notices,
     pub(crate) others: Others,
+    // Of these what the config does not record.
+    sizes: Sizes,
 }
 
 impl std::fmt::Debug for Repository {
@@ -277,6 +280,7 @@ impl Repository {
             looked: tokio::sync::Mutex::default(),
             slot,
             notices: Notices::default(),
+            sizes: Sizes::default(),
             others: Others::default(),
         };
         out.reload_index(cx).await?;
@@ -320,10 +324,17 @@ impl Repository {
         &self.config
     }
 
-    /// The sizes that the config records.
+    /// Lets what is written from now on lie in packs of about these sizes in bytes, of content and of pages and lineage:
+    /// fewer and larger objects for a tier where each costs, at the price of as much memory for each that is on its way.
+    pub const fn pack_into(&mut self, content: usize, pages: usize) {
+        self.sizes.data_pack = content;
+        self.sizes.meta_pack = pages;
+    }
+
+    /// The sizes that the config records, and those of [`Repository::pack_into`].
     #[must_use]
     pub fn sizes(&self) -> Sizes {
-        let default = Sizes::default();
+        let default = self.sizes;
         let Some(profile) = self.config.profile(PROFILE) else {
             return default;
         };
