@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     Decision, ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, Reason,
     RetentionInput, RetentionPolicy, Severity, SnapshotId, SnapshotMeta, Verdict,
@@ -124,6 +125,7 @@ pub struct Forgotten {
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the
 /// host; errors of the tier; what was removed until then stays removed, and the ledger says so.
+#[boxed]
 pub async fn forget(
     repo: &Repository,
     cx: &OpContext,
@@ -217,6 +219,7 @@ async fn tidy(repo: &Repository, cx: &OpContext) -> Option<Finding> {
 /// # Errors
 /// [`EngineError::Invalid`] when it is held; [`EngineError::Key`] for a key whose holder may not
 /// forget, or that cannot sign for the host; errors of the tier.
+#[boxed]
 pub async fn forget_unread(
     repo: &Repository,
     cx: &OpContext,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, SnapshotId,
 };
@@ -47,6 +48,7 @@ pub(crate) async fn missed(repo: &Repository, cx: &OpContext) -> Result<BTreeSet
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn given_up(
     repo: &Repository,
     cx: &OpContext,
@@ -147,6 +149,7 @@ async fn has_packs(
 /// # Errors
 /// [`EngineError::Invalid`] when it is held, comes back by a repair, or is there again; [`EngineError::Key`] for a key
 /// whose holder may not forget, or that cannot sign for the host; errors of the tier.
+#[boxed]
 pub async fn give_up(
     repo: &Repository,
     cx: &OpContext,

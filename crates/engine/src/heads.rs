@@ -1,5 +1,6 @@
 //! The heads of snapshots: which there are, and what their objects say without a page being read.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, SessionId, Severity,
     SnapshotId, SnapshotMeta,
@@ -67,6 +68,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of the tier.
+    #[boxed]
     pub async fn snapshot_keys(&self, cx: &OpContext) -> Result<Vec<(SnapshotId, ObjectKey)>> {
         let listed: Vec<ObjectMeta> = self.sink().list(cx, "snap/", None).try_collect().await?;
         let mut out: Vec<_> = listed
@@ -82,6 +84,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`EngineError::Damaged`], errors of the tier.
+    #[boxed]
     pub async fn head(
         &self,
         cx: &OpContext,
@@ -163,6 +166,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of the tier's lists.
+    #[boxed]
     pub async fn heads(&self, cx: &OpContext) -> Result<(Vec<SnapshotHead>, Vec<UnreadSnapshot>)> {
         let keys = self.snapshot_keys(cx).await?;
         let results: Vec<Result<SnapshotHead, UnreadSnapshot>> = futures::stream::iter(keys)

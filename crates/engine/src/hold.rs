@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, OpContext, PutMode, Severity, SnapshotId,
 };
@@ -34,6 +35,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// Those of the tier's list.
+#[boxed]
 pub async fn holds(repo: &Repository, cx: &OpContext) -> Result<BTreeSet<SnapshotId>> {
     let mut out = BTreeSet::new();
     let mut list = repo.sink().list(cx, "holds/", None);
@@ -56,6 +58,7 @@ impl Holds {
     ///
     /// # Errors
     /// Those of the tier.
+    #[boxed]
     pub async fn read(repo: &Repository, cx: &OpContext) -> Result<Self> {
         let first = Self::look(repo, cx).await?;
         if first.has_lost(None) {
@@ -210,6 +213,7 @@ impl HoldChange {
 /// # Errors
 /// A key that cannot sign for the host; [`EngineError::TooLate`] when the snapshot is gone by then; errors
 /// of the tier.
+#[boxed]
 pub async fn hold(
     repo: &Repository,
     cx: &OpContext,
@@ -299,6 +303,7 @@ async fn not_too_late(
 ///
 /// # Errors
 /// A key whose holder may not forget, or that cannot sign for the host; errors of the tier.
+#[boxed]
 pub async fn release(
     repo: &Repository,
     cx: &OpContext,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{OpContext, RepoId, Sink};
 use backup_format::config::{ChunkProfile, Config};
 use backup_format::keys::{
@@ -139,6 +140,7 @@ impl Prepared {
     ///
     /// # Errors
     /// [`EngineError::RepositoryExists`]; errors of the tier.
+    #[boxed]
     pub async fn create(
         &self,
         cx: &OpContext,

@@ -24,6 +24,7 @@ mod tier;
 
 use std::path::PathBuf;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{Finding, HostId, OpContext, SnapshotId, SnapshotMeta};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -97,6 +98,7 @@ pub struct LedgerDraft {
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot sign for the host; errors of the tier.
+#[boxed]
 pub async fn record_operation(
     repo: &Repository,
     cx: &OpContext,

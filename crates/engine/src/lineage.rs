@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::OpContext;
 use backup_format::chunk::PieceCut;
 use backup_format::extent::{Content, Extents, MAX_EXTENTS};
@@ -236,6 +237,7 @@ fn decode(stored: &[u8]) -> Result<LineageHead> {
 ///
 /// # Errors
 /// [`EngineError::Damaged`], [`EngineError::Missing`], errors of the tier.
+#[boxed]
 pub async fn resolve(repo: &Repository, cx: &OpContext, content: &Content) -> Result<Extents> {
     match content {
         Content::Inline(extents) => Ok(extents.clone()),

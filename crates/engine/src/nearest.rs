@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ChunkId, ErrorKind, Finding, FindingKind, OpContext, Severity, SnapshotId};
 use backup_format::seal::BlobKind;
 use backup_format::snapshot::SnapshotObject;
@@ -254,6 +255,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of the tier's lists, where no copy can be listed either.
+    #[boxed]
     pub async fn nearest_heads(
         &self,
         cx: &OpContext,

@@ -2,6 +2,7 @@
 //! pack is of one that was deleted. Nothing that reads snapshots needs it: it is there for
 //! [`crate::repair`]. What is in it says [`backup_parity`].
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ByteRange, ErrorKind, ObjectKey, OpContext, PackId, PutMode, Retry, Sink, SinkError,
 };
@@ -132,6 +133,7 @@ async fn get_span(
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not; errors of the tier.
+#[boxed]
 pub async fn set_share(repo: &mut Repository, cx: &OpContext, share: Option<Share>) -> Result<()> {
     repo.keys().may_forget()?;
     loop {

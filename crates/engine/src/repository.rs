@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ByteRange, ErrorKind, FindingKind, ObjectKey, OpContext, PutMode, RepoId, Sink};
 use backup_format::chunk::gear::PieceSizes;
 use backup_format::chunk::{BasePieces, ChunkSizes, CutKeys};
@@ -118,6 +119,7 @@ impl Repository {
     /// [`EngineError::RepositoryExists`] when there is one, [`EngineError::Missing`] when there is one
     /// without its `config/0`; errors of the tier. Then the slots are taken away again, unless it
     /// cannot be told that no `config/0` needs them.
+    #[boxed]
     pub async fn create(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -171,6 +173,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`EngineError::Missing`] when there is one without its `config/0`; errors of the tier.
+    #[boxed]
     pub async fn exists(cx: &OpContext, sink: &dyn Sink) -> Result<bool> {
         match sink.head(cx, &name(layout::config(0))?).await {
             Ok(_) => Ok(true),
@@ -187,6 +190,7 @@ impl Repository {
     /// # Errors
     /// [`EngineError::NoRepository`], [`EngineError::WrongKey`], [`EngineError::Newer`], [`EngineError::ColdPlace`],
     /// [`EngineError::Damaged`], errors of the tier.
+    #[boxed]
     pub async fn open(
         cx: &OpContext,
         sink: Arc<dyn Sink>,
@@ -241,6 +245,7 @@ impl Repository {
     ///
     /// # Errors
     /// [`EngineError::Newer`], [`EngineError::Damaged`], errors of the tier.
+    #[boxed]
     pub async fn check_features(&self, cx: &OpContext, operation: Operation) -> Result<()> {
         let config = newest_of(self, cx).await?;
         config
@@ -412,6 +417,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of the tier.
+    #[boxed]
     pub async fn slots(&self, cx: &OpContext) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
         read_slots(cx, &*self.sink).await
     }

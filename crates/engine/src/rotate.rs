@@ -9,6 +9,7 @@
 //! What is stored already is not sealed anew by it: it stays as readable for the old keys as it was, until a prune
 //! does that ([`crate::prune::PruneJob::reseal`]).
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode};
 use backup_format::config::{Config, ConfigError};
 use backup_format::keys::{KeySet, Role};
@@ -35,6 +36,7 @@ impl Rotation {
     /// [`EngineError::Key`] for a key that is not full, or was made before an earlier rotation;
     /// [`EngineError::Newer`], [`EngineError::Damaged`] of a config that came since the repository was
     /// opened; errors of the tier.
+    #[boxed]
     pub async fn prepare(repo: &Repository, cx: &OpContext) -> Result<Self> {
         repo.keys().subset(Role::Full, None)?;
         must_be_current(repo)?;
@@ -76,6 +78,7 @@ impl Rotation {
     /// [`EngineError::Invalid`] without a slot; [`EngineError::Sink`] of the kind
     /// [`ErrorKind::Conflict`] when somebody else changed the config meanwhile; those of
     /// [`change::add`]. Then the old generation counts on, unless it is said that it may not.
+    #[boxed]
     pub async fn carry_out(
         &self,
         repo: &Repository,

@@ -5,6 +5,7 @@ pub mod change;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{Finding, FindingKind, ObjectKey, OpContext, Severity};
 use backup_format::keys::Slot;
 use backup_integrity::ledger::Record;
@@ -39,6 +40,7 @@ pub fn removed_note(id: &str) -> String {
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn foreign(repo: &Repository, cx: &OpContext) -> Result<Vec<Finding>> {
     let slots = repo.slots(cx).await?.into_iter();
     let dead = slots.filter(|(_, slot)| {
@@ -62,6 +64,7 @@ pub async fn foreign(repo: &Repository, cx: &OpContext) -> Result<Vec<Finding>> 
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn told(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<String, String>> {
     let mut known = KnownSlots::default();
     let mut all = Box::pin(records(repo, cx).await?);

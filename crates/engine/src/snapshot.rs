@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, Finding, HostId, OpContext, SnapshotMeta, Source};
 use backup_integrity::merkle::MerkleRoot;
 use jiff::Timestamp;
@@ -93,6 +94,7 @@ pub struct SnapshotReport {
 /// # Errors
 /// [`crate::EngineError`]; then there is no snapshot that this run vouches for, and what was stored is
 /// reused by the next run.
+#[boxed]
 pub async fn snapshot(
     repo: &Repository,
     cx: &OpContext,

@@ -1,5 +1,6 @@
 //! Looking into a snapshot: its components and entries.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ChunkId, ComponentMeta, ConsistentPoint, EntryPath, Finding, OpContext, SessionId, SnapshotMeta,
 };
@@ -188,6 +189,7 @@ impl<'a> SnapshotView<'a> {
     /// # Errors
     /// [`EngineError::NoPath`] when it is not there; damage, also when nobody can tell whether it is
     /// there; errors of the tier.
+    #[boxed]
     pub async fn entry(
         &self,
         cx: &OpContext,
@@ -208,6 +210,7 @@ impl<'a> SnapshotView<'a> {
     ///
     /// # Errors
     /// Damage, errors of the tier.
+    #[boxed]
     pub async fn extents(&self, cx: &OpContext, record: &Record) -> Result<Extents> {
         let extents = resolve(self.repo, cx, &record.content).await?;
         if extents.length() != record.size {

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     EntryPath, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity, Stage,
     Temperature, Warmth,
@@ -61,6 +62,7 @@ impl Needed {
     ///
     /// # Errors
     /// Damage of the manifest's root, [`EngineError::Cancelled`], errors of the tier.
+    #[boxed]
     pub async fn look(
         &mut self,
         view: &SnapshotView<'_>,
@@ -130,6 +132,7 @@ impl Needed {
     ///
     /// # Errors
     /// [`EngineError::Cancelled`], errors of the tier.
+    #[boxed]
     pub async fn survey<'r>(self, repo: &'r Repository, cx: &OpContext) -> Result<Survey<'r>> {
         let mut out = Survey {
             repo,
@@ -208,6 +211,7 @@ impl Survey<'_> {
     ///
     /// # Errors
     /// [`EngineError::Cancelled`], errors of the tier.
+    #[boxed]
     pub async fn ask(&mut self, cx: &OpContext, asked: &mut Asked) -> Result<()> {
         while !self.unasked.is_empty() {
             if cx.cancel.is_cancelled() {
@@ -233,6 +237,7 @@ impl Survey<'_> {
     ///
     /// # Errors
     /// [`EngineError::Cancelled`], errors of the tier.
+    #[boxed]
     pub async fn wait(&mut self, cx: &OpContext) -> Result<()> {
         let bytes = self.asked.iter().map(|(_, bytes)| bytes).sum();
         cx.tell(Event::Entered {

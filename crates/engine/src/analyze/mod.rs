@@ -12,6 +12,7 @@ mod slots;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     EntryKind, EntryPath, Event, Finding, FindingKind, OpContext, Severity, SnapshotId,
     SnapshotMeta, Stage,
@@ -96,6 +97,7 @@ pub struct Analysis {
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot read; [`EngineError::Damaged`] when the refs of the
 /// snapshot itself cannot be read; errors of the tier, [`EngineError::Cancelled`].
+#[boxed]
 pub async fn analyze(view: &SnapshotView<'_>, cx: &OpContext, most: usize) -> Result<Analysis> {
     let repo = view.repository();
     let index = repo.proven_index(cx).await?;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PutMode, Severity, Sink};
 use backup_format::config::Operation;
 use backup_format::keys::KeyFile;
@@ -35,6 +36,7 @@ pub enum Found {
 ///
 /// # Errors
 /// [`EngineError::OtherFamily`] when it is another repository; those of [`Repository::open`]; errors of the tier.
+#[boxed]
 pub async fn found(
     from: &Repository,
     cx: &OpContext,
@@ -107,6 +109,7 @@ async fn slots(from: &Repository, cx: &OpContext) -> Result<Vec<(ObjectKey, Byte
 ///
 /// # Errors
 /// [`EngineError::RepositoryExists`] when somebody else has made another meanwhile; errors of the tiers.
+#[boxed]
 pub async fn make(
     from: &Repository,
     cx: &OpContext,

@@ -24,6 +24,7 @@ mod vanished;
 
 use std::collections::{BTreeSet, HashSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     CancellationToken, Event, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity,
     SnapshotId, SnapshotMeta, Stage,
@@ -137,6 +138,7 @@ fn damage(subject: impl Into<String>, error: &EngineError) -> Finding {
 ///
 /// # Errors
 /// Errors of the tiers.
+#[boxed]
 pub async fn plan(
     from: &Repository,
     to: Option<&Repository>,
@@ -269,6 +271,7 @@ async fn sum_of(
 /// [`EngineError::Key`] for a key that signs no records; [`EngineError::OtherFamily`]; [`EngineError::Damaged`] when
 /// it cannot be told what is collected on the other tier; [`EngineError::Cancelled`]; errors of the tiers. What was
 /// copied until then stays, and the next run goes on.
+#[boxed]
 pub async fn copy(
     from: &Repository,
     to: &mut Repository,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{HostId, OpContext};
 
 use crate::beside::Ended;
@@ -37,6 +38,7 @@ impl Vanished {
 ///
 /// # Errors
 /// Errors of the tiers.
+#[boxed]
 pub async fn vanished(
     from: &Repository,
     to: &Repository,

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, PackId, Severity,
 };
@@ -171,6 +172,7 @@ impl Repository {
     ///
     /// # Errors
     /// Those of the tier.
+    #[boxed]
     pub async fn reload_index(&self, cx: &OpContext) -> Result<()> {
         // Files that are damaged go, else they would be opened once more.
         let _ = self.index().check();

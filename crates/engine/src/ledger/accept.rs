@@ -8,6 +8,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, Finding, HostId, OpContext, PutMode, Severity, SnapshotId};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
@@ -103,6 +104,7 @@ pub struct Acceptance {
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not forget; [`EngineError::Repairable`] where a repair puts records
 /// back from this host's copy; errors of the tier.
+#[boxed]
 pub async fn accept_plan(repo: &Repository, cx: &OpContext) -> Result<AcceptPlan> {
     repo.keys().may_forget()?;
     repo.keys().accept_key()?;
@@ -164,6 +166,7 @@ impl AcceptPlan {
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not forget, or that cannot sign for the host; [`EngineError::Local`]
 /// where the copy cannot be written; errors of the tier.
+#[boxed]
 pub async fn accept(
     repo: &Repository,
     cx: &OpContext,

@@ -1,6 +1,7 @@
 //! Recording what was read. Whoever reads is not stopped because it cannot be recorded: by a key that
 //! signs for no host, or on a tier that takes nothing. But it is said.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{Finding, FindingKind, HostId, OpContext, Severity};
 
 use super::{LedgerDraft, record_operation};
@@ -11,6 +12,7 @@ const SUBJECT: &str = "the ledger";
 /// Records that something was read, even if it was called off; `what` names it, as in `this restore`.
 /// Gives what is to be said where that cannot be: a note for a key that cannot sign, a warning for a
 /// tier that takes nothing; and otherwise what is wrong with the ledger, as far as it was read for that.
+#[boxed]
 pub async fn record_read(
     repo: &Repository,
     cx: &OpContext,

@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, Severity, SnapshotId,
 };
@@ -62,6 +63,7 @@ pub struct LedgerCheck {
 ///
 /// # Errors
 /// Errors of the tier; what is wrong with the ledger is in the findings.
+#[boxed]
 pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCheck> {
     let key_of = |host: &HostId| {
         let key = repo.keys().ledger_key(host).ok()?;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{HostId, OpContext, SnapshotId};
 use backup_integrity::ledger::{Line, Op, RawLine};
 use futures::TryStreamExt as _;
@@ -50,6 +51,7 @@ pub struct GoneSnapshot {
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn gone(
     repo: &Repository,
     cx: &OpContext,

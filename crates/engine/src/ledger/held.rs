@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{HostId, OpContext, SnapshotId};
 use backup_integrity::ledger::{AcceptedRecords, Line, Op, RawLine};
 use futures::TryStreamExt as _;
@@ -86,6 +87,7 @@ pub struct Recorded {
 ///
 /// # Errors
 /// Those of the tier. A record that cannot be read tells nothing; verification names it.
+#[boxed]
 pub async fn held(repo: &Repository, cx: &OpContext) -> Result<Recorded> {
     let (mut records, mut keys) = (HoldRecords::default(), Keys::new(repo));
     let lost = each(repo, cx, |line| records.take(line, &mut keys)).await?;

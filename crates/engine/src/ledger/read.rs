@@ -1,5 +1,6 @@
 //! Reading the ledger from its first record to its last, for whoever wants to know what was done.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::OpContext;
 use backup_integrity::ledger::{LostRecords, Record};
 use futures::{Stream, TryStreamExt as _};
@@ -30,6 +31,7 @@ pub struct SeenRecord {
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn records<'a>(
     repo: &'a Repository,
     cx: &'a OpContext,

@@ -24,6 +24,7 @@
 
 use std::collections::HashMap;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{HostId, OpContext, SnapshotId};
 use backup_integrity::ledger::{Line, Op, Record};
 use backup_integrity::sign::HmacKey;
@@ -42,6 +43,7 @@ use crate::view::check_signatures;
 ///
 /// # Errors
 /// Those of the tier.
+#[boxed]
 pub async fn first_seen(
     repo: &Repository,
     cx: &OpContext,

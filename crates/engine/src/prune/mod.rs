@@ -28,6 +28,7 @@ mod watch;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, OpContext, PackId, SessionId, Severity,
 };
@@ -210,6 +211,7 @@ pub struct PruneReport {
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not prune; [`EngineError::Unprunable`] when it
 /// cannot be told what snapshots use; errors of the tier.
+#[boxed]
 pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<PrunePlan> {
     let rests = repo.sink().info().caps.cold && !job.repack_cold;
     if job.reseal {
@@ -267,6 +269,7 @@ impl PrunePlan {
 /// # Errors
 /// [`EngineError::DropsTooMuch`]; [`EngineError::Unprunable`], [`EngineError::PrunedInPart`];
 /// [`EngineError::Cancelled`]; errors of the tier. Whatever was done until then is whole, and the next run goes on.
+#[boxed]
 pub async fn prune(
     repo: &Repository,
     cx: &OpContext,

@@ -13,7 +13,7 @@ use backup_format::layout;
 use backup_format::pack::{PackBlob, SessionWrap};
 use backup_format::seal::{BlobCodec, BlobKind, DEFAULT_LEVEL, blob_session};
 use backup_format::session;
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt};
 
 use super::survey::Survey;
 use crate::data_keys::SealedBlob;
@@ -86,11 +86,20 @@ pub(super) async fn old_packs(
 ) -> Result<BTreeSet<PackId>> {
     let mut generations = Generations::new(repo)?;
     let used = |id: &&PackId| survey.marks.contains_key(*id) && !survey.absent.contains_key(*id);
-    let mut ends = futures::stream::iter(survey.packs.iter().filter(|(id, _)| used(id)))
-        .map(|(id, pack)| async move {
-            let key = name(layout::pack(*id, pack.is_meta))?;
-            let end = read_end(repo, cx, &key).await;
-            Ok::<_, EngineError>((*id, key, end))
+    let wanted: Vec<_> = survey
+        .packs
+        .iter()
+        .filter(|(id, _)| used(id))
+        .map(|(id, pack)| (*id, pack.is_meta))
+        .collect();
+    let mut ends = futures::stream::iter(wanted)
+        .map(|(id, is_meta)| {
+            async move {
+                let key = name(layout::pack(id, is_meta))?;
+                let end = read_end(repo, cx, &key).await;
+                Ok::<_, EngineError>((id, key, end))
+            }
+            .boxed()
         })
         .buffer_unordered(repo.connections(cx));
     let mut out = BTreeSet::new();

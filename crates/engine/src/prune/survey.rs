@@ -7,7 +7,7 @@ use backup_core::{
 };
 use backup_format::layout;
 use backup_format::refs::PackUse;
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt as _, StreamExt, TryStreamExt};
 
 use super::PruneJob;
 use super::elsewhere::{Elsewhere, elsewhere};
@@ -182,10 +182,12 @@ pub(super) async fn mark(
         let wanted: Vec<_> = snapshots
             .iter()
             .filter_map(|snapshot| Some((*snapshot, there.get(snapshot)?)))
-            .flat_map(|(snapshot, keys)| keys.iter().map(move |key| (snapshot, key)))
+            .flat_map(|(snapshot, keys)| keys.iter().map(move |key| (snapshot, key.clone())))
             .collect();
         let mut reading = futures::stream::iter(wanted)
-            .map(|(snapshot, key)| async move { (snapshot, refs::read(repo, cx, key).await) })
+            .map(|(snapshot, key)| {
+                async move { (snapshot, refs::read(repo, cx, &key).await) }.boxed()
+            })
             .buffered(refs::at_once(repo, cx, most));
         let mut marks = Marks::new();
         let mut seen = BTreeSet::new();

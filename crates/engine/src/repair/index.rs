@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use backup_core::{ErrorKind, FindingKind, ObjectKey, OpContext, PackId};
 use backup_format::index::{IndexRun, MAX_ENTRIES, RunBuilder};
 use backup_format::pack::{MAX_PACK, PackHeader, SessionWrap};
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt};
 
 use super::survey::{Named, Tier};
 use super::{Remedy, RepairPlan, Task, Work, packs};
@@ -124,13 +124,21 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     let mut lost = Vec::new();
     let (mut again, mut written) = (BTreeSet::new(), Vec::new());
     let misnamed = bad.misnamed.iter().map(|(id, key)| (key, id));
-    let packs = bad
+    let packs: Vec<_> = bad
         .unknown
         .iter()
         .map(|(key, id)| (key, id))
-        .chain(misnamed);
+        .chain(misnamed)
+        .map(|(key, id)| (key.clone(), *id))
+        .collect();
     let mut ends = futures::stream::iter(packs)
-        .map(|(key, id)| async move { (key, id, true_end(repo, cx, bad, key, *id).await) })
+        .map(|(key, id)| {
+            async move {
+                let end = true_end(repo, cx, bad, &key, id).await;
+                (key, id, end)
+            }
+            .boxed()
+        })
         .buffered(packs::at_once(repo, cx));
     while let Some((key, id, end)) = ends.next().await {
         if cx.cancel.is_cancelled() {
@@ -152,12 +160,12 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
             let of_full = std::mem::take(&mut wraps).to_vec();
             written.push(put_run(repo, cx, full, &of_full).await?);
         }
-        run.add_pack(*id, size, &end.blobs)
-            .map_err(|error| EngineError::wire(key, &error))?;
+        run.add_pack(id, size, &end.blobs)
+            .map_err(|error| EngineError::wire(&key, &error))?;
         end.sessions.iter().for_each(|wrap| {
             wraps.add(wrap);
         });
-        again.insert(*id);
+        again.insert(id);
     }
     drop(ends);
     if !run.is_empty() {

@@ -30,6 +30,7 @@ mod survey;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ErrorKind, Finding, FindingKind, HostId, ObjectKey, OpContext, PackId, Severity,
 };
@@ -245,6 +246,7 @@ pub struct RepairReport {
 /// # Errors
 /// [`EngineError::Key`] for a key whose holder may not delete; [`EngineError::Invalid`] for a copy that is
 /// of another repository; errors of the tier.
+#[boxed]
 pub async fn plan(
     repo: &Repository,
     cx: &OpContext,
@@ -295,6 +297,7 @@ pub async fn plan(
 /// # Errors
 /// [`EngineError::Cancelled`]; errors of the tier. What was mended until then stays mended, and the next
 /// run goes on.
+#[boxed]
 pub async fn repair(
     repo: &Repository,
     cx: &OpContext,

@@ -11,7 +11,7 @@ use backup_format::pack::MAX_PACK;
 use backup_integrity::digest::ContentDigest;
 use backup_parity::{ParityError, Sidecar};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt};
 
 use super::chunks::LostPack;
 use super::needs::{Need, Needs};
@@ -63,6 +63,7 @@ pub(super) async fn plan(
         .packs
         .iter()
         .filter(|(_, pack)| job.packs.is_empty() || job.packs.contains(&pack.id))
+        .map(|(key, pack)| (key.clone(), *pack))
         .collect();
     cx.tell(Event::Entered {
         stage: Stage::Verify,
@@ -74,7 +75,7 @@ pub(super) async fn plan(
     let claims = Claims::of(&index)?;
     index.check()?;
     let mut looking = futures::stream::iter(wanted)
-        .map(|(key, listed)| look(repo, cx, (tier, &claims), key.clone(), *listed))
+        .map(|(key, listed)| look(repo, cx, (tier, &claims), key, listed).boxed())
         .buffer_unordered(width);
     let (mut bad, mut bare) = (Vec::new(), Vec::new());
     while let Some(looked) = looking.next().await {

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, ObjectKey, OpContext, PutMode, Sink};
 use backup_format::config::{Config, MAX_CONFIG_BYTES};
 use backup_format::keys::slot::MAX_SLOT_BYTES;
@@ -38,6 +39,7 @@ pub struct Root {
 ///
 /// # Errors
 /// [`EngineError::Invalid`] when it is not shown that there is the same repository; errors of the tiers.
+#[boxed]
 pub async fn roots(cx: &OpContext, sink: &Arc<dyn Sink>, copy: &Repository) -> Result<Vec<Root>> {
     let remedy = Remedy::Copy(copy.location());
     let mut out = Vec::new();
@@ -106,6 +108,7 @@ pub async fn roots(cx: &OpContext, sink: &Arc<dyn Sink>, copy: &Repository) -> R
 ///
 /// # Errors
 /// [`EngineError::Damaged`] when the tier does not keep it; errors of the tier.
+#[boxed]
 pub async fn put_roots(cx: &OpContext, sink: &Arc<dyn Sink>, roots: &[Root]) -> Result<()> {
     for root in roots {
         let (key, bytes) = (&root.key, root.bytes.clone());

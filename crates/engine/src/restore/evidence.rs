@@ -1,5 +1,6 @@
 //! The record of what was read out of a snapshot.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{Finding, HostId, OpContext};
 use backup_integrity::ledger::RecordOutcome;
 
@@ -24,6 +25,7 @@ pub struct Reading {
 /// Records in the ledger what was read out of a snapshot, even if it was called off. Gives what is to be
 /// said where that cannot be: a note for a key that cannot sign, a warning for a tier that takes nothing;
 /// and otherwise what is wrong with the ledger, as far as it was read for that.
+#[boxed]
 pub async fn record_reading(
     view: &SnapshotView<'_>,
     cx: &OpContext,

@@ -17,6 +17,7 @@ mod window;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     EntryKind, EntryPath, ErrorKind, Event, Finding, FindingKind, HostId, OpContext, Outcome,
     Rehearsed, Restore, RestoreEntry, RestoreMode, RestorePlan, RestoreReport, RestoreRequest,
@@ -142,6 +143,7 @@ pub struct DryRun {
 ///
 /// # Errors
 /// Damage of the manifest's root, errors of the tier and of the target.
+#[boxed]
 pub async fn dry_run(
     view: &SnapshotView<'_>,
     cx: &OpContext,
@@ -234,6 +236,7 @@ fn request(view: &SnapshotView<'_>, job: &RestoreJob) -> Result<RestoreRequest> 
 /// # Errors
 /// Damage of the manifest's root, errors of the tier and of the target as a whole. What is wrong with
 /// single entries, or with one of the pages that name them, is in the report's findings.
+#[boxed]
 pub async fn restore(
     view: &SnapshotView<'_>,
     cx: &OpContext,

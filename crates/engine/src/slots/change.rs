@@ -4,6 +4,7 @@
 //! The ledger comes first: of a slot that was added without a record nobody would miss it, and one that
 //! went without a record could not be told from a theft.
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{ErrorKind, Finding, HostId, ObjectKey, OpContext, PutMode};
 use backup_format::config::Config;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
@@ -111,6 +112,7 @@ impl NewSlot {
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot sign for the host; [`EngineError::Damaged`] where the tier
 /// gives other bytes than it was given; errors of the tier.
+#[boxed]
 pub async fn add(
     repo: &Repository,
     cx: &OpContext,
@@ -161,6 +163,7 @@ async fn put(repo: &Repository, cx: &OpContext, slot: &NewSlot) -> Result<()> {
 ///
 /// # Errors
 /// As [`add`].
+#[boxed]
 pub async fn remove(
     repo: &Repository,
     cx: &OpContext,
@@ -176,6 +179,7 @@ pub async fn remove(
 ///
 /// # Errors
 /// As [`add`]; then the old one is there as before.
+#[boxed]
 pub async fn replace(
     repo: &Repository,
     cx: &OpContext,
@@ -192,6 +196,7 @@ pub async fn replace(
 ///
 /// # Errors
 /// [`EngineError::Key`] for a key that cannot sign for the host; errors of the tier.
+#[boxed]
 pub async fn record(
     repo: &Repository,
     cx: &OpContext,

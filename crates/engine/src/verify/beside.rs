@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, Severity, VerifyLevel};
 use backup_format::layout;
-use futures::StreamExt;
+use futures::{FutureExt as _, StreamExt};
 
 use super::Run;
 use crate::beside::{self, Ended};
@@ -46,7 +46,8 @@ impl Run<'_> {
             self.unprotected(&there, &protected).await?;
         }
         if self.job.level >= VerifyLevel::Checksum {
-            self.whole_sidecars(there.intersection(&protected)).await?;
+            self.whole_sidecars(there.intersection(&protected).cloned().collect())
+                .await?;
         }
         if takes_all {
             self.orphans(&protected.difference(&there).cloned().collect())
@@ -87,7 +88,8 @@ impl Run<'_> {
             _ => Vec::new(),
         };
         for key in few {
-            if !self.is_on_tier(&name(layout::parity(key))?).await? && self.is_on_tier(key).await? {
+            if !self.is_on_tier(&name(layout::parity(&key))?).await? && self.is_on_tier(key).await?
+            {
                 bare.push(key);
             }
         }
@@ -113,12 +115,16 @@ impl Run<'_> {
     }
 
     /// Looks whether each of these sidecars by itself makes the object that it is beside.
-    async fn whole_sidecars(&mut self, keys: impl Iterator<Item = &ObjectKey>) -> Result<()> {
+    async fn whole_sidecars(&mut self, keys: Vec<ObjectKey>) -> Result<()> {
         let (repo, cx) = (self.repo, self.cx);
         let mut reading = futures::stream::iter(keys)
-            .map(|key| async move {
-                let made = beside::alone(cx, &**repo.sink(), key).await;
-                (key, made.and_then(|made| beside::check(repo, key, &made)))
+            .map(|key| {
+                async move {
+                    let made = beside::alone(cx, &**repo.sink(), &key).await;
+                    let checked = made.and_then(|made| beside::check(repo, &key, &made));
+                    (key, checked)
+                }
+                .boxed()
             })
             .buffered(repo.connections(cx).clamp(1, 8));
         let mut found = Vec::new();
@@ -137,7 +143,7 @@ impl Run<'_> {
         }
         drop(reading);
         for (key, error) in found {
-            let subject = name(layout::parity(key))?;
+            let subject = name(layout::parity(&key))?;
             let why = format!("{error}; {HINT}");
             self.found(FindingKind::Damaged, subject.as_str(), &why);
         }

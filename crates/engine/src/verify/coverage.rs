@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{OpContext, PackId, SnapshotId};
 use jiff::{SignedDuration, Timestamp};
 
@@ -124,6 +125,7 @@ impl Coverage {
 ///
 /// # Errors
 /// Those of the tier's lists.
+#[boxed]
 pub async fn coverage(repo: &Repository, cx: &OpContext, memory: &Path) -> Result<Coverage> {
     let remembered = Memory::read_only(repo, cx, Some(memory))?;
     let snapshots = repo.snapshot_keys(cx).await?;

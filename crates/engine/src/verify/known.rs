@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{OpContext, SnapshotId};
 
 use super::memory::Memory;
@@ -16,6 +17,7 @@ use crate::repository::{Repository, SnapshotHead};
 ///
 /// # Errors
 /// Errors of the tier.
+#[boxed]
 pub async fn known_damaged(
     repo: &Repository,
     cx: &OpContext,

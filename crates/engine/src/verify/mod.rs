@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Mutex;
 
+use async_recursion::async_recursion as boxed;
 use backup_core::{
     ChunkId, Event, Finding, FindingKind, ObjectKey, OpContext, PackId, Sample, Severity,
     SnapshotId, VerifyLevel, VerifyReport,
@@ -136,6 +137,7 @@ pub struct VerifyOutcome {
 ///
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings.
+#[boxed]
 pub async fn verify(
     repo: &Repository,
     cx: &OpContext,
@@ -156,6 +158,7 @@ pub async fn verify(
 /// # Errors
 /// Errors of the tier as a whole; what is wrong with data is in the findings. What was covered before
 /// the error is remembered.
+#[boxed]
 pub async fn verify_job(
     repo: &Repository,
     cx: &OpContext,

@@ -21,7 +21,7 @@ pub enum LedgerKeys<'a> {
     /// One key for all records.
     One(&'a HmacKey),
     /// The key of each host, where it is known.
-    ByHost(&'a dyn Fn(&HostId) -> Option<HmacKey>),
+    ByHost(&'a (dyn Fn(&HostId) -> Option<HmacKey> + Sync)),
 }
 
 impl fmt::Debug for LedgerKeys<'_> {
