@@ -300,7 +300,7 @@ fn is_whole(finding: &Finding) -> bool {
 pub(crate) async fn ledger(console: &mut Console) -> Outcome {
     let repo = console.open_uncached(Operation::Verify).await?;
     let check = verify_ledger(&repo, &console.cx).await?;
-    let is_wrong = console.findings(&check.findings, check.report.more_findings)?;
+    let is_wrong = console.findings(&check.findings, 0)?;
     let last = check.report.last;
     console.record(
         "ledger",

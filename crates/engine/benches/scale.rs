@@ -125,6 +125,34 @@ fn each(span: Duration, count: u64) -> String {
     format!("{:.3} µs each", span.as_secs_f64() * 1e6 / count as f64)
 }
 
+/// Time on the clock, and on the processor for this thread.
+#[derive(Debug, Clone, Copy, Default)]
+struct Spent {
+    clock: Duration,
+    cpu: Duration,
+}
+
+impl Spent {
+    fn cpu() -> Duration {
+        let stat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        Duration::from_nanos(stat.split_whitespace().next().unwrap().parse().unwrap())
+    }
+
+    /// What this takes comes to it.
+    fn add<T>(&mut self, run: impl FnOnce() -> T) -> T {
+        let (clock, cpu) = (Instant::now(), Self::cpu());
+        let done = run();
+        self.cpu += Self::cpu().saturating_sub(cpu);
+        self.clock += clock.elapsed();
+        done
+    }
+
+    fn each(self, count: u64) -> String {
+        let cpu = self.cpu.as_secs_f64() * 1e6 / count as f64;
+        format!("{}, {cpu:.3} of CPU", each(self.clock, count))
+    }
+}
+
 fn rate(span: Duration, count: u64) -> String {
     format!(
         "{:.1} million a second",
@@ -228,20 +256,38 @@ fn look_ups(index: &IndexSet, count: u64) {
             let ids: Vec<_> = (0..LOOK_UPS)
                 .map(|number| chunk(first + number.wrapping_mul(0x9E37_79B9) % count))
                 .collect();
-            let begun = Instant::now();
-            let found = ids.iter().filter(|id| index.find(id).is_some()).count();
-            println!(
-                "  {what} chunks, {round}: {}",
-                each(begun.elapsed(), LOOK_UPS)
-            );
+            let mut spent = Spent::default();
+            let found = spent.add(|| ids.iter().filter(|id| index.find(id).is_some()).count());
+            println!("  {what} chunks, {round}: {}", spent.each(LOOK_UPS));
             assert_eq!(found as u64, wanted);
         }
     }
+    twice(index, count);
     let mut usage = Usage::new(index);
     let ids: Vec<_> = (0..LOOK_UPS).map(|number| chunk(number % count)).collect();
     let begun = Instant::now();
     assert!(ids.iter().all(|id| usage.mark(index, id)));
     println!("  marked by id: {}", rate(begun.elapsed(), LOOK_UPS));
+}
+
+/// A few thousand chunks that are there, each asked for twice, as a save does; a million in all.
+fn twice(index: &IndexSet, count: u64) {
+    const LOOK_UPS: u64 = 1 << 20;
+    let ids: Vec<_> = (0..LOOK_UPS)
+        .map(|number| chunk((number * 64 + 63) % count))
+        .collect();
+    let (mut first, mut again) = (Spent::default(), Spent::default());
+    for some in ids.chunks(4096) {
+        for spent in [&mut first, &mut again] {
+            let found = spent.add(|| some.iter().all(|id| index.find(id).is_some()));
+            assert!(found);
+        }
+    }
+    println!(
+        "  known chunks, for the first time: {}",
+        first.each(LOOK_UPS)
+    );
+    println!("  known chunks, at once again: {}", again.each(LOOK_UPS));
 }
 
 /// A tier with packs that are listed and not there, beside what is really there.

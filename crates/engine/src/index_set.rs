@@ -11,6 +11,7 @@ mod file;
 mod load;
 mod part;
 mod reading;
+mod recent;
 mod shelf;
 mod table;
 #[cfg(test)]

@@ -221,3 +221,23 @@ fn what_cannot_be_looked_at_is_a_finding() {
     let _ = Run::of(&mut place.snapshot(["analyze", &ids[0], "--json"])).ends(13);
     let _ = Run::of(&mut place.snapshot(["analyze", "nothing"])).ends(1);
 }
+
+/// A chunk that a file needs several times in a row is stored once; and a file that keeps its size may be another.
+#[test]
+fn what_repeats_takes_its_chunk_once_and_what_keeps_its_size_may_have_changed() {
+    let place = Place::new();
+    place.write("same", vec![b'x'; 24 << 20]);
+    let _ = place.save().ok();
+    let first = analysis(&place, "latest");
+    let same = by_path(&first["files"], "/same");
+    assert_eq!(number(&same["size"]), 24 * MIB);
+    assert!(number(&first["content"]["raw"]) < 24 * MIB, "{first}");
+    let all = number(&first["content"]["stored"]);
+    assert!(number(&same["stored"]) <= all, "{same} of {all}");
+    place.wait_for_a_tick();
+    place.write("same", vec![b'y'; 24 << 20]);
+    let _ = place.save().ok();
+    let changes = &analysis(&place, "latest")["changes"];
+    assert_eq!(number(&changes["changed"]["entries"]), 1, "{changes}");
+    assert_eq!(number(&changes["changed"]["bytes"]), 24 * MIB);
+}

@@ -13,6 +13,7 @@ use backup_format::wire::{Put as _, Take, WireError};
 
 use super::cipher::{PageCipher, Section, TAG};
 use super::entry::{ENTRY, Entry};
+use super::recent::Recent;
 use super::table::{IN_PAGE, Member, SEALED_PAGE, Store, Table, TablePack};
 use crate::store::random;
 
@@ -92,6 +93,7 @@ impl Table {
             file,
             path: Some(path.to_owned()),
             cipher,
+            recent: Recent::new(head.count),
         };
         Some(out)
     }
@@ -296,7 +298,13 @@ impl TableFile {
             None => None,
         };
         let cipher = self.cipher;
-        table.store = Store::File { file, path, cipher };
+        let recent = Recent::new(table.count);
+        table.store = Store::File {
+            file,
+            path,
+            cipher,
+            recent,
+        };
         Some(())
     }
 

@@ -3,7 +3,8 @@
 //!
 //! In memory are one byte of each id (its *print*, in the order of the entries), for each bucket of 8 to 16 ids where
 //! it begins, and the packs. A chunk that is not there is told from that alone fifteen times out of sixteen or more;
-//! one that is costs one read of a page of eight entries, which is authenticated each time.
+//! one that is costs one read of a page of eight entries, which is authenticated each time, or none where it was read
+//! lately ([`Recent`]).
 //!
 //! The file is `pages of entries ‖ prints ‖ fan ‖ packs ‖ head ‖ length of the head u64 ‖ BKSYITAB`. All but the end is
 //! sealed: the pages under a key of the file, and the head, which has that key, under the index key. So whoever
@@ -25,6 +26,7 @@ use backup_format::seal::BlobKind;
 
 use super::cipher::{PageCipher, Section, TAG};
 use super::entry::{self, ENTRY, Entry};
+use super::recent::Recent;
 
 /// Entries of a page.
 pub(super) const IN_PAGE: usize = 8;
@@ -65,6 +67,7 @@ pub(super) enum Store {
         /// None for a file without a name.
         path: Option<PathBuf>,
         cipher: PageCipher,
+        recent: Recent,
     },
     /// Where there is no cache, and not much.
     Memory(Vec<Entry>),
@@ -176,24 +179,35 @@ impl Table {
     }
 
     fn entry(&self, number: u32) -> Option<Entry> {
-        let at = number as usize;
         match &self.store {
-            Store::Memory(entries) => entries.get(at).copied(),
-            Store::File { file, cipher, .. } => {
-                let page = at / IN_PAGE;
-                let (mut sealed, mut plain) = ([0; SEALED_PAGE], [0; PAGE]);
-                let read = file.read_exact_at(&mut sealed, (page * SEALED_PAGE) as u64);
-                let opened = read
-                    .ok()
-                    .and_then(|()| cipher.open(Section::Entries, page as u64, &sealed, &mut plain));
-                if opened.is_none() {
+            Store::Memory(entries) => entries.get(number as usize).copied(),
+            Store::File {
+                file,
+                cipher,
+                recent,
+                ..
+            } => {
+                if let Some(entry) = recent.get(number) {
+                    return Some(entry);
+                }
+                let Some(entry) = read_entry(file, cipher, number as usize) else {
                     self.broken.store(true, Ordering::Relaxed);
                     return None;
-                }
-                plain.as_chunks::<ENTRY>().0.get(at % IN_PAGE).copied()
+                };
+                recent.put(number, &entry);
+                Some(entry)
             }
         }
     }
+}
+
+fn read_entry(file: &File, cipher: &PageCipher, at: usize) -> Option<Entry> {
+    let page = at / IN_PAGE;
+    let (mut sealed, mut plain) = ([0; SEALED_PAGE], [0; PAGE]);
+    file.read_exact_at(&mut sealed, (page * SEALED_PAGE) as u64)
+        .ok()?;
+    cipher.open(Section::Entries, page as u64, &sealed, &mut plain)?;
+    plain.as_chunks::<ENTRY>().0.get(at % IN_PAGE).copied()
 }
 
 /// The places of one chunk.

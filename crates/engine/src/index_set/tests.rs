@@ -427,6 +427,22 @@ fn a_file_is_for_this_user_alone_and_shows_nothing() {
     assert!(!shows(&[1; 8]) && !shows(&chunk(1).0[..8]) && !shows(b"index/"));
 }
 
+/// What was looked up is at hand for the next who asks, whatever becomes of the file; it is no word on what was not.
+#[test]
+fn what_was_looked_up_lately_is_not_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, shelf) = shelved(dir.path(), &few());
+    let listed = sizes([&named(0, &few())]);
+    let kept = set(&shelf::counting(shelf.open_all(), &listed), &[]);
+    let first = places(&kept, &chunk(1));
+    assert_eq!(first.len(), 1);
+    fs::write(&path, "").unwrap();
+    assert_eq!(places(&kept, &chunk(1)), first);
+    kept.check().unwrap();
+    assert!(places(&kept, &chunk(5)).is_empty());
+    kept.check().unwrap_err();
+}
+
 #[test]
 fn a_file_of_another_repository_is_none() {
     let dir = tempfile::tempdir().unwrap();

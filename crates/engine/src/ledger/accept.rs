@@ -20,7 +20,7 @@ use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 
 use super::chain::Chain;
-use super::check::verify_ledger;
+use super::check::{unnamed, verify_ledger};
 use super::holes::{Holes, each_own};
 use super::{LedgerDraft, evidence, tier};
 use crate::error::{EngineError, Result};
@@ -142,6 +142,7 @@ pub async fn accept_plan(repo: &Repository, cx: &OpContext) -> Result<AcceptPlan
             _ => plan.left.push(said),
         }
     }
+    plan.left.extend(unnamed(&check.report));
     plan.lost.sort_by_key(|one| one.lost);
     Ok(plan)
 }

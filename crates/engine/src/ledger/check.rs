@@ -9,7 +9,7 @@ use backup_core::{
 };
 use backup_format::layout;
 use backup_integrity::ledger::{
-    Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line, LineHash, Op, RawLine,
+    AcceptedRecords, Expect, LedgerKeys, LedgerReport, LedgerVerifier, Line, LineHash, Op, RawLine,
 };
 use backup_integrity::merkle::MerkleRoot;
 use backup_integrity::sign::HmacKey;
@@ -65,16 +65,8 @@ pub struct LedgerCheck {
 /// Errors of the tier; what is wrong with the ledger is in the findings.
 #[boxed]
 pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCheck> {
-    let key_of = |host: &HostId| {
-        let key = repo.keys().ledger_key(host).ok()?;
-        Some(HmacKey::new(*key.expose()))
-    };
-    let expect = Expect {
-        head: None,
-        repo: Some(repo.id()),
-    };
-    let verifier = LedgerVerifier::new(LedgerKeys::ByHost(&key_of), expect);
-    let mut verifier = verifier.accept_by(accept_key(repo));
+    let key_of = |host: &HostId| key_of(repo, host);
+    let mut verifier = verifier(repo, &key_of);
     let mut copy = LocalCopy::read(repo);
     let mut told = Told::new(repo);
     let mut differing = Vec::new();
@@ -103,8 +95,12 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     }
     // What is gone from the tier or damaged there counts by the copy.
     copy.lost(|line| told.take(line));
-    let report = verifier.finish();
+    let mut report = verifier.finish();
+    if report.more_findings > 0 {
+        report = once_more(repo, cx, report.accepted).await?;
+    }
     let mut findings: Vec<Finding> = report.findings.iter().map(|one| one.to_finding()).collect();
+    findings.extend(unnamed(&report));
     findings.extend(copy.beyond(last));
     let is_tier_whole = copy.lines.is_empty()
         && differing.is_empty()
@@ -147,6 +143,52 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
         is_filled,
         is_copy_to_be_mended: is_tier_whole && is_copy_damaged,
     })
+}
+
+fn key_of(repo: &Repository, host: &HostId) -> Option<HmacKey> {
+    let key = repo.keys().ledger_key(host).ok()?;
+    Some(HmacKey::new(*key.expose()))
+}
+
+/// A check of the chain that has seen nothing.
+fn verifier<'a>(
+    repo: &Repository,
+    key_of: &'a dyn Fn(&HostId) -> Option<HmacKey>,
+) -> LedgerVerifier<'a> {
+    let expect = Expect {
+        head: None,
+        repo: Some(repo.id()),
+    };
+    let verifier = LedgerVerifier::new(LedgerKeys::ByHost(key_of), expect);
+    verifier.accept_by(accept_key(repo))
+}
+
+/// Checks the chain once more, which had more findings than are kept: now it is known which of them are accepted.
+async fn once_more(
+    repo: &Repository,
+    cx: &OpContext,
+    accepted: AcceptedRecords,
+) -> Result<LedgerReport> {
+    let key_of = |host: &HostId| key_of(repo, host);
+    let mut verifier = verifier(repo, &key_of).knowing(accepted);
+    let numbers = tier::numbers(repo, cx, 0).await?;
+    let mut lines = Box::pin(tier::lines(repo, cx, numbers));
+    while let Some((seq, found)) = lines.try_next().await? {
+        match found {
+            Ok(line) => verifier.push_at(seq, &line),
+            Err(why) => verifier.damaged(seq, why),
+        }
+    }
+    Ok(verifier.finish())
+}
+
+/// What is wrong with the chain beyond what is named one by one.
+pub(super) fn unnamed(report: &LedgerReport) -> Option<Finding> {
+    let more = report.more_findings;
+    let detail = format!(
+        "{more} more things are wrong with it than are named one by one; once these are mended or accepted, it names the next"
+    );
+    (more > 0).then(|| mismatch("ledger".into(), detail))
 }
 
 fn mismatch(subject: String, detail: impl Into<String>) -> Finding {

@@ -101,9 +101,9 @@ async fn settle_all(
         .await?;
         if is_decided {
             delete(repo, cx, survey, own, report).await?;
-        } else {
-            orphans_known.extend(orphans);
         }
+        // They wait with it, or went with the decision.
+        orphans_known.extend(orphans);
     }
     // What somebody else called dead, and has not deleted, is condemned like everything else.
     let packs: BTreeSet<_> = condemned

@@ -450,6 +450,7 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
 }
 
 mod covered;
+mod media;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_sees_of_a_snapshot_what_a_restore_would() {

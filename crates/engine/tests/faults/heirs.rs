@@ -242,31 +242,35 @@ async fn pages_of_a_lost_pack_that_were_set_aside_are_kept_and_missed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_this_host_has_decided_is_not_carried_out_where_it_is_all_that_is_left_by_now() {
     let world = World::with_snapshot().await;
-    let mut tried = 0;
-    for k in 1.. {
-        let case = world.case(Memory::Kept);
-        let lost = below(&case, "data/").pop_first().unwrap();
-        let heir = lay_anew(&case, &open(&world, &case).await, &lost);
-        let sink = case.faulty();
-        sink.crash_at(k, Crash::After);
-        let repo = world.open(Arc::new(sink.clone()), case.cache()).await;
-        let repo = repo.unwrap();
-        let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
-        let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
-        let there = case.mem.objects();
-        if !there.contains_key(&heir) {
-            break;
+    // Before the first deletion it knows that the decision is its own; right behind the decision it does not yet.
+    for crash in [Crash::Before, Crash::After] {
+        let mut tried = 0;
+        for k in 1.. {
+            let case = world.case(Memory::Kept);
+            let lost = below(&case, "data/").pop_first().unwrap();
+            let heir = lay_anew(&case, &open(&world, &case).await, &lost);
+            let sink = case.faulty();
+            sink.crash_at(k, crash);
+            let repo = world.open(Arc::new(sink.clone()), case.cache()).await;
+            let repo = repo.unwrap();
+            let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
+            let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
+            let there = case.mem.objects();
+            if !there.contains_key(&heir) {
+                break;
+            }
+            tried += u64::from(there.contains_key(&layout::dead(0).unwrap()));
+            assert!(case.mem.lose(&lost));
+            let mem = Arc::new(case.mem.clone());
+            let repo = world.open(mem, case.cache()).await.unwrap();
+            let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
+            let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
+            let what = format!("{crash:?} change {k}");
+            assert!(case.mem.objects().contains_key(&heir), "{what}");
+            world.check_restores(&case, &what).await;
         }
-        tried += u64::from(there.contains_key(&layout::dead(0).unwrap()));
-        assert!(case.mem.lose(&lost));
-        let mem = Arc::new(case.mem.clone());
-        let repo = world.open(mem, case.cache()).await.unwrap();
-        let plan = prune::plan(&repo, &world.cx, &thorough()).await.unwrap();
-        let _ = prune::prune(&repo, &world.cx, plan, &thorough()).await;
-        assert!(case.mem.objects().contains_key(&heir), "{k}");
-        world.check_restores(&case, "pruned").await;
+        assert!(tried > 0, "{crash:?}");
     }
-    assert!(tried > 0);
 }
 
 /// That a pack was to be deleted was decided before another was lost, or is a lie.

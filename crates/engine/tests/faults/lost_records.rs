@@ -15,7 +15,7 @@ use backup_engine::{EngineError, Repository, Unlock};
 use backup_format::config::Operation;
 use backup_format::keys::{KeyFile, Role};
 use backup_format::layout;
-use backup_integrity::ledger::RecordOutcome;
+use backup_integrity::ledger::{MAX_FINDINGS, RecordOutcome};
 use backup_testkit::MemSink;
 
 use crate::world::{World, host, serious};
@@ -197,6 +197,33 @@ async fn one_case(
             "{what}, then {next}"
         );
     }
+}
+
+/// More records are damaged than a check names one by one: they are accepted by and by, and as long as there is one of which
+/// nobody has said that it is known, the ledger is not whole.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_lost_records_than_are_named_are_accepted_by_and_by() {
+    let (world, mem, _) = ground().await;
+    let repo = open(&world, &mem, None).await;
+    let last = COUNT + MAX_FINDINGS as u64 + 9;
+    for number in COUNT + 1..=last {
+        mem.plant(record(number), b"damaged".to_vec());
+    }
+    for (round, is_more) in [true, false].into_iter().enumerate() {
+        let check = verify_ledger(&repo, &world.cx).await.unwrap();
+        assert!(!check.is_whole && !check.is_filled, "{round}");
+        let told = serious(&check);
+        let is_told = told.iter().any(|one| one.contains("more things are wrong"));
+        assert_eq!(is_told, is_more, "{round}");
+        let found = accept_plan(&repo, &world.cx).await.unwrap();
+        assert!(!found.lost.is_empty(), "{round}");
+        assert_eq!(found.left.len(), usize::from(is_more), "{round}");
+        let done = accept(&repo, &world.cx, (&host(), "me"), found).await;
+        assert!(!done.unwrap().records.is_empty(), "{round}");
+    }
+    let check = verify_ledger(&repo, &world.cx).await.unwrap();
+    assert_eq!(serious(&check), Vec::<String>::new());
+    assert!(check.is_whole);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

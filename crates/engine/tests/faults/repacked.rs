@@ -12,6 +12,7 @@ use backup_engine::{ForgetPlan, Repository, Unlock, forget};
 use backup_format::config::Operation;
 use backup_format::keys::{KeyFile, Role};
 use backup_format::layout;
+use backup_format::seal::ObjectKind;
 use backup_testkit::{Crash, MemSink};
 
 use crate::operations::thorough;
@@ -162,10 +163,10 @@ async fn what_another_pack_only_seems_to_have_is_fetched_in_the_same_run() {
     let is_content = |key: &&ObjectKey| key.as_str().starts_with("data/");
     let lost = lost.iter().find(is_content).unwrap();
     assert!(case.mem.lose(lost));
-    let before = packs(&case);
+    let before = (packs(&case), of_kind(&case, layout::is_index));
     world.save(&open(&world, &case.mem).await).await.unwrap();
     let anew = packs(&case).into_iter();
-    let anew = anew.filter(|key| is_content(&key) && !before.contains(key));
+    let anew = anew.filter(|key| is_content(&key) && !before.0.contains(key));
     let anew: Vec<_> = anew.collect();
     assert!(!anew.is_empty());
     for key in &anew {
@@ -175,9 +176,12 @@ async fn what_another_pack_only_seems_to_have_is_fetched_in_the_same_run() {
             bytes[..end].iter_mut().for_each(|byte| *byte ^= 1);
         }));
     }
-    // Runs are looked into in the order of their names, and those are drawn anew each time.
-    for _ in 0..6 {
+    let runs = of_kind(&case, |key| {
+        layout::is_index(key) && !before.1.contains(key)
+    });
+    for is_first in [true, false] {
         let case = Case::of(case.mem.fork());
+        put_in_order(&case, &open(&world, &case.mem).await, &runs, is_first);
         let repo = open(&world, &case.mem).await;
         let job = RepairJob {
             packs: [layout::pack_id(lost).unwrap()].into(),
@@ -189,23 +193,43 @@ async fn what_another_pack_only_seems_to_have_is_fetched_in_the_same_run() {
         let report = report.unwrap();
         assert_eq!(report.mended.len(), 1, "{report:?}");
         assert_eq!(report.findings, []);
-        // Refs name what was fetched, so a prune keeps it.
-        let names = |case: &Case| {
-            let repo = named(case, &repo).into_values().flatten();
-            repo.map(|(id, _)| id).collect::<BTreeSet<_>>()
-        };
-        assert!(!names(&case).contains(&layout::pack_id(lost).unwrap()));
         // The save itself needs more of what is damaged than the lost pack held.
         let newest = repo.heads(&world.cx).await.unwrap().0.pop().unwrap();
         let going = ForgetPlan::by_id(vec![newest.meta]);
         let done = forget(&repo, &world.cx, &going, &host(), "me").await;
         assert_eq!(done.unwrap().removed, 1);
+        // Refs name what was fetched, whichever the index has first, so a prune keeps it.
+        let uses = named(&case, &repo).into_values().flatten();
+        let uses: BTreeSet<_> = uses.map(|(id, _)| id).collect();
+        let is_named = |key: &ObjectKey| uses.contains(&layout::pack_id(key).unwrap());
+        assert!(!is_named(lost), "first: {is_first}");
+        assert!(!anew.iter().any(is_named), "first: {is_first}");
         for key in &anew {
             assert!(case.mem.lose(key));
         }
         world.check_restores(&case, "fetched").await;
         let _ = prune_it(&world, &case.mem).await;
         world.check_restores(&case, "pruned").await;
+    }
+}
+
+/// Seals some index runs anew until they have names by which all others come behind them, or before. The index is looked
+/// through in the order of these.
+fn put_in_order(case: &Case, repo: &Repository, runs: &[ObjectKey], is_first: bool) {
+    let wanted = if is_first { "index/00" } else { "index/ff" };
+    assert!(!runs.is_empty());
+    for key in runs {
+        let sealed = &case.mem.objects()[key];
+        let plain = repo.ring().open(ObjectKind::IndexRun, sealed).unwrap();
+        let (sealed, at) = loop {
+            let sealed = repo.ring().seal(ObjectKind::IndexRun, &plain).unwrap();
+            let at = layout::index(&sealed).unwrap();
+            if at.as_str().starts_with(wanted) {
+                break (sealed, at);
+            }
+        };
+        assert!(case.mem.lose(key));
+        case.mem.plant(at, sealed);
     }
 }
 

@@ -12,6 +12,7 @@ mod caches;
 mod condemned;
 mod copied;
 mod forged;
+mod generations;
 mod growth;
 mod lost;
 mod model;

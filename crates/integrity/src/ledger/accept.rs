@@ -223,6 +223,14 @@ impl AcceptedRecords {
         self.by(number).filter(|_| is_known)
     }
 
+    /// The number of the record that accepts such lost records.
+    pub(super) fn of(&self, lost: &LostRecords) -> Option<u64> {
+        match lost.instead {
+            Some(instead) => self.instead(lost.first, instead),
+            None => self.by(lost.first),
+        }
+    }
+
     /// What accepted records must hash to, where that is known.
     pub(super) fn hashes(&self) -> impl Iterator<Item = (u64, LineHash)> {
         self.hashes.iter().map(|(number, hash)| (*number, *hash))

@@ -9,6 +9,8 @@ use super::record::LedgerHead;
 
 /// How many findings a report holds; further ones are only counted.
 pub const MAX_FINDINGS: usize = 10_000;
+/// How many of these may be notes; further ones are only counted, so that they take no room from what is wrong.
+const MAX_NOTES: usize = MAX_FINDINGS / 2;
 
 /// What is wrong with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -140,6 +142,10 @@ pub struct LedgerReport {
     pub findings: Vec<LedgerFinding>,
     /// How many more findings there were.
     pub more_findings: u64,
+    /// How many more notes there were.
+    pub more_notes: u64,
+    /// What an earlier check of the same ledger heard is accepted as lost.
+    pub(super) known: AcceptedRecords,
     /// The records that are accepted as lost, by records that may say so.
     pub accepted: AcceptedRecords,
 }
@@ -159,6 +165,11 @@ impl LedgerReport {
         line: u64,
         detail: String,
     ) -> Option<usize> {
+        let is_note = matches!(fault, LedgerFault::PassedOver | LedgerFault::Accepted);
+        if is_note && self.findings.len() >= MAX_NOTES {
+            self.more_notes += 1;
+            return None;
+        }
         if self.findings.len() >= MAX_FINDINGS {
             self.more_findings += 1;
             return None;
@@ -181,6 +192,11 @@ impl LedgerReport {
         lost: LostRecords,
         detail: String,
     ) -> Option<usize> {
+        // It becomes a note in the end.
+        if self.findings.len() >= MAX_NOTES && self.known.of(&lost).is_some() {
+            self.more_notes += 1;
+            return None;
+        }
         let place = self.add(fault, seq, line, detail)?;
         if let Some(finding) = self.findings.get_mut(place) {
             finding.lost = Some(lost);

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use backup_core::{HostId, RepoId};
 
-use super::accept::{LostRecords, accepted_by, is_sealed};
+use super::accept::{AcceptedRecords, LostRecords, accepted_by, is_sealed};
 use super::record::{LedgerHead, Line, LineError, LineHash};
 use super::report::{LedgerFault, LedgerReport};
 use super::window::{Gaps, Recent, Seen};
@@ -123,6 +123,14 @@ impl<'a> LedgerVerifier<'a> {
     #[must_use]
     pub fn accept_by(mut self, key: Option<HmacKey>) -> Self {
         self.accept_key = key;
+        self
+    }
+
+    /// Tells it what an earlier check of the same ledger heard is accepted as lost, of which it hears at the end: however
+    /// much that is, it takes no room from what is not.
+    #[must_use]
+    pub fn knowing(mut self, accepted: AcceptedRecords) -> Self {
+        self.report.known = accepted;
         self
     }
 
@@ -492,10 +500,7 @@ impl<'a> LedgerVerifier<'a> {
                 continue;
             };
             lost.hash = lost.hash.or(self.behind.get(&lost.last).copied());
-            let by = match lost.instead {
-                Some(instead) => report.accepted.instead(lost.first, instead),
-                None => report.accepted.by(lost.first),
-            };
+            let by = report.accepted.of(lost);
             if let Some(by) = by.filter(|_| finding.fault != LedgerFault::Accepted) {
                 finding.fault = LedgerFault::Accepted;
                 finding.detail = known(&finding.detail, by);

@@ -89,6 +89,39 @@ fn other_spellings_name_no_lost_records() {
     }
 }
 
+/// However many are lost and accepted, a check that knows of it tells the others.
+#[test]
+fn what_is_accepted_takes_no_room_from_what_is_not() {
+    let last = MAX_FINDINGS as u64 + 20;
+    let row = LostRecords {
+        last: last - 5,
+        ..LostRecords::one(1)
+    };
+    let lines = accepting(last, &[row], SEAL);
+    let key = key();
+    let check = |known: AcceptedRecords| {
+        let verifier = LedgerVerifier::new(LedgerKeys::One(&key), Expect::default());
+        let verifier = verifier.accept_by(Some(HmacKey::new(SEAL)));
+        let mut verifier = verifier.knowing(known);
+        (1..=last).for_each(|seq| verifier.damaged(seq, "cut off".into()));
+        verifier.push_at(last + 1, lines.last().unwrap());
+        verifier.finish()
+    };
+    let first = check(AcceptedRecords::default());
+    assert_eq!(
+        (first.findings.len(), first.more_findings),
+        (MAX_FINDINGS, 20)
+    );
+    let report = check(first.accepted);
+    assert_eq!(report.more_findings, 0);
+    let told = report.findings.iter();
+    let told = told.filter(|one| one.fault != LedgerFault::Accepted);
+    let told: Vec<_> = told.map(|one| one.seq).collect();
+    assert_eq!(told, (last - 4..=last).collect::<Vec<_>>());
+    let notes = (report.findings.len() - told.len()) as u64 + report.more_notes;
+    assert_eq!(notes, last - 5);
+}
+
 #[test]
 fn only_a_seal_of_this_place_in_this_ledger_counts() {
     let named = [LostRecords::one(3)];
