@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use backstay::core::{CancellationToken, Clock as _, at_limit};
 use clap::{ColorChoice, Parser};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::console::{Console, show_failure};
 use crate::exit::Exit;
@@ -106,11 +106,17 @@ fn parse<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap:
 fn watch_signals(cancel: CancellationToken) -> std::io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    // Whoever starts it with `nohup` wants it to go on when the terminal is gone.
+    let mut hang_up = match is_hang_up_ignored() {
+        true => None,
+        false => Some(signal(SignalKind::hangup())?),
+    };
     tokio::spawn(async move {
         for number in 0..2 {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                Some(_) = heard(&mut hang_up) => {}
             }
             if number == 0 {
                 cancel.cancel();
@@ -120,6 +126,20 @@ fn watch_signals(cancel: CancellationToken) -> std::io::Result<()> {
         at_once();
     });
     Ok(())
+}
+
+async fn heard(signal: &mut Option<Signal>) -> Option<()> {
+    signal.as_mut()?.recv().await
+}
+
+/// Whether whoever started this program let it ignore SIGHUP (proc(5), `SigIgn`: the lowest bit is signal 1).
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask & 1 == 1)
 }
 
 #[allow(clippy::exit, reason = "the second signal asks for just that")]

@@ -288,7 +288,7 @@ fn an_interrupted_save_ends_with_130_and_the_next_one_goes_on() {
     for number in 0..12u64 {
         place.write(format!("{number}"), noise(number, 24 << 20));
     }
-    for signal in [Signal::INT, Signal::TERM] {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let mut save = place.snapshot(["save", "--json"]);
         let child = start(save.arg(place.data()));
         std::thread::sleep(Duration::from_millis(350));
