@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt as _};
@@ -202,6 +202,20 @@ impl Sink for ColdSink {
             Some(side) => on(side).boxed(),
             None => on(Side::Hot).chain(on(Side::Cold)).boxed(),
         }
+    }
+
+    /// Where all of them lie on one side, that one lists them together.
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let mut sides = ranges.iter().map(|range| Side::below(&range.prefix));
+        let side = sides.next()??;
+        if !sides.all(|other| other == Some(side)) {
+            return None;
+        }
+        self.at(side).list_together(cx, ranges)
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

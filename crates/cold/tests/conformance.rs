@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use backup_cold::{ColdSink, JoinError, Side};
-use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Sink, SinkCaps, Temperature, Warmth};
+use backup_core::{
+    ByteRange, ErrorKind, KeyRange, ObjectKey, PutMode, Sink, SinkCaps, Temperature, Warmth,
+};
 use backup_testkit::{Fault, FaultSink, MemSink, Op, Rule, context, sink_suite};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -93,6 +95,37 @@ async fn each_object_lies_on_its_side_and_a_list_has_both() {
     assert_eq!(lost.unwrap_err().kind, ErrorKind::NotFound);
     both.delete(&context(), &key("data/3f/3f0a")).await.unwrap();
     assert_eq!(listed(&both, "data/", None).await, [""; 0]);
+}
+
+/// What is listed of some folders with one call, where that is done.
+async fn together(sink: &dyn Sink, prefixes: &[&str]) -> Option<Vec<String>> {
+    let ranges: Vec<_> = prefixes.iter().copied().map(KeyRange::below).collect();
+    let found = sink.list_together(&context(), &ranges)?;
+    let found = found.map_ok(|meta| meta.key.to_string());
+    let mut found: Vec<_> = found.try_collect().await.unwrap();
+    found.sort();
+    Some(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn folders_of_one_side_are_listed_together_and_those_of_both_one_by_one() {
+    let (hot, cold) = pair();
+    let both = joined(&hot, &cold);
+    for name in ALL {
+        put(&both, name).await;
+    }
+    let found = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+    assert_eq!(
+        together(&both, &["config/", "meta/"]).await,
+        found(&["config/0", "meta/3f/3f0b"])
+    );
+    assert_eq!(
+        together(&both, &["cold/", "parity/data/"]).await,
+        found(&["cold/00", "parity/data/3f/3f0a"])
+    );
+    for prefixes in [&["config/", "data/"][..], &["data/", "meta/"], &["aside/"]] {
+        assert_eq!(together(&both, prefixes).await, None, "{prefixes:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
