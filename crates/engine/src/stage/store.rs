@@ -20,6 +20,7 @@ use super::read::Reader;
 use super::seal::Sealing;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+use crate::ledger::LedgerSeen;
 use crate::lineage::Lineages;
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
@@ -40,6 +41,7 @@ pub struct Stored {
     pub(super) bytes_new: u64,
     pub(super) bytes_added: u64,
     pub(super) noticed: Vec<Finding>,
+    pub(super) ledger: Option<LedgerSeen>,
 }
 
 /// Lets the entries flow to their end.
@@ -59,6 +61,7 @@ pub async fn store(
         store,
         index,
         noticed,
+        ledger,
     } = sealing;
     let Chunked {
         captured,
@@ -142,6 +145,7 @@ pub async fn store(
         bytes_new,
         bytes_added,
         noticed,
+        ledger,
     })
 }
 

@@ -66,7 +66,10 @@ async fn stop_at_every_change(operation: &Operation, world: &World, memory: Memo
         for crash in [Crash::Before, Crash::After] {
             let what = format!("{}, {memory:?}, {crash:?} change {k}", operation.name);
             let case = world.case(memory);
-            let sink = case.faulty();
+            let sink = match crash {
+                Crash::After => case.faulty().listing_together(),
+                _ => case.faulty(),
+            };
             sink.crash_at(k, crash);
             let ended = run(operation, world, &case, &sink, &world.cx).await;
             if !sink.crashed() {
