@@ -10,7 +10,7 @@ use backup_core::{
     SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::side::Side;
 
@@ -204,18 +204,28 @@ impl Sink for ColdSink {
         }
     }
 
-    /// Where all of them lie on one side, that one lists them together.
+    /// Each side lists its own together; one range alone it lists in any case.
     fn list_together(
         &self,
         cx: &OpContext,
         ranges: &[KeyRange],
     ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
-        let mut sides = ranges.iter().map(|range| Side::below(&range.prefix));
-        let side = sides.next()??;
-        if !sides.all(|other| other == Some(side)) {
-            return None;
+        let mut own = [Vec::new(), Vec::new()];
+        for range in ranges {
+            match Side::below(&range.prefix)? {
+                Side::Hot => own[0].push(range.clone()),
+                Side::Cold => own[1].push(range.clone()),
+            }
         }
-        self.at(side).list_together(cx, ranges)
+        let mut listed = Vec::new();
+        for (sink, own) in [&self.hot, &self.cold].into_iter().zip(&own) {
+            match own.as_slice() {
+                [] => {}
+                [one] => listed.push(sink.list(cx, &one.prefix, one.after.as_ref())),
+                many => listed.push(sink.list_together(cx, many)?),
+            }
+        }
+        Some(stream::select_all(listed).boxed())
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

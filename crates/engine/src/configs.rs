@@ -177,14 +177,14 @@ pub(crate) struct Shown {
 
 impl Shown {
     /// Takes it from a listing of [`FOLDERS`].
-    pub(crate) fn of(listing: &Listing, sink: &dyn Sink) -> Self {
+    pub(crate) fn of(listing: &Listing) -> Self {
         let numbers = listing.below("config/");
         let last = numbers.filter_map(|meta| layout::config_number(&meta.key));
         let beside = listing.below("parity/config/").filter_map(|meta| {
             let of = layout::small_parity_of(&meta.key)?;
             layout::config_number(&of)
         });
-        let is_certain = sink.info().caps.settle.is_zero() && listing.shows("parity/config/");
+        let is_certain = !listing.lags() && listing.shows("parity/config/");
         Self {
             last: last.max().unwrap_or(0),
             beside: is_certain.then(|| beside.collect()),
@@ -300,7 +300,7 @@ pub(crate) async fn newest_listed(
     listing: &Listing,
 ) -> Result<Config> {
     let (sink, known) = (&**repo.sink(), repo.config().clone());
-    let shown = Shown::of(listing, sink);
+    let shown = Shown::of(listing);
     let (keys, cache) = (repo.keys(), repo.cache());
     newest(cx, sink, (keys, known), &shown, cache, repo.notices()).await
 }

@@ -16,7 +16,7 @@ use futures::StreamExt;
 use crate::beside;
 use crate::collect::judged_in;
 use crate::error::{EngineError, Result};
-use crate::listing::Listing;
+use crate::listing::{Listing, may_lag};
 use crate::remedy::remedy;
 use crate::remembered::Remembered;
 use crate::repository::{Repository, get_within, name};
@@ -105,7 +105,7 @@ impl Repository {
     }
 
     /// The same for who builds on it: the copy of this host stands for it only where the listing shows the same size, and
-    /// the same version if the tier tells any.
+    /// the same version if the tier tells any and its listings do not lag.
     async fn head_listed(
         &self,
         cx: &OpContext,
@@ -114,7 +114,7 @@ impl Repository {
     ) -> Result<SnapshotHead> {
         let remembered = Remembered::of_repository(self.cache());
         let listed = listing.find(key);
-        let has_version = listed.is_some_and(|meta| meta.version.is_some());
+        let has_version = !listing.lags() && listed.is_some_and(|meta| meta.version.is_some());
         let copy = match has_version {
             true => remembered.get(listing, key),
             false => {
@@ -138,8 +138,10 @@ impl Repository {
     /// need not read it.
     pub(crate) fn keep_own_head(&self, put: &ObjectMeta, sealed: &[u8]) {
         match put.version {
-            Some(_) => Remembered::of_repository(self.cache()).keep_put(put, sealed),
-            None => self.cache().write(put.key.as_str(), sealed),
+            Some(_) if !may_lag(&**self.sink()) => {
+                Remembered::of_repository(self.cache()).keep_put(put, sealed);
+            }
+            _ => self.cache().write(put.key.as_str(), sealed),
         }
     }
 
@@ -245,6 +247,7 @@ impl Repository {
     ) -> Result<(Vec<SnapshotHead>, BTreeSet<SessionId>)> {
         let listing = Listing::read(cx, &**self.sink(), &["snap/", "verdicts/"]).await?;
         let judged = judged_in(&listing);
+        Remembered::of_repository(self.cache()).forget_gone_snapshots(&listing);
         // Heads that cannot be read do not hinder a backup; it is verification that reports them.
         let (heads, _) = self
             .read_heads(cx, snapshots_in(&listing), Some(&listing))

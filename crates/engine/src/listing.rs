@@ -21,6 +21,7 @@ pub(crate) struct Listing {
     objects: BTreeMap<ObjectKey, ObjectMeta>,
     packs: HashMap<PackId, u64>,
     asked: BTreeSet<String>,
+    lags: bool,
     took: Duration,
 }
 
@@ -73,6 +74,7 @@ impl<'a> Looking<'a> {
         let asked = self.ranges.iter().map(|range| range.prefix.clone());
         let mut out = Listing {
             asked: asked.collect(),
+            lags: may_lag(self.sink),
             ..Listing::default()
         };
         loop {
@@ -90,6 +92,11 @@ impl<'a> Looking<'a> {
         out.took = began.elapsed();
         Ok(out)
     }
+}
+
+/// Whether listings of a tier may lag behind what was written there.
+pub(crate) fn may_lag(sink: &dyn Sink) -> bool {
+    !sink.info().caps.settle.is_zero()
 }
 
 /// A listing for each range, all of them at once.
@@ -121,6 +128,11 @@ impl Listing {
     /// Whether a folder was looked at.
     pub(crate) fn shows(&self, folder: &str) -> bool {
         self.asked.contains(folder)
+    }
+
+    /// Whether it may show what was: then nobody goes by what it tells of an object's version.
+    pub(crate) const fn lags(&self) -> bool {
+        self.lags
     }
 
     /// What lies in a folder, packs left out.

@@ -1,8 +1,8 @@
 //! Copies of objects that every run would read anew although they seldom change: the first configuration, the key slots,
 //! what collections of garbage say, the snapshots that a save may build on. Where a tier tells versions of objects with its
 //! listing, a copy in the cache stands for an object as long as the listing says that it is the same. So which objects there
-//! are, and that they are still those that they were, is seen in each run. What is in a copy is believed no more than the
-//! object would be.
+//! are, and that they are still those that they were, is seen in each run. Where listings may lag behind, they say nothing
+//! of the kind, and no copy counts. What is in a copy is believed no more than the object would be.
 //!
 //! Of slots that a passphrase opens no copy is kept: whoever takes such a slot away wants nobody to try passphrases on
 //! it any more.
@@ -19,6 +19,8 @@ use crate::slots::id_of;
 
 /// Copies of slots, under their own names.
 const COPIES: &str = "keys";
+/// Copies of snapshot objects, by months, under their own names.
+const SNAPSHOTS: &str = "snap";
 /// Notes that a slot is opened by a passphrase.
 const NOTES: &str = "passphrase";
 
@@ -52,7 +54,7 @@ impl Remembered {
 
     /// The bytes of an object that is listed as it was when they were read.
     pub(crate) fn get(&self, listing: &Listing, key: &ObjectKey) -> Option<Bytes> {
-        let listed = listing.find(key)?;
+        let listed = listing.find(key).filter(|_| !listing.lags())?;
         let version = listed.version.as_ref()?.0.as_bytes();
         let kept = Bytes::from(self.cache.read(key.as_str())?);
         let at = kept.iter().position(|byte| *byte == b'\n')?;
@@ -63,7 +65,8 @@ impl Remembered {
 
     /// Keeps the bytes of an object that was read behind the listing.
     pub(crate) fn keep(&self, listing: &Listing, key: &ObjectKey, body: &[u8]) {
-        if let Some(listed) = listing.find(key).filter(|one| is_told(one, body)) {
+        let is_told = |one: &&ObjectMeta| !listing.lags() && is_told(one, body);
+        if let Some(listed) = listing.find(key).filter(is_told) {
             self.write(listed, body);
         }
     }
@@ -106,17 +109,35 @@ impl Remembered {
     /// Forgets the slots that are no longer listed.
     pub(crate) fn forget_gone(&self, listing: &Listing) {
         for folder in [COPIES, NOTES] {
-            let files = self.folder.as_ref().map(|own| own.join(folder));
-            let files = files.and_then(|folder| fs::read_dir(folder).ok());
-            for file in files.into_iter().flatten().flatten() {
-                let name = file.file_name();
-                let name = name.to_string_lossy();
+            for name in self.files(folder) {
                 let key = ObjectKey::new(format!("{COPIES}/{name}")).ok();
                 if key.is_none_or(|key| listing.find(&key).is_none()) {
                     self.cache.remove(&format!("{folder}/{name}"));
                 }
             }
         }
+    }
+
+    /// Forgets the snapshots that are no longer listed.
+    pub(crate) fn forget_gone_snapshots(&self, listing: &Listing) {
+        for month in self.files(SNAPSHOTS) {
+            for name in self.files(&format!("{SNAPSHOTS}/{month}")) {
+                let name = format!("{SNAPSHOTS}/{month}/{name}");
+                let key = ObjectKey::new(name.as_str()).ok();
+                if key.is_none_or(|key| listing.find(&key).is_none()) {
+                    self.cache.remove(&name);
+                }
+            }
+        }
+    }
+
+    /// The names of what lies in a folder.
+    fn files(&self, folder: &str) -> Vec<String> {
+        let folder = self.folder.as_ref().map(|own| own.join(folder));
+        let files = folder.and_then(|folder| fs::read_dir(folder).ok());
+        let names = files.into_iter().flatten().flatten();
+        let names = names.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.collect()
     }
 }
 

@@ -204,7 +204,7 @@ impl Repository {
         let (opened, listing) = enter(cx, &*sink, unlock, cache_dir.as_deref(), &notices).await?;
         let (keys, first, slot) = opened;
         let cache = repo_cache(cache_dir.as_deref(), first.repo, &*sink);
-        let (known, shown) = ((&keys, first), Shown::of(&listing, &*sink));
+        let (known, shown) = ((&keys, first), Shown::of(&listing));
         let config = configs::newest(cx, &*sink, known, &shown, &cache, &notices).await?;
         must_know(&config, operation)?;
         cold::must_be(cx, &*sink, &config).await?;

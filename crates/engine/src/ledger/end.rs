@@ -56,25 +56,29 @@ impl LedgerEnd {
         Self(copy.and_then(|copy| copy.last().ok().flatten()))
     }
 
-    /// What is to be listed: the last record and what is behind it.
-    pub(crate) fn range(self) -> Result<KeyRange> {
+    /// What is to be listed: the last record and what is behind it. Nothing where this host knows of no record: whether
+    /// there is any at all, whoever appends the first one looks for himself.
+    pub(crate) fn range(self) -> Result<Option<KeyRange>> {
+        let Some(head) = self.0 else {
+            return Ok(None);
+        };
         let mut range = KeyRange::below(FOLDER);
-        let before = self.0.and_then(|head| head.seq.checked_sub(1));
+        let before = head.seq.checked_sub(1);
         if let Some(before) = before.filter(|before| *before > 0) {
             range.after = Some(name(layout::ledger(before))?);
         }
-        Ok(range)
+        Ok(Some(range))
     }
 
-    /// What a listing shows, if it was asked for that.
+    /// What a listing shows, if it was asked for that and does not lag.
     pub(crate) fn seen(self, listing: &Listing) -> Option<LedgerSeen> {
-        if !listing.shows(FOLDER) {
+        if !listing.shows(FOLDER) || listing.lags() {
             return None;
         }
-        let end = self.0.map_or(0, |head| head.seq);
+        let end = self.0?.seq;
         let number = |meta: &ObjectMeta| layout::ledger_number(&meta.key);
         let mut records = listing.below(FOLDER);
-        let last = records.find(|meta| end > 0 && number(meta) == Some(end));
+        let last = records.find(|meta| number(meta) == Some(end));
         let behind = listing.below(FOLDER).filter_map(number);
         let mut behind: Vec<u64> = behind.filter(|number| *number > end).collect();
         behind.sort_unstable();

@@ -113,7 +113,7 @@ async fn look_again(repo: &Repository, cx: &OpContext, job: &SnapshotJob) -> Res
     let mut ranges: Vec<_> = folders.map(KeyRange::below).collect();
     ranges.extend(ranges_of_look(repo, cx, job.reread));
     let end = LedgerEnd::known(repo);
-    let looking = Looking::begin(cx, &**repo.sink(), &ranges, Some(end.range()?));
+    let looking = Looking::begin(cx, &**repo.sink(), &ranges, end.range()?);
     let listing = looking.end().await?;
     let ledger = end.seen(&listing);
     repo.check_features_by(cx, Operation::Write, &listing)
