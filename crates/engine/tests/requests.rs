@@ -183,6 +183,73 @@ async fn a_folder_above_that_has_changed_is_a_page_and_a_run() {
     assert!(asked.iter().any(|one| one == "get index/*"), "{asked:?}");
 }
 
+/// Where listings may lag, what they tell of versions says nothing of now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_listings_lag_nothing_is_gone_by_that_was_remembered() {
+    let caps = SinkCaps {
+        settle: Duration::from_millis(1),
+        ..MemSink::new().info().caps
+    };
+    let world = World::on(MemSink::with_caps(caps)).await;
+    let asked = world.asked(Arc::new(world.mem.clone())).await;
+    for read in ["get config/0", "get keys/*", "list ledger/", "get ledger/*"] {
+        assert!(asked.iter().any(|one| one == read), "{read}: {asked:?}");
+    }
+    // Heads are had from the copies that every reader has.
+    assert!(!asked.iter().any(|one| one == "get snap/*"), "{asked:?}");
+    let kept = remembered(&world.cache().unwrap());
+    let by_version = |path: &Path| {
+        let path = path.to_string_lossy();
+        path.contains("/listed/") || path.contains("/place-") && !path.ends_with("CACHEDIR.TAG")
+    };
+    assert!(!kept.iter().any(|(path, _)| by_version(path)), "{kept:?}");
+}
+
+/// A host without a copy of the ledger does not conclude from a listing of long ago that it has no record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_knows_no_record_looks_for_them_when_it_appends_one() {
+    let world = World::new().await;
+    fs::remove_dir_all(world.dir.path().join("state")).unwrap();
+    let asked = world.asked_once(Arc::new(world.mem.clone())).await;
+    let at = |one: &str| asked.iter().position(|asked| asked == one);
+    let (looked, head) = (at("list ledger/"), at("head sessions/*.revoked"));
+    assert!(looked.is_some() && looked > head, "{asked:?}");
+    assert!(
+        !asked.iter().any(|one| one.ends_with("meta/ ledger/")),
+        "{asked:?}"
+    );
+}
+
+/// Copies of snapshots that are gone go too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_gone_is_forgotten() {
+    let world = World::new().await;
+    let names = |paths: Vec<PathBuf>| -> Vec<String> {
+        let name = |path: PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        let mut names: Vec<_> = paths.into_iter().map(name).collect();
+        names.sort();
+        names
+    };
+    let there = || {
+        let keys = world.mem.objects().into_keys();
+        let snapshots = keys.filter(|key| key.as_str().starts_with("snap/"));
+        names(snapshots.map(|key| key.as_str().into()).collect())
+    };
+    let kept = || {
+        let files = remembered(&world.cache().unwrap()).into_iter();
+        let files = files.map(|(path, _)| path);
+        names(
+            files
+                .filter(|path| path.to_string_lossy().contains("/listed/snap/"))
+                .collect(),
+        )
+    };
+    assert_eq!((kept(), kept().len()), (there(), 2));
+    assert!(world.mem.lose(&world.last_of("snap/")));
+    world.save(Arc::new(world.mem.clone())).await;
+    assert_eq!((kept(), kept().len()), (there(), 2));
+}
+
 /// A tier that lists each folder by itself, as a folder does and a server over SFTP.
 fn plain(world: &World) -> FaultSink {
     FaultSink::new(Arc::new(world.mem.clone()), 1)
