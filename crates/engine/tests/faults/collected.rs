@@ -238,10 +238,8 @@ async fn a_number_that_comes_again_is_read_again() {
     let world = World::with_snapshot().await;
     let packs = packs_of(&world).await;
     // As many, so that what says it has the same size.
-    let others: BTreeSet<PackId> = (1..)
-        .map(|byte| PackId([byte; 32]))
-        .take(packs.len())
-        .collect();
+    let other = |seed| PackId(noise(seed, 32).try_into().unwrap());
+    let others: BTreeSet<PackId> = (1..).map(other).take(packs.len()).collect();
     for kind in [ObjectKind::Condemned, ObjectKind::Dead] {
         for is_older_copy in [false, true] {
             let what = format!("{kind:?}, {is_older_copy}");
