@@ -162,7 +162,9 @@ async fn ranges_are_listed_together_as_one_by_one(bench: &Bench) -> Checked {
     let (ab, b) = (KeyRange::below("ab/"), KeyRange::below("b/"));
     let below = ["ab/c", "ab/d", "ab/d-e", "ab/de/f", "ab/de/g/h"];
     bench.lists("ab/", None, &below).await?;
-    bench.lists_together(&[ab.clone()], &below).await?;
+    bench
+        .lists_together(std::slice::from_ref(&ab), &below)
+        .await?;
     bench
         .lists_together(&[b, KeyRange::below("a-b/")], &["a-b/x", "b/ab/c"])
         .await?;
