@@ -99,15 +99,13 @@ pub async fn store(
             .name("assemble".into())
             .spawn_scoped(scope, || flow.run(&handle, source, state, writer, former));
         let threads = threads.map_err(EngineError::NoThread)?;
-        let pumped = tokio::task::block_in_place(|| {
-            Handle::current().block_on(pump(cx, &mut *capture, sender))
-        });
+        let pump = pump(cx, &mut *capture, sender);
+        let pumped = tokio::task::block_in_place(|| handle.block_on(pump));
         if pumped.is_err() {
             cancel.cancel();
         }
-        let ran = threads
-            .join()
-            .map_err(|_| EngineError::Panicked("the assembler"))?;
+        let ran = threads.join();
+        let ran = ran.map_err(|_| EngineError::Panicked("the assembler"))?;
         match (pumped, ran) {
             (Ok(()), ran) => ran,
             (Err(pumped), _) => Err(pumped),
