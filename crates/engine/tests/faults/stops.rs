@@ -186,7 +186,7 @@ stopped_at_any_change! {
     a_prune_stopped_at_any_change: "prune", 10;
     a_repair_stopped_at_any_change: "repair", 20;
     a_copy_stopped_at_any_change: "copy", 20;
-    a_copy_to_elsewhere_stopped_at_any_change: "copy away", 0;
+    a_copy_to_elsewhere_stopped_at_any_change: "copy away", 2;
 }
 
 #[test]
