@@ -409,6 +409,7 @@ impl Console {
             label: label.to_owned(),
             argon2: None,
             parity,
+            ..InitRequest::default()
         };
         let prepared = prepare(&self.cx, &request)?;
         let lock = match (&key_file, &prepared.key_file) {

@@ -345,6 +345,7 @@ async fn make_the_golden_repository() {
         label: "golden".into(),
         argon2: Some(params),
         parity: None,
+        ..InitRequest::default()
     };
     let prepared = prepare(&cx, &request).unwrap();
     fs::write(

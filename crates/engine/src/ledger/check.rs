@@ -153,7 +153,7 @@ fn key_of(repo: &Repository, host: &HostId) -> Option<HmacKey> {
 /// A check of the chain that has seen nothing.
 fn verifier<'a>(
     repo: &Repository,
-    key_of: &'a dyn Fn(&HostId) -> Option<HmacKey>,
+    key_of: &'a (dyn Fn(&HostId) -> Option<HmacKey> + Sync),
 ) -> LedgerVerifier<'a> {
     let expect = Expect {
         head: None,
