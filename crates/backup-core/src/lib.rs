@@ -42,8 +42,8 @@ pub use plan::{CaptureMode, CapturePlan, CaptureReport, Outcome, PlannedEntry, S
 pub use registry::Registry;
 pub use retention::{Decision, Reason, RetentionInput, RetentionPolicy, Verdict};
 pub use sink::{
-    ByteRange, ObjectKey, ObjectMeta, PutMode, Room, Sink, SinkCaps, SinkInfo, Temperature,
-    Traffic, Version, Warmth,
+    ByteRange, KeyRange, ObjectKey, ObjectMeta, PutMode, Room, Sink, SinkCaps, SinkInfo,
+    Temperature, Traffic, Version, Warmth,
 };
 pub use snapshot::{ComponentMeta, SnapshotMeta, SnapshotStats};
 pub use source::{

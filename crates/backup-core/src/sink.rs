@@ -112,6 +112,34 @@ pub struct ObjectMeta {
     pub version: Option<Version>,
 }
 
+/// Objects that are listed: those below a prefix, or those of them behind a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// What their keys begin with: empty, or whole parts ending in `/`.
+    pub prefix: String,
+    /// Those after it only.
+    pub after: Option<ObjectKey>,
+}
+
+impl KeyRange {
+    /// All objects below a prefix.
+    #[must_use]
+    pub fn below(prefix: impl Into<String>) -> Self {
+        let prefix = prefix.into();
+        Self {
+            prefix,
+            after: None,
+        }
+    }
+
+    /// Whether a key is one of them.
+    #[must_use]
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        key.as_str().starts_with(&self.prefix)
+            && self.after.as_ref().is_none_or(|after| key > after)
+    }
+}
+
 /// What a sink can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkCaps {
@@ -272,6 +300,17 @@ pub trait Sink: fmt::Debug + Send + Sync {
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>>;
 
+    /// The objects of several ranges, none of which lies in another, in any order, each once: for a tier where that takes
+    /// fewer requests than one listing after the other. `None`: it does not, and nothing was asked. Where that turns out on
+    /// the way only, it ends with an error of kind `Unsupported`, and whoever asked lists them one by one.
+    fn list_together(
+        &self,
+        _cx: &OpContext,
+        _ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        None
+    }
+
     /// Deletes an object; a missing one is success.
     ///
     /// # Errors
@@ -326,6 +365,15 @@ mod tests {
         assert_eq!((used(200, 1000), used(201, 1000)), (80, 79));
         assert_eq!((used(0, 0), used(u64::MAX, 1)), (0, 0));
         assert_eq!(used(0, u64::MAX), 100);
+    }
+
+    #[test]
+    fn a_range_has_what_is_below_its_prefix_and_behind_its_key() {
+        let key = |text| ObjectKey::new(text).unwrap();
+        let mut range = KeyRange::below("ledger/");
+        assert!(range.has(&key("ledger/1")) && !range.has(&key("ledger-/1")));
+        range.after = Some(key("ledger/1"));
+        assert!(range.has(&key("ledger/2")) && !range.has(&key("ledger/1")));
     }
 
     #[test]

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 
 use crate::side::Side;
 
@@ -202,6 +202,30 @@ impl Sink for ColdSink {
             Some(side) => on(side).boxed(),
             None => on(Side::Hot).chain(on(Side::Cold)).boxed(),
         }
+    }
+
+    /// Each side lists its own together; one range alone it lists in any case.
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let mut own = [Vec::new(), Vec::new()];
+        for range in ranges {
+            match Side::below(&range.prefix)? {
+                Side::Hot => own[0].push(range.clone()),
+                Side::Cold => own[1].push(range.clone()),
+            }
+        }
+        let mut listed = Vec::new();
+        for (sink, own) in [&self.hot, &self.cold].into_iter().zip(&own) {
+            match own.as_slice() {
+                [] => {}
+                [one] => listed.push(sink.list(cx, &one.prefix, one.after.as_ref())),
+                many => listed.push(sink.list_together(cx, many)?),
+            }
+        }
+        Some(stream::select_all(listed).boxed())
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

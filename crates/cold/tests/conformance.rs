@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use backup_cold::{ColdSink, JoinError, Side};
-use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Sink, SinkCaps, Temperature, Warmth};
+use backup_core::{
+    ByteRange, ErrorKind, KeyRange, ObjectKey, PutMode, Sink, SinkCaps, Temperature, Warmth,
+};
 use backup_testkit::{Fault, FaultSink, MemSink, Op, Rule, context, sink_suite};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
@@ -93,6 +95,64 @@ async fn each_object_lies_on_its_side_and_a_list_has_both() {
     assert_eq!(lost.unwrap_err().kind, ErrorKind::NotFound);
     both.delete(&context(), &key("data/3f/3f0a")).await.unwrap();
     assert_eq!(listed(&both, "data/", None).await, [""; 0]);
+}
+
+/// What is listed of some folders with one call, where that is done.
+async fn together(sink: &dyn Sink, prefixes: &[&str]) -> Option<Vec<String>> {
+    let ranges: Vec<_> = prefixes.iter().copied().map(KeyRange::below).collect();
+    let found = sink.list_together(&context(), &ranges)?;
+    let found = found.map_ok(|meta| meta.key.to_string());
+    let mut found: Vec<_> = found.try_collect().await.unwrap();
+    found.sort();
+    Some(found)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_side_lists_its_folders_together() {
+    let (hot, cold) = pair();
+    let both = joined(&hot, &cold);
+    for name in ALL {
+        put(&both, name).await;
+    }
+    // What lies on the wrong side is nothing that a get would find.
+    hot.plant(key("data/aa/aa00"), "x");
+    cold.plant(key("config/1"), "x");
+    let found = |names: &[&str]| Some(names.iter().map(|&name| name.to_owned()).collect());
+    for (prefixes, names) in [
+        (&["config/", "meta/"][..], &["config/0", "meta/3f/3f0b"][..]),
+        (
+            &["cold/", "parity/data/"],
+            &["cold/00", "parity/data/3f/3f0a"],
+        ),
+        (
+            &["config/", "data/", "meta/"],
+            &["config/0", "data/3f/3f0a", "meta/3f/3f0b"],
+        ),
+        (&["config/", "data/"], &["config/0", "data/3f/3f0a"]),
+    ] {
+        assert_eq!(
+            together(&both, prefixes).await,
+            found(names),
+            "{prefixes:?}"
+        );
+    }
+    // Somebody who wants what lies on both sides of one prefix lists that alone.
+    assert_eq!(together(&both, &["aside/", "config/"]).await, None);
+}
+
+/// Where one side cannot, both are listed folder by folder; a single one it lists in any case.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_side_that_does_not_list_together_is_asked_for_one_folder_only() {
+    let (hot, cold) = pair();
+    let plain = FaultSink::new(Arc::new(cold.clone()), 1);
+    let both = ColdSink::new(Arc::new(hot.clone()), Arc::new(plain)).unwrap();
+    for name in ALL {
+        put(&both, name).await;
+    }
+    let found = together(&both, &["config/", "data/", "meta/"]).await;
+    assert_eq!(found.unwrap().len(), 3);
+    let none = together(&both, &["config/", "data/", "parity/data/"]).await;
+    assert_eq!(none, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -112,6 +112,28 @@ impl Sink for Below {
         found
             .and_then(move |meta| std::future::ready(this.outside(meta)))
             .boxed()
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let inside = |range: &KeyRange| {
+            let after = range.after.as_ref().map(|after| self.inside("list", after));
+            Ok::<_, SinkError>(KeyRange {
+                prefix: format!("{}/{}", self.folder, range.prefix),
+                after: after.transpose()?,
+            })
+        };
+        let inside: Result<Vec<_>, _> = ranges.iter().map(inside).collect();
+        let inside = match inside {
+            Ok(inside) => inside,
+            Err(error) => return Some(stream::iter([Err(error)]).boxed()),
+        };
+        let (found, this) = (self.inner.list_together(cx, &inside)?, self.clone());
+        let outside = found.and_then(move |meta| std::future::ready(this.outside(meta)));
+        Some(outside.boxed())
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

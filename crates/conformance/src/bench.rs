@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError,
+    Warmth,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -114,21 +115,53 @@ impl Bench {
         after: Option<&str>,
         wanted: &[&str],
     ) -> Checked {
+        let range = KeyRange {
+            prefix: prefix.to_owned(),
+            after: after.map(named),
+        };
+        self.shows(&[range], false, wanted).await
+    }
+
+    /// The same of several ranges that are listed together, where the sink does that.
+    pub(crate) async fn lists_together(&self, ranges: &[KeyRange], wanted: &[&str]) -> Checked {
+        self.shows(ranges, true, wanted).await
+    }
+
+    async fn shows(&self, ranges: &[KeyRange], together: bool, wanted: &[&str]) -> Checked {
         let wanted: BTreeSet<&str> = wanted.iter().copied().collect();
         let mut left = self.sink.info().caps.settle;
         loop {
-            let found = self.listing(prefix, after).await?;
+            let mut found = Vec::new();
+            if together {
+                let Some(listing) = self.sink.list_together(&self.cx, ranges) else {
+                    return Ok(());
+                };
+                match listing.try_collect::<Vec<_>>().await {
+                    Ok(listed) => found.extend(listed),
+                    // It is listed one by one then.
+                    Err(error) if error.kind == ErrorKind::Unsupported => return Ok(()),
+                    Err(error) => return Err(told(&error)),
+                }
+            } else {
+                for range in ranges {
+                    let listing = self
+                        .sink
+                        .list(&self.cx, &range.prefix, range.after.as_ref());
+                    let listed = listing.try_collect::<Vec<_>>().await;
+                    found.extend(listed.map_err(|error| told(&error))?);
+                }
+            }
             let names: BTreeSet<&str> = found.iter().map(|meta| meta.key.as_str()).collect();
             ensure!(
                 names.len() == found.len(),
-                "list {prefix:?} names an object twice"
+                "list {ranges:?} names an object twice"
             );
             if names == wanted {
                 return Ok(());
             }
             ensure!(
                 !left.is_zero(),
-                "list {prefix:?} after {after:?}: {:?} too many, {:?} missing",
+                "list {ranges:?}: {:?} too many, {:?} missing",
                 names.difference(&wanted).collect::<Vec<_>>(),
                 wanted.difference(&names).collect::<Vec<_>>()
             );

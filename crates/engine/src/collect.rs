@@ -21,13 +21,15 @@ use backup_format::collect::{PackList, SessionMark, Verdict};
 use backup_format::layout;
 use backup_format::seal::ObjectKind;
 use backup_format::wire::WireError;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use crate::announced::Announced;
 use crate::beside::is_loss;
 use crate::error::{EngineError, Result};
 use crate::heads::SnapshotHead;
 use crate::index_set::IndexSet;
+use crate::listing::Listing;
+use crate::remembered::Remembered;
 use crate::repository::{Repository, get_within, name};
 use crate::store::Session;
 
@@ -141,6 +143,32 @@ fn with_hint(error: EngineError, hint: &str) -> EngineError {
     }
 }
 
+/// The objects of generations that a listing shows.
+fn generations_in(listing: &Listing) -> BTreeSet<ObjectKey> {
+    let keys = listing.below("gc/").map(|meta| &meta.key);
+    let is_one = |key: &&ObjectKey| {
+        let number = layout::condemned_number(key).or(layout::dead_number(key));
+        number.is_some()
+    };
+    keys.filter(is_one).cloned().collect()
+}
+
+/// The sessions on which a listing shows a verdict.
+pub(crate) fn judged_in(listing: &Listing) -> BTreeSet<SessionId> {
+    let verdicts = listing.below("verdicts/");
+    verdicts
+        .filter_map(|meta| layout::verdict_id(&meta.key))
+        .collect()
+}
+
+/// Fails where nobody knows what a generation names: it may be any pack.
+fn certain(mut collection: Collection) -> Result<Collection> {
+    match collection.unknown.pop_first() {
+        Some((_, error)) => Err(with_hint(error, UNKNOWN)),
+        None => Ok(collection),
+    }
+}
+
 /// Waits as long as the lists of a tier may lag behind what was written there.
 pub(crate) async fn settle(repo: &Repository, cx: &OpContext) {
     let lag = repo.sink().info().caps.settle;
@@ -155,14 +183,8 @@ pub(crate) async fn settle(repo: &Repository, cx: &OpContext) {
 impl Repository {
     /// The objects of generations that are there.
     pub(crate) async fn generations(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
-        let mut out = BTreeSet::new();
-        let mut listed = self.sink().list(cx, "gc/", None);
-        while let Some(meta) = listed.try_next().await? {
-            let key = meta.key;
-            let number = layout::condemned_number(&key).or(layout::dead_number(&key));
-            out.extend(number.map(|_| key));
-        }
-        Ok(out)
+        let listing = Listing::read(cx, &**self.sink(), &["gc/"]).await?;
+        Ok(generations_in(&listing))
     }
 
     /// What a generation condemns, or calls dead, as sealed bytes of that name say it.
@@ -187,17 +209,48 @@ impl Repository {
         self.open_generation(key, &sealed)
     }
 
+    /// The same; not read again where it is listed with the version that it had then.
+    async fn generation_by(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        known: Option<(&Listing, &Remembered)>,
+    ) -> Result<PackList> {
+        let Some((listing, remembered)) = known else {
+            return self.generation(cx, key).await;
+        };
+        let copy = remembered.get(listing, key);
+        if let Some(list) = copy.and_then(|sealed| self.open_generation(key, &sealed).ok()) {
+            return Ok(list);
+        }
+        let limit = ObjectKind::Dead.max_sealed();
+        let sealed = get_within(cx, &**self.sink(), key, limit).await?;
+        let list = self.open_generation(key, &sealed)?;
+        remembered.keep(listing, key, &sealed);
+        Ok(list)
+    }
+
     /// What all generations say of packs.
     ///
     /// # Errors
     /// [`EngineError::Damaged`] for a generation of which nobody knows what it names: it may be any pack.
     /// [`EngineError::Newer`]; errors of the tier.
     pub(crate) async fn collection(&self, cx: &OpContext) -> Result<Collection> {
-        let mut out = self.known_collection(cx).await?;
-        match out.unknown.pop_first() {
-            Some((_, error)) => Err(with_hint(error, UNKNOWN)),
-            None => Ok(out),
-        }
+        certain(self.known_collection(cx).await?)
+    }
+
+    /// The same by a listing that shows `gc/`.
+    ///
+    /// # Errors
+    /// As [`Repository::collection`].
+    pub(crate) async fn collection_by(
+        &self,
+        cx: &OpContext,
+        listing: &Listing,
+    ) -> Result<Collection> {
+        let remembered = Remembered::of_repository(self.cache());
+        let known = Some((listing, &remembered));
+        certain(self.said_by(cx, generations_in(listing), known).await?)
     }
 
     /// The same as far as it can be told: for whoever mends the rest, or names no pack.
@@ -206,6 +259,16 @@ impl Repository {
     /// [`EngineError::Newer`]; errors of the tier.
     pub(crate) async fn known_collection(&self, cx: &OpContext) -> Result<Collection> {
         let there = self.generations(cx).await?;
+        self.said_by(cx, there, None).await
+    }
+
+    /// What generations say of packs. `known`: what was said of them when they were listed as they are now.
+    async fn said_by(
+        &self,
+        cx: &OpContext,
+        there: BTreeSet<ObjectKey>,
+        known: Option<(&Listing, &Remembered)>,
+    ) -> Result<Collection> {
         let numbers: BTreeSet<u32> = there
             .iter()
             .filter_map(|key| layout::condemned_number(key).or(layout::dead_number(key)))
@@ -217,7 +280,7 @@ impl Repository {
         }
         let mut lists = futures::stream::iter(wanted)
             .map(|(number, decision)| async move {
-                let said = self.said_of(cx, number, decision).await;
+                let said = self.said_of(cx, number, decision, known).await;
                 (number, said)
             })
             .buffered(self.connections(cx));
@@ -242,17 +305,18 @@ impl Repository {
         cx: &OpContext,
         number: u32,
         decision: Option<ObjectKey>,
+        known: Option<(&Listing, &Remembered)>,
     ) -> Result<Said> {
         let mut why = None;
         if let Some(key) = decision {
-            match self.generation(cx, &key).await {
+            match self.generation_by(cx, &key, known).await {
                 Ok(list) => return Ok(Said::Decided(list.packs)),
                 Err(error) if is_loss(&error) => why = Some(error),
                 Err(error) => return Err(error),
             }
         }
         let key = name(layout::condemned(number))?;
-        match (self.generation(cx, &key).await, why) {
+        match (self.generation_by(cx, &key, known).await, why) {
             (Ok(list), None) => Ok(Said::Condemned(list.packs)),
             (Ok(list), Some(why)) => Ok(Said::Unread(Unread {
                 packs: list.packs,
@@ -265,12 +329,8 @@ impl Repository {
 
     /// The sessions on which there is a verdict. Snapshots are listed before it is asked.
     pub(crate) async fn judged(&self, cx: &OpContext) -> Result<BTreeSet<SessionId>> {
-        let mut out = BTreeSet::new();
-        let mut listed = self.sink().list(cx, "verdicts/", None);
-        while let Some(meta) = listed.try_next().await? {
-            out.extend(layout::verdict_id(&meta.key));
-        }
-        Ok(out)
+        let listing = Listing::read(cx, &**self.sink(), &["verdicts/"]).await?;
+        Ok(judged_in(&listing))
     }
 
     /// What a verdict says, as sealed bytes of that name say it.

@@ -7,25 +7,33 @@
 //! Where one is damaged or gone its sidecar stands for it, also behind the last that is listed. It says nothing
 //! that the config itself would not have to prove: the HMAC of these keys, its number, that it follows.
 
+use std::collections::BTreeSet;
+
 use backup_core::{ErrorKind, FindingKind, ObjectKey, OpContext, RepoId, Sink};
 use backup_format::config::{Config, ConfigError, MAX_CONFIG_BYTES, UnverifiedConfig};
 use backup_format::keys::KeySet;
 use backup_format::layout;
-use futures::TryStreamExt;
+use bytes::Bytes;
 
 use crate::beside::{self, Notices};
 use crate::cache::Cache;
 use crate::error::{EngineError, Result};
+use crate::listing::Listing;
 use crate::remains::must_be_none;
 use crate::repository::{Repository, get_within, name};
 
 /// The file of the cache that holds the highest number seen.
 const SEEN: &str = "config-seen";
 
+/// Where configurations lie, and what stands for them.
+pub(crate) const FOLDERS: [&str; 2] = ["config/", "parity/config/"];
+
 /// The configuration with which the repository was made, as it was found. Nothing in it is certain before
 /// [`First::verify`].
 pub(crate) struct First {
     found: Result<UnverifiedConfig>,
+    /// Its bytes, if it is what lies on the tier.
+    bytes: Option<Bytes>,
     /// What its sidecar says, if that was asked.
     beside: Option<Option<UnverifiedConfig>>,
 }
@@ -44,13 +52,12 @@ impl First {
     /// # Errors
     /// [`EngineError::NoRepository`], [`EngineError::Missing`], [`EngineError::Damaged`]; errors of the tier.
     pub(crate) async fn read(cx: &OpContext, sink: &dyn Sink) -> Result<Self> {
-        let error = match read(cx, sink, 0).await {
-            Ok(Some(found)) => {
-                return Ok(Self {
-                    found: Ok(found),
-                    beside: None,
-                });
-            }
+        let error = match get(cx, sink, 0).await {
+            Ok(Some(bytes)) => match Self::of(bytes) {
+                Ok(first) => return Ok(first),
+                Err(error) if beside::is_loss(&error) => Some(error),
+                Err(error) => return Err(error),
+            },
             Ok(None) => None,
             Err(error) if beside::is_loss(&error) => Some(error),
             Err(error) => return Err(error),
@@ -59,6 +66,7 @@ impl First {
             let missing = || missing(0, "it is not on the tier");
             return Ok(Self {
                 found: Err(error.unwrap_or_else(missing)),
+                bytes: None,
                 beside: Some(Some(mended)),
             });
         }
@@ -67,6 +75,23 @@ impl First {
         }
         must_be_none(cx, sink).await?;
         Err(EngineError::NoRepository(sink.info().location))
+    }
+
+    /// That of these bytes.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`], [`EngineError::Newer`].
+    pub(crate) fn of(bytes: Bytes) -> Result<Self> {
+        Ok(Self {
+            found: Ok(parse(0, &bytes)?),
+            bytes: Some(bytes),
+            beside: None,
+        })
+    }
+
+    /// Its bytes, if it is what lies on the tier.
+    pub(crate) const fn bytes(&self) -> Option<&Bytes> {
+        self.bytes.as_ref()
     }
 
     /// The repository that it says to be of, true or not.
@@ -142,29 +167,58 @@ fn missing(number: u32, why: &str) -> EngineError {
     }
 }
 
+/// What a listing shows of configurations.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    last: u32,
+    /// Those that have a sidecar; nothing where a listing may lag behind, so that it is asked for each.
+    beside: Option<BTreeSet<u32>>,
+}
+
+impl Shown {
+    /// Takes it from a listing of [`FOLDERS`].
+    pub(crate) fn of(listing: &Listing) -> Self {
+        let numbers = listing.below("config/");
+        let last = numbers.filter_map(|meta| layout::config_number(&meta.key));
+        let beside = listing.below("parity/config/").filter_map(|meta| {
+            let of = layout::small_parity_of(&meta.key)?;
+            layout::config_number(&of)
+        });
+        let is_certain = !listing.lags() && listing.shows("parity/config/");
+        Self {
+            last: last.max().unwrap_or(0),
+            beside: is_certain.then(|| beside.collect()),
+        }
+    }
+
+    /// Whether there is no sidecar of a configuration, for certain.
+    fn has_nothing_beside(&self, number: u32) -> bool {
+        let beside = self.beside.as_ref();
+        beside.is_some_and(|beside| !beside.contains(&number))
+    }
+}
+
 /// The newest configuration, `known` being the newest that is at hand, and authentic. One that is damaged or gone
 /// counts as its sidecar says it, checked in the same way.
 pub(crate) async fn newest(
     cx: &OpContext,
     sink: &dyn Sink,
-    keys: &KeySet,
-    known: Config,
+    (keys, known): (&KeySet, Config),
+    shown: &Shown,
     cache: &Cache,
     notices: &Notices,
 ) -> Result<Config> {
     let seen = cache
         .read(SEEN)
         .and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse().ok());
-    let mut last: u32 = seen.unwrap_or(0);
-    let mut listed = sink.list(cx, "config/", None);
-    while let Some(meta) = listed.try_next().await? {
-        last = last.max(layout::config_number(&meta.key).unwrap_or(0));
-    }
-    drop(listed);
+    let last = shown.last.max(seen.unwrap_or(0));
     let mut config = known;
     while let Some(number) = config.number.checked_add(1) {
         // A list may lag behind; what it does not show is asked for all the same.
         let is_expected = number <= last;
+        if !is_expected && shown.has_nothing_beside(number) {
+            break;
+        }
         let read = match is_expected {
             true => read(cx, sink, number).await,
             false => Ok(None),
@@ -235,17 +289,35 @@ fn follow(before: &Config, number: u32, next: UnverifiedConfig, keys: &KeySet) -
 
 /// The newest configuration of an open repository, as it is now.
 pub(crate) async fn newest_of(repo: &Repository, cx: &OpContext) -> Result<Config> {
-    let known = repo.config().clone();
-    let (sink, keys, cache) = (&**repo.sink(), repo.keys(), repo.cache());
-    newest(cx, sink, keys, known, cache, repo.notices()).await
+    let listing = Listing::read(cx, &**repo.sink(), &FOLDERS).await?;
+    newest_listed(repo, cx, &listing).await
+}
+
+/// The same, by a listing of [`FOLDERS`].
+pub(crate) async fn newest_listed(
+    repo: &Repository,
+    cx: &OpContext,
+    listing: &Listing,
+) -> Result<Config> {
+    let (sink, known) = (&**repo.sink(), repo.config().clone());
+    let shown = Shown::of(listing);
+    let (keys, cache) = (repo.keys(), repo.cache());
+    newest(cx, sink, (keys, known), &shown, cache, repo.notices()).await
 }
 
 async fn read(cx: &OpContext, sink: &dyn Sink, number: u32) -> Result<Option<UnverifiedConfig>> {
+    let bytes = get(cx, sink, number).await?;
+    bytes.map(|bytes| parse(number, &bytes)).transpose()
+}
+
+fn parse(number: u32, bytes: &[u8]) -> Result<UnverifiedConfig> {
+    Config::parse(bytes).map_err(|error| config_error(number, error))
+}
+
+async fn get(cx: &OpContext, sink: &dyn Sink, number: u32) -> Result<Option<Bytes>> {
     let key = name(layout::config(number))?;
     match get_within(cx, sink, &key, MAX_CONFIG_BYTES).await {
-        Ok(bytes) => Config::parse(&bytes)
-            .map(Some)
-            .map_err(|error| config_error(number, error)),
+        Ok(bytes) => Ok(Some(bytes)),
         Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }

@@ -12,6 +12,7 @@ mod audit;
 mod begin;
 mod chain;
 mod check;
+mod end;
 mod gone;
 mod held;
 mod holes;
@@ -42,6 +43,7 @@ pub use audit::record_read;
 pub(crate) use begin::begin_if_new;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
+pub(crate) use end::{LedgerEnd, LedgerSeen};
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
 pub use held::{HoldRecord, Recorded, held};
@@ -111,7 +113,7 @@ pub async fn record_operation(
     Ok(chain.into_findings())
 }
 
-/// Appends the record of a snapshot; and before it those of snapshots of this host that were there
+/// Appends the record of a snapshot to the ledger as it was read; and before it those of snapshots of this host that were there
 /// when this run began and have none: their runs were killed between commit and record, or had no
 /// room left on the tier. A run that is only slow there looks the same from outside, so both may be
 /// about to record one snapshot: whoever comes second finds it recorded and leaves it at that.
@@ -121,12 +123,11 @@ pub async fn record_operation(
 pub(crate) async fn record_snapshot(
     repo: &Repository,
     cx: &OpContext,
-    host: &HostId,
-    user: &str,
+    mut chain: Chain<'_>,
+    (host, user): (&HostId, &str),
     draft: LedgerDraft,
     earlier: &[SnapshotId],
 ) -> Result<Vec<Finding>> {
-    let mut chain = Chain::read(repo, cx).await?;
     let own = draft.snapshot;
     let snapshots: Vec<_> = earlier.iter().copied().chain(own).collect();
     let unknown = chain.unknown(&snapshots);

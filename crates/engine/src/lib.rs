@@ -51,6 +51,7 @@ mod configs;
 mod contested;
 mod data_keys;
 mod heirs;
+mod listing;
 mod pack_end;
 mod parity;
 mod past;
@@ -60,6 +61,7 @@ mod presence;
 mod refs;
 mod remains;
 mod remedy;
+mod remembered;
 mod unindexed;
 mod unlock;
 

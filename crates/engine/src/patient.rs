@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Retry, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -81,6 +81,29 @@ macro_rules! patiently {
     }};
 }
 
+type Listing = BoxStream<'static, Result<ObjectMeta, SinkError>>;
+
+/// A listing that is begun again as long as nothing of it was handed on.
+fn patient_listing(cx: &OpContext, mut begin: impl FnMut() -> Listing + Send + 'static) -> Listing {
+    let cx = cx.clone();
+    let begun = async move {
+        let mut attempts = Attempts(1);
+        loop {
+            let mut listing = begin();
+            match listing.next().await {
+                None => return stream::empty().boxed(),
+                Some(Ok(first)) => return stream::iter([Ok(first)]).chain(listing).boxed(),
+                Some(Err(failure)) => {
+                    if let Err(failure) = attempts.after(&cx, failure).await {
+                        return stream::iter([Err(failure)]).boxed();
+                    }
+                }
+            }
+        }
+    };
+    stream::once(begun).flatten().boxed()
+}
+
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Sink for PatientSink {
@@ -132,31 +155,33 @@ impl Sink for PatientSink {
         patiently!(cx, self.0.head(cx, key))
     }
 
-    /// A listing is begun again as long as nothing of it was handed on.
     fn list(
         &self,
         cx: &OpContext,
         prefix: &str,
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
-        let (inner, cx) = (self.0.clone(), cx.clone());
+        let (inner, of_calls) = (self.0.clone(), cx.clone());
         let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let begun = async move {
-            let mut attempts = Attempts(1);
-            loop {
-                let mut listing = inner.list(&cx, &prefix, after.as_ref());
-                match listing.next().await {
-                    None => return stream::empty().boxed(),
-                    Some(Ok(first)) => return stream::iter([Ok(first)]).chain(listing).boxed(),
-                    Some(Err(failure)) => {
-                        if let Err(failure) = attempts.after(&cx, failure).await {
-                            return stream::iter([Err(failure)]).boxed();
-                        }
-                    }
-                }
-            }
+        patient_listing(cx, move || inner.list(&of_calls, &prefix, after.as_ref()))
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let mut first = Some(self.0.list_together(cx, ranges)?);
+        let (inner, of_calls, ranges) = (self.0.clone(), cx.clone(), ranges.to_vec());
+        let unable = || {
+            let error = SinkError::new(ErrorKind::Unsupported, "list", "");
+            stream::iter([Err(error)]).boxed()
         };
-        stream::once(begun).flatten().boxed()
+        Some(patient_listing(cx, move || {
+            let begun = first.take();
+            let begun = begun.or_else(|| inner.list_together(&of_calls, &ranges));
+            begun.unwrap_or_else(unable)
+        }))
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

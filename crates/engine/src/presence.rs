@@ -7,14 +7,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity};
+use backup_core::{
+    ErrorKind, Finding, FindingKind, KeyRange, ObjectKey, OpContext, PackId, Severity,
+};
 use backup_format::layout;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
 use crate::error::Result;
 use crate::index_set::IndexSet;
+use crate::listing::{Listing, ranges_of_packs};
 use crate::repository::{Repository, SnapshotHead, name};
 use crate::unindexed;
 
@@ -129,20 +132,15 @@ async fn absent(
     repo: &Repository,
     cx: &OpContext,
     index: &IndexSet,
+    listing: &Listing,
 ) -> Result<(Vec<Absent>, BTreeSet<PackId>)> {
     let mut expected = Expected::of(index);
     let mut unknown = BTreeSet::new();
-    for prefix in ["data/", "meta/"] {
-        let mut listed = repo.sink().list(cx, prefix, None);
-        while let Some(meta) = listed.try_next().await? {
-            let Some(id) = layout::pack_id(&meta.key) else {
-                continue;
-            };
-            if !expected.left.contains_key(&id) {
-                unknown.insert(id);
-            }
-            expected.seen(id, meta.size);
+    for (id, size) in listing.packs() {
+        if !expected.left.contains_key(id) {
+            unknown.insert(*id);
         }
+        expected.seen(*id, *size);
     }
     Ok((expected.absent(repo, cx, index).await?, unknown))
 }
@@ -177,29 +175,37 @@ impl Looks<'_> {
     }
 }
 
+/// The folders that are listed to see whether packs are there, if that is due now or wanted in any case.
+pub(crate) fn ranges_of_look(repo: &Repository, cx: &OpContext, always: bool) -> Vec<KeyRange> {
+    let is_due = always || Looks(repo).is_due(cx.clock.now().as_millisecond());
+    is_due.then(ranges_of_packs).into_iter().flatten().collect()
+}
+
 /// An index without the packs that are not as it says, and what is to be said of them; and of packs that the snapshot
-/// uses that is built on, and that the index lacks. `always`: looks although it may not be due.
+/// uses that is built on, and that the index lacks. Where the listing does not show packs, nobody looked.
 pub(crate) async fn passing_over_absent(
     repo: &Repository,
     cx: &OpContext,
     index: Arc<IndexSet>,
     parent: Option<&SnapshotHead>,
-    always: bool,
+    listing: &Listing,
 ) -> Result<(Arc<IndexSet>, Vec<Finding>)> {
     let (now, looks) = (cx.clock.now().as_millisecond(), Looks(repo));
     let has_any = parent.is_some() || !index.is_empty();
-    if !has_any || !(always || looks.is_due(now)) {
+    if !has_any
+        || !ranges_of_packs()
+            .iter()
+            .all(|one| listing.shows(&one.prefix))
+    {
         return Ok((index, Vec::new()));
     }
-    let began = Instant::now();
-    let (absent, unknown) = absent(repo, cx, &index).await?;
-    let took = began.elapsed();
+    let (absent, unknown) = absent(repo, cx, &index, listing).await?;
     let unindexed = match parent {
         Some(parent) => unindexed::of_snapshot(repo, cx, parent, &unknown).await?,
         None => None,
     };
     if absent.is_empty() && unindexed.is_none() {
-        looks.made(now, took);
+        looks.made(now, listing.took());
         return Ok((index, Vec::new()));
     }
     looks.is_asked_for_again();

@@ -25,15 +25,16 @@ use crate::beside::{self, Ended, Notices};
 use crate::cache::Cache;
 use crate::cold;
 use crate::collect::Looked;
-use crate::configs::{self, First, config_error, newest_of};
+use crate::configs::{self, Shown, config_error, newest_listed, newest_of};
 use crate::data_keys::DataKeys;
 use crate::error::{EngineError, Result};
 use crate::index_set::{Loaded, Place};
+use crate::listing::Listing;
 use crate::nearest::Others;
 use crate::patient::PatientSink;
 use crate::places::folder_of;
 use crate::remains::must_be_none;
-use crate::unlock::{open_keys, read_slots};
+use crate::unlock::{enter, read_slots};
 
 pub use crate::heads::{SnapshotHead, UnreadSnapshot};
 pub use crate::unlock::Unlock;
@@ -159,8 +160,8 @@ impl Repository {
                 }
             }
         }
-        let out = Self::assemble(cx, sink, config, keys, None, cache_dir);
-        let out = out.await?;
+        let out = Self::assemble(sink, config, keys, None, cache_dir)?;
+        out.reload_index(cx).await?;
         // Behind the config: what there is of a repository that was not made must not look like one.
         for slot in slots {
             beside::put_or_note(&out, cx, &name(layout::slot(slot))?, slot).await;
@@ -200,15 +201,15 @@ impl Repository {
     ) -> Result<Self> {
         let sink: Arc<dyn Sink> = Arc::new(PatientSink::new(sink));
         let notices = Notices::default();
-        let mut first = First::read(cx, &*sink).await?;
-        let (keys, first, slot) = open_keys(cx, &*sink, &mut first, unlock, &notices).await?;
+        let (opened, listing) = enter(cx, &*sink, unlock, cache_dir.as_deref(), &notices).await?;
+        let (keys, first, slot) = opened;
         let cache = repo_cache(cache_dir.as_deref(), first.repo, &*sink);
-        let config = configs::newest(cx, &*sink, &keys, first, &cache, &notices).await?;
-        config
-            .check_features(operation)
-            .map_err(|error| config_error(config.number, error))?;
+        let (known, shown) = ((&keys, first), Shown::of(&listing));
+        let config = configs::newest(cx, &*sink, known, &shown, &cache, &notices).await?;
+        must_know(&config, operation)?;
         cold::must_be(cx, &*sink, &config).await?;
-        let mut out = Self::assemble(cx, sink, config, keys, slot, cache_dir).await?;
+        let mut out = Self::assemble(sink, config, keys, slot, cache_dir)?;
+        out.refresh_index_by(cx, Some(&listing)).await?;
         out.notices = notices;
         out.was_not_removed(cx, unlock).await?;
         Ok(out)
@@ -247,10 +248,17 @@ impl Repository {
     /// [`EngineError::Newer`], [`EngineError::Damaged`], errors of the tier.
     #[boxed]
     pub async fn check_features(&self, cx: &OpContext, operation: Operation) -> Result<()> {
-        let config = newest_of(self, cx).await?;
-        config
-            .check_features(operation)
-            .map_err(|error| config_error(config.number, error))
+        must_know(&newest_of(self, cx).await?, operation)
+    }
+
+    /// The same, by a listing of a moment ago.
+    pub(crate) async fn check_features_by(
+        &self,
+        cx: &OpContext,
+        operation: Operation,
+        listing: &Listing,
+    ) -> Result<()> {
+        must_know(&newest_listed(self, cx, listing).await?, operation)
     }
 
     /// Takes up the newest config.
@@ -262,8 +270,7 @@ impl Repository {
         Ok(())
     }
 
-    async fn assemble(
-        cx: &OpContext,
+    fn assemble(
         sink: Arc<dyn Sink>,
         config: Config,
         keys: KeySet,
@@ -273,7 +280,7 @@ impl Repository {
         let ring = ObjectKeyring::new(config.repo, keys.index_key()?);
         let cache = repo_cache(cache_dir.as_deref(), config.repo, &*sink);
         let loaded = Loaded::new(&cache, &ring, &sink.info().location);
-        let out = Self {
+        Ok(Self {
             sink,
             config,
             keys,
@@ -287,9 +294,7 @@ impl Repository {
             notices: Notices::default(),
             sizes: Sizes::default(),
             others: Others::default(),
-        };
-        out.reload_index(cx).await?;
-        Ok(out)
+        })
     }
 
     /// Who the repository is.
@@ -421,6 +426,11 @@ impl Repository {
     pub async fn slots(&self, cx: &OpContext) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
         read_slots(cx, &*self.sink).await
     }
+}
+
+fn must_know(config: &Config, operation: Operation) -> Result<()> {
+    let known = config.check_features(operation);
+    known.map_err(|error| config_error(config.number, error))
 }
 
 /// A key of the tier whose name is well formed by construction.

@@ -1,17 +1,23 @@
 //! From a secret to the keys of a repository, through the slot that it opens.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use backup_core::{FindingKind, ObjectKey, ObjectMeta, OpContext, RepoId, Sink};
+use backup_core::{
+    ErrorKind, FindingKind, KeyRange, ObjectKey, ObjectMeta, OpContext, RepoId, Sink,
+};
 use backup_format::config::Config;
 use backup_format::keys::slot::MAX_SLOT_BYTES;
-use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Role, Slot};
+use backup_format::keys::{Credential, KeyError, KeyFile, KeySet, Role, Slot, SlotKind};
 use backup_format::layout;
 use futures::TryStreamExt as _;
+use futures::stream::{self, StreamExt as _};
 
 use crate::beside::{self, Notices};
-use crate::configs::{First, Fit};
+use crate::configs::{self, First, Fit};
 use crate::error::{EngineError, Result};
+use crate::listing::{Listing, Looking};
+use crate::remembered::Remembered;
 use crate::repository::{get_within, name};
 
 /// What opens a repository.
@@ -33,44 +39,165 @@ impl Unlock {
     }
 }
 
+/// Key slots by their keys on the tier; what is wrong with one stands in its place.
+type Slots = BTreeMap<ObjectKey, Result<Slot>>;
+
+/// How many slots are read at once.
+const AT_ONCE: usize = 8;
+
+/// Of more slots than this none is remembered: whoever may write to the tier can put any number there.
+const MOST_KEPT: usize = 100;
+
 /// The key slots by their keys on the tier.
 ///
 /// # Errors
 /// Those of the tier; what is wrong with one slot stands in its place.
-pub(crate) async fn read_slots(
-    cx: &OpContext,
-    sink: &dyn Sink,
-) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
-    let listed: Vec<ObjectMeta> = sink.list(cx, "keys/", None).try_collect().await?;
-    let mut out = BTreeMap::new();
-    for meta in listed.into_iter().filter(|meta| layout::is_slot(&meta.key)) {
-        let slot = match get_within(cx, sink, &meta.key, MAX_SLOT_BYTES).await {
-            Ok(bytes) if name(layout::slot(&bytes))? != meta.key => Err(EngineError::damaged(
-                &meta.key,
-                "its bytes do not hash to its name",
-            )),
-            Ok(bytes) => {
-                Slot::parse(&bytes).map_err(|error| EngineError::damaged(&meta.key, error))
-            }
-            Err(error) => Err(error),
-        };
-        out.insert(meta.key, slot);
+pub(crate) async fn read_slots(cx: &OpContext, sink: &dyn Sink) -> Result<Slots> {
+    let listing = Listing::read(cx, sink, &["keys/"]).await?;
+    let keys = slot_keys(&listing);
+    let read = stream::iter(keys).map(|key| async move {
+        let bytes = get_within(cx, sink, &key, MAX_SLOT_BYTES).await;
+        let slot = bytes.and_then(|bytes| parse(&key, &bytes));
+        (key, slot)
+    });
+    Ok(read.buffered(AT_ONCE).collect().await)
+}
+
+fn slot_keys(listing: &Listing) -> Vec<ObjectKey> {
+    let slots = listing.below("keys/").map(|meta| meta.key.clone());
+    slots.filter(layout::is_slot).collect()
+}
+
+fn parse(key: &ObjectKey, bytes: &[u8]) -> Result<Slot> {
+    if name(layout::slot(bytes))? != *key {
+        let why = "its bytes do not hash to its name";
+        return Err(EngineError::damaged(key, why));
     }
-    Ok(out)
+    Slot::parse(bytes).map_err(|error| EngineError::damaged(key, error))
+}
+
+/// What was seen of a place when it was begun to be opened.
+struct Seen<'a> {
+    /// It shows the slots.
+    listing: &'a Listing,
+    /// What this host remembers of them, where it may go by that.
+    remembered: Option<&'a Remembered>,
+}
+
+impl Seen<'_> {
+    /// The slots that were seen, without some of those that a kind of credential does not open.
+    async fn slots(&self, cx: &OpContext, sink: &dyn Sink, opens: SlotKind) -> Slots {
+        let mut keys = slot_keys(self.listing);
+        let remembered = self.remembered.filter(|_| keys.len() <= MOST_KEPT);
+        if let Some(remembered) = remembered {
+            remembered.forget_gone(self.listing);
+            keys.retain(|key| opens == SlotKind::Passphrase || !remembered.is_of_passphrase(key));
+        }
+        let read = stream::iter(keys).map(|key| async move {
+            let slot = self.slot(cx, sink, remembered, &key).await;
+            (key, slot)
+        });
+        read.buffered(AT_ONCE).collect().await
+    }
+
+    async fn slot(
+        &self,
+        cx: &OpContext,
+        sink: &dyn Sink,
+        remembered: Option<&Remembered>,
+        key: &ObjectKey,
+    ) -> Result<Slot> {
+        let known = remembered.and_then(|kept| kept.get(self.listing, key));
+        if let Some(slot) = known.and_then(|bytes| parse(key, &bytes).ok()) {
+            return Ok(slot);
+        }
+        let bytes = get_within(cx, sink, key, MAX_SLOT_BYTES).await?;
+        let slot = parse(key, &bytes)?;
+        if let Some(remembered) = remembered {
+            match slot.kind() {
+                SlotKind::Passphrase => remembered.note_passphrase(key),
+                _ => remembered.keep(self.listing, key, &bytes),
+            }
+        }
+        Ok(slot)
+    }
 }
 
 /// A repository that is open: the keys, the first config, which they show to be authentic, and the slot that they
 /// came from.
 pub(crate) type Opened = (KeySet, Config, Option<ObjectKey>);
 
+/// The keys that the caller's secret gives, and what was seen of the place on the way: configurations, key slots and
+/// the index. Where the tier lists that together, it is listed first, and most of the rest is remembered; else it is
+/// listed while the first config is read.
+///
+/// # Errors
+/// [`EngineError::NoRepository`], [`EngineError::WrongKey`], [`EngineError::Damaged`]; errors of the tier.
+pub(crate) async fn enter(
+    cx: &OpContext,
+    sink: &dyn Sink,
+    unlock: &Unlock,
+    cache_dir: Option<&Path>,
+    notices: &Notices,
+) -> Result<(Opened, Listing)> {
+    let folders = configs::FOLDERS.into_iter().chain(["index/", "keys/"]);
+    let ranges: Vec<_> = folders.map(KeyRange::below).collect();
+    let looking = Looking::begin(cx, sink, &ranges, None);
+    if !looking.is_together() {
+        let (first, listing) = tokio::join!(First::read(cx, sink), looking.end());
+        let (mut first, listing) = (first?, listing?);
+        let seen = Seen {
+            listing: &listing,
+            remembered: None,
+        };
+        let opened = open_keys(cx, sink, (&mut first, &seen), unlock, notices).await?;
+        return Ok((opened, listing));
+    }
+    let listing = match looking.end().await {
+        Err(EngineError::Sink(error)) if error.kind == ErrorKind::NotFound => {
+            // Where the place itself is not there, there is no repository.
+            First::read(cx, sink).await?;
+            return Err(error.into());
+        }
+        listed => listed?,
+    };
+    let remembered = Remembered::of(cache_dir, &sink.info().location);
+    let seen = Seen {
+        listing: &listing,
+        remembered: Some(&remembered),
+    };
+    let config = name(layout::config(0))?;
+    let known = remembered.get(&listing, &config);
+    if let Some(mut first) = known.clone().and_then(|bytes| First::of(bytes).ok()) {
+        let opened = open_keys(cx, sink, (&mut first, &seen), unlock, notices).await;
+        match opened {
+            Ok(opened) => return Ok((opened, listing)),
+            Err(error) => {
+                // It may be what is remembered that does not fit.
+                remembered.forget(&config);
+                let found = First::read(cx, sink).await?;
+                if found.bytes() == known.as_ref() {
+                    return Err(error);
+                }
+            }
+        }
+    }
+    let mut first = First::read(cx, sink).await?;
+    let opened = open_keys(cx, sink, (&mut first, &seen), unlock, notices).await?;
+    if let Some(bytes) = first.bytes() {
+        remembered.keep(&listing, &config, bytes);
+    }
+    Ok((opened, listing))
+}
+
 /// The keys that the caller's secret gives, and the first config.
 /// Anybody who may write to the tier can add slots that open to keys of their own: such keys do not
 /// fit the config, and the other slots are tried; an `init` that was killed leaves some as well. Only where none of
 /// the slots opens, the sidecars of those are tried that are damaged or gone.
-pub(crate) async fn open_keys(
+async fn open_keys(
     cx: &OpContext,
     sink: &dyn Sink,
-    first: &mut First,
+    (first, seen): (&mut First, &Seen<'_>),
     unlock: &Unlock,
     notices: &Notices,
 ) -> Result<Opened> {
@@ -90,7 +217,7 @@ pub(crate) async fn open_keys(
         Unlock::KeyFile(file) => file.credential(),
     };
     let credential = credential.ok_or_else(wrong)?;
-    let read = read_slots(cx, sink).await?;
+    let read = seen.slots(cx, sink, credential.opens()).await;
     let lost: BTreeMap<ObjectKey, Option<String>> = (read.iter())
         .map(|(key, slot)| (key.clone(), slot.as_ref().err().map(ToString::to_string)))
         .collect();
@@ -142,11 +269,7 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     /// The first of these that opens to full keys; others are kept.
-    async fn try_all(
-        &mut self,
-        first: &mut First,
-        slots: BTreeMap<ObjectKey, Result<Slot>>,
-    ) -> Result<Option<Opened>> {
+    async fn try_all(&mut self, first: &mut First, slots: Slots) -> Result<Option<Opened>> {
         // Whoever may write to the tier can put slots there that take much memory and long to try: they
         // come last.
         let repo = first.repo();
@@ -193,7 +316,7 @@ async fn mended_slots(
     cx: &OpContext,
     sink: &dyn Sink,
     lost: &BTreeMap<ObjectKey, Option<String>>,
-) -> Result<BTreeMap<ObjectKey, Result<Slot>>> {
+) -> Result<Slots> {
     let is_whole = |key: &ObjectKey| matches!(lost.get(key), Some(None));
     let listed: Vec<ObjectMeta> = sink.list(cx, "parity/keys/", None).try_collect().await?;
     let beside = listed

@@ -9,8 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use backup_conformance::dice;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -233,6 +233,15 @@ impl Sink for EventualSink {
             std::future::ready(!changed)
         };
         listing.filter(is_of_now).chain(stream::iter(old)).boxed()
+    }
+
+    /// Each prefix is listed by itself, so that rules and lags are those of single listings.
+    fn list_together(
+        &self,
+        _cx: &OpContext,
+        _ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        None
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

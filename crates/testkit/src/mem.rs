@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
-    SinkError, SinkInfo, Temperature, Traffic, Version, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkCaps, SinkError, SinkInfo, Temperature, Traffic, Version, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -24,20 +25,15 @@ struct Object {
 struct Shelf {
     objects: BTreeMap<ObjectKey, Object>,
     warm: BTreeSet<ObjectKey>,
-    versions: u64,
+    // Shared with copies: no two objects have one version.
+    versions: Arc<AtomicU64>,
 }
 
 impl Shelf {
     fn place(&mut self, key: ObjectKey, body: Bytes) -> u64 {
-        self.versions += 1;
-        self.objects.insert(
-            key,
-            Object {
-                body,
-                version: self.versions,
-            },
-        );
-        self.versions
+        let version = self.versions.fetch_add(1, Ordering::Relaxed);
+        self.objects.insert(key, Object { body, version });
+        version
     }
 }
 
@@ -291,6 +287,18 @@ impl Sink for MemSink {
             .map(|(key, object)| Ok(self.meta(key, object)))
             .collect();
         stream::iter(found).boxed()
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let lists: Vec<_> = ranges
+            .iter()
+            .map(|range| self.list(cx, &range.prefix, range.after.as_ref()))
+            .collect();
+        Some(stream::iter(lists).flatten().boxed())
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
@@ -31,7 +31,7 @@ pub enum Outcome {
 pub struct Call {
     /// Which.
     pub op: Op,
-    /// The key; the prefix of a listing; the first of the keys to be warmed.
+    /// The key; the prefix of a listing, or its prefixes with a space between; the first of the keys to be warmed.
     pub subject: String,
     /// The mode of a put.
     pub mode: Option<PutMode>,
@@ -174,6 +174,31 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// Writes down what a listing shows and how it ends.
+    fn watch(
+        self,
+        listing: BoxStream<'static, Result<ObjectMeta, SinkError>>,
+    ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
+        let entry = Arc::new(self);
+        let last = entry.clone();
+        let listing = listing.map(move |meta| {
+            entry.edit(|call| call.objects += u64::from(meta.is_ok()));
+            if meta.is_err() { entry.end(meta) } else { meta }
+        });
+        // Nothing comes from this end but the note that it was reached.
+        let end = futures::stream::poll_fn(move |_| {
+            last.edit(|call| {
+                if call.outcome == Outcome::Unfinished {
+                    call.outcome = Outcome::Done;
+                }
+            });
+            std::task::Poll::Ready(None)
+        });
+        listing.chain(end).boxed()
+    }
+}
+
 impl fmt::Debug for RecordingSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecordingSink")
@@ -234,22 +259,18 @@ impl Sink for RecordingSink {
         prefix: &str,
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
-        let entry = Arc::new(self.begin(Op::List, prefix));
-        let last = entry.clone();
-        let listing = self.inner.list(cx, prefix, after).map(move |meta| {
-            entry.edit(|call| call.objects += u64::from(meta.is_ok()));
-            if meta.is_err() { entry.end(meta) } else { meta }
-        });
-        // Nothing comes from this end but the note that it was reached.
-        let end = futures::stream::poll_fn(move |_| {
-            last.edit(|call| {
-                if call.outcome == Outcome::Unfinished {
-                    call.outcome = Outcome::Done;
-                }
-            });
-            std::task::Poll::Ready(None)
-        });
-        listing.chain(end).boxed()
+        let entry = self.begin(Op::List, prefix);
+        entry.watch(self.inner.list(cx, prefix, after))
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let listing = self.inner.list_together(cx, ranges)?;
+        let prefixes: Vec<&str> = ranges.iter().map(|range| range.prefix.as_str()).collect();
+        Some(self.begin(Op::List, &prefixes.join(" ")).watch(listing))
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

@@ -80,7 +80,7 @@ fn key(name: &str) -> ObjectKey {
 async fn wrappers_without_rules_are_as_good_as_what_they_wrap() {
     sink_suite(|| {
         let recorded = RecordingSink::new(Arc::new(MemSink::new()));
-        let failing = FaultSink::new(Arc::new(recorded), seed());
+        let failing = FaultSink::new(Arc::new(recorded), seed()).listing_together();
         Arc::new(RecordingSink::new(Arc::new(failing)))
     })
     .await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -110,6 +110,14 @@ impl Sink for Throttled {
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
         self.inner.list(cx, prefix, after)
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        self.inner.list_together(cx, ranges)
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

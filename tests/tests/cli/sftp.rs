@@ -3,13 +3,17 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use backup_tests::{Place, Run, read_tree};
 
 #[path = "../../../crates/sinks/sftp/tests/stage/mod.rs"]
 mod stage;
+#[path = "../../../crates/sinks/sftp/tests/stage/line.rs"]
+mod wire;
 
 use stage::Sshd;
+use wire::Line;
 
 /// A command that works with a repository at some location.
 fn at(location: &str, mut command: Command) -> Command {
@@ -145,4 +149,47 @@ fn a_password_in_a_location_is_refused_and_not_repeated() {
         assert!(text.contains("password_file"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// How long a first save takes, and at best one of the third to the fifth, which find nothing new: where a folder above
+/// the data has changed meanwhile, a save stores a page, and the next one reads its index run.
+fn times_over(server: &Sshd, port: u16, name: &str) -> [Duration; 2] {
+    let place = Place::empty();
+    for number in 0..300 {
+        place.write(
+            format!("{}/{number}", number % 10),
+            vec![number as u8; 5000],
+        );
+    }
+    place.wait_for_a_tick();
+    let location = server.location_by(port, &server.root().join(name));
+    let _ = init(&place, &location).ok();
+    let times = [(); 5].map(|()| {
+        let began = Instant::now();
+        let _ = save(&place, &location);
+        began.elapsed()
+    });
+    let [first, _, unchanged @ ..] = times;
+    [first, unchanged.into_iter().min().unwrap()]
+}
+
+/// Each wait of a save is one of 50 ms here.
+#[test]
+#[ignore = "measures time: on a machine that does nothing else"]
+fn a_save_of_nothing_new_over_a_long_line_takes_few_seconds() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let line = runtime.block_on(Line::to(server.port, Duration::from_millis(25)));
+    server.know_as(&[line.port]);
+    let [first, unchanged] = times_over(&server, line.port, "far");
+    let near = times_over(&server, server.port, "near");
+    println!("first {first:?}, unchanged {unchanged:?}; without the line {near:?}");
+    assert!(unchanged < Duration::from_secs(3), "{unchanged:?}");
 }

@@ -1,6 +1,6 @@
 //! Cases of listings: prefixes, what comes after a key, many objects, changes.
 
-use backup_core::PutMode;
+use backup_core::{ErrorKind, KeyRange, PutMode};
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::cases;
@@ -13,6 +13,7 @@ cases![
     a_listing_tells_sizes_and_versions,
     a_listing_follows_puts_and_deletes,
     many_objects_are_all_listed_once,
+    ranges_are_listed_together_as_one_by_one,
 ];
 
 async fn an_empty_place_is_an_empty_list(bench: &Bench) -> Checked {
@@ -141,7 +142,73 @@ async fn many_objects_are_all_listed_once(bench: &Bench) -> Checked {
         ensure!(matches!(next, Some(Ok(_))), "a fresh listing says {next:?}");
     }
     drop(listing);
-    bench.lists("many/", None, &wanted).await
+    bench.lists("many/", None, &wanted).await?;
+    // Ranges that lie apart, on several pages and with others between them.
+    let behind = KeyRange {
+        prefix: "many/05/".into(),
+        after: Some(named("many/05/00500")),
+    };
+    let ranges = [KeyRange::below("many/00/"), behind, KeyRange::below("z/")];
+    let is_wanted = |key: &&str| ranges.iter().any(|range| range.has(&named(key)));
+    let wanted: Vec<&str> = wanted.into_iter().filter(is_wanted).collect();
+    bench.lists_together(&ranges, &wanted).await
+}
+
+async fn ranges_are_listed_together_as_one_by_one(bench: &Bench) -> Checked {
+    bench.lists_together(&[KeyRange::below("ab/")], &[]).await?;
+    for key in KEYS {
+        bench.put(key, key).await?;
+    }
+    let (ab, b) = (KeyRange::below("ab/"), KeyRange::below("b/"));
+    let below = ["ab/c", "ab/d", "ab/d-e", "ab/de/f", "ab/de/g/h"];
+    bench.lists("ab/", None, &below).await?;
+    bench
+        .lists_together(std::slice::from_ref(&ab), &below)
+        .await?;
+    bench
+        .lists_together(&[b, KeyRange::below("a-b/")], &["a-b/x", "b/ab/c"])
+        .await?;
+    let behind = KeyRange {
+        after: Some(named("ab/d-e")),
+        ..ab
+    };
+    let mut ranges = [KeyRange::below("x/"), KeyRange::below("a-b/"), behind];
+    for _ in 0..ranges.len() {
+        ranges.rotate_left(1);
+        bench
+            .lists_together(&ranges, &["a-b/x", "ab/de/f", "ab/de/g/h"])
+            .await?;
+    }
+    // It follows what comes and goes.
+    bench.put("x/new", "new").await?;
+    let gone = named("ab/de/f");
+    let deleted = bench.sink.delete(&bench.cx, &gone).await;
+    deleted.map_err(|error| told(&error))?;
+    bench
+        .lists_together(&ranges, &["a-b/x", "ab/de/g/h", "x/new"])
+        .await?;
+    tells_the_same(bench, &ranges).await
+}
+
+/// Whether objects that are listed together have the sizes and versions that HEAD tells.
+async fn tells_the_same(bench: &Bench, ranges: &[KeyRange]) -> Checked {
+    let Some(listing) = bench.sink.list_together(&bench.cx, ranges) else {
+        return Ok(());
+    };
+    let listed = match listing.try_collect::<Vec<_>>().await {
+        Err(error) if error.kind == ErrorKind::Unsupported => return Ok(()),
+        listed => listed.map_err(|error| told(&error))?,
+    };
+    for meta in listed {
+        let head = bench.sink.head(&bench.cx, &meta.key).await;
+        let head = head.map_err(|error| told(&error))?;
+        let both = head.version.is_some() && meta.version.is_some();
+        ensure!(
+            head.size == meta.size && (!both || head.version == meta.version),
+            "listed together: {meta:?}, head {head:?}"
+        );
+    }
+    Ok(())
 }
 
 fn later<'a>(keys: &[&'a str], after: &str) -> Vec<&'a str> {

@@ -9,14 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_recursion::async_recursion as boxed;
-use backup_core::{
-    ErrorKind, Finding, FindingKind, ObjectKey, ObjectMeta, OpContext, PackId, Severity,
-};
+use backup_core::{ErrorKind, Finding, FindingKind, ObjectKey, OpContext, PackId, Severity};
 use backup_format::index::{IndexRun, PackRef};
 use backup_format::layout;
 use backup_format::pack::SessionWrap;
 use backup_format::seal::{ObjectKeyring, ObjectKind};
-use futures::TryStreamExt;
 
 use super::build::NamedRun;
 use super::part::{Part, Shelved, packs_of};
@@ -26,6 +23,7 @@ use super::table::{Member, Table};
 use super::{IndexSet, Result};
 use crate::cache::Cache;
 use crate::error::EngineError;
+use crate::listing::Listing;
 use crate::repository::{Repository, get_within, name};
 
 /// How often the index is listed until no run goes before it is read.
@@ -187,9 +185,21 @@ impl Repository {
     /// # Errors
     /// As [`Repository::reload_index`].
     pub(crate) async fn refresh_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
+        self.refresh_index_by(cx, None).await
+    }
+
+    /// The same by a listing of a moment ago, if there is one that shows the index.
+    ///
+    /// # Errors
+    /// As [`Repository::reload_index`].
+    pub(crate) async fn refresh_index_by(
+        &self,
+        cx: &OpContext,
+        mut listing: Option<&Listing>,
+    ) -> Result<BTreeSet<ObjectKey>> {
         let mut attempts = 1;
         loop {
-            match self.read_index(cx).await {
+            match self.read_index(cx, listing.take()).await {
                 Err(EngineError::Sink(error))
                     if error.kind == ErrorKind::NotFound && attempts < MOST_LISTS =>
                 {
@@ -200,13 +210,18 @@ impl Repository {
         }
     }
 
-    async fn read_index(&self, cx: &OpContext) -> Result<BTreeSet<ObjectKey>> {
-        let listed = self.sink().list(cx, "index/", None);
-        let listed: Vec<ObjectMeta> = listed.try_collect().await.map_err(EngineError::from)?;
-        let runs = listed
-            .into_iter()
-            .filter(|meta| layout::is_index(&meta.key));
-        let sizes: HashMap<_, _> = runs.map(|meta| (meta.key, meta.size)).collect();
+    async fn read_index(
+        &self,
+        cx: &OpContext,
+        listing: Option<&Listing>,
+    ) -> Result<BTreeSet<ObjectKey>> {
+        let fresh = match listing {
+            Some(_) => Listing::default(),
+            None => Listing::read(cx, &**self.sink(), &["index/"]).await?,
+        };
+        let runs = listing.unwrap_or(&fresh).below("index/");
+        let runs = runs.filter(|meta| layout::is_index(&meta.key));
+        let sizes: HashMap<_, _> = runs.map(|meta| (meta.key.clone(), meta.size)).collect();
         let names: BTreeSet<_> = sizes.keys().cloned().collect();
         let tables = self.tables(&sizes).await;
         let members = tables.iter().flat_map(|one| one.members());

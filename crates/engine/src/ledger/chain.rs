@@ -15,6 +15,7 @@ use backup_integrity::sign::HmacKey;
 use futures::TryStreamExt as _;
 
 use super::accept::{accept_key, accepts};
+use super::end::{self, LedgerSeen};
 use super::tier::{self, Found};
 use super::{LedgerDraft, evidence};
 use crate::error::{EngineError, Result};
@@ -60,14 +61,49 @@ impl<'a> Chain<'a> {
     pub(crate) async fn read(repo: &'a Repository, cx: &OpContext) -> Result<Self> {
         let mut cx = cx.clone();
         cx.cancel = CancellationToken::new();
+        Self::read_on(repo, cx, None).await
+    }
+
+    /// The same, by what was seen of the ledger some time ago, unless this host's copy has gone on since. What was
+    /// appended meanwhile comes up when its place is taken.
+    pub(crate) async fn read_seen(
+        repo: &'a Repository,
+        cx: &OpContext,
+        seen: Option<LedgerSeen>,
+    ) -> Result<Self> {
+        let mut cx = cx.clone();
+        cx.cancel = CancellationToken::new();
+        Self::read_on(repo, cx, seen).await
+    }
+
+    async fn read_on(
+        repo: &'a Repository,
+        cx: OpContext,
+        seen: Option<LedgerSeen>,
+    ) -> Result<Self> {
         // A copy that cannot be read is as if there were none; the ledger itself is on the tier.
         let copy = repo.ledger_copy();
         let known = copy.and_then(|copy| copy.last().ok().flatten());
         let mut chain = Self::behind(repo, cx, known);
-        if let Some(known) = known {
-            chain.still_there(known).await?;
+        let seen = seen.filter(|seen| seen.known == known);
+        let is_as_put = seen.as_ref().is_some_and(|seen| seen.is_as_put(repo));
+        let asked = known.filter(|_| !is_as_put);
+        let (last, numbers) = tokio::join!(
+            async {
+                let asked = asked?;
+                Some((asked, tier::read(repo, &chain.cx, asked.seq).await))
+            },
+            async {
+                match seen {
+                    Some(seen) => Ok(seen.behind()),
+                    None => tier::numbers(repo, &chain.cx, chain.next.saturating_sub(1)).await,
+                }
+            }
+        );
+        if let Some((known, found)) = last {
+            chain.still_there(known, found)?;
         }
-        chain.catch_up().await?;
+        chain.take_up(numbers?).await?;
         Ok(chain)
     }
 
@@ -156,8 +192,8 @@ impl<'a> Chain<'a> {
     }
 
     /// Whoever cuts the ledger's end off must not go unnoticed until somebody verifies.
-    async fn still_there(&mut self, known: LedgerHead) -> Result<()> {
-        let why = match tier::read(self.repo, &self.cx, known.seq).await {
+    fn still_there(&mut self, known: LedgerHead, found: Result<Found>) -> Result<()> {
+        let why = match found {
             Ok(Ok(line)) if LineHash::of(&line) == known.hash => return Ok(()),
             Ok(Ok(_)) => "it is not what this host's copy says",
             // That is no sign that anybody made the ledger anew.
@@ -181,8 +217,14 @@ impl<'a> Chain<'a> {
 
     /// Reads what the tier has behind the end that is known.
     async fn catch_up(&mut self) -> Result<()> {
+        let behind = self.next.saturating_sub(1);
+        let numbers = tier::numbers(self.repo, &self.cx, behind).await?;
+        self.take_up(numbers).await
+    }
+
+    /// Reads the records with these numbers.
+    async fn take_up(&mut self, numbers: Vec<u64>) -> Result<()> {
         let (repo, cx) = (self.repo, self.cx.clone());
-        let numbers = tier::numbers(repo, &cx, self.next.saturating_sub(1)).await?;
         let mut lines = Box::pin(tier::lines(repo, &cx, numbers));
         let mut fresh = Vec::new();
         while let Some((number, found)) = lines.try_next().await? {
@@ -308,7 +350,10 @@ impl<'a> Chain<'a> {
             let body = sealed.map_err(EngineError::Seal)?.into();
             let key = name(layout::ledger(place))?;
             match repo.sink().put(&self.cx, &key, body, PutMode::Create).await {
-                Ok(_) => {
+                Ok(meta) => {
+                    if self.copies {
+                        end::remember(repo, line.head(), &meta);
+                    }
                     self.last = Some(line.head());
                     self.next = place.saturating_add(1);
                     self.learn(&line);

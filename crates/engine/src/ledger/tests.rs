@@ -50,7 +50,8 @@ async fn a_snapshot_is_recorded_once_by_runs_that_do_not_know_of_each_other() {
         one.append(&host, me, made(3)).await.unwrap();
         one.append(&host, me, made(2)).await.unwrap();
         let earlier = [2, 4].map(SnapshotId);
-        let recorded = record_snapshot(&repo, &cx, &host, me, made(3), &earlier);
+        let chain = Chain::read(&repo, &cx).await.unwrap();
+        let recorded = record_snapshot(&repo, &cx, chain, (&host, me), made(3), &earlier);
         assert_eq!(recorded.await.unwrap(), []);
         let after = tier::numbers(&repo, &cx, 0).await.unwrap().len();
         assert_eq!(after - before, 3);
@@ -84,7 +85,8 @@ async fn a_planted_record_uses_up_no_numbers_and_stands_for_no_snapshot() {
         plant(&repo, 999_999_999_999, made(7)).await;
         plant(&repo, next, made(5)).await;
         for number in [1, 5, 7] {
-            let findings = record_snapshot(&repo, &cx, &host, me, made(number), &[]);
+            let chain = Chain::read(&repo, &cx).await.unwrap();
+            let findings = record_snapshot(&repo, &cx, chain, (&host, me), made(number), &[]);
             let findings = findings.await.unwrap();
             assert!(!findings.is_empty(), "nobody hears of it");
         }

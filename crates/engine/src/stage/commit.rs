@@ -3,8 +3,8 @@
 //! collector of garbage has taken it for dead meanwhile: then its snapshot may not count.
 
 use backup_core::{
-    CancellationToken, ChunkId, ComponentMeta, Event, OpContext, Outcome, PutMode, Severity,
-    SnapshotId, SnapshotMeta, SnapshotStats, Stage,
+    CancellationToken, ChunkId, ComponentMeta, Event, ObjectMeta, OpContext, Outcome, PutMode,
+    Severity, SnapshotId, SnapshotMeta, SnapshotStats, Stage,
 };
 use backup_format::layout;
 use backup_format::seal::{BlobCodec, BlobKind, ObjectKind, blob_id};
@@ -38,6 +38,8 @@ pub struct Committed {
     pub(super) root: MerkleRoot,
     pub(super) refs_bytes: u64,
     pub(super) fate: Fate,
+    /// What the tier told of its object.
+    pub(super) put: ObjectMeta,
     /// Its object, as it lies on the tier.
     pub(super) object: Bytes,
 }
@@ -125,7 +127,7 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
     } = ready;
     let key = name(layout::snapshot(meta.id))?;
     let put = repo.sink().put(cx, &key, object.clone(), PutMode::Create);
-    put.await?;
+    let put = put.await?;
     // It is there: that the run is called off now does not keep it from being told.
     let mut own = cx.clone();
     own.cancel = CancellationToken::new();
@@ -145,6 +147,7 @@ pub async fn commit(repo: &Repository, cx: &OpContext, ready: Ready) -> Result<C
         root,
         refs_bytes,
         fate,
+        put,
         object,
     })
 }

@@ -1,14 +1,17 @@
 //! The first stage: what will be captured, and what it can build on.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use backup_core::{
-    CapturePlan, CaptureRequest, Finding, FindingKind, OpContext, Severity, SnapshotId, Source,
-    SourceInfo,
+    CapturePlan, CaptureRequest, Finding, FindingKind, OpContext, SessionId, Severity, SnapshotId,
+    Source, SourceInfo,
 };
 
 use super::parent::Parent;
+use crate::collect::judged_in;
 use crate::error::{EngineError, Result};
+use crate::listing::Listing;
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
 use crate::view::check_signatures;
@@ -29,6 +32,8 @@ pub struct Planned {
     pub(super) degraded: Option<Finding>,
     /// The snapshots of this host that are there already.
     pub(crate) earlier: Vec<SnapshotId>,
+    /// The sessions that were judged by then.
+    judged: BTreeSet<SessionId>,
     pub(super) started: jiff::Timestamp,
 }
 
@@ -48,6 +53,37 @@ impl Planned {
     /// The snapshot that the source builds on by its own knowledge.
     pub(super) fn inherited_from(&self) -> Option<&Parent> {
         self.parent.as_ref().filter(|_| self.may_inherit)
+    }
+
+    /// Looks whether a snapshot that this run builds on, or would record, was left out by a verdict that was not seen
+    /// with it ([`Repository::heads_to_build_on`]).
+    ///
+    /// # Errors
+    /// [`EngineError::Parent`] where the run is to begin anew; errors of the tier.
+    pub(super) async fn heed_verdicts(
+        &mut self,
+        repo: &Repository,
+        cx: &OpContext,
+        listing: &Listing,
+    ) -> Result<()> {
+        if judged_in(listing).is_subset(&self.judged) {
+            return Ok(());
+        }
+        let (heads, _) = repo.heads(cx).await?;
+        let counting: BTreeSet<_> = heads.iter().map(|head| head.meta.id).collect();
+        self.earlier.retain(|id| counting.contains(id));
+        let parent = self.parent.as_ref().map(|parent| &parent.head);
+        let built_on = parent.into_iter().chain(&self.nearest);
+        match built_on
+            .map(|head| head.meta.id)
+            .find(|id| !counting.contains(id))
+        {
+            None => Ok(()),
+            Some(id) => Err(EngineError::Parent {
+                path: format!("snapshot {id}"),
+                why: "it does not count any more".into(),
+            }),
+        }
     }
 }
 
@@ -93,8 +129,7 @@ async fn plan_on(
     // Before anything is asked of the source: it may hold locks, or take long.
     repo.recipients()?;
     let info = source.info();
-    // Heads that cannot be read do not hinder a backup; it is verification that reports them.
-    let (mut heads, _) = repo.heads(cx).await?;
+    let (mut heads, judged) = repo.heads_to_build_on(cx).await?;
     heads.retain(|head| head.meta.host == job.host);
     let parent = Parent::find(repo, &heads, &info, job);
     let signed = |head: &&SnapshotHead| check_signatures(repo, head).is_ok();
@@ -120,6 +155,7 @@ async fn plan_on(
         may_inherit,
         degraded,
         earlier: heads.iter().map(|head| head.meta.id).collect(),
+        judged,
         started,
     })
 }

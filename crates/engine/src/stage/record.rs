@@ -2,14 +2,13 @@
 //! date. The snapshot stands whatever happens here: trouble is a finding.
 
 use backup_core::{Event, Finding, FindingKind, OpContext, Outcome, Severity, Stage};
-use backup_format::layout;
 
 use super::commit::Committed;
 use crate::beside;
 use crate::collect::Fate;
 use crate::error::Result;
-use crate::ledger::{LedgerDraft, record_snapshot};
-use crate::repository::{Repository, name};
+use crate::ledger::{Chain, LedgerDraft, record_snapshot};
+use crate::repository::Repository;
 use crate::snapshot::{SnapshotJob, SnapshotReport};
 
 /// Brings everything up to date.
@@ -28,6 +27,7 @@ pub async fn record(
         root,
         refs_bytes,
         fate,
+        put,
         object,
     } = committed;
     let mut counts = stored.assembled.counts;
@@ -42,25 +42,45 @@ pub async fn record(
     if let Some(writer) = stored.assembled.writer {
         writer.finish(meta.id);
     }
-    // Before the record: whoever is killed here leaves a snapshot without one, and the next run puts both there.
-    let key = name(layout::snapshot(meta.id))?;
-    if let Some(finding) = beside::put_if_wanted(repo, cx, &key, &object).await {
-        counts.found(cx, finding);
-    }
+    repo.keep_own_head(&put, &object);
     let mut draft = LedgerDraft::of_snapshot(&meta, root);
     if let Some(made) = job.imported_from {
         draft.of_import(made);
     }
-    let earlier = stored.planned.earlier;
-    match record_snapshot(repo, cx, &job.host, &job.user, draft, &earlier).await {
+    let (earlier, seen) = (stored.planned.earlier, stored.ledger);
+    let recording = async {
+        // Before the record: whoever is killed here leaves a snapshot without one, and the next run puts both there.
+        let (beside, chain) = tokio::join!(
+            beside::put_if_wanted(repo, cx, &put.key, &object),
+            Chain::read_seen(repo, cx, seen)
+        );
+        let who = (&job.host, job.user.as_str());
+        let recorded = match chain {
+            Ok(chain) => record_snapshot(repo, cx, chain, who, draft, &earlier).await,
+            Err(error) => Err(error),
+        };
+        (beside, recorded)
+    };
+    // The record does not wait for the end of the session: it names nothing any more, and what has no record the next run
+    // records.
+    let session = stored.session.announced();
+    let ending = async {
+        match fate {
+            Fate::Alive => session.end(repo, cx).await,
+            Fate::Adopted => Ok(()),
+        }
+    };
+    let ((beside, recorded), ended) = tokio::join!(recording, ending);
+    if let Some(finding) = beside {
+        counts.found(cx, finding);
+    }
+    match recorded {
         Ok(findings) => findings
             .into_iter()
             .for_each(|finding| counts.found(cx, finding)),
         Err(error) => counts.found(cx, degraded("the ledger", error.to_string())),
     }
-    if fate == Fate::Alive
-        && let Err(error) = stored.session.announced().end(repo, cx).await
-    {
+    if let Err(error) = ended {
         counts.found(cx, degraded("the session", error.to_string()));
     }
     cx.tell(Event::Left(Stage::Record));

@@ -8,15 +8,18 @@
 
 use std::sync::Arc;
 
-use backup_core::{Finding, OpContext};
+use backup_core::{Finding, KeyRange, OpContext};
 use backup_format::config::Operation;
 
 use super::chunk::Chunked;
 use crate::announced::Alive;
 use crate::collect::{Collection, settle};
+use crate::configs::FOLDERS;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
-use crate::presence::passing_over_absent;
+use crate::ledger::{LedgerEnd, LedgerSeen};
+use crate::listing::{Listing, Looking};
+use crate::presence::{passing_over_absent, ranges_of_look};
 use crate::repository::Repository;
 use crate::snapshot::SnapshotJob;
 use crate::store::{BlobStore, Session};
@@ -34,6 +37,8 @@ pub struct Sealing {
     pub(super) index: Arc<IndexSet>,
     /// What is wrong with the repository that the run builds on. The snapshot is whole all the same.
     pub(super) noticed: Vec<Finding>,
+    /// What was seen of the ledger on the way, if anything.
+    pub(super) ledger: Option<LedgerSeen>,
 }
 
 impl Sealing {
@@ -51,7 +56,7 @@ impl Sealing {
 pub async fn seal(
     repo: &Repository,
     cx: &OpContext,
-    chunked: Chunked,
+    mut chunked: Chunked,
     job: &SnapshotJob,
 ) -> Result<Sealing> {
     let session = Session::begin(repo, cx, &job.host).await?;
@@ -60,24 +65,27 @@ pub async fn seal(
         .announced()
         .keep_alive(repo, cx, wrap, job.checkpoint.alive);
     let begun = async {
-        let (index, unread) = look_again(repo, cx).await?;
-        let parent = chunked.captured.planned.nearest.as_ref();
+        let seen = look_again(repo, cx, job).await?;
+        let planned = &mut chunked.captured.planned;
+        planned.heed_verdicts(repo, cx, &seen.listing).await?;
         let mut noticed = repo.damaged_runs();
-        noticed.extend(unread);
-        let (index, absent) = passing_over_absent(repo, cx, index, parent, job.reread).await?;
+        noticed.extend(seen.unread);
+        let (parent, listing) = (planned.nearest.as_ref(), &seen.listing);
+        let (index, absent) = passing_over_absent(repo, cx, seen.index, parent, listing).await?;
         noticed.extend(absent);
         let options = (job.compression, job.checkpoint.index_bytes);
         let store = BlobStore::start(repo, cx, session.clone(), index.clone(), options)?;
-        Ok::<_, EngineError>((index, store, noticed))
+        Ok::<_, EngineError>((index, store, noticed, seen.ledger))
     };
     match begun.await {
-        Ok((index, store, noticed)) => Ok(Sealing {
+        Ok((index, store, noticed, ledger)) => Ok(Sealing {
             chunked,
             session,
             alive,
             store,
             index,
             noticed,
+            ledger,
         }),
         Err(error) => {
             session.announced().end_of_failed(repo, cx).await;
@@ -86,18 +94,41 @@ pub async fn seal(
     }
 }
 
-/// The index as it is behind the announcement of a session, without the packs that this session must
-/// not name: they are dead, or may be before it has named them. With what is to be said of decisions that cannot be
-/// read.
-async fn look_again(repo: &Repository, cx: &OpContext) -> Result<(Arc<IndexSet>, Vec<Finding>)> {
+/// What the repository is behind the announcement of a session.
+struct Ground {
+    /// The index without the packs that this session must not name: they are dead, or may be before it has named them.
+    index: Arc<IndexSet>,
+    /// What is to be said of decisions that cannot be read.
+    unread: Vec<Finding>,
+    ledger: Option<LedgerSeen>,
+    listing: Listing,
+}
+
+/// Looks what the repository is now: with one listing of all that counts, since of this only that it is begun behind the
+/// announcement matters. The end of the ledger is seen with it where that costs nothing; what is recorded meanwhile, whoever
+/// appends finds out.
+async fn look_again(repo: &Repository, cx: &OpContext, job: &SnapshotJob) -> Result<Ground> {
     settle(repo, cx).await;
-    repo.check_features(cx, Operation::Write).await?;
-    let collection = repo.collection(cx).await?;
-    let findings = collection.findings()?;
+    let folders = FOLDERS.into_iter().chain(["gc/", "verdicts/", "index/"]);
+    let mut ranges: Vec<_> = folders.map(KeyRange::below).collect();
+    ranges.extend(ranges_of_look(repo, cx, job.reread));
+    let end = LedgerEnd::known(repo);
+    let looking = Looking::begin(cx, &**repo.sink(), &ranges, end.range()?);
+    let listing = looking.end().await?;
+    let ledger = end.seen(&listing);
+    repo.check_features_by(cx, Operation::Write, &listing)
+        .await?;
+    let collection = repo.collection_by(cx, &listing).await?;
+    let unread = collection.findings()?;
     let Collection {
         condemned, dead, ..
     } = collection;
     repo.pass_over(dead);
-    repo.refresh_index(cx).await?;
-    Ok((Arc::new(repo.index().avoiding(&condemned)), findings))
+    repo.refresh_index_by(cx, Some(&listing)).await?;
+    Ok(Ground {
+        index: Arc::new(repo.index().avoiding(&condemned)),
+        unread,
+        ledger,
+        listing,
+    })
 }

@@ -20,6 +20,7 @@ use super::read::Reader;
 use super::seal::Sealing;
 use crate::error::{EngineError, Result};
 use crate::index_set::IndexSet;
+use crate::ledger::LedgerSeen;
 use crate::lineage::Lineages;
 use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
@@ -40,6 +41,7 @@ pub struct Stored {
     pub(super) bytes_new: u64,
     pub(super) bytes_added: u64,
     pub(super) noticed: Vec<Finding>,
+    pub(super) ledger: Option<LedgerSeen>,
 }
 
 /// Lets the entries flow to their end.
@@ -59,6 +61,7 @@ pub async fn store(
         store,
         index,
         noticed,
+        ledger,
     } = sealing;
     let Chunked {
         captured,
@@ -96,15 +99,13 @@ pub async fn store(
             .name("assemble".into())
             .spawn_scoped(scope, || flow.run(&handle, source, state, writer, former));
         let threads = threads.map_err(EngineError::NoThread)?;
-        let pumped = tokio::task::block_in_place(|| {
-            Handle::current().block_on(pump(cx, &mut *capture, sender))
-        });
+        let pump = pump(cx, &mut *capture, sender);
+        let pumped = tokio::task::block_in_place(|| handle.block_on(pump));
         if pumped.is_err() {
             cancel.cancel();
         }
-        let ran = threads
-            .join()
-            .map_err(|_| EngineError::Panicked("the assembler"))?;
+        let ran = threads.join();
+        let ran = ran.map_err(|_| EngineError::Panicked("the assembler"))?;
         match (pumped, ran) {
             (Ok(()), ran) => ran,
             (Err(pumped), _) => Err(pumped),
@@ -142,6 +143,7 @@ pub async fn store(
         bytes_new,
         bytes_added,
         noticed,
+        ledger,
     })
 }
 

@@ -237,7 +237,9 @@ async fn what_was_condemned_and_is_not_dead_is_used_again() {
 async fn a_number_that_comes_again_is_read_again() {
     let world = World::with_snapshot().await;
     let packs = packs_of(&world).await;
-    let others: BTreeSet<PackId> = [PackId([1; 32])].into();
+    // As many, so that what says it has the same size.
+    let other = |seed| PackId(noise(seed, 32).try_into().unwrap());
+    let others: BTreeSet<PackId> = (1..).map(other).take(packs.len()).collect();
     for kind in [ObjectKind::Condemned, ObjectKind::Dead] {
         for is_older_copy in [false, true] {
             let what = format!("{kind:?}, {is_older_copy}");

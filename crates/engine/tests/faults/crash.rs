@@ -6,9 +6,11 @@ use backup_core::{ErrorKind, Retry};
 use backup_engine::{ForgetPlan, InitRequest, Repository, Unlock, forget, prepare};
 use backup_format::config::Operation;
 use backup_format::keys::keyfile::KeyFile;
-use backup_testkit::{Crash, Fault, FaultSink, MemSink, Op, Rule};
+use backup_format::layout;
+use backup_testkit::{Crash, Fault, FaultSink, MemSink, Op, Rule, When};
 
-use crate::world::{Memory, World, context, host};
+use crate::operations::{MEMORIES, reclaims};
+use crate::world::{Case, Memory, World, context, host};
 
 const WAYS: [Crash; 2] = [Crash::Before, Crash::After];
 
@@ -59,6 +61,43 @@ async fn a_later_backup_killed_at_any_change_hurts_no_earlier_one() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_later_backup_without_a_cache_killed_at_any_change_hurts_no_earlier_one() {
     kill_everywhere(&World::with_snapshot().await, Memory::Lost).await;
+}
+
+/// How many sessions have an end on a tier, and how many records there are.
+fn ends_and_records(case: &Case) -> (usize, usize) {
+    let objects = case.mem.objects();
+    let ends = objects.keys().filter_map(layout::session_done_id).count();
+    let records = objects.keys().filter_map(layout::ledger_number).count();
+    (ends, records)
+}
+
+/// The end of a session and the record of its snapshot are on their way at once, so a run that is killed leaves the one or
+/// the other. Either way its snapshot counts, a prune beside it waits for nobody and takes nothing of it, and the next run
+/// records what has no record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_killed_with_its_end_or_its_record_alone_counts_and_is_recorded() {
+    let world = World::with_snapshot().await;
+    let lost = || Rule::new(Fault::Fail(ErrorKind::Unavailable, Retry::Never)).on(&[Op::Put]);
+    for memory in MEMORIES {
+        for (rule, left) in [
+            (lost().under("ledger/"), (1, 0)),
+            // The first put below it announces the session.
+            (lost().under("sessions/").when(When::From(2)), (0, 1)),
+        ] {
+            let what = format!("{memory:?}, an end and a record: {left:?}");
+            let case = world.case(memory);
+            let before = ends_and_records(&case);
+            let saved = world.try_to_save(&case, &case.faulty().with(rule)).await;
+            saved.unwrap_or_else(|error| panic!("{what}: {error}"));
+            let (ends, records) = ends_and_records(&case);
+            assert_eq!((ends - before.0, records - before.1), left, "{what}");
+            assert_eq!(world.check(&case, &what).await, 2, "{what}");
+            reclaims(&world, &case, &what).await;
+            assert_eq!(world.check(&case, &what).await, 2, "{what}");
+            // It finds nothing that has no record.
+            world.make_good(&case, &what).await;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

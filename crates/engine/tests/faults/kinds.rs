@@ -24,7 +24,25 @@ enum Harm {
     Spoilt,
 }
 
-type Make = fn(Arc<dyn Sink>, u64) -> Arc<dyn Sink>;
+/// How a tier is to be made.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    seed: u64,
+    /// Whether it lists several folders with one call, where its faults are those of calls.
+    together: bool,
+}
+
+impl How {
+    fn around(self, sink: Arc<dyn Sink>) -> FaultSink {
+        let sink = FaultSink::new(sink, self.seed);
+        match self.together {
+            true => sink.listing_together(),
+            false => sink,
+        }
+    }
+}
+
+type Make = fn(Arc<dyn Sink>, How) -> Arc<dyn Sink>;
 
 struct Kind {
     name: &'static str,
@@ -42,73 +60,67 @@ macro_rules! kinds {
 const CHANGES: [Op; 2] = [Op::Put, Op::Delete];
 const READS: [Op; 2] = [Op::Get, Op::Head];
 
-fn often(
-    sink: Arc<dyn Sink>,
-    seed: u64,
-    fault: Fault,
-    ops: &[Op],
-    per_mille: u64,
-) -> Arc<dyn Sink> {
+fn often(sink: Arc<dyn Sink>, how: How, fault: Fault, ops: &[Op], per_mille: u64) -> Arc<dyn Sink> {
     let rule = Rule::new(fault).on(ops).when(When::PerMille(per_mille));
-    Arc::new(FaultSink::new(sink, seed).with(rule))
+    Arc::new(how.around(sink).with(rule))
 }
 
-fn ruled(sink: Arc<dyn Sink>, seed: u64, rules: impl IntoIterator<Item = Rule>) -> Arc<dyn Sink> {
-    let sink = FaultSink::new(sink, seed);
+fn ruled(sink: Arc<dyn Sink>, how: How, rules: impl IntoIterator<Item = Rule>) -> Arc<dyn Sink> {
+    let sink = how.around(sink);
     rules.into_iter().for_each(|rule| sink.add(rule));
     Arc::new(sink)
 }
 
 kinds! {
-    "fails at first", None: |sink, seed| {
-        ruled(sink, seed, [Rule::new(Fault::outage()).when(When::First(3))])
+    "fails at first", None: |sink, how| {
+        ruled(sink, how, [Rule::new(Fault::outage()).when(When::First(3))])
     };
-    "fails now and then", None: |sink, seed| often(sink, seed, Fault::outage(), &Op::ALL, 200);
-    "fails for good", None: |sink, seed| {
-        ruled(sink, seed, [Rule::new(Fault::outage()).when(When::From(6))])
+    "fails now and then", None: |sink, how| often(sink, how, Fault::outage(), &Op::ALL, 200);
+    "fails for good", None: |sink, how| {
+        ruled(sink, how, [Rule::new(Fault::outage()).when(When::From(6))])
     };
-    "denies a change", None: |sink, seed| {
+    "denies a change", None: |sink, how| {
         let denied = Fault::Fail(ErrorKind::Denied, Retry::Never);
-        ruled(sink, seed, [Rule::new(denied).on(&CHANGES).when(When::Nth(3))])
+        ruled(sink, how, [Rule::new(denied).on(&CHANGES).when(When::Nth(3))])
     };
-    "is full", None: |sink, seed| {
-        ruled(sink, seed, [Rule::new(Fault::full()).on(&[Op::Put]).when(When::From(3))])
+    "is full", None: |sink, how| {
+        ruled(sink, how, [Rule::new(Fault::full()).on(&[Op::Put]).when(When::From(3))])
     };
-    "asks for a pause", None: |sink, seed| {
+    "asks for a pause", None: |sink, how| {
         let pause = Fault::throttled(Duration::from_millis(3));
-        often(sink, seed, pause, &Op::ALL, 200)
+        often(sink, how, pause, &Op::ALL, 200)
     };
-    "is late", None: |sink, seed| {
-        often(sink, seed, Fault::Delay(Duration::from_millis(3)), &Op::ALL, 500)
+    "is late", None: |sink, how| {
+        often(sink, how, Fault::Delay(Duration::from_millis(3)), &Op::ALL, 500)
     };
-    "is slow", None: |sink, seed| often(sink, seed, Fault::Slow(40 << 20), &Op::ALL, 1000);
-    "loses answers", None: |sink, seed| often(sink, seed, Fault::LoseAnswer, &Op::ALL, 250);
-    "does it twice", None: |sink, seed| often(sink, seed, Fault::Twice, &CHANGES, 500);
-    "tries again below", None: |sink, seed| often(sink, seed, Fault::Retried, &CHANGES, 500);
-    "does it again later", None: |sink, seed| often(sink, seed, Fault::Echo(2), &CHANGES, 300);
-    "shows an old listing", None: |sink, seed| often(sink, seed, Fault::StaleList(4), &[Op::List], 600);
-    "breaks off a listing", None: |sink, seed| {
-        often(sink, seed, Fault::BreakOff(1), &[Op::List], 250)
+    "is slow", None: |sink, how| often(sink, how, Fault::Slow(40 << 20), &Op::ALL, 1000);
+    "loses answers", None: |sink, how| often(sink, how, Fault::LoseAnswer, &Op::ALL, 250);
+    "does it twice", None: |sink, how| often(sink, how, Fault::Twice, &CHANGES, 500);
+    "tries again below", None: |sink, how| often(sink, how, Fault::Retried, &CHANGES, 500);
+    "does it again later", None: |sink, how| often(sink, how, Fault::Echo(2), &CHANGES, 300);
+    "shows an old listing", None: |sink, how| often(sink, how, Fault::StaleList(4), &[Op::List], 600);
+    "breaks off a listing", None: |sink, how| {
+        often(sink, how, Fault::BreakOff(1), &[Op::List], 250)
     };
-    "misses what is there", None: |sink, seed| {
+    "misses what is there", None: |sink, how| {
         let missing = Fault::Fail(ErrorKind::NotFound, Retry::Never);
-        often(sink, seed, missing, &READS, 60)
+        often(sink, how, missing, &READS, 60)
     };
-    "flips a bit on the way", None: |sink, seed| often(sink, seed, Fault::FlipBit, &[Op::Get], 60);
-    "answers short", None: |sink, seed| often(sink, seed, Fault::CutShort, &[Op::Get], 60);
-    "shows changes late", None: |sink, seed| {
+    "flips a bit on the way", None: |sink, how| often(sink, how, Fault::FlipBit, &[Op::Get], 60);
+    "answers short", None: |sink, how| often(sink, how, Fault::CutShort, &[Op::Get], 60);
+    "shows changes late", None: |sink, how| {
         let lag = Lag { list: Duration::from_millis(40), read: Duration::ZERO };
-        Arc::new(EventualSink::new(sink, lag, seed))
+        Arc::new(EventualSink::new(sink, lag, how.seed))
     };
-    "reads what was", None: |sink, seed| {
+    "reads what was", None: |sink, how| {
         let lag = Duration::from_millis(20);
-        Arc::new(EventualSink::new(sink, Lag { list: lag, read: lag }, seed))
+        Arc::new(EventualSink::new(sink, Lag { list: lag, read: lag }, how.seed))
     };
     "locks objects", None: |sink, _| Arc::new(LockedSink::new(sink, Duration::from_hours(24)));
-    "tears an object", New: |sink, seed| often(sink, seed, Fault::Torn, &[Op::Put], 250);
-    "spoils a bit", Spoilt: |sink, seed| often(sink, seed, Fault::Spoil, &[Op::Put], 250);
-    "stores too little", New: |sink, seed| often(sink, seed, Fault::Shorten, &[Op::Put], 250);
-    "stores nothing", New: |sink, seed| often(sink, seed, Fault::Drop, &[Op::Put], 250);
+    "tears an object", New: |sink, how| often(sink, how, Fault::Torn, &[Op::Put], 250);
+    "spoils a bit", Spoilt: |sink, how| often(sink, how, Fault::Spoil, &[Op::Put], 250);
+    "stores too little", New: |sink, how| often(sink, how, Fault::Shorten, &[Op::Put], 250);
+    "stores nothing", New: |sink, how| often(sink, how, Fault::Drop, &[Op::Put], 250);
 }
 
 /// Whether what was there before stays, whatever became of what is new.
@@ -130,13 +142,13 @@ async fn meets(
     kind: &Kind,
     operation: &Operation,
     world: &World,
-    (memory, seed): (Memory, u64),
+    (memory, how): (Memory, How),
 ) -> Option<String> {
     let (a, b) = (kind.name, operation.name);
-    let what = format!("a tier that {a}: {b}, {memory:?}, seed {seed}");
+    let what = format!("a tier that {a}: {b}, {memory:?}, {how:?}");
     let case = world.case(memory);
     let before = case.mem.objects();
-    let sink = (kind.make)(Arc::new(case.mem.clone()), seed);
+    let sink = (kind.make)(Arc::new(case.mem.clone()), how);
     let run = Run {
         world,
         case: &case,
@@ -189,7 +201,10 @@ async fn every_kind_of_fault_with_every_operation_loses_nothing() {
         println!("a tier that {}", kind.name);
         for (other, operation) in OPERATIONS.iter().enumerate() {
             let (world, memory) = (&grounds[&operation.ground], MEMORIES[(number + other) % 2]);
-            if let Some(told) = meets(kind, operation, world, (memory, seed)).await {
+            // Each memory with both.
+            let together = (number + other) % 4 < 2;
+            let how = How { seed, together };
+            if let Some(told) = meets(kind, operation, world, (memory, how)).await {
                 println!("    {}: {told}", operation.name);
             }
         }
@@ -197,8 +212,8 @@ async fn every_kind_of_fault_with_every_operation_loses_nothing() {
 }
 
 /// Makes a repository on a tier that fails: it opens with its key, or another can be made.
-async fn make(kind: &Kind, seed: u64) {
-    let what = format!("a tier that {}: init, seed {seed}", kind.name);
+async fn make(kind: &Kind, how: How) {
+    let what = format!("a tier that {}: init, {how:?}", kind.name);
     let (cx, mem) = (context(), MemSink::new());
     let request = InitRequest {
         key_file: true,
@@ -206,7 +221,7 @@ async fn make(kind: &Kind, seed: u64) {
     };
     let prepared = prepare(&cx, &request).unwrap();
     let mut key = prepared.key_file.as_ref().unwrap().as_bytes().to_vec();
-    let sink = (kind.make)(Arc::new(mem.clone()), seed);
+    let sink = (kind.make)(Arc::new(mem.clone()), how);
     let made = prepared.create(&cx, sink, None).await;
     let exists = Repository::exists(&cx, &mem).await.unwrap();
     assert!(kind.harm != Harm::None || exists || made.is_err(), "{what}");
@@ -229,7 +244,8 @@ async fn a_repository_is_made_or_not_whatever_the_tier_does() {
     let first = backup_testkit::seed();
     for kind in KINDS {
         for seed in first..first + 6 {
-            make(kind, seed).await;
+            let together = seed % 2 == 0;
+            make(kind, How { seed, together }).await;
         }
     }
 }

@@ -147,7 +147,8 @@ pub(crate) async fn grounds() -> BTreeMap<Ground, World> {
     worlds
 }
 
-async fn world(ground: Ground) -> World {
+/// The world of a ground.
+pub(crate) async fn world(ground: Ground) -> World {
     let mut world = match ground {
         Ground::Fresh => World::new().await,
         Ground::Harmed => {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use backup_core::{Event, Observer, OpContext, SessionId, SnapshotId, Stage};
+use backup_core::{Event, FindingKind, Observer, OpContext, SessionId, SnapshotId, Stage};
 use backup_engine::ledger::verify_ledger;
 use backup_engine::repository::UnreadSnapshot;
 use backup_engine::{EngineError, Repository, Result, SnapshotReport, snapshot};
@@ -251,4 +251,52 @@ async fn a_verdict_decides_which_snapshots_there_are() {
     let saved = world.make_good(&case, "without it").await;
     assert_eq!(saved.meta.parent, Some(old));
     assert_eq!(ids(&world, &case).await.0, [old, saved.meta.id]);
+}
+
+/// Judges a session that came to no end once a run has planned what it builds on.
+#[derive(Debug)]
+struct Late {
+    mem: MemSink,
+    ring: ObjectKeyring,
+    session: SessionId,
+    left: SnapshotId,
+}
+
+impl Observer for Late {
+    fn on(&self, event: Event<'_>) {
+        let stage = Stage::Capture;
+        if matches!(event, Event::Entered { stage: entered, .. } if entered == stage) {
+            self.mem.lose(&layout::session_done(self.session).unwrap());
+            judge(&self.mem, &self.ring, self.session, [self.left]);
+        }
+    }
+}
+
+/// Snapshots and verdicts are listed at once, so a writer may see a snapshot without the verdict that leaves it out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verdict_that_comes_behind_the_plan_is_heeded() {
+    let world = World::with_snapshot().await;
+    let case = world.case(Memory::Kept);
+    world.make_good(&case, "two snapshots").await;
+    let repo = reader(&world, &case).await;
+    let heads = repo.heads(&world.cx).await.unwrap().0;
+    let (old, new) = (heads[0].meta.id, heads[1].meta.id);
+    let late = Late {
+        mem: case.mem.clone(),
+        ring: repo.ring().clone(),
+        session: heads[1].session(),
+        left: old,
+    };
+    let cx = OpContext {
+        observer: Arc::new(late),
+        ..world.cx.clone()
+    };
+    let writer = world.open(Arc::new(case.mem.clone()), case.cache());
+    let writer = writer.await.unwrap();
+    let saved = world.save_in(&cx, &writer).await.unwrap();
+    assert_eq!(saved.meta.parent, Some(old), "it builds on {new}");
+    let told: Vec<_> = saved.findings.iter().map(|one| one.kind).collect();
+    assert_eq!(told, [FindingKind::Degraded]);
+    assert_eq!(ids(&world, &case).await.0, [old, saved.meta.id]);
+    world.check(&case, "built on what counts").await;
 }

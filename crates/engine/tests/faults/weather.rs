@@ -105,12 +105,20 @@ async fn an_outage_that_does_not_pass_is_one_error_and_loses_nothing() {
 async fn listings_that_lag_cost_room_and_nothing_else() {
     let mut world = World::with_snapshot().await;
     world.keep_one_more().await;
-    for memory in [Memory::Kept, Memory::Lost] {
+    for (memory, together) in [
+        (Memory::Kept, false),
+        (Memory::Kept, true),
+        (Memory::Lost, false),
+    ] {
         for lag in [1, 3, 1000] {
-            let what = format!("{memory:?}, {lag} changes behind");
+            let what = format!("{memory:?}, {lag} changes behind, together: {together}");
             let case = world.case(memory);
             let stale = Rule::new(Fault::StaleList(lag)).on(&[Op::List]);
             let sink = case.faulty().with(stale);
+            let sink = match together {
+                true => sink.listing_together(),
+                false => sink,
+            };
             // The second run does not see all of the first.
             for _ in 0..2 {
                 let saved = world.try_to_save(&case, &sink).await;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkCaps,
-    SinkError, SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkCaps, SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
@@ -294,6 +294,14 @@ impl Sink for LocalSink {
             Ok::<_, SinkError>((!over).then_some((batch, next)))
         });
         batches.try_flatten().boxed()
+    }
+
+    fn list_together(
+        &self,
+        _cx: &OpContext,
+        _ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        None
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

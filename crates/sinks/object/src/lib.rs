@@ -44,6 +44,7 @@ mod refused;
 mod sink;
 mod store;
 mod surroundings;
+mod together;
 mod trouble;
 mod warm;
 mod wire;

@@ -8,11 +8,11 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use async_trait::async_trait;
 use backup_core::context::Event;
 use backup_core::{
-    ByteRange, ErrorKind, Location, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkCaps,
-    SinkError, SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, Location, ObjectKey, ObjectMeta, OpContext, PutMode, Sink,
+    SinkCaps, SinkError, SinkInfo, Temperature, Traffic, Version, Warmth,
 };
 use bytes::{Bytes, BytesMut};
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use object_store::client::HttpError;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStoreExt as _, PutOptions};
@@ -22,6 +22,7 @@ use crate::place::{FromLocationError, Place, Provider};
 use crate::refused::Refused;
 use crate::store::Store;
 use crate::surroundings::Surroundings;
+use crate::together::{self, Broken};
 use crate::trouble::{Trouble, found, ours};
 
 /// The largest object in bytes. Ours have a few dozen MiB at most, so each is put with one request: what is put in parts
@@ -124,6 +125,14 @@ impl ObjectSink {
         &self.inner.place
     }
 
+    fn filter(&self, ranges: Vec<KeyRange>) -> Filter {
+        let root = match self.inner.place.prefix.as_str() {
+            "" => String::new(),
+            root => format!("{root}/"),
+        };
+        Filter { root, ranges }
+    }
+
     pub(crate) fn path(&self, key: &str) -> Path {
         match self.inner.place.prefix.as_str() {
             "" => Path::from(key),
@@ -181,7 +190,7 @@ impl ObjectSink {
         key: &ObjectKey,
         body: Bytes,
         mode: object_store::PutMode,
-    ) -> Result<(), SinkError> {
+    ) -> Result<Option<Version>, SinkError> {
         let path = self.path(key.as_str());
         let mut attributes = Attributes::new();
         if let Some(class) = &self.inner.place.storage_class
@@ -196,13 +205,18 @@ impl ObjectSink {
         };
         self.with(cx, "put", key.as_str(), |store| async move {
             let client = store.putting(cx).await?;
-            client.put_opts(&path, body.into(), options).await?;
-            Ok::<_, Failed>(())
+            let put = client.put_opts(&path, body.into(), options).await?;
+            Ok::<_, Failed>(version(put.e_tag))
         })
         .await
     }
 
-    async fn create(&self, cx: &OpContext, key: &ObjectKey, body: Bytes) -> Result<(), SinkError> {
+    async fn create(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        body: Bytes,
+    ) -> Result<Option<Version>, SinkError> {
         match self.how_it_creates(cx, key).await? {
             Creates::Exclusive => {
                 self.put_at(cx, key, body, object_store::PutMode::Create)
@@ -449,21 +463,21 @@ impl Sink for ObjectSink {
             let trouble = Trouble::TooLarge { size, limit };
             return Err(ours(ErrorKind::Invalid, "put", key.as_str(), trouble));
         }
-        match mode {
+        let version = match mode {
             PutMode::Create => self.create(cx, key, body).await?,
             PutMode::Replace => {
                 self.put_at(cx, key, body, object_store::PutMode::Overwrite)
-                    .await?;
+                    .await?
             }
             PutMode::ReplaceIf(_) => {
                 let (kind, op) = (ErrorKind::Unsupported, "put");
                 return Err(ours(kind, op, key.as_str(), Trouble::NoVersions));
             }
-        }
+        };
         Ok(ObjectMeta {
             key: key.clone(),
             size,
-            version: None,
+            version,
         })
     }
 
@@ -482,15 +496,15 @@ impl Sink for ObjectSink {
 
     async fn head(&self, cx: &OpContext, key: &ObjectKey) -> Result<ObjectMeta, SinkError> {
         let path = self.path(key.as_str());
-        let size = self
+        let found = self
             .with(cx, "head", key.as_str(), |store| async move {
-                Ok::<_, Failed>(store.client.head(&path).await?.size)
+                Ok::<_, Failed>(store.client.head(&path).await?)
             })
             .await?;
         Ok(ObjectMeta {
             key: key.clone(),
-            size,
-            version: None,
+            size: found.size,
+            version: version(found.e_tag),
         })
     }
 
@@ -523,33 +537,54 @@ impl Sink for ObjectSink {
                 .list_with_offset(Some(&below), &self.path(after.as_str())),
             None => store.client.list(Some(&below)),
         };
-        let filter = Filter {
-            root: match self.inner.place.prefix.as_str() {
-                "" => String::new(),
-                root => format!("{root}/"),
-            },
+        let range = KeyRange {
             prefix: prefix.to_owned(),
             after: after.cloned(),
         };
-        let (cancel, subject) = (cx.cancel.clone(), prefix.to_owned());
-        let is_over = {
-            let cancel = cancel.clone();
-            async move { cancel.cancelled().await }
-        };
+        let filter = self.filter(vec![range]);
+        let subject = prefix.to_owned();
         let found = listed.filter_map(move |answer| {
             let out = match answer {
-                Ok(meta) => filter.ours(&meta).map(Ok),
+                Ok(meta) => filter.ours(meta).map(Ok),
                 Err(error) => Some(Err(store.names.explain("list", &subject, &error))),
             };
             std::future::ready(out)
         });
-        let subject = prefix.to_owned();
-        let end = stream::once(async move {
+        until_cancelled(cx, prefix, found)
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let subject = ranges.iter().map(|range| range.prefix.as_str());
+        let subject = subject.collect::<Vec<_>>().join(" ");
+        if cx.cancel.is_cancelled() {
             let error = SinkError::new(ErrorKind::Cancelled, "list", subject);
-            cancel.is_cancelled().then_some(Err(error))
+            return Some(stream::iter([Err(error)]).boxed());
+        }
+        // What is wrong with the place, listings of single prefixes tell.
+        let store = self.store("list", &subject).ok()?;
+        let filter = self.filter(ranges.to_vec());
+        let found = together::pages(store.pages.clone()?, filter.root.clone(), ranges);
+        let of_listing = subject.clone();
+        let found = found.filter_map(move |answer| {
+            let out = match answer {
+                Ok(meta) => filter.ours(meta).map(Ok),
+                Err(Broken::Below(error)) => {
+                    Some(Err(store.names.explain("list", &of_listing, &error)))
+                }
+                Err(Broken::Order(trouble)) => Some(Err(ours(
+                    ErrorKind::Unsupported,
+                    "list",
+                    &of_listing,
+                    trouble,
+                ))),
+            };
+            std::future::ready(out)
         });
-        let end = end.filter_map(std::future::ready);
-        found.take_until(is_over).chain(end).boxed()
+        Some(until_cancelled(cx, &subject, found))
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
@@ -575,27 +610,49 @@ impl Sink for ObjectSink {
     }
 }
 
+/// What a server calls a version of an object; some put it in quotation marks in one place and not in another.
+fn version(e_tag: Option<String>) -> Option<Version> {
+    let tag = e_tag?;
+    let tag = tag.strip_prefix("W/").unwrap_or(&tag).trim_matches('"');
+    (!tag.is_empty()).then(|| Version(tag.to_owned()))
+}
+
+/// A listing that ends with an error once the operation is called off.
+fn until_cancelled(
+    cx: &OpContext,
+    subject: &str,
+    found: impl Stream<Item = Result<ObjectMeta, SinkError>> + Send + 'static,
+) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
+    let (cancel, subject) = (cx.cancel.clone(), subject.to_owned());
+    let is_over = {
+        let cancel = cancel.clone();
+        async move { cancel.cancelled().await }
+    };
+    let end = stream::once(async move {
+        let error = SinkError::new(ErrorKind::Cancelled, "list", subject);
+        cancel.is_cancelled().then_some(Err(error))
+    });
+    let end = end.filter_map(std::future::ready);
+    found.take_until(is_over).chain(end).boxed()
+}
+
 /// Which of the names that a server tells are those of objects that were asked for.
 struct Filter {
     root: String,
-    prefix: String,
-    after: Option<ObjectKey>,
+    ranges: Vec<KeyRange>,
 }
 
 impl Filter {
-    fn ours(&self, meta: &object_store::ObjectMeta) -> Option<ObjectMeta> {
+    fn ours(&self, meta: object_store::ObjectMeta) -> Option<ObjectMeta> {
         let key = meta.location.as_ref().strip_prefix(&self.root)?;
-        if !key.starts_with(&self.prefix) {
-            return None;
-        }
         let key = ObjectKey::new(key).ok()?;
-        if self.after.as_ref().is_some_and(|after| key <= *after) {
+        if !self.ranges.iter().any(|range| range.has(&key)) {
             return None;
         }
         Some(ObjectMeta {
             key,
             size: meta.size,
-            version: None,
+            version: version(meta.e_tag),
         })
     }
 }

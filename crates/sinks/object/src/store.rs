@@ -10,6 +10,7 @@ use object_store::aws::{AmazonS3Builder, AwsCredentialProvider, Checksum};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::client::{HttpClient, HttpConnector};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::list::PaginatedListStore;
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, HeaderMap, HeaderValue, ObjectStore, RetryConfig,
 };
@@ -32,6 +33,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
 /// A client that is ready.
 pub(crate) struct Store {
     pub(crate) client: Arc<dyn ObjectStore>,
+    /// The same, where pages of listings can be asked for one by one, from any key on.
+    pub(crate) pages: Option<Arc<dyn PaginatedListStore>>,
     pub(crate) names: Names,
     pub(crate) wire: Wire,
     /// For what the client does not know; S3 only.
@@ -198,8 +201,10 @@ impl Store {
             }
             None => None,
         };
+        let client = Arc::new(client);
         Ok(Self {
-            client: Arc::new(client),
+            pages: Some(client.clone()),
+            client,
             names: Names::of(place, &server, &found.origin),
             wire,
             signer: Some(signer),
@@ -251,8 +256,10 @@ impl Store {
             builder = builder.with_base_url(&server);
         }
         let client = builder.build().map_err(|error| unbuilt(&error))?;
+        let client = Arc::new(client);
         Ok(Self {
-            client: Arc::new(client),
+            pages: Some(client.clone()),
+            client,
             names: Names::of(place, &server, &origin),
             wire,
             signer: None,
@@ -306,6 +313,8 @@ impl Store {
         let client = builder.build().map_err(|error| unbuilt(&error))?;
         Ok(Self {
             client: Arc::new(client),
+            // Tried against no server, and not all of them begin a listing at a key.
+            pages: None,
             names: Names::of(place, &server, &origin),
             wire,
             signer: None,

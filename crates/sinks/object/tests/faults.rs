@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backup_core::context::{Event, Observer};
-use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Retry, Sink, SinkError};
+use backup_core::{
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, PutMode, Retry, Sink, SinkError,
+};
 use backup_object_server::{ACCESS_KEY, Conditions, Fault, Rule, SECRET_KEY, Server};
 use backup_sink_object::{ObjectSink, Surroundings};
 use backup_testkit::context;
@@ -515,4 +517,39 @@ async fn each_call_is_one_request() {
         methods,
         ["PUT", "GET", "GET", "GET", "HEAD", "GET", "DELETE"]
     );
+}
+
+/// What an unchanged save looks at: folders that lie apart, and the versions by which it knows objects again.
+#[tokio::test]
+async fn folders_that_lie_apart_are_listed_with_one_request() {
+    let server = Server::start();
+    let sink = ready(&server).await;
+    let cx = context();
+    let mut versions = Vec::new();
+    for name in ["config/0", "data/ab/1", "gc/0", "index/1", "keys/1"] {
+        let body = Bytes::from(name);
+        let put = sink.put(&cx, &key(name), body, PutMode::Create).await;
+        versions.push((name.to_owned(), put.unwrap().version.unwrap()));
+    }
+    let _ = server.take_asked();
+    let ranges = ["keys/", "config/", "index/"].map(KeyRange::below);
+    let listing = sink.list_together(&cx, &ranges).unwrap();
+    let listed: Vec<ObjectMeta> = listing.try_collect().await.unwrap();
+    assert_eq!(server.take_asked().len(), 1);
+    let mut listed: Vec<_> = listed
+        .into_iter()
+        .map(|meta| (meta.key.to_string(), meta.version.unwrap()))
+        .collect();
+    listed.sort_by(|(one, _), (other, _)| one.cmp(other));
+    versions.retain(|(name, _)| !name.starts_with("data/") && !name.starts_with("gc/"));
+    assert_eq!(listed, versions);
+    for (name, version) in versions {
+        let head = sink.head(&cx, &key(&name)).await.unwrap();
+        assert_eq!(head.version, Some(version));
+    }
+    let denied = Fault::answer(403, "AccessDenied", "Access Denied");
+    server.fail(Rule::of(denied).on("GET"));
+    let listing = sink.list_together(&cx, &ranges).unwrap();
+    let listed: Result<Vec<ObjectMeta>, _> = listing.try_collect().await;
+    told(listed, ErrorKind::Denied, &["config/", "AccessDenied"]);
 }

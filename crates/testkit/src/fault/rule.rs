@@ -167,7 +167,11 @@ impl Rule {
     }
 
     pub(super) fn is_about(&self, op: Op, subject: &str) -> bool {
-        self.fault.can_hit(op) && self.ops.contains(&op) && subject.starts_with(&self.prefix)
+        // A listing of several prefixes has all of them in its subject.
+        let mut subjects = subject.split(' ');
+        self.fault.can_hit(op)
+            && self.ops.contains(&op)
+            && subjects.any(|one| one.starts_with(&self.prefix))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink, SinkError,
-    SinkInfo, Temperature, Traffic, Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Room, Sink,
+    SinkError, SinkInfo, Temperature, Traffic, Warmth,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
@@ -15,6 +15,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use super::rule::{Crash, Fault, Injected, Rule};
 use super::state::{Change, State, Turn};
 use crate::op::Op;
+
+type Listing = BoxStream<'static, Result<ObjectMeta, SinkError>>;
 
 /// A sink that fails by rules, on another sink that does what is asked of it.
 ///
@@ -28,6 +30,7 @@ pub struct FaultSink {
     inner: Arc<dyn Sink>,
     state: Arc<Mutex<State>>,
     seed: u64,
+    lists_together: bool,
 }
 
 impl FaultSink {
@@ -38,7 +41,16 @@ impl FaultSink {
             inner,
             state: Arc::default(),
             seed,
+            lists_together: false,
         }
+    }
+
+    /// The same sink, which lists several ranges with one call where the one below does. To rules such a call is one
+    /// below each of the prefixes.
+    #[must_use]
+    pub const fn listing_together(mut self) -> Self {
+        self.lists_together = true;
+        self
     }
 
     /// The same sink with one more rule.
@@ -161,6 +173,43 @@ impl FaultSink {
             }
         }
         answer
+    }
+
+    /// A listing of some ranges that fails by the rules.
+    fn listing(
+        &self,
+        cx: &OpContext,
+        ranges: Vec<KeyRange>,
+        begin: impl FnOnce(&OpContext, &[KeyRange]) -> Listing + Send + 'static,
+    ) -> Listing {
+        let (this, cx) = (self.clone(), cx.clone());
+        let prefixes: Vec<&str> = ranges.iter().map(|range| range.prefix.as_str()).collect();
+        let subject = prefixes.join(" ");
+        let begun = async move {
+            let turn = match this.enter(&cx, Op::List, &subject).await {
+                Ok(turn) => turn,
+                Err(error) => return stream::iter([Err(error)]).boxed(),
+            };
+            let listing = begin(&cx, &ranges);
+            match turn.fault {
+                Some(Fault::BreakOff(count)) => listing
+                    .take(count)
+                    .chain(stream::iter([Err(turn.error())]))
+                    .boxed(),
+                Some(Fault::StaleList(lag)) => {
+                    let mut past = this.state().before(lag);
+                    past.retain(|key, _| ranges.iter().any(|range| range.has(key)));
+                    let old: Vec<_> = past.values().flatten().cloned().map(Ok).collect();
+                    let changed = move |meta: &Result<ObjectMeta, SinkError>| {
+                        meta.as_ref().is_ok_and(|meta| past.contains_key(&meta.key))
+                    };
+                    let rest = listing.filter(move |meta| std::future::ready(!changed(meta)));
+                    rest.chain(stream::iter(old)).boxed()
+                }
+                _ => listing,
+            }
+        };
+        stream::once(begun).flatten().boxed()
     }
 
     /// What a change is about to change, where that has to be known.
@@ -310,37 +359,34 @@ impl Sink for FaultSink {
         prefix: &str,
         after: Option<&ObjectKey>,
     ) -> BoxStream<'static, Result<ObjectMeta, SinkError>> {
-        let (this, cx) = (self.clone(), cx.clone());
-        let (prefix, after) = (prefix.to_owned(), after.cloned());
-        let begun = async move {
-            let turn = match this.enter(&cx, Op::List, &prefix).await {
-                Ok(turn) => turn,
-                Err(error) => return stream::iter([Err(error)]).boxed(),
-            };
-            let listing = this.inner.list(&cx, &prefix, after.as_ref());
-            match turn.fault {
-                Some(Fault::BreakOff(count)) => listing
-                    .take(count)
-                    .chain(stream::iter([Err(turn.error())]))
-                    .boxed(),
-                Some(Fault::StaleList(lag)) => {
-                    let mut past = this.state().before(lag);
-                    let shown = |key: &ObjectKey| {
-                        key.as_str().starts_with(&prefix)
-                            && after.as_ref().is_none_or(|after| key > after)
-                    };
-                    past.retain(|key, _| shown(key));
-                    let old: Vec<_> = past.values().flatten().cloned().map(Ok).collect();
-                    let changed = move |meta: &Result<ObjectMeta, SinkError>| {
-                        meta.as_ref().is_ok_and(|meta| past.contains_key(&meta.key))
-                    };
-                    let rest = listing.filter(move |meta| std::future::ready(!changed(meta)));
-                    rest.chain(stream::iter(old)).boxed()
-                }
-                _ => listing,
-            }
+        let range = KeyRange {
+            prefix: prefix.to_owned(),
+            after: after.cloned(),
         };
-        stream::once(begun).flatten().boxed()
+        let inner = self.inner.clone();
+        self.listing(cx, vec![range], move |cx, ranges| {
+            let lists = ranges
+                .iter()
+                .map(|range| inner.list(cx, &range.prefix, range.after.as_ref()));
+            stream::iter(lists.collect::<Vec<_>>()).flatten().boxed()
+        })
+    }
+
+    /// Each prefix by itself, so that rules are about single listings, unless it was told otherwise.
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        // Whether the sink below does so is known only once it is asked.
+        if !self.lists_together || self.inner.list_together(cx, ranges).is_none() {
+            return None;
+        }
+        let inner = self.inner.clone();
+        Some(self.listing(cx, ranges.to_vec(), move |cx, ranges| {
+            let listing = inner.list_together(cx, ranges);
+            listing.unwrap_or_else(|| stream::empty().boxed())
+        }))
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {

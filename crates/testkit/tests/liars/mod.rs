@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use backup_core::{
-    ByteRange, ErrorKind, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError, SinkInfo,
-    Warmth,
+    ByteRange, ErrorKind, KeyRange, ObjectKey, ObjectMeta, OpContext, PutMode, Sink, SinkError,
+    SinkInfo, Warmth,
 };
 use backup_testkit::MemSink;
 use bytes::Bytes;
@@ -21,6 +21,7 @@ pub(crate) enum Lie {
     DeleteMinds,
     EmptyIsAbsent,
     ListsTwice,
+    TogetherIsLess,
     NoVersions,
     AnyVersion,
     IgnoresCancel,
@@ -28,7 +29,7 @@ pub(crate) enum Lie {
 }
 
 /// Each with the case that has to catch it.
-pub(crate) const ALL: [(Lie, &str); 13] = [
+pub(crate) const ALL: [(Lie, &str); 14] = [
     (Lie::CreateReplaces, "a_create_never_replaces"),
     (Lie::RaceHasManyWinners, "a_racing_create_has_one_winner"),
     (Lie::ShortSpan, "more_than_is_there_is_an_error"),
@@ -38,6 +39,10 @@ pub(crate) const ALL: [(Lie, &str); 13] = [
     (Lie::DeleteMinds, "deleting_twice_is_success"),
     (Lie::EmptyIsAbsent, "an_empty_object_is_an_object"),
     (Lie::ListsTwice, "a_prefix_is_whole_parts"),
+    (
+        Lie::TogetherIsLess,
+        "ranges_are_listed_together_as_one_by_one",
+    ),
     (Lie::NoVersions, "versions_are_there_where_they_are_claimed"),
     (
         Lie::AnyVersion,
@@ -149,6 +154,18 @@ impl Sink for Liar {
             }
             _ => self.inner.list(&cx, prefix, after),
         }
+    }
+
+    fn list_together(
+        &self,
+        cx: &OpContext,
+        ranges: &[KeyRange],
+    ) -> Option<BoxStream<'static, Result<ObjectMeta, SinkError>>> {
+        let asked = match self.lie {
+            Lie::TogetherIsLess => ranges.get(..1)?,
+            _ => return None,
+        };
+        self.inner.list_together(&self.cx(cx), asked)
     }
 
     async fn delete(&self, cx: &OpContext, key: &ObjectKey) -> Result<(), SinkError> {
