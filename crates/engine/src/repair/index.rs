@@ -112,6 +112,16 @@ pub(super) fn plan(repo: &Repository, tier: &Tier, named: &Named, plan: &mut Rep
     });
 }
 
+/// The packs whose ends are to be read, by the names under which they lie.
+fn unindexed(bad: &BadIndex) -> Vec<(ObjectKey, PackId)> {
+    let misnamed = bad.misnamed.iter().map(|(id, key)| (key, id));
+    let unknown = bad.unknown.iter().map(|(key, id)| (key, id));
+    unknown
+        .chain(misnamed)
+        .map(|(key, id)| (key.clone(), *id))
+        .collect()
+}
+
 /// Indexes what is in no run, and takes away runs that cannot be read once all that is there is in
 /// others.
 ///
@@ -123,15 +133,7 @@ pub(super) async fn rebuild(repo: &Repository, cx: &OpContext, bad: &BadIndex) -
     let mut wraps = WrapSet::default();
     let mut lost = Vec::new();
     let (mut again, mut written) = (BTreeSet::new(), Vec::new());
-    let misnamed = bad.misnamed.iter().map(|(id, key)| (key, id));
-    let packs: Vec<_> = bad
-        .unknown
-        .iter()
-        .map(|(key, id)| (key, id))
-        .chain(misnamed)
-        .map(|(key, id)| (key.clone(), *id))
-        .collect();
-    let mut ends = futures::stream::iter(packs)
+    let mut ends = futures::stream::iter(unindexed(bad))
         .map(|(key, id)| {
             async move {
                 let end = true_end(repo, cx, bad, &key, id).await;

@@ -88,8 +88,7 @@ impl Run<'_> {
             _ => Vec::new(),
         };
         for key in few {
-            if !self.is_on_tier(&name(layout::parity(&key))?).await? && self.is_on_tier(key).await?
-            {
+            if !self.is_on_tier(&name(layout::parity(key))?).await? && self.is_on_tier(key).await? {
                 bare.push(key);
             }
         }
