@@ -235,8 +235,11 @@ pub(crate) struct RunArgs {
     /// Whom entries belong to
     #[arg(long, value_enum, default_value_t = Owner::Name)]
     pub(crate) owner: Owner,
-    /// Write zeros instead of leaving holes
+    /// Leave holes wherever content is zero, even in files that had none when they were saved
     #[arg(long)]
+    pub(crate) sparse: bool,
+    /// Fill the holes of all files: what they need of the disk is taken before anything is written
+    #[arg(long, conflicts_with = "sparse")]
     pub(crate) no_sparse: bool,
     /// Leave out extended attributes and access control lists
     #[arg(long)]

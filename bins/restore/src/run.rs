@@ -11,7 +11,7 @@ use backstay::engine::restore::{self, Filter as EntryFilter};
 use backstay::engine::{EngineError, RestoreJob, RestoreOutcome, SnapshotView};
 use backstay::format::config::Operation;
 use backstay::source_files::{
-    FilesTarget, FilesTargetConfig, Overwrite as FilesOverwrite, Ownership,
+    FilesTarget, FilesTargetConfig, Holes, Overwrite as FilesOverwrite, Ownership,
 };
 use backup_terminal::{
     Console, Exit, Failure, Look, Outcome, parse_snapshot_path, surroundings, text,
@@ -160,7 +160,11 @@ fn target(console: &Console, args: &RunArgs, folder: &Path) -> FilesTargetConfig
             Owner::None => Ownership::None,
         },
         xattrs: !args.no_xattrs,
-        sparse: !args.no_sparse,
+        holes: match (args.sparse, args.no_sparse) {
+            (true, _) => Holes::Everywhere,
+            (_, true) => Holes::Nowhere,
+            _ => Holes::AsSaved,
+        },
         ..FilesTargetConfig::of_folder(folder)
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -36,6 +36,7 @@ fn fill(root: &Path) {
     sparse.write_all_at(b"begin", 0).unwrap();
     sparse.write_all_at(b"middle", 8 << 20).unwrap();
     sparse.set_len(20 << 20).unwrap();
+    fs::write(root.join("zeros"), vec![0; 6 << 20]).unwrap();
     rustix::fs::mknodat(
         CWD,
         root.join("fifo"),
@@ -128,6 +129,27 @@ fn everything_comes_back_in_every_detail() {
     let _ = place.bring_back("out").ok();
     assert_same(&place.data(), &place.path("out"));
     let _ = place.verify().ok();
+    let on_disk = |folder: &str, name: &str| {
+        let meta = fs::metadata(place.path(folder).join(name)).unwrap();
+        (meta.blocks() * 512) >> 20
+    };
+    // Of each as much lies on the disk as did; or no zeros; or everything.
+    if on_disk("data", "zeros") == 0 {
+        eprintln!("skipped: this file system keeps no zeros");
+        return;
+    }
+    assert_eq!((on_disk("out", "sparse"), on_disk("out", "zeros")), (0, 6));
+    for (switch, sparse, zeros) in [("sparse", 0, 0), ("no-sparse", 20, 6)] {
+        let wanted = format!("latest:{}", place.data().display());
+        let given = format!("--{switch}");
+        let args = ["run", &wanted, "--to", switch, &given, "--verify"];
+        let _ = Run::of(&mut place.restore(args)).ok();
+        assert_eq!(
+            (on_disk(switch, "sparse"), on_disk(switch, "zeros")),
+            (sparse, zeros),
+            "{switch}"
+        );
+    }
 }
 
 #[test]

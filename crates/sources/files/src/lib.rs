@@ -28,7 +28,7 @@ pub use findings::MAX_FINDINGS;
 pub use register::{config_of, register};
 pub use roots::without_parents;
 pub use source::FilesSource;
-pub use target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
+pub use target::{FilesTarget, FilesTargetConfig, Holes, Overwrite, Ownership};
 
 /// The kind that manifests name, and the scheme of locations.
 pub const KIND: &str = "files";
@@ -36,6 +36,13 @@ pub const KIND: &str = "files";
 /// Name of the attribute of a directory whose content is not, or not wholly, in the snapshot. A
 /// restore that deletes what the snapshot does not have deletes nothing in such a directory.
 pub const CONTENT_ATTR: &str = "content";
+
+/// Attribute of a regular file of 64 KiB or more that had no holes: [`ALLOCATED_WHOLE`]. Without it a restore
+/// leaves a hole wherever the content is zero.
+pub const ALLOCATED_ATTR: &str = "allocated";
+
+/// Value of [`ALLOCATED_ATTR`]: all of it lay on the disk, zeros too, as that of a swap file must.
+pub const ALLOCATED_WHOLE: &str = "whole";
 
 /// Value of [`CONTENT_ATTR`]: it stands above a root, and only the way to roots was taken.
 pub const CONTENT_ANCESTOR: &str = "ancestor";

@@ -9,7 +9,7 @@ use backup_core::registry::RegistryError;
 use jiff::SignedDuration;
 
 use crate::config::FilesConfig;
-use crate::target::{FilesTarget, FilesTargetConfig, Overwrite, Ownership};
+use crate::target::{FilesTarget, FilesTargetConfig, Holes, Overwrite, Ownership};
 use crate::{FilesSource, KIND};
 
 /// Adds the source and the target to a registry, both as `files`.
@@ -19,7 +19,7 @@ use crate::{FilesSource, KIND};
 /// `exclude-if-present`, `exclude-caches`, `one-file-system`, `exclude-larger-than` and
 /// `exclude-smaller-than` (bytes), `exclude-older-than` and `exclude-newer-than` (such as `720h`);
 /// of the target: `overwrite`
-/// (`never`, `if-newer`, `always`), `owner` (`name`, `number`, `none`), `delete`, `sparse`,
+/// (`never`, `if-newer`, `always`), `owner` (`name`, `number`, `none`), `holes` (`as-saved`, `everywhere`, `nowhere`), `delete`,
 /// `xattrs`. Switches are `yes` (or nothing) and `no`.
 ///
 /// # Errors
@@ -90,7 +90,14 @@ fn target(location: &Location) -> Result<FilesTargetConfig, RegistryError> {
                 }
             }
             "delete" => config.delete = switch(location, name, value)?,
-            "sparse" => config.sparse = switch(location, name, value)?,
+            "holes" => {
+                config.holes = match value {
+                    "as-saved" => Holes::AsSaved,
+                    "everywhere" => Holes::Everywhere,
+                    "nowhere" => Holes::Nowhere,
+                    _ => return Err(wrong("as-saved, everywhere, nowhere")),
+                }
+            }
             "xattrs" => config.xattrs = switch(location, name, value)?,
             _ => return Err(unknown(location, name)),
         }

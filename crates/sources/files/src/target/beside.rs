@@ -21,7 +21,7 @@ use rustix::io::Errno;
 
 use super::begun::Begun;
 use super::covered::Covered;
-use super::file::{FileWriter, read_full};
+use super::file::{FileWriter, Space, read_full};
 use super::journal::Stage;
 use super::keeps::not_made;
 use super::meta::Before;
@@ -260,8 +260,8 @@ struct State {
 pub(super) struct Beside {
     place: Arc<Place>,
     size: u64,
-    /// Whether to take all the space at once.
-    allocates: bool,
+    /// What space it takes besides that of what is written.
+    space: Space,
     /// What is known of the old file, and of a new one.
     before: (Before, Before),
     state: Mutex<State>,
@@ -271,7 +271,7 @@ impl Beside {
     /// For a file that is to take the place of `old`; `None`: of one that cannot be read.
     pub(super) fn new(
         place: Place,
-        (size, allocates): (u64, bool),
+        (size, space): (u64, Space),
         before: (Before, Before),
         old: Option<File>,
     ) -> Self {
@@ -284,7 +284,7 @@ impl Beside {
         Self {
             place: Arc::new(place),
             size,
-            allocates,
+            space,
             before,
             state: Mutex::new(state),
         }
@@ -308,9 +308,14 @@ impl Beside {
             not_made(&keeps, "create", &self.place.path, cause)
         })?;
         let path = self.place.path.clone();
-        let new = Arc::new(FileWriter::fresh(file, path, self.size, self.before.1));
+        let new = Arc::new(FileWriter::fresh(
+            file,
+            path,
+            (self.size, self.space),
+            self.before.1,
+        ));
         state.new = Some((Arc::clone(&new), successor.clone()));
-        if self.allocates {
+        if self.space == Space::AtOnce {
             new.allocate()?;
         }
         // Descriptors are scarce, and what is kept of it is copied now.

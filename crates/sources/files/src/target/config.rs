@@ -30,6 +30,19 @@ pub enum Ownership {
     None,
 }
 
+/// What becomes of ranges of a file that hold nothing but zeros.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holes {
+    /// They are holes, except in files that are known to have had none ([`crate::ALLOCATED_ATTR`]).
+    #[default]
+    AsSaved,
+    /// They are holes in all files.
+    Everywhere,
+    /// They take their space on the disk in all files.
+    Nowhere,
+}
+
 /// How a [`crate::FilesTarget`] restores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -57,8 +70,8 @@ pub struct FilesTargetConfig {
     /// Whether everything is on the disk before the restore ends, and a file before it takes the place
     /// of another. Without it a power loss can take what was just restored, and what that replaced.
     pub sync: bool,
-    /// Whether ranges without data stay holes; otherwise all space is taken at once.
-    pub sparse: bool,
+    /// What becomes of ranges without data.
+    pub holes: Holes,
 }
 
 impl Default for FilesTargetConfig {
@@ -72,7 +85,7 @@ impl Default for FilesTargetConfig {
             protected: Vec::new(),
             in_place: false,
             sync: true,
-            sparse: true,
+            holes: Holes::default(),
         }
     }
 }

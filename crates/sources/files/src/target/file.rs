@@ -7,16 +7,40 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use backup_core::{EntryPath, ErrorKind, PositionalWriter, TargetError};
+use backup_core::{EntryMeta, EntryPath, ErrorKind, PositionalWriter, TargetError};
 use rustix::fs::{FallocateFlags, Mode, fallocate, fchmod, fchown, fstat};
 use rustix::process::geteuid;
 
 use super::begun::Begun;
+use super::config::Holes;
 use super::covered::Covered;
 use super::meta::{Before, MARK_FILE};
+use crate::{ALLOCATED_ATTR, ALLOCATED_WHOLE};
 
 /// Zeros that are written where no hole can be made.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What space a file takes besides that of what is written into it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Space {
+    /// None: what nobody wrote stays a hole.
+    Written,
+    /// That of its holes, when all else is written.
+    AtLast,
+    /// All that it will need, before anything is written.
+    AtOnce,
+}
+
+impl Space {
+    pub(super) fn of(holes: Holes, meta: &EntryMeta) -> Self {
+        let allocated = meta.attrs.get(ALLOCATED_ATTR).map(String::as_str);
+        match holes {
+            Holes::Nowhere => Self::AtOnce,
+            Holes::AsSaved if allocated == Some(ALLOCATED_WHOLE) => Self::AtLast,
+            Holes::AsSaved | Holes::Everywhere => Self::Written,
+        }
+    }
+}
 
 /// A regular file under its final name, open and unfinished.
 ///
@@ -27,6 +51,8 @@ pub(super) struct FileWriter {
     file: File,
     path: EntryPath,
     size: u64,
+    /// What space it takes besides that of what is written.
+    space: Space,
     /// How far the file reaches now.
     reach: AtomicU64,
     marked: AtomicBool,
@@ -43,11 +69,17 @@ pub(super) struct FileWriter {
 
 impl FileWriter {
     /// A new, empty file that is marked as unfinished.
-    pub(super) fn fresh(file: File, path: EntryPath, size: u64, before: Before) -> Self {
+    pub(super) fn fresh(
+        file: File,
+        path: EntryPath,
+        (size, space): (u64, Space),
+        before: Before,
+    ) -> Self {
         Self {
             file,
             path,
             size,
+            space,
             reach: AtomicU64::new(0),
             marked: AtomicBool::new(true),
             mark: MARK_FILE,
@@ -63,7 +95,7 @@ impl FileWriter {
     pub(super) fn existing(
         file: File,
         path: EntryPath,
-        (size, before): (u64, Before),
+        (size, space, before): (u64, Space, Before),
         (reach, marked, mark): (u64, bool, u32),
         (begun, takes): (Option<Arc<Begun>>, bool),
     ) -> Result<Self, TargetError> {
@@ -71,6 +103,7 @@ impl FileWriter {
             file,
             path,
             size,
+            space,
             reach: AtomicU64::new(reach.min(size)),
             marked: AtomicBool::new(marked),
             mark,
@@ -128,7 +161,21 @@ impl FileWriter {
                 .set_len(self.size)
                 .map_err(|cause| self.error("extend", cause))?;
         }
-        Ok(self.covered.is_none() || self.marked.load(Ordering::Acquire))
+        let is_changed = self.covered.is_none() || self.marked.load(Ordering::Acquire);
+        if is_changed && self.space != Space::Written {
+            self.fill()?;
+        }
+        Ok(is_changed)
+    }
+
+    /// Takes the space of holes, if there are any.
+    fn fill(&self) -> Result<(), TargetError> {
+        let stat = fstat(&self.file).map_err(|cause| self.error("look at", cause.into()))?;
+        let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+        match blocks.saturating_mul(512) < self.size {
+            true => self.allocate(),
+            false => Ok(()),
+        }
     }
 
     /// Makes a range read as zeros, if it does not already.

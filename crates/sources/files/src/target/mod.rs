@@ -59,7 +59,7 @@ use rustix::fs::{Access, Mode, OFlags, Stat, access, open, statvfs};
 use rustix::io::Errno;
 
 pub(crate) use begun::NAME as UNFINISHED;
-pub use config::{FilesTargetConfig, Overwrite, Ownership};
+pub use config::{FilesTargetConfig, Holes, Overwrite, Ownership};
 
 use crate::findings::Findings;
 use crate::handle::{DirHandle, HandleCache};

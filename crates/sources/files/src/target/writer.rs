@@ -22,7 +22,7 @@ use rustix::process::geteuid;
 use super::begun::Begun;
 use super::beside::{Beside, Names, Place, Successor, make_beside};
 use super::fate::Fate;
-use super::file::FileWriter;
+use super::file::{FileWriter, Space};
 use super::header::birth_at;
 use super::journal::{Left, Stage};
 use super::meta::{Before, mark_of};
@@ -168,10 +168,12 @@ pub(super) fn start_file(
     let keeps = shared.begun.systems().of(spot.handle.id().0);
     let name = (&*spot.name, mark_of(&entry.meta));
     let create = || create_marked(&spot.folder, name, spot.hands_on);
+    let space = Space::of(shared.config.holes, &entry.meta);
     let fresh = |fd: OwnedFd| {
         let before = shared.before_new(spot);
-        let writer = FileWriter::fresh(File::from(fd), entry.path.clone(), entry.size, before);
-        if !shared.config.sparse {
+        let path = entry.path.clone();
+        let writer = FileWriter::fresh(File::from(fd), path, (entry.size, space), before);
+        if space == Space::AtOnce {
             writer
                 .allocate()
                 .inspect_err(|_| shared.unfinished.store(true, Ordering::Relaxed))?;
@@ -324,6 +326,7 @@ fn existing(
     let reach = u64::try_from(stat.st_size).unwrap_or(0);
     let state = (reach, unfinished, mark_of(&entry.meta));
     let path = entry.path.clone();
+    let space = Space::of(shared.config.holes, &entry.meta);
     // With the first change it belongs to root where that restores, so that the next restore knows it
     // again.
     let mut before = before_old(stat);
@@ -333,7 +336,7 @@ fn existing(
     FileWriter::existing(
         File::from(fd),
         path,
-        (entry.size, before),
+        (entry.size, space, before),
         state,
         (begun, takes),
     )
@@ -408,7 +411,7 @@ fn start_beside(
             Err(cause) => return Err(error("open", &entry.path, cause.into())),
         },
     };
-    let size = (entry.size, !shared.config.sparse);
+    let size = (entry.size, Space::of(shared.config.holes, &entry.meta));
     let new = shared.before_new(spot);
     let before = (seen.map_or(new, before_old), new);
     Ok(Writer::Beside(Beside::new(place, size, before, old)))

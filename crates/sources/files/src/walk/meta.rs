@@ -12,6 +12,10 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{FileType, Stat, fstat, major, minor, readlinkat};
 
 use super::xattr::{self, Xattrs};
+use crate::{ALLOCATED_ATTR, ALLOCATED_WHOLE};
+
+/// From so many bytes on it is noted that a file has no holes. Smaller ones lie in bundles, zeros and all.
+const NOTED_FROM: u64 = 64 << 10;
 
 /// Which metadata of files is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +99,19 @@ pub(crate) fn fingerprint(stat: &Stat) -> Fingerprint {
     }
 }
 
+/// That all of a regular file lies on the disk. File systems that compress may say less than is so.
+fn attrs(stat: &Stat) -> BTreeMap<String, String> {
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
+    // Blocks are of 512 bytes, whatever those of the file system are (stat(2)).
+    let is_whole = blocks.saturating_mul(512) >= size(stat);
+    let mut attrs = BTreeMap::new();
+    if is_file && size(stat) >= NOTED_FROM && is_whole {
+        attrs.insert(ALLOCATED_ATTR.to_owned(), ALLOCATED_WHOLE.to_owned());
+    }
+    attrs
+}
+
 /// Size in bytes.
 pub(crate) fn size(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
@@ -164,7 +181,7 @@ pub(crate) fn read(
         mtime: times(stat).0,
         xattrs,
         link_group: link_group(stat, first_device),
-        attrs: BTreeMap::new(),
+        attrs: attrs(stat),
     };
     Ok((meta, trouble))
 }
@@ -184,6 +201,6 @@ pub(crate) fn of_file(file: &File, wanted: Wanted) -> io::Result<EntryMeta> {
         mtime: times(&stat).0,
         xattrs,
         link_group: link_group(&stat, wanted.first_device),
-        attrs: BTreeMap::new(),
+        attrs: attrs(&stat),
     })
 }

@@ -9,7 +9,9 @@ use std::path::Path;
 use crate::support::given::*;
 use crate::support::*;
 use backup_core::{EntryKind, ErrorKind, RestoreMode, Target as _};
-use backup_source_files::{FilesConfig, FilesTarget, FilesTargetConfig, Overwrite};
+use backup_source_files::{
+    ALLOCATED_ATTR, ALLOCATED_WHOLE, FilesConfig, FilesTarget, FilesTargetConfig, Holes, Overwrite,
+};
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
 /// What only root may make.
@@ -157,22 +159,82 @@ fn holes_stay_holes_or_are_filled_when_asked() {
     file.write_all_at(b"middle", 5 << 20).unwrap();
     file.set_len(20 << 20).unwrap();
     let stored = captured(&from);
-    for (sparse, name) in [(true, "sparse"), (false, "full")] {
+    for (holes, name) in [
+        (Holes::AsSaved, "saved"),
+        (Holes::Everywhere, "sparse"),
+        (Holes::Nowhere, "full"),
+    ] {
         let to = temp.path().join(name);
         restore(
             FilesTargetConfig {
-                sparse,
+                holes,
                 ..into(&to, Overwrite::Never)
             },
             &stored,
         );
         let meta = fs::metadata(to.join("file")).unwrap();
         assert_eq!(meta.len(), 20 << 20);
-        assert_eq!(meta.blocks() * 512 < 1 << 20, sparse, "{name}");
+        let is_sparse = meta.blocks() * 512 < 1 << 20;
+        assert_eq!(is_sparse, holes != Holes::Nowhere, "{name}");
         assert_eq!(
             fs::read(to.join("file")).unwrap(),
             fs::read(from.join("file")).unwrap()
         );
+    }
+}
+
+/// A swap file is one: the kernel takes none with a hole in it.
+#[test]
+fn a_file_without_holes_comes_back_without_any() {
+    let temp = tempfile::tempdir().unwrap();
+    let from = temp.path().join("from");
+    fs::create_dir(&from).unwrap();
+    let (size, small) = (3 << 20, (64 << 10) - 1);
+    fs::write(from.join("swap"), vec![0; size]).unwrap();
+    fs::write(from.join("small"), vec![0; small]).unwrap();
+    if fs::metadata(from.join("swap")).unwrap().blocks() * 512 < size as u64 {
+        eprintln!("skipped: this file system keeps no zeros");
+        return;
+    }
+    let capture = capture(FilesConfig::of_roots([&from]));
+    let allocated = |path: &str| {
+        let meta = &capture.entry(&from.join(path)).meta;
+        meta.attrs.get(ALLOCATED_ATTR).cloned()
+    };
+    let mut stored = rooted_at(&store(&capture), &from);
+    // As the engine has it: nothing is written where the content is zero.
+    stored.iter_mut().for_each(|stored| stored.data.clear());
+    assert_eq!(allocated("swap").as_deref(), Some(ALLOCATED_WHOLE));
+    assert_eq!(allocated("small"), None);
+    // Over nothing, and over what is there already: other content, and a hole.
+    for before in [None, Some(vec![7; size / 2]), Some(Vec::new())] {
+        for (holes, in_place) in [
+            (Holes::AsSaved, false),
+            (Holes::AsSaved, true),
+            (Holes::Everywhere, false),
+        ] {
+            let to = tempfile::tempdir_in(temp.path()).unwrap();
+            if let Some(before) = &before {
+                let path = to.path().join("swap");
+                fs::write(&path, before).unwrap();
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                file.set_len(size as u64 + u64::from(before.is_empty()))
+                    .unwrap();
+            }
+            restore(
+                FilesTargetConfig {
+                    holes,
+                    in_place,
+                    ..into(to.path(), Overwrite::Always)
+                },
+                &stored,
+            );
+            let back = to.path().join("swap");
+            assert_eq!(fs::read(&back).unwrap(), vec![0; size]);
+            let is_whole = fs::metadata(&back).unwrap().blocks() * 512 >= size as u64;
+            let said = format!("{holes:?}, in place: {in_place}");
+            assert_eq!(is_whole, holes == Holes::AsSaved, "{said}");
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::support::given::*;
 use crate::support::*;
 use backup_core::{EntryKind, EntryPath, ErrorKind, FindingKind, Outcome, Severity};
-use backup_source_files::{FilesConfig, FilesTargetConfig, Overwrite, Ownership};
+use backup_source_files::{FilesConfig, FilesTargetConfig, Holes, Overwrite, Ownership};
 
 /// What stands in the target folder until nothing is left unfinished.
 const MARKER: &str = ".backstay-unfinished";
@@ -431,7 +431,7 @@ fn a_full_disk_is_an_error_of_its_own_kind() {
         0o1600
     );
     let config = FilesTargetConfig {
-        sparse: false,
+        holes: Holes::Nowhere,
         ..into(&temp.path().join("all"), Overwrite::Never)
     };
     assert_eq!(restore(config, &stored).errors[0].kind, ErrorKind::NoSpace);
