@@ -139,7 +139,8 @@ impl Lost {
 /// that are on the tier.
 ///
 /// # Errors
-/// Damage where nothing tells, or a copy names packs that are not here. Errors of the tiers.
+/// Damage where nothing tells, or a copy names packs that are not here and this key reads no manifests. Errors of the
+/// tiers.
 pub(super) async fn way(
     repo: &Repository,
     cx: &OpContext,
@@ -159,13 +160,15 @@ pub(super) async fn way(
             Err(error) => return Err(error),
         };
         let away = sum.0.keys().filter(|id| !here(id)).count();
-        if away > 0 {
+        // A prune there may have written anew what lies here as it was: the manifest tells chunks, and no packs.
+        if away > 0 && repo.keys().identities().is_err() {
             let place = copy.location();
             return Err(damaged(format!(
-                "{place} has it, and of the packs that it uses there {away} are not here; copy it from there as a whole"
+                "{place} has it, and of the packs that it uses there {away} are not here: run `snapshot repair` with a full \
+                 key, or copy it from there as a whole"
             )));
         }
-        if !sum.0.is_empty() {
+        if away == 0 && !sum.0.is_empty() {
             return Ok(Way::Copy(sum));
         }
     }
@@ -257,7 +260,16 @@ async fn uses(
         Way::Copy(sum) => Ok(Some(sum.into_refs(id))),
         Way::Manifest => {
             let head = repo.open_head(id, &object.key, bytes)?;
-            used_by(repo, cx, &head).await.map(Some)
+            match (used_by(repo, cx, &head).await, copy) {
+                (Err(error), Some(copy)) if error.is_damage() => {
+                    let place = copy.location();
+                    Err(EngineError::damaged(
+                        format!("snapshot {id}"),
+                        format!("{error}; copy it from {place} as a whole"),
+                    ))
+                }
+                (uses, _) => uses.map(Some),
+            }
         }
     }
 }

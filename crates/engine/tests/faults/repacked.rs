@@ -67,6 +67,36 @@ async fn ground() -> (World, MemSink, Vec<ObjectKey>) {
     (world, copy, lost)
 }
 
+/// A snapshot is gone, and all that tells which packs it uses: the copy has it, and tells of its own packs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_gone_with_its_refs_comes_from_a_copy_that_was_pruned() {
+    let (world, copy, packs) = ground().await;
+    let repo = open(&world, &world.mem).await;
+    let (heads, _) = repo.heads(&world.cx).await.unwrap();
+    let id = &heads.last().unwrap().meta.id;
+    let lose = |case: &Case| {
+        let key = layout::snapshot(*id).unwrap();
+        let is_of_it = |key: &ObjectKey| layout::refs_id(key).is_some_and(|(of, _)| of == *id);
+        for key in of_kind(case, is_of_it).into_iter().chain([key]) {
+            assert!(case.mem.lose(&key), "{key}");
+        }
+    };
+    let case = world.case(Memory::Lost);
+    lose(&case);
+    let report = mend(&world, &case, &[open(&world, &copy).await]).await;
+    assert_eq!(report.findings, []);
+    world.check(&case, "gone").await;
+    // Of what is not here either nothing can be told, and what helps is.
+    let case = world.case(Memory::Lost);
+    lose(&case);
+    for pack in &packs {
+        assert!(case.mem.lose(pack));
+    }
+    let report = mend(&world, &case, &[open(&world, &copy).await]).await;
+    let told = format!("{:?}", report.findings);
+    assert!(told.contains("as a whole"), "{told}");
+}
+
 type Harm = (&'static str, fn(&Case, &ObjectKey));
 
 const HARMS: [Harm; 3] = [
