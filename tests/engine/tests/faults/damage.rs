@@ -398,7 +398,7 @@ What each operation says when one object of a kind is harmed. Ids, digests and n
 lines that are the same without them stand once. `done`: it did all that it should and found nothing
 wrong. `told`: it did what could be done and said what is wrong. `failed`: it did nothing and said why, behind
 the kind of the error; what the programs say behind it stands behind →. `restore run` says at its end what mends damage.
-Written by crates/engine/tests/faults/damage.rs; BACKSTAY_EXPECT=write writes it anew.
+Written by tests/engine/tests/faults/damage.rs; BACKSTAY_EXPECT=write writes it anew.
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
