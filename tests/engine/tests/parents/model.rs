@@ -58,7 +58,7 @@ struct Model {
     /// What there must be.
     alive: BTreeMap<SnapshotId, Disks>,
     held: BTreeSet<SnapshotId>,
-    /// Snapshots that were forgotten here.
+    /// Snapshots that were forgotten here; those that are there still by a forget that was killed.
     forgotten: BTreeSet<SnapshotId>,
     /// A second tier of the same family, and what there must be and was forgotten.
     other: World,
@@ -320,6 +320,8 @@ impl Model {
         let repo = self.repo().await;
         let done = hold(&repo, &self.world.cx, id, (&host(), ""), "").await;
         assert_eq!(done.unwrap().changed, self.held.insert(id));
+        // What goes is recorded as staying.
+        self.forgotten.remove(&id);
     }
 
     async fn release_one(&mut self) {
@@ -398,7 +400,9 @@ impl Model {
         let sidecar = layout::parity(&key).unwrap();
         let has_sidecar = self.world.mem.objects().contains_key(&sidecar);
         let is_copied = self.there.contains_key(&id);
-        if !has_sidecar && !is_copied {
+        // A forget that was killed has recorded that it goes: its loss ends that.
+        let is_going = self.forgotten.contains(&id);
+        if (!has_sidecar || is_going) && !is_copied {
             return;
         }
         let (without_sidecar, without_refs) = (self.dice.below(2) == 0, self.dice.below(3) == 0);
