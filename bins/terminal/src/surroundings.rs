@@ -28,14 +28,15 @@ fn home() -> Option<PathBuf> {
     })
 }
 
-/// What plug-ins are told of this process: its variables, the home folder, who runs it, and a folder in which it is
-/// remembered what servers can do.
+/// What plug-ins are told of this process: its variables, the home folder, who runs it, the SSH client, and a folder in
+/// which it is remembered what servers can do.
 pub(crate) fn for_plug_ins(cache: Option<PathBuf>) -> backstay::Surroundings {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid());
     backstay::Surroundings {
         variable: std::sync::Arc::new(|name| variable(name)?.into_string().ok()),
         home: home(),
         user: user.ok().flatten().map(|user| user.name),
+        ssh: Some("ssh".into()),
         cache,
     }
 }

@@ -16,6 +16,8 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// The name of who runs the process.
     pub user: Option<String>,
+    /// OpenSSH's client, which says what its configuration has of a host; `None`: nobody asks it.
+    pub ssh: Option<PathBuf>,
     /// A folder in which it is remembered what servers can do.
     pub cache: Option<PathBuf>,
 }
@@ -28,6 +30,7 @@ impl Surroundings {
             variable: Arc::new(|_| None),
             home: None,
             user: None,
+            ssh: None,
             cache: None,
         }
     }
@@ -40,6 +43,7 @@ impl Surroundings {
         backup_sink_sftp::Surroundings::of(move |name| variable(name))
             .at_home(self.home.clone())
             .as_user(self.user.clone())
+            .asking(self.ssh.clone())
     }
 
     /// The same as object stores need it.

@@ -7,11 +7,16 @@ use std::time::Duration;
 use backup_core::{ErrorKind, Location};
 use zeroize::Zeroizing;
 
+use crate::client::ClientFile;
 use crate::fault::{Fault, Outcome, Wrong};
+use crate::jump::Jump;
 use crate::surroundings::Surroundings;
 
 /// The names of key files that are tried where a location names none, in this order.
 const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// The port of SSH.
+const USUAL_PORT: u16 = 22;
 
 /// Nobody has more connections to one server: sshd begins to refuse them at ten.
 const MAX_CONNECTIONS: usize = 8;
@@ -19,6 +24,9 @@ const MAX_CONNECTIONS: usize = 8;
 /// Why a location is not one of an SSH server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FromLocationError {
+    /// Its host begins with a dash: programs would take it for a switch.
+    #[error("`{0}` is no host")]
+    Host(String),
     /// It names no host.
     #[error("it names no host; write sftp://[user@]host[:port]/path")]
     NoHost,
@@ -44,7 +52,7 @@ pub enum FromLocationError {
     /// An option that there is not.
     #[error(
         "there is no option `{0}`; there are `connections`, `create`, `identity`, `known_hosts`, `passphrase_env`, \
-         `passphrase_file`, `password_env`, `password_file` and `timeout`"
+         `passphrase_file`, `password_env`, `password_file`, `ssh_config` and `timeout`"
     )]
     Option(String),
     /// An option has a value that it cannot have.
@@ -87,6 +95,13 @@ impl SecretPlace {
     }
 }
 
+/// What a location says itself, and no configuration changes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named {
+    pub(crate) user: bool,
+    pub(crate) port: bool,
+}
+
 /// Where a server is and how to get in.
 #[derive(Clone)]
 pub(crate) struct Config {
@@ -102,6 +117,18 @@ pub(crate) struct Config {
     pub(crate) password: Option<SecretPlace>,
     /// The file of known hosts that is named.
     pub(crate) known_hosts: Option<PathBuf>,
+    pub(crate) is_named: Named,
+    pub(crate) client_file: ClientFile,
+    /// The key files that the client's configuration names.
+    pub(crate) keys: Vec<PathBuf>,
+    /// Whether no other key of the agent is tried.
+    pub(crate) only_these: bool,
+    /// The files of known hosts that the client's configuration names.
+    pub(crate) more_known_hosts: Vec<PathBuf>,
+    /// The name under which the host is known.
+    pub(crate) alias: Option<String>,
+    /// What makes the connection.
+    pub(crate) jump: Option<Jump>,
     pub(crate) connections: usize,
     pub(crate) timeout: Duration,
     pub(crate) around: Surroundings,
@@ -122,11 +149,15 @@ impl Config {
         around: Surroundings,
     ) -> Result<Self, FromLocationError> {
         let (user, host, port) = authority(location.authority())?;
+        let is_named = Named {
+            user: user.is_some(),
+            port: port.is_some(),
+        };
         let user = user.or_else(|| around.user().map(str::to_owned));
         let root = root(location.path()).ok_or(FromLocationError::NoPath)?;
         let mut config = Self {
             host,
-            port,
+            port: port.unwrap_or(USUAL_PORT),
             user: user.ok_or(FromLocationError::NoUser)?,
             root,
             makes_root: false,
@@ -134,6 +165,13 @@ impl Config {
             passphrase: None,
             password: None,
             known_hosts: None,
+            is_named,
+            client_file: ClientFile::Usual,
+            keys: Vec::new(),
+            only_these: false,
+            more_known_hosts: Vec::new(),
+            alias: None,
+            jump: None,
             connections: 3,
             timeout: Duration::from_secs(60),
             around,
@@ -168,6 +206,13 @@ impl Config {
             },
             "identity" => self.identity = Some(self.file(value)),
             "known_hosts" => self.known_hosts = Some(self.file(value)),
+            "ssh_config" => {
+                self.client_file = match value {
+                    "none" => ClientFile::Nothing,
+                    "" => return Err(wrong("ssh_config", "a file, or `none`")),
+                    file => ClientFile::Named(self.file(file)),
+                }
+            }
             "passphrase_file" => self.passphrase = Some(SecretPlace::File(self.file(value))),
             "passphrase_env" => self.passphrase = Some(SecretPlace::Variable(value.to_owned())),
             "password_file" => self.password = Some(SecretPlace::File(self.file(value))),
@@ -179,7 +224,7 @@ impl Config {
         Ok(())
     }
 
-    fn file(&self, value: &str) -> PathBuf {
+    pub(crate) fn file(&self, value: &str) -> PathBuf {
         match (value.strip_prefix("~/"), self.around.home()) {
             (Some(below), Some(home)) => home.join(below),
             _ => PathBuf::from(value),
@@ -193,7 +238,7 @@ impl Config {
             false => self.host.clone(),
         };
         let port = match self.port {
-            22 => String::new(),
+            USUAL_PORT => String::new(),
             port => format!(":{port}"),
         };
         let root = match self.root.as_str() {
@@ -213,16 +258,28 @@ impl Config {
         if let Some(named) = &self.known_hosts {
             return (vec![named.clone()], true);
         }
-        let mut files = Vec::new();
-        if let Some(folder) = self.ssh_folder() {
+        let mut files = self.more_known_hosts.clone();
+        if let (true, Some(folder)) = (files.is_empty(), self.ssh_folder()) {
             files.extend(["known_hosts", "known_hosts2"].map(|name| folder.join(name)));
         }
         files.push(PathBuf::from("/etc/ssh/ssh_known_hosts"));
         (files, false)
     }
 
-    /// The key files that are tried where none is named, as far as they are there.
+    /// The name and port under which the host is known.
+    pub(crate) fn known_as(&self) -> (&str, u16) {
+        match &self.alias {
+            Some(alias) => (alias, USUAL_PORT),
+            None => (&self.host, self.port),
+        }
+    }
+
+    /// The key files that are tried where the location names none, as far as they are there.
     pub(crate) fn usual_keys(&self) -> Vec<PathBuf> {
+        if !self.keys.is_empty() {
+            let there = self.keys.iter().filter(|path| path.is_file());
+            return there.cloned().collect();
+        }
         let folder = self.ssh_folder();
         let usual = folder
             .iter()
@@ -237,7 +294,7 @@ impl Config {
 }
 
 /// User, host and port.
-type Parts = (Option<String>, String, u16);
+type Parts = (Option<String>, String, Option<u16>);
 
 fn authority(text: &str) -> Result<Parts, FromLocationError> {
     let (user, rest) = match text.rsplit_once('@') {
@@ -256,14 +313,17 @@ fn authority(text: &str) -> Result<Parts, FromLocationError> {
         },
     };
     let port = match port {
-        None => 22,
+        None => None,
         Some(port) => match port.parse() {
-            Ok(port @ 1..) => port,
+            Ok(port @ 1..) => Some(port),
             _ => return Err(FromLocationError::Port(port.to_owned())),
         },
     };
     if host.is_empty() {
         return Err(FromLocationError::NoHost);
+    }
+    if host.starts_with('-') {
+        return Err(FromLocationError::Host(host.to_owned()));
     }
     let user = user.filter(|user| !user.is_empty()).map(str::to_owned);
     Ok((user, host.to_owned(), port))
@@ -345,6 +405,7 @@ mod tests {
     fn mistakes_in_a_location_are_explained() {
         let told = |text: &str| config(text).unwrap_err().to_string();
         assert!(told("sftp:///srv").contains("no host"));
+        assert!(told("sftp://-oProxyCommand=id/srv").contains("no host"));
         assert!(told("sftp://nas").contains("no folder"));
         assert!(told("sftp://nas:ssh/srv").contains("`ssh` is no port"));
         assert!(told("sftp://nas/srv?port=22").contains("no option `port`"));

@@ -56,6 +56,11 @@ pub(crate) enum Wrong {
         fingerprint: String,
         place: String,
     },
+    #[error(
+        "the configuration of the SSH client cannot be used: {0}; mend it, name another (`ssh_config=FILE` behind the \
+         location), or leave it out (`ssh_config=none`)"
+    )]
+    ClientConfig(String),
     #[error("{0:?} cannot be read: {1}")]
     Unreadable(PathBuf, String),
     #[error("{user}@{host} is not let in; {tried}. {remedy}")]

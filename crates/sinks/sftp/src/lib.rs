@@ -36,9 +36,11 @@
 //! It is made again, a few times with pauses that grow, and the call is made again. If the answer to a link or rename
 //! was lost, the object may be there: then it is read and compared before anybody is told of a conflict.
 
+mod client;
 mod config;
 mod fault;
 mod folder;
+mod jump;
 mod known_hosts;
 mod login;
 mod pool;

@@ -39,7 +39,11 @@ pub(crate) async fn log_in(handle: &mut Handle<Doorkeeper>, config: &Config) -> 
     };
     let is_in = match &config.identity {
         Some(path) => attempt.with_named_key(path).await?,
-        None => attempt.with_agent(None).await || attempt.with_usual_keys().await?,
+        None => {
+            // Of a client that is to offer its files alone, the agent has only what these need.
+            let by_agent = !config.only_these && attempt.with_agent(None).await;
+            by_agent || attempt.with_usual_keys().await?
+        }
     };
     if is_in || attempt.with_password().await? {
         return Ok(());
@@ -67,18 +71,13 @@ impl Attempt<'_> {
         let passphrase = self.passphrase().await?;
         match load(path.to_owned(), passphrase).await {
             Ok(key) => Ok(self.with_key(path, key).await),
-            Err(Wrong::Encrypted(_)) => {
-                let public = PathBuf::from(format!("{}.pub", path.display()));
-                let public = std::fs::read_to_string(public).ok();
-                let public = public.and_then(|text| text.parse::<PublicKey>().ok());
-                match public {
-                    Some(public) if self.with_agent(Some(&public)).await => Ok(true),
-                    _ => Err(Fault::Ours(
-                        ErrorKind::Denied,
-                        Wrong::Encrypted(path.to_owned()),
-                    )),
-                }
-            }
+            Err(Wrong::Encrypted(_)) => match public_of(path) {
+                Some(public) if self.with_agent(Some(&public)).await => Ok(true),
+                _ => Err(Fault::Ours(
+                    ErrorKind::Denied,
+                    Wrong::Encrypted(path.to_owned()),
+                )),
+            },
             Err(wrong) => Err(Fault::Ours(ErrorKind::Denied, wrong)),
         }
     }
@@ -96,6 +95,12 @@ impl Attempt<'_> {
                     }
                 }
                 Err(Wrong::Encrypted(path)) => {
+                    let public = public_of(&path).filter(|_| self.config.only_these);
+                    if let Some(public) = public
+                        && self.with_agent(Some(&public)).await
+                    {
+                        return Ok(true);
+                    }
                     let note = format!(
                         "key {}: encrypted, and no passphrase is named",
                         path.display()
@@ -275,6 +280,12 @@ impl Attempt<'_> {
         };
         Fault::Ours(ErrorKind::Denied, wrong)
     }
+}
+
+/// The public half of a key, which lies beside it.
+fn public_of(path: &Path) -> Option<PublicKey> {
+    let public = PathBuf::from(format!("{}.pub", path.display()));
+    std::fs::read_to_string(public).ok()?.parse().ok()
 }
 
 /// Reads a key file; a passphrase takes a while, on purpose.

@@ -10,6 +10,7 @@ use russh::keys::HashAlg;
 use russh::keys::PublicKeyOrCertificate;
 use russh::keys::ssh_key::{Algorithm, EcdsaCurve};
 use russh::{Preferred, SshId, cipher, compression};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::config::Config;
@@ -58,6 +59,7 @@ impl client::Handler for Doorkeeper {
 
 /// Makes a connection and begins a session.
 pub(crate) async fn connect(config: &Config) -> Outcome<Session> {
+    let config = &config.completed().await?;
     match tokio::time::timeout(CONNECT_WITHIN, open(config)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(unreachable(
@@ -80,18 +82,45 @@ async fn open(config: &Config) -> Outcome<Session> {
         let own = config.clone();
         let read = tokio::task::spawn_blocking(move || {
             let (files, must) = own.known_host_files();
-            KnownHost::read(&own.host, own.port, &files, must)
+            let (host, port) = own.known_as();
+            KnownHost::read(host, port, &files, must)
         });
         Arc::new(
             read.await
                 .map_err(|error| unreachable(config, error.to_string()))??,
         )
     };
-    let address = (config.host.as_str(), config.port);
-    let stream = TcpStream::connect(address).await;
-    let stream = stream.map_err(|error| unreachable(config, error.to_string()))?;
-    // Small requests must not wait for one another.
-    let _ = stream.set_nodelay(true);
+    let mut handle = match &config.jump {
+        None => {
+            let address = (config.host.as_str(), config.port);
+            let stream = TcpStream::connect(address).await;
+            let stream = stream.map_err(|error| unreachable(config, error.to_string()))?;
+            // Small requests must not wait for one another.
+            let _ = stream.set_nodelay(true);
+            greet(config, known, stream).await?
+        }
+        Some(jump) => {
+            let line = jump.start();
+            let line = line.map_err(|error| unreachable(config, format!("{jump}: {error}")))?;
+            let words = line.words.clone();
+            match greet(config, known, line).await {
+                Err(Fault::Lost(Wrong::Unreachable { why, .. })) => {
+                    return Err(unreachable(config, words.why(&why).await));
+                }
+                greeted => greeted?,
+            }
+        }
+    };
+    login::log_in(&mut handle, config).await?;
+    begin(handle, config).await
+}
+
+/// Begins to speak SSH, and looks at the host's key.
+async fn greet(
+    config: &Config,
+    known: Arc<KnownHost>,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Outcome<Handle<Doorkeeper>> {
     let refusal = Arc::new(Mutex::new(None));
     let doorkeeper = Doorkeeper {
         known: known.clone(),
@@ -99,21 +128,19 @@ async fn open(config: &Config) -> Outcome<Session> {
     };
     let settings = Arc::new(settings(&known));
     let connected = client::connect_stream(settings, stream, doorkeeper).await;
-    let mut handle = match connected {
-        Ok(handle) => handle,
+    match connected {
+        Ok(handle) => Ok(handle),
         Err(error) => {
             let refused = refusal
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
-            return Err(match refused {
+            Err(match refused {
                 Some(wrong) => Fault::Ours(ErrorKind::Denied, wrong),
                 None => refused_by_ssh(config, &error),
-            });
+            })
         }
-    };
-    login::log_in(&mut handle, config).await?;
-    begin(handle, config).await
+    }
 }
 
 async fn begin(handle: Handle<Doorkeeper>, config: &Config) -> Outcome<Session> {

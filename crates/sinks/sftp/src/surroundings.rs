@@ -12,6 +12,7 @@ pub struct Surroundings {
     variable: Arc<Lookup>,
     home: Option<PathBuf>,
     user: Option<String>,
+    ssh: Option<PathBuf>,
 }
 
 impl Surroundings {
@@ -28,6 +29,7 @@ impl Surroundings {
             variable: Arc::new(variable),
             home: None,
             user: None,
+            ssh: None,
         }
     }
 
@@ -43,6 +45,17 @@ impl Surroundings {
     pub fn as_user(mut self, user: Option<String>) -> Self {
         self.user = user;
         self
+    }
+
+    /// The same, with OpenSSH's client, which is asked what its configuration has of a host.
+    #[must_use]
+    pub fn asking(mut self, ssh: Option<PathBuf>) -> Self {
+        self.ssh = ssh;
+        self
+    }
+
+    pub(crate) fn ssh(&self) -> Option<&Path> {
+        self.ssh.as_deref()
     }
 
     /// A variable; empty is as if it were not set.
