@@ -6,8 +6,9 @@ use backup_core::ChunkId;
 use backup_format::chunk::{ChunkSizes, Gatherer, PieceDigest};
 use backup_format::extent::{Content, Extent, Extents};
 
-/// Small files of this run that are remembered by their content.
-const MOST_REMEMBERED: usize = 1 << 19;
+/// Small files of this run that are remembered by their content: as many as a table of 2^19 places of 25 bytes takes
+/// before it is made twice as large.
+const MOST_REMEMBERED: usize = (1 << 19) / 8 * 7;
 
 /// Where the content of an entry lies, as far as it is known.
 #[derive(Debug, Clone)]
