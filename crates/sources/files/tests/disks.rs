@@ -133,7 +133,7 @@ const CALLS: [&str; 9] = [
 ];
 
 /// So many calls of a kind are tried, unless `BACKSTAY_POINTS=all`.
-const MOST: usize = 12;
+const MOST: usize = 6;
 
 #[test]
 fn killed_at_any_change_on_any_disk_the_next_run_restores_all_of_it() {
