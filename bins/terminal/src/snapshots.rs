@@ -204,6 +204,33 @@ impl Console {
         }
     }
 
+    /// What a list has to say beside the snapshots that it shows: which cannot be read, and which the ledger
+    /// knows, nobody forgot, and are gone. [`Console::all_and_holds`] has read the ledger for the holds
+    /// already, so this asks the tier for those alone that it did not list.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn not_shown(
+        &self,
+        repo: &Repository,
+        all: &Snapshots,
+        holds: &Holds,
+    ) -> Outcome<Vec<Finding>> {
+        let mut out = all.damage();
+        let gone = holds.gone(repo, &self.cx, &all.ids()).await?;
+        out.extend(gone.iter().map(|gone| {
+            let detail = format!(
+                "the ledger knows it, recorded {} by {}, nobody forgot it, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from); `snapshot forget {} --force` gives it up",
+                text::time(gone.recorded),
+                text::escape(gone.host.0.as_bytes()),
+                gone.id,
+            );
+            let subject = format!("snapshot {}", gone.id);
+            Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
+        }));
+        Ok(out)
+    }
+
     /// What there is to say of snapshots that cannot be read, and of a repository that has none though its
     /// ledger knows some.
     ///
@@ -230,8 +257,7 @@ impl Console {
     ) -> Outcome<Option<Finding>> {
         let rivals = Rivals {
             host,
-            since: jiff::Timestamp::MIN,
-            until: None,
+            ..Rivals::ALL
         };
         match gone(repo, &self.cx, &rivals, &all.ids()).await {
             Ok(gone) => Ok(gone.map(|gone| {
