@@ -1,6 +1,6 @@
 //! Naming snapshots and listing them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use backstay::core::{EntryPath, Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
@@ -17,6 +17,9 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::table::{Align, Table};
 use crate::text;
+
+/// So many of the names that there are stand beside one that no snapshot has.
+const MOST_NAMED: usize = 10;
 
 /// Which snapshots are meant.
 #[derive(Debug, Clone, Default, Args)]
@@ -40,6 +43,68 @@ impl Filter {
             && self.host.as_ref().is_none_or(|host| *host == meta.host.0)
             && self.tags.iter().all(|tag| meta.tags.contains(tag))
     }
+
+    /// What there is to say where this, and a label, let none of the snapshots pass: a job whose name has a typo
+    /// would do nothing for ever. Nothing where there are no snapshots: it may run before the first save.
+    #[must_use]
+    pub fn unmatched(&self, label: Option<&str>, metas: &[&SnapshotMeta]) -> Vec<Finding> {
+        let has_label = |meta: &SnapshotMeta| label.is_none() || meta.label.as_deref() == label;
+        let passes = |meta: &&SnapshotMeta| self.takes(meta) && has_label(meta);
+        if metas.is_empty() || metas.iter().any(passes) {
+            return Vec::new();
+        }
+        let of = |option, wanted: Option<&str>, of_one: fn(&SnapshotMeta) -> Vec<&str>| {
+            let there = metas.iter().flat_map(|meta| of_one(meta)).collect();
+            wanted.and_then(|wanted| none_has(option, wanted, &there))
+        };
+        let mut out: Vec<Finding> = [
+            of("--name", self.name.as_deref(), |meta| vec![&meta.name]),
+            of("--host", self.host.as_deref(), |meta| vec![&meta.host.0]),
+            of("--label", label, |meta| {
+                meta.label.iter().map(String::as_str).collect()
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        out.extend(self.tags.iter().filter_map(|tag| {
+            of("--tag", Some(tag), |meta| {
+                meta.tags.iter().map(String::as_str).collect()
+            })
+        }));
+        if out.is_empty() {
+            let detail = "each matches some snapshots, and none has all of them; `snapshot list` shows what there is";
+            out.push(unmatched("the filters", detail));
+        }
+        out
+    }
+}
+
+/// That no snapshot has what an option asks for, if so, and what they have instead.
+fn none_has(option: &str, wanted: &str, there: &BTreeSet<&str>) -> Option<Finding> {
+    if there.contains(wanted) {
+        return None;
+    }
+    let mut shown: Vec<String> = there
+        .iter()
+        .take(MOST_NAMED)
+        .map(|one| text::name(one))
+        .collect();
+    if there.len() > shown.len() {
+        shown.push(format!("{} more", there.len() - shown.len()));
+    }
+    let detail = match &shown[..] {
+        [] => "no snapshot has it, nor any other".to_owned(),
+        _ => format!("no snapshot has it; there are {}", shown.join(", ")),
+    };
+    Some(unmatched(
+        &format!("{option} {}", text::name(wanted)),
+        &detail,
+    ))
+}
+
+fn unmatched(subject: &str, detail: &str) -> Finding {
+    Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
 }
 
 /// A snapshot and a path in it, as written on the command line.
