@@ -87,7 +87,7 @@ pub(crate) async fn run(console: &mut Console, args: &RunArgs) -> Outcome {
             ending = ending.max(report_on(console, &view, &outcome, seconds)?);
         }
         if args.verify {
-            ending = ending.max(compare(console, &view, &job).await?);
+            ending = ending.max(compare(console, &view, &job, &outcome.report.findings).await?);
         }
     }
     if let Some(report) = report {

@@ -1,5 +1,6 @@
 //! Comparing what was restored with what the snapshot says of it.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -69,15 +70,22 @@ impl Why {
     }
 }
 
-/// Reads everything that a restore was to write, and compares kinds, links and SHA-256.
+/// Reads everything that a restore was to write, and compares kinds, links and SHA-256. What the target
+/// could not take is among what the restore `told`, which is no word on the repository: it is not told as
+/// damage for being missing.
 pub(crate) async fn compare(
     console: &mut Console,
     view: &SnapshotView<'_>,
     job: &RestoreJob,
+    told: &[Finding],
 ) -> Outcome {
     let Some(folder) = &job.folder else {
         return Ok(Exit::Ok);
     };
+    let not_made = told
+        .iter()
+        .filter(|one| one.kind == FindingKind::Unreadable);
+    let not_made: HashSet<&str> = not_made.map(|one| one.subject.as_str()).collect();
     let mut findings = Differences::default();
     let (mut entries, mut bytes) = (0u64, 0u64);
     let mut descent = Descent::new(folder);
@@ -104,7 +112,12 @@ pub(crate) async fn compare(
         };
         entries += 1;
         bytes += entry.record.size;
-        let wrong = tokio::task::block_in_place(|| differs(&mut descent, &below, &entry));
+        let is_not_made = || {
+            let path = EntryPath::from_slashed(&below);
+            path.is_ok_and(|path| not_made.contains(format!("/{path}").as_str()))
+        };
+        let wrong =
+            tokio::task::block_in_place(|| differs(&mut descent, &below, &entry, is_not_made));
         if let Some(Why(kind, why)) = wrong {
             let subject = text::path(&folder.join(OsStr::from_bytes(&below)));
             let severity = match kind {
@@ -131,7 +144,7 @@ pub(crate) async fn compare(
         );
         let word = match ending {
             Exit::Damage => "and found differences",
-            Exit::Findings => "as saved, but for what could not be read",
+            Exit::Findings => "as saved, but for what could not be made or read",
             _ => "kinds, links and content as saved",
         };
         console.line(format!("  compared {entries}, {bytes}: {word}"))?;
@@ -150,7 +163,12 @@ fn below(path: &EntryPath, strip: &EntryPath) -> Option<Vec<u8>> {
 }
 
 /// In what way the file system differs from the snapshot, if it does.
-fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<Why> {
+fn differs(
+    descent: &mut Descent,
+    below: &[u8],
+    entry: &ViewEntry,
+    is_not_made: impl FnOnce() -> bool,
+) -> Option<Why> {
     let (folder, name) = match below.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => below.split_at(slash),
         None => (&[][..], below),
@@ -162,6 +180,10 @@ fn differs(descent: &mut Descent, below: &[u8], entry: &ViewEntry) -> Option<Why
     });
     let (folder, stat) = match looked {
         Ok(looked) => looked,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && is_not_made() => {
+            let detail = "it could not be made, as the restore said, so it was not compared; that is no damage";
+            return Some(Why(FindingKind::Unreadable, detail.to_owned()));
+        }
         Err(error) => return Some(Why::unread("it cannot be looked at", &error)),
     };
     let kind = FileType::from_raw_mode(stat.st_mode);

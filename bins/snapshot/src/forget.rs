@@ -100,7 +100,7 @@ pub(crate) async fn forget(console: &mut Console, args: &ForgetArgs) -> Outcome 
     let others: Vec<_> = others.collect();
     let options = (
         args.dry_run,
-        damage.iter().any(|one| one.subject == "the ledger"),
+        damage.iter().any(|one| one.kind == FindingKind::Skipped),
     );
     show(console, &plan, &unsigned, &others, options)?;
     let has_damage = console.findings(&damage, 0)?;
@@ -188,6 +188,8 @@ async fn by_rules(
         host: args.host.clone(),
         tags: args.tags.clone(),
     };
+    let all: Vec<&SnapshotMeta> = heads.iter().map(|head| &head.meta).collect();
+    let unmatched = filter.unmatched(args.label.as_deref(), &all);
     let heads = heads.iter().filter(|head| filter.takes(&head.meta));
     let (others, heads): (Vec<&SnapshotHead>, Vec<&SnapshotHead>) =
         heads.partition(|head| unsigned.contains_key(&head.meta.id));
@@ -207,11 +209,12 @@ async fn by_rules(
     let now = console.cx.clock.now();
     let mut plan = ForgetPlan::by_policy(metas, &rules, now, &TimeZone::system(), damaged);
     plan.leave_unsigned(others.into_iter().map(|head| head.meta.clone()));
-    let unplaced = match plan.decisions.is_empty() && !unplaced.is_empty() {
+    let mut told: Vec<Finding> = match plan.decisions.is_empty() && !unplaced.is_empty() {
         true => vec![all_unrecorded(unplaced.len())],
         false => unplaced.into_iter().map(unrecorded).collect(),
     };
-    Ok((plan, unplaced))
+    told.extend(unmatched);
+    Ok((plan, told))
 }
 
 /// Takes the snapshots that cannot be read out of what is named. They must be named by their whole

@@ -17,8 +17,8 @@ use crate::cli::{ListArgs, ShowArgs};
 /// Lists snapshots.
 pub(crate) async fn list(console: &mut Console, args: &ListArgs) -> Outcome {
     let repo = console.open(Operation::Read).await?;
-    let (all, _) = console.all_and_holds(&repo).await?;
-    let damage = console.damage(&repo, &all).await?;
+    let (all, holds) = console.all_and_holds(&repo).await?;
+    let damage = console.not_shown(&repo, &all, &holds).await?;
     let metas = all.heads.iter().map(|head| &head.meta);
     console.snapshots(metas.filter(|meta| args.filter.takes(meta)))?;
     console.findings(&damage, 0)?;

@@ -430,6 +430,7 @@ impl Console {
     /// # Errors
     /// [`Exit::Conflict`] when there is one; errors of the tier.
     pub async fn create(&self, keys: NewKeys) -> Outcome<Repository> {
+        let others = self.others(&keys);
         let made = match self.sink(true) {
             Ok(sink) => {
                 let cache = self.cache_folder();
@@ -443,6 +444,7 @@ impl Console {
                 for path in keys.recovery_sheet.iter().chain(&keys.key_file) {
                     unfinished::finish(path)?;
                 }
+                others.iter().for_each(|told| self.warn(told));
                 self.listen(&repo);
                 self.remember(&Known::of(&repo)?)?;
                 Ok(self.settle(repo, self.cache_folder().as_deref()))

@@ -359,7 +359,10 @@ fn of_gone(spec: &str, gone: &GoneSnapshot) -> Failure {
         crate::text::escape(gone.host.0.as_bytes()),
         crate::text::time(gone.recorded),
     );
-    let hint = "let `snapshot repair` put its object back from its sidecar, or fetch it from another copy (--from), or name an older one by its id or by a time before that (`snapshot list` shows them); `snapshot verify` and `snapshot ledger verify` tell what else is missing";
+    let hint = format!(
+        "let `snapshot repair` put its object back from its sidecar, or fetch it from another copy (--from), or name an older one by its id or by a time before that (`snapshot list` shows them); if it is lost for good, `snapshot forget {} --force` gives it up; `snapshot verify` and `snapshot ledger verify` tell what else is missing",
+        gone.id
+    );
     Failure::new(Exit::Damage, what, hint)
 }
 

@@ -15,6 +15,7 @@ pub mod memory;
 mod nearest;
 pub mod options;
 mod other_place;
+mod others;
 mod plain;
 pub mod progress;
 pub mod secrets;

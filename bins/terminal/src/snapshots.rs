@@ -1,6 +1,6 @@
 //! Naming snapshots and listing them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use backstay::core::{EntryPath, Finding, FindingKind, HostId, Severity, SnapshotId, SnapshotMeta};
 use backstay::engine::EngineError;
@@ -17,6 +17,9 @@ use crate::exit::Exit;
 use crate::failure::{Failure, Outcome};
 use crate::table::{Align, Table};
 use crate::text;
+
+/// So many of the names that there are stand beside one that no snapshot has.
+const MOST_NAMED: usize = 10;
 
 /// Which snapshots are meant.
 #[derive(Debug, Clone, Default, Args)]
@@ -40,6 +43,68 @@ impl Filter {
             && self.host.as_ref().is_none_or(|host| *host == meta.host.0)
             && self.tags.iter().all(|tag| meta.tags.contains(tag))
     }
+
+    /// What there is to say where this, and a label, let none of the snapshots pass: a job whose name has a typo
+    /// would do nothing for ever. Nothing where there are no snapshots: it may run before the first save.
+    #[must_use]
+    pub fn unmatched(&self, label: Option<&str>, metas: &[&SnapshotMeta]) -> Vec<Finding> {
+        let has_label = |meta: &SnapshotMeta| label.is_none() || meta.label.as_deref() == label;
+        let passes = |meta: &&SnapshotMeta| self.takes(meta) && has_label(meta);
+        if metas.is_empty() || metas.iter().any(passes) {
+            return Vec::new();
+        }
+        let of = |option, wanted: Option<&str>, of_one: fn(&SnapshotMeta) -> Vec<&str>| {
+            let there = metas.iter().flat_map(|meta| of_one(meta)).collect();
+            wanted.and_then(|wanted| none_has(option, wanted, &there))
+        };
+        let mut out: Vec<Finding> = [
+            of("--name", self.name.as_deref(), |meta| vec![&meta.name]),
+            of("--host", self.host.as_deref(), |meta| vec![&meta.host.0]),
+            of("--label", label, |meta| {
+                meta.label.iter().map(String::as_str).collect()
+            }),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
+        out.extend(self.tags.iter().filter_map(|tag| {
+            of("--tag", Some(tag), |meta| {
+                meta.tags.iter().map(String::as_str).collect()
+            })
+        }));
+        if out.is_empty() {
+            let detail = "each matches some snapshots, and none has all of them; `snapshot list` shows what there is";
+            out.push(unmatched("the filters", detail));
+        }
+        out
+    }
+}
+
+/// That no snapshot has what an option asks for, if so, and what they have instead.
+fn none_has(option: &str, wanted: &str, there: &BTreeSet<&str>) -> Option<Finding> {
+    if there.contains(wanted) {
+        return None;
+    }
+    let mut shown: Vec<String> = there
+        .iter()
+        .take(MOST_NAMED)
+        .map(|one| text::name(one))
+        .collect();
+    if there.len() > shown.len() {
+        shown.push(format!("{} more", there.len() - shown.len()));
+    }
+    let detail = match &shown[..] {
+        [] => "no snapshot has it, nor any other".to_owned(),
+        _ => format!("no snapshot has it; there are {}", shown.join(", ")),
+    };
+    Some(unmatched(
+        &format!("{option} {}", text::name(wanted)),
+        &detail,
+    ))
+}
+
+fn unmatched(subject: &str, detail: &str) -> Finding {
+    Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
 }
 
 /// A snapshot and a path in it, as written on the command line.
@@ -204,6 +269,33 @@ impl Console {
         }
     }
 
+    /// What a list has to say beside the snapshots that it shows: which cannot be read, and which the ledger
+    /// knows, nobody forgot, and are gone. [`Console::all_and_holds`] has read the ledger for the holds
+    /// already, so this asks the tier for those alone that it did not list.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    pub async fn not_shown(
+        &self,
+        repo: &Repository,
+        all: &Snapshots,
+        holds: &Holds,
+    ) -> Outcome<Vec<Finding>> {
+        let mut out = all.damage();
+        let gone = holds.gone(repo, &self.cx, &all.ids()).await?;
+        out.extend(gone.iter().map(|gone| {
+            let detail = format!(
+                "the ledger knows it, recorded {} by {}, nobody forgot it, and it is gone from the tier; `snapshot repair` puts its object back from its sidecar, or fetches it from another copy of the repository (--from); `snapshot forget {} --force` gives it up",
+                text::time(gone.recorded),
+                text::escape(gone.host.0.as_bytes()),
+                gone.id,
+            );
+            let subject = format!("snapshot {}", gone.id);
+            Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
+        }));
+        Ok(out)
+    }
+
     /// What there is to say of snapshots that cannot be read, and of a repository that has none though its
     /// ledger knows some.
     ///
@@ -230,8 +322,7 @@ impl Console {
     ) -> Outcome<Option<Finding>> {
         let rivals = Rivals {
             host,
-            since: jiff::Timestamp::MIN,
-            until: None,
+            ..Rivals::ALL
         };
         match gone(repo, &self.cx, &rivals, &all.ids()).await {
             Ok(gone) => Ok(gone.map(|gone| {

@@ -19,7 +19,8 @@ pub struct SnapshotStats {
     pub bytes: u64,
     /// Entries that the parent snapshot had already and that were not read.
     pub unchanged: u64,
-    /// Bytes that were read from the source.
+    /// Content of the entries that were read from the source: what was read twice, since it changed
+    /// meanwhile, counts once.
     pub bytes_read: u64,
     /// Bytes of new chunks before compression.
     pub bytes_new: u64,

@@ -5,7 +5,7 @@
 //! and the record keeps the snapshot all the same ([`Holds`]). It keeps a mistaken or too eager
 //! retention away, not somebody who deletes the snapshot itself on the tier.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use async_recursion::async_recursion as boxed;
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::error::{EngineError, Result};
-use crate::ledger::{self, HoldRecord, LedgerDraft, record_operation};
+use crate::ledger::{self, GoneSnapshot, HoldRecord, LedgerDraft, record_operation};
 use crate::repository::{Repository, get_within, name};
 
 /// What every hold says: its name tells of which snapshot it is.
@@ -51,6 +51,8 @@ pub struct Holds {
     on_tier: BTreeSet<SnapshotId>,
     recorded: BTreeMap<SnapshotId, HoldRecord>,
     lost_records: Vec<u64>,
+    /// The snapshots that there should be, by the ledger.
+    stay: BTreeMap<SnapshotId, GoneSnapshot>,
 }
 
 impl Holds {
@@ -76,7 +78,37 @@ impl Holds {
             on_tier,
             recorded: recorded.held,
             lost_records: recorded.lost,
+            stay: recorded.stay,
         })
+    }
+
+    /// The snapshots that the ledger knows, that nobody forgot, and that are gone from the tier, the oldest
+    /// first; `there` are those that were found on it before this was read.
+    ///
+    /// # Errors
+    /// Those of the tier.
+    #[boxed]
+    pub async fn gone(
+        &self,
+        repo: &Repository,
+        cx: &OpContext,
+        there: &HashSet<SnapshotId>,
+    ) -> Result<Vec<GoneSnapshot>> {
+        let missed = self.stay.keys().filter(|id| !there.contains(id));
+        let missed: Vec<SnapshotId> = missed.copied().collect();
+        // It may have been made since the others were listed.
+        let look = |id| async move { Ok::<_, EngineError>((id, repo.has_snapshot(cx, id).await?)) };
+        let looks = futures::stream::iter(missed).map(look);
+        let looks = looks.buffered(repo.connections(cx));
+        let gone =
+            looks.try_filter_map(|(id, is_there)| async move { Ok((!is_there).then_some(id)) });
+        let gone: Vec<SnapshotId> = gone.try_collect().await?;
+        if gone.is_empty() {
+            return Ok(Vec::new());
+        }
+        // And forgotten since the ledger was read; that was recorded before it went.
+        let mut stay = ledger::held(repo, cx).await?.stay;
+        Ok(gone.iter().filter_map(|id| stay.remove(id)).collect())
     }
 
     /// Whether a snapshot is held.

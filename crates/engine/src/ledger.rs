@@ -44,6 +44,7 @@ pub(crate) use begin::begin_if_new;
 pub(crate) use chain::Chain;
 pub use check::{LedgerCheck, verify_ledger};
 pub(crate) use end::{LedgerEnd, LedgerSeen};
+pub(crate) use gone::is_named;
 pub use gone::{GoneSnapshot, Rivals, gone};
 pub(crate) use held::forgotten_before_hold;
 pub use held::{HoldRecord, Recorded, held};

@@ -7,7 +7,7 @@
 use backup_core::SnapshotId;
 
 use crate::error::{EngineError, Result};
-use crate::ledger::Rivals;
+use crate::ledger::{Rivals, is_named};
 use crate::repository::{SnapshotHead, UnreadSnapshot};
 
 /// Characters of an id that are enough to be one: fewer would be met by chance.
@@ -33,10 +33,7 @@ pub fn select<'a>(
         return newest(in_line(complete, line, spec)?, unread, spec);
     }
     let wanted = spec.to_ascii_uppercase();
-    let is_meant = |id: SnapshotId| {
-        let id = id.to_string();
-        wanted.len() >= LEAST_OF_ID && (id.starts_with(&wanted) || id.ends_with(&wanted))
-    };
+    let is_meant = |id| wanted.len() >= LEAST_OF_ID && is_named(id, &wanted);
     let matching: Vec<_> = heads.iter().filter(|head| is_meant(head.meta.id)).collect();
     let lost: Vec<_> = unread.iter().filter(|one| is_meant(one.id)).collect();
     match (&matching[..], &lost[..]) {
@@ -63,41 +60,53 @@ pub fn rivals(spec: &str, chosen: &SnapshotHead) -> Option<Rivals> {
     let since = chosen.meta.time;
     if spec == "latest" {
         return Some(Rivals {
-            host: None,
             since,
-            until: None,
+            ..Rivals::ALL
         });
     }
     if spec.starts_with("latest:") {
         return Some(Rivals {
             host: Some(chosen.meta.host.clone()),
             since,
-            until: None,
+            ..Rivals::ALL
         });
     }
     // The beginning or the end of an id is no time.
     let until = spec.parse().ok()?;
     Some(Rivals {
-        host: None,
         since,
         until: Some(until),
+        ..Rivals::ALL
     })
 }
 
 /// Which snapshots that are not there could have been meant by a text that means none of those that are;
-/// none by one that may be an id.
+/// none by one that can be no id either.
 #[must_use]
 pub fn rivals_of_none(spec: &str) -> Option<Rivals> {
-    let until = match spec.parse::<jiff::Timestamp>() {
-        Ok(time) => Some(time),
-        Err(_) if spec == "latest" || spec.starts_with("latest:") => None,
-        Err(_) => return None,
-    };
-    Some(Rivals {
-        host: None,
-        since: jiff::Timestamp::MIN,
-        until,
+    if spec == "latest" || spec.starts_with("latest:") {
+        return Some(Rivals::ALL);
+    }
+    if let Ok(until) = spec.parse() {
+        return Some(Rivals {
+            until: Some(until),
+            ..Rivals::ALL
+        });
+    }
+    let may_be_id =
+        spec.len() >= LEAST_OF_ID && spec.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    may_be_id.then(|| Rivals {
+        id: Some(spec.to_ascii_uppercase()),
+        // A whole id tells when its snapshot was begun: older records need not be read.
+        since: spec.parse().map_or(jiff::Timestamp::MIN, begun),
+        ..Rivals::ALL
     })
+}
+
+fn begun(id: SnapshotId) -> jiff::Timestamp {
+    let millis = i64::try_from(id.millis()).ok();
+    let begun = millis.and_then(|millis| jiff::Timestamp::from_millisecond(millis).ok());
+    begun.unwrap_or(jiff::Timestamp::MIN)
 }
 
 /// The newest of a name, or of a host and a name. Two hosts may well give one name to different

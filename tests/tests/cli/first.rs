@@ -54,6 +54,54 @@ fn a_first_save_leaves_a_key_file_of_its_owner_and_nothing_half_written_beside_i
     }
 }
 
+/// It may be the wrong folder; what is there is left alone.
+#[test]
+fn a_folder_of_other_files_becomes_a_repository_with_a_warning() {
+    let make = |place: &Place| {
+        Run::of(&mut place.snapshot(["init", "--recovery-sheet", "sheet", "--quiet"]))
+    };
+    let told = "holds other files (a, b, c and others)";
+    for saves in [false, true] {
+        let place = Place::empty();
+        place.write("file", "content");
+        for name in [
+            ".snapshot",
+            "lost+found",
+            "@eaDir",
+            "System Volume Information",
+        ] {
+            fs::create_dir_all(place.repo().join(name)).unwrap();
+        }
+        for name in ["a", "b", "c", "d"] {
+            fs::write(place.repo().join(name), name).unwrap();
+        }
+        let run = if saves { place.save() } else { make(&place) };
+        let run = run.ok().says(told);
+        assert!(
+            run.err.contains(place.repo().to_str().unwrap()),
+            "{}",
+            run.err
+        );
+        assert_eq!(fs::read(place.repo().join("a")).unwrap(), b"a");
+        // Once it is there it is one's own.
+        let again = place.save().ok();
+        assert!(!again.err.contains("other files"), "{}", again.err);
+    }
+    // What a NAS puts into a share is nobody's, and so are the keys of this very repository.
+    let place = Place::empty();
+    for name in [
+        ".hidden",
+        "lost+found",
+        "@eaDir",
+        "System Volume Information",
+    ] {
+        fs::create_dir_all(place.repo().join(name)).unwrap();
+    }
+    let mut init = place.snapshot(["init", "--recovery-sheet", "repo/sheet", "--quiet"]);
+    let run = Run::of(init.args(["--key-file", "repo/key"])).ok();
+    assert_eq!(run.err, "");
+}
+
 fn rename(place: &Place, from: &str, to: &str) {
     fs::rename(place.path(from), place.path(to)).unwrap();
 }

@@ -137,6 +137,56 @@ fn only_the_lines_that_are_named_are_decided_on() {
     assert_eq!(names.iter().filter(|name| **name == "b").count(), 2);
 }
 
+/// A job whose name has a typo must not seem to do its work for ever.
+#[test]
+fn filters_that_let_no_snapshot_pass_are_told() {
+    let place = Place::new();
+    let forget = |more: &[&str]| {
+        let mut forget = place.snapshot(["forget", "--keep-last", "1"]);
+        Run::of(forget.args(more))
+    };
+    // The first forget may come before the first save.
+    let _ = forget(&["--name", "a", "--tag", "t"]).ok();
+    for (name, tag) in [("a", "t"), ("b", "u"), ("b", "u")] {
+        place.write("file", name);
+        let save = [
+            "save", "data", "--name", name, "--tag", tag, "--label", "daily",
+        ];
+        let _ = Run::of(&mut place.snapshot(save)).ok();
+    }
+    for (filter, told) in [
+        (
+            &["--name", "aa"][..],
+            "--name aa: skipped: no snapshot has it; there are a, b",
+        ),
+        (
+            &["--host", "other"],
+            "--host other: skipped: no snapshot has it; there are ",
+        ),
+        (
+            &["--tag", "t", "--tag", "x"],
+            "--tag x: skipped: no snapshot has it; there are t, u",
+        ),
+        (
+            &["--label", "dayly"],
+            "--label dayly: skipped: no snapshot has it; there are daily",
+        ),
+        (&["--name", "a", "--tag", "u"], "none has all of them"),
+    ] {
+        let _ = forget(filter).ends(3).says(told);
+        let _ = forget(&[filter, &["--dry-run", "--quiet"]].concat())
+            .ends(3)
+            .says(told);
+        let findings = forget(&[filter, &["--json"]].concat())
+            .ends(3)
+            .of_type("finding");
+        assert_eq!(findings.len(), 1, "{findings:?}");
+    }
+    assert_eq!(count(&place), 3);
+    let _ = forget(&["--name", "b", "--tag", "u", "--label", "daily"]).ok();
+    assert_eq!(count(&place), 2);
+}
+
 fn ids(place: &Place) -> Vec<String> {
     let listed = Run::of(&mut place.snapshot(["list", "--json"])).ok();
     let ids = listed.of_type("snapshot");

@@ -75,6 +75,72 @@ fn nothing_older_is_taken_for_a_newest_snapshot_that_is_gone() {
     let _ = Run::of(&mut place.restore(["run", "latest", "--to", "out2"])).ok();
 }
 
+/// Its id was true once: whoever names it is told what became of it, and no list leaves it out.
+#[test]
+fn a_snapshot_that_is_gone_is_told_of_where_its_id_is_named_and_in_lists() {
+    let place = Place::new();
+    let gone = saved(&place, "a", "old");
+    let forgotten = saved(&place, "a", "middle");
+    let kept = saved(&place, "a", "new");
+    let _ = Run::of(&mut place.snapshot(["forget", &forgotten])).ok();
+    let add = ["key", "add", "--new-key-file", "reader", "--role", "reader"];
+    let _ = Run::of(&mut place.snapshot(add)).ok();
+    let (object, bytes) = take_away(&place, &gone);
+    let short = gone[gone.len() - 8..].to_lowercase();
+    for has_copy in [true, false] {
+        if !has_copy {
+            forget_local(&place);
+        }
+        for spec in [gone.as_str(), &short] {
+            let named = format!("{spec}:/data/file");
+            for args in [
+                &["ls", spec][..],
+                &["cat", &named],
+                &["run", spec, "--to", "out"],
+            ] {
+                let run = Run::of(&mut place.restore(args)).ends(13).says(&gone);
+                assert!(run.err.contains("snapshot repair"), "{args:?}: {}", run.err);
+            }
+            for command in ["show", "verify", "analyze", "hold"] {
+                let _ = Run::of(&mut place.snapshot([command, spec]))
+                    .ends(13)
+                    .says(&gone);
+            }
+        }
+        let reader = ["ls", &short, "--key-file", "reader"];
+        let _ = Run::of(&mut place.restore(reader)).ends(13).says(&gone);
+        let reader = ["list", "--key-file", "reader"];
+        let _ = Run::of(&mut place.restore(reader)).ends(13).says(&gone);
+        // What was forgotten, and what there never was, nobody misses.
+        for spec in [forgotten.as_str(), "ZZZZZZZZ", "nothing"] {
+            let _ = Run::of(&mut place.restore(["ls", spec]))
+                .ends(1)
+                .says("no snapshot");
+        }
+        let mut lists = [
+            place.snapshot(["list", "--json"]),
+            place.restore(["list", "--json"]),
+        ];
+        for list in &mut lists {
+            let run = Run::of(list).ends(13);
+            let [shown] = &run.of_type("snapshot")[..] else {
+                panic!("{}", run.text());
+            };
+            assert_eq!(shown["id"], kept.as_str());
+            let [finding] = &run.of_type("finding")[..] else {
+                panic!("{}", run.text());
+            };
+            assert_eq!(finding["kind"], "missing");
+            assert_eq!(finding["subject"], format!("snapshot {gone}"));
+        }
+        let _ = Run::of(&mut place.snapshot(["list"])).ends(13).says(&gone);
+    }
+    assert!(!place.path("out").exists());
+    fs::write(object, bytes).unwrap();
+    let listed = Run::of(&mut place.snapshot(["list", "--json"])).ok();
+    assert_eq!(listed.of_type("snapshot").len(), 2);
+}
+
 #[test]
 fn a_snapshot_that_was_forgotten_or_never_recorded_is_not_missed() {
     let place = Place::new();
@@ -156,7 +222,10 @@ fn a_snapshot_that_is_gone_for_good_can_be_given_up() {
     let records = place.objects("ledger").len();
     let refused = Run::of(&mut place.snapshot(["forget", &gone])).ends(1);
     let _ = refused.says(&hint).says("snapshot repair");
-    let _ = Run::of(&mut place.snapshot(["forget", &gone[..12], "--force"])).ends(1);
+    let part = ["forget", &gone[..12], "--force"];
+    let _ = Run::of(&mut place.snapshot(part))
+        .ends(13)
+        .says(&format!("snapshot forget {gone} --force"));
     let mut dry = place.snapshot(["forget", &gone, "--force", "--dry-run", "--json"]);
     let dry = Run::of(&mut dry).ok().of_type("decision").remove(0);
     assert_eq!(

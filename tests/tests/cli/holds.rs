@@ -137,10 +137,14 @@ fn a_hold_on_a_snapshot_that_is_gone_is_released_by_its_whole_id() {
             fs::remove_file(snapshot).unwrap();
         }
     }
-    let _ = Run::of(&mut place.snapshot(["release", &id[..20]])).ends(1);
+    let _ = Run::of(&mut place.snapshot(["release", &id[..20]]))
+        .ends(13)
+        .says(&id);
     let _ = Run::of(&mut place.snapshot(["release", &id])).ok();
     assert!(place.objects("holds").is_empty());
-    let _ = Run::of(&mut place.snapshot(["release", &id])).ends(1);
+    let _ = Run::of(&mut place.snapshot(["release", &id]))
+        .ends(13)
+        .says(&id);
 }
 
 #[test]

@@ -136,3 +136,68 @@ fn a_place_that_is_mounted_or_immutable_says_what_to_do() {
         eprintln!("skipped: nothing can be made immutable here");
     }
 }
+
+/// Nothing is damaged where this user, or this container, may not make something.
+#[test]
+fn a_device_that_may_not_be_made_says_why_and_is_no_damage_to_a_comparison() {
+    let place = Place::new();
+    place.write("file", "content");
+    let device = place.data().join("null");
+    let made = Command::new("mknod")
+        .arg(&device)
+        .args(["c", "1", "3"])
+        .status();
+    let limit = ["--bounding-set", "-mknod"];
+    let limited = Command::new("setpriv").args(limit).arg("true").status();
+    if ![made, limited]
+        .into_iter()
+        .all(|done| done.is_ok_and(|status| status.success()))
+    {
+        eprintln!("skipped: no device can be made here, or nobody kept from it");
+        return;
+    }
+    let _ = place.save().ok();
+    let data = place.data();
+    for (wanted, shown, more) in [
+        (
+            format!("latest:{}", data.display()),
+            "/null".to_owned(),
+            &["--json"][..],
+        ),
+        ("latest".to_owned(), device.display().to_string(), &[]),
+    ] {
+        let out = place.path(format!("out{}", more.len()));
+        let run = place.restore(["run", &wanted, "--verify", "--to"]);
+        let mut limited = Command::new("setpriv");
+        limited
+            .args(limit)
+            .arg(run.get_program())
+            .args(run.get_args());
+        limited.arg(&out).args(more);
+        limited.envs(
+            run.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        let run = Run::of(&mut limited).ends(3);
+        let said = format!("{}{}", run.text(), run.err);
+        for part in ["CAP_MKNOD", "--exclude", "could not be made", &shown] {
+            assert!(said.contains(part), "no {part:?} in {said}");
+        }
+        // What is missing and was made is another matter.
+        let file = match more {
+            [] => out.join(data.strip_prefix("/").unwrap()).join("file"),
+            _ => out.join("file"),
+        };
+        assert_eq!(fs::read(file).unwrap(), b"content");
+    }
+    let without = [
+        "run",
+        "latest",
+        "--verify",
+        "--exclude",
+        "null",
+        "--to",
+        "out",
+    ];
+    let _ = Run::of(&mut place.restore(without)).ok();
+}

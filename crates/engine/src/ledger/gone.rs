@@ -1,7 +1,8 @@
 //! Snapshots that the ledger knows and that are gone from the tier.
 //!
 //! Whoever asks for the newest snapshot must not get an older one because somebody took the newest
-//! away. What is missing shows in no listing; but it was recorded, and its end would have been too.
+//! away, and whoever names one by its id must not be told that there never was such a one. What is
+//! missing shows in no listing of the tier; but it was recorded, and its end would have been too.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -21,15 +22,40 @@ const BATCH: usize = 16;
 /// So far the clocks of hosts may be apart.
 const MARGIN: SignedDuration = SignedDuration::from_hours(24);
 
-/// Which snapshots could have been meant where another was chosen. Records tell no names of lines.
+/// Which snapshots could have been meant where another was chosen, or none. Records tell no names of lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rivals {
+    /// Only those whose id begins or ends with this.
+    pub id: Option<String>,
     /// Only those of this host.
     pub host: Option<HostId>,
     /// Only those that were begun since then: when the chosen one was.
     pub since: Timestamp,
     /// Only those that were begun by then.
     pub until: Option<Timestamp>,
+}
+
+impl Rivals {
+    /// All that there ever were.
+    pub const ALL: Self = Self {
+        id: None,
+        host: None,
+        since: Timestamp::MIN,
+        until: None,
+    };
+
+    fn fit(&self, id: SnapshotId) -> bool {
+        let begun = i64::try_from(id.millis()).unwrap_or(i64::MAX);
+        let until = self.until.map_or(i64::MAX, Timestamp::as_millisecond);
+        (self.since.as_millisecond()..=until).contains(&begun)
+            && self.id.as_ref().is_none_or(|named| is_named(id, named))
+    }
+}
+
+/// Whether a text, in capitals, is the beginning or the end of an id.
+pub(crate) fn is_named(id: SnapshotId, named: &str) -> bool {
+    let id = id.to_string();
+    id.starts_with(named) || id.ends_with(named)
 }
 
 /// A snapshot that is gone.
@@ -73,12 +99,7 @@ async fn look(
     rivals: &Rivals,
     there: &HashSet<SnapshotId>,
 ) -> Result<Option<GoneSnapshot>> {
-    let mut told = Told {
-        keys: Keys::new(repo),
-        rivals,
-        made: BTreeMap::new(),
-        ends: HashMap::new(),
-    };
+    let mut told = Told::new(repo, rivals);
     let copied = told.copy(repo);
     let oldest = (rivals.since.checked_sub(MARGIN)).unwrap_or(Timestamp::MIN);
     let mut numbers = tier::numbers(repo, cx, copied).await?;
@@ -97,12 +118,9 @@ async fn look(
             break;
         }
     }
-    let Told { made, ends, .. } = told;
-    for gone in made.into_values().rev() {
-        let is_forgotten = ends.get(&gone.id).is_some_and(|(_, forgotten)| *forgotten);
-        let is_known = there.contains(&gone.id) || is_forgotten;
+    for gone in told.stay().into_values().rev() {
         // It may have been made since the others were listed.
-        if !is_known && !repo.has_snapshot(cx, gone.id).await? {
+        if !there.contains(&gone.id) && !repo.has_snapshot(cx, gone.id).await? {
             return Ok(Some(gone));
         }
     }
@@ -110,7 +128,7 @@ async fn look(
 }
 
 /// What records say of the snapshots.
-struct Told<'a> {
+pub(super) struct Told<'a> {
     keys: Keys<'a>,
     rivals: &'a Rivals,
     made: BTreeMap<SnapshotId, GoneSnapshot>,
@@ -118,7 +136,23 @@ struct Told<'a> {
     ends: HashMap<SnapshotId, (u64, bool)>,
 }
 
-impl Told<'_> {
+impl<'a> Told<'a> {
+    pub(super) fn new(repo: &'a Repository, rivals: &'a Rivals) -> Self {
+        Self {
+            keys: Keys::new(repo),
+            rivals,
+            made: BTreeMap::new(),
+            ends: HashMap::new(),
+        }
+    }
+
+    /// The snapshots that were made and that nobody forgot.
+    pub(super) fn stay(self) -> BTreeMap<SnapshotId, GoneSnapshot> {
+        let Self { mut made, ends, .. } = self;
+        made.retain(|id, _| !ends.get(id).is_some_and(|(_, forgotten)| *forgotten));
+        made
+    }
+
     /// Takes what this host's copy says; gives the number of its last record.
     fn copy(&mut self, repo: &Repository) -> u64 {
         let mut last = 0;
@@ -138,17 +172,9 @@ impl Told<'_> {
         last
     }
 
-    fn take(&mut self, line: &Line) {
+    pub(super) fn take(&mut self, line: &Line) {
         let record = line.record();
-        let fits = |id: &SnapshotId| {
-            let begun = i64::try_from(id.millis()).unwrap_or(i64::MAX);
-            let until = self
-                .rivals
-                .until
-                .map_or(i64::MAX, Timestamp::as_millisecond);
-            (self.rivals.since.as_millisecond()..=until).contains(&begun)
-        };
-        let Some(id) = record.snapshot.filter(fits) else {
+        let Some(id) = record.snapshot.filter(|id| self.rivals.fit(*id)) else {
             return;
         };
         // Whoever opens the ledger can write a record in the name of any host.

@@ -10,6 +10,7 @@ use futures::TryStreamExt as _;
 use jiff::Timestamp;
 
 use super::accept::{accept_key, accepts};
+use super::gone::{GoneSnapshot, Rivals, Told};
 use super::sight::Keys;
 use super::tier;
 use crate::error::Result;
@@ -72,7 +73,7 @@ impl HoldRecord {
     }
 }
 
-/// What the ledger says of holds.
+/// What the ledger says of holds, and of the snapshots that there should be.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
     /// The snapshots that are held.
@@ -80,19 +81,32 @@ pub struct Recorded {
     /// Numbers of records that are missing or cannot be read, the first of them: any may be of a hold. Those that are
     /// accepted as lost are not among them.
     pub lost: Vec<u64>,
+    /// The snapshots that were made and that nobody forgot.
+    pub stay: BTreeMap<SnapshotId, GoneSnapshot>,
 }
 
 /// The snapshots that are held by the word of the ledger: of this host's copy, and of what the tier has
-/// beside it.
+/// beside it. The same pass tells which snapshots there should be: where this host keeps no copy, each
+/// record is a request.
+///
+/// Memory: some 150 bytes for each snapshot that there ever was.
 ///
 /// # Errors
 /// Those of the tier. A record that cannot be read tells nothing; verification names it.
 #[boxed]
 pub async fn held(repo: &Repository, cx: &OpContext) -> Result<Recorded> {
     let (mut records, mut keys) = (HoldRecords::default(), Keys::new(repo));
-    let lost = each(repo, cx, |line| records.take(line, &mut keys)).await?;
-    let held = records.held();
-    Ok(Recorded { held, lost })
+    let mut told = Told::new(repo, &Rivals::ALL);
+    let lost = each(repo, cx, |line| {
+        records.take(line, &mut keys);
+        told.take(line);
+    })
+    .await?;
+    Ok(Recorded {
+        held: records.held(),
+        lost,
+        stay: told.stay(),
+    })
 }
 
 /// Who recorded that a snapshot is forgotten, as far as nobody recorded a hold between that and the last

@@ -51,7 +51,7 @@ pub(super) fn is_final(meta: &EntryMeta, mode: u32) -> bool {
     let finals = [meta.mode & 0o7777, mode_without_acl(meta)];
     finals
         .iter()
-        .any(|full| mode == *full || mode == full & 0o1777)
+        .any(|full| mode & 0o1777 == full & 0o1777 && mode & !full & 0o6000 == 0)
 }
 
 /// The attribute that holds the ACL of an entry.
@@ -215,7 +215,7 @@ impl Applier {
         if is_marked {
             set_time();
         }
-        let mode = self.mode_to_set(meta, owned, has_acl);
+        let mode = self.mode_to_set(object, meta, owned, has_acl);
         if !is_link {
             match set_mode(object, mode) {
                 Ok(()) => {}
@@ -250,7 +250,13 @@ impl Applier {
     }
 
     /// A setuid bit belongs to the owner it was given for and to nobody else, and a mask to its ACL.
-    fn mode_to_set(&self, meta: &EntryMeta, owned: bool, has_acl: bool) -> u32 {
+    fn mode_to_set(
+        &self,
+        object: &Object<'_>,
+        meta: &EntryMeta,
+        owned: bool,
+        has_acl: bool,
+    ) -> u32 {
         let mode = if has_acl {
             meta.mode & 0o7777
         } else {
@@ -259,8 +265,32 @@ impl Applier {
         if owned || meta.kind == EntryKind::Directory || mode & 0o6000 == 0 {
             return mode;
         }
-        self.counts.set_id_bits.fetch_add(1, Ordering::Relaxed);
-        mode & !0o6000
+        let mode_kept = mode & !self.lost_set_id_bits(object, meta);
+        if mode_kept != mode {
+            self.counts.set_id_bits.fetch_add(1, Ordering::Relaxed);
+        }
+        mode_kept
+    }
+
+    /// The setuid and setgid bits that would give what was saved for one owner or group to another. Nobody
+    /// may have set an owner, and it is the saved one all the same: whoever restores made the file.
+    fn lost_set_id_bits(&self, object: &Object<'_>, meta: &EntryMeta) -> u32 {
+        let (Some(saved), Some((user, group))) = (&meta.owner, owner_of(object)) else {
+            return 0o6000;
+        };
+        let wanted = match self.ownership {
+            Ownership::Number => (saved.uid, saved.gid),
+            Ownership::Name | Ownership::None => self.by_name(saved),
+        };
+        let (is_user, is_group) = (user == wanted.0, group == wanted.1);
+        // Of a program that only its group may run, another group must not get the rights of the owner.
+        let is_for_group = meta.mode & 0o011 == 0o010;
+        let of_user = if is_user && (is_group || !is_for_group) {
+            0
+        } else {
+            0o4000
+        };
+        of_user | if is_user && is_group { 0 } else { 0o2000 }
     }
 
     /// Whom something is to belong to, if anybody is said.
@@ -422,7 +452,7 @@ impl Applier {
             (
                 &self.counts.set_id_bits,
                 Severity::Warning,
-                "setuid or setgid bits were left out, since the owner they are meant for was not set",
+                "setuid or setgid bits were left out, since the owner or group they are meant for was not set",
             ),
             (
                 &self.counts.unsupported_xattrs,

@@ -7,7 +7,7 @@ use std::ffi::CStr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::Ordering;
 
-use backup_core::{EntryKind, EntryMeta, RestoreEntry, TargetError};
+use backup_core::{EntryKind, EntryMeta, ErrorKind, RestoreEntry, TargetError};
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, Stat, fstat, makedev, mknodat, openat, readlinkat, statat,
     symlinkat,
@@ -73,7 +73,15 @@ fn is_left(shared: &Shared, spot: &Spot, stat: &Stat, entry: &RestoreEntry) -> b
 
 /// Why it could not be made: a file system that has no modes has no such entries either.
 fn not_made(shared: &Shared, spot: &Spot, entry: &RestoreEntry, cause: Errno) -> TargetError {
-    if shared.begun.systems().of(spot.handle.id().0).modes || cause == Errno::NOSPC {
+    let keeps_modes = shared.begun.systems().of(spot.handle.id().0).modes;
+    if keeps_modes && cause == Errno::PERM && is_device(&entry.meta.kind) {
+        let why = "only root may make a device node, and only with the capability CAP_MKNOD, which \
+                   containers mostly lack: restore as root outside of them, or leave device nodes out \
+                   (--exclude); those below /dev the system makes itself";
+        return TargetError::new(ErrorKind::Denied, "create", entry.path.to_string())
+            .because(why.to_owned());
+    }
+    if keeps_modes || cause == Errno::NOSPC {
         return error("create", &entry.path, cause.into());
     }
     not_held(&entry.path, "symbolic links, devices, pipes and sockets")
@@ -97,6 +105,13 @@ fn finish_new(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Result<(), 
             && shared.begun.is_own(found)
     };
     finish(shared, spot, entry, before, is_it)
+}
+
+fn is_device(kind: &EntryKind) -> bool {
+    matches!(
+        kind,
+        EntryKind::CharDevice { .. } | EntryKind::BlockDevice { .. }
+    )
 }
 
 fn device(kind: &EntryKind) -> u64 {

@@ -316,6 +316,50 @@ fn owners_go_by_name_or_number_or_stay_with_who_restores() {
     }
 }
 
+/// Nobody has to set an owner that an entry has from the beginning.
+#[test]
+fn setuid_bits_stay_where_the_owner_is_the_saved_one_without_being_set() {
+    let temp = tempfile::tempdir().unwrap();
+    let own = fs::metadata(temp.path()).unwrap();
+    let (uid, gid) = (own.uid(), own.gid());
+    let other = |id: u32| if id == 0 { 4_321 } else { 0 };
+    for (number, (user, group, saved, want)) in [
+        (uid, gid, 0o6755, 0o6755),
+        (uid, gid, 0o6750, 0o6750),
+        (uid, other(gid), 0o6755, 0o4755),
+        // Another group would run it with the rights of its owner.
+        (uid, other(gid), 0o6750, 0o750),
+        (other(uid), gid, 0o6755, 0o755),
+        (other(uid), other(gid), 0o6755, 0o755),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut stored = made_up(b"file", EntryKind::File, b"x");
+        stored.entry.meta.mode = saved;
+        stored.entry.meta.owner = Some(backup_core::Owner {
+            uid: user,
+            gid: group,
+            user: None,
+            group: None,
+        });
+        let to = temp.path().join(number.to_string());
+        for overwrite in [Overwrite::Never, Overwrite::Always] {
+            let config = FilesTargetConfig {
+                owner: Ownership::None,
+                ..into(&to, overwrite)
+            };
+            let restored = restore(config, std::slice::from_ref(&stored));
+            assert!(restored.errors.is_empty(), "{:?}", restored.errors);
+            let meta = fs::metadata(to.join("file")).unwrap();
+            assert_eq!((meta.uid(), meta.gid()), (uid, gid));
+            assert_eq!(meta.mode() & 0o7777, want, "{number}");
+            let findings = restored.report.findings.len();
+            assert_eq!(findings, usize::from(saved != want), "{number}");
+        }
+    }
+}
+
 #[test]
 fn who_is_not_root_restores_all_but_owners_and_devices() {
     let temp = tempfile::tempdir().unwrap();
@@ -346,6 +390,11 @@ fn who_is_not_root_restores_all_but_owners_and_devices() {
     assert_eq!(
         (restored.errors[0].subject.as_str(), restored.errors[0].kind),
         ("null", ErrorKind::Denied)
+    );
+    let told = restored.errors[0].to_string();
+    assert!(
+        told.contains("CAP_MKNOD") && told.contains("--exclude"),
+        "{told}"
     );
     assert!(
         restored
