@@ -89,7 +89,7 @@ fn is_of_system(name: &OsStr) -> bool {
     let is_own = |known: &&str| name.eq_ignore_ascii_case(known);
     first.is_none_or(|first| BEGINNINGS.contains(first))
         || name == SLOTS
-        || OF_SYSTEMS.iter().any(|known| is_own(&known))
+        || OF_SYSTEMS.iter().any(|known| is_own(known))
 }
 
 #[cfg(test)]
