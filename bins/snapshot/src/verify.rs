@@ -245,7 +245,8 @@ fn summary(
         ))?;
     }
     let walked_all = !outcome.read_manifests || outcome.walked == outcome.snapshots;
-    let is_all = walked_all && outcome.hashed.left == 0;
+    let is_part = args.sample.is_some() || args.slice.is_some();
+    let is_all = walked_all && !is_part && outcome.hashed.left == 0;
     if args.level == Level::Full && outcome.hashed.left > 0 {
         console.line(format!(
             "{} ({}) not yet compared with their SHA-256: their chunks are checked like all others, and the next runs go on{}",

@@ -1,10 +1,20 @@
 //! Which packs a verification looks at, and in which order: those that the snapshots name that it is
 //! about, of them those that are on the tier, of them the sample; what was damaged, never checked, or
 //! checked longest ago comes first.
+//!
+//! A sample or slice is one of packs. Each content goes with the pack of one of its chunks ([`home`]), so a
+//! small file costs nothing: its chunk is opened in any case. If contents were drawn by their own names,
+//! small files would pull in nearly all chunks, for each chunk holds many of them, and a thirtieth of them
+//! is in almost every one. A large file pulls in its chunks of other packs too, since SHA-256 needs all of it;
+//! those are opened once more in the slices of their own packs, so all slices together read at most the packs
+//! and the contents that lie in several of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use backup_core::{Event, Finding, FindingKind, ObjectKey, PackId, Severity, Stage, VerifyLevel};
+use backup_core::{
+    Event, Finding, FindingKind, ObjectKey, PackId, Sample, Severity, Stage, VerifyLevel,
+};
+use backup_format::extent::{Extent, Extents};
 use backup_format::layout;
 use futures::TryStreamExt;
 
@@ -14,7 +24,7 @@ use super::{Run, packs, walk};
 use crate::collect::settle;
 use crate::error::Result;
 use crate::heirs::heirs;
-use crate::index_set::PackFacts;
+use crate::index_set::{IndexSet, PackFacts};
 use crate::refs;
 use crate::repository::{SnapshotHead, name};
 
@@ -34,7 +44,44 @@ enum Told {
     Moved,
 }
 
+/// The pack with which a content is hashed where only some packs are read: that of one of its chunks, drawn by its
+/// SHA-256. Not always the first: the versions of a large file begin with the same chunk, and all of them would be
+/// hashed in the same slice. None for one of holes alone.
+pub(super) fn home(index: &IndexSet, extents: &Extents, sha256: &[u8; 32]) -> Option<PackId> {
+    let chunks = || {
+        extents.as_slice().iter().filter_map(|extent| match extent {
+            Extent::Data { chunk, .. } => Some(chunk),
+            Extent::Zero { .. } => None,
+        })
+    };
+    // The first bytes say to which sample a content belongs that has no chunk.
+    let [.., a, b, c, d] = *sha256;
+    let drawn = u32::from_be_bytes([a, b, c, d]) as usize;
+    let drawn = drawn.checked_rem(chunks().count())?;
+    let places = chunks()
+        .nth(drawn)
+        .map(|chunk| index.places(&chunk.prefix()));
+    // Of a chunk that is stored twice: the order of the index may be another by the next slice.
+    places.and_then(|places| places.map(|place| place.pack).min())
+}
+
 impl Run<'_> {
+    /// Whether a content belongs to the sample.
+    pub(super) fn takes_content(
+        &self,
+        index: &IndexSet,
+        extents: &Extents,
+        sha256: &[u8; 32],
+    ) -> bool {
+        match self.job.sample {
+            Sample::All => true,
+            sample => {
+                let home = home(index, extents, sha256);
+                sample.takes(&home.map_or(*sha256, |pack| pack.0))
+            }
+        }
+    }
+
     /// The packs that snapshots use, by their refs; `None` where these cannot be read.
     pub(super) async fn packs_of(
         &mut self,

@@ -75,16 +75,18 @@ impl PackPass<'_> {
             let mut codec = BlobCodec::opener().map_err(EngineError::Seal)?;
             let mut plain = Vec::new();
             loop {
-                let next = lock(&todo).next();
-                let Some((id, facts)) = next else {
-                    return Ok(());
-                };
                 if self.cx.cancel.is_cancelled() {
                     return Err(EngineError::Cancelled);
                 }
-                if !self.limit.takes_pack(facts.size) {
+                // At once, or another worker's pack may be let in instead of one that comes before it.
+                let next = {
+                    let mut todo = lock(&todo);
+                    todo.next()
+                        .filter(|(_, facts)| self.limit.takes_pack(facts.size))
+                };
+                let Some((id, facts)) = next else {
                     return Ok(());
-                }
+                };
                 let one = self.check(&handle, id, facts, &mut codec, &mut plain)?;
                 match &mut *lock(&sum) {
                     Ok(sum) => {

@@ -51,6 +51,18 @@ impl World {
     }
 
     async fn with(request: InitRequest) -> Self {
+        let world = Self::empty(request).await;
+        world.write("a", &noise(1, 9 << 20));
+        world.write("b", &noise(2, 3 << 20));
+        for number in 0..20u64 {
+            world.write(&format!("small{number:02}"), &noise(100 + number, 3000));
+        }
+        world.save().await;
+        world
+    }
+
+    /// A repository without a snapshot.
+    async fn empty(request: InitRequest) -> Self {
         let (dir, cx, tier) = (tempfile::tempdir().unwrap(), context(), MemSink::new());
         let calls = Arc::new(RecordingSink::new(Arc::new(tier.clone())));
         let request = InitRequest {
@@ -59,20 +71,13 @@ impl World {
         };
         let prepared = prepare(&cx, &request).unwrap();
         let repo = prepared.create(&cx, calls.clone(), None).await.unwrap();
-        let world = Self {
+        Self {
             dir,
             cx,
             tier,
             calls,
             repo,
-        };
-        world.write("a", &noise(1, 9 << 20));
-        world.write("b", &noise(2, 3 << 20));
-        for number in 0..20u64 {
-            world.write(&format!("small{number:02}"), &noise(100 + number, 3000));
         }
-        world.save().await;
-        world
     }
 
     fn write(&self, name: &str, bytes: &[u8]) {
@@ -451,6 +456,7 @@ async fn a_chunk_that_refs_do_not_name_is_damage_and_one_too_many_a_note() {
 
 mod covered;
 mod media;
+mod spread;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_sees_of_a_snapshot_what_a_restore_would() {

@@ -299,7 +299,7 @@ impl Run<'_> {
         if self.job.level >= VerifyLevel::FullRead
             && is_there == Some(true)
             && let Some(wanted) = entry.record.sha256
-            && self.job.sample.takes(&wanted)
+            && self.takes_content(way.index, &extents, &wanted)
             && let Some(left) = feeder.add(&extents, wanted)?
         {
             self.left.add(left, extents.length());
