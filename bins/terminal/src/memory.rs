@@ -11,14 +11,15 @@ pub(crate) fn keep_few_arenas() {
     set(libc::M_ARENA_MAX, 2);
 }
 
-/// Lets the C library keep what is freed, for programs that go on filling chunks and packs. Given
+/// Lets the C library keep what is freed, for programs that go on filling chunks. Given
 /// back to the kernel they are faulted in again page by page: that they are kept takes a third of
 /// the system time off the first backup of a disk image (`docs/design/0001-format-sizes.md`).
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     {
-        // Larger blocks come from the kernel and go back to it: 32 MiB are the most that glibc takes.
-        set(libc::M_MMAP_THRESHOLD, 32 << 20);
+        // Larger blocks come from the kernel and go back to it: packs, whose room would otherwise be cut up by what is
+        // smaller and lives longer, and grow with the time that a run takes.
+        set(libc::M_MMAP_THRESHOLD, 8 << 20);
         set(libc::M_TRIM_THRESHOLD, 256 << 20);
     }
 }

@@ -113,6 +113,17 @@ impl PackBuilder {
         }
     }
 
+    /// An empty pack in the room of one that is stored, whatever is in it.
+    #[must_use]
+    pub fn in_room_of(mut stored: Vec<u8>, capacity: usize) -> Self {
+        stored.clear();
+        stored.reserve(capacity);
+        Self {
+            body: stored,
+            blobs: Vec::new(),
+        }
+    }
+
     /// Bytes so far.
     #[must_use]
     pub fn len(&self) -> usize {

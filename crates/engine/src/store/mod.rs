@@ -58,6 +58,9 @@ struct FullPack {
 /// and buffers for a chunk and its copies, a chunk that waits, a pack under way.
 const SHARE: usize = 48 << 20;
 
+/// So many packs wait to be filled again, at most.
+const MOST_ROOMS: usize = 2;
+
 /// What all threads of a store share.
 struct Shared {
     cx: OpContext,
@@ -71,6 +74,8 @@ struct Shared {
     index: Arc<IndexSet>,
     seen: Vec<Mutex<HashSet<[u8; 16]>>>,
     open: [Mutex<PackBuilder>; 2],
+    /// The room of packs that are stored, for those that come: what the kernel gives anew it has to clear first.
+    rooms: Mutex<Vec<Vec<u8>>>,
     pending: Pending,
     failure: Mutex<Option<EngineError>>,
     stop: CancellationToken,
@@ -136,6 +141,7 @@ impl BlobStore {
                 Mutex::new(PackBuilder::new(0)),
                 Mutex::new(PackBuilder::new(0)),
             ],
+            rooms: Mutex::default(),
             pending: Pending::default(),
             failure: Mutex::default(),
             stop,
@@ -353,9 +359,19 @@ impl Shared {
             self.send_pack(full, is_meta, uploads);
         }
         if open.is_empty() {
-            *open = PackBuilder::new(target + (1 << 16));
+            let room = (!is_meta).then(|| lock(&self.rooms).pop()).flatten();
+            let room = room.unwrap_or_default();
+            *open = PackBuilder::in_room_of(room, target + (1 << 16));
         }
         open.push(job.kind, job.id, job.raw.len(), sealed);
+    }
+
+    /// Keeps the room of a pack of content that nobody holds any more.
+    fn keep_room(&self, bytes: Bytes, is_meta: bool) {
+        let mut rooms = lock(&self.rooms);
+        if !is_meta && bytes.is_unique() && rooms.len() < MOST_ROOMS {
+            rooms.push(Vec::from(bytes));
+        }
     }
 
     fn send_pack(&self, builder: PackBuilder, is_meta: bool, uploads: &Sender<FullPack>) {
@@ -382,14 +398,16 @@ impl Shared {
         if self.cx.cancel.is_cancelled() {
             return Err(EngineError::Cancelled);
         }
+        let bytes = Bytes::from(pack.bytes);
         let put = put_pack(
             &self.cx,
             &*self.sink,
             (&key, pack.id),
-            pack.bytes.into(),
+            bytes.clone(),
             self.parity,
         );
         let added = self.handle.block_on(put)?;
+        self.keep_room(bytes, is_meta);
         self.bytes_added.fetch_add(added, Ordering::Relaxed);
         self.cx.tell(Event::Advanced {
             stage: Stage::Store,
