@@ -86,10 +86,11 @@ fn told(folder: &Path, is_own: impl Fn(&OsStr) -> bool) -> Option<String> {
 
 fn is_of_system(name: &OsStr) -> bool {
     let first = name.as_bytes().first();
-    let is_own = |known: &&str| name.eq_ignore_ascii_case(known);
     first.is_none_or(|first| BEGINNINGS.contains(first))
         || name == SLOTS
-        || OF_SYSTEMS.iter().any(|known| is_own(known))
+        || OF_SYSTEMS
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]
