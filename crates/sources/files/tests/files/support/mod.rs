@@ -473,7 +473,8 @@ pub fn state(path: &Path) -> State {
     }
 }
 
-/// The state of everything below a folder, and of the folder itself under the empty path.
+/// The state of everything below a folder, and of the folder itself under the empty path. Programs that are file systems
+/// give a file that is removed while it is open such a name until whoever had it open is forgotten, which takes a moment.
 pub fn tree(folder: &Path) -> BTreeMap<PathBuf, State> {
     let mut out = BTreeMap::new();
     let mut todo = vec![PathBuf::new()];
@@ -484,11 +485,11 @@ pub fn tree(folder: &Path) -> BTreeMap<PathBuf, State> {
             folder.join(&next)
         };
         if fs::symlink_metadata(&path).unwrap().is_dir() {
-            todo.extend(
-                fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| next.join(entry.unwrap().file_name())),
-            );
+            let names = fs::read_dir(&path)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name());
+            let names = names.filter(|name| !name.as_bytes().starts_with(b".fuse_hidden"));
+            todo.extend(names.map(|name| next.join(name)));
         }
         out.insert(next, state(&path));
     }
