@@ -9,6 +9,8 @@ use std::process::Command;
 use backup_tests::{Place, Run};
 use serde_json::Value;
 
+use crate::together::LIBRARY;
+
 /// The records, by the command that lists them.
 fn listed(place: &Place, args: &[&str]) -> Vec<Value> {
     let mut list = place.snapshot(["ledger", "list", "--json"]);
@@ -356,27 +358,25 @@ fn a_snapshot_with_another_root_than_its_record_is_named() {
     assert!(found[0].1.contains("puts its object back"), "{found:?}");
 }
 
-/// Whether the program that lies about the time is there; `./test.sh` installs it.
+/// Whether the library that lies about the time is there; `./test.sh` installs it.
 fn has_faketime() -> bool {
-    let asked = Command::new("faketime").arg("--version").output();
-    asked.is_ok()
+    let year = Command::new("date")
+        .arg("+%Y")
+        .env("LD_PRELOAD", LIBRARY)
+        .env("FAKETIME", "@1999-03-01 08:00:00")
+        .output();
+    year.is_ok_and(|year| year.stdout.starts_with(b"19"))
 }
 
-/// `snapshot` at another time than now.
+/// `snapshot` at another time than now. Without the program `faketime`: killed, it leaves what is in the way of a later
+/// process of the same number.
 fn at(place: &Place, time: &str, args: &[&str]) -> Run {
-    let real = place.snapshot(args);
-    let mut command = Command::new("faketime");
+    let mut command = place.snapshot(args);
     command
-        .args(["-f", time])
-        .arg(real.get_program())
-        .args(real.get_args());
-    for (name, value) in real.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
-    Run::of(command.current_dir(real.get_current_dir().unwrap()))
+        .env("LD_PRELOAD", LIBRARY)
+        .env("FAKETIME", time)
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    Run::of(&mut command)
 }
 
 /// A repository, `web1` that saves into it, and `trusted` that forgets for all.

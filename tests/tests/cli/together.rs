@@ -20,7 +20,7 @@ type Tree = BTreeMap<PathBuf, Node>;
 const HOSTS: [&str; 3] = ["ash", "elm", "fir"];
 
 /// Where the library lies that lies about the time (`faketime` sets the same; it does so once, for a whole run).
-const LIBRARY: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
+pub(crate) const LIBRARY: &str = "/usr/$LIB/faketime/libfaketimeMT.so.1";
 
 /// Numbers from a seed.
 struct Dice(u64);
