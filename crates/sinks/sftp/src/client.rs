@@ -12,7 +12,7 @@ use std::time::Duration;
 use backup_core::ErrorKind;
 use tokio::process::Command;
 
-use crate::config::Config;
+use crate::config::{Config, USUAL_KEYS};
 use crate::fault::{Fault, Outcome, Wrong};
 use crate::jump::Jump;
 
@@ -22,8 +22,19 @@ const USUAL_CLIENT: &str = "ssh";
 /// It answers at once, unless a `Match exec` of the configuration takes long.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 
-/// The first words of the names of key files that are tried where the configuration names none.
-const USUAL_KEY: &str = "id_";
+/// The key files of which the client tells where the configuration names none: ssh_config(5), `IdentityFile`.
+const USUAL: [&str; 7] = [
+    "id_rsa",
+    "id_ecdsa",
+    "id_ecdsa_sk",
+    "id_ed25519",
+    "id_ed25519_sk",
+    "id_xmss",
+    "id_dsa",
+];
+
+/// The files of known hosts of which it tells then, below the home that it takes for that of the user.
+const USUAL_HOSTS: [&str; 2] = ["/.ssh/known_hosts", "/.ssh/known_hosts2"];
 
 /// Which configuration is asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,14 +83,22 @@ impl Told {
                 _ => {}
             }
         }
-        // Where it names none the client tells of those that it tries by itself.
-        let is_usual = |key: &String| {
-            let name = key.strip_prefix("~/.ssh/");
-            name.is_some_and(|name| name.starts_with(USUAL_KEY))
+        // Where it names none the client tells of all that it tries by itself.
+        let name = |key: &String| key.strip_prefix("~/.ssh/").map(str::to_owned);
+        let names: Option<Vec<String>> = told.keys.iter().map(name).collect();
+        let is_usual = |names: Vec<String>| {
+            let has = |key: &&str| names.iter().any(|name| name == key);
+            USUAL_KEYS.iter().all(|key| has(&key))
+                && names.iter().all(|name| USUAL.contains(&name.as_str()))
         };
-        if told.keys.len() > 2 && told.keys.iter().all(is_usual) {
+        if names.is_some_and(is_usual) {
             told.keys.clear();
         }
+        let is_usual = |text: &mut String| {
+            let is_one = |file: &str| USUAL_HOSTS.iter().any(|end| file.ends_with(end));
+            text.split(' ').all(is_one)
+        };
+        told.known_hosts.take_if(is_usual);
         told
     }
 }
@@ -243,8 +262,39 @@ mod tests {
 
     #[test]
     fn the_keys_that_the_client_tries_by_itself_are_not_taken_for_named() {
-        let usual = "identityfile ~/.ssh/id_rsa\nidentityfile ~/.ssh/id_ecdsa\nidentityfile ~/.ssh/id_ed25519\n";
-        assert!(Told::read(usual).keys.is_empty());
-        assert_eq!(Told::read("identityfile ~/.ssh/id_rsa\n").keys.len(), 1);
+        let told = |names: &[&str]| {
+            let lines = names.iter().map(|name| format!("identityfile {name}\n"));
+            Told::read(&lines.collect::<String>()).keys.len()
+        };
+        assert_eq!(
+            told(
+                &USUAL
+                    .map(|name| format!("~/.ssh/{name}"))
+                    .each_ref()
+                    .map(String::as_str)
+            ),
+            0
+        );
+        // Of OpenSSH 10, which has no DSA.
+        let newer = ["~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "~/.ssh/id_ed25519"];
+        assert_eq!(told(&newer), 0);
+        assert_eq!(told(&newer[..1]), 1);
+        assert_eq!(
+            told(&["~/.ssh/id_nas", "~/.ssh/id_work", "~/.ssh/id_rsa"]),
+            3
+        );
+        assert_eq!(
+            told(&["~/.ssh/id_rsa", "~/.ssh/id_ecdsa", "/k/id_ed25519"]),
+            3
+        );
+    }
+
+    /// The client takes the home of the system's users for that of the user, whatever the environment says.
+    #[test]
+    fn the_usual_files_of_known_hosts_are_those_of_this_home() {
+        let usual = "userknownhostsfile /root/.ssh/known_hosts /root/.ssh/known_hosts2\n";
+        assert_eq!(Told::read(usual).known_hosts, None);
+        let own = "userknownhostsfile /root/.ssh/known_hosts /etc/of-backups\n";
+        assert!(Told::read(own).known_hosts.is_some());
     }
 }

@@ -13,7 +13,7 @@ use crate::jump::Jump;
 use crate::surroundings::Surroundings;
 
 /// The names of key files that are tried where a location names none, in this order.
-const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+pub(crate) const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 
 /// The port of SSH.
 const USUAL_PORT: u16 = 22;
