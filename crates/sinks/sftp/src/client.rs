@@ -87,8 +87,9 @@ impl Told {
         let name = |key: &String| key.strip_prefix("~/.ssh/").map(str::to_owned);
         let names: Option<Vec<String>> = told.keys.iter().map(name).collect();
         let is_usual = |names: Vec<String>| {
-            let has = |key: &&str| names.iter().any(|name| name == key);
-            USUAL_KEYS.iter().all(|key| has(&key))
+            USUAL_KEYS
+                .iter()
+                .all(|key| names.iter().any(|name| name == key))
                 && names.iter().all(|name| USUAL.contains(&name.as_str()))
         };
         if names.is_some_and(is_usual) {
