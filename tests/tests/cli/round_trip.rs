@@ -37,6 +37,8 @@ fn fill(root: &Path) {
     sparse.write_all_at(b"middle", 8 << 20).unwrap();
     sparse.set_len(20 << 20).unwrap();
     fs::write(root.join("zeros"), vec![0; 6 << 20]).unwrap();
+    let small = File::create(root.join("small sparse")).unwrap();
+    small.write_all_at(b"end", 200_000).unwrap();
     rustix::fs::mknodat(
         CWD,
         root.join("fifo"),
@@ -139,6 +141,8 @@ fn everything_comes_back_in_every_detail() {
         return;
     }
     assert_eq!((on_disk("out", "sparse"), on_disk("out", "zeros")), (0, 6));
+    let small = |folder: &str| fs::metadata(place.path(folder).join("small sparse")).unwrap();
+    assert_eq!(small("out").blocks(), small("data").blocks());
     for (switch, sparse, zeros) in [("sparse", 0, 0), ("no-sparse", 20, 6)] {
         let wanted = format!("latest:{}", place.data().display());
         let given = format!("--{switch}");

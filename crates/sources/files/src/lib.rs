@@ -37,12 +37,17 @@ pub const KIND: &str = "files";
 /// restore that deletes what the snapshot does not have deletes nothing in such a directory.
 pub const CONTENT_ATTR: &str = "content";
 
-/// Attribute of a regular file of 64 KiB or more that had no holes: [`ALLOCATED_WHOLE`]. Without it a restore
-/// leaves a hole wherever the content is zero.
+/// Attribute of a regular file that says whether it had holes: [`ALLOCATED_WHOLE`] or [`ALLOCATED_PART`]. Without it a
+/// restore leaves holes where nothing is written.
 pub const ALLOCATED_ATTR: &str = "allocated";
 
-/// Value of [`ALLOCATED_ATTR`]: all of it lay on the disk, zeros too, as that of a swap file must.
+/// Value of [`ALLOCATED_ATTR`]: all of it lay on the disk, zeros too, as that of a swap file must. It is said of files of
+/// 64 KiB or more.
 pub const ALLOCATED_WHOLE: &str = "whole";
+
+/// Value of [`ALLOCATED_ATTR`]: 4 KiB or more of it did not lie on the disk. A restore leaves holes wherever the content
+/// is zero.
+pub const ALLOCATED_PART: &str = "part";
 
 /// Value of [`CONTENT_ATTR`]: it stands above a root, and only the way to roots was taken.
 pub const CONTENT_ANCESTOR: &str = "ancestor";

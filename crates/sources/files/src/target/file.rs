@@ -15,17 +15,22 @@ use super::begun::Begun;
 use super::config::Holes;
 use super::covered::Covered;
 use super::meta::{Before, MARK_FILE};
-use crate::{ALLOCATED_ATTR, ALLOCATED_WHOLE};
+use crate::{ALLOCATED_ATTR, ALLOCATED_PART, ALLOCATED_WHOLE};
 
 /// Zeros that are written where no hole can be made.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
-/// What space a file takes besides that of what is written into it.
+/// Zeros that fill so much, from a multiple of it on, can be a hole.
+const HOLE: usize = 4 << 10;
+
+/// What space a file takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Space {
-    /// None: what nobody wrote stays a hole.
+    /// That of what is written and is not zero.
+    Data,
+    /// That of what is written: what nobody wrote stays a hole.
     Written,
-    /// That of its holes, when all else is written.
+    /// That of its holes too, when all else is written.
     AtLast,
     /// All that it will need, before anything is written.
     AtOnce,
@@ -36,8 +41,12 @@ impl Space {
         let allocated = meta.attrs.get(ALLOCATED_ATTR).map(String::as_str);
         match holes {
             Holes::Nowhere => Self::AtOnce,
-            Holes::AsSaved if allocated == Some(ALLOCATED_WHOLE) => Self::AtLast,
-            Holes::AsSaved | Holes::Everywhere => Self::Written,
+            Holes::Everywhere => Self::Data,
+            Holes::AsSaved => match allocated {
+                Some(ALLOCATED_WHOLE) => Self::AtLast,
+                Some(ALLOCATED_PART) => Self::Data,
+                _ => Self::Written,
+            },
         }
     }
 }
@@ -51,7 +60,7 @@ pub(super) struct FileWriter {
     file: File,
     path: EntryPath,
     size: u64,
-    /// What space it takes besides that of what is written.
+    /// What space it takes.
     space: Space,
     /// How far the file reaches now.
     reach: AtomicU64,
@@ -162,7 +171,7 @@ impl FileWriter {
                 .map_err(|cause| self.error("extend", cause))?;
         }
         let is_changed = self.covered.is_none() || self.marked.load(Ordering::Acquire);
-        if is_changed && self.space != Space::Written {
+        if is_changed && matches!(self.space, Space::AtLast | Space::AtOnce) {
             self.fill()?;
         }
         Ok(is_changed)
@@ -245,6 +254,16 @@ impl FileWriter {
         TargetError::io(op, self.path.to_string(), cause)
     }
 
+    fn put(&self, offset: u64, bytes: &[u8], end: u64) -> Result<(), TargetError> {
+        self.mark()?;
+        self.file
+            .write_all_at(bytes, offset)
+            .map_err(|cause| self.error("write", cause))?;
+        self.reach.fetch_max(end, Ordering::AcqRel);
+        self.settle(offset..end);
+        Ok(())
+    }
+
     fn settle(&self, range: Range<u64>) {
         if let Some(covered) = &self.covered {
             covered
@@ -266,12 +285,15 @@ impl PositionalWriter for FileWriter {
                 TargetError::new(ErrorKind::Invalid, "write", self.path.to_string()).because(why),
             );
         };
-        self.mark()?;
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|cause| self.error("write", cause))?;
-        self.reach.fetch_max(end, Ordering::AcqRel);
-        self.settle(offset..end);
+        if self.space != Space::Data {
+            return self.put(offset, bytes, end);
+        }
+        // What is not settled reads as zeros in the end.
+        for run in data_in(offset, bytes) {
+            let at = offset + run.start as u64;
+            let end = offset + run.end as u64;
+            self.put(at, bytes.get(run).unwrap_or_default(), end)?;
+        }
         Ok(())
     }
 
@@ -286,6 +308,26 @@ impl PositionalWriter for FileWriter {
     fn had_content(&self) -> bool {
         self.covered.is_some()
     }
+}
+
+/// The parts of bytes that go to an offset which are not blocks of zeros.
+fn data_in(offset: u64, bytes: &[u8]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut at = 0;
+    // Blocks begin where those of the file do.
+    let mut room = HOLE - usize::try_from(offset % HOLE as u64).unwrap_or(0);
+    while let Some(rest) = bytes.get(at..).filter(|rest| !rest.is_empty()) {
+        let block = rest.get(..room).unwrap_or(rest);
+        let end = at + block.len();
+        if block.iter().any(|&byte| byte != 0) {
+            match runs.last_mut().filter(|run| run.end == at) {
+                Some(run) => run.end = end,
+                None => runs.push(at..end),
+            }
+        }
+        (at, room) = (end, HOLE);
+    }
+    runs
 }
 
 /// Reads until the buffer is full or the file ends.

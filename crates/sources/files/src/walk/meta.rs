@@ -12,10 +12,13 @@ use nix::unistd::{Gid, Group, Uid, User};
 use rustix::fs::{FileType, Stat, fstat, major, minor, readlinkat};
 
 use super::xattr::{self, Xattrs};
-use crate::{ALLOCATED_ATTR, ALLOCATED_WHOLE};
+use crate::{ALLOCATED_ATTR, ALLOCATED_PART, ALLOCATED_WHOLE};
 
-/// From so many bytes on it is noted that a file has no holes. Smaller ones lie in bundles, zeros and all.
+/// From so many bytes on it is noted that a file has no holes. Smaller ones lie in bundles and are written whole.
 const NOTED_FROM: u64 = 64 << 10;
+
+/// A hole is no smaller.
+const HOLE: u64 = 4 << 10;
 
 /// Which metadata of files is wanted.
 #[derive(Debug, Clone, Copy)]
@@ -99,17 +102,19 @@ pub(crate) fn fingerprint(stat: &Stat) -> Fingerprint {
     }
 }
 
-/// That all of a regular file lies on the disk. File systems that compress may say less than is so.
+/// Whether all of a regular file lies on the disk. File systems that compress may say less than is so.
 fn attrs(stat: &Stat) -> BTreeMap<String, String> {
     let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let blocks = u64::try_from(stat.st_blocks).unwrap_or(0);
     // Blocks are of 512 bytes, whatever those of the file system are (stat(2)).
-    let is_whole = blocks.saturating_mul(512) >= size(stat);
-    let mut attrs = BTreeMap::new();
-    if is_file && size(stat) >= NOTED_FROM && is_whole {
-        attrs.insert(ALLOCATED_ATTR.to_owned(), ALLOCATED_WHOLE.to_owned());
-    }
-    attrs
+    let there = blocks.saturating_mul(512);
+    let allocated = match size(stat) {
+        size if there >= size => (size >= NOTED_FROM).then_some(ALLOCATED_WHOLE),
+        size => (size - there >= HOLE).then_some(ALLOCATED_PART),
+    };
+    let allocated = allocated.filter(|_| is_file);
+    let attr = allocated.map(|value| (ALLOCATED_ATTR.to_owned(), value.to_owned()));
+    attr.into_iter().collect()
 }
 
 /// Size in bytes.

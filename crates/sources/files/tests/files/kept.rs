@@ -183,6 +183,77 @@ fn holes_stay_holes_or_are_filled_when_asked() {
     }
 }
 
+/// The engine lays small files together and gives back every byte of them.
+#[test]
+fn a_small_file_with_holes_comes_back_with_them() {
+    use std::os::unix::fs::FileExt as _;
+    let temp = tempfile::tempdir().unwrap();
+    let from = temp.path().join("from");
+    fs::create_dir(&from).unwrap();
+    for (name, size, at) in [
+        ("early", 40_000, 3),
+        ("late", 200_001, 200_000),
+        ("none", 12_288, 0),
+    ] {
+        let file = fs::File::create(from.join(name)).unwrap();
+        file.set_len(size).unwrap();
+        let data = if name == "none" { &b""[..] } else { b"x" };
+        file.write_all_at(data, at).unwrap();
+    }
+    put(&from.join("dense"), vec![0; 40_000]);
+    let on_disk = |path: &Path| fs::metadata(path).unwrap().blocks();
+    if on_disk(&from.join("early")) * 512 >= 40_000 || on_disk(&from.join("dense")) == 0 {
+        eprintln!("skipped: this file system has no holes, or keeps no zeros");
+        return;
+    }
+    let capture = capture(FilesConfig::of_roots([&from]));
+    let mut stored = rooted_at(&store(&capture), &from);
+    for stored in &mut stored {
+        let name = stored.entry.path.to_string();
+        if stored.entry.meta.kind == EntryKind::File {
+            // In two parts, which begin and end anywhere.
+            let whole = fs::read(from.join(&name)).unwrap();
+            let (first, second) = whole.split_at(9_999);
+            stored.data = vec![(0, first.to_vec()), (9_999, second.to_vec())];
+        }
+    }
+    for before in [None, Some(vec![7; 30_000])] {
+        for (holes, in_place) in [
+            (Holes::AsSaved, false),
+            (Holes::AsSaved, true),
+            (Holes::Everywhere, false),
+        ] {
+            let to = tempfile::tempdir_in(temp.path()).unwrap();
+            for name in ["early", "late", "none", "dense"] {
+                if let Some(before) = &before {
+                    fs::write(to.path().join(name), before).unwrap();
+                }
+            }
+            restore(
+                FilesTargetConfig {
+                    holes,
+                    in_place,
+                    ..into(to.path(), Overwrite::Always)
+                },
+                &stored,
+            );
+            for name in ["early", "late", "none", "dense"] {
+                let (old, new) = (from.join(name), to.path().join(name));
+                let said = format!("{name}, {holes:?}, in place: {in_place}");
+                assert_eq!(fs::read(&new).unwrap(), fs::read(&old).unwrap(), "{said}");
+                let wanted = match (name, holes) {
+                    ("dense", Holes::Everywhere) => 0,
+                    _ => on_disk(&old),
+                };
+                // Of the last block that was there only a part is cleared.
+                let more = if in_place && before.is_some() { 8 } else { 0 };
+                let there = wanted..=wanted + more;
+                assert!(there.contains(&on_disk(&new)), "{said}: {}", on_disk(&new));
+            }
+        }
+    }
+}
+
 /// A swap file is one: the kernel takes none with a hole in it.
 #[test]
 fn a_file_without_holes_comes_back_without_any() {
