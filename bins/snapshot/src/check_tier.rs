@@ -219,6 +219,7 @@ fn say(console: &mut Console, folder: &ObjectKey, report: &TierReport) -> Outcom
             "cold": caps.cold,
             "connections": caps.connections,
             "settle_seconds": caps.settle.as_secs_f64(),
+            "lock_seconds": caps.lock.map(|lock| lock.as_secs()),
             "speed": speed.map(|speed| speed_members(&speed)),
         }),
     )?;

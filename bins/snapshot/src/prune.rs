@@ -184,6 +184,8 @@ fn say(console: &mut Console, report: &PruneReport, host: &HostId) -> Outcome<()
             "written_bytes": report.written_bytes,
             "resealed_packs": report.resealed_packs,
             "resealed_bytes": report.resealed_bytes,
+            "locked_objects": report.locked.map(|locked| locked.objects),
+            "locked_until": report.locked.map(|locked| locked.until.to_string()),
             "revoked": revoked,
             "waits_for": waits,
             "signed_as": host.0,
@@ -205,6 +207,13 @@ fn say(console: &mut Console, report: &PruneReport, host: &HostId) -> Outcome<()
             "sealed {} in {} anew",
             text::bytes(report.resealed_bytes),
             packs(report.resealed_packs)
+        ))?;
+    }
+    if let Some(locked) = report.locked {
+        console.line(format!(
+            "locked {} until {} at least",
+            text::plural(locked.objects, "object", "objects"),
+            text::time(locked.until)
         ))?;
     }
     for session in &report.revoked {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use crate::context::OpContext;
 use crate::error::SinkError;
@@ -155,6 +156,9 @@ pub struct SinkCaps {
     pub connections: usize,
     /// How long a listing may lag behind a write; zero: a list shows every finished put.
     pub settle: Duration,
+    /// So long, from its put on, nobody may take an object away for good, since the location asks the tier for that; none:
+    /// it asks for nothing.
+    pub lock: Option<Duration>,
 }
 
 /// Who a sink is.
@@ -344,6 +348,21 @@ pub trait Sink: fmt::Debug + Send + Sync {
     /// [`SinkError`].
     async fn tidy(&self, _cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         Ok(0)
+    }
+
+    /// Locks an object that is there as if it were put at that time ([`SinkCaps::lock`]); a lock that lasts longer stays as
+    /// it is. Where the location asks for no locks there is nothing to do.
+    ///
+    /// # Errors
+    /// [`SinkError`] of kind `NotFound`; `Denied` where that is forbidden; `Unsupported` where objects can be locked only as
+    /// they are put; and others.
+    async fn extend_lock(
+        &self,
+        _cx: &OpContext,
+        _key: &ObjectKey,
+        _from: Timestamp,
+    ) -> Result<(), SinkError> {
+        Ok(())
     }
 
     /// How much room there is, where the tier can tell: `None` where it cannot, or has no bounds.

@@ -11,6 +11,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use jiff::Timestamp;
 
 use crate::side::Side;
 
@@ -108,6 +109,11 @@ fn both(hot: &SinkCaps, cold: &SinkCaps) -> SinkCaps {
         // Neither is asked for more at once than it wants.
         connections: hot.connections.min(cold.connections),
         settle: hot.settle.max(cold.settle),
+        // A side that locks nothing has nothing to extend.
+        lock: match (hot.lock, cold.lock) {
+            (Some(hot), Some(cold)) => Some(hot.min(cold)),
+            (one, other) => one.or(other),
+        },
     }
 }
 
@@ -256,6 +262,15 @@ impl Sink for ColdSink {
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         let hot = self.hot.tidy(cx, older_than).await?;
         Ok(hot + self.cold.tidy(cx, older_than).await?)
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        self.side_of(key).extend_lock(cx, key, from).await
     }
 
     /// That of the cold side: nearly all that is written goes there.

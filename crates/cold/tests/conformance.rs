@@ -211,6 +211,7 @@ fn capabilities_are_those_of_both() {
         cold: false,
         connections: 2,
         settle: std::time::Duration::from_secs(3),
+        lock: None,
     };
     let hot = MemSink::new().at("mem:hot");
     let cold = MemSink::with_caps(weak).at("mem:cold");

@@ -11,6 +11,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 
 /// A sink that keeps its objects in a folder of another one. What lies beside the folder it neither
 /// sees nor touches.
@@ -154,6 +155,16 @@ impl Sink for Below {
     /// Does nothing: what the sink below would tidy lies beside the folder as well.
     async fn tidy(&self, _cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         Ok(0)
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        let inside = self.inside("lock", key)?;
+        self.inner.extend_lock(cx, &inside, from).await
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

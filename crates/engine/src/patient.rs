@@ -12,6 +12,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
 
 /// How often a call is made before it fails.
 const ATTEMPTS: u32 = 5;
@@ -198,6 +199,15 @@ impl Sink for PatientSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         patiently!(cx, self.0.tidy(cx, older_than))
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        patiently!(cx, self.0.extend_lock(cx, key, from))
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

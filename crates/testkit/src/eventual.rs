@@ -14,6 +14,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
 use tokio::time::Instant;
 
 /// How far behind answers may be, at most.
@@ -261,6 +262,15 @@ impl Sink for EventualSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        self.inner.extend_lock(cx, key, from).await
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

@@ -20,6 +20,7 @@ use jiff::{SignedDuration, Timestamp};
 pub struct LockedSink {
     inner: Arc<dyn Sink>,
     lock: Duration,
+    keeps_versions: bool,
     until: Arc<Mutex<HashMap<ObjectKey, Timestamp>>>,
 }
 
@@ -27,12 +28,36 @@ impl LockedSink {
     /// Wraps a sink; what is in it already is not locked.
     #[must_use]
     pub fn new(inner: Arc<dyn Sink>, lock: Duration) -> Self {
-        let until = Arc::default();
-        Self { inner, lock, until }
+        Self {
+            inner,
+            lock,
+            keeps_versions: false,
+            until: Arc::default(),
+        }
+    }
+
+    /// As a bucket that keeps versions: a deletion or replacement hides what is locked, which stays below it and is no
+    /// longer seen from here.
+    #[must_use]
+    pub fn keeping_versions(mut self) -> Self {
+        self.keeps_versions = true;
+        self
     }
 
     fn until(&self) -> MutexGuard<'_, HashMap<ObjectKey, Timestamp>> {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When a lock of that time ends.
+    fn ends(&self, from: Timestamp) -> Timestamp {
+        let lock = SignedDuration::try_from(self.lock).unwrap_or(SignedDuration::MAX);
+        from.checked_add(lock).unwrap_or(Timestamp::MAX)
+    }
+
+    /// Until when an object is locked.
+    #[must_use]
+    pub fn locked_until(&self, key: &ObjectKey) -> Option<Timestamp> {
+        self.until().get(key).copied()
     }
 
     fn must_be_free(
@@ -42,7 +67,7 @@ impl LockedSink {
         key: &ObjectKey,
     ) -> Result<(), SinkError> {
         match self.until().get(key) {
-            Some(until) if *until > cx.clock.now() => {
+            Some(until) if !self.keeps_versions && *until > cx.clock.now() => {
                 Err(SinkError::new(ErrorKind::Denied, op, key.as_str())
                     .because(format!("the object is locked until {until}")))
             }
@@ -55,7 +80,9 @@ impl LockedSink {
 #[async_trait]
 impl Sink for LockedSink {
     fn info(&self) -> SinkInfo {
-        self.inner.info()
+        let mut info = self.inner.info();
+        info.caps.lock = Some(self.lock);
+        info
     }
 
     fn medium(&self) -> Option<String> {
@@ -77,8 +104,7 @@ impl Sink for LockedSink {
             self.must_be_free(cx, "put", key)?;
         }
         let answer = self.inner.put(cx, key, body, mode).await?;
-        let lock = SignedDuration::try_from(self.lock).unwrap_or(SignedDuration::MAX);
-        let until = cx.clock.now().checked_add(lock).unwrap_or(Timestamp::MAX);
+        let until = self.ends(cx.clock.now());
         self.until().insert(key.clone(), until);
         Ok(answer)
     }
@@ -130,6 +156,20 @@ impl Sink for LockedSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        self.inner.extend_lock(cx, key, from).await?;
+        let until = self.ends(from);
+        let mut locked = self.until();
+        let last = locked.entry(key.clone()).or_insert(until);
+        *last = until.max(*last);
+        Ok(())
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

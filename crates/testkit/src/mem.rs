@@ -14,6 +14,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
 
 #[derive(Debug, Clone)]
 struct Object {
@@ -60,6 +61,7 @@ impl MemSink {
             cold: false,
             connections: 8,
             settle: Duration::ZERO,
+            lock: None,
         })
     }
 
@@ -333,6 +335,16 @@ impl Sink for MemSink {
     async fn tidy(&self, cx: &OpContext, _older_than: Duration) -> Result<u64, SinkError> {
         proceed(cx, "tidy", "the tier")?;
         Ok(0)
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        _from: Timestamp,
+    ) -> Result<(), SinkError> {
+        proceed(cx, "lock", key.as_str())?;
+        Ok(())
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

@@ -17,17 +17,20 @@ pub enum Op {
     Delete,
     /// `warm`.
     Warm,
+    /// `extend_lock`.
+    Lock,
 }
 
 impl Op {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Put,
         Self::Get,
         Self::Head,
         Self::List,
         Self::Delete,
         Self::Warm,
+        Self::Lock,
     ];
 
     /// Its name.
@@ -40,13 +43,14 @@ impl Op {
             Self::List => "list",
             Self::Delete => "delete",
             Self::Warm => "warm",
+            Self::Lock => "lock",
         }
     }
 
     /// Whether it changes what is stored.
     #[must_use]
     pub const fn is_mutating(self) -> bool {
-        matches!(self, Self::Put | Self::Delete)
+        matches!(self, Self::Put | Self::Delete | Self::Lock)
     }
 }
 

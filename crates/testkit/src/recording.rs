@@ -12,6 +12,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt};
+use jiff::Timestamp;
 
 use crate::op::Op;
 
@@ -291,6 +292,16 @@ impl Sink for RecordingSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        let entry = self.begin(Op::Lock, key.as_str());
+        entry.end(self.inner.extend_lock(cx, key, from).await)
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

@@ -20,6 +20,7 @@ const WEAK: SinkCaps = SinkCaps {
     cold: false,
     connections: 1,
     settle: Duration::ZERO,
+    lock: None,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -108,6 +108,25 @@ async fn what_is_locked_goes_when_its_time_is_over_and_not_before() {
 }
 
 #[tokio::test]
+async fn a_lock_is_extended_and_never_made_shorter() {
+    let clock = TestClock::default();
+    let cx = OpContext::new(Arc::new(clock.clone()));
+    let hour = SignedDuration::from_hours(1);
+    let sink = LockedSink::new(Arc::new(MemSink::new()), Duration::from_hours(1));
+    assert_eq!(sink.info().caps.lock, Some(Duration::from_hours(1)));
+    put(&sink, "a", "first").await;
+    let put_at = cx.clock.now();
+    for (from, until) in [(put_at - hour, 1), (put_at + hour, 2), (put_at, 2)] {
+        sink.extend_lock(&cx, &key("a"), from).await.unwrap();
+        assert_eq!(sink.locked_until(&key("a")), Some(put_at + until * hour));
+    }
+    clock.advance(hour);
+    assert!(sink.delete(&cx, &key("a")).await.is_err());
+    clock.advance(hour);
+    sink.delete(&cx, &key("a")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_folder_of_a_sink_sees_nothing_of_what_is_beside_it() {
     let mem = MemSink::new();
     put(&mem, "fold", "beside").await;

@@ -10,6 +10,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use crate::rate::Rate;
 
@@ -134,6 +135,15 @@ impl Sink for Throttled {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        self.inner.extend_lock(cx, key, from).await
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

@@ -123,6 +123,7 @@ impl Sink for FileSink {
                 cold: false,
                 connections: 1,
                 settle: Duration::ZERO,
+                lock: None,
             },
             is_split: false,
         }

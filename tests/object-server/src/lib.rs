@@ -8,6 +8,7 @@
 mod answer;
 mod archive;
 mod fault;
+mod locks;
 mod serve;
 mod shelf;
 
@@ -137,6 +138,12 @@ impl Server {
     /// this is said, when [`Server::thaw`] lets them.
     pub fn thaw_after(&self, questions: usize) {
         self.shelf.archive().come_after(questions);
+    }
+
+    /// Until when an object is locked, in seconds since 1970.
+    #[must_use]
+    pub fn locked_until(&self, key: &str) -> Option<i64> {
+        self.shelf.locks().until(key)
     }
 
     /// Objects of an archive that were asked for can be read now.

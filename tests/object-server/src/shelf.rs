@@ -12,15 +12,17 @@ use hyper::header::{HeaderMap, HeaderValue};
 use s3s::checksum::ChecksumHasher;
 use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::{
-    DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput, HeadObjectInput,
-    HeadObjectOutput, ListObjectsV2Input, ListObjectsV2Output, Object, PutObjectInput,
-    PutObjectOutput, Range, RestoreObjectInput, RestoreObjectOutput, StorageClass, StreamingBlob,
-    Timestamp,
+    DeleteObjectInput, DeleteObjectOutput, ETag, GetObjectInput, GetObjectOutput,
+    GetObjectRetentionInput, GetObjectRetentionOutput, HeadObjectInput, HeadObjectOutput,
+    ListObjectsV2Input, ListObjectsV2Output, Object, PutObjectInput, PutObjectOutput,
+    PutObjectRetentionInput, PutObjectRetentionOutput, Range, RestoreObjectInput,
+    RestoreObjectOutput, StorageClass, StreamingBlob, Timestamp,
 };
 use s3s::{Body, S3, S3Request, S3Response, S3Result, s3_error};
 
 use crate::BUCKET;
 use crate::archive::Archive;
+use crate::locks::Locks;
 
 /// A word to the [server](crate::serve): the protocol's implementation knows one status for this answer, and there are two.
 pub(crate) const ACCEPTED: &str = "x-stand-in-accepted";
@@ -30,6 +32,7 @@ pub(crate) const ACCEPTED: &str = "x-stand-in-accepted";
 pub(crate) struct Shelf {
     objects: Arc<Mutex<BTreeMap<String, Bytes>>>,
     archive: Arc<Mutex<Archive>>,
+    locks: Arc<Mutex<Locks>>,
 }
 
 impl Shelf {
@@ -40,6 +43,11 @@ impl Shelf {
     /// Which of them are in the archive.
     pub(crate) fn archive(&self) -> MutexGuard<'_, Archive> {
         self.archive.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of them are locked.
+    pub(crate) fn locks(&self) -> MutexGuard<'_, Locks> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn find(&self, bucket: &str, key: &str) -> S3Result<Bytes> {
@@ -111,6 +119,8 @@ impl S3 for Shelf {
         }
         let class = input.storage_class.as_ref().map(|class| class.as_str());
         self.archive().put(&input.key, class);
+        let until = input.object_lock_retain_until_date;
+        self.locks().put(&input.key, until);
         objects.insert(input.key, body);
         Ok(S3Response::new(PutObjectOutput {
             e_tag,
@@ -218,12 +228,40 @@ impl S3 for Shelf {
         ))
     }
 
+    async fn put_object_retention(
+        &self,
+        request: S3Request<PutObjectRetentionInput>,
+    ) -> S3Result<S3Response<PutObjectRetentionOutput>> {
+        let input = request.input;
+        self.find(&input.bucket, &input.key)?;
+        if input.content_md5.is_none() {
+            return Err(s3_error!(
+                InvalidRequest,
+                "Missing required header for this request: Content-MD5 OR x-amz-checksum-*"
+            ));
+        }
+        self.locks().extend(&input.key, input.retention)?;
+        Ok(S3Response::new(PutObjectRetentionOutput::default()))
+    }
+
+    async fn get_object_retention(
+        &self,
+        request: S3Request<GetObjectRetentionInput>,
+    ) -> S3Result<S3Response<GetObjectRetentionOutput>> {
+        let input = request.input;
+        self.find(&input.bucket, &input.key)?;
+        Ok(S3Response::new(GetObjectRetentionOutput {
+            retention: Some(self.locks().told(&input.key)?),
+        }))
+    }
+
     async fn delete_object(
         &self,
         request: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
         must_be_there(&request.input.bucket)?;
         self.objects().remove(&request.input.key);
+        self.locks().put(&request.input.key, None);
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 }

@@ -61,6 +61,70 @@ pub(crate) fn lines_of_a_list() -> Vec<Value> {
     Bucket::new().snapshot(&["list", "--json"]).ok().lines()
 }
 
+/// A prune locks again what is left, and not each time.
+#[test]
+fn what_is_in_use_stays_locked() {
+    let bucket = Bucket::new();
+    let location = format!("{}&object_lock=30d", bucket.server.location("backups/web1"));
+    let snapshot = |args: &[&str]| {
+        let mut command = bucket.with(bucket.place.snapshot(args));
+        Run::of(command.env("BACKSTAY_REPO", &location))
+    };
+    bucket.place.write("one", vec![7; 300_000]);
+    let data = bucket.place.data();
+    let _ = snapshot(&["save", data.to_str().unwrap()]).ok();
+    // `init` was told of no lock.
+    let until = |key: &str| bucket.server.locked_until(key);
+    let unlocked = || {
+        let objects = bucket.server.objects();
+        let found = objects.into_keys().filter(|key| until(key).is_none());
+        found.collect::<Vec<_>>()
+    };
+    let before = unlocked();
+    assert!(
+        before.iter().any(|key| key.contains("/config/")),
+        "{before:?}"
+    );
+    assert!(
+        !before.iter().any(|key| key.contains("/data/")),
+        "{before:?}"
+    );
+    let pruned = |run: Run| run.of_type("pruned")[0].clone();
+    let first = pruned(snapshot(&["prune", "--json"]).ok());
+    let locked = first["locked_objects"].as_u64().unwrap();
+    // All but its own record, and what a trial of the server left.
+    assert_eq!(locked + 2, bucket.server.objects().len() as u64, "{first}");
+    let left: Vec<_> = unlocked()
+        .into_iter()
+        .filter(|key| !key.ends_with("/.backstay-create"))
+        .collect();
+    assert_eq!(left, [] as [String; 0]);
+    let told: jiff::Timestamp = first["locked_until"].as_str().unwrap().parse().unwrap();
+    let objects = bucket.server.objects();
+    let pack = objects.keys().find(|key| key.contains("/data/")).unwrap();
+    assert!(until(pack).unwrap() >= told.as_second());
+    let second = pruned(snapshot(&["prune", "--json"]).ok());
+    assert_eq!(second["locked_objects"], Value::Null);
+    // Asked for longer, it is due at once; where it may not, that is told.
+    let longer = format!("{}&object_lock=60d", bucket.server.location("backups/web1"));
+    let prune = || {
+        let mut command = bucket.with(bucket.place.snapshot(&["prune"]));
+        Run::of(command.env("BACKSTAY_REPO", &longer))
+    };
+    let denied = Fault::answer(403, "AccessDenied", "Access Denied");
+    bucket
+        .server
+        .fail(Rule::of(denied).on("PUT").at("retention").times(1));
+    let _ = prune().ends(3).says("s3:PutObjectRetention");
+    let run = prune().ok();
+    assert!(
+        run.text().contains("locked ") && run.text().contains(" until "),
+        "{}",
+        run.text()
+    );
+    let _ = snapshot(&["verify", "--level", "full"]).ok();
+}
+
 #[test]
 fn a_repository_in_a_bucket_does_all_that_one_in_a_folder_does() {
     let bucket = Bucket::new();

@@ -15,6 +15,7 @@ async fn begun(atomic_create: bool) -> (MemSink, OpContext, Repository, Session)
         cold: false,
         connections: 2,
         settle: Duration::ZERO,
+        lock: None,
     };
     let (cx, mem) = (context(), MemSink::with_caps(caps));
     let request = InitRequest {

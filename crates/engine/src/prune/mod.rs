@@ -5,7 +5,7 @@
 //! nothing uses and packs that are worth being written anew; [`collect`] condemns what nothing uses,
 //! settles every session that may be about to name it, decides and deletes; [`repack`] copies what is
 //! in use of packs that are mostly waste, sealed as it is, and leaves them to the collector; [`merge`]
-//! makes one index run of many. No data key is needed, only that of the index; but for [`reseal`], which is asked for.
+//! makes one index run of many; [`locks`] keeps what is left locked where the tier locks. No data key is needed, only that of the index; but for [`reseal`], which is asked for.
 //! Everything can be stopped anywhere and be begun again.
 //!
 //! Memory: that of the index, one of its runs at a time, a bit for each chunk, and some eighty bytes for each
@@ -15,6 +15,7 @@
 mod collect;
 mod elsewhere;
 mod kept;
+mod locks;
 pub(crate) mod merge;
 mod open;
 mod own;
@@ -43,6 +44,7 @@ use crate::{beside, claims};
 use own::Own;
 use survey::Survey;
 
+pub use locks::Locked;
 pub(crate) use open::open_sessions;
 pub use reseal::may_reseal;
 
@@ -200,6 +202,8 @@ pub struct PruneReport {
     pub resealed_bytes: u64,
     /// Sessions that are not over: until they are, nothing that is condemned is deleted.
     pub waits_for: Vec<OpenSession>,
+    /// What was locked for longer, where the tier locks objects and it was time for it.
+    pub locked: Option<Locked>,
     /// Sessions that were taken for dead.
     pub revoked: Vec<SessionId>,
     /// What was wrong.
@@ -290,6 +294,14 @@ pub async fn prune(
         }
         outcome => outcome,
     };
+    // Also where it came to no end: nothing may be left without a lock because of that.
+    let outcome = match (outcome, cx.cancel.is_cancelled()) {
+        (outcome, true) => outcome,
+        (outcome, false) => {
+            let locked = locks::extend(repo, cx, &mut report.findings).await;
+            outcome.and(locked.map(|locked| report.locked = locked))
+        }
+    };
     let (is_ok, note) = match &outcome {
         Ok(()) if report.waits_for.is_empty() => (true, String::new()),
         Ok(()) => (
@@ -306,6 +318,9 @@ pub async fn prune(
     ];
     if job.reseal {
         counts.push(("packs-resealed", report.resealed_packs));
+    }
+    if let Some(locked) = report.locked {
+        counts.push(("objects-locked", locked.objects));
     }
     let draft = LedgerDraft {
         op: "prune",

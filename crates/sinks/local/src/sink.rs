@@ -13,6 +13,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
@@ -188,6 +189,7 @@ impl Sink for LocalSink {
                 cold: false,
                 connections: 4,
                 settle: self.place.settle(),
+                lock: None,
             },
             is_split: false,
         }
@@ -329,6 +331,16 @@ impl Sink for LocalSink {
     }
 
     /// That of the file system; `None` where it says that it has none at all, as some of networks do.
+    /// Nothing is ever locked here.
+    async fn extend_lock(
+        &self,
+        _cx: &OpContext,
+        _key: &ObjectKey,
+        _from: Timestamp,
+    ) -> Result<(), SinkError> {
+        Ok(())
+    }
+
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {
         let root = self.root().display().to_string();
         self.blocking(cx, "room", root, |place| {

@@ -39,6 +39,7 @@ mod credentials;
 mod endpoint;
 mod gate;
 mod listing;
+mod lock;
 mod place;
 mod refused;
 mod sink;

@@ -128,7 +128,7 @@ impl Refused {
 }
 
 /// What an element of a server's text holds.
-fn element(text: &str, name: &str) -> Option<String> {
+pub(crate) fn element(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     let (value, _) = rest.split_once(&format!("</{name}>"))?;
     Some(shown(value))

@@ -13,6 +13,7 @@ use backup_core::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use jiff::Timestamp;
 use object_store::client::HttpError;
 use object_store::path::Path;
 use object_store::{Attribute, Attributes, GetOptions, GetRange, ObjectStoreExt as _, PutOptions};
@@ -440,6 +441,7 @@ impl Sink for ObjectSink {
                 cold: inner.place.is_cold(),
                 connections: inner.place.connections,
                 settle: inner.place.settle,
+                lock: inner.place.lock,
             },
             is_split: false,
         }
@@ -607,6 +609,15 @@ impl Sink for ObjectSink {
 
     async fn warm(&self, cx: &OpContext, keys: &[ObjectKey]) -> Result<Warmth, SinkError> {
         self.ask_for(cx, keys).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        self.lock_again(cx, key, from).await
     }
 }
 

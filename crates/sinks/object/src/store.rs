@@ -17,15 +17,13 @@ use object_store::{
 use tokio::sync::Mutex;
 
 use crate::credentials::{self, NoCredentials};
+use crate::lock;
 use crate::place::{Place, Provider, Source};
 use crate::sink::MAX_PUT_BYTES;
 use crate::surroundings::Surroundings;
 use crate::trouble::{Names, Trouble};
 use crate::warm::Signer;
 use crate::wire::Wire;
-
-/// So long one date of a lock is used, and so much longer than asked for objects are locked at most.
-const LOCK_STEP: Duration = Duration::from_hours(1);
 
 /// How long a request is tried again altogether.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
@@ -334,7 +332,7 @@ impl Store {
         {
             return Ok(client.clone());
         }
-        let until = now.saturating_add(LOCK_STEP).unwrap_or(Timestamp::MAX);
+        let until = lock::end(now, lock::STEP);
         let client: Arc<dyn ObjectStore> = Arc::new(locking.client(until)?);
         *current = Some((until, client.clone()));
         Ok(client)
@@ -344,9 +342,8 @@ impl Store {
 impl Locking {
     /// A client whose objects are locked so long from `from` on.
     fn client(&self, from: Timestamp) -> Result<object_store::aws::AmazonS3, Trouble> {
-        let until = from.saturating_add(self.lock).unwrap_or(Timestamp::MAX);
-        let date = until.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let date = HeaderValue::from_str(&date)
+        let until = lock::end(from, self.lock);
+        let date = HeaderValue::from_str(&lock::date(until))
             .map_err(|_| Trouble::Other(format!("no date of a lock can be told: {until}")))?;
         let mut headers = HeaderMap::new();
         // Without a word on the sum servers refuse to lock.
@@ -356,7 +353,7 @@ impl Locking {
         );
         headers.insert(
             "x-amz-object-lock-mode",
-            HeaderValue::from_static("GOVERNANCE"),
+            HeaderValue::from_static(lock::MODE),
         );
         headers.insert("x-amz-object-lock-retain-until-date", date);
         let options = self.options.clone().with_default_headers(headers);

@@ -89,6 +89,10 @@ pub(crate) enum Trouble {
         "object lock is asked for, and the bucket has none ({0}); it can only be had by a bucket that keeps versions: make one with object lock, or leave `object_lock=` out"
     )]
     NoLock(String),
+    #[error(
+        "its lock could not be made to last longer ({0}); the key needs the rights s3:PutObjectRetention and s3:GetObjectRetention, see docs/tiers-s3.md"
+    )]
+    NotExtended(String),
     #[error(transparent)]
     Credentials(#[from] NoCredentials),
     #[error("{0}; see docs/tiers-s3.md for what a server must be able to do")]

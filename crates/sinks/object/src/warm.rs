@@ -20,6 +20,7 @@ use object_store::client::{
 };
 use tokio::time::Instant;
 
+use crate::lock;
 use crate::place::{Place, Provider};
 use crate::refused::Refused;
 use crate::sink::{Failed, ObjectSink};
@@ -127,7 +128,7 @@ pub(crate) struct Signer {
 
 impl Signer {
     /// Sends a request until it is answered, refused for good, or patience is over.
-    async fn send(
+    pub(crate) async fn send(
         &self,
         method: &Method,
         path: &str,
@@ -170,6 +171,7 @@ impl Signer {
             true => request.body(HttpRequestBody::empty()),
             false => request
                 .header("content-type", "application/xml")
+                .header("content-md5", lock::sum(body))
                 .body(HttpRequestBody::from(body.to_owned())),
         };
         let mut request = request.map_err(|error| unmade(&error))?;

@@ -14,6 +14,7 @@ use backup_sink_object::{ObjectSink, Surroundings};
 use backup_testkit::context;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
+use jiff::SignedDuration;
 
 mod stage;
 
@@ -459,6 +460,62 @@ async fn storage_class_and_lock_stand_in_the_puts_that_they_are_for() {
     );
     let signed = data.header("authorization").unwrap();
     assert!(signed.contains("x-amz-object-lock-mode"), "{signed}");
+}
+
+#[tokio::test]
+async fn a_lock_is_made_longer_and_one_that_lasts_stays() {
+    let server = Server::start();
+    let sink = open(&format!("{}&object_lock=30d", server.location("p")));
+    let cx = context();
+    put(&sink, "snap/1", "x").await.unwrap();
+    let until = || server.locked_until("p/snap/1").unwrap();
+    let (day, put_until, now) = (24 * 3600, until(), cx.clock.now());
+    let later = now + 10 * SignedDuration::from_hours(24);
+    sink.extend_lock(&cx, &key("snap/1"), later).await.unwrap();
+    let longer = until();
+    assert!((10 * day..=10 * day + 3600).contains(&(longer - put_until)));
+    // Of an hour ago, as of a host whose client is new: that which lasts longer stays, and it is asked which does.
+    let _ = server.take_asked();
+    sink.extend_lock(&cx, &key("snap/1"), now).await.unwrap();
+    assert_eq!(until(), longer);
+    let asked = server.take_asked();
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|one| (one.method.as_str(), one.query.as_str(), one.status))
+        .collect();
+    assert_eq!(
+        asked,
+        [("PUT", "retention", 403), ("GET", "retention", 200)]
+    );
+    // What nobody locked is locked from now on; what is gone is no matter of locks.
+    server.store("p/snap/2", "x");
+    sink.extend_lock(&cx, &key("snap/2"), now).await.unwrap();
+    let days = (server.locked_until("p/snap/2").unwrap() - now.as_second()) / day;
+    assert_eq!(days, 30);
+    let gone = sink.extend_lock(&cx, &key("snap/3"), now).await;
+    told(gone, ErrorKind::NotFound, &["snap/3"]);
+    let unlocked = open(&server.location("p"));
+    assert_eq!(unlocked.info().caps.lock, None);
+    assert_eq!(sink.info().caps.lock, Some(Duration::from_hours(30 * 24)));
+    let _ = server.take_asked();
+    unlocked
+        .extend_lock(&cx, &key("snap/1"), later)
+        .await
+        .unwrap();
+    assert_eq!(server.take_asked(), []);
+}
+
+#[tokio::test]
+async fn where_locks_may_not_be_set_it_is_said_which_rights_are_missing() {
+    let server = Server::start();
+    let sink = open(&format!("{}&object_lock=30d", server.location("p")));
+    put(&sink, "snap/1", "x").await.unwrap();
+    let denied = Fault::answer(403, "AccessDenied", "Access Denied");
+    server.fail(Rule::of(denied).on("PUT").at("retention"));
+    let later = context().clock.now() + SignedDuration::from_hours(24);
+    let answer = sink.extend_lock(&context(), &key("snap/1"), later).await;
+    let words = ["s3:PutObjectRetention", "snap/1", "docs/tiers-s3.md"];
+    told(answer, ErrorKind::Denied, &words);
 }
 
 #[derive(Debug, Default)]

@@ -246,6 +246,7 @@ impl Sink for RcloneSink {
                 cold: false,
                 connections: place.connections,
                 settle: place.settle,
+                lock: None,
             },
             is_split: false,
         }

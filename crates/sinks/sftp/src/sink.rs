@@ -197,6 +197,7 @@ impl Sink for SftpSink {
                 cold: false,
                 connections: config.connections * REQUESTS,
                 settle: Duration::ZERO,
+                lock: None,
             },
             is_split: false,
         }

@@ -11,6 +11,7 @@ use backup_core::{
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
 
 use super::rule::{Crash, Fault, Injected, Rule};
 use super::state::{Change, State, Turn};
@@ -429,6 +430,16 @@ impl Sink for FaultSink {
 
     async fn tidy(&self, cx: &OpContext, older_than: Duration) -> Result<u64, SinkError> {
         self.inner.tidy(cx, older_than).await
+    }
+
+    async fn extend_lock(
+        &self,
+        cx: &OpContext,
+        key: &ObjectKey,
+        from: Timestamp,
+    ) -> Result<(), SinkError> {
+        let turn = self.enter(cx, Op::Lock, key.as_str()).await?;
+        turn.unless_lost(self.inner.extend_lock(cx, key, from).await)
     }
 
     async fn room(&self, cx: &OpContext) -> Result<Option<Room>, SinkError> {

@@ -14,6 +14,7 @@ mod copied;
 mod forged;
 mod generations;
 mod growth;
+mod locked;
 mod lost;
 mod model;
 mod planted;
