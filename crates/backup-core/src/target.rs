@@ -71,6 +71,9 @@ pub struct RestoreEntry {
     /// Of a folder: whether everything that the snapshot has in it is restored with it, and not a
     /// selection. A target that deletes what the snapshot does not have deletes in no other.
     pub whole: bool,
+    /// Of a folder: it is no part of what was chosen, and only comes along for what is in it. One that stands there stays as
+    /// it is.
+    pub on_way: bool,
 }
 
 /// Takes the content of one entry at positions, out of order, from several threads.

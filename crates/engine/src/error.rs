@@ -239,6 +239,10 @@ pub enum EngineError {
     Panicked(&'static str),
 }
 
+/// Said of what could not be read.
+const NOT_KNOWN: &str =
+    "it is not known to be damaged: run it again once the repository can be read there";
+
 impl EngineError {
     /// An object that does not authenticate or decode.
     pub fn damaged(object: impl ToString, why: impl ToString) -> Self {
@@ -311,6 +315,27 @@ impl EngineError {
             Self::Damaged { .. } | Self::Missing { .. } => true,
             Self::Sink(error) => error.kind == ErrorKind::Damaged,
             _ => false,
+        }
+    }
+
+    /// As what content is told that was not had: who may not read, or whose line is down, has lost nothing by that.
+    pub(crate) fn kind_of_loss(&self) -> FindingKind {
+        match self {
+            Self::Missing { .. } => FindingKind::Missing,
+            Self::Sink(error) => match error.kind {
+                ErrorKind::NotFound => FindingKind::Missing,
+                ErrorKind::Damaged => FindingKind::Damaged,
+                _ => FindingKind::Unreadable,
+            },
+            _ => FindingKind::Damaged,
+        }
+    }
+
+    /// What is said of content that was not had.
+    pub(crate) fn words_of_loss(&self) -> String {
+        match self.kind_of_loss() {
+            FindingKind::Unreadable => format!("{self}; {NOT_KNOWN}"),
+            _ => self.to_string(),
         }
     }
 }

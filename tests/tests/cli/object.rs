@@ -108,7 +108,7 @@ fn what_is_in_use_stays_locked() {
     // Asked for longer, it is due at once; where it may not, that is told.
     let longer = format!("{}&object_lock=60d", bucket.server.location("backups/web1"));
     let prune = || {
-        let mut command = bucket.with(bucket.place.snapshot(&["prune"]));
+        let mut command = bucket.with(bucket.place.snapshot(["prune"]));
         Run::of(command.env("BACKSTAY_REPO", &longer))
     };
     let denied = Fault::answer(403, "AccessDenied", "Access Denied");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use backup_tests::{Place, Run, read_tree};
@@ -558,4 +559,50 @@ fn a_file_of_somebody_who_chose_the_name_of_the_mark_stays() {
     let refused = Run::of(&mut place.restore(run)).ends(1);
     let _ = refused.says("move it away");
     assert_eq!(fs::read(&own).unwrap(), b"my own words");
+}
+
+/// What is above what was chosen is in the way of nothing and stays as it is.
+#[test]
+fn folders_above_what_was_chosen_stay_as_they_are() {
+    let place = Place::new();
+    place.write("srv/www/site/page", "1");
+    let mode = |path: &str, mode| {
+        fs::set_permissions(place.path(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode("data/srv", 0o700);
+    mode("data/srv/www/site", 0o750);
+    let _ = place.save().ok();
+    fs::create_dir_all(place.path("out/srv/www/site")).unwrap();
+    mode("out/srv", 0o755);
+    let seen = |path: &str| {
+        let meta = fs::metadata(place.path(path)).unwrap();
+        (meta.mode() & 0o7777, meta.mtime(), meta.mtime_nsec())
+    };
+    let before = seen("out/srv");
+    for overwrite in ["if-newer", "always"] {
+        let run = [
+            "run",
+            &below(&place),
+            "--to",
+            "out",
+            "--include",
+            "srv/www/site",
+            "--overwrite",
+            overwrite,
+        ];
+        let _ = Run::of(&mut place.restore(run)).ok();
+        assert_eq!(seen("out/srv"), before, "{overwrite}");
+        assert_eq!(seen("out/srv/www/site").0, 0o750, "{overwrite}");
+    }
+    // One that is not there is made as it was saved.
+    let run = [
+        "run",
+        &below(&place),
+        "--to",
+        "new",
+        "--include",
+        "srv/www/site",
+    ];
+    let _ = Run::of(&mut place.restore(run)).ok();
+    assert_eq!(seen("new/srv"), seen("data/srv"));
 }

@@ -10,6 +10,8 @@ use std::process::Command;
 use backup_tests::{Place, Run, read_tree};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, Timespec, Timestamps, XattrFlags};
 
+use crate::trouble::noise;
+
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -265,6 +267,31 @@ fn excludes_leave_out_and_a_lost_cache_costs_only_reading() {
     let names: Vec<_> = read_tree(&place.path("out")).unwrap().into_keys().collect();
     let names: Vec<_> = names.iter().map(|name| name.to_str().unwrap()).collect();
     assert_eq!(names, ["cache", "cache/CACHEDIR.TAG", "keep"]);
+}
+
+/// A line that begins looks for its small files in all other lines of the host, whatever was saved last.
+#[test]
+fn a_new_line_stores_no_small_file_again_that_another_has() {
+    let place = Place::new();
+    for number in 0..300 {
+        place.write(&format!("{number:03}"), noise(number, 12_000));
+    }
+    let _ = place.save().ok();
+    // So that no bundle is as it would be cut of what is there now.
+    for number in (0..300).step_by(60) {
+        place.write(&format!("{number:03}"), noise(1000 + number, 12_000));
+    }
+    let _ = place.save().ok();
+    let stream = ["save", "--command", "echo stream", "--name", "stream"];
+    let _ = Run::of(&mut place.snapshot(stream)).ok();
+    fs::remove_dir_all(place.path("cache")).unwrap();
+    let mut save = place.snapshot(["save", "--json", "--name", "other"]);
+    let saved = Run::of(save.arg(place.data()))
+        .ok()
+        .of_type("saved")
+        .remove(0);
+    assert!(saved["bytes_new"].as_u64().unwrap() < 100_000, "{saved}");
+    let _ = place.verify().ok();
 }
 
 #[test]

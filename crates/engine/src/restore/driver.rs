@@ -151,7 +151,7 @@ impl Driver<'_> {
 
     async fn entry(&mut self, entry: ViewEntry) -> Result<()> {
         let passes = self.job.passes(&entry);
-        let Some(wanted) = self.job.wanted(&entry, &self.lacking) else {
+        let Some(wanted) = self.job.wanted(&entry, &self.lacking, passes) else {
             return Ok(());
         };
         let record = entry.record;
@@ -260,7 +260,7 @@ impl Driver<'_> {
 
     /// Tells of an entry of whose content nothing can be had.
     fn lose(&self, entry: &RestoreEntry, error: &EngineError) {
-        let (kind, why) = (FindingKind::Damaged, error.to_string());
+        let (kind, why) = (error.kind_of_loss(), error.words_of_loss());
         if !self.workers.salvages() {
             return self.workers.found(Finding::entry(kind, &entry.path, why));
         }

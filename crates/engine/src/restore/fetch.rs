@@ -315,11 +315,13 @@ impl<'a> Workers<'a> {
                     .for_each(|chunk| self.open(vec![chunk], codec, plain));
             }
             Err(EngineError::Sink(error)) if error.kind != ErrorKind::NotFound => {
-                let why = error.to_string();
-                return chunks.iter().for_each(|(chunk, _)| match error.kind {
+                let is_damaged = error.kind == ErrorKind::Damaged;
+                let error = EngineError::Sink(error);
+                let (kind, why) = (error.kind_of_loss(), error.words_of_loss());
+                return chunks.iter().for_each(|(chunk, _)| match is_damaged {
                     _ if self.repo.has_others() => self.elsewhere(chunk),
-                    ErrorKind::Damaged if self.is_elsewhere_too(chunk) => self.elsewhere(chunk),
-                    _ => self.lose(chunk, FindingKind::Damaged, &why),
+                    true if self.is_elsewhere_too(chunk) => self.elsewhere(chunk),
+                    _ => self.lose(chunk, kind, &why),
                 });
             }
             // Its pack may have been deleted because the chunk is in another.
@@ -346,7 +348,7 @@ impl<'a> Workers<'a> {
                 }
                 // In another place it may be whole, and the end of its pack may say the key that opens it.
                 Err(error) if error.is_damage() => self.elsewhere(&chunk),
-                Err(error) => self.lose(&chunk, FindingKind::Damaged, &error.to_string()),
+                Err(error) => self.lose(&chunk, error.kind_of_loss(), &error.words_of_loss()),
             }
         }
     }
@@ -376,11 +378,7 @@ impl<'a> Workers<'a> {
                 self.fail(EngineError::Sink(error));
             }
             Err(error) => {
-                let kind = match &error {
-                    EngineError::Missing { .. } => FindingKind::Missing,
-                    _ => FindingKind::Damaged,
-                };
-                self.lose(chunk, kind, &error.to_string());
+                self.lose(chunk, error.kind_of_loss(), &error.words_of_loss());
             }
         }
     }

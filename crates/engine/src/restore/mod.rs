@@ -84,7 +84,7 @@ impl RestoreJob {
     }
 
     /// What a target is told of an entry; nothing if it does not lie where the job restores.
-    fn wanted(&self, entry: &ViewEntry, lacking: &Lacking) -> Option<RestoreEntry> {
+    fn wanted(&self, entry: &ViewEntry, lacking: &Lacking, passes: bool) -> Option<RestoreEntry> {
         let record = &entry.record;
         let is_folder = record.meta.kind == EntryKind::Directory;
         Some(RestoreEntry {
@@ -94,6 +94,7 @@ impl RestoreJob {
             sha256: record.sha256,
             // What a filter holds back is in the snapshot all the same.
             whole: self.filter.is_none() && !(is_folder && lacking.has(&entry.path)),
+            on_way: is_folder && !passes,
         })
     }
 }
@@ -165,7 +166,7 @@ pub async fn dry_run(
     while let Some(seen) = walk.step(cx).await? {
         let note = match seen {
             Seen::Entry(entry) if job.passes(&entry) => {
-                let Some(wanted) = job.wanted(&entry, &lacking) else {
+                let Some(wanted) = job.wanted(&entry, &lacking, true) else {
                     continue;
                 };
                 entries += 1;

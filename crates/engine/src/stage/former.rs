@@ -2,7 +2,7 @@
 //! nowhere again, although the bundle that holds it cannot be cut the same way at its new place.
 //!
 //! They come from the local state, or, where that is lost or there is none yet, from the newest
-//! snapshot of this host that the key can read. A writer's key reads none: whoever saves with it and
+//! snapshot of the line, or else of each line of this host, as far as the key can read them. A writer's key reads none: whoever saves with it and
 //! has lost the state stores small files again whose bundles have changed.
 
 use std::collections::HashMap;
@@ -53,22 +53,24 @@ impl Former {
         self.unread.is_none()
     }
 
-    /// Takes the files of a snapshot instead. What cannot be read is stored again, no worse.
-    pub(super) async fn read_snapshot(
+    /// Takes the files of snapshots instead. What cannot be read is stored again, no worse.
+    pub(super) async fn read_snapshots(
         &mut self,
         repo: &Repository,
         cx: &OpContext,
         keys: &CutKeys,
-        head: &SnapshotHead,
+        heads: &[&SnapshotHead],
     ) {
-        self.always = true;
-        let Ok(view) = SnapshotView::open(repo, head.clone()) else {
-            return;
-        };
-        let mut entries = view.entries(0, &EntryPath::root());
-        while let Ok(Some(entry)) = entries.next(cx).await {
-            if !self.remember(keys, &entry.record) {
-                return;
+        self.always |= !heads.is_empty();
+        for head in heads {
+            let Ok(view) = SnapshotView::open(repo, (*head).clone()) else {
+                continue;
+            };
+            let mut entries = view.entries(0, &EntryPath::root());
+            while let Ok(Some(entry)) = entries.next(cx).await {
+                if !self.remember(keys, &entry.record) {
+                    return;
+                }
             }
         }
     }

@@ -16,6 +16,9 @@ use crate::repository::{Repository, SnapshotHead};
 use crate::snapshot::SnapshotJob;
 use crate::view::check_signatures;
 
+/// In so many other lines of the host files are looked for.
+const MOST_LINES: usize = 16;
+
 /// A plan, ready to be captured.
 #[derive(Debug)]
 pub struct Planned {
@@ -26,6 +29,8 @@ pub struct Planned {
     /// The snapshot of this host in which its files are looked for when no local state tells of
     /// them.
     pub(super) nearest: Option<SnapshotHead>,
+    /// Where they are looked for as well: the newest snapshots of its other lines, where this one has none yet.
+    pub(super) kin: Vec<SnapshotHead>,
     /// Whether the source was told of the parent and may say that something is as it is there.
     pub(super) may_inherit: bool,
     /// What is done in a lesser way than it could be.
@@ -137,6 +142,10 @@ async fn plan_on(
         Some(parent) => Some(parent.head.clone()),
         None => heads.iter().rfind(signed).cloned(),
     };
+    let kin = match &parent {
+        Some(_) => Vec::new(),
+        None => newest_of_lines(&heads, signed, nearest.as_ref()),
+    };
     let asks = !job.reread && degraded.is_none();
     let hint = parent.as_ref().filter(|_| asks);
     let hint = hint.and_then(|parent| parent.hint(repo, &info, &job.component));
@@ -152,10 +161,25 @@ async fn plan_on(
         plan,
         parent,
         nearest,
+        kin,
         may_inherit,
         degraded,
         earlier: heads.iter().map(|head| head.meta.id).collect(),
         judged,
         started,
     })
+}
+
+/// The newest snapshot of each line but one, the newest first. Only what this host has signed says where its files lie.
+fn newest_of_lines(
+    heads: &[SnapshotHead],
+    signed: impl Fn(&&SnapshotHead) -> bool,
+    but: Option<&SnapshotHead>,
+) -> Vec<SnapshotHead> {
+    let mut names: BTreeSet<&str> = but.iter().map(|head| head.meta.name.as_str()).collect();
+    let newest = heads
+        .iter()
+        .rev()
+        .filter(|head| names.insert(&head.meta.name));
+    newest.take(MOST_LINES).filter(signed).cloned().collect()
 }

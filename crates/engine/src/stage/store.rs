@@ -90,7 +90,7 @@ pub async fn store(
         lineages: &lineages,
         keys: &keys,
         parent: planned.inherited_from(),
-        nearest: planned.nearest.as_ref(),
+        looked_in: planned.nearest.iter().chain(&planned.kin).collect(),
     };
     let handle = Handle::current();
     // The threads borrow; a scope on a thread of its own keeps the runtime free to drive the source.
@@ -157,7 +157,7 @@ struct Flow<'a> {
     /// The snapshot that the source builds on by its own knowledge.
     parent: Option<&'a Parent>,
     /// Where files are looked for when no local state tells of them.
-    nearest: Option<&'a SnapshotHead>,
+    looked_in: Vec<&'a SnapshotHead>,
 }
 
 impl Flow<'_> {
@@ -199,8 +199,9 @@ impl Flow<'_> {
         writer: Option<StateWriter>,
         mut former: Former,
     ) -> Result<Assembled> {
-        if let Some(head) = self.nearest.filter(|_| former.is_lost()) {
-            handle.block_on(former.read_snapshot(self.repo, self.cx, self.keys, head));
+        if former.is_lost() {
+            let read = former.read_snapshots(self.repo, self.cx, self.keys, &self.looked_in);
+            handle.block_on(read);
         }
         let sizes = self.repo.sizes();
         let readers = match self.cx.limits.readers {

@@ -1,6 +1,6 @@
 //! What becomes of something that stands in the place of an entry.
 
-use backup_core::{EntryKind, EntryMeta};
+use backup_core::{EntryKind, EntryMeta, RestoreEntry};
 use rustix::fs::{FileType, Stat};
 
 use super::config::Overwrite;
@@ -20,9 +20,14 @@ pub(super) enum Fate {
 }
 
 /// What becomes of what is there. A file system may keep times that are by a step too early.
-pub(super) fn fate((overwrite, step): (Overwrite, i128), there: &Stat, meta: &EntryMeta) -> Fate {
+pub(super) fn fate(
+    (overwrite, step): (Overwrite, i128),
+    there: &Stat,
+    entry: &RestoreEntry,
+) -> Fate {
+    let meta = &entry.meta;
     if FileType::from_raw_mode(there.st_mode) == file_type(&meta.kind) {
-        return if gives_way((overwrite, step), there, meta) {
+        return if !entry.on_way && gives_way((overwrite, step), there, meta) {
             Fate::Updated
         } else {
             Fate::Stays

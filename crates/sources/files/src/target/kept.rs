@@ -206,7 +206,7 @@ pub(super) fn opens_up(
 pub(super) fn will_change(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> bool {
     let there = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW);
     // What an earlier restore left may be taken up whatever becomes of the rest.
-    let stays = |there: &Stat| shared.fate(there, &entry.meta) == Fate::Stays;
+    let stays = |there: &Stat| shared.fate(there, entry) == Fate::Stays;
     shared.begun.is_later || !there.is_ok_and(|there| stays(&there))
 }
 

@@ -425,7 +425,7 @@ impl Links {
         }
         if let Some(there) = &there {
             let linked = (there.st_dev, there.st_ino) == first.id;
-            let fate = shared.fate(there, &entry.meta);
+            let fate = shared.fate(there, entry);
             let begun = &shared.begun;
             let is_left = || {
                 let seen = (there, &entry.meta);

@@ -53,7 +53,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use backup_core::{
     EntryMeta, EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore,
-    RestoreMode, RestorePlan, RestoreRequest, Severity, SizeHint, Target, TargetError,
+    RestoreEntry, RestoreMode, RestorePlan, RestoreRequest, Severity, SizeHint, Target,
+    TargetError,
 };
 use rustix::fs::{Access, Mode, OFlags, Stat, access, open, statvfs};
 use rustix::io::Errno;
@@ -314,8 +315,8 @@ impl Shared {
     }
 
     /// What becomes of what stands in the place of an entry.
-    fn fate(&self, there: &Stat, meta: &EntryMeta) -> Fate {
-        fate::fate(self.overwrite(there), there, meta)
+    fn fate(&self, there: &Stat, entry: &RestoreEntry) -> Fate {
+        fate::fate(self.overwrite(there), there, entry)
     }
 
     /// Whether something of an entry's own kind gives way to it.

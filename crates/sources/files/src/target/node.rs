@@ -34,7 +34,7 @@ pub(super) fn start(shared: &Shared, spot: &Spot, entry: &RestoreEntry) -> Resul
     let stat = statat(&*spot.folder, &*spot.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|cause| error("create", &entry.path, cause.into()))?;
     let is_left = is_left(shared, spot, &stat, entry);
-    if !is_left && shared.fate(&stat, &entry.meta) == Fate::Stays {
+    if !is_left && shared.fate(&stat, entry) == Fate::Stays {
         warn_of_mark(shared, &stat, entry);
         skip(shared);
         return Ok(());

@@ -156,7 +156,7 @@ impl FilesRehearsal {
             Err(cause) => return Err(error("look at", path, cause.into())),
         };
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
-        let fate = fate((self.overwrite, 0), &stat, &entry.meta);
+        let fate = fate((self.overwrite, 0), &stat, entry);
         self.spared.may_clear(&stat, fate, path)?;
         let rehearsed = match fate {
             Fate::Stays => Rehearsed::Stays,

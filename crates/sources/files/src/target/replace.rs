@@ -31,7 +31,7 @@ pub(super) fn may_clear_place(
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    let fate = shared.fate(stat, &entry.meta);
+    let fate = shared.fate(stat, entry);
     if fate == Fate::Refused {
         return Err(refused(&entry.path));
     }
@@ -69,7 +69,7 @@ fn clear_place(
     entry: &RestoreEntry,
     stat: &Stat,
 ) -> Result<(), TargetError> {
-    let fate = shared.fate(stat, &entry.meta);
+    let fate = shared.fate(stat, entry);
     if fate == Fate::Refused {
         return Err(refused(&entry.path));
     }

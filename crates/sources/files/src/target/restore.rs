@@ -484,7 +484,7 @@ fn spare(
     let own = shared.spared.own_in(&spot.folder, &spot.name);
     let own = own.map_err(|cause| error("look at", &entry.path, cause))?;
     let Some(stat) = own else { return Ok(false) };
-    let fate = shared.fate(&stat, &entry.meta);
+    let fate = shared.fate(&stat, entry);
     shared.spared.may_clear(&stat, fate, &entry.path)?;
     if fate == Fate::Refused {
         return Err(refused(&entry.path));

@@ -204,7 +204,7 @@ pub(super) fn start_file(
     let is_noted = shared.begun.take_in_place(&entry.path, seen);
     let is_begun = (shared.begun).is_unfinished_at(&spot.folder, &spot.name, seen);
     if !is_file || !is_noted && !is_begun {
-        let fate = shared.fate(&stat, &entry.meta);
+        let fate = shared.fate(&stat, entry);
         if fate == Fate::Stays && !may_be_lost(shared, spot, &stat, entry) {
             warn_of_mark(shared, &stat, entry);
             skip(shared);

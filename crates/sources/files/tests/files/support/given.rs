@@ -48,6 +48,7 @@ pub fn made_up(path: &[u8], kind: EntryKind, content: &[u8]) -> Stored {
             size,
             sha256,
             whole: true,
+            on_way: false,
         },
         data,
     }

@@ -189,6 +189,7 @@ pub fn store(captured: &Captured) -> Vec<Stored> {
                 size,
                 sha256,
                 whole: true,
+                on_way: false,
             },
             data,
         }
