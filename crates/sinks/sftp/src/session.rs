@@ -97,7 +97,7 @@ impl Shared {
     fn fault(&self) -> Fault {
         match self.waiting().over.clone() {
             Some(wrong @ (Wrong::NoSubsystem(_) | Wrong::Malformed(_))) => {
-                Fault::Ours(ErrorKind::Unsupported, wrong)
+                Fault::Ours(ErrorKind::Other, wrong)
             }
             Some(wrong) => Fault::Lost(wrong),
             None => Fault::Lost(self.lost("the session ended")),
@@ -187,7 +187,7 @@ impl Session {
             return Err(wire::Malformed("it does not begin with its version").into());
         };
         if version != wire::VERSION {
-            return Err(Fault::Ours(ErrorKind::Unsupported, Wrong::Version(version)));
+            return Err(Fault::Ours(ErrorKind::Other, Wrong::Version(version)));
         }
         let has = |name: &str| extensions.iter().any(|extension| extension == name);
         self.features.rename_over = has(Request::RenameOver("", "").extension());
@@ -264,8 +264,10 @@ impl Session {
     fn give_up_if_silent(&self, asked: Instant) {
         let shared = &self.shared;
         if asked.max(shared.last_heard()) + self.patience <= Instant::now() {
-            let waited = self.patience.as_secs();
-            shared.end(shared.lost(format!("no answer for {waited} s")));
+            shared.end(Wrong::NoAnswer {
+                host: shared.host.clone(),
+                seconds: self.patience.as_secs(),
+            });
         }
     }
 }

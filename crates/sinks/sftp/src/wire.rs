@@ -505,7 +505,7 @@ mod tests {
         );
         found.size.into_iter().for_each(|size| out.put_u64(size));
         found.mode.into_iter().for_each(|mode| out.put_u32(mode));
-        for written in found.written {
+        if let Some(written) = found.written {
             out.put_u32(0);
             out.put_u32(written);
         }
