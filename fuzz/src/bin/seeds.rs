@@ -111,6 +111,10 @@ fn main() -> Done {
     write(&corpus, "ledger_line", "snapshot", &line)?;
     write(&corpus, "proof", "two", &proof()?)?;
     write(&corpus, "session", "one", &session()?)?;
+    for (name, answers) in sftp() {
+        // Behind how much arrives at once, less one.
+        write(&corpus, "sftp", name, &[&[31], &answers[..]].concat())?;
+    }
     write(&corpus, "snapshot_object", "outer", &encode(&outer())?)?;
     write(&corpus, "snapshot_object", "object", &object()?)
 }
@@ -231,6 +235,64 @@ fn session() -> Done<Vec<u8>> {
         wrapped_dek: vec![5; 200],
     };
     Ok(session.encode()?)
+}
+
+/// What OpenSSH's server answers, each packet behind its length.
+fn sftp() -> [(&'static str, Vec<u8>); 3] {
+    let word = |number: u32| number.to_be_bytes().to_vec();
+    let text = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes(), bytes].concat();
+    let packet = |kind: u8, parts: &[Vec<u8>]| text(&[&[kind], &parts.concat()[..]].concat());
+    let numbers = |numbers: &[u64]| numbers.iter().copied().flat_map(u64::to_be_bytes).collect();
+    // Size, owner, mode and times.
+    let attributes = [
+        word(0xf),
+        numbers(&[4096, 0]),
+        word(0o100_600),
+        numbers(&[9]),
+    ]
+    .concat();
+    let begin = packet(
+        2,
+        &[
+            word(3),
+            text(b"posix-rename@openssh.com"),
+            text(b"1"),
+            text(b"statvfs@openssh.com"),
+            text(b"2"),
+        ],
+    );
+    let limits = packet(
+        201,
+        &[word(1), numbers(&[256 << 10, 255 << 10, 255 << 10, 1000])],
+    );
+    let room = packet(
+        201,
+        &[
+            word(2),
+            numbers(&[4096, 4096, 900, 500, 400, 90, 50, 40, 7, 0, 255]),
+        ],
+    );
+    let names = [
+        word(5),
+        word(2),
+        text(b"a"),
+        text(b"-rw------- 1 a"),
+        attributes.clone(),
+        text(b".."),
+        text(b""),
+        word(0),
+    ];
+    let read = [
+        packet(102, &[word(3), text(&[0, 0, 0, 1])]),
+        packet(103, &[word(4), text(b"content")]),
+        packet(101, &[word(6), word(1), text(b"End of file"), text(b"")]),
+        packet(105, &[word(7), attributes]),
+    ];
+    [
+        ("begin", [begin, limits, room].concat()),
+        ("folder", packet(104, &names)),
+        ("file", read.concat()),
+    ]
 }
 
 fn outer() -> Outer {

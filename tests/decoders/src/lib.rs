@@ -25,12 +25,20 @@ use backup_integrity::proof::check_proof;
 use backup_integrity::sign::HmacKey;
 use backup_integrity::statement::SignedStatement;
 use backup_parity::Sidecar;
+use bytes::{Bytes, BytesMut};
+
+use sftp_wire::{FileSystem, MAX_PACKET, Reply};
+
+/// What only the sink itself uses, as it stands there.
+#[path = "../../../crates/sinks/sftp/src/wire.rs"]
+#[allow(dead_code, reason = "the questions are not asked here")]
+mod sftp_wire;
 
 /// Decodes bytes that may be anything, and looks at what comes of it.
 pub type Decoder = fn(&[u8]);
 
 /// Every one of them by the name of its fuzz target.
-pub const ALL: [(&str, Decoder); 28] = [
+pub const ALL: [(&str, Decoder); 29] = [
     ("age_key", age_key),
     ("canonical", canonical),
     ("collect", collect),
@@ -53,6 +61,7 @@ pub const ALL: [(&str, Decoder); 28] = [
     ("refs", refs),
     ("sealed", sealed),
     ("session", session),
+    ("sftp", sftp),
     ("slot", slot),
     ("snapshot_object", snapshot_object),
     ("state_entry", state_entry),
@@ -376,6 +385,56 @@ pub fn parity(data: &[u8]) {
     head.extend_from_slice(&check.as_bytes()[..8]);
     head.extend_from_slice(recovery);
     look(&head);
+}
+
+/// What an SFTP server sends: as a stream of packets, which arrives in pieces, and as one packet.
+pub fn sftp(data: &[u8]) {
+    sftp_packet(Bytes::copy_from_slice(data));
+    let Some((&size, stream)) = data.split_first() else {
+        return;
+    };
+    let mut arrived = BytesMut::new();
+    for piece in stream.chunks(usize::from(size) + 1) {
+        arrived.extend_from_slice(piece);
+        loop {
+            match sftp_wire::next_packet(&mut arrived) {
+                Ok(Some(packet)) => sftp_packet(packet),
+                Ok(None) => break,
+                Err(_) => return,
+            }
+        }
+        assert!(arrived.len() < 4 + MAX_PACKET);
+    }
+}
+
+/// Nothing that is read of a packet is longer than the packet.
+fn sftp_packet(packet: Bytes) {
+    let length = packet.len();
+    let Ok((_, reply)) = sftp_wire::reply(packet) else {
+        return;
+    };
+    match reply {
+        Reply::Names(names) => {
+            // Two lengths and the flags, at least.
+            assert!(names.len() * 12 <= length && names.capacity() <= length.max(4));
+            let text: usize = names.iter().map(|name| name.name.len()).sum();
+            assert!(text <= length);
+            for name in &names {
+                let _ = name.attributes.kind();
+            }
+        }
+        Reply::Version(_, extensions) => assert!(extensions.len() * 8 <= length),
+        Reply::Handle(handle) => assert!(handle.len() <= length.min(256)),
+        Reply::Data(data) => assert!(data.len() <= length),
+        Reply::Extended(told) => {
+            let _ = FileSystem::read(told.clone());
+            let _ = sftp_wire::limits(told);
+        }
+        Reply::Attributes(found) => {
+            let _ = found.kind();
+        }
+        Reply::Status(_) => {}
+    }
 }
 
 /// A proof.

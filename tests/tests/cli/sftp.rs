@@ -15,6 +15,8 @@ mod wire;
 use stage::Sshd;
 use wire::Line;
 
+use crate::trouble::{Small, noise};
+
 /// A command that works with a repository at some location.
 fn at(location: &str, mut command: Command) -> Command {
     command
@@ -66,10 +68,24 @@ fn restored(place: &Place, location: &str, id: &str) {
             .collect::<BTreeSet<_>>()
     };
     assert_eq!(names(&out), names(&place.data()));
-    for name in ["a/one", "a/two", "three"] {
+    same(place, &["a/one", "a/two", "three"]);
+}
+
+fn same(place: &Place, names: &[&str]) {
+    for name in names {
         let there = fs::read(place.data().join(name)).unwrap();
-        assert!(fs::read(out.join(name)).unwrap() == there, "{name}");
+        let back = fs::read(place.path("back").join(name)).unwrap();
+        assert!(back == there, "{name}");
     }
+}
+
+/// Brings back a snapshot that lacks what was written since.
+fn restored_of(place: &Place, location: &str, id: &str, names: &[&str], code: i32) {
+    let _ = fs::remove_dir_all(place.path("back"));
+    let wanted = format!("{id}:{}", place.data().display());
+    let run = place.restore(["run", &wanted, "--to", "back"]);
+    let _ = Run::of(&mut at(location, run)).ends(code);
+    same(place, names);
 }
 
 #[test]
@@ -149,6 +165,119 @@ fn a_password_in_a_location_is_refused_and_not_repeated() {
         assert!(text.contains("password_file"), "{text}");
         assert!(!text.contains("hunter2"), "{text}");
     }
+}
+
+/// Saves of a folder that the account may not write to, or on a disk that is full, lose nothing.
+#[test]
+fn a_save_that_the_server_cannot_take_loses_nothing() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let mut server = Sshd::with("");
+    let Some(small) = Small::mount(&server.root(), "24m") else {
+        eprintln!("skipped: a file system cannot be mounted here");
+        return;
+    };
+    let location = server.location_for_anyone();
+    let place = with_files();
+    let _ = init(&place, &location).ok();
+    let first = save(&place, &location);
+    let try_to_save = || {
+        let save = place.snapshot(["save"]);
+        Run::of(at(&location, save).arg(place.data()))
+    };
+    place.write("more", noise(5, 40 << 20));
+    place.wait_for_a_tick();
+    let _ = try_to_save()
+        .ends(1)
+        .says("the server's file system is full")
+        .says("snapshot prune")
+        .says("sftp://");
+    restored_of(&place, &location, &first, &["a/one", "a/two", "three"], 0);
+    let root = server.root();
+    let may = |mode: &str| {
+        let mut change = Command::new("chmod");
+        assert!(
+            change
+                .args(["-R", mode])
+                .arg(&root)
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    may("u-w");
+    let _ = try_to_save()
+        .ends(1)
+        .says("owner and the modes")
+        .says("sftp://");
+    // Everything comes back; that the ledger cannot say so is a finding.
+    restored_of(&place, &location, &first, &["a/one", "a/two", "three"], 3);
+    may("u+w");
+    small.enlarge("128m");
+    let second = save(&place, &location);
+    let verify = place.snapshot(["verify", "--level", "full"]);
+    let _ = Run::of(&mut at(&location, verify)).ok();
+    restored_of(&place, &location, &second, &["more"], 0);
+    server.stop();
+    drop(small);
+}
+
+/// A server that hangs in the middle of a save, and comes back behind more time than it is waited for.
+#[test]
+fn a_save_goes_on_where_the_server_hung() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let location = format!("{}&timeout=3", server.location());
+    let place = with_files();
+    let _ = init(&place, &location).ok();
+    place.write("more", noise(7, 60 << 20));
+    place.wait_for_a_tick();
+    let mut save = at(&location, place.snapshot(["save", "-q"]));
+    let mut child = save.arg(place.data()).spawn().unwrap();
+    let data = server.root().join("data");
+    while !data.is_dir() {
+        assert!(child.try_wait().unwrap().is_none(), "it has ended");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    server.signal("-STOP", true);
+    std::thread::sleep(Duration::from_secs(5));
+    let was_running = child.try_wait().unwrap().is_none();
+    server.signal("-CONT", true);
+    assert!(was_running && child.wait().unwrap().success());
+    let verify = place.snapshot(["verify", "--level", "full"]);
+    let _ = Run::of(&mut at(&location, verify)).ok();
+    restored_of(&place, &location, "latest", &["more", "three"], 0);
+}
+
+#[test]
+fn a_server_that_says_nothing_or_lets_nobody_in_is_told() {
+    let place = Place::empty();
+    let list = |location: &str| Run::of(&mut at(location, place.snapshot(["list"])));
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let location =
+        format!("sftp://me@127.0.0.1:{port}/srv?timeout=2&known_hosts=/dev/null&ssh_config=none");
+    let began = Instant::now();
+    let _ = list(&location)
+        .ends(1)
+        .says("sftp://me@127.0.0.1")
+        .says("said nothing for 2 s")
+        .says("timeout=SECONDS");
+    assert!(began.elapsed() < Duration::from_secs(30));
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::configured("", "Match all\nPasswordAuthentication yes\n");
+    fs::write(server.at("authorized"), "").unwrap();
+    let _ = list(&server.location())
+        .ends(1)
+        .says("user: refused")
+        .says("The server takes publickey, password");
+    let server = Sshd::configured("", "ForceCommand /bin/false");
+    let _ = list(&server.location()).ends(1).says("offers no SFTP");
 }
 
 /// How long a first save takes, and at best one of the third to the fifth, which find nothing new: where a folder above

@@ -331,7 +331,7 @@ impl Small {
             .then(|| Self(path.to_path_buf()))
     }
 
-    fn enlarge(&self, size: &str) {
+    pub(crate) fn enlarge(&self, size: &str) {
         let grown = Command::new("mount")
             .args(["-o", &format!("remount,size={size}")])
             .arg(&self.0)

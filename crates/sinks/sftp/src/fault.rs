@@ -18,8 +18,24 @@ pub(crate) enum Wrong {
         port: u16,
         why: String,
     },
+    #[error(
+        "{host} port {port} said nothing for {seconds} s ({step}); check that an SSH server answers there (`ssh -v -p {port} \
+         {host}`), that it is not overloaded, and that no firewall swallows what is sent; `timeout=SECONDS` behind the \
+         location gives it longer"
+    )]
+    Silent {
+        host: String,
+        port: u16,
+        seconds: u64,
+        step: &'static str,
+    },
     #[error("the connection to {host} broke off: {why}")]
     Lost { host: String, why: String },
+    #[error(
+        "the connection to {host} was given up: no answer for {seconds} s; check the server (its load, its disks, whether it \
+         hangs) and the network, then run the command again; `timeout=SECONDS` behind the location gives it longer"
+    )]
+    NoAnswer { host: String, seconds: u64 },
     #[error(
         "{host} and this program have no {kind} in common; the server's SSH is too old, or restricted to others"
     )]
@@ -121,12 +137,19 @@ pub(crate) enum Wrong {
     #[error("{found} bytes arrived on the server's disk instead of {wanted}")]
     Arrived { found: u64, wanted: u64 },
     #[error(
-        "the server's file system is full: {free} bytes are free there, {wanted} were to be written"
+        "the server's file system is full: {free} bytes are free there, {wanted} were to be written; make room there \
+         (`snapshot forget` and `snapshot prune`, or a larger disk), then run the command again"
     )]
     Full { free: u64, wanted: u64 },
-    #[error("the server's file system has no room for more files (no inodes are left)")]
+    #[error(
+        "the server's file system has no room for more files (no inodes are left, `df -i` there): remove some, or use a file \
+         system with more of them"
+    )]
     NoInodes,
-    #[error("the server's file system is mounted read-only")]
+    #[error(
+        "the server's file system is mounted read-only; mount it for writing, and look first whether errors of its disk made \
+         it so (`dmesg` there)"
+    )]
     ReadOnly,
     #[error(
         "the server says only that it failed, though there is room on its file system; look at the quota of the account, \
@@ -143,8 +166,15 @@ pub(crate) enum Wrong {
     Prefix,
 }
 
+impl Wrong {
+    /// Whether it is only known because somebody has waited for long.
+    pub(crate) const fn took_long(&self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::NoAnswer { .. })
+    }
+}
+
 /// A failure without its operation and its subject.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Fault {
     /// The server said so.
     Status(Code),
@@ -167,9 +197,13 @@ impl Fault {
         matches!(self, Self::Status(Code::NoSuchFile))
     }
 
-    /// The same failure as the contract has it.
-    pub(crate) fn at(self, op: &'static str, subject: &str) -> SinkError {
+    /// The same failure as the contract has it, with the tier: a command may work with several.
+    pub(crate) fn at(self, op: &'static str, subject: &str, tier: &str) -> SinkError {
         let error = |kind| SinkError::new(kind, op, subject);
+        let because = |kind, why: String| match subject == tier {
+            true => error(kind).because(why),
+            false => error(kind).because(format!("{tier}: {why}")),
+        };
         let pause = Retry::After(Duration::from_secs(1));
         match self {
             Self::Ours(kind, wrong) => {
@@ -177,36 +211,49 @@ impl Fault {
                     ErrorKind::Unavailable => pause,
                     _ => Retry::Never,
                 };
-                error(kind).because(wrong).retry(retry)
+                because(kind, wrong.to_string()).retry(retry)
             }
-            Self::Lost(wrong) => error(ErrorKind::Unavailable).because(wrong).retry(pause),
+            Self::Lost(wrong) => because(ErrorKind::Unavailable, wrong.to_string()).retry(pause),
             // The temporary file was swept by somebody whose clock is far ahead, or its folder was taken away.
-            Self::Status(Code::NoSuchFile) if op == "put" => error(ErrorKind::Unavailable)
-                .because("the server says that a file or folder went away meanwhile")
-                .retry(Retry::Now),
+            Self::Status(Code::NoSuchFile) if op == "put" => because(
+                ErrorKind::Unavailable,
+                "the server says that a file or folder went away meanwhile".into(),
+            )
+            .retry(Retry::Now),
             Self::Status(Code::NoSuchFile) => error(ErrorKind::NotFound),
-            Self::Status(Code::Denied) => error(ErrorKind::Denied).because(
-                "the server does not allow it: check the owner and the modes of the folder, and whether the account may write",
+            Self::Status(Code::Denied) => because(
+                ErrorKind::Denied,
+                "the server does not allow it: check the owner and the modes of the folder there (`ls -ld`), and whether \
+                 the account may write"
+                    .into(),
             ),
-            Self::Status(Code::BadMessage) => error(ErrorKind::Invalid)
-                .because("the server takes no such name or no such range"),
-            Self::Status(Code::Unsupported) => error(ErrorKind::Unsupported)
-                .because("the server does not know the request"),
-            Self::Status(code) => error(ErrorKind::Other)
-                .because(format!("the server says {code:?} and no more; look into its log")),
+            Self::Status(Code::BadMessage) => because(
+                ErrorKind::Invalid,
+                "the server takes no such name or no such range".into(),
+            ),
+            Self::Status(Code::Unsupported) => because(
+                ErrorKind::Unsupported,
+                "the server does not know the request".into(),
+            ),
+            Self::Status(code) => because(
+                ErrorKind::Other,
+                format!("the server says {code:?} and no more; look into its log"),
+            ),
         }
     }
 }
 
 impl From<Malformed> for Fault {
     fn from(malformed: Malformed) -> Self {
-        Self::Ours(ErrorKind::Unsupported, malformed.into())
+        Self::Ours(ErrorKind::Other, malformed.into())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const TIER: &str = "sftp://me@nas/b";
 
     #[test]
     fn what_a_server_says_becomes_what_a_caller_can_act_on() {
@@ -218,14 +265,19 @@ mod tests {
             (Code::Failure, ErrorKind::Other),
         ];
         for (code, kind) in cases {
-            assert_eq!(Fault::Status(code).at("get", "a").kind, kind, "{code:?}");
+            assert_eq!(
+                Fault::Status(code).at("get", "a", TIER).kind,
+                kind,
+                "{code:?}"
+            );
         }
-        assert_eq!(Fault::absent().at("put", "a").retry, Retry::Now);
+        assert_eq!(Fault::absent().at("put", "a", TIER).retry, Retry::Now);
         let lost = Fault::Lost(Wrong::Lost {
             host: "h".into(),
             why: "w".into(),
         });
-        let lost = lost.at("put", "a");
+        let lost = lost.at("put", "a", TIER);
+        assert!(lost.to_string().contains(TIER), "{lost}");
         assert_eq!(lost.kind, ErrorKind::Unavailable);
         assert!(matches!(lost.retry, Retry::After(_)));
     }

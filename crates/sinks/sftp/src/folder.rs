@@ -19,6 +19,9 @@ const FOLDER_MODE: u32 = 0o700;
 /// How many folders are remembered as synced. Beyond it all are forgotten, which costs some syncs.
 const MAX_REMEMBERED: usize = 1 << 16;
 
+/// How many temporary files are remembered: more than there are puts at once.
+const MAX_LEFT_OVER: usize = 1024;
+
 /// What is not known of a server yet, what it can, and what it cannot.
 const UNTRIED: u8 = 0;
 const WORKS: u8 = 1;
@@ -35,6 +38,8 @@ pub(crate) struct Place {
     folder_sync: AtomicU8,
     /// Whether a hard link was made once.
     pub(crate) has_linked: AtomicBool,
+    /// Temporary files of connections that broke off.
+    left_over: Mutex<Vec<String>>,
 }
 
 impl Place {
@@ -45,6 +50,7 @@ impl Place {
             synced: Mutex::default(),
             folder_sync: AtomicU8::new(UNTRIED),
             has_linked: AtomicBool::new(false),
+            left_over: Mutex::default(),
         }
     }
 
@@ -58,6 +64,38 @@ impl Place {
             "" => self.root().to_owned(),
             path => below(self.root(), path),
         }
+    }
+
+    /// Remembers the temporary file of a put whose connection broke off. What was on its way to the server may still be
+    /// carried out there, also after an hour, if the server only hung: then the file would get its name at last, over
+    /// what was stored there since.
+    pub(crate) fn leave(&self, temporary: String) {
+        let mut left_over = self.left_over();
+        if left_over.len() >= MAX_LEFT_OVER {
+            left_over.remove(0);
+        }
+        left_over.push(temporary);
+    }
+
+    /// Removes what connections that broke off have left, before anything else is asked. What cannot be removed is left to
+    /// the next tidying.
+    pub(crate) async fn take_away_left_over(&self, session: &Session) -> Outcome<()> {
+        loop {
+            let Some(path) = self.left_over().pop() else {
+                return Ok(());
+            };
+            let removed = async { session.ask(&Request::Remove(&path)).await?.done().await };
+            if let Err(fault @ Fault::Lost(_)) = removed.await {
+                self.leave(path);
+                return Err(fault);
+            }
+        }
+    }
+
+    fn left_over(&self) -> MutexGuard<'_, Vec<String>> {
+        self.left_over
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn saw_root(&self) {
@@ -136,21 +174,36 @@ impl Place {
         if !matches!(fault, Fault::Status(Code::Failure)) || !session.features.room {
             return fault;
         }
-        let found = async { session.ask(&Request::Room(self.root())).await?.room().await };
-        let Ok(found) = found.await else {
-            return fault;
+        match self.room_for(session, wanted).await {
+            Ok(()) => Fault::Ours(ErrorKind::Other, Wrong::WriteFailed),
+            Err(fault @ Fault::Ours(..)) => fault,
+            Err(_) => fault,
+        }
+    }
+
+    /// Whether so many bytes, or one more file, have room on the server. Where the root is not there yet, the folder counts
+    /// in which it will be.
+    pub(crate) async fn room_for(&self, session: &Session, wanted: u64) -> Outcome<()> {
+        let mut folder = self.root();
+        let found = loop {
+            let found = async { session.ask(&Request::Room(folder)).await?.room().await };
+            match (found.await, above(folder)) {
+                (Err(fault), Some(next)) if fault.is_absent() => folder = next,
+                (found, _) => break found?,
+            }
         };
         let free = found.available.saturating_mul(found.fragment);
         if found.read_only {
-            return Fault::Ours(ErrorKind::Denied, Wrong::ReadOnly);
+            return Err(Fault::Ours(ErrorKind::Denied, Wrong::ReadOnly));
         }
         if found.blocks > 0 && free < wanted.max(found.fragment) {
-            return Fault::Ours(ErrorKind::NoSpace, Wrong::Full { free, wanted });
+            let wrong = Wrong::Full { free, wanted };
+            return Err(Fault::Ours(ErrorKind::NoSpace, wrong));
         }
         if found.inodes > 0 && found.inodes_available == 0 {
-            return Fault::Ours(ErrorKind::NoSpace, Wrong::NoInodes);
+            return Err(Fault::Ours(ErrorKind::NoSpace, Wrong::NoInodes));
         }
-        Fault::Ours(ErrorKind::Other, Wrong::WriteFailed)
+        Ok(())
     }
 
     /// Says that an object stands where a folder would have to be, if that is why something failed.

@@ -35,6 +35,8 @@
 //! # When a connection breaks off
 //! It is made again, a few times with pauses that grow, and the call is made again. If the answer to a link or rename
 //! was lost, the object may be there: then it is read and compared before anybody is told of a conflict.
+//! The temporary files of such calls are removed first on the next connection: a server that only hung may still carry
+//! out what it was sent, and a file without its temporary name gets no other.
 
 mod client;
 mod config;

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use backup_core::ErrorKind;
-use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
+use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse, Prompt};
 use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
 use russh::keys::ssh_key::{PrivateKey, PublicKey};
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg, decode_secret_key};
+use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
@@ -23,11 +24,16 @@ const MAX_AGENT_KEYS: usize = 5;
 /// How many rounds of questions are answered.
 const MAX_QUESTIONS: usize = 8;
 
+/// How much of a question is shown, in characters.
+const MAX_SHOWN: usize = 80;
+
 /// An attempt to get in.
 struct Attempt<'a> {
     handle: &'a mut Handle<Doorkeeper>,
     config: &'a Config,
     tried: Vec<String>,
+    /// The ways in that the server said last it has.
+    ways: Option<MethodSet>,
 }
 
 /// Logs in.
@@ -36,6 +42,7 @@ pub(crate) async fn log_in(handle: &mut Handle<Doorkeeper>, config: &Config) -> 
         handle,
         config,
         tried: Vec::new(),
+        ways: None,
     };
     let is_in = match &config.identity {
         Some(path) => attempt.with_named_key(path).await?,
@@ -48,6 +55,7 @@ pub(crate) async fn log_in(handle: &mut Handle<Doorkeeper>, config: &Config) -> 
     if is_in || attempt.with_password().await? {
         return Ok(());
     }
+    attempt.ask_for_ways().await;
     Err(attempt.refused())
 }
 
@@ -57,10 +65,15 @@ impl Attempt<'_> {
         let how = match answer {
             Ok(AuthResult::Success) => return true,
             Ok(AuthResult::Failure {
-                partial_success: true,
-                ..
-            }) => "taken, but the server wants more than that".to_owned(),
-            Ok(AuthResult::Failure { .. }) => "refused".to_owned(),
+                remaining_methods,
+                partial_success,
+            }) => {
+                self.note_ways(remaining_methods);
+                match partial_success {
+                    true => "taken, but the server wants more than that".to_owned(),
+                    false => "refused".to_owned(),
+                }
+            }
             Err(why) => why,
         };
         self.tried.push(format!("{what}: {how}"));
@@ -197,30 +210,59 @@ impl Attempt<'_> {
             return Ok(false);
         };
         let password = place.read(&self.config.around)?;
-        let user = self.config.user.clone();
-        let answer = self
-            .handle
-            .authenticate_password(user, password.as_str())
-            .await;
-        let answer = answer.map_err(|error| error.to_string());
-        if self.verdict("password".into(), answer) {
-            return Ok(true);
+        if self.may(MethodKind::Password) {
+            let user = self.config.user.clone();
+            let answer = self
+                .handle
+                .authenticate_password(user, password.as_str())
+                .await;
+            let answer = answer.map_err(|error| error.to_string());
+            if self.verdict("password".into(), answer) {
+                return Ok(true);
+            }
         }
-        if self.handle.is_closed() {
+        if self.handle.is_closed() || !self.may(MethodKind::KeyboardInteractive) {
             return Ok(false);
         }
         let answer = self.by_questions(&password).await;
-        let answer = answer.map_err(|error| error.to_string());
         Ok(self.verdict("password, asked for as a question".into(), answer))
     }
 
+    /// Whether the server may let somebody in this way, as far as it has said.
+    fn may(&self, way: MethodKind) -> bool {
+        self.ways.as_ref().is_none_or(|ways| ways.contains(&way))
+    }
+
+    /// Asks what ways there are, if there was nothing to try that would have told.
+    async fn ask_for_ways(&mut self) {
+        if self.ways.is_some() || self.handle.is_closed() {
+            return;
+        }
+        let answer = self.handle.authenticate_none(self.config.user.clone());
+        if let Ok(AuthResult::Failure {
+            remaining_methods, ..
+        }) = answer.await
+        {
+            self.note_ways(remaining_methods);
+        }
+    }
+
+    /// None are told of a connection that was ended.
+    fn note_ways(&mut self, ways: MethodSet) {
+        if !ways.is_empty() {
+            self.ways = Some(ways);
+        }
+    }
+
     /// Servers that ask for a password as one of any questions. Only one that is not to be shown is answered.
-    async fn by_questions(&mut self, password: &str) -> Result<AuthResult, russh::Error> {
+    async fn by_questions(&mut self, password: &str) -> Result<AuthResult, String> {
         let user = self.config.user.clone();
-        let mut answer = self
+        let told = |error: russh::Error| error.to_string();
+        let start = self
             .handle
-            .authenticate_keyboard_interactive_start(user, None)
-            .await?;
+            .authenticate_keyboard_interactive_start(user, None);
+        let mut answer = start.await.map_err(told)?;
+        let mut is_given = false;
         for _ in 0..MAX_QUESTIONS {
             let prompts = match answer {
                 KeyboardInteractiveAuthResponse::Success => return Ok(AuthResult::Success),
@@ -237,15 +279,19 @@ impl Attempt<'_> {
             };
             let answers = match prompts.as_slice() {
                 [] => Vec::new(),
-                [only] if !only.echo => vec![password.to_owned()],
-                _ => return Err(russh::Error::UnsupportedAuthMethod),
+                // A second one is asked for something else, or says that the first was wrong.
+                [only] if !only.echo && !is_given => {
+                    is_given = true;
+                    vec![password.to_owned()]
+                }
+                others => return Err(unanswered(others)),
             };
-            answer = self
+            let respond = self
                 .handle
-                .authenticate_keyboard_interactive_respond(answers)
-                .await?;
+                .authenticate_keyboard_interactive_respond(answers);
+            answer = respond.await.map_err(told)?;
         }
-        Err(russh::Error::UnsupportedAuthMethod)
+        Err("the server does not come to an end with its questions".into())
     }
 
     async fn passphrase(&self) -> Outcome<Option<Zeroizing<String>>> {
@@ -256,11 +302,51 @@ impl Attempt<'_> {
     }
 
     fn refused(self) -> Fault {
-        let tried = match self.tried.is_empty() {
+        let mut tried = match self.tried.is_empty() {
             true => "there was nothing to try".to_owned(),
             false => format!("tried were: {}", self.tried.join("; ")),
         };
-        let remedy = match (&self.config.identity, &self.config.password) {
+        if let Some(ways) = &self.ways {
+            let names: Vec<&str> = ways.iter().map(<&str>::from).collect();
+            let names = names.join(", ");
+            tried = format!("{tried}. The server takes {names}");
+        }
+        if self.handle.is_closed() {
+            tried = format!("{tried}. Then it ended the connection");
+        }
+        let wrong = Wrong::NotLetIn {
+            user: self.config.user.clone(),
+            host: self.config.host.clone(),
+            tried,
+            remedy: self.remedy(),
+        };
+        Fault::Ours(ErrorKind::Denied, wrong)
+    }
+
+    fn remedy(&self) -> &'static str {
+        let takes = |way| self.ways.is_some() && self.may(way);
+        let (key, password) = (&self.config.identity, &self.config.password);
+        if self.ways.is_some() && !self.may(MethodKind::PublicKey) {
+            let answers = takes(MethodKind::Password) || takes(MethodKind::KeyboardInteractive);
+            return match (answers, password) {
+                (true, None) => {
+                    "It takes no keys: name a file with the password (`password_file=FILE` behind the location, mode 0600), \
+                     or let it take keys (`PubkeyAuthentication yes` in its sshd_config), which is better"
+                }
+                (true, Some(_)) => {
+                    "Check the user and the password. One question for a password is answered, codes that change are not: \
+                     for these let the server take a key of this account (`PubkeyAuthentication yes`)"
+                }
+                (false, _) => {
+                    "Keys, passwords, and a password asked for as a question are what can be tried: let the server take one of \
+                     them for this account"
+                }
+            };
+        }
+        if self.handle.is_closed() && key.is_none() {
+            return "Servers end a connection behind a few keys: name the right one (`identity=FILE` behind the location)";
+        }
+        match (key, password) {
             (_, Some(_)) => {
                 "Check the user and the password, and whether the server takes passwords"
             }
@@ -271,15 +357,21 @@ impl Attempt<'_> {
                 "Name a key (`identity=FILE` behind the location), start an agent, or name a file with a password \
                  (`password_file=FILE`)"
             }
-        };
-        let wrong = Wrong::NotLetIn {
-            user: self.config.user.clone(),
-            host: self.config.host.clone(),
-            tried,
-            remedy,
-        };
-        Fault::Ours(ErrorKind::Denied, wrong)
+        }
     }
+}
+
+/// What a server asks that nobody can answer here.
+fn unanswered(prompts: &[Prompt]) -> String {
+    let shown = |prompt: &Prompt| {
+        let text: String = prompt.prompt.trim().chars().take(MAX_SHOWN).collect();
+        format!("`{}`", text.escape_debug())
+    };
+    let shown: Vec<String> = prompts.iter().take(4).map(shown).collect();
+    format!(
+        "it asks {}, which nobody can answer here",
+        shown.join(" and ")
+    )
 }
 
 /// The public half of a key, which lies beside it.

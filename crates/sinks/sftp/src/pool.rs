@@ -22,8 +22,20 @@ const PAUSES: [Duration; 3] = [
     Duration::from_secs(2),
 ];
 
-/// How often a call is made on a connection that breaks off under it.
-pub(crate) const ATTEMPTS: usize = 3;
+/// How often a call is made on a connection that breaks off under it,
+const ATTEMPTS: usize = 3;
+
+/// and where that was seen only by long silence.
+const LONG_ATTEMPTS: usize = 2;
+
+/// Whether a call is made once more behind so many attempts.
+pub(crate) const fn again(fault: &Fault, attempts: usize) -> bool {
+    match fault {
+        Fault::Lost(wrong) if wrong.took_long() => attempts < LONG_ATTEMPTS,
+        Fault::Lost(_) => attempts < ATTEMPTS,
+        _ => false,
+    }
+}
 
 /// How long one more connection is not asked for of a server that refused it.
 const REST: Duration = Duration::from_secs(60);
@@ -31,6 +43,8 @@ const REST: Duration = Duration::from_secs(60);
 #[derive(Default)]
 struct Slot {
     session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    /// When the last connection came to nothing, and why.
+    failed: Mutex<Option<(Instant, Fault)>>,
     /// How many bytes are under way.
     load: AtomicU64,
     is_open: AtomicBool,
@@ -43,6 +57,17 @@ impl Slot {
 
     fn is_open(&self) -> bool {
         self.is_open.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, fault: &Fault) {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        *failed = Some((Instant::now(), fault.clone()));
+    }
+
+    fn failed_since(&self, asked: Instant) -> Option<Fault> {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (when, fault) = failed.as_ref()?;
+        (*when >= asked).then(|| fault.clone())
     }
 }
 
@@ -161,13 +186,20 @@ impl Pool {
         pauses: &[Duration],
     ) -> Outcome<Lease<'a>> {
         let load = Load::on(slot, bytes);
+        let asked = Instant::now();
         let mut place = slot.session.lock().await;
         let there = place.take().filter(|session| !session.is_over());
         let session = match there {
             Some(session) => session,
             None => {
                 slot.is_open.store(false, Ordering::Relaxed);
-                Arc::new(self.connect(pauses).await?)
+                // What came of a connection that was waited for is the answer to all who waited: each on its own would
+                // wait as long once more, or be refused with the same key.
+                if let Some(fault) = slot.failed_since(asked) {
+                    return Err(fault);
+                }
+                let made = self.connect(pauses).await;
+                Arc::new(made.inspect_err(|fault| slot.note(fault))?)
             }
         };
         *place = Some(session.clone());
@@ -190,7 +222,9 @@ impl Pool {
                 Err(fault) => fault,
             };
             match (fault, pauses.next()) {
-                (Fault::Lost(_), Some(pause)) => tokio::time::sleep(*pause).await,
+                (Fault::Lost(wrong), Some(pause)) if !wrong.took_long() => {
+                    tokio::time::sleep(*pause).await;
+                }
                 (fault, _) => return Err(fault),
             }
         }

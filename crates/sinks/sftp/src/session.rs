@@ -37,6 +37,9 @@ const SAFE_PIECE: u32 = 32 << 10;
 /// More brings nothing, and keeps small requests waiting behind it.
 const MAX_PIECE: u32 = 128 << 10;
 
+/// No server needs smaller ones, whatever it says: each piece of what is asked for ahead costs memory here.
+const MIN_PIECE: u32 = 4 << 10;
+
 /// How much of what a server writes to its error stream is kept to be shown.
 const MAX_COMPLAINT: usize = 400;
 
@@ -94,7 +97,7 @@ impl Shared {
     fn fault(&self) -> Fault {
         match self.waiting().over.clone() {
             Some(wrong @ (Wrong::NoSubsystem(_) | Wrong::Malformed(_))) => {
-                Fault::Ours(ErrorKind::Unsupported, wrong)
+                Fault::Ours(ErrorKind::Other, wrong)
             }
             Some(wrong) => Fault::Lost(wrong),
             None => Fault::Lost(self.lost("the session ended")),
@@ -184,7 +187,7 @@ impl Session {
             return Err(wire::Malformed("it does not begin with its version").into());
         };
         if version != wire::VERSION {
-            return Err(Fault::Ours(ErrorKind::Unsupported, Wrong::Version(version)));
+            return Err(Fault::Ours(ErrorKind::Other, Wrong::Version(version)));
         }
         let has = |name: &str| extensions.iter().any(|extension| extension == name);
         self.features.rename_over = has(Request::RenameOver("", "").extension());
@@ -195,10 +198,6 @@ impl Session {
             && let Reply::Extended(told) = self.ask(&Request::Limits).await?.reply().await?
         {
             let (read, write) = wire::limits(told)?;
-            let piece = |limit: u64| match limit {
-                0 => SAFE_PIECE,
-                limit => u32::try_from(limit).unwrap_or(MAX_PIECE).min(MAX_PIECE),
-            };
             self.features.read_piece = piece(read);
             self.features.write_piece = piece(write);
         }
@@ -265,8 +264,10 @@ impl Session {
     fn give_up_if_silent(&self, asked: Instant) {
         let shared = &self.shared;
         if asked.max(shared.last_heard()) + self.patience <= Instant::now() {
-            let waited = self.patience.as_secs();
-            shared.end(shared.lost(format!("no answer for {waited} s")));
+            shared.end(Wrong::NoAnswer {
+                host: shared.host.clone(),
+                seconds: self.patience.as_secs(),
+            });
         }
     }
 }
@@ -345,6 +346,16 @@ impl<'a> Ticket<'a> {
             Reply::Extended(told) => Ok(FileSystem::read(told)?),
             other => Err(unexpected(other)),
         }
+    }
+}
+
+/// How much is read or written in one piece, of a server that says how much it takes; 0 is without a limit.
+fn piece(limit: u64) -> u32 {
+    match limit {
+        0 => SAFE_PIECE,
+        limit => u32::try_from(limit)
+            .unwrap_or(MAX_PIECE)
+            .clamp(MIN_PIECE, MAX_PIECE),
     }
 }
 
@@ -509,4 +520,22 @@ fn coalesce(first: Bytes, queue: &mut mpsc::Receiver<Bytes>) -> Bytes {
         packet.extend_from_slice(&next);
     }
     packet.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_server_makes_pieces_so_small_that_their_number_counts() {
+        for (limit, wanted) in [
+            (0, SAFE_PIECE),
+            (1, MIN_PIECE),
+            (20_000, 20_000),
+            (255 << 10, MAX_PIECE),
+            (u64::MAX, MAX_PIECE),
+        ] {
+            assert_eq!(piece(limit), wanted, "{limit}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use crate::config::{Config, FromLocationError};
 use crate::fault::{Fault, Outcome, Wrong};
 use crate::folder::Place;
-use crate::pool::{ATTEMPTS, Pool};
+use crate::pool::{self, Pool};
 use crate::surroundings::Surroundings;
 use crate::walk::{Found, Wanted};
 use crate::wire::Request;
@@ -53,7 +53,7 @@ macro_rules! on_a_session {
                 Err(fault) => break Err(fault),
             };
             match outcome {
-                Err(Fault::Lost(_)) if attempt < ATTEMPTS => attempt += 1,
+                Err(fault) if pool::again(&fault, attempt) => attempt += 1,
                 outcome => break outcome,
             }
         }
@@ -95,7 +95,10 @@ impl SftpSink {
         tokio::select! {
             biased;
             () = cx.cancel.cancelled() => Err(SinkError::new(ErrorKind::Cancelled, op, subject)),
-            outcome = work => outcome.map_err(|fault| fault.at(op, subject)),
+            outcome = work => outcome.map_err(|fault| {
+                let tier = self.place.pool.config().location();
+                fault.at(op, subject, &tier)
+            }),
         }
     }
 

@@ -19,9 +19,6 @@ use crate::known_hosts::KnownHost;
 use crate::login;
 use crate::session::Session;
 
-/// A connection that takes longer will not come about.
-const CONNECT_WITHIN: Duration = Duration::from_secs(45);
-
 /// How much a server may send before we take it.
 const WINDOW: u32 = 8 << 20;
 
@@ -57,15 +54,31 @@ impl client::Handler for Doorkeeper {
     }
 }
 
-/// Makes a connection and begins a session.
+/// How far the making of a connection has come, for who waits in vain.
+struct Progress(Mutex<&'static str>);
+
+impl Progress {
+    fn at(&self, step: &'static str) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = step;
+    }
+
+    fn step(&self) -> &'static str {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Makes a connection and begins a session. All of it has to be done within the time that a server may be silent.
 pub(crate) async fn connect(config: &Config) -> Outcome<Session> {
     let config = &config.completed().await?;
-    match tokio::time::timeout(CONNECT_WITHIN, open(config)).await {
+    let progress = Progress(Mutex::new(""));
+    match tokio::time::timeout(config.timeout, open(config, &progress)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(unreachable(
-            config,
-            format!("it was not done within {} s", CONNECT_WITHIN.as_secs()),
-        )),
+        Err(_) => Err(Fault::Lost(Wrong::Silent {
+            host: config.host.clone(),
+            port: config.port,
+            seconds: config.timeout.as_secs(),
+            step: progress.step(),
+        })),
     }
 }
 
@@ -77,7 +90,7 @@ fn unreachable(config: &Config, why: impl Into<String>) -> Fault {
     })
 }
 
-async fn open(config: &Config) -> Outcome<Session> {
+async fn open(config: &Config, progress: &Progress) -> Outcome<Session> {
     let known = {
         let own = config.clone();
         let read = tokio::task::spawn_blocking(move || {
@@ -92,17 +105,20 @@ async fn open(config: &Config) -> Outcome<Session> {
     };
     let mut handle = match &config.jump {
         None => {
+            progress.at("it does not take the connection");
             let address = (config.host.as_str(), config.port);
             let stream = TcpStream::connect(address).await;
             let stream = stream.map_err(|error| unreachable(config, error.to_string()))?;
             // Small requests must not wait for one another.
             let _ = stream.set_nodelay(true);
+            progress.at("it takes the connection, and then does not speak SSH");
             greet(config, known, stream).await?
         }
         Some(jump) => {
             let line = jump.start();
             let line = line.map_err(|error| unreachable(config, format!("{jump}: {error}")))?;
             let words = line.words.clone();
+            progress.at("nothing came through the program that makes the connection");
             match greet(config, known, line).await {
                 Err(Fault::Lost(Wrong::Unreachable { why, .. })) => {
                     return Err(unreachable(config, words.why(&why).await));
@@ -111,7 +127,9 @@ async fn open(config: &Config) -> Outcome<Session> {
             }
         }
     };
+    progress.at("it did not say whether it lets us in");
     login::log_in(&mut handle, config).await?;
+    progress.at("it let us in, and SFTP did not begin");
     begin(handle, config).await
 }
 
@@ -146,10 +164,9 @@ async fn greet(
 async fn begin(handle: Handle<Doorkeeper>, config: &Config) -> Outcome<Session> {
     let channel = handle.channel_open_session().await;
     let channel = channel.map_err(|error| match error {
-        russh::Error::ChannelOpenFailure(why) => Fault::Ours(
-            ErrorKind::Unsupported,
-            Wrong::NoSubsystem(format!("{why:?}")),
-        ),
+        russh::Error::ChannelOpenFailure(why) => {
+            Fault::Ours(ErrorKind::Other, Wrong::NoSubsystem(format!("{why:?}")))
+        }
         error => unreachable(config, error.to_string()),
     })?;
     Session::begin(channel, handle, &config.host, config.timeout).await
@@ -158,7 +175,7 @@ async fn begin(handle: Handle<Doorkeeper>, config: &Config) -> Outcome<Session> 
 fn refused_by_ssh(config: &Config, error: &russh::Error) -> Fault {
     match error {
         russh::Error::NoCommonAlgo { kind, .. } => Fault::Ours(
-            ErrorKind::Unsupported,
+            ErrorKind::Other,
             Wrong::NoAlgorithm {
                 host: config.host.clone(),
                 kind: format!("{kind:?}"),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::fault::{Fault, Outcome, Wrong};
 use crate::folder::Place;
-use crate::pool::ATTEMPTS;
+use crate::pool;
 use crate::session::{Opened, Session, Ticket};
 use crate::wire::{Attributes, Code, FileKind, Name, Request};
 use crate::write::is_temporary;
@@ -114,7 +114,7 @@ impl Walk {
             let session = self.place.pool.lease(0).await?;
             let mut handed_on = false;
             match self.read(&session, &path, &mut handed_on).await {
-                Err(Fault::Lost(_)) if !handed_on && attempt < ATTEMPTS => attempt += 1,
+                Err(fault) if !handed_on && pool::again(&fault, attempt) => attempt += 1,
                 read => return read,
             }
         }

@@ -419,6 +419,8 @@ fn put_mode(out: &mut BytesMut, mode: Option<u32>) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn packet(kind: u8, rest: &[u8]) -> Bytes {
@@ -490,5 +492,131 @@ mod tests {
         assert!(reply(Bytes::new()).is_err());
         let long_handle = [&[0, 0, 1, 1][..], &[1; 257]].concat();
         assert!(reply(packet(102, &long_handle)).is_err());
+    }
+
+    fn attributes_of(found: Attributes, more: &[(Vec<u8>, Vec<u8>)]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        let flag = |is_told: bool, flag| if is_told { flag } else { 0 };
+        out.put_u32(
+            flag(found.size.is_some(), HAS_SIZE)
+                | flag(found.mode.is_some(), HAS_MODE)
+                | flag(found.written.is_some(), HAS_TIMES)
+                | flag(!more.is_empty(), HAS_MORE),
+        );
+        found.size.into_iter().for_each(|size| out.put_u64(size));
+        found.mode.into_iter().for_each(|mode| out.put_u32(mode));
+        if let Some(written) = found.written {
+            out.put_u32(0);
+            out.put_u32(written);
+        }
+        if !more.is_empty() {
+            out.put_u32(more.len() as u32);
+        }
+        for (name, value) in more {
+            put(&mut out, name);
+            put(&mut out, value);
+        }
+        out.to_vec()
+    }
+
+    fn any_attributes() -> impl Strategy<Value = Attributes> {
+        any::<(Option<u64>, Option<u32>, Option<u32>)>().prop_map(|(size, mode, written)| {
+            Attributes {
+                size,
+                mode,
+                written,
+            }
+        })
+    }
+
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..40)
+    }
+
+    /// A list of names as a server sends it, and what is to be read of it.
+    fn any_names() -> impl Strategy<Value = (Vec<u8>, Vec<Name>)> {
+        let more = prop::collection::vec((any_bytes(), any_bytes()), 0..3);
+        let one = (any_bytes(), any_bytes(), any_attributes(), more);
+        prop::collection::vec(one, 0..20).prop_map(|all| {
+            let mut out = BytesMut::new();
+            out.put_u32(all.len() as u32);
+            let mut names = Vec::new();
+            for (name, line, attributes, more) in all {
+                put(&mut out, &name);
+                put(&mut out, &line);
+                out.put_slice(&attributes_of(attributes, &more));
+                let name = name.into();
+                names.push(Name { name, attributes });
+            }
+            (out.to_vec(), names)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn names_come_out_as_they_went_in((sent, names) in any_names()) {
+            prop_assert_eq!(reply(packet(104, &sent)), Ok((7, Reply::Names(names))));
+        }
+
+        /// Wherever a list ends too early it is refused, and whatever it says of its length nothing is taken for that.
+        #[test]
+        fn names_that_end_too_early_are_refused(
+            (mut sent, names) in any_names(),
+            cut in any::<prop::sample::Index>(),
+            more in 1u32..,
+        ) {
+            let cut = &sent[..cut.index(sent.len())];
+            prop_assert!(reply(packet(104, cut)).is_err());
+            let count = (names.len() as u32).saturating_add(more);
+            sent[..4].copy_from_slice(&count.to_be_bytes());
+            prop_assert!(reply(packet(104, &sent)).is_err());
+        }
+
+        /// A stream is cut into the same packets however it arrives.
+        #[test]
+        fn packets_do_not_depend_on_how_they_arrive(
+            packets in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..50), 1..8),
+            size in 1usize..20,
+        ) {
+            let mut stream = BytesMut::new();
+            packets.iter().for_each(|packet| put(&mut stream, packet));
+            let (mut arrived, mut found) = (BytesMut::new(), Vec::new());
+            for piece in stream.chunks(size) {
+                arrived.extend_from_slice(piece);
+                while let Some(packet) = next_packet(&mut arrived).unwrap() {
+                    found.push(packet.to_vec());
+                }
+            }
+            prop_assert!(arrived.is_empty());
+            prop_assert_eq!(found, packets);
+        }
+
+        #[test]
+        fn whatever_arrives_is_taken_or_refused(
+            kind in prop::sample::select(&[2u8, 101, 102, 103, 104, 105, 201][..]),
+            rest in prop::collection::vec(prop_oneof![3 => Just(0u8), 1 => any::<u8>()], 0..200),
+        ) {
+            if let Ok((_, Reply::Extended(told))) = reply(packet(kind, &rest)) {
+                let _ = (FileSystem::read(told.clone()), limits(told));
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_may_be_as_long_as_the_limit_and_no_longer() {
+        let head =
+            |length: usize| BytesMut::from(&u32::try_from(length).unwrap().to_be_bytes()[..]);
+        let mut arrived = head(MAX_PACKET);
+        assert_eq!(next_packet(&mut arrived), Ok(None));
+        assert!(
+            arrived.capacity() < 1024,
+            "nothing is taken for what is only promised"
+        );
+        arrived.resize(4 + MAX_PACKET, 7);
+        assert_eq!(
+            next_packet(&mut arrived).unwrap().unwrap().len(),
+            MAX_PACKET
+        );
+        assert!(next_packet(&mut head(MAX_PACKET + 1)).is_err());
     }
 }

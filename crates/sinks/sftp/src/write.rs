@@ -72,13 +72,24 @@ impl<'a> Put<'a> {
     /// Stores the object. `named` is set when the server was asked to give the file its name: if the answer gets lost,
     /// that may have happened.
     pub(crate) async fn run(&self, named: &mut bool) -> Outcome<()> {
+        self.place.take_away_left_over(self.session).await?;
         let (folder, _) = split(self.key);
-        let target = self.place.path_of(self.key.as_str());
+        let path = self.place.path_of(&format!("{folder}{}", random_name()?));
         let mut temporary = Temporary {
             session: self.session,
-            path: self.place.path_of(&format!("{folder}{}", random_name()?)),
+            path: path.clone(),
             is_gone: false,
         };
+        let done = self.store(&mut temporary, named).await;
+        if let Err(Fault::Lost(_)) = done {
+            temporary.is_gone = true;
+            self.place.leave(path);
+        }
+        done
+    }
+
+    async fn store(&self, temporary: &mut Temporary<'a>, named: &mut bool) -> Outcome<()> {
+        let target = self.place.path_of(self.key.as_str());
         let begun = match self.begin(&temporary.path, &target).await {
             Err(fault) if fault.is_absent() => {
                 let made = self.place.make_folders(self.session, self.key).await;
@@ -86,7 +97,17 @@ impl<'a> Put<'a> {
                     temporary.is_gone = true;
                 }
                 made?;
-                self.begin(&temporary.path, &target).await
+                match self.begin(&temporary.path, &target).await {
+                    // That a folder cannot be made and that it is there are one answer.
+                    Err(fault) if fault.is_absent() => {
+                        let wanted = self.body.len() as u64;
+                        match self.place.room_for(self.session, wanted).await {
+                            Err(why @ Fault::Ours(..)) => Err(why),
+                            _ => Err(fault),
+                        }
+                    }
+                    begun => begun,
+                }
             }
             begun => begun,
         };
@@ -102,8 +123,8 @@ impl<'a> Put<'a> {
         self.fill(file, &temporary.path).await?;
         *named = true;
         match self.mode {
-            PutMode::Create => self.create(&mut temporary, &target, folders).await,
-            _ => self.replace(&mut temporary, &target, folders).await,
+            PutMode::Create => self.create(temporary, &target, folders).await,
+            _ => self.replace(temporary, &target, folders).await,
         }
     }
 

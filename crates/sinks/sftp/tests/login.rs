@@ -239,8 +239,47 @@ async fn keys_of_hosts_are_checked_before_anything_is_said() {
     );
 }
 
+#[tokio::test]
+async fn where_nothing_helps_it_is_told_what_was_tried_and_what_would() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::configured("", "Match all\nPasswordAuthentication yes\n");
+    let none = Surroundings::none();
+    assert_denied(
+        put(&plain(&server), &none).await,
+        &[
+            "SSH_AUTH_SOCK is not set",
+            "The server takes publickey, password",
+            "password_file=FILE",
+        ],
+    );
+    let home = server.at("home");
+    fs::create_dir_all(home.join(".ssh")).unwrap();
+    for kind in ["ed25519", "ecdsa"] {
+        make_key(&home.join(format!(".ssh/id_{kind}")), "", kind);
+    }
+    let around = Surroundings::none().at_home(Some(home));
+    let place = format!("sftp://{}@127.0.0.1:{}/", user(), server.port);
+    assert_denied(
+        put(&plain(&server), &around).await,
+        &[
+            &place,
+            "id_ed25519: refused",
+            "id_ecdsa: refused",
+            "The server takes publickey, password",
+            "password_file=FILE",
+        ],
+    );
+    let strict = Sshd::configured("", "Match all\nMaxAuthTries 1\n");
+    assert_denied(
+        put(&plain(&strict), &around).await,
+        &["id_ed25519", "ended the connection", "identity=FILE"],
+    );
+}
+
 /// A server in a name space of its own, in which this user has a password; only root can make one.
-fn with_password(lines: &str) -> Option<Sshd> {
+fn with_password(lines: &str, change: impl Fn(String) -> String) -> Option<Sshd> {
     let hash = Command::new("perl")
         .args(["-e", r#"print crypt("hunter2", "\$6\$backstay\$")"#])
         .output()
@@ -248,6 +287,8 @@ fn with_password(lines: &str) -> Option<Sshd> {
     let hash = String::from_utf8(hash.stdout).ok()?;
     let mut server = Sshd::configured("", lines);
     server.stop();
+    let config = fs::read_to_string(server.at("config")).ok()?;
+    fs::write(server.at("config"), change(config)).ok()?;
     let shadow = server.at("shadow");
     fs::write(&shadow, format!("{}:{hash}:19000:0:99999:7:::\n", user())).ok()?;
     let script = format!(
@@ -269,7 +310,7 @@ async fn passwords_come_from_files_and_are_never_shown() {
     }
     // The first that stands in the file counts, so this is beyond what the stage says.
     let lines = "Match all\nPasswordAuthentication yes\n";
-    let Some(server) = with_password(lines) else {
+    let Some(server) = with_password(lines, |config| config) else {
         println!("skipped: no mounts of its own, or no perl");
         return;
     };
@@ -295,4 +336,54 @@ async fn passwords_come_from_files_and_are_never_shown() {
     let around = Surroundings::of(|name| (name == "WORD").then(|| "hunter2".into()));
     assert!(!format!("{around:?}").contains("hunter2"));
     put(&variable, &around).await.unwrap();
+}
+
+/// OpenSSH asks its questions through PAM alone.
+#[tokio::test]
+async fn a_server_that_only_asks_questions_is_answered_or_told_of() {
+    if !stage::has_sshd() || !Path::new("/etc/pam.d/sshd").exists() {
+        return;
+    }
+    let asking = |config: String| {
+        let config = config.replace("UsePAM no", "UsePAM yes");
+        config.replace(
+            "KbdInteractiveAuthentication no",
+            "KbdInteractiveAuthentication yes",
+        )
+    };
+    let Some(server) = with_password("PubkeyAuthentication no", asking) else {
+        println!("skipped: no mounts of its own, or no perl");
+        return;
+    };
+    let none = Surroundings::none();
+    assert_denied(
+        put(&server.location(), &none).await,
+        &[
+            "user: refused",
+            "The server takes keyboard-interactive",
+            "It takes no keys",
+            "password_file=FILE",
+        ],
+    );
+    fs::write(server.at("word"), "hunter2\n").unwrap();
+    fs::write(server.at("wrong"), "hunter3\n").unwrap();
+    let by = |name: &str| {
+        format!(
+            "{}&password_file={}",
+            plain(&server),
+            server.at(name).display()
+        )
+    };
+    put(&by("word"), &none).await.unwrap();
+    let wrong = put(&by("wrong"), &none).await;
+    let text = wrong.as_ref().unwrap_err().to_string();
+    assert!(!text.contains("hunter"), "{text}");
+    assert_denied(
+        wrong,
+        &[
+            "asked for as a question",
+            "Check the user and the password",
+            "codes that change",
+        ],
+    );
 }

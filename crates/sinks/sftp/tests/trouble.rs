@@ -17,7 +17,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use backup_core::context::OpContext;
-use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Sink, SinkError};
+use backup_core::{ByteRange, ErrorKind, ObjectKey, PutMode, Retry, Sink, SinkError};
 use backup_sink_sftp::{SftpSink, Surroundings};
 use backup_testkit::context;
 use bytes::Bytes;
@@ -41,7 +41,9 @@ async fn put(sink: &SftpSink, name: &str, size: usize) -> Result<(), SinkError> 
 
 async fn listed(sink: &SftpSink) -> Result<Vec<String>, SinkError> {
     let all: Vec<_> = sink.list(&context(), "", None).try_collect().await?;
-    Ok(all.into_iter().map(|meta| meta.key.to_string()).collect())
+    let mut names: Vec<_> = all.into_iter().map(|meta| meta.key.to_string()).collect();
+    names.sort();
+    Ok(names)
 }
 
 fn mode(path: &Path) -> u32 {
@@ -123,16 +125,60 @@ async fn a_server_that_only_reads_says_so() {
 }
 
 #[tokio::test]
+async fn a_folder_that_the_account_may_only_read_is_told() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let location = server.location_for_anyone();
+    let (root, sink, cx) = (server.root(), sink(&location), context());
+    put(&sink, "data/ab/x", 3).await.unwrap();
+    let folders = [root.join("data/ab"), root.join("data"), root.clone()];
+    let may = |mode| {
+        for folder in &folders {
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    may(0o500);
+    let create = put(&sink, "data/ab/y", 3).await.unwrap_err();
+    let folder = put(&sink, "data/cd/y", 3).await.unwrap_err();
+    let delete = sink.delete(&cx, &key("data/ab/x")).await.unwrap_err();
+    let replace = {
+        let name = key("y");
+        let put = sink.put(&cx, &name, Bytes::from_static(b"y"), PutMode::Replace);
+        put.await.map(drop).unwrap_err()
+    };
+    for error in [create, folder, delete, replace] {
+        let text = error.to_string();
+        assert_eq!(
+            (error.kind, error.retry),
+            (ErrorKind::Denied, Retry::Never),
+            "{text}"
+        );
+        let place = format!("@127.0.0.1:{}{}", server.port, root.display());
+        for word in [&place[..], "owner and the modes"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+    }
+    assert_eq!(listed(&sink).await.unwrap(), ["data/ab/x"]);
+    let got = sink.get(&cx, &key("data/ab/x"), ByteRange::Full).await;
+    assert_eq!(got.unwrap().len(), 3);
+    may(0o700);
+    put(&sink, "data/ab/y", 3).await.unwrap();
+    assert_eq!(listed(&sink).await.unwrap(), ["data/ab/x", "data/ab/y"]);
+}
+
+#[tokio::test]
 async fn a_server_without_sftp_is_told_apart_from_one_that_breaks_off() {
     if !stage::has_sshd() {
         return;
     }
     let server = Sshd::configured("", "ForceCommand /bin/false");
     let error = put(&sink(&server.location()), "b", 3).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.kind, ErrorKind::Other, "{error}");
     let server = Sshd::configured("", "ForceCommand echo Welcome, dear friend");
     let error = put(&sink(&server.location()), "b", 3).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::Unsupported, "{error}");
+    assert_eq!(error.kind, ErrorKind::Other, "{error}");
     assert!(error.to_string().contains("start-up file"), "{error}");
 }
 
@@ -151,6 +197,21 @@ impl<'a> Small<'a> {
             println!("skipped: no file system can be mounted here");
         }
         mounted.then_some(Self(folder))
+    }
+}
+
+impl Small<'_> {
+    fn remount(&self, how: &str) {
+        let options = format!("remount,{how}");
+        let mut mount = Command::new("mount");
+        assert!(
+            mount
+                .args(["-o", &options])
+                .arg(self.0)
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 }
 
@@ -181,6 +242,85 @@ async fn a_full_disk_is_told_and_leaves_nothing() {
     assert_eq!(fs::read_dir(root.join("data")).unwrap().count(), 1);
     put(&sink, "data/b", 1 << 20).await.unwrap();
     drop(small);
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_more_files_is_told() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let root = server.root();
+    let Some(small) = Small::on(&root, "3m,nr_inodes=12") else {
+        return;
+    };
+    let sink = sink(&server.location());
+    let mut stored = Vec::new();
+    let error = loop {
+        let name = format!("data/{:02x}/a", stored.len());
+        match put(&sink, &name, 3).await {
+            Ok(()) => stored.push(name),
+            // A second name needs one more on this file system: where that was the last, it is renamed the next time.
+            Err(error) if error.retry == Retry::Now => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind, ErrorKind::NoSpace, "{error}");
+    assert!(error.to_string().contains("df -i"), "{error}");
+    assert!(stored.len() > 1);
+    assert_eq!(listed(&sink).await.unwrap(), stored);
+    drop(small);
+}
+
+#[tokio::test]
+async fn a_disk_that_is_mounted_read_only_is_told() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let server = Sshd::with("");
+    let root = server.root();
+    let Some(small) = Small::on(&root, "3m") else {
+        return;
+    };
+    let sink = sink(&server.location());
+    put(&sink, "data/a", 3).await.unwrap();
+    small.remount("ro");
+    let create = put(&sink, "data/b", 3).await.unwrap_err();
+    let folder = put(&sink, "more/b", 3).await.unwrap_err();
+    let delete = sink.delete(&context(), &key("data/a")).await.unwrap_err();
+    for error in [create, folder, delete] {
+        assert_eq!(error.kind, ErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains("mounted read-only"), "{error}");
+    }
+    small.remount("rw");
+    put(&sink, "more/b", 3).await.unwrap();
+    assert_eq!(listed(&sink).await.unwrap(), ["data/a", "more/b"]);
+}
+
+/// A limit of the server that its file system does not tell, as a quota is.
+#[tokio::test]
+async fn a_limit_that_is_no_full_disk_is_told_apart() {
+    if !stage::has_sshd() {
+        return;
+    }
+    let mut server = Sshd::with("");
+    server.stop();
+    // 1 MiB, in blocks of 512 bytes.
+    let script = format!(
+        "trap '' XFSZ && ulimit -f 2048 && exec /usr/sbin/sshd -D -f {} -p {} -E {}",
+        server.at("config").display(),
+        server.port,
+        server.at("log").display()
+    );
+    assert!(server.start_as(Command::new("sh").args(["-c", &script])));
+    let sink = sink(&server.location());
+    let error = put(&sink, "data/a", 2 << 20).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Other, "{error}");
+    for word in ["there is room", "quota", "127.0.0.1"] {
+        assert!(error.to_string().contains(word), "{error}");
+    }
+    put(&sink, "data/b", 1 << 19).await.unwrap();
+    assert_eq!(listed(&sink).await.unwrap(), ["data/b"]);
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ struct Shared {
     /// How many bytes towards the server are let through before everything is cut; negative: all.
     left: AtomicI64,
     made: AtomicU64,
+    /// Connections that were made before this one keep what is on its way to the server.
+    held: AtomicU64,
     under_way: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -45,15 +47,16 @@ impl Line {
             delay,
             left: AtomicI64::new(-1),
             made: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             under_way: Mutex::default(),
         });
         let port = listener.local_addr().unwrap().port();
         let mine = shared.clone();
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                mine.made.fetch_add(1, Ordering::Relaxed);
+                let number = mine.made.fetch_add(1, Ordering::Relaxed);
                 let all = mine.clone();
-                let carried = tokio::spawn(carry(all, client));
+                let carried = tokio::spawn(carry(all, client, number));
                 mine.under_way.lock().unwrap().push(carried);
             }
         });
@@ -81,13 +84,23 @@ impl Line {
         self.shared.left.load(Ordering::Relaxed) < 0
     }
 
+    /// Keeps what is on its way to the server on all connections that there are, also when the client leaves them.
+    pub(crate) fn hold(&self) {
+        self.shared.held.store(self.made(), Ordering::Relaxed);
+    }
+
+    /// Lets what was held arrive.
+    pub(crate) fn let_go(&self) {
+        self.shared.held.store(0, Ordering::Relaxed);
+    }
+
     /// How many connections were made.
     pub(crate) fn made(&self) -> u64 {
         self.shared.made.load(Ordering::Relaxed)
     }
 }
 
-async fn carry(shared: Arc<Shared>, client: TcpStream) {
+async fn carry(shared: Arc<Shared>, client: TcpStream, number: u64) {
     let Ok(server) = TcpStream::connect(shared.to).await else {
         return;
     };
@@ -97,12 +110,20 @@ async fn carry(shared: Arc<Shared>, client: TcpStream) {
     let (from_server, to_server) = server.into_split();
     // Either end takes the other with it.
     tokio::select! {
-        () = one_way(&shared, from_client, to_server, true) => {}
-        () = one_way(&shared, from_server, to_client, false) => {}
+        () = one_way(&shared, from_client, to_server, Some(number)) => {}
+        () = one_way(&shared, from_server, to_client, None) => {}
     }
 }
 
-async fn one_way(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, up: bool) {
+/// Towards the server it has the number of the connection.
+async fn one_way(
+    shared: &Shared,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: Option<u64>,
+) {
+    let up = number.is_some();
+    let is_held = || number.is_some_and(|number| number < shared.held.load(Ordering::Relaxed));
     let (queue, mut queued) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let read = async move {
         let mut buffer = vec![0; 64 << 10];
@@ -123,11 +144,20 @@ async fn one_way(shared: &Shared, mut from: OwnedReadHalf, mut to: OwnedWriteHal
         }
     };
     let write = async move {
+        let mut was_held = false;
         while let Some((when, bytes)) = queued.recv().await {
             tokio::time::sleep_until(when).await;
+            while is_held() {
+                was_held = true;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
             if to.write_all(&bytes).await.is_err() {
                 return;
             }
+        }
+        // Whoever left long ago does not end what is carried out at last.
+        if was_held {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
     tokio::join!(read, write);

@@ -11,6 +11,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -128,7 +129,7 @@ impl Sshd {
         };
         for session in below(child.id()) {
             let _ = Command::new("kill")
-                .arg(session.to_string())
+                .args(["-KILL", &session.to_string()])
                 .stderr(Stdio::null())
                 .status();
         }
@@ -176,7 +177,35 @@ impl Sshd {
     pub(crate) fn location(&self) -> String {
         self.location_by(self.port, &self.root())
     }
+
+    /// The location of the root for an account to which modes apply. It belongs to that account from now on.
+    pub(crate) fn location_for_anyone(&self) -> String {
+        let mine = format!("//{}@", user());
+        if user() != "root" {
+            return self.location();
+        }
+        let shared = fs::Permissions::from_mode(0o711);
+        fs::set_permissions(self.folder.path(), shared).unwrap();
+        chown(self.root(), Some(NOBODY), Some(NOBODY)).unwrap();
+        self.location().replace(&mine, "//nobody@")
+    }
+
+    /// Sends a signal to the processes of its sessions, and to that which takes connections, if that is wanted.
+    pub(crate) fn signal(&self, signal: &str, with_listener: bool) {
+        let server = self.child.as_ref().unwrap().id();
+        let listener = with_listener.then_some(server);
+        for process in below(server).into_iter().chain(listener) {
+            // One may have ended meanwhile.
+            let _ = Command::new("kill")
+                .args([signal, &process.to_string()])
+                .stderr(Stdio::null())
+                .status();
+        }
+    }
 }
+
+/// The user `nobody` of Debian.
+const NOBODY: u32 = 65534;
 
 /// The processes below one, those below these first.
 fn below(process: u32) -> Vec<u32> {
