@@ -1,6 +1,6 @@
 //! What becomes of something that stands in the place of an entry.
 
-use backup_core::{EntryKind, EntryMeta, RestoreEntry};
+use backup_core::{EntryKind, RestoreEntry};
 use rustix::fs::{FileType, Stat};
 
 use super::config::Overwrite;
@@ -27,7 +27,7 @@ pub(super) fn fate(
 ) -> Fate {
     let meta = &entry.meta;
     if FileType::from_raw_mode(there.st_mode) == file_type(&meta.kind) {
-        return if !entry.on_way && gives_way((overwrite, step), there, meta) {
+        return if gives_way((overwrite, step), there, entry) {
             Fate::Updated
         } else {
             Fate::Stays
@@ -45,12 +45,13 @@ pub(super) fn fate(
 pub(super) fn gives_way(
     (overwrite, step): (Overwrite, i128),
     there: &Stat,
-    meta: &EntryMeta,
+    entry: &RestoreEntry,
 ) -> bool {
     match overwrite {
+        _ if entry.on_way => false,
         Overwrite::Never => false,
         Overwrite::Always => true,
-        Overwrite::IfNewer => time_off(there, meta.mtime) > step,
+        Overwrite::IfNewer => time_off(there, entry.meta.mtime) > step,
     }
 }
 

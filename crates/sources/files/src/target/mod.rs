@@ -52,9 +52,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use backup_core::{
-    EntryMeta, EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore,
-    RestoreEntry, RestoreMode, RestorePlan, RestoreRequest, Severity, SizeHint, Target,
-    TargetError,
+    EntryPath, ErrorKind, Finding, FindingKind, OpContext, Rehearsal, Restore, RestoreEntry,
+    RestoreMode, RestorePlan, RestoreRequest, Severity, SizeHint, Target, TargetError,
 };
 use rustix::fs::{Access, Mode, OFlags, Stat, access, open, statvfs};
 use rustix::io::Errno;
@@ -320,8 +319,8 @@ impl Shared {
     }
 
     /// Whether something of an entry's own kind gives way to it.
-    fn gives_way(&self, there: &Stat, meta: &EntryMeta) -> bool {
-        fate::gives_way(self.overwrite(there), there, meta)
+    fn gives_way(&self, there: &Stat, entry: &RestoreEntry) -> bool {
+        fate::gives_way(self.overwrite(there), there, entry)
     }
 
     fn overwrite(&self, there: &Stat) -> (Overwrite, i128) {

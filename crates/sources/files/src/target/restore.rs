@@ -395,7 +395,7 @@ fn start_top(shared: &Shared, way: &mut Way, entry: &RestoreEntry) -> Result<(),
         .and_then(|fd| Ok(fstat(&*fd)?))
         .map_err(|cause| error("open", &entry.path, cause))?;
     let there = (way.top_had()).map_or(there, |had| at_time(there, had.time));
-    if shared.begun.has_made_folder() || shared.gives_way(&there, &entry.meta) {
+    if shared.begun.has_made_folder() || shared.gives_way(&there, entry) {
         way.finish_top_with(&shared.begun, entry.meta.clone());
         shared.written.fetch_add(1, Ordering::Relaxed);
     } else {
@@ -432,7 +432,7 @@ fn start_folder(
         (fd, Some((stat, had, is_noted))) => {
             let is_half_finished = is_half_finished(shared, (&fd, &stat), entry);
             // An earlier restore may have changed something in it, and with that its time.
-            if shared.gives_way(&at_time(stat, had.time), &entry.meta) || is_half_finished {
+            if shared.gives_way(&at_time(stat, had.time), entry) || is_half_finished {
                 let before = Before {
                     owner: Some((stat.st_uid, stat.st_gid)),
                     xattrs: true,
