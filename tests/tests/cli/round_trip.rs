@@ -274,12 +274,12 @@ fn excludes_leave_out_and_a_lost_cache_costs_only_reading() {
 fn a_new_line_stores_no_small_file_again_that_another_has() {
     let place = Place::new();
     for number in 0..300 {
-        place.write(&format!("{number:03}"), noise(number, 12_000));
+        place.write(format!("{number:03}"), noise(number, 12_000));
     }
     let _ = place.save().ok();
     // So that no bundle is as it would be cut of what is there now.
     for number in (0..300).step_by(60) {
-        place.write(&format!("{number:03}"), noise(1000 + number, 12_000));
+        place.write(format!("{number:03}"), noise(1000 + number, 12_000));
     }
     let _ = place.save().ok();
     let stream = ["save", "--command", "echo stream", "--name", "stream"];
