@@ -1,5 +1,6 @@
 //! `snapshot`: saves, lists, copies, forgets and verifies snapshots.
 
+mod ahead;
 mod analyze;
 mod check_tier;
 mod choice;

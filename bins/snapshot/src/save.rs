@@ -2,9 +2,7 @@
 
 use std::time::Instant;
 
-use backstay::core::{
-    CaptureMode, CapturePlan, CaptureRequest, EntryKind, HostId, Outcome as Ending,
-};
+use backstay::core::{CaptureMode, CaptureRequest, HostId};
 use backstay::engine::cache::Cache;
 use backstay::engine::stage::plan::plan;
 use backstay::engine::{Repository, SnapshotJob, SnapshotReport, snapshot};
@@ -15,6 +13,7 @@ use backup_terminal::snapshots::meta_members;
 use backup_terminal::{Console, Exit, Failure, Outcome, surroundings, text};
 use serde_json::json;
 
+use crate::ahead::{Ahead, count};
 use crate::cli::SaveArgs;
 use crate::init::make_for_save;
 use crate::room;
@@ -37,7 +36,12 @@ pub(crate) async fn save(console: &mut Console, args: &SaveArgs) -> Outcome {
     room::warn_when_full(console, &repo, args.warn_full).await;
     leave_out_caches(console, &repo, &mut chosen);
     keep_freed_memory();
-    let report = snapshot(&repo, &console.cx, chosen.source, &job).await?;
+    let mut cx = console.cx.clone();
+    // Of anything but files nobody knows how much is to come.
+    let is_counted = console.shows_progress() && chosen.files.is_some();
+    let ahead = is_counted.then(|| Ahead::of(&mut cx, chosen.source.clone()));
+    let report = snapshot(&repo, &cx, chosen.source, &job).await?;
+    drop(ahead);
     let seconds = started.elapsed().as_secs_f64();
     report_on(console, &report, seconds)
 }
@@ -175,7 +179,7 @@ async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -
         console.line(format!("  {}", text::escape(entry.name.as_bytes())))?;
     }
     let counted = if chosen.files.is_some() {
-        Some(count(console, &chosen, plan.clone()).await?)
+        Some(count(&console.cx, &*chosen.source, plan.clone()).await?)
     } else {
         None
     };
@@ -191,41 +195,20 @@ async fn dry_run(console: &mut Console, mut chosen: Chosen, job: &SnapshotJob) -
             "name": job.name,
             "mode": if matches!(plan.mode, CaptureMode::Full { .. }) { "full" } else { "incremental" },
             "sources": names,
-            "entries": counted.map(|(entries, _, _)| entries),
-            "files": counted.map(|(_, files, _)| files),
-            "bytes": counted.map(|(_, _, bytes)| bytes),
+            "entries": counted.map(|counted| counted.entries),
+            "files": counted.map(|counted| counted.files),
+            "bytes": counted.map(|counted| counted.bytes),
         }),
     )?;
-    if let Some((entries, files, bytes)) = counted {
-        let entries = text::plural(entries, "entry", "entries");
-        let files = text::plural(files, "file", "files");
-        console.line(format!("  {entries}, {files}, {}", text::bytes(bytes)))?;
+    if let Some(counted) = counted {
+        let entries = text::plural(counted.entries, "entry", "entries");
+        let files = text::plural(counted.files, "file", "files");
+        let bytes = text::bytes(counted.bytes);
+        console.line(format!("  {entries}, {files}, {bytes}"))?;
     }
     Ok(if has_findings {
         Exit::Findings
     } else {
         Exit::Ok
     })
-}
-
-/// Walks the files without reading them: entries, files and their bytes.
-async fn count(console: &Console, chosen: &Chosen, plan: CapturePlan) -> Outcome<(u64, u64, u64)> {
-    let cx = &console.cx;
-    let mut capture = chosen.source.begin(cx, plan).await?;
-    let (mut entries, mut files, mut bytes) = (0, 0, 0);
-    loop {
-        let batch = capture.next_entries(cx).await?;
-        if batch.is_empty() {
-            break;
-        }
-        for entry in batch {
-            entries += 1;
-            if entry.meta.kind == EntryKind::File {
-                files += 1;
-                bytes += entry.fingerprint.map_or(0, |fingerprint| fingerprint.size);
-            }
-        }
-    }
-    capture.settle(cx, Ending::Abandoned).await?;
-    Ok((entries, files, bytes))
 }

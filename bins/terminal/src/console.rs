@@ -229,6 +229,12 @@ impl Console {
         }
     }
 
+    /// Whether people watch how it goes on.
+    #[must_use]
+    pub const fn shows_progress(&self) -> bool {
+        self.progress.is_some()
+    }
+
     /// Takes the progress bar away.
     pub fn end_progress(&self) {
         if let Some(progress) = &self.progress {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backstay::core::{Event, Observer, Stage};
@@ -14,6 +15,8 @@ use crate::text;
 pub struct Progress {
     bar: ProgressBar,
     entries: AtomicU64,
+    /// What goes on now.
+    stage: Mutex<Option<Stage>>,
 }
 
 impl Progress {
@@ -26,6 +29,7 @@ impl Progress {
         Self {
             bar,
             entries: AtomicU64::new(0),
+            stage: Mutex::default(),
         }
     }
 
@@ -39,7 +43,12 @@ impl Progress {
         self.bar.finish_and_clear();
     }
 
+    fn stage(&self) -> MutexGuard<'_, Option<Stage>> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn enter(&self, stage: Stage, bytes: Option<u64>) {
+        *self.stage() = Some(stage);
         let word = match stage {
             Stage::Capture => "saving",
             Stage::Write | Stage::Fetch => "restoring",
@@ -126,7 +135,13 @@ impl Observer for Progress {
                 }
             }
             Event::Note(text) => self.bar.println(text),
-            Event::Expect { bytes, .. } => self.enter(Stage::Write, Some(bytes)),
+            // Who counts may come to its end when the stage is over.
+            Event::Expect { stage, bytes, .. } => {
+                let is_now = *self.stage() == Some(stage);
+                if is_now {
+                    self.enter(stage, Some(bytes));
+                }
+            }
             _ => {}
         }
     }

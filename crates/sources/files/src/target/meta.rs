@@ -14,7 +14,7 @@ use nix::unistd::{Group, User};
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmod, chownat, fchmod,
     fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, futimens, getxattr, listxattr,
-    removexattr, setxattr, utimensat,
+    removexattr, setxattr, statat, utimensat,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -207,10 +207,10 @@ impl Applier {
             // With the mode it would give others more than the snapshot does.
             remove_acls(object);
         }
-        let set_time = || {
-            if let Err(cause) = set_mtime(object, meta, keeps.is_some()) {
-                trouble("its time", cause.into());
-            }
+        let set_time = || match set_mtime(object, meta, keeps.is_some()) {
+            Ok(()) if has_time(object, meta) => {}
+            Ok(()) => trouble("its time", io::Error::other(FAR_TIME)),
+            Err(cause) => trouble("its time", cause.into()),
         };
         if is_marked {
             set_time();
@@ -538,6 +538,10 @@ fn remove_acls(object: &Object<'_>) {
     }
 }
 
+/// What is said of a time that a file system has changed.
+const FAR_TIME: &str =
+    "the file system keeps no time so far away, and took the nearest that it does";
+
 /// Sets the time of the last change of content; on an `odd` file system that of the last access, too:
 /// some programs set none of the two if one of them is to stay.
 fn set_mtime(object: &Object<'_>, meta: &EntryMeta, odd: bool) -> Result<(), Errno> {
@@ -561,6 +565,22 @@ fn set_mtime(object: &Object<'_>, meta: &EntryMeta, odd: bool) -> Result<(), Err
             utimensat(folder, name.as_c_str(), &times, AtFlags::SYMLINK_NOFOLLOW)
         }
     }
+}
+
+/// Whether something got its time. File systems take one that they cannot keep, and keep the last or first that they can;
+/// none has fewer than those of 31 bits.
+fn has_time(object: &Object<'_>, meta: &EntryMeta) -> bool {
+    let wanted = meta.mtime.seconds;
+    if (0..1 << 31).contains(&wanted) {
+        return true;
+    }
+    let stat = match object {
+        Object::Open(fd) => fstat(fd),
+        Object::Node { folder, name, .. } => {
+            statat(folder, name.as_c_str(), AtFlags::SYMLINK_NOFOLLOW)
+        }
+    };
+    stat.is_ok_and(|stat| stat.st_mtime == wanted)
 }
 
 fn set_mode(object: &Object<'_>, mode: u32) -> Result<(), Errno> {

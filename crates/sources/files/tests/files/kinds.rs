@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::given::*;
 use crate::support::*;
-use backup_core::{EntryKind, ErrorKind, Outcome};
+use backup_core::{EntryKind, ErrorKind, FileTime, Outcome};
 use backup_source_files::{FilesTargetConfig, Overwrite};
 
 type Stand = fn(&Path);
@@ -211,5 +211,34 @@ fn what_stands_in_the_place_of_a_further_name_stays_until_the_first_is_whole() {
         assert_eq!(inode("a"), inode("b"));
         assert_eq!(fs::read(to.join("b")).unwrap(), b"saved");
         assert_eq!(seen(&to).len(), 2);
+    }
+}
+
+/// A file system that has no such time takes the nearest, and nobody is left to think that it is the saved one.
+#[test]
+fn a_time_that_a_file_system_cannot_keep_is_told() {
+    let temp = tempfile::tempdir().unwrap();
+    let out = temp.path().join("out");
+    let far = |path: &[u8], kind: EntryKind, seconds| {
+        let mut stored = made_up(path, kind, b"");
+        stored.entry.meta.mtime = FileTime { seconds, nanos: 0 };
+        stored
+    };
+    let link = EntryKind::Symlink(b"somewhere".to_vec());
+    let stored = [
+        far(b"file", EntryKind::File, 99_999_999_999),
+        far(b"folder", EntryKind::Directory, 99_999_999_999),
+        far(b"link", link, -9_999_999_999),
+        far(b"old", EntryKind::File, -1),
+        far(b"soon", EntryKind::File, 1 << 31),
+    ];
+    let restored = restore(into(&out, Overwrite::Never), &stored);
+    for one in &stored {
+        let path = out.join(os(&one.entry.path.to_slashed()));
+        let is_kept = fs::symlink_metadata(path).unwrap().mtime() == one.entry.meta.mtime.seconds;
+        let subject = format!("/{}", one.entry.path);
+        let found = restored.report.findings.iter();
+        let told = found.filter(|found| found.subject == subject).count();
+        assert_eq!(told, usize::from(!is_kept), "{subject}");
     }
 }
