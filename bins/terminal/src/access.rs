@@ -305,15 +305,20 @@ impl Console {
         cache: Option<PathBuf>,
     ) -> Outcome<Repository> {
         let sink = self.sink(false)?;
+        let place = sink.info().location;
         let unlock = match self.unlock().await {
             Ok(Some(unlock)) => unlock,
             other => {
                 // That there is no repository is the better answer.
-                self.must_exist(&*sink).await?;
+                let exists = self.must_exist(&*sink).await;
+                exists.map_err(|failure| failure.at(&place))?;
                 return Err(other.err().unwrap_or_else(no_key));
             }
         };
-        let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation).await?;
+        let repo = Repository::open(&self.cx, sink, &unlock, cache.clone(), operation);
+        let repo = repo
+            .await
+            .map_err(|error| Failure::from(error).at(&place))?;
         self.listen(&repo);
         if matches!(unlock, Unlock::KeyFile(_)) && self.is_unfinished()? {
             // This host drew the key that opens it, for the repository of this place, and was killed before it could

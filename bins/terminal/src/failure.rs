@@ -59,6 +59,15 @@ impl Failure {
         }
     }
 
+    /// The same of a repository there, where nothing was wrong but that it could not be had.
+    #[must_use]
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        if self.exit == Exit::Failed && !self.what.contains(place) {
+            self.what = format!("{place}: {}", self.what);
+        }
+        self
+    }
+
     /// A local file that could not be used.
     #[must_use]
     pub fn file(op: &str, path: &std::path::Path, error: &std::io::Error) -> Self {
@@ -240,7 +249,7 @@ macro_rules! from_contract {
 
 from_contract!(
     SinkError,
-    "check the permissions of the repository, or run as a user who may write to it",
+    "check the permissions of the repository, or run as a user who may read it, and to change it write to it",
     "`snapshot verify` tells what is missing",
     "check the disk or the server that the repository is on"
 );
