@@ -362,7 +362,7 @@ impl ObjectSink {
         }
     }
 
-    /// The last `length` bytes. Some servers know no such range, and none has one of an empty object.
+    /// The last `length` bytes. Some servers know no such range or answer with all of it, and none has one of an empty object.
     async fn read_suffix(
         &self,
         cx: &OpContext,
@@ -372,7 +372,7 @@ impl ObjectSink {
         let length = length.min(MAX_PUT_BYTES);
         if length > 0 && self.inner.place.provider != Provider::Azure {
             match self.read(cx, key, Some(GetRange::Suffix(length))).await {
-                Err(error) if error.kind == ErrorKind::Damaged => {}
+                Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::Other) => {}
                 answer => return answer,
             }
         }

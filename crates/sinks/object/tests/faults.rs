@@ -463,6 +463,19 @@ async fn storage_class_and_lock_stand_in_the_puts_that_they_are_for() {
 }
 
 #[tokio::test]
+async fn a_server_that_knows_no_end_of_an_object_is_asked_for_its_size() {
+    let server = Server::start();
+    let sink = ready(&server).await;
+    server.fail(Rule::of(Fault::answer(200, "", "")).on("GET").times(1));
+    let (cx, there) = (context(), key("there"));
+    let end = sink.get(&cx, &there, ByteRange::Suffix(3)).await;
+    assert_eq!(end.unwrap(), "789");
+    let asked = server.take_asked();
+    let asked: Vec<_> = asked.iter().map(|one| one.method.as_str()).collect();
+    assert_eq!(asked, ["GET", "HEAD", "GET"]);
+}
+
+#[tokio::test]
 async fn a_lock_is_made_longer_and_one_that_lasts_stays() {
     let server = Server::start();
     let sink = open(&format!("{}&object_lock=30d", server.location("p")));
