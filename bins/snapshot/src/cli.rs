@@ -362,6 +362,9 @@ pub(crate) struct ForgetArgs {
     /// Forget what is named although it is the last good snapshot of its name and host, or gone from the tier for good
     #[arg(long, requires = "snapshots")]
     pub(crate) force: bool,
+    /// Go by this machine's clock although the ledger tells of later times: it is right, and the clocks of others are not
+    #[arg(long)]
+    pub(crate) despite_clock: bool,
     // Last, for its heading counts for every option behind it.
     /// The rules.
     #[command(flatten)]

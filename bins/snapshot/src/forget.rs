@@ -6,7 +6,7 @@ use backstay::core::{
     Decision, Finding, FindingKind, HostId, Reason, Severity, SnapshotId, SnapshotMeta, Verdict,
 };
 use backstay::engine::hold::Holds;
-use backstay::engine::ledger::first_seen;
+use backstay::engine::ledger::{OwnClock, first_seen};
 use backstay::engine::repository::{Repository, SnapshotHead, UnreadSnapshot};
 use backstay::engine::verify::known_damaged;
 use backstay::engine::{
@@ -18,12 +18,15 @@ use backup_terminal::snapshots::{Snapshots, meta_members};
 use backup_terminal::{
     Align, Console, Exit, Failure, Filter, Outcome, Table, signer, surroundings, text,
 };
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use crate::cli::{ForgetArgs, PruneArgs};
 use crate::versions::{Rules, kept_versions};
+
+/// Clocks that are well may be apart by less.
+const MOST_AHEAD: SignedDuration = SignedDuration::from_hours(1);
 
 /// Forgets snapshots.
 #[allow(clippy::too_many_lines, reason = "one step after another")]
@@ -182,7 +185,10 @@ async fn by_rules(
     args: &ForgetArgs,
     mut policy: KeepPolicy,
 ) -> Outcome<(ForgetPlan, Vec<Finding>)> {
-    first_seen(repo, &console.cx, host, &mut heads).await?;
+    let clock = first_seen(repo, &console.cx, host, &mut heads).await?;
+    if !args.despite_clock {
+        must_not_be_slow(clock, &heads, console.cx.clock.now())?;
+    }
     let filter = Filter {
         name: args.name.clone(),
         host: args.host.clone(),
@@ -215,6 +221,41 @@ async fn by_rules(
     };
     told.extend(unmatched);
     Ok((plan, told))
+}
+
+/// By a slow clock all snapshots of later days would count as of one, and all but one of them would go.
+fn must_not_be_slow(clock: OwnClock, heads: &[SnapshotHead], now: Timestamp) -> Outcome<()> {
+    let bound = now.saturating_add(MOST_AHEAD).unwrap_or(Timestamp::MAX);
+    let of = |head: &SnapshotHead| head.meta.first_seen.filter(|seen| *seen > bound);
+    let Some(last) = heads.iter().filter_map(of).max() else {
+        return Ok(());
+    };
+    let proof = match clock {
+        OwnClock::Right => return Ok(()),
+        OwnClock::Slow(at) => format!(
+            "this machine itself recorded something at {}",
+            text::time(at)
+        ),
+        OwnClock::Unproven => {
+            // One may come of a wrong clock elsewhere; of two, one would go for the other.
+            let mut lines = BTreeSet::new();
+            let ahead = heads.iter().filter(|head| of(head).is_some());
+            let mut lines_of = ahead.map(|head| (&head.meta.name, &head.meta.host));
+            if lines_of.all(|line| lines.insert(line)) {
+                return Ok(());
+            }
+            "nothing that this machine recorded tells that its clock is right".to_owned()
+        }
+    };
+    Err(Failure::new(
+        Exit::Failed,
+        format!(
+            "this machine's clock says {}, and by the ledger there are snapshots up to {}; {proof}, so nothing is forgotten",
+            text::time(now),
+            text::time(last)
+        ),
+        "set the clock (`timedatectl`), then run it again; if it is right and the clocks of others are not, add --despite-clock",
+    ))
 }
 
 /// Takes the snapshots that cannot be read out of what is named. They must be named by their whole

@@ -409,7 +409,7 @@ fn of_judged(error: &EngineError, what: String) -> Failure {
 /// Nothing was pruned, or not all.
 fn of_pruning(error: &EngineError, what: String) -> Failure {
     if matches!(error, EngineError::DropsTooMuch { .. }) {
-        let hint = "look with --dry-run and `snapshot list` whether that is meant; then add --force (the same as --max-drop 100%)";
+        let hint = "look with --dry-run and `snapshot list` whether that is meant; then `snapshot prune --force` (the same as --max-drop 100%)";
         return Failure::new(Exit::Failed, what, hint);
     }
     if matches!(error, EngineError::OtherPrune(_)) {

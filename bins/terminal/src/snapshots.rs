@@ -107,6 +107,9 @@ fn unmatched(subject: &str, detail: &str) -> Finding {
     Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
 }
 
+/// Clocks that are well may be apart by less.
+const MOST_AHEAD: jiff::SignedDuration = jiff::SignedDuration::from_hours(24);
+
 /// A snapshot and a path in it, as written on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotPath {
@@ -236,6 +239,21 @@ impl Console {
         Ok(out)
     }
 
+    /// Which is the newest goes by what the hosts say that the time is.
+    fn warn_of_time(&self, head: &SnapshotHead) {
+        let (now, time) = (self.cx.clock.now(), head.meta.time);
+        let bound = now
+            .saturating_add(MOST_AHEAD)
+            .unwrap_or(jiff::Timestamp::MAX);
+        if time > bound {
+            self.warn(&format!(
+                "snapshot {} is taken for the newest since it is dated {}, later than this machine's clock: that of the host which saved it was ahead, or this one is slow; `snapshot list` shows the others, and an id chooses one",
+                head.meta.id,
+                text::time(time)
+            ));
+        }
+    }
+
     async fn one<'a>(
         &self,
         repo: &Repository,
@@ -249,6 +267,11 @@ impl Console {
             Err(failure) if failure.exit == Exit::Failed => rivals_of_none(&read),
             Err(_) => None,
         };
+        if let Ok(head) = &head
+            && read.starts_with("latest")
+        {
+            self.warn_of_time(head);
+        }
         let Some(rivals) = rivals else {
             return head;
         };

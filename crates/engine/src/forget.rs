@@ -140,6 +140,8 @@ pub async fn forget(
     let mut findings: Vec<Finding> = tidy(repo, cx).await.into_iter().collect();
     findings.extend(held.lost());
     findings.extend(held.unknown());
+    let since = plan.forgotten().filter(|meta| held.has(meta.id));
+    findings.extend(since.map(|meta| held_since(meta.id)));
     if going.is_empty() {
         // That it looked is recorded too: the records of who decides bound the times that others claim.
         if !plan.decisions.is_empty() {
@@ -155,6 +157,7 @@ pub async fn forget(
             return Err(EngineError::Cancelled);
         }
         if is_held(repo, cx, meta.id).await? {
+            findings.push(held_since(meta.id));
             continue;
         }
         let draft = LedgerDraft {
@@ -170,6 +173,7 @@ pub async fn forget(
         // or the hold is seen here.
         if is_held(repo, cx, meta.id).await? {
             chain.append(host, user, held_after_all(meta.id)).await?;
+            findings.push(held_since(meta.id));
             continue;
         }
         let object = name(layout::snapshot(meta.id))?;
@@ -178,6 +182,15 @@ pub async fn forget(
     }
     findings.extend(chain.into_findings());
     Ok(Forgotten { removed, findings })
+}
+
+/// What is said of one that was to be forgotten and came to be held meanwhile.
+fn held_since(snapshot: SnapshotId) -> Finding {
+    let detail = format!(
+        "somebody placed a hold on it meanwhile, so it was not forgotten; `snapshot release {snapshot}` first, if it is to go"
+    );
+    let subject = format!("snapshot {snapshot}");
+    Finding::new(Severity::Warning, FindingKind::Skipped, subject, detail)
 }
 
 /// The record that takes back that a snapshot is forgotten: it came to be held at that moment.

@@ -51,7 +51,7 @@ pub use held::{HoldRecord, Recorded, held};
 pub(crate) use holes::{Holes, MOST_HOLES, OWN, was_begun_anew};
 pub use read::{SeenRecord, records};
 pub(crate) use sight::FIRST_SEEN;
-pub use sight::first_seen;
+pub use sight::{OwnClock, first_seen};
 pub(crate) use tier::{lines_of_tier, numbers};
 
 impl Repository {

@@ -468,3 +468,57 @@ fn a_host_whose_clock_lies_pushes_out_no_good_snapshot() {
     let kept = decisions.iter().filter(|line| line["verdict"] == "keep");
     assert_eq!(kept.count(), place.objects("snap").len());
 }
+
+/// By a clock that is slow, all that was saved since would count as of one day.
+#[test]
+fn who_forgets_by_a_slow_clock_forgets_nothing() {
+    if !has_faketime() {
+        eprintln!("skipped: faketime is not installed");
+        return;
+    }
+    let place = with_two_hosts();
+    for day in 1..=7 {
+        let _ = save_at(&place, &format!("@2026-03-0{day} 12:00:00"));
+    }
+    let forget = |time: &str, state: &str, more: &[&str]| {
+        let what = ["forget", "--json", "--keep-daily", "7", "--dry-run"];
+        let who = ["--key-file", "maintenance", "--state-dir", state];
+        at(&place, time, &[&what[..], &who, more].concat())
+    };
+    let kept = |run: Run| {
+        let decisions = run.of_type("decision");
+        let kept = decisions.iter().filter(|line| line["verdict"] == "keep");
+        kept.count()
+    };
+    // It has recorded nothing yet: five days would be one.
+    let _ = forget("@2026-03-03 08:00:00", "new", &[])
+        .ends(1)
+        .says("timedatectl");
+    assert_eq!(kept(forget("@2026-03-07 20:00:00", "new", &[]).ok()), 7);
+    // It has recorded something at the right time, and lost its clock since.
+    let _ = forget_at(&place, "@2026-03-07 20:00:00", "7");
+    let _ = forget("@2025-01-01 08:00:00", "trusted", &[])
+        .ends(1)
+        .says("2026-03-07");
+    let despite = forget("@2025-01-01 08:00:00", "trusted", &["--despite-clock"]);
+    assert!(kept(despite.ok()) < 7);
+    // One that is ahead on another host hinders nobody.
+    let _ = save_at(&place, "@2046-03-08 12:00:00");
+    assert_eq!(kept(forget("@2026-03-08 20:00:00", "trusted", &[]).ok()), 7);
+}
+
+/// The newest is the one with the latest time, and that is its host's word.
+#[test]
+fn a_newest_snapshot_that_is_dated_ahead_is_told() {
+    if !has_faketime() {
+        eprintln!("skipped: faketime is not installed");
+        return;
+    }
+    let place = with_two_hosts();
+    let _ = save_at(&place, "@2026-03-01 12:00:00");
+    let list = ["ls", "latest"];
+    assert_eq!(Run::of(&mut place.restore(list)).ok().err, "");
+    let ahead = save_at(&place, "@2146-03-01 12:00:00");
+    let _ = Run::of(&mut place.restore(list)).ok().says(&ahead);
+    let _ = Run::of(&mut place.restore(["ls", &ahead])).ok();
+}

@@ -95,6 +95,28 @@ fn a_prune_of_nearly_everything_must_be_asked_for() {
     assert_eq!(bytes(&place), 0);
 }
 
+/// Also where most of each pack goes and the rest is written anew.
+#[test]
+fn a_prune_that_leaves_little_of_every_pack_must_be_asked_for() {
+    let place = Place::new();
+    for number in 0..24 {
+        place.write(number.to_string(), noise(number, 1 << 20));
+    }
+    let _ = saved(&place);
+    for number in (0..24).filter(|number| number % 12 != 0) {
+        fs::remove_file(place.data().join(number.to_string())).unwrap();
+    }
+    let _ = saved(&place);
+    let forget = ["forget", "--keep-last", "1", "--prune"];
+    let _ = Run::of(&mut place.snapshot(forget))
+        .ends(1)
+        .says("`snapshot prune --force`");
+    let before = bytes(&place);
+    let _ = Run::of(&mut place.snapshot(["prune", "--force"])).ok();
+    assert!(bytes(&place) < before / 5);
+    let _ = place.verify().ok();
+}
+
 /// A record that rotted stops a prune only where nothing tells what it said.
 /// Who has no copy of the ledger cannot tell what was taken away with it.
 #[test]

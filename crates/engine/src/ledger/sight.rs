@@ -36,8 +36,20 @@ use crate::error::Result;
 use crate::repository::{Repository, SnapshotHead};
 use crate::view::check_signatures;
 
+/// What the records of the host that asks say of its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OwnClock {
+    /// It has none.
+    Unproven,
+    /// None of them is of a later time.
+    Right,
+    /// It was later already.
+    Slow(Timestamp),
+}
+
 /// Sets [`backup_core::SnapshotMeta::first_seen`] of snapshots to when the ledger bears out that they
-/// were made; to nothing for those that it does not know, or that their hosts did not sign. `host` is the one that asks.
+/// were made; to nothing for those that it does not know, or that their hosts did not sign. `host` is the one that asks; what
+/// its records say of its clock is given back: by one that is slow nobody should decide what is old.
 ///
 /// Memory: some 100 bytes for each snapshot, and 64 for each record of that host.
 ///
@@ -49,7 +61,7 @@ pub async fn first_seen(
     cx: &OpContext,
     host: &HostId,
     heads: &mut [SnapshotHead],
-) -> Result<()> {
+) -> Result<OwnClock> {
     let places = |(place, head): (usize, &SnapshotHead)| (head.meta.id, place);
     let signed = heads.iter().enumerate();
     let signed = signed.filter(|(_, head)| check_signatures(repo, head).is_ok());
@@ -105,8 +117,15 @@ pub async fn first_seen(
     // The word of the host that made it counts more than that of a copy.
     copied.retain(|place, _| seen.get(*place) == Some(&false));
     // Where nothing tells that the clock of the host that asks is right, it bounds nobody.
-    let is_right = in_order(&own).last().is_some_and(|last| last.time <= now);
-    let latest = if is_right { now } else { Timestamp::MAX };
+    let clock = match in_order(&own).last() {
+        None => OwnClock::Unproven,
+        Some(last) if last.time <= now => OwnClock::Right,
+        Some(last) => OwnClock::Slow(last.time),
+    };
+    let latest = match clock {
+        OwnClock::Right => now,
+        OwnClock::Unproven | OwnClock::Slow(_) => Timestamp::MAX,
+    };
     own.retain(|record| record.time <= now);
     let own = in_order(&own);
     let mut lines: HashMap<(String, HostId), Timestamp> = HashMap::new();
@@ -139,7 +158,7 @@ pub async fn first_seen(
         let at = claimed.unwrap_or(head.meta.time).min(sight.recorded);
         head.meta.first_seen = Some(no_later(at, sight.number, &own, latest));
     }
-    Ok(())
+    Ok(clock)
 }
 
 /// A time, moved to lie not behind what the host that asks recorded next behind a record, nor behind the latest that there is.

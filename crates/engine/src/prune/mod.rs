@@ -254,17 +254,22 @@ pub async fn plan(repo: &Repository, cx: &OpContext, job: &PruneJob) -> Result<P
 }
 
 impl PrunePlan {
-    /// Whether it deletes a larger share than the job allows.
-    #[must_use]
-    pub fn drops_too_much(&self, job: &PruneJob) -> bool {
+    /// What would be gone behind it: packs that nothing uses, and what is not copied of those that are written anew.
+    fn dropped(&self) -> u64 {
         let PruneNumbers {
-            bytes,
             unused_bytes,
-            snapshots,
+            repack_gain,
             ..
         } = self.numbers;
-        let share = unused_bytes as f64 / bytes.max(1) as f64;
-        unused_bytes > 0 && (share > job.max_drop || snapshots == 0 && job.max_drop < 1.0)
+        unused_bytes.saturating_add(repack_gain)
+    }
+
+    /// Whether it gives up a larger share than the job allows.
+    #[must_use]
+    pub fn drops_too_much(&self, job: &PruneJob) -> bool {
+        let (dropped, numbers) = (self.dropped(), self.numbers);
+        let share = dropped as f64 / numbers.bytes.max(1) as f64;
+        dropped > 0 && (share > job.max_drop || numbers.snapshots == 0 && job.max_drop < 1.0)
     }
 }
 
@@ -282,7 +287,7 @@ pub async fn prune(
 ) -> Result<PruneReport> {
     if plan.drops_too_much(job) {
         return Err(EngineError::DropsTooMuch {
-            bytes: plan.numbers.unused_bytes,
+            bytes: plan.dropped(),
             of: plan.numbers.bytes,
         });
     }
