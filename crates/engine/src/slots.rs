@@ -76,11 +76,16 @@ pub async fn told(repo: &Repository, cx: &OpContext) -> Result<BTreeMap<String, 
     Ok(known.there)
 }
 
+/// Said of a slot that was removed and lies on the tier.
+const BACK_AGAIN: &str = "the ledger says that this key slot was removed, and it is there again: who puts it back opens the repository with what it held; `snapshot key remove` of the whole id takes it away, and where it was removed since somebody else knew the key, `snapshot key rotate` keeps that out of what is saved from then on";
+
 /// The slots that there should be by what the ledger says, and what it says of each.
 #[derive(Debug, Default)]
 pub(crate) struct KnownSlots {
     there: BTreeMap<String, String>,
     removed: BTreeSet<String>,
+    /// The newest generation of keys that somebody rotated to.
+    generation: Option<u32>,
 }
 
 impl KnownSlots {
@@ -96,6 +101,11 @@ impl KnownSlots {
             let (id, what) = rest.split_once(", ").unwrap_or((rest, ""));
             let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
             match verb {
+                "rotated" => {
+                    let number = rest.strip_prefix("to generation ").unwrap_or(rest);
+                    let number = number.split(',').next().unwrap_or(number).parse().ok();
+                    self.generation = self.generation.max(number);
+                }
                 "added" if is_id => {
                     self.removed.remove(id);
                     self.there.insert(id.to_owned(), what.to_owned());
@@ -114,22 +124,38 @@ impl KnownSlots {
         self.removed.contains(id)
     }
 
-    /// Those that are not on the tier.
-    pub(crate) async fn missing(
+    /// What the tier has otherwise: slots that are not there, those that are there again, and a rotation that does not
+    /// count any more.
+    pub(crate) async fn differences(
         mut self,
         repo: &Repository,
         cx: &OpContext,
     ) -> Result<Vec<Finding>> {
+        let mut out = Vec::new();
+        let error = |kind, subject: String, detail: &str| {
+            Finding::new(Severity::Error, kind, subject, detail)
+        };
         let mut listed = repo.sink().list(cx, "keys/", None);
         while let Some(meta) = listed.try_next().await? {
-            let key = meta.key.as_str();
-            self.there.remove(key.strip_prefix("keys/").unwrap_or(key));
+            let id = id_of(&meta.key);
+            self.there.remove(id);
+            if self.removed.contains(id) {
+                let kind = FindingKind::Mismatch;
+                out.push(error(kind, meta.key.to_string(), BACK_AGAIN));
+            }
+        }
+        let counts = repo.config().newest_epoch();
+        if let Some(generation) = self.generation.filter(|generation| *generation > counts) {
+            let detail = format!(
+                "the ledger knows a rotation to generation {generation} of the keys, and the configuration that says so is gone: what is saved now is sealed for generation {counts}, which older keys can read; `snapshot repair --from` brings it back from another copy of the repository; if there is none, rotate once more (`snapshot key rotate`)"
+            );
+            out.push(error(FindingKind::Missing, "config".to_owned(), &detail));
         }
         let finding = |id: String| {
             let detail = "the ledger knows this key slot, nobody removed it, and it is gone from the tier: what it opened the repository with no longer does; `snapshot repair` puts it back if its sidecar is there, or `--from` a copy; else add another with `snapshot key add`, then let `snapshot key remove` of the whole id note that it is gone";
-            let subject = format!("keys/{id}");
-            Finding::new(Severity::Error, FindingKind::Missing, subject, detail)
+            error(FindingKind::Missing, format!("keys/{id}"), detail)
         };
-        Ok(self.there.into_keys().map(finding).collect())
+        out.extend(self.there.into_keys().map(finding));
+        Ok(out)
     }
 }

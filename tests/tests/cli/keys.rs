@@ -650,3 +650,34 @@ fn what_was_there_before_a_rotation_is_sealed_anew_for_the_newest_keys() {
     let _ = with(save, "writer").ok();
     let _ = with(place.snapshot(["verify", "--level", "full"]), "new").ok();
 }
+
+/// Whoever can write to the tier can take away what says that older keys do not count any more. The ledger knows it.
+#[test]
+fn a_rotation_that_is_taken_away_and_a_removed_slot_that_is_back_are_told() {
+    let (place, ..) = rotated();
+    let _ = with(place.snapshot(["ledger", "verify"]), "new").ok();
+    let reader = place.objects("keys");
+    let before: Vec<_> = reader.iter().map(|slot| fs::read(slot).unwrap()).collect();
+    let removed = (reader.iter()).position(|slot| {
+        let id = slot.file_name().unwrap().to_str().unwrap();
+        let remove = place.snapshot(["key", "remove", id]);
+        with(remove, "new").code == 0
+    });
+    let removed = removed.unwrap();
+    let _ = with(place.snapshot(["ledger", "verify"]), "new").ok();
+    fs::write(&reader[removed], &before[removed]).unwrap();
+    let _ = with(place.snapshot(["ledger", "verify"]), "new")
+        .ends(13)
+        .says("is there again");
+    fs::remove_file(&reader[removed]).unwrap();
+    for folder in ["config", "parity/config"] {
+        let newest = place
+            .objects(folder)
+            .into_iter()
+            .find(|path| path.ends_with("1"));
+        fs::remove_file(newest.unwrap()).unwrap();
+    }
+    let _ = with(place.snapshot(["ledger", "verify"]), "new")
+        .ends(13)
+        .says("rotation to generation 1");
+}

@@ -115,7 +115,11 @@ pub async fn verify_ledger(repo: &Repository, cx: &OpContext) -> Result<LedgerCh
     let is_robbed = is_empty && !repo.snapshot_keys(cx).await?.is_empty();
     let is_filled = !is_robbed && (is_whole || differing.is_empty() && is_filled(repo, cx).await?);
     findings.extend(differing);
-    findings.extend(std::mem::take(&mut told.slots).missing(repo, cx).await?);
+    findings.extend(
+        std::mem::take(&mut told.slots)
+            .differences(repo, cx)
+            .await?,
+    );
     if is_robbed {
         let detail = "there are snapshots and not a single record: whoever may write to the tier has taken the ledger away; copy `ledger/` here from another copy of the repository; if there is none, `snapshot ledger accept` begins a new one";
         findings.push(mismatch("ledger".into(), detail));
