@@ -47,6 +47,16 @@ pub enum OwnClock {
     Slow(Timestamp),
 }
 
+impl OwnClock {
+    fn of(own: &[Own], now: Timestamp) -> Self {
+        match in_order(own).last() {
+            None => Self::Unproven,
+            Some(last) if last.time <= now => Self::Right,
+            Some(last) => Self::Slow(last.time),
+        }
+    }
+}
+
 /// Sets [`backup_core::SnapshotMeta::first_seen`] of snapshots to when the ledger bears out that they
 /// were made; to nothing for those that it does not know, or that their hosts did not sign. `host` is the one that asks; what
 /// its records say of its clock is given back: by one that is slow nobody should decide what is old.
@@ -117,14 +127,11 @@ pub async fn first_seen(
     // The word of the host that made it counts more than that of a copy.
     copied.retain(|place, _| seen.get(*place) == Some(&false));
     // Where nothing tells that the clock of the host that asks is right, it bounds nobody.
-    let clock = match in_order(&own).last() {
-        None => OwnClock::Unproven,
-        Some(last) if last.time <= now => OwnClock::Right,
-        Some(last) => OwnClock::Slow(last.time),
-    };
-    let latest = match clock {
-        OwnClock::Right => now,
-        OwnClock::Unproven | OwnClock::Slow(_) => Timestamp::MAX,
+    let clock = OwnClock::of(&own, now);
+    let latest = if clock == OwnClock::Right {
+        now
+    } else {
+        Timestamp::MAX
     };
     own.retain(|record| record.time <= now);
     let own = in_order(&own);
